@@ -1,0 +1,1 @@
+"""Directional ablation of open-weight language models, phase by phase."""

@@ -1,0 +1,175 @@
+"""Artifacts on disk: written beside and renamed, with the provenance to explain them.
+
+Nothing here imports torch at import time, so that light phases stay light.
+"""
+
+import csv
+import hashlib
+import json
+import os
+import platform
+import shutil
+import tempfile
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from heretic.errors import HereticError
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+PACKAGES = ("heretic-workflow", "torch", "transformers", "optuna", "safetensors", "datasets")
+PROVENANCE = "provenance"
+
+
+@contextmanager
+def replacing(target: Path) -> Iterator[Path]:
+    """A path beside `target` that takes its place when the block ends well, and vanishes if not.
+
+    A reader sees the old artifact or the new one, never a part of it.
+    """
+    target.parent.mkdir(parents=True, exist_ok=True)
+    descriptor, name = tempfile.mkstemp(prefix=f".{target.name}.", dir=target.parent)
+    os.close(descriptor)
+    beside = Path(name)
+    try:
+        yield beside
+        _flush(beside)
+        beside.chmod(0o666 & ~_umask())
+        beside.replace(target)
+    finally:
+        beside.unlink(missing_ok=True)
+
+
+@contextmanager
+def replacing_folder(target: Path) -> Iterator[Path]:
+    """Like `replacing`, for a whole folder; an older folder of that name is removed."""
+    target.parent.mkdir(parents=True, exist_ok=True)
+    beside = Path(tempfile.mkdtemp(prefix=f".{target.name}.", dir=target.parent))
+    try:
+        yield beside
+        beside.chmod(0o777 & ~_umask())
+        if target.exists():
+            shutil.rmtree(target)
+        beside.replace(target)
+    finally:
+        shutil.rmtree(beside, ignore_errors=True)
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write UTF-8 text atomically."""
+    with replacing(path) as beside:
+        beside.write_text(text, encoding="utf-8")
+
+
+def write_json(path: Path, payload: Mapping[str, Any]) -> None:
+    """Write a JSON object atomically; NaN is an error because JSON has none."""
+    write_text(path, json.dumps(payload, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """Read a JSON object.
+
+    Raises:
+        HereticError: the file is missing or damaged.
+    """
+    try:
+        return dict(json.loads(path.read_text(encoding="utf-8")))
+    except (OSError, ValueError) as error:
+        raise HereticError(f"cannot read {path}: {error}; delete it and run again") from error
+
+
+def write_jsonl(path: Path, records: Iterable[Mapping[str, Any]]) -> None:
+    """Write one JSON object a line, atomically."""
+    write_text(path, "".join(json.dumps(dict(r), ensure_ascii=False) + "\n" for r in records))
+
+
+def read_jsonl(path: Path) -> list[dict[str, Any]]:
+    """Read one JSON object a line."""
+    with path.open(encoding="utf-8") as lines:
+        return [json.loads(line) for line in lines]
+
+
+def write_csv(path: Path, rows: Sequence[Mapping[str, Any]], provenance: Mapping[str, Any]) -> None:
+    """Write rows under the union of their keys in order of appearance; provenance in a sidecar."""
+    columns = list(dict.fromkeys(key for row in rows for key in row))
+    write_json(path.with_suffix(".provenance.json"), provenance)
+    with replacing(path) as beside, beside.open("w", newline="", encoding="utf-8") as stream:
+        writer = csv.DictWriter(stream, columns, lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(rows)
+
+
+def write_tensors(
+    path: Path, tensors: "Mapping[str, Tensor]", provenance: Mapping[str, Any]
+) -> None:
+    """Write tensors as safetensors; the same tensors and provenance give the same bytes."""
+    from safetensors.torch import save_file
+
+    metadata = {PROVENANCE: json.dumps(provenance, sort_keys=True)}
+    with replacing(path) as beside:
+        save_file({k: v.contiguous() for k, v in tensors.items()}, beside, metadata=metadata)
+
+
+def read_tensors(path: Path) -> "dict[str, Tensor]":
+    """Read every tensor of a safetensors file.
+
+    Raises:
+        HereticError: the file is damaged.
+    """
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    try:
+        return load_file(path)
+    except (OSError, SafetensorError) as error:
+        raise HereticError(f"cannot read {path}: {error}; delete it and run again") from error
+
+
+def sha256_of(path: Path) -> str:
+    """Hexadecimal SHA-256 of a file's bytes."""
+    with path.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def fingerprint(value: Any) -> str:
+    """Hexadecimal SHA-256 of a value's canonical JSON."""
+    text = json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def provenance(settings: Mapping[str, Any], inputs: Mapping[str, Path]) -> dict[str, Any]:
+    """What explains an artifact: its settings, its inputs' hashes and the software's versions.
+
+    Holds no time stamp, so that repeating a phase repeats its bytes.
+    """
+    return {
+        "settings": dict(settings),
+        "inputs": {name: sha256_of(path) for name, path in sorted(inputs.items())},
+        "versions": versions(),
+    }
+
+
+def versions() -> dict[str, str]:
+    """Versions of Python and of the packages that results depend on."""
+    found = {"python": platform.python_version()}
+    for package in PACKAGES:
+        try:
+            found[package] = version(package)
+        except PackageNotFoundError:
+            continue
+    return found
+
+
+def _flush(path: Path) -> None:
+    with path.open("rb") as stream:
+        os.fsync(stream.fileno())
+
+
+def _umask() -> int:
+    current = os.umask(0)
+    os.umask(current)
+    return current

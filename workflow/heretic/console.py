@@ -1,0 +1,117 @@
+"""Log lines and progress bars: a bar on a terminal, a line every few seconds in a log."""
+
+import logging
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+from rich.console import Console
+from rich.logging import RichHandler
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
+
+from heretic.errors import HereticError
+
+SECONDS_BETWEEN_LINES = 10.0
+
+log = logging.getLogger("heretic")
+
+
+def start_logging(log_file: Path | None = None, *, debug: bool = False) -> None:
+    """Send the library's log lines to the terminal and, when given, to `log_file`."""
+    log.setLevel(logging.DEBUG if debug else logging.INFO)
+    log.propagate = False
+    log.handlers.clear()
+    console = Console(stderr=True)
+    if console.is_terminal:
+        log.addHandler(RichHandler(console=console, show_path=False, markup=False))
+    else:
+        plain = logging.StreamHandler(sys.stderr)
+        plain.setFormatter(logging.Formatter("%(message)s"))
+        log.addHandler(plain)
+    if log_file is not None:
+        log_file.parent.mkdir(parents=True, exist_ok=True)
+        to_file = logging.FileHandler(log_file, mode="w", encoding="utf-8")
+        to_file.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
+        log.addHandler(to_file)
+
+
+@contextmanager
+def one_line_errors(*, debug: bool = False) -> Iterator[None]:
+    """Report a `HereticError` as one line and exit with status 1; other errors keep their trace."""
+    try:
+        yield
+    except HereticError as error:
+        if debug:
+            raise
+        log.error("%s: %s", type(error).__name__, error)
+        raise SystemExit(1) from None
+
+
+@contextmanager
+def job(log_file: str) -> Iterator[None]:
+    """One phase of a workflow: its lines go to `log_file` too, its errors end it with status 1."""
+    start_logging(Path(log_file))
+    with one_line_errors():
+        yield
+
+
+def duration(seconds: float) -> str:
+    """`75` as `1:15`, `4000` as `1:06:40`."""
+    minutes, second = divmod(int(seconds + 0.5), 60)
+    hours, minute = divmod(minutes, 60)
+    return f"{hours}:{minute:02d}:{second:02d}" if hours else f"{minute}:{second:02d}"
+
+
+class ProgressLine:
+    """Counts steps of a long task; draws a bar on a terminal and writes lines to the log."""
+
+    def __init__(self, task: str, total: int, *, done: int = 0) -> None:
+        self.task, self.total, self.done = task, total, done
+        self._at_start = done
+        self._started = self._last_line = time.monotonic()
+        console = Console(stderr=True)
+        columns = (
+            TextColumn("{task.description}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TimeElapsedColumn(),
+            TimeRemainingColumn(),
+            TextColumn("{task.fields[note]}"),
+        )
+        self._bar = Progress(*columns, console=console, disable=not console.is_terminal)
+        self._row = self._bar.add_task(task, total=total, completed=done, note="")
+
+    def __enter__(self) -> Self:
+        self._bar.start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._bar.stop()
+
+    def advance(self, steps: int = 1, note: str = "") -> None:
+        """Count `steps` more; `note` says what was found."""
+        self.done += steps
+        self._bar.update(self._row, advance=steps, note=note)
+        now = time.monotonic()
+        if now - self._last_line < SECONDS_BETWEEN_LINES and self.done < self.total:
+            return
+        self._last_line = now
+        rate = (now - self._started) / max(self.done - self._at_start, 1)
+        left = duration(rate * (self.total - self.done))
+        log.info("%s: %d/%d, %s left. %s", self.task, self.done, self.total, left, note)
