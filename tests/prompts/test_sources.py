@@ -1,0 +1,326 @@
+"""Prompt sets from real files, saved folders and the demo."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pyarrow as arrow
+import pytest
+from pyarrow import parquet
+
+from heretic.errors import PromptError
+from heretic.prompts import Prompt, check_source, check_sources, load_prompts, read_source
+from heretic.settings import PromptSource
+
+
+def source(dataset: Path | str, **fields: Any) -> PromptSource:
+    return PromptSource(dataset=str(dataset), **fields)
+
+
+def texts(dataset: Path | str, **fields: Any) -> list[str]:
+    return [prompt.text for prompt in load_prompts(source(dataset, **fields), seed=0)]
+
+
+def write(path: Path, content: str | bytes) -> Path:
+    path.write_bytes(content.encode() if isinstance(content, str) else content)
+    return path
+
+
+# Files
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"One\nTwo\n",
+        b"One\r\nTwo\r\n",
+        b"One\rTwo",
+        b"\xef\xbb\xbfOne\n\n  \nTwo",
+        b"\n  One \nTwo\t\nOne\n",
+    ],
+    ids=["plain", "CRLF", "CR", "BOM and blank lines", "stray spaces and a repeated line"],
+)
+def test_text_file_is_a_prompt_a_line(tmp_path: Path, content: bytes) -> None:
+    assert texts(write(tmp_path / "p.txt", content)) == ["One", "Two"]
+
+
+def test_text_file_keeps_unicode_and_odd_separators(tmp_path: Path) -> None:
+    lines = ["Wie grüßt man? 😀", "a\u2028b", "a\x85b\x0cc", "x" * 1_000_000]
+    assert texts(write(tmp_path / "p.txt", "\n".join(lines))) == lines
+
+
+def test_text_file_ignores_the_column(tmp_path: Path) -> None:
+    assert texts(write(tmp_path / "p.txt", "One\n"), column="prompt") == ["One"]
+
+
+def test_csv_with_quotes_line_breaks_and_words_that_look_null(tmp_path: Path) -> None:
+    cells = ['"Salt, or pepper?"', '"two\r\nlines"', "None", "NA", "", "42"]
+    lines = ["\ufeffid,text", *(f"{number},{cell}" for number, cell in enumerate(cells))]
+    path = write(tmp_path / "p.csv", "\r\n".join(lines) + "\r\n")
+    assert texts(path) == ["Salt, or pepper?", "two\nlines", "None", "NA", "42"]
+
+
+def test_csv_cell_of_a_megabyte(tmp_path: Path) -> None:
+    long = "long " * 250_000 + "end"
+    assert texts(write(tmp_path / "p.csv", f'text\n"{long}"\nshort\n')) == [long, "short"]
+
+
+def test_jsonl_with_nulls_missing_keys_and_unicode(tmp_path: Path) -> None:
+    rows = [{"text": "One"}, {"text": None}, {"other": 1}, {"text": "Zwölf 😀"}, {"text": " "}]
+    content = "\r\n".join(json.dumps(row) for row in rows) + "\r\n\r\n"
+    assert texts(write(tmp_path / "p.jsonl", "\ufeff" + content)) == ["One", "Zwölf 😀"]
+
+
+@pytest.mark.parametrize(
+    "content",
+    ['[{"text": "One"}, {"text": "Two"}]', '{"text": "One"}\n{"text": "Two"}\n'],
+    ids=["list", "lines"],
+)
+def test_json_file(tmp_path: Path, content: str) -> None:
+    assert texts(write(tmp_path / "p.json", content)) == ["One", "Two"]
+
+
+def test_parquet_with_nulls(tmp_path: Path) -> None:
+    path = tmp_path / "p.parquet"
+    parquet.write_table(arrow.table({"q": ["One", None, "Two"], "n": [1, 2, 3]}), path)
+    assert texts(path, column="q") == ["One", "Two"]
+
+
+def test_answers_are_a_string_or_several(tmp_path: Path) -> None:
+    rows = [
+        {"q": "a", "answer": " red "},
+        {"q": "b", "answer": ["red", "blue"]},
+        {"q": "c", "answer": None},
+        {"q": "d"},
+    ]
+    path = write(tmp_path / "p.jsonl", "\n".join(json.dumps(row) for row in rows))
+    prompts = load_prompts(source(path, column="q", answer_column="answer"), seed=0)
+    assert [prompt.answers for prompt in prompts] == [("red",), ("red", "blue"), (), ()]
+    assert all(not p.answers for p in load_prompts(source(path, column="q"), seed=0))
+
+
+def test_repeated_prompt_keeps_its_first_answers(tmp_path: Path) -> None:
+    rows = [{"text": "a", "answer": "red"}, {"text": " a", "answer": "blue"}]
+    path = write(tmp_path / "p.jsonl", "\n".join(json.dumps(row) for row in rows))
+    prompts = load_prompts(source(path, answer_column="answer"), seed=0)
+    assert prompts == [Prompt("a", answers=("red",))]
+
+
+def test_prefix_suffix_and_system_prompt(tmp_path: Path) -> None:
+    path = write(tmp_path / "p.txt", " One \n")
+    chosen = source(path, prefix="Q: ", suffix="\nA:", system_prompt="Be brief.")
+    assert load_prompts(chosen, seed=0) == [Prompt("Q: One\nA:", "Be brief.")]
+
+
+# Splits
+
+
+@pytest.mark.parametrize(
+    ("split", "expected"),
+    [
+        ("train", range(10)),
+        ("train[:4]", range(4)),
+        ("train[4:]", range(4, 10)),
+        ("train[-3:]", range(7, 10)),
+        ("train[2:4]+train[6:7]", [2, 3, 6]),
+        ("train[:25%]", range(2)),
+        ("train[50%:]", range(5, 10)),
+        ("train[8:99]", range(8, 10)),
+    ],
+)
+def test_slices_mean_what_datasets_means(
+    tmp_path: Path, split: str, expected: range | list[int]
+) -> None:
+    import datasets
+
+    path = write(tmp_path / "p.txt", "".join(f"row {n}\n" for n in range(10)))
+    assert texts(path, split=split) == [f"row {n}" for n in expected]
+    reference = datasets.Dataset.from_dict({"n": list(range(10))})
+    reference.save_to_disk(str(tmp_path / "saved"))
+    cache = str(tmp_path / "cache")
+    loaded = datasets.load_dataset(
+        "text", data_files={"train": str(path)}, split=split, cache_dir=cache
+    )
+    assert texts(path, split=split) == loaded["text"][:]
+
+
+@pytest.mark.parametrize("split", ["train[", "train[1]", "train[a:b]", "", "train[:400%]", "a b"])
+def test_malformed_split(tmp_path: Path, split: str) -> None:
+    path = write(tmp_path / "p.txt", "One\n")
+    with pytest.raises(PromptError, match=r"not understood; write it like train"):
+        texts(path, split=split)
+
+
+def test_unknown_split_of_a_file(tmp_path: Path) -> None:
+    with pytest.raises(PromptError, match=r"has no split 'test'; it has train$"):
+        texts(write(tmp_path / "p.txt", "One\n"), split="test")
+
+
+# Saved folders
+
+
+def test_saved_dataset_and_saved_dictionary(tmp_path: Path) -> None:
+    import datasets
+
+    one = datasets.Dataset.from_dict({"text": ["a", "b", "c"], "n": [1, 2, 3]})
+    two = datasets.Dataset.from_dict({"text": ["d"], "n": [4]})
+    one.save_to_disk(str(tmp_path / "one"))
+    datasets.DatasetDict({"train": one, "test": two}).save_to_disk(str(tmp_path / "both"))
+    assert texts(tmp_path / "one", split="train[1:]") == ["b", "c"]
+    assert texts(tmp_path / "both", split="test+train[:1]") == ["d", "a"]
+    facts = read_source(source(tmp_path / "one"), seed=0).facts
+    assert facts["origin"]["fingerprint"]
+    with pytest.raises(PromptError, match=r"no split 'valid'; it has train, test"):
+        texts(tmp_path / "both", split="valid")
+    with pytest.raises(PromptError, match=r"no column 'q'; its columns are: text, n"):
+        texts(tmp_path / "one", column="q")
+    with pytest.raises(PromptError, match="has int in column 'n' where text is needed"):
+        texts(tmp_path / "one", column="n")
+
+
+def test_damaged_saved_dataset(tmp_path: Path) -> None:
+    import datasets
+
+    datasets.Dataset.from_dict({"text": ["a"]}).save_to_disk(str(tmp_path / "saved"))
+    next((tmp_path / "saved").glob("*.arrow")).unlink()
+    with pytest.raises(PromptError, match="cannot be read"):
+        texts(tmp_path / "saved")
+
+
+# The demo
+
+
+def test_demo_set_follows_the_seed_and_has_answers() -> None:
+    chosen = source("demo", split="bad_prompts")
+    first, again, other = (load_prompts(chosen, seed=seed) for seed in (0, 0, 1))
+    assert first == again != other
+    assert all(prompt.answers for prompt in first)
+    assert any(prompt.system for prompt in first)
+    part = load_prompts(source("demo", split="bad_prompts[:5]"), seed=0)
+    assert part == first[:5]
+
+
+def test_demo_needs_no_slow_import() -> None:
+    code = """
+import sys
+from heretic.prompts import load_prompts, check_source
+from heretic.settings.prompt_sources import built_in_source
+source = built_in_source("good_prompts", "demo")
+check_source("good_prompts", source)
+assert load_prompts(source, seed=0)
+slow = {"datasets", "huggingface_hub", "torch", "pyarrow", "pandas"} & set(sys.modules)
+sys.exit(f"imported {slow}" if slow else 0)
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+
+
+# What is wrong is said in one line
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "fields", "words"),
+    [
+        ("p.txt", "", {}, "is empty; write at least one prompt"),
+        ("p.txt", "\n \n", {}, "gives no prompt"),
+        ("p.txt", "One\n", {"split": "train[5:]"}, "gives no prompt"),
+        ("p.txt", "One\n", {"answer_column": "a"}, "is plain text and has no column 'a'"),
+        ("p.txt", b"One\ncaf\xe9\n", {}, "line 2 is not UTF-8"),
+        ("p.txt", "One".encode("utf-16"), {}, "is UTF-16; save it as UTF-8"),
+        ("p.tsv", "a\tb\n", {}, "unsupported suffix '.tsv'"),
+        ("p.csv", "a,b\n1,2\n", {}, "no column 'text'; its columns are: a, b"),
+        ("p.csv", "text\n", {}, "gives no prompt"),
+        ("p.csv", "\n\n", {}, "no column 'text'; its columns are: none"),
+        ("p.csv", "text\nSalt, or pepper?\n", {}, "in double quotes"),
+        ("p.csv", "text,text\na,b\n", {}, "two columns 'text'"),
+        ("p.jsonl", '{"text": "a"}\n{"text": \n', {}, "line 2 is not valid JSON"),
+        ("p.jsonl", '"a"\n', {}, "line 1 is not a JSON object but str"),
+        ("p.jsonl", '{"q": "a"}\n', {}, "no column 'text'; its columns are: q"),
+        ("p.jsonl", '{"text": 5}\n', {}, "row 1 .* has int in column 'text'"),
+        ("p.jsonl", '{"text": "\\ud83d"}\n', {}, "surrogate"),
+        ("p.jsonl", '{"text": "a"}\n', {"answer_column": "b"}, "no column 'b'"),
+        ("p.jsonl", '{"text": "a", "b": [1]}\n', {"answer_column": "b"}, "has int in column 'b'"),
+        ("p.json", '{"text": "a"}', {}, "must hold a JSON list"),
+        ("p.json", "[" * 100_000, {}, "is not valid JSON"),
+        ("p.parquet", b"PAR1 no more", {}, "is not a readable Parquet file"),
+    ],
+)
+def test_bad_file(
+    tmp_path: Path, name: str, content: str | bytes, fields: dict[str, Any], words: str
+) -> None:
+    path = write(tmp_path / name, content)
+    with pytest.raises(PromptError, match=words) as caught:
+        load_prompts(source(path, **fields), seed=0)
+    assert "\n" not in str(caught.value)
+    with pytest.raises(PromptError, match=words) as preflight:
+        check_source("bad_prompts", source(path, **fields))
+    assert str(preflight.value) == f"bad_prompts: {caught.value}"
+
+
+def test_parquet_without_the_column(tmp_path: Path) -> None:
+    path = tmp_path / "p.parquet"
+    parquet.write_table(arrow.table({"q": ["One"]}), path)
+    with pytest.raises(PromptError, match=r"no column 'text'; its columns are: q;"):
+        check_source("bad_prompts", source(path))
+
+
+@pytest.mark.parametrize(
+    ("dataset", "fields", "words"),
+    [
+        ("./missing", {}, "file not found: ./missing"),
+        ("~/missing/set", {}, "file not found"),
+        ("~nobody-of-that-name/set", {}, "file not found"),
+        ("/missing.jsonl", {}, "file not found"),
+        ("missing.txt", {}, "file not found: missing.txt"),
+        ("no/hub/id", {}, "neither a file or folder here nor a hub id"),
+        ("two words", {}, "neither a file or folder here nor a hub id"),
+        ("owner/name", {"split": "train[:"}, "not understood"),
+        ("owner/name", {"streaming": True}, r"must say which rows to read, like train\[:200\]"),
+        ("owner/name", {"streaming": True, "split": "train[:5%]"}, "must say which rows"),
+        ("owner/name", {"streaming": True, "split": "train[-5:]"}, "must say which rows"),
+        ("demo", {"split": "train"}, "the demo has no split 'train'; it has good_prompts"),
+    ],
+)
+def test_preflight_needs_no_network(dataset: str, fields: dict[str, Any], words: str) -> None:
+    with pytest.raises(PromptError, match=words) as caught:
+        check_source("good_prompts", source(dataset, **fields))
+    assert str(caught.value).startswith("good_prompts: ")
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("dataset", ["mlabonne/harmless_alpaca", "squad", "o/name-v0.1"])
+def test_preflight_leaves_hub_ids_to_the_job(dataset: str) -> None:
+    check_source("good_prompts", source(dataset))
+
+
+def test_preflight_of_a_folder_that_is_no_dataset(tmp_path: Path) -> None:
+    with pytest.raises(PromptError, match="holds no dataset written by `save_to_disk`"):
+        check_source("good_prompts", source(tmp_path))
+
+
+def test_preflight_of_all_sources(tmp_path: Path) -> None:
+    good = write(tmp_path / "good.txt", "How do I bake?\nHow do I sew?\n")
+    bad = write(tmp_path / "bad.txt", "how do  I SEW?\n")
+    check_sources({"good_prompts": source(good, split="train[:1]"), "bad_prompts": source(bad)})
+    with pytest.raises(PromptError, match=r"share 1 prompt \(\"How do I sew\?\"\)"):
+        check_sources({"good_prompts": source(good), "bad_prompts": source(bad)})
+    hub = source("owner/name")
+    with pytest.raises(PromptError, match="good_prompts and bad_prompts are the same prompts"):
+        check_sources({"good_prompts": hub, "bad_prompts": hub})
+    contrast = source("owner/name", system_prompt="Refuse.")
+    check_sources({"good_prompts": hub, "bad_prompts": contrast})
+
+
+# Facts
+
+
+def test_facts_name_the_source_and_the_file(tmp_path: Path) -> None:
+    path = write(tmp_path / "p.txt", "One\n")
+    facts = read_source(source(path), seed=0).facts
+    assert facts["source"]["dataset"] == str(path)
+    assert facts["source"]["split"] == "train"
+    before = facts["origin"]["sha256"]
+    write(path, "Two\n")
+    assert read_source(source(path), seed=0).facts["origin"]["sha256"] != before

@@ -1,0 +1,124 @@
+"""The prompt sets of a run as artifacts, and all of them together."""
+
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any, Self
+
+from heretic.artifacts import read_jsonl, sha256_of, write_json, write_jsonl
+from heretic.errors import PromptError
+from heretic.prompts.overlap import check_disjoint
+from heretic.prompts.prompt import Prompt
+from heretic.settings.prompt_sources import OPTIONAL_SETS
+
+FINGERPRINT_SUFFIX = ".fingerprint.json"
+
+
+@dataclass(frozen=True)
+class DatasetBundle:
+    """Every prompt set of a run.
+
+    Directions come from `good_prompts` and `bad_prompts`, trials are scored on the evaluation
+    sets, the report on the held-out ones. `unhelpfulness_prompts` is empty and `sacred_prompts`
+    None when switched off.
+    """
+
+    good_prompts: tuple[Prompt, ...]
+    bad_prompts: tuple[Prompt, ...]
+    good_evaluation_prompts: tuple[Prompt, ...]
+    bad_evaluation_prompts: tuple[Prompt, ...]
+    good_holdout_prompts: tuple[Prompt, ...]
+    bad_holdout_prompts: tuple[Prompt, ...]
+    unhelpfulness_prompts: tuple[Prompt, ...] = ()
+    sacred_prompts: tuple[Prompt, ...] | None = None
+
+    @classmethod
+    def read(cls, folder: Path, sets: Collection[str] | None = None) -> Self:
+        """Read the bundle that `write_prompts` left in `folder`, one file per set.
+
+        Args:
+            folder: holds `<set>.jsonl` of each set.
+            sets: the sets in use; an optional set that is not among them is not read, though an
+                earlier run may have left its file. None reads every set that is there.
+
+        Raises:
+            PromptError: a required set is missing, or a file is damaged.
+        """
+        paths = {field.name: folder / f"{field.name}.jsonl" for field in fields(cls)}
+        optional = {name for name in OPTIONAL_SETS if paths[name].exists()}
+        if sets is not None:
+            optional = set(sets) & set(OPTIONAL_SETS)
+        wanted = [name for name in paths if name in optional or name not in OPTIONAL_SETS]
+        return cls(**{name: tuple(read_prompts(paths[name])) for name in wanted})
+
+    def sets(self) -> dict[str, tuple[Prompt, ...]]:
+        """The sets in use by name."""
+        every = {field.name: getattr(self, field.name) for field in fields(self)}
+        return {name: prompts for name, prompts in every.items() if prompts}
+
+    def check(self) -> None:
+        """Refuse sets that overlap.
+
+        Raises:
+            PromptError: as `check_disjoint`.
+        """
+        check_disjoint(self.sets())
+
+    def summary(self) -> dict[str, int]:
+        """Number of prompts of each set in use."""
+        return {name: len(prompts) for name, prompts in self.sets().items()}
+
+
+def write_prompts(path: Path, prompts: Sequence[Prompt], facts: Mapping[str, Any]) -> None:
+    """Write one prompt set and, beside it, its fingerprint.
+
+    Args:
+        path: the artifact, `<set>.jsonl`; the sidecar is `<set>.fingerprint.json`.
+        prompts: one line each, `{"prompt", "system"}` and `"answers"` where there are any.
+        facts: what is known of the set's origin; goes into the sidecar beside the number of
+            prompts and the artifact's SHA-256.
+
+    Raises:
+        PromptError: there is no prompt.
+    """
+    if not prompts:
+        raise PromptError(f"no prompts to write to {path}; name a source that holds some")
+    write_jsonl(path, (_record(prompt) for prompt in prompts))
+    # Last, so that a fingerprint never stands beside prompts that it does not describe.
+    write_json(
+        path.with_suffix(FINGERPRINT_SUFFIX),
+        {**facts, "count": len(prompts), "sha256": sha256_of(path)},
+    )
+
+
+def read_prompts(path: Path) -> list[Prompt]:
+    """Read a set that `write_prompts` wrote.
+
+    Raises:
+        PromptError: the file is missing, empty or damaged.
+    """
+    mend = "delete it and run `load_prompts` again"
+    try:
+        records = read_jsonl(path)
+        prompts = [_prompt(record) for record in records]
+    except FileNotFoundError as error:
+        raise PromptError(f"{path} is missing; run `load_prompts` first") from error
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise PromptError(f"{path} is damaged ({type(error).__name__}: {error}); {mend}") from error
+    if not prompts:
+        raise PromptError(f"{path} holds no prompt; {mend}")
+    return prompts
+
+
+def _record(prompt: Prompt) -> dict[str, Any]:
+    record: dict[str, Any] = {"prompt": prompt.text, "system": prompt.system}
+    return {**record, "answers": list(prompt.answers)} if prompt.answers else record
+
+
+def _prompt(record: Mapping[str, Any]) -> Prompt:
+    text, system, answers = record["prompt"], record.get("system"), record.get("answers", [])
+    if not isinstance(text, str) or not isinstance(system, str | None):
+        raise TypeError("a line's prompt or system prompt is not text")
+    if not isinstance(answers, list) or not all(isinstance(item, str) for item in answers):
+        raise TypeError("a line's answers are not a list of texts")
+    return Prompt(text, system, tuple(answers))

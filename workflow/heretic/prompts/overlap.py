@@ -1,0 +1,60 @@
+"""No prompt may stand on both sides, and none that is scored may have been learnt from."""
+
+from collections.abc import Mapping, Sequence
+from itertools import combinations
+
+from heretic.errors import PromptError
+from heretic.prompts.prompt import Prompt
+
+SCORED = ("evaluation", "holdout")
+EXAMPLES = 3
+EXAMPLE_LENGTH = 60
+
+
+def check_disjoint(sets: Mapping[str, Sequence[Prompt]]) -> None:
+    """Compare the sets of a run with one another.
+
+    Good and bad prompts must differ, and a prompt of an evaluation or held-out set may occur in
+    no other set. Case and white space do not make a prompt another one. Plain texts and protected
+    abilities may share prompts with the sets that the directions come from.
+
+    Args:
+        sets: prompts by set name, as `bad_prompts`, `good_holdout_prompts`; any of them.
+
+    Raises:
+        PromptError: two sets share prompts; names both, how many, and up to three examples.
+    """
+    known = {name: _by_identity(prompts) for name, prompts in sets.items()}
+    for one, other in combinations(known, 2):
+        shared = [text for key, text in known[one].items() if key in known[other]]
+        if shared and _must_differ(one, other):
+            raise PromptError(_complaint(one, other, shared))
+
+
+def _must_differ(one: str, other: str) -> bool:
+    if any(part in name for part in SCORED for name in (one, other)):
+        return True
+    return {one, other} == {"good_prompts", "bad_prompts"}
+
+
+def _by_identity(prompts: Sequence[Prompt]) -> dict[tuple[str, str], str]:
+    return {(_plain(p.system or ""), _plain(p.text)): p.text for p in prompts}
+
+
+def _plain(text: str) -> str:
+    return " ".join(text.casefold().split())
+
+
+def _complaint(one: str, other: str, shared: Sequence[str]) -> str:
+    examples = ", ".join(f'"{_shortened(text)}"' for text in shared[:EXAMPLES])
+    more = ", …" if len(shared) > EXAMPLES else ""
+    count = "1 prompt" if len(shared) == 1 else f"{len(shared)} prompts"
+    return (
+        f"{one} and {other} share {count} ({examples}{more}); "
+        "choose other datasets, splits or slices so that no prompt is in both"
+    )
+
+
+def _shortened(text: str) -> str:
+    line = " ".join(text.split())
+    return line if len(line) <= EXAMPLE_LENGTH else line[: EXAMPLE_LENGTH - 1] + "…"
