@@ -1,0 +1,91 @@
+"""Pristine matrices straight from the checkpoint, for models that leave no room for copies."""
+
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError, safe_open
+from torch import Tensor
+
+from heretic.ablation.weights_cache import PristineParts
+from heretic.errors import ModelLoadError
+from heretic.model.anatomy import Anatomy, StreamWriter
+from heretic.model.loading import Model
+
+INDEX = "model.safetensors.index.json"
+ADVICE = "run with --cache-weights true"
+
+
+class DiskWeights:
+    """Reads single tensors of the checkpoint's memory-mapped safetensors files."""
+
+    def __init__(self, model: Model) -> None:
+        """Find every writer's tensor in the checkpoint.
+
+        Raises:
+            ModelLoadError: the checkpoint lacks a writer's tensor under its name in the network.
+        """
+        self._dtype = model.loaded_dtype
+        self._files = tensor_files(model.folder)
+        self._prefix = f"{model.network.base_model_prefix}."
+        self.check(model.anatomy)
+
+    def check(self, anatomy: Anatomy) -> None:
+        """Refuse a model whose writers the checkpoint does not hold in their shape."""
+        for writer in anatomy.writers:
+            name = f"{writer.name}.weight"
+            with self._open(name) as (tensors, stored):
+                on_disk = tuple(tensors.get_slice(stored).get_shape())
+            in_memory = tuple(writer.module.weight.shape)
+            if on_disk != in_memory:
+                raise ModelLoadError(
+                    f"{name} has shape {in_memory} in memory and {on_disk} on disk; {ADVICE}"
+                )
+
+    def pristine(self, writer: StreamWriter, anatomy: Anatomy) -> PristineParts:
+        """Weight [d_model, d_in] and bias [d_model] as the model was loaded.
+
+        Raises:
+            ModelLoadError: the file is gone or damaged, or has no such tensor.
+        """
+        weight = self._read(f"{writer.name}.weight")
+        bias = None if writer.bias is None else self._read(f"{writer.name}.bias")
+        return PristineParts(weight.T if writer.transposed else weight, bias)
+
+    def _read(self, name: str) -> Tensor:
+        with self._open(name) as (tensors, stored):
+            return tensors.get_tensor(stored).to(self._dtype)
+
+    @contextmanager
+    def _open(self, name: str) -> Iterator[tuple[Any, str]]:
+        # A checkpoint of the bare decoder lacks the prefix that the network with head has.
+        names = (name, name.removeprefix(self._prefix))
+        stored = next((known for known in names if known in self._files), None)
+        if stored is None:
+            raise ModelLoadError(f"the checkpoint has no tensor {name}; {ADVICE}")
+        try:
+            with safe_open(self._files[stored], framework="pt") as tensors:
+                yield tensors, stored
+        except (OSError, SafetensorError) as error:
+            raise ModelLoadError(f"cannot read {name} from disk: {error}; {ADVICE}") from error
+
+
+def tensor_files(folder: Path) -> dict[str, Path]:
+    """The file of each tensor of a checkpoint, sharded or not.
+
+    Raises:
+        ModelLoadError: there are no safetensors files.
+    """
+    index = folder / INDEX
+    if index.is_file():
+        weight_map = json.loads(index.read_text(encoding="utf-8"))["weight_map"]
+        return {name: folder / file for name, file in weight_map.items()}
+    found: dict[str, Path] = {}
+    for path in sorted(folder.glob("*.safetensors")):
+        with safe_open(path, framework="pt") as tensors:
+            found.update(dict.fromkeys(tensors.keys(), path))
+    if not found:
+        raise ModelLoadError(f"{folder} has no safetensors files; {ADVICE}")
+    return found

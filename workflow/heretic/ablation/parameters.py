@@ -1,0 +1,58 @@
+"""What a trial chooses: which direction, in which layers, how strongly."""
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any, Literal
+
+
+@dataclass(frozen=True)
+class ComponentParameters:
+    """One component's edit: the same strength in a range of layers.
+
+    Attributes:
+        layer_min: first layer as a fraction of depth in [0, 1].
+        layer_max: last layer, likewise; the range includes both ends.
+        weight: strength w of the edit.
+    """
+
+    layer_min: float
+    layer_max: float
+    weight: float
+
+    def strengths(self, n_layers: int) -> list[float]:
+        """Strength by layer; 0 outside the range."""
+        first = round(self.layer_min * (n_layers - 1))
+        last = round(self.layer_max * (n_layers - 1))
+        return [self.weight if first <= layer <= last else 0.0 for layer in range(n_layers)]
+
+
+@dataclass(frozen=True)
+class AblationParameters:
+    """A trial's edit.
+
+    Attributes:
+        direction_scope: `global` uses one direction everywhere, `per_layer` each layer's own.
+        direction_index: index into the stream's states, for `global`; a fraction interpolates.
+        components: parameters by component name.
+    """
+
+    direction_scope: Literal["global", "per_layer"]
+    direction_index: float | None
+    components: Mapping[str, ComponentParameters]
+
+    def strengths(self, n_layers: int) -> dict[str, list[float]]:
+        """Strength by component and layer."""
+        return {name: part.strengths(n_layers) for name, part in self.components.items()}
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values that `from_dict` reads back."""
+        return asdict(self)
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> "AblationParameters":
+        """Inverse of `to_dict`."""
+        return cls(
+            direction_scope=values["direction_scope"],
+            direction_index=values["direction_index"],
+            components={k: ComponentParameters(**v) for k, v in values["components"].items()},
+        )

@@ -1,0 +1,61 @@
+"""From a trial's parameters to the edit of each matrix."""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from heretic.ablation.parameters import AblationParameters
+from heretic.errors import DirectionError
+from heretic.model.anatomy import Anatomy, StreamWriter
+
+
+@dataclass(frozen=True)
+class Edit:
+    """One writer's edit: a unit direction [d_model] and a strength."""
+
+    writer: StreamWriter
+    direction: Tensor
+    strength: float
+
+
+def direction_at(directions: Tensor, index: float) -> Tensor:
+    """The unit direction at a fractional index, between the two neighbours' directions.
+
+    Args:
+        directions: unit rows [n_layers + 1, d_model].
+        index: position in [0, n_layers].
+
+    Raises:
+        DirectionError: the neighbours cancel each other.
+    """
+    low = min(int(index), len(directions) - 1)
+    high = min(low + 1, len(directions) - 1)
+    mixed = torch.lerp(directions[low].double(), directions[high].double(), index - low)
+    norm = mixed.norm()
+    if norm < 1e-6:
+        raise DirectionError(
+            f"directions {low} and {high} cancel at index {index:.3f}; use direction_scope="
+            "per_layer"
+        )
+    return (mixed / norm).to(directions.dtype)
+
+
+def plan_edits(parameters: AblationParameters, directions: Tensor, anatomy: Anatomy) -> list[Edit]:
+    """The edits of a trial, one per writer with a strength above zero.
+
+    Layer l is edited along the direction of the state that it writes: row l + 1.
+    """
+    strengths = parameters.strengths(anatomy.n_layers)
+    everywhere = (
+        direction_at(directions, parameters.direction_index or 0.0)
+        if parameters.direction_scope == "global"
+        else None
+    )
+    edits = []
+    for writer in anatomy.writers:
+        strength = strengths[writer.component][writer.layer]
+        if strength > 0:
+            direction = directions[writer.layer + 1] if everywhere is None else everywhere
+            edits.append(Edit(writer, direction, strength))
+    return edits

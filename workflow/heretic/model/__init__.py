@@ -1,0 +1,1 @@
+"""Loading a model, talking to it, and finding what writes into its residual stream."""

@@ -1,0 +1,81 @@
+"""Batch sizes found by doing: start large, halve when memory runs out, remember."""
+
+import gc
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import TypeVar
+
+import torch
+
+from heretic.console import log
+from heretic.errors import ModelLoadError
+
+
+@dataclass
+class BatchSize:
+    """The largest number of prompts per batch that has not run out of memory yet."""
+
+    current: int
+
+    def halve(self) -> None:
+        """Remember that the current size is too large.
+
+        Raises:
+            ModelLoadError: a single prompt does not fit.
+        """
+        if self.current == 1:
+            raise ModelLoadError(
+                "a single prompt runs out of memory; use shorter prompts, a smaller "
+                "max_response_length, cache_weights=false or a larger device"
+            )
+        self.current = max(1, self.current // 2)
+        log.warning("Out of memory: continuing with batches of %d prompts", self.current)
+
+
+def by_length(lengths: Sequence[int]) -> list[int]:
+    """Indices in order of decreasing length: little padding, and the largest batch comes first."""
+    return sorted(range(len(lengths)), key=lambda index: -lengths[index])
+
+
+T = TypeVar("T")
+
+
+def run_in_batches(
+    order: Sequence[int], size: BatchSize, work: Callable[[Sequence[int]], T]
+) -> Iterator[tuple[Sequence[int], T]]:
+    """Yield `(indices, work(indices))` over `order`, halving the batch when memory runs out.
+
+    Raises:
+        ModelLoadError: a single item does not fit.
+    """
+    start = 0
+    while start < len(order):
+        indices = order[start : start + size.current]
+        try:
+            result = work(indices)
+        except (RuntimeError, MemoryError) as error:
+            if not is_out_of_memory(error):
+                raise
+            result = None
+        if result is None:
+            # Outside the handler: the traceback would keep the failed batch's tensors alive.
+            _release()
+            size.current = min(size.current, len(indices))
+            size.halve()
+            continue
+        yield indices, result
+        start += len(indices)
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether any backend means that memory ran out."""
+    if isinstance(error, MemoryError | torch.OutOfMemoryError):
+        return True
+    text = str(error).lower()
+    return "out of memory" in text or "can't allocate memory" in text or "alloc_failed" in text
+
+
+def _release() -> None:
+    gc.collect()
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()

@@ -1,0 +1,108 @@
+"""Greedy answers and next-token distributions, in length-sorted batches."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn.functional import log_softmax
+
+from heretic.model.batching import by_length, run_in_batches
+from heretic.model.loading import Model
+from heretic.prompts.prompt import Prompt
+
+
+def generate(model: Model, prompts: Sequence[Prompt], max_new_tokens: int) -> list[list[int]]:
+    """Greedy answers as token ids, without padding and without what follows the end token."""
+    ids = model.chat.encode(prompts)
+    tokenizer = model.chat.tokenizer
+    answers: list[list[int]] = [[] for _ in ids]
+    ends = _end_tokens(model)
+
+    def work(indices: Sequence[int]) -> list[list[int]]:
+        inputs, mask = pad_left([ids[i] for i in indices], model)
+        with torch.inference_mode():
+            output = model.network.generate(
+                input_ids=inputs,
+                attention_mask=mask,
+                max_new_tokens=max_new_tokens,
+                do_sample=False,
+                temperature=None,
+                top_p=None,
+                top_k=None,
+                pad_token_id=tokenizer.pad_token_id,
+            )
+        return [_until_end(row, ends) for row in output[:, inputs.shape[1] :].tolist()]
+
+    order = by_length([len(row) for row in ids])
+    for indices, rows in run_in_batches(order, model.batch_size, work):
+        for index, row in zip(indices, rows, strict=True):
+            answers[index] = row
+    return answers
+
+
+def decode(model: Model, answers: Sequence[Sequence[int]]) -> list[str]:
+    """Texts of generated token ids."""
+    return [model.chat.decode(answer) for answer in answers]
+
+
+def forced_log_probabilities(
+    model: Model, prompts: Sequence[Prompt], answers: Sequence[Sequence[int]]
+) -> list[Tensor]:
+    """Next-token log-probabilities before each token of a given answer, from one prefill.
+
+    Row t of an answer's tensor [len(answer) or 1, vocabulary] (float32, on the CPU) is the
+    distribution of token t given the prompt and the answer's first t tokens; row 0 is the first
+    response token's, which exists even for an empty answer.
+    """
+    encoded = model.chat.encode(prompts)
+    ids = [p + list(a[:-1]) for p, a in zip(encoded, answers, strict=True)]
+    rows: list[Tensor] = [torch.empty(0) for _ in ids]
+
+    def work(indices: Sequence[int]) -> list[Tensor]:
+        inputs, mask = pad_left([ids[i] for i in indices], model)
+        keep = max(max(len(answers[i]), 1) for i in indices)
+        logits = forward(model, inputs, mask, logits_to_keep=keep).logits
+        return [
+            log_softmax(logits[row, -max(len(answers[index]), 1) :].float(), dim=-1).cpu()
+            for row, index in enumerate(indices)
+        ]
+
+    order = by_length([len(row) for row in ids])
+    for indices, found in run_in_batches(order, model.batch_size, work):
+        for index, log_probabilities in zip(indices, found, strict=True):
+            rows[index] = log_probabilities
+    return rows
+
+
+def forward(model: Model, inputs: Tensor, mask: Tensor, logits_to_keep: int) -> Any:
+    """One forward pass over left-padded `inputs` [batch, tokens] without a key/value cache."""
+    positions = (mask.cumsum(-1) - 1).clamp(min=0)
+    with torch.inference_mode():
+        return model.network(
+            input_ids=inputs,
+            attention_mask=mask,
+            position_ids=positions,
+            use_cache=False,
+            logits_to_keep=logits_to_keep,
+        )
+
+
+def pad_left(rows: Sequence[Sequence[int]], model: Model) -> tuple[Tensor, Tensor]:
+    """Token ids and attention mask [batch, tokens] with padding on the left."""
+    width = max(len(row) for row in rows)
+    filler = model.chat.tokenizer.pad_token_id
+    inputs = [[filler] * (width - len(row)) + list(row) for row in rows]
+    mask = [[0] * (width - len(row)) + [1] * len(row) for row in rows]
+    return torch.tensor(inputs, device=model.device), torch.tensor(mask, device=model.device)
+
+
+def _end_tokens(model: Model) -> set[int]:
+    configured = model.network.generation_config.eos_token_id
+    ends = configured if isinstance(configured, list) else [configured]
+    return {end for end in [*ends, model.chat.tokenizer.eos_token_id] if end is not None}
+
+
+def _until_end(row: list[int], ends: set[int]) -> list[int]:
+    stop = next((position for position, token in enumerate(row) if token in ends), None)
+    return row if stop is None else row[:stop]

@@ -1,0 +1,137 @@
+"""Loading a model from the hub or from disk, and what the phases ask of it."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
+
+from heretic.console import log
+from heretic.errors import ModelLoadError
+from heretic.model.anatomy import Anatomy, dissect
+from heretic.model.batching import BatchSize
+from heretic.model.chat import ChatFormat, require_template
+from heretic.model.components import COMPONENTS
+from heretic.model.source import locate
+
+
+@dataclass
+class Model:
+    """A loaded causal language model with its anatomy and its chat format.
+
+    Attributes:
+        network: the transformers model in evaluation mode.
+        chat: tokenizer and chat template.
+        anatomy: decoder layers and stream writers.
+        folder: local folder of the checkpoint.
+        batch_size: prompts per batch, shared by all phases of one process.
+    """
+
+    network: PreTrainedModel
+    chat: ChatFormat
+    anatomy: Anatomy
+    folder: Path
+    batch_size: BatchSize = field(default_factory=lambda: BatchSize(1))
+
+    @property
+    def loaded_dtype(self) -> torch.dtype:
+        """Data type of the weights in memory."""
+        return self.network.dtype
+
+    @property
+    def device(self) -> torch.device:
+        """Device of the embeddings, where inputs go."""
+        return self.network.get_input_embeddings().weight.device
+
+    def get_layers(self) -> tuple[nn.Module, ...]:
+        """The decoder layers."""
+        return self.anatomy.layers
+
+    def get_layer_matrices(self, layer: int) -> dict[str, list[Tensor]]:
+        """The matrices [d_model, d_in] of `layer` that write into the stream, by component."""
+        writers = self.anatomy.of_layer(layer)
+        return {component: [w.weight for w in writers[component]] for component in COMPONENTS}
+
+
+def load_model(
+    model: str,
+    *,
+    model_revision: str | None,
+    dtype: str,
+    response_prefix: str,
+    device: str,
+    trust_remote_code: bool,
+    max_batch_size: int,
+    **_: Any,
+) -> Model:
+    """Load a model and prove what writes into its residual stream.
+
+    The arguments are settings of the same names; further settings are ignored, so that a phase
+    can pass its whole subset.
+
+    Raises:
+        ModelLoadError: not found, not a causal language model, no chat template, out of memory,
+            or an architecture that cannot be edited as a whole.
+    """
+    folder = locate(model, model_revision)
+    chosen = choose_device(device)
+    options: dict[str, Any] = {"trust_remote_code": trust_remote_code}
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(folder, padding_side="left", **options)
+        network = AutoModelForCausalLM.from_pretrained(folder, dtype=dtype, **options)
+        network = network.to(chosen)
+    except torch.OutOfMemoryError as error:
+        raise ModelLoadError(
+            f"{model} does not fit on {chosen}; use a smaller dtype, device=cpu or a larger device"
+        ) from error
+    except (OSError, ValueError, KeyError, ImportError) as error:
+        reason = " ".join(str(error).split())
+        raise ModelLoadError(f"cannot load {model}: {reason}") from error
+    require_template(tokenizer, model)
+    if tokenizer.pad_token_id is None:
+        tokenizer.pad_token = tokenizer.eos_token
+    network.eval().requires_grad_(False)
+    anatomy = dissect(network)
+    log.info(
+        "Loaded %s: %s, %.1f M parameters, %s on %s, %d layers, %d maps write into the stream",
+        model,
+        type(network).__name__,
+        network.num_parameters() / 1e6,
+        network.dtype,
+        chosen,
+        anatomy.n_layers,
+        len(anatomy.writers),
+    )
+    return Model(
+        network, ChatFormat(tokenizer, response_prefix), anatomy, folder, BatchSize(max_batch_size)
+    )
+
+
+def choose_device(device: str) -> torch.device:
+    """`auto` as the accelerator of this machine, else the device of that name.
+
+    Raises:
+        ModelLoadError: torch knows no such device.
+    """
+    if device == "auto":
+        accelerator = torch.accelerator.current_accelerator(check_available=True)
+        return accelerator or torch.device("cpu")
+    try:
+        return torch.empty(0, device=device).device
+    except (RuntimeError, AssertionError) as error:
+        reason = str(error).splitlines()[0]
+        raise ModelLoadError(f"device={device} is not to be had ({reason}); use auto") from error
+
+
+def model_facts(model: Model) -> Mapping[str, Any]:
+    """What a report says of a model."""
+    return {
+        "architecture": type(model.network).__name__,
+        "parameters": model.network.num_parameters(),
+        "dtype": str(model.loaded_dtype).removeprefix("torch."),
+        "layers": model.anatomy.n_layers,
+        "d_model": model.anatomy.d_model,
+    }

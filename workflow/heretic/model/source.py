@@ -1,0 +1,107 @@
+"""Where a model's files are: a local folder, or a snapshot of a hub repository."""
+
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from heretic.artifacts import fingerprint, sha256_of
+from heretic.errors import ModelLoadError
+
+FILES = ("*.json", "*.safetensors", "*.jinja", "*.txt", "*.model", "*.py")
+_SHA256 = re.compile(r"[0-9a-f]{64}")
+
+
+def is_local(model: str) -> bool:
+    """Whether `model` means a folder on this machine rather than a hub id."""
+    return model.startswith((".", "/", "~")) or Path(model).is_dir() or model.count("/") > 1
+
+
+def check_model(model: str, revision: str | None) -> None:
+    """Refuse a model that cannot exist, before any expensive work; fetches only its config.
+
+    Raises:
+        ModelLoadError: no such folder, no config.json, or unknown to the hub.
+    """
+    if is_local(model):
+        folder = Path(model).expanduser()
+        if not folder.is_dir():
+            raise ModelLoadError(f"model folder {model} does not exist; check the path")
+        if not (folder / "config.json").is_file():
+            raise ModelLoadError(
+                f"model folder {model} has no config.json; point to a folder saved by transformers"
+            )
+        if not any(folder.glob("*.safetensors")):
+            raise ModelLoadError(
+                f"model folder {model} has no .safetensors files; convert its weights by "
+                "loading and saving it with transformers"
+            )
+        return
+    from huggingface_hub import hf_hub_download
+
+    with _hub_errors(model, revision):
+        hf_hub_download(model, "config.json", revision=revision)
+
+
+def locate(model: str, revision: str | None) -> Path:
+    """The local folder of a model, downloaded if it is a hub id.
+
+    Raises:
+        ModelLoadError: as `check_model`.
+    """
+    check_model(model, revision)
+    if is_local(model):
+        return Path(model).expanduser()
+    from huggingface_hub import snapshot_download
+
+    with _hub_errors(model, revision):
+        return Path(snapshot_download(model, revision=revision, allow_patterns=list(FILES)))
+
+
+def source_facts(model: str, revision: str | None, folder: Path) -> dict[str, Any]:
+    """Name, revision and one hash over the weights of the checkpoint in `folder`."""
+    weights = {path.name: _sha256_of_weights(path) for path in sorted(folder.glob("*.safetensors"))}
+    snapshot = folder.name if folder.parent.name == "snapshots" else revision
+    return {"model": model, "revision": snapshot, "sha256": fingerprint(weights)}
+
+
+def _sha256_of_weights(path: Path) -> str:
+    # The hub's cache names a large file by its SHA-256: no need to read it again.
+    name = path.resolve().name
+    return name if _SHA256.fullmatch(name) else sha256_of(path)
+
+
+@contextmanager
+def _hub_errors(model: str, revision: str | None) -> Iterator[None]:
+    from huggingface_hub.errors import (
+        EntryNotFoundError,
+        GatedRepoError,
+        HFValidationError,
+        RepositoryNotFoundError,
+        RevisionNotFoundError,
+    )
+
+    try:
+        yield
+    except HFValidationError as error:
+        raise ModelLoadError(f"{model!r} is neither a folder nor a hub id owner/name") from error
+    except GatedRepoError as error:
+        raise ModelLoadError(
+            f"{model} is gated: accept its licence on the hub and set HF_TOKEN"
+        ) from error
+    except RevisionNotFoundError as error:
+        raise ModelLoadError(
+            f"{model} has no revision {revision!r}; check model_revision"
+        ) from error
+    except RepositoryNotFoundError as error:
+        raise ModelLoadError(
+            f"the hub knows no model {model}; check the name, or set HF_TOKEN if it is private"
+        ) from error
+    except EntryNotFoundError as error:
+        raise ModelLoadError(f"{model} has no config.json; is it a transformers model?") from error
+    except OSError as error:
+        reason = " ".join(str(error).split())
+        raise ModelLoadError(
+            f"cannot fetch {model} from the hub ({reason}); check the connection or use a folder"
+        ) from error

@@ -1,0 +1,17 @@
+"""CPU threads of torch."""
+
+import os
+
+import torch
+
+
+def set_threads(threads: int) -> int:
+    """Give torch its CPU threads; 0 takes every core that this process may use.
+
+    Snakemake sets OMP_NUM_THREADS to the cores of a rule, which would leave one thread.
+
+    Returns:
+        The number of threads.
+    """
+    torch.set_num_threads(threads or len(os.sched_getaffinity(0)))
+    return torch.get_num_threads()
