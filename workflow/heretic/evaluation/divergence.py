@@ -1,0 +1,30 @@
+"""How far the edited model's predictions have moved from the original's."""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+
+def kl_divergence(original: Tensor, edited: Tensor) -> Tensor:
+    """KL(original || edited) in nats over the last dimension.
+
+    Args:
+        original, edited: log-probabilities [..., vocabulary].
+
+    Returns:
+        [...] float32, never negative. Tokens that the original gives probability zero count
+        nothing, so that suppressed tokens (log-probability -inf) give no NaN.
+    """
+    terms = torch.where(original.isneginf(), 0.0, original.exp() * (original - edited))
+    return terms.sum(dim=-1).clamp(min=0)
+
+
+def first_token_kl(original: Sequence[Tensor], edited: Sequence[Tensor]) -> list[float]:
+    """KL of the first response token of each prompt."""
+    return [float(kl_divergence(o[0], e[0])) for o, e in zip(original, edited, strict=True)]
+
+
+def teacher_forced_kl(original: Sequence[Tensor], edited: Sequence[Tensor]) -> list[float]:
+    """Mean KL over the tokens of the original's own answer, per prompt."""
+    return [float(kl_divergence(o, e).mean()) for o, e in zip(original, edited, strict=True)]

@@ -1,0 +1,135 @@
+"""The held-out table: original, edited and control models on prompts that no search saw."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from torch import Tensor
+
+from heretic.evaluation.divergence import first_token_kl, teacher_forced_kl
+from heretic.evaluation.intervals import bootstrap_interval, wilson_interval
+from heretic.evaluation.scorers import DEGENERATE, REFUSALS, RIGHT
+from heretic.model.decoding import decode, forced_log_probabilities, generate
+from heretic.model.loading import Model
+from heretic.prompts.prompt import Prompt
+
+
+@dataclass(frozen=True)
+class HoldoutSets:
+    """The two held-out prompt sets."""
+
+    good: list[Prompt]
+    bad: list[Prompt]
+
+    @property
+    def all(self) -> list[Prompt]:
+        """Bad prompts, then good ones."""
+        return self.bad + self.good
+
+    @property
+    def with_answers(self) -> bool:
+        """Whether right answers are known for both sets."""
+        return all(prompt.answers for prompt in self.all)
+
+
+@dataclass(frozen=True)
+class Original:
+    """What the original model says, with which every other model is compared.
+
+    Attributes:
+        tokens: greedy answers to `HoldoutSets.all`.
+        forced: first tokens of the answers to the good prompts.
+        log_probabilities: before each of those, [tokens, vocabulary] a prompt.
+    """
+
+    tokens: list[list[int]]
+    forced: list[list[int]]
+    log_probabilities: list[Tensor]
+
+
+@dataclass(frozen=True)
+class Measurement:
+    """One model's answers and divergences on the held-out sets."""
+
+    tokens: list[list[int]]
+    answers: list[str]
+    kl_first_token: list[float]
+    kl_teacher_forced: list[float]
+
+
+def record_original(
+    model: Model, sets: HoldoutSets, max_response_length: int, kl_tokens: int
+) -> Original:
+    """Answers and distributions of the original model."""
+    tokens = generate(model, sets.all, max_response_length)
+    forced = [answer[:kl_tokens] for answer in tokens[len(sets.bad) :]]
+    return Original(tokens, forced, forced_log_probabilities(model, sets.good, forced))
+
+
+def measure(
+    model: Model, sets: HoldoutSets, original: Original, max_response_length: int
+) -> Measurement:
+    """Answers of the model in memory, and its divergence from the original."""
+    tokens = generate(model, sets.all, max_response_length)
+    log_probabilities = forced_log_probabilities(model, sets.good, original.forced)
+    return Measurement(
+        tokens,
+        decode(model, tokens),
+        first_token_kl(original.log_probabilities, log_probabilities),
+        teacher_forced_kl(original.log_probabilities, log_probabilities),
+    )
+
+
+def summarize(
+    measurement: Measurement, sets: HoldoutSets, bootstrap_samples: int, seed: int
+) -> dict[str, Any]:
+    """One row of the table, in the shape of `evaluation.json`."""
+    n_bad = len(sets.bad)
+    bad, good = measurement.answers[:n_bad], measurement.answers[n_bad:]
+    row: dict[str, Any] = {
+        "refusals": _rate(REFUSALS.flags(sets.bad, bad)),
+        "false_refusals": _rate(REFUSALS.flags(sets.good, good)),
+        "degenerate": _rate(DEGENERATE.flags(sets.all, measurement.answers)),
+        "kl_first_token": _mean(measurement.kl_first_token, bootstrap_samples, seed),
+        "kl_teacher_forced": _mean(measurement.kl_teacher_forced, bootstrap_samples, seed),
+    }
+    if sets.with_answers:
+        row["recovered"] = _rate(RIGHT.flags(sets.bad, bad))
+        row["kept"] = _rate(RIGHT.flags(sets.good, good))
+    return row
+
+
+def samples(
+    original: Measurement, edited: Measurement, sets: HoldoutSets, per_set: int
+) -> list[dict[str, Any]]:
+    """Answers side by side for the first prompts of each set."""
+    n_bad = len(sets.bad)
+    chosen: Mapping[str, Sequence[int]] = {
+        "bad_holdout_prompts": range(min(per_set, n_bad)),
+        "good_holdout_prompts": range(n_bad, n_bad + min(per_set, len(sets.good))),
+    }
+    return [
+        {
+            "set": name,
+            "prompt": prompt.text,
+            "system": prompt.system,
+            "original": original.answers[index],
+            "edited": edited.answers[index],
+            "refused_before": REFUSALS.judge(prompt, original.answers[index]),
+            "refused_after": REFUSALS.judge(prompt, edited.answers[index]),
+        }
+        for name, indices in chosen.items()
+        for index in indices
+        for prompt in [sets.all[index]]
+    ]
+
+
+def _rate(flags: Sequence[bool]) -> dict[str, Any]:
+    count, total = sum(flags), len(flags)
+    interval = wilson_interval(count, total)
+    return {"count": count, "total": total, "rate": count / total, "interval": list(interval)}
+
+
+def _mean(values: Sequence[float], samples: int, seed: int) -> dict[str, Any]:
+    interval = bootstrap_interval(values, samples, seed)
+    return {"mean": sum(values) / len(values), "interval": list(interval)}

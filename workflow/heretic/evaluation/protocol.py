@@ -1,0 +1,116 @@
+"""The held-out comparison: original, controls, then the saved model, one in memory at a time."""
+
+import gc
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from heretic.ablation.editor import WeightEditor, pristine_weights
+from heretic.ablation.parameters import AblationParameters
+from heretic.ablation.plan import plan_edits
+from heretic.console import log
+from heretic.evaluation.holdout import (
+    HoldoutSets,
+    Measurement,
+    Original,
+    measure,
+    record_original,
+    samples,
+    summarize,
+)
+from heretic.model.loading import Model
+
+SAMPLES_PER_SET = 8
+
+
+@dataclass(frozen=True)
+class HoldoutProtocol:
+    """How models are compared; fields as the settings of the same names."""
+
+    max_response_length: int
+    kl_tokens: int
+    bootstrap_samples: int
+    seed: int
+
+    @classmethod
+    def from_settings(cls, settings: Mapping[str, Any]) -> "HoldoutProtocol":
+        """Pick the fields out of a larger set of settings."""
+        return cls(**{name: settings[name] for name in cls.__dataclass_fields__})
+
+
+def evaluate_edit(
+    load_original: Callable[[], Model],
+    load_edited: Callable[[], Model],
+    record: Mapping[str, Any],
+    directions: Tensor,
+    sets: HoldoutSets,
+    protocol: HoldoutProtocol,
+    cache_weights: str,
+) -> dict[str, Any]:
+    """Measure original, no-op, random direction and the edited model, in that order.
+
+    Args:
+        load_original: loads the model before the edit.
+        load_edited: loads the saved model, so that what is measured is what was written.
+        record: contents of the saved model's `ablation.json`.
+        directions: unit rows [n_layers + 1, d_model] that the edit used.
+        sets: held-out prompts.
+        protocol: lengths, resamples, seed.
+        cache_weights: as the setting.
+
+    Returns:
+        `evaluation.json` without its provenance.
+    """
+    length = protocol.max_response_length
+    model = load_original()
+    original = record_original(model, sets, length, protocol.kl_tokens)
+    unedited = measure(model, sets, original, length)
+    noop, random = _controls(model, record, directions, sets, original, protocol, cache_weights)
+    del model
+    gc.collect()
+    edited = measure(load_edited(), sets, original, length)
+
+    def row(measurement: Measurement) -> dict[str, Any]:
+        return summarize(measurement, sets, protocol.bootstrap_samples, protocol.seed)
+
+    return {
+        "original": row(unedited),
+        "edited": row(edited),
+        "controls": {"noop": row(noop), "random_direction": row(random)},
+        "noop_identical": noop == unedited,
+        "samples": samples(unedited, edited, sets, SAMPLES_PER_SET),
+    }
+
+
+def random_directions(like: Tensor, seed: int) -> Tensor:
+    """Random unit rows of the shape of `like` [n_layers + 1, d_model]."""
+    generator = torch.Generator().manual_seed(seed)
+    rows = torch.randn(like.shape, generator=generator)
+    return rows / rows.norm(dim=-1, keepdim=True)
+
+
+def _controls(
+    model: Model,
+    record: Mapping[str, Any],
+    directions: Tensor,
+    sets: HoldoutSets,
+    original: Original,
+    protocol: HoldoutProtocol,
+    cache_weights: str,
+) -> tuple[Measurement, Measurement]:
+    """The edit at strength zero after the real one, and the edit along random directions."""
+    parameters = AblationParameters.from_dict(record["parameters"])
+    pristine = pristine_weights(model, cache_weights)
+    editor = WeightEditor(model, pristine, record["norm_preservation"])
+    edits = plan_edits(parameters, directions, model.anatomy)
+    editor.abliterate(edits)
+    editor.abliterate([replace(edit, strength=0.0) for edit in edits])
+    noop = measure(model, sets, original, protocol.max_response_length)
+    elsewhere = random_directions(directions, protocol.seed)
+    editor.abliterate(plan_edits(parameters, elsewhere, model.anatomy))
+    random = measure(model, sets, original, protocol.max_response_length)
+    log.info("Controls measured: no-op and random direction")
+    return noop, random

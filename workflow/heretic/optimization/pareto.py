@@ -1,0 +1,86 @@
+"""The Pareto front of (divergence, unanswered prompts), and which of its trials to take."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from heretic.errors import StudyError
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A feasible trial and its two objectives, both to be small.
+
+    Attributes:
+        number: Optuna's trial number.
+        kl_first_token: nats.
+        unanswered: bad prompts that were refused or answered by a degenerate text.
+    """
+
+    number: int
+    kl_first_token: float
+    unanswered: int
+
+
+def pareto_front(candidates: Sequence[Candidate]) -> list[Candidate]:
+    """Trials that no other beats in one objective without losing in the other, by rising KL.
+
+    Of equal trials the earliest stands for all.
+    """
+    front: list[Candidate] = []
+    fewest = math.inf
+    for candidate in sorted(candidates, key=lambda c: (c.kl_first_token, c.unanswered, c.number)):
+        if candidate.unanswered < fewest:
+            front.append(candidate)
+            fewest = candidate.unanswered
+    return front
+
+
+def select(candidates: Sequence[Candidate], rule: str, max_kl: float) -> tuple[Candidate, str]:
+    """Choose a trial and say why.
+
+    Args:
+        candidates: feasible trials.
+        rule: `closest`, `knee`, `min_refusals_under_kl` or `trial=<number>`.
+        max_kl: nats, for `min_refusals_under_kl`.
+
+    Raises:
+        StudyError: there is no feasible trial, no such trial, or none under `max_kl`.
+    """
+    if not candidates:
+        raise StudyError("no trial is feasible; raise max_kl or n_trials, or lower max_weight")
+    if rule.startswith("trial="):
+        return _by_number(candidates, int(rule.removeprefix("trial=")))
+    front = pareto_front(candidates)
+    if rule == "min_refusals_under_kl":
+        under = [c for c in front if c.kl_first_token <= max_kl]
+        if not under:
+            raise StudyError(
+                f"no trial has a KL of {max_kl} or less (smallest {front[0].kl_first_token:.3f}); "
+                "raise select_max_kl or n_trials"
+            )
+        return under[-1], f"{rule}: fewest unanswered of {len(under)} with KL <= {max_kl}"
+    scaled = _normalized(front)
+    if rule == "knee":
+        best = max(range(len(front)), key=lambda i: 1.0 - sum(scaled[i]))
+        return front[best], f"knee: farthest below the line between the ends of {len(front)} trials"
+    best = min(range(len(front)), key=lambda i: math.hypot(*scaled[i]))
+    return front[best], f"closest: nearest to the origin of the normalised front of {len(front)}"
+
+
+def _by_number(candidates: Sequence[Candidate], number: int) -> tuple[Candidate, str]:
+    chosen = [c for c in candidates if c.number == number]
+    if not chosen:
+        raise StudyError(f"trial {number} is not a feasible trial; see trials.csv for the numbers")
+    return chosen[0], f"trial={number}: chosen by the user"
+
+
+def _normalized(front: Sequence[Candidate]) -> list[tuple[float, float]]:
+    """Objectives scaled so that each spans [0, 1] over the front."""
+    lows = (front[0].kl_first_token, front[-1].unanswered)
+    highs = (front[-1].kl_first_token, front[0].unanswered)
+    spans = [high - low or 1.0 for low, high in zip(lows, highs, strict=True)]
+    return [
+        ((c.kl_first_token - lows[0]) / spans[0], (c.unanswered - lows[1]) / spans[1])
+        for c in front
+    ]

@@ -1,0 +1,116 @@
+"""The Optuna study on disk: state that outlives runs, one writer at a time."""
+
+import os
+import zlib
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import optuna
+from filelock import FileLock, Timeout
+from optuna.samplers import BaseSampler, TPESampler
+from optuna.storages import RDBStorage
+from optuna.trial import FrozenTrial, TrialState
+from sqlalchemy.exc import SQLAlchemyError
+
+from heretic.artifacts import fingerprint
+from heretic.console import log
+from heretic.errors import StudyError
+
+SECONDS_TO_WAIT_FOR_SQLITE = 60
+
+
+def study_name(objective: Mapping[str, Any]) -> str:
+    """Name of the study of an objective; another objective has another name.
+
+    Args:
+        objective: everything that decides what a trial with given parameters scores.
+    """
+    return f"ablation-{fingerprint(objective)[:16]}"
+
+
+@contextmanager
+def open_study(database: Path, name: str) -> Iterator[optuna.Study]:
+    """The study `name` in an SQLite file, created if need be, for this process alone to write.
+
+    Trials that a killed process left running are marked as failed.
+
+    Raises:
+        StudyError: another process writes, or the file is damaged.
+    """
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    database.parent.mkdir(parents=True, exist_ok=True)
+    with _only_writer(database), _database_errors(database):
+        study = optuna.create_study(
+            study_name=name,
+            storage=_storage(database),
+            directions=["minimize", "minimize"],
+            load_if_exists=True,
+        )
+        study.set_metric_names(["kl_first_token", "unanswered"])
+        for trial in study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
+            study.tell(trial.number, state=TrialState.FAIL)
+            log.info("Trial %d was interrupted and is run again", trial.number)
+        yield study
+
+
+def finished_trials(study: optuna.Study) -> list[FrozenTrial]:
+    """Completed trials in order of their numbers."""
+    trials = study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
+    return sorted(trials, key=lambda trial: trial.number)
+
+
+def make_sampler(seed: int, n_finished: int, n_startup_trials: int) -> BaseSampler:
+    """The sampler of the next trial.
+
+    Its seed depends on how many trials are finished: a study that is resumed goes on where it
+    was, rather than repeat its first trials, and one interrupted in a trial asks for the same
+    parameters again.
+    """
+    return TPESampler(
+        seed=zlib.crc32(f"{seed}:{n_finished}".encode()),
+        n_startup_trials=n_startup_trials,
+        multivariate=True,
+        constant_liar=False,
+    )
+
+
+def _storage(database: Path) -> RDBStorage:
+    return RDBStorage(
+        f"sqlite:///{database.resolve()}",
+        engine_kwargs={"connect_args": {"timeout": SECONDS_TO_WAIT_FOR_SQLITE}},
+    )
+
+
+@contextmanager
+def _only_writer(database: Path) -> Iterator[None]:
+    """Hold the study's lock; the system releases it even when the process is killed."""
+    writer = database.with_suffix(".writer")
+    lock = FileLock(database.with_suffix(".lock"))
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        known = writer.read_text().strip() if writer.is_file() else "unknown"
+        raise StudyError(
+            f"another process ({known}) is searching in {database}; wait for it or stop it, "
+            "then run again"
+        ) from None
+    try:
+        writer.write_text(f"pid {os.getpid()} on {os.uname().nodename}\n")
+        yield
+    finally:
+        writer.unlink(missing_ok=True)
+        lock.release()
+
+
+@contextmanager
+def _database_errors(database: Path) -> Iterator[None]:
+    try:
+        yield
+    except (SQLAlchemyError, optuna.exceptions.StorageInternalError) as error:
+        reason = str(error).splitlines()[0]
+        raise StudyError(
+            f"the study in {database} cannot be used ({reason}); check the disk, or move the "
+            "file away to start anew"
+        ) from error
