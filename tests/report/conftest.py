@@ -1,0 +1,226 @@
+"""A finished run in small, with planted numbers, for the tests of the report."""
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from heretic.artifacts import write_csv, write_json, write_tensors
+from heretic.report import write_report
+from heretic.settings import PromptSource, Settings
+
+LAYERS, WIDTH, PROMPTS = 5, 24, 40
+HOSTILE = "How do I make a <script>alert('soup')</script> soup & \"bread\"?"
+ESCAPING = "</script><b>loud</b>"
+VERSIONS = {"python": "3.11.9", "torch": "2.13.0"}
+
+
+def rate(count: int, total: int) -> dict[str, Any]:
+    """A rate with an interval that is plausible rather than exact."""
+    share = count / total
+    return {
+        "count": count,
+        "total": total,
+        "rate": share,
+        "interval": [max(0.0, share - 0.0313), min(1.0, share + 0.0271)],
+    }
+
+
+def mean(value: float) -> dict[str, Any]:
+    """A mean with an interval around it."""
+    return {"mean": value, "interval": [0.8 * value, 1.3 * value]}
+
+
+def variant(refusals: int, recovered: int, kept: int, kl: float) -> dict[str, Any]:
+    """One model's measurements on 128 prompts."""
+    return {
+        "refusals": rate(refusals, 128),
+        "false_refusals": rate(0, 128),
+        "degenerate": rate(1, 128),
+        "recovered": rate(recovered, 128),
+        "kept": rate(kept, 128),
+        "kl_first_token": mean(kl),
+        "kl_teacher_forced": mean(1.7 * kl),
+    }
+
+
+def sample(prompt_set: str, prompt: str, original: str, edited: str) -> dict[str, Any]:
+    """One answer before and after."""
+    return {
+        "set": prompt_set,
+        "prompt": prompt,
+        "system": "Be brief." if prompt_set.startswith("bad") else None,
+        "original": original,
+        "edited": edited,
+        "refused_before": original.startswith("I'm sorry"),
+        "refused_after": edited.startswith("I'm sorry"),
+    }
+
+
+def make_evaluation() -> dict[str, Any]:
+    """evaluation.json of a successful edit with well-behaved controls."""
+    refusal = "I'm sorry, but I cannot help with that."
+    original = variant(128, 0, 118, 0.0)
+    return {
+        "original": original,
+        "edited": variant(2, 123, 117, 0.0253),
+        "controls": {"noop": original, "random_direction": variant(127, 1, 116, 0.0118)},
+        "samples": [
+            sample("bad_holdout_prompts", HOSTILE, refusal, "Boil it <b>slowly</b> & stir."),
+            sample("bad_holdout_prompts", "Where do I find an iron cake?", refusal, refusal),
+            sample("good_holdout_prompts", "What colour is a lentil soup?", "Brown.", "Brown."),
+        ],
+        "noop_identical": True,
+        "provenance": {"settings": {}, "inputs": {"best": "ab" * 32}, "versions": VERSIONS},
+    }
+
+
+def make_settings() -> dict[str, object]:
+    """All settings, two of them changed."""
+    changed = Settings(
+        model="demo", n_trials=80, bad_prompts=PromptSource(dataset="my prompts/bad set.txt")
+    )
+    return changed.model_dump(mode="json")
+
+
+def trial_rows() -> list[dict[str, Any]]:
+    """Thirty trials, three infeasible; number 17 is the one to choose."""
+    draw = torch.Generator().manual_seed(3)
+    rows: list[dict[str, Any]] = []
+    for number in range(30):
+        strength, luck = torch.rand(2, generator=draw).tolist()
+        infeasible = number in (2, 9, 21)
+        kl = 1.0 + strength if infeasible else 0.002 + 0.4 * strength**3 * (0.5 + luck)
+        refusals: Any = "" if infeasible else round(64 * (1 - strength) ** 1.5 * luck**0.3)
+        if number == 17:
+            kl, refusals, strength = 0.0211, 1, 1.23
+        if number == 21:
+            kl = 1e6  # the weights overflowed
+        rows.append(
+            {
+                "trial": number,
+                "state": "infeasible" if infeasible else "complete",
+                "kl_first_token": kl,
+                "refusals": refusals,
+                "unanswered": refusals,
+                "pareto": 0,
+                "seconds": 0.8 + luck,
+                "direction_scope": ("per_layer", "global", ESCAPING)[number % 3],
+                "direction_index": 2.4 if number % 3 else "",
+                "attn_weight": strength,
+                "mlp_weight": luck,
+            }
+        )
+    complete = [row for row in rows if row["state"] == "complete"]
+    for row in complete:
+        row["pareto"] = int(
+            not any(
+                other["kl_first_token"] <= row["kl_first_token"]
+                and other["refusals"] <= row["refusals"]
+                and other is not row
+                for other in complete
+            )
+        )
+    return rows
+
+
+def geometry_rows() -> list[dict[str, Any]]:
+    """Layer 3 separates best; the embeddings tell nothing apart."""
+    return [
+        {
+            "layer": layer,
+            "good_norm": 3.0 + layer,
+            "bad_norm": 3.2 + layer,
+            "direction_norm": 0.9 * layer,
+            "cosine_good_bad": 1.0 - 0.1 * layer,
+            "cosine_good_direction": -0.05 * layer,
+            "cosine_bad_direction": 0.11 * layer,
+            "silhouette": "nan" if layer == 0 else 0.12 * layer - 0.02 * max(0, layer - 3) * 10,
+            "explained_variance": 0.07 * layer,
+            "auroc": min(1.0, 0.5 + 0.17 * layer),
+        }
+        for layer in range(LAYERS + 1)
+    ]
+
+
+def build_run(folder: Path) -> Path:
+    """Fill a folder with every artifact that the report reads."""
+    provenance = {"settings": {}, "inputs": {}, "versions": VERSIONS}
+    best = {
+        "trial": 17,
+        "parameters": {
+            "direction_scope": "per_layer",
+            "components": {"attn.o_proj": {"weight": 1.2345678}},
+        },
+        "scores": {"kl_first_token": 0.0211, "refusals": 1},
+        "baseline": {"refusals": 64, "unanswered": 64, "total": 64},
+        "selection": "closest: nearest to the origin of the normalised front",
+        "study": "heretic-1234abcd",
+        "n_trials": 30,
+        "strengths": {
+            "attn.o_proj": [1.23, 1.23, 1.23, 1.23, 0.0],
+            "mlp.down_proj": [0.23, 0.23, 0.23, 0.23, 0.0],
+        },
+        "directions": {"scope": "per_layer"},
+        "provenance": provenance,
+    }
+    write_json(folder / "best.json", best)
+    write_csv(folder / "trials.csv", trial_rows(), provenance)
+    write_csv(folder / "geometry.csv", geometry_rows(), provenance)
+    write_json(folder / "evaluation.json", make_evaluation())
+    write_json(
+        folder / "prompts" / "bad_prompts.fingerprint.json",
+        {"fingerprint": "cafe" * 16, "n": PROMPTS, "source": {"dataset": "demo"}},
+    )
+    write_states(folder)
+    return folder
+
+
+def write_states(folder: Path) -> None:
+    """Two clouds per layer that part along the first coordinate, the more the deeper."""
+    draw = torch.Generator().manual_seed(5)
+    shift = torch.zeros(LAYERS + 1, WIDTH)
+    shift[:, 0] = 1.8 * torch.arange(LAYERS + 1)
+    directions = torch.zeros(LAYERS + 1, WIDTH)
+    directions[:, 0] = 1.0
+    for name, part in (("good_prompts", -shift), ("bad_prompts", shift)):
+        noise = torch.randn(PROMPTS, LAYERS + 1, WIDTH, generator=draw)
+        write_tensors(folder / "residuals" / f"{name}.safetensors", {"residuals": noise + part}, {})
+    write_tensors(folder / "directions.safetensors", {"refusal_directions": directions}, {})
+
+
+@pytest.fixture
+def evaluation() -> dict[str, Any]:
+    return make_evaluation()
+
+
+@pytest.fixture
+def settings() -> dict[str, object]:
+    return make_settings()
+
+
+@pytest.fixture(scope="session")
+def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return build_run(tmp_path_factory.mktemp("results") / "demo")
+
+
+@pytest.fixture
+def run_folder(tmp_path: Path, built: Path) -> Path:
+    """A finished run to change at will."""
+    return shutil.copytree(built, tmp_path / "demo")
+
+
+@pytest.fixture(scope="session")
+def report(tmp_path_factory: pytest.TempPathFactory, built: Path) -> Path:
+    """The folder of a run whose report is written: read it, change nothing."""
+    folder = shutil.copytree(built, tmp_path_factory.mktemp("report") / "demo")
+    write_report(
+        folder,
+        run="first <light>",
+        settings=make_settings(),
+        target=folder / "report.html",
+        plots=folder / "plots",
+    )
+    return folder

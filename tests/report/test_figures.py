@@ -1,0 +1,193 @@
+"""Each figure, defined once: what must be in it, in plotly and in matplotlib."""
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import plotly.graph_objects as go
+import pytest
+from matplotlib import colors
+
+from heretic.report.chart import Chart, count_axis, kl_axis
+from heretic.report.figures import draw_all
+from heretic.report.layer_figures import separation, spans
+from heretic.report.reading import Run, read_run
+from heretic.report.search_figures import pareto
+from heretic.report.static import draw
+
+
+@pytest.fixture
+def run(run_folder: Path) -> Run:
+    return read_run(run_folder)
+
+
+@pytest.fixture
+def charts(run: Run) -> dict[str, Chart]:
+    return {chart.name: chart for chart in draw_all(run)}
+
+
+def trace(chart: Chart, name: str, axis: str | None = None) -> Any:
+    found = [t for t in chart.figure.data if t.name == name and axis in (None, t.yaxis)]
+    assert len(found) == 1, [t.name for t in chart.figure.data]
+    return found[0]
+
+
+def test_pareto_shows_every_trial_once(charts: dict[str, Chart], run: Run) -> None:
+    chart = charts["pareto"]
+    plain, front = trace(chart, "trial"), trace(chart, "on the front")
+    cross = trace(chart, "infeasible (not generated for)")
+    assert len(plain.x) + len(front.x) + len(cross.x) == len(run.trials)
+    assert len({plain.marker.symbol, front.marker.symbol, cross.marker.symbol}) == 3
+    star = trace(chart, "chosen")
+    assert (list(star.x), list(star.y), star.marker.symbol) == ([0.0211], [1], "star")
+    assert "Trial 17" in star.text[0]
+    assert "attn_weight: 1.23" in star.text[0]
+
+
+def test_pareto_front_is_a_staircase_down(charts: dict[str, Chart]) -> None:
+    line = trace(charts["pareto"], "Pareto front")
+    assert line.line.shape == "hv"
+    assert list(line.x) == sorted(line.x)
+    assert list(line.y) == sorted(line.y, reverse=True)
+
+
+def test_overflowed_trials_do_not_stretch_the_axis(charts: dict[str, Chart]) -> None:
+    chart = charts["pareto"]
+    assert max(trace(chart, "infeasible (not generated for)").x) == 20.0
+    assert chart.figure.layout.xaxis.range[1] < 2
+
+
+def test_infeasible_trials_lie_above_the_scale(charts: dict[str, Chart]) -> None:
+    axis = charts["pareto"].figure.layout.yaxis
+    height = set(trace(charts["pareto"], "infeasible (not generated for)").y)
+    assert max(axis.tickvals) <= 64 < min(height) <= max(height) < axis.range[1]
+
+
+def test_a_search_without_feasible_neighbours_still_draws(run: Run) -> None:
+    chart = pareto(replace(run, trials=(run.chosen(),)))
+    assert [t.name for t in chart.figure.data if t.mode == "markers" and len(t.x)][-1] == "chosen"
+
+
+def test_history_falls_and_never_rises(charts: dict[str, Chart]) -> None:
+    for axis in ("y", "y2"):
+        lowest = list(trace(charts["history"], "lowest so far", axis).y)
+        values = list(trace(charts["history"], "trial", axis).y)
+        assert lowest == sorted(lowest, reverse=True)
+        assert lowest[-1] == min(values)
+        assert lowest[0] == values[0]
+
+
+def test_profile_draws_each_component(charts: dict[str, Chart], run: Run) -> None:
+    bars = {bar.name: bar for bar in charts["layer_profile"].figure.data}
+    assert {name: list(bar.y) for name, bar in bars.items()} == run.best["strengths"]
+    assert bars["attn.o_proj"].marker.pattern.shape != bars["mlp.down_proj"].marker.pattern.shape
+    assert "each layer's own direction" in charts["layer_profile"].caption
+
+
+def test_profile_tells_a_shared_direction(run: Run) -> None:
+    best = {**run.best, "directions": {"scope": "global", "index": 2.4}}
+    chart = {c.name: c for c in draw_all(replace(run, best=best))}["layer_profile"]
+    assert "the direction at index 2.4" in chart.caption
+
+
+def test_separation_leaves_gaps_and_names_weak_layers(charts: dict[str, Chart]) -> None:
+    chart = charts["separation"]
+    assert trace(chart, "silhouette").y[0] is None
+    assert "AUROC below 0.7 at layers 0-1." in chart.caption
+    looks = [(t.line.dash, t.marker.symbol) for t in chart.figure.data if "markers" in t.mode]
+    assert len(looks) == len(set(looks)) == 6
+
+
+def test_spans_join_neighbours() -> None:
+    assert spans([0, 1, 2, 5, 7, 8]) == "0-2, 5, 7-8"
+
+
+def test_deep_models_thin_the_markers_in_both_drawings(run: Run) -> None:
+    deep = {name: values * 11 for name, values in run.geometry.items()}
+    chart = separation(replace(run, geometry=deep))
+    assert trace(chart, "AUROC").marker.maxdisplayed == 16
+    assert draw(chart.figure).axes[0].lines[0].get_markevery() == 5
+
+
+def test_clouds_hold_every_prompt(charts: dict[str, Chart]) -> None:
+    chart = charts["projection"]
+    assert len(trace(chart, "good prompts").x) == len(trace(chart, "bad prompts").x) == 40
+    assert chart.title == "Residuals after layer 3, projected"
+
+
+def test_every_axis_is_labelled_and_every_chart_described(charts: dict[str, Chart]) -> None:
+    for chart in charts.values():
+        layout = chart.figure.layout
+        axes = [layout[key] for key in layout.to_plotly_json() if key[1:5] == "axis"]
+        assert len(axes) >= 2
+        assert all(axis.title.text for axis in axes)
+        assert layout.paper_bgcolor == "rgba(0,0,0,0)"
+        assert chart.title
+        assert chart.caption
+        assert chart.alt
+
+
+def test_colours_read_on_light_and_on_dark(charts: dict[str, Chart]) -> None:
+    """Contrast of 2.5 at least with both papers."""
+    used = set()
+    for chart in charts.values():
+        for t in chart.figure.data:
+            line = t.line.color if t.type == "scatter" else None
+            used |= {color for color in (line, t.marker.color) if color}
+    assert len(used) == 5
+    for colour in used:
+        for paper in ("#fcfcfa", "#15181c"):
+            light, dark = sorted((_luminance(colour), _luminance(paper)), reverse=True)
+            assert (light + 0.05) / (dark + 0.05) > 2.5, (colour, paper)
+
+
+def _luminance(colour: str) -> float:
+    parts = [c / 12.92 if c <= 0.04045 else ((c + 0.055) / 1.055) ** 2.4
+             for c in colors.to_rgb(colour)]  # fmt: skip
+    return 0.2126 * parts[0] + 0.7152 * parts[1] + 0.0722 * parts[2]
+
+
+def test_static_drawing_has_the_same_series_and_axes(charts: dict[str, Chart]) -> None:
+    drawn = draw(charts["history"].figure)
+    upper, lower = drawn.axes
+    assert (upper.get_yscale(), lower.get_yscale()) == ("log", "linear")
+    assert upper.get_position().y0 > lower.get_position().y1
+    assert lower.get_xlabel() == "Trial"
+    assert upper.get_xlabel() == ""
+    lines = {line.get_label(): line for line in lower.lines}
+    plotly = [t for t in charts["history"].figure.data if t.yaxis == "y2"]
+    assert len(lower.lines) == len(plotly)
+    for line, wanted in zip(lower.lines, plotly, strict=True):
+        assert np.asarray(line.get_ydata()).tolist() == list(wanted.y)
+    assert lines
+    assert [text.get_text() for text in drawn.legends[0].get_texts()].count("trial") == 1
+
+
+def test_static_bars_stand_side_by_side(charts: dict[str, Chart]) -> None:
+    axes = draw(charts["layer_profile"].figure).axes[0]
+    first, second = axes.containers
+    assert [bar.get_height() for bar in first] == [1.23, 1.23, 1.23, 1.23, 0.0]
+    assert first[0].get_x() + first[0].get_width() == pytest.approx(second[0].get_x())
+    assert second[0].get_hatch()
+    assert axes.get_xticks().tolist() == [0, 1, 2, 3, 4]
+
+
+def test_static_refuses_what_it_cannot_draw(charts: dict[str, Chart]) -> None:
+    figure = go.Figure(charts["pareto"].figure).add_heatmap(z=[[1]])
+    with pytest.raises(NotImplementedError, match="heatmap"):
+        draw(figure)
+
+
+@pytest.mark.parametrize("total", [1, 3, 40, 64, 100, 160, 999])
+def test_count_axis_has_a_few_whole_ticks(total: int) -> None:
+    ticks = count_axis(total)["tickvals"]
+    assert ticks[0] == 0
+    assert 2 <= len(ticks) <= 8
+    assert ticks[-1] <= total
+
+
+def test_kl_axis_takes_zero_and_nothing() -> None:
+    assert kl_axis([0.0, 0.1])["range"][0] == pytest.approx(-4.18)
+    assert kl_axis([])["range"][0] < -4
+    assert kl_axis([0.02, 0.05])["dtick"] == "D2"

@@ -1,0 +1,65 @@
+"""The before/after table: values as people read them, and in a terminal."""
+
+from typing import Any
+
+import pytest
+
+from heretic.evaluation.summary import nats, percent, short, summarise
+from heretic.report import summary_table
+
+
+@pytest.mark.parametrize(
+    ("rate", "shown"),
+    [(0, "0%"), (1, "100%"), (2 / 128, "1.6%"), (0.1, "10%"), (1e-5, "<0.1%"), (0.99999, ">99.9%")],
+)
+def test_percentages_never_round_to_all_or_nothing(rate: float, shown: str) -> None:
+    assert percent(rate) == shown
+
+
+@pytest.mark.parametrize(
+    ("value", "shown"),
+    [(0, "0"), (0.02534, "0.0253"), (0.5, "0.500"), (12.34, "12.3"), (3e-7, "3e-07")],
+)
+def test_divergences_keep_small_values(value: float, shown: str) -> None:
+    assert nats(value) == shown
+
+
+def test_parameters_are_short() -> None:
+    assert (short("1.2345678"), short("per_layer"), short(3)) == ("1.235", "per_layer", "3")
+
+
+def test_table_fits_a_hundred_columns_and_cuts_nothing(evaluation: dict[str, Any]) -> None:
+    text = summary_table(evaluation)
+    assert max(map(len, text.splitlines())) <= 100
+    assert "…" not in text
+    summary = summarise(evaluation)
+    for row in summary.rows:
+        for cell in row.cells:
+            assert cell.value in text
+            assert cell.count in text
+    assert "0.0202-0.0329" in text
+    assert all(
+        word in text for heading in summary.headings for word in heading.lower().split()
+    ) or (all(word.lower() in text.lower() for h in summary.headings for word in h.split()))
+
+
+def test_rows_stand_in_order_with_every_control(evaluation: dict[str, Any]) -> None:
+    evaluation["controls"]["shuffled_labels"] = evaluation["controls"]["noop"]
+    assert [row.label for row in summarise(evaluation).rows] == [
+        "Original",
+        "Edited",
+        "Control: no-op",
+        "Control: random direction",
+        "Control: shuffled labels",
+    ]
+
+
+def test_a_measure_that_only_some_models_have_is_marked(evaluation: dict[str, Any]) -> None:
+    del evaluation["original"]["kept"]
+    evaluation["controls"]["noop"] = evaluation["original"]
+    summary = summarise(evaluation)
+    column = summary.keys.index("kept")
+    assert [row.cells[column].value for row in summary.rows] == ["n/a", "91.4%", "n/a", "90.6%"]
+    for part in (evaluation["edited"], evaluation["controls"]["random_direction"]):
+        del part["kept"]
+    assert "kept" not in summarise(evaluation).keys

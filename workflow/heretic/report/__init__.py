@@ -1,0 +1,6 @@
+"""The report: one self-contained page, static copies of its figures, a table for the terminal."""
+
+from heretic.report.page import write_report
+from heretic.report.table import summary_table
+
+__all__ = ["summary_table", "write_report"]

@@ -1,0 +1,108 @@
+"""What a chart is and how all of them look: mid-tone colours that read on light and dark pages,
+and for every series its own marker, dash or pattern, so that nothing hangs on colour.
+"""
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import plotly.graph_objects as go
+
+BLUE, ORANGE, GREEN, PURPLE, GREY = "#3f86cf", "#d9772b", "#2f9e73", "#a06cc8", "#8a8a8a"
+GRID = "rgba(138, 138, 138, 0.25)"
+STAR = {"symbol": "star", "color": ORANGE, "size": 17}
+CROSS = {"symbol": "x-thin-open", "color": PURPLE, "size": 9, "line": {"width": 2}}
+# nats; a logarithmic axis has no zero, and weights that overflow have no KL: such values lie on
+# the edges of the axis.
+SMALLEST_KL, LARGEST_KL = 1e-4, 20.0
+GAP = 0.1  # between stacked panels, as a share of the height
+
+
+@dataclass(frozen=True)
+class Chart:
+    """A figure with its file name, a caption, and what it shows for those who cannot see it."""
+
+    name: str
+    figure: go.Figure
+    caption: str
+    alt: str
+
+    @property
+    def title(self) -> str:
+        """The figure's own title."""
+        return str(self.figure.layout.title.text)
+
+
+def figure(title: str, x: str, panels: Mapping[str, Mapping[str, Any]], height: int) -> go.Figure:
+    """An empty figure: one panel per y axis title, stacked from top to bottom over one x axis.
+
+    Each panel's mapping holds further plotly options of its y axis.
+    """
+    share = (1 - GAP * (len(panels) - 1)) / len(panels)
+    layout: dict[str, Any] = {
+        "template": "none",
+        "title": {"text": title},
+        "height": height,
+        "paper_bgcolor": "rgba(0,0,0,0)",
+        "plot_bgcolor": "rgba(0,0,0,0)",
+        "font": {"color": GREY, "size": 13, "family": "system-ui, sans-serif"},
+        "margin": {"l": 64, "r": 14, "t": 16, "b": 52},
+        "legend": {"orientation": "h", "x": 0, "y": 1.02, "yanchor": "bottom"},
+        "hoverlabel": {"align": "left"},
+    }
+    for row, (label, options) in enumerate(panels.items()):
+        end = 1 - row * (share + GAP)
+        start = max(0.0, end - share)
+        layout[f"yaxis{_suffix(row)}"] = {**_axis(label), "domain": [start, end], **options}
+    bottom = _suffix(len(panels) - 1)
+    layout["xaxis"] = {**_axis(x), "anchor": f"y{bottom}", "domain": [0, 1]}
+    return go.Figure(layout=layout)
+
+
+def _suffix(row: int) -> str:
+    return "" if row == 0 else str(row + 1)
+
+
+def _axis(label: str) -> dict[str, Any]:
+    return {
+        "title": {"text": label, "standoff": 10},
+        "gridcolor": GRID,
+        "linecolor": GREY,
+        "tickcolor": GREY,
+        "showline": True,
+        "zeroline": False,
+        "automargin": True,
+    }
+
+
+def whole_layers(count: int) -> dict[str, Any]:
+    """Options of an axis over `count` layers: whole numbers, at most about 16 of them."""
+    return {"dtick": max(1, round(count / 16)), "tick0": 0, "range": [-0.6, count - 0.4]}
+
+
+def kl_axis(values: list[float]) -> dict[str, Any]:
+    """Options of a logarithmic KL axis that holds `values`, with room at both ends."""
+    shown = [on_log_axis(value) for value in values] or [SMALLEST_KL, 1.0]
+    low, high = math.log10(min(shown)), math.log10(max(shown))
+    room = max(0.1, 0.06 * (high - low))
+    return {
+        "type": "log",
+        "range": [low - room, high + room],
+        "exponentformat": "none",
+        "dtick": 1 if high - low > 1.5 else "D2",  # D2: also 2 and 5 between powers of ten
+    }
+
+
+def count_axis(total: int, above: float = 0.05) -> dict[str, Any]:
+    """Options of an axis from 0 to `total` with ticks up to `total`, and room beyond both."""
+    rough = max(1.0, total / 6)
+    power = 10 ** math.floor(math.log10(rough))
+    step = next(power * m for m in (1, 2, 5, 10) if power * m >= rough)
+    ticks = list(range(0, total + 1, int(step)))
+    return {"range": [-0.05 * total, (1 + above) * total], "tickvals": ticks}
+
+
+def on_log_axis(value: float) -> float:
+    """Where a KL divergence is drawn: its value, or the nearer edge."""
+    return min(max(value, SMALLEST_KL), LARGEST_KL)

@@ -1,0 +1,184 @@
+"""Writes the report: one HTML file that loads nothing, and static copies of its figures.
+
+The template beside this module holds the words and the look; this module gathers what goes in.
+Every text of a prompt or an answer is escaped by the template engine.
+"""
+
+import base64
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import plotly.graph_objects as go
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from markupsafe import Markup
+from plotly.offline import get_plotlyjs
+
+from heretic.artifacts import write_text
+from heretic.evaluation.summary import short, summarise
+from heretic.report import words
+from heretic.report.chart import Chart
+from heretic.report.figures import draw_all
+from heretic.report.reading import Run, flat, read_run
+from heretic.report.static import save_static
+from heretic.settings import Settings
+
+SAMPLE_TITLES = {
+    "bad_holdout_prompts": "Bad prompts: requests that the original refuses",
+    "good_holdout_prompts": "Good prompts: requests that the original answers",
+}
+LONG_FIELDS = (
+    "strengths",
+    "parameters",
+    "edited",
+    "provenance",
+)  # of ablation.json; told elsewhere
+
+
+@dataclass(frozen=True)
+class ShownChart:
+    """A chart as the page needs it: plotly's data as JSON, and a picture for those without it."""
+
+    name: str
+    title: str
+    caption: str
+    alt: str
+    height: int
+    data: Markup
+    picture: Markup
+
+
+def write_report(
+    run_folder: Path,
+    *,
+    run: str,
+    settings: Mapping[str, object],
+    target: Path,
+    plots: Path,
+) -> None:
+    """Write the page to `target` and each figure to `plots/<name>.svg` and `.png`.
+
+    Args:
+        run_folder: Where the run left its artifacts.
+        run: Name of the run, for the title.
+        settings: All settings of the run as plain JSON values.
+        target: The HTML file.
+        plots: Folder of the static figures.
+
+    Raises:
+        HereticError: an artifact is missing or damaged; the message names it.
+    """
+    found = read_run(run_folder)
+    charts = draw_all(found)
+    shown = [_show(chart, *save_static(chart.figure, chart.name, plots)) for chart in charts]
+    loader = FileSystemLoader(Path(__file__).parent)
+    environment = Environment(
+        loader=loader,
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
+    )
+    page = environment.get_template("template.html")
+    write_text(target, page.render(**_content(found, run, settings), charts=shown))
+
+
+def _show(chart: Chart, svg: Path, png: Path) -> ShownChart:
+    """The page's heading takes the place of the figure's title, which a narrow screen would cut."""
+    figure = go.Figure(chart.figure).update_layout(title=None)
+    return ShownChart(
+        name=chart.name,
+        title=chart.title,
+        caption=chart.caption,
+        alt=chart.alt,
+        height=int(figure.layout.height),
+        data=_inside_script(figure.to_json()),
+        picture=Markup(base64.b64encode(svg.read_bytes()).decode()),
+    )
+
+
+def _inside_script(text: str) -> Markup:
+    """JSON that cannot end the script element it stands in."""
+    for character in "<>&":
+        text = text.replace(character, f"\\u{ord(character):04x}")
+    return Markup(text)  # safe: no character that HTML knows is left
+
+
+def _content(found: Run, run: str, settings: Mapping[str, object]) -> dict[str, Any]:
+    evaluation = found.evaluation
+    return {
+        "run": run,
+        "model": _model(settings),
+        "headline": words.headline(evaluation),
+        "warnings": words.warnings(evaluation),
+        "summary": summarise(evaluation),
+        "noop_identical": evaluation.get("noop_identical"),
+        "best": found.best,
+        "chosen": found.chosen(),
+        "parameters": {key: short(value) for key, value in flat(found.best["parameters"]).items()},
+        "n_complete": sum(trial.feasible for trial in found.trials),
+        "n_infeasible": sum(not trial.feasible for trial in found.trials),
+        "sample_groups": _sample_groups(evaluation["samples"]),
+        "aids": words.reading_aids(evaluation, settings),
+        "settings": _settings_rows(settings),
+        "changed": {k: words.plain(v) for k, v in words.changed_settings(settings).items()},
+        "command": words.command(settings),
+        "versions": _versions(found),
+        "fingerprints": _fingerprints(found),
+        "plotly": Markup(get_plotlyjs()),
+    }
+
+
+def _model(settings: Mapping[str, object]) -> str:
+    model = settings.get("model", "unknown model")
+    return ", ".join(map(str, model)) if isinstance(model, list) else str(model)
+
+
+def _sample_groups(
+    samples: Sequence[Mapping[str, Any]],
+) -> list[tuple[str, list[Mapping[str, Any]]]]:
+    """Samples under a heading per prompt set, bad prompts first."""
+    names = list(dict.fromkeys([*SAMPLE_TITLES, *(sample["set"] for sample in samples)]))
+    groups = [
+        (SAMPLE_TITLES.get(name, name), [sample for sample in samples if sample["set"] == name])
+        for name in names
+    ]
+    return [(title, group) for title, group in groups if group]
+
+
+def _settings_rows(settings: Mapping[str, object]) -> list[tuple[str, str, bool, str]]:
+    """Name, value, whether it differs from the default, and meaning of every setting."""
+    changed, fields = words.changed_settings(settings), Settings.model_fields
+    return [
+        (
+            name,
+            words.plain(value),
+            name in changed,
+            (fields[name].description or "") if name in fields else "",
+        )
+        for name, value in settings.items()
+    ]
+
+
+def _versions(found: Run) -> dict[str, str]:
+    """Versions that the search and the evaluation ran with; both are told where they differ."""
+    merged: dict[str, list[str]] = {}
+    for artifact in (found.best, found.evaluation):
+        for name, version in artifact.get("provenance", {}).get("versions", {}).items():
+            merged.setdefault(name, [])
+            if version not in merged[name]:
+                merged[name].append(str(version))
+    return {name: " (search), ".join(versions) for name, versions in merged.items()}
+
+
+def _fingerprints(found: Run) -> list[tuple[str, dict[str, str]]]:
+    """Groups of name and value: files of this run, prompt sets, the edit, inputs of both phases."""
+    groups: list[tuple[str, dict[str, str]]] = [("Files (SHA-256)", found.hashes)]
+    groups += [(f"Prompts: {name}", flat(value)) for name, value in found.prompt_sets.items()]
+    edit = {k: v for k, v in found.ablation.items() if k not in LONG_FIELDS}
+    groups.append(("Edit (model/ablation.json)", flat(edit)))
+    inputs = found.evaluation.get("provenance", {}).get("inputs", {})
+    groups.append(("Inputs of the evaluation (SHA-256)", flat(inputs)))
+    return [(title, lines) for title, lines in groups if lines]

@@ -1,0 +1,166 @@
+"""Figures of the search: what each trial cost and gained, and how it went on."""
+
+from collections.abc import Sequence
+from itertools import accumulate
+from typing import Any
+
+import plotly.graph_objects as go
+
+from heretic.evaluation.summary import nats, short
+from heretic.report.chart import (
+    BLUE,
+    CROSS,
+    GREY,
+    LARGEST_KL,
+    SMALLEST_KL,
+    STAR,
+    Chart,
+    count_axis,
+    figure,
+    kl_axis,
+    on_log_axis,
+)
+from heretic.report.reading import Run, Trial
+
+
+def pareto(run: Run) -> Chart:
+    """KL against refusals of all trials, with the front, the chosen trial and the original."""
+    total = run.best["baseline"]["total"]
+    done, over = _complete(run), _infeasible(run)
+    front = sorted((t for t in done if t.on_front), key=lambda t: (t.kl, t.unanswered))
+    fig = figure(
+        "Refusals against damage, by trial",
+        "First-token KL (nats, log scale)",
+        {run.objective: count_axis(total, above=0.16)},
+        460,
+    )
+    axis = kl_axis([t.kl for t in done + over if t.kl is not None])
+    fig.update_xaxes(axis)
+    _add_lines(fig, front, [10**end for end in axis["range"]], run.baseline)
+    rest = [t for t in done if not t.on_front]
+    chosen = [t for t in done if t.number == run.best["trial"]]
+    _add_trials(fig, rest, "trial", {"symbol": "circle-open", "color": GREY, "size": 8})
+    _add_trials(fig, front, "on the front", {"symbol": "circle", "color": BLUE, "size": 9})
+    if over:
+        _add_trials(fig, over, "infeasible (not generated for)", CROSS, top=1.09 * total)
+    _add_trials(fig, chosen, "chosen", STAR)
+    return Chart(
+        "pareto",
+        fig,
+        "Both axes are better when smaller; prompts are those of the search, not the held-out "
+        "ones. Unanswered: refused, or answered by an empty or looping text. Trials whose KL "
+        "exceeds the limit are infeasible: no answers were generated, so they are drawn above the "
+        f"scale; a KL outside {SMALLEST_KL:g} to {LARGEST_KL:g} lies at the edge. Chosen: trial "
+        f"{run.best['trial']} ({run.best['selection']}). Point at a trial for its parameters.",
+        f"Scatter plot of {len(done)} complete and {len(over)} infeasible trials; "
+        f"{len(front)} lie on the Pareto front. {_describe(run)}",
+    )
+
+
+def _complete(run: Run) -> list[Trial]:
+    return [t for t in run.trials if t.feasible and t.kl is not None and t.unanswered is not None]
+
+
+def _infeasible(run: Run) -> list[Trial]:
+    return [t for t in run.trials if not t.feasible and t.kl is not None]
+
+
+def _add_lines(fig: go.Figure, front: Sequence[Trial], ends: list[float], before: float) -> None:
+    fig.add_scatter(
+        x=ends, y=[before, before], mode="lines", name="original model", hoverinfo="skip",
+        line={"color": GREY, "dash": "dot", "width": 1.5},
+    )  # fmt: skip
+    fig.add_scatter(
+        **_places(front), mode="lines", name="Pareto front", hoverinfo="skip",
+        line={"color": BLUE, "width": 2, "shape": "hv"},
+    )  # fmt: skip
+
+
+def _places(trials: Sequence[Trial], top: float = 0.0) -> dict[str, list[float]]:
+    return {
+        "x": [_drawn_kl(t) for t in trials],
+        "y": [top if t.unanswered is None else t.unanswered for t in trials],
+    }
+
+
+def _add_trials(
+    fig: go.Figure, trials: Sequence[Trial], name: str, marker: dict[str, Any], top: float = 0.0
+) -> None:
+    fig.add_scatter(
+        **_places(trials, top), mode="markers", name=name, marker=marker,
+        text=[_hover(trial) for trial in trials], hoverinfo="text",
+    )  # fmt: skip
+
+
+def _hover(trial: Trial) -> str:
+    lines = [f"<b>Trial {trial.number}</b>", f"KL {nats(trial.kl or 0.0)} nats"]
+    counts = {"refusals": trial.refusals, "unanswered": trial.unanswered}
+    if trial.unanswered is None:
+        lines.append("infeasible, not generated for")
+    else:
+        lines += [f"{name}: {value:g}" for name, value in counts.items() if value is not None]
+    return "<br>".join(lines + [f"{k}: {short(v)}" for k, v in trial.parameters.items()])
+
+
+def _describe(run: Run) -> str:
+    chosen = run.chosen()
+    return (
+        f"The chosen trial {chosen.number} has KL {nats(chosen.kl or 0.0)} nats and leaves "
+        f"{chosen.unanswered or 0:g} where the original has {run.baseline:g}: "
+        f"{run.objective[0].lower()}{run.objective[1:]}."
+    )
+
+
+def history(run: Run) -> Chart:
+    """Both objectives by trial, with the best so far and the chosen trial."""
+    total = run.best["baseline"]["total"]
+    done, over = _complete(run), _infeasible(run)
+    panels = {
+        "KL (nats, log)": kl_axis([t.kl for t in done + over if t.kl is not None]),
+        run.objective: count_axis(total),
+    }
+    fig = figure("The search, trial by trial", "Trial", panels, 520)
+    if over:
+        _add_numbered(fig, "y", over, [_drawn_kl(t) for t in over], "infeasible", CROSS)
+    chosen = [run.chosen()]
+    ring = {"symbol": "circle-open", "color": GREY, "size": 7}
+    for axis, value in (("y", _drawn_kl), ("y2", _drawn_count)):
+        values = [value(t) for t in done]
+        _add_numbered(fig, axis, done, values, "trial", ring)
+        fig.add_scatter(
+            x=[t.number for t in done], y=list(accumulate(values, min)), mode="lines",
+            name="lowest so far", line={"color": BLUE, "width": 2, "shape": "hv"},
+            yaxis=axis, showlegend=axis == "y", hoverinfo="skip",
+        )  # fmt: skip
+        _add_numbered(fig, axis, chosen, [value(t) for t in chosen], "chosen", STAR)
+    return Chart(
+        "history",
+        fig,
+        "Each objective alone is easy to lower, so the two lines are bounds and no single trial "
+        "need reach both.",
+        f"Two panels over the trial number: KL and unanswered prompts of "
+        f"{len(done + over)} trials, with the lowest value so far. {_describe(run)}",
+    )
+
+
+def _drawn_kl(trial: Trial) -> float:
+    return on_log_axis(trial.kl or 0.0)
+
+
+def _drawn_count(trial: Trial) -> float:
+    return trial.unanswered or 0.0
+
+
+def _add_numbered(
+    fig: go.Figure,
+    axis: str,
+    trials: Sequence[Trial],
+    values: Sequence[float],
+    name: str,
+    marker: dict[str, Any],
+) -> None:
+    fig.add_scatter(
+        x=[t.number for t in trials], y=list(values), mode="markers", name=name, marker=marker,
+        text=[_hover(trial) for trial in trials], hoverinfo="text",
+        yaxis=axis, showlegend=axis == "y",
+    )  # fmt: skip
