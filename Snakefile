@@ -1,0 +1,46 @@
+# Directional ablation of an open-weight language model, from prompts to a proven model.
+#
+#   results/
+#   ├── demo-model/                      the model that the workflow trains itself
+#   └── {run}/
+#       ├── prompts/{set}.jsonl          phase 1   load_prompts, check_prompts
+#       ├── residuals/{set}.safetensors  phase 2a  extract_residuals
+#       ├── directions.safetensors       phase 2b  compute_directions
+#       ├── geometry.csv
+#       ├── study.db                     phase 3   optimize (state: outlives every run)
+#       ├── trials.csv, study.json
+#       ├── best.json                              select_best
+#       ├── model/                       phase 4   apply_best
+#       ├── evaluation.json                        evaluate
+#       ├── model.manifest.json                    save
+#       ├── report.html, plots/                    report
+#       └── upload.json                            upload (only with upload_to)
+
+from snakemake.utils import min_version
+
+min_version("9.27")
+
+
+configfile: "config/config.yaml"
+
+
+include: "workflow/rules/common.smk"
+include: "workflow/rules/demo.smk"
+include: "workflow/rules/prompts.smk"
+include: "workflow/rules/directions.smk"
+include: "workflow/rules/search.smk"
+include: "workflow/rules/export.smk"
+include: "workflow/rules/evaluation.smk"
+
+
+rule all:
+    default_target: True
+    input:
+        [target for run in RUNS for target in targets(run)],
+    localrule: True
+    message:
+        "Everything is done"
+
+
+onsuccess:
+    print_summaries()

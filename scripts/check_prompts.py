@@ -1,0 +1,27 @@
+"""Refuses prompt sets that overlap, before any model is loaded."""
+
+from pathlib import Path
+
+from snakemake.script import Snakemake
+
+from heretic.artifacts import provenance, write_json
+from heretic.console import job, log
+from heretic.prompts.bundle import DatasetBundle
+from heretic.settings.prompt_sources import PROMPT_SETS
+
+snakemake: Snakemake
+
+
+def main(smk: Snakemake) -> None:
+    """Read all sets in use, compare them, and write how many prompts each has."""
+    used = dict(smk.input.items())
+    paths = {name: Path(used[name]) for name in PROMPT_SETS if name in used}
+    bundle = DatasetBundle.read(Path(smk.output[0]).parent, sets=paths)
+    bundle.check()
+    counts = bundle.summary()
+    log.info("%d prompts in %d sets, none in two", sum(counts.values()), len(counts))
+    write_json(Path(smk.output[0]), {"counts": counts, "provenance": provenance({}, paths)})
+
+
+with job(snakemake.log[0]):
+    main(snakemake)

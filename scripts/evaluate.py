@@ -1,0 +1,45 @@
+"""Compares original, edited and control models on held-out prompts.
+
+Rates carry Wilson intervals, mean KL(original || model) bootstrap intervals. The controls are an
+edit of strength zero, which must change nothing, and the chosen edit along random directions.
+"""
+
+from pathlib import Path
+
+from snakemake.script import Snakemake
+
+from heretic.artifacts import provenance, read_json, read_tensors, write_json
+from heretic.console import job
+from heretic.evaluation.holdout import HoldoutSets
+from heretic.evaluation.protocol import HoldoutProtocol, evaluate_edit
+from heretic.model.loading import load_model
+from heretic.model.threads import set_threads
+from heretic.prompts.bundle import read_prompts
+
+snakemake: Snakemake
+
+
+def main(smk: Snakemake) -> None:
+    """Measure the saved model against the original and write the table."""
+    settings, runtime = smk.params.settings, smk.config["runs"][smk.wildcards.run]
+    set_threads(runtime["threads"])
+    inputs = {
+        name: Path(smk.input[name]) for name in ("good_holdout_prompts", "bad_holdout_prompts")
+    }
+    folder = Path(smk.input.edited[0]).parent
+    options = {**runtime, **settings}
+    result = evaluate_edit(
+        load_original=lambda: load_model(**{**options, "model": smk.params.model}),
+        load_edited=lambda: load_model(**{**options, "model": str(folder), "model_revision": None}),
+        record=read_json(Path(smk.input.edited[0])),
+        directions=read_tensors(Path(smk.input.directions))["refusal_directions"],
+        sets=HoldoutSets(*(read_prompts(path) for path in inputs.values())),
+        protocol=HoldoutProtocol.from_settings(settings),
+        cache_weights=runtime["cache_weights"],
+    )
+    inputs |= {"edited": Path(smk.input.edited[0]), "directions": Path(smk.input.directions)}
+    write_json(Path(smk.output[0]), {**result, "provenance": provenance(settings, inputs)})
+
+
+with job(snakemake.log[0]):
+    main(snakemake)

@@ -1,0 +1,89 @@
+"""Searches where and how strongly to ablate: fewest refusals at the smallest divergence.
+
+Each trial edits W' = W - w d (d^T W) from the pristine weights, scores the first-token KL on good
+prompts and the refusals among bad ones, and is stored before the next one starts.
+"""
+
+from pathlib import Path
+from typing import Any
+
+from snakemake.script import Snakemake
+
+from heretic.ablation.editor import WeightEditor, pristine_weights
+from heretic.artifacts import provenance, read_tensors, sha256_of, write_csv, write_json
+from heretic.console import job, log
+from heretic.evaluation.evaluator import Evaluator
+from heretic.model.loading import load_model
+from heretic.model.source import locate, source_facts
+from heretic.model.threads import set_threads
+from heretic.optimization.records import trial_rows
+from heretic.optimization.search_space import SearchSpace
+from heretic.optimization.study import open_study, study_name
+from heretic.optimization.trials import TrialLoop
+from heretic.prompts.bundle import read_prompts
+
+snakemake: Snakemake
+
+
+def main(smk: Snakemake) -> None:
+    """Continue the study of this objective up to `n_trials`, then write its trials."""
+    settings, runtime = smk.params.settings, smk.config["runs"][smk.wildcards.run]
+    set_threads(runtime["threads"])
+    inputs = {
+        name: Path(smk.input[name])
+        for name in ("good_evaluation_prompts", "bad_evaluation_prompts", "directions")
+    }
+    name = study_name(objective(settings, inputs, smk))
+    with open_study(Path(smk.params.database), name) as study:
+        loop = prepare(settings, runtime, inputs, smk.params.model)
+        baseline = loop.evaluator.evaluate()
+        log.info("The original refuses %d of its bad prompts", baseline.refusals)
+        records = loop.run(study, settings["n_trials"])
+    facts = provenance(settings, inputs)
+    write_csv(Path(smk.output.trials), trial_rows(records), facts)
+    write_json(
+        Path(smk.output.study),
+        {
+            "study": name,
+            "n_layers": loop.space.n_layers,
+            "baseline": {**baseline.to_dict(), "total": len(loop.evaluator.bad_prompts)},
+            "trials": [record.to_dict() for record in records],
+            "provenance": facts,
+        },
+    )
+
+
+def objective(settings: dict[str, Any], inputs: dict[str, Path], smk: Snakemake) -> dict[str, Any]:
+    """What decides the score of given parameters; another objective is another study."""
+    revision = settings["model_revision"]
+    return {
+        "settings": {key: value for key, value in settings.items() if key != "n_trials"},
+        "inputs": {name: sha256_of(path) for name, path in inputs.items()},
+        "weights": source_facts("", revision, locate(smk.params.model, revision))["sha256"],
+        "source": {Path(path).name: sha256_of(Path(path)) for path in smk.input.code},
+    }
+
+
+def prepare(
+    settings: dict[str, Any], runtime: dict[str, Any], inputs: dict[str, Path], path: str
+) -> TrialLoop:
+    """Load the model, its directions and prompts."""
+    model = load_model(**{**runtime, **settings, "model": path})
+    good = read_prompts(inputs["good_evaluation_prompts"])
+    bad = read_prompts(inputs["bad_evaluation_prompts"])
+    pristine = pristine_weights(model, runtime["cache_weights"])
+    return TrialLoop(
+        space=SearchSpace(
+            model.anatomy.n_layers, settings["direction_scope"], settings["max_weight"]
+        ),
+        directions=read_tensors(inputs["directions"])["refusal_directions"],
+        editor=WeightEditor(model, pristine, settings["norm_preservation"]),
+        evaluator=Evaluator(model, good, bad, settings["max_response_length"]),
+        max_kl=settings["max_kl"],
+        seed=settings["seed"],
+        n_startup_trials=settings["n_startup_trials"],
+    )
+
+
+with job(snakemake.log[0]):
+    main(snakemake)

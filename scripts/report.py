@@ -1,0 +1,26 @@
+"""Writes the self-contained report page and the static copies of its figures."""
+
+from pathlib import Path
+
+from snakemake.script import Snakemake
+
+from heretic.console import job
+from heretic.report.page import write_report
+
+snakemake: Snakemake
+
+
+def main(smk: Snakemake) -> None:
+    """Draw the run's artifacts."""
+    target, run = Path(smk.output[0]), smk.wildcards.run
+    write_report(
+        target.parent,
+        run=run,
+        settings=smk.config["runs"][run],
+        target=target,
+        plots=target.parent / "plots",
+    )
+
+
+with job(snakemake.log[0]):
+    main(snakemake)

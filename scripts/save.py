@@ -1,0 +1,37 @@
+"""Writes the model card with the held-out evidence, and the manifest of the saved model."""
+
+from pathlib import Path
+
+from snakemake.script import Snakemake
+
+from heretic.artifacts import provenance, read_json, write_json, write_text
+from heretic.console import job, log
+from heretic.export.card import model_card
+from heretic.export.manifest import manifest
+
+snakemake: Snakemake
+
+
+def main(smk: Snakemake) -> None:
+    """Write the card, then the hash of every file."""
+    record_file, evaluation_file = Path(smk.input.record[0]), Path(smk.input.evaluation)
+    folder, record = record_file.parent, read_json(record_file)
+    best = read_json(Path(smk.input.best[0]))
+    write_text(folder / "README.md", model_card(record, read_json(evaluation_file), best))
+    files = manifest(folder)
+    log.info("%d files, %.1f MB", len(files), sum(f["bytes"] for f in files.values()) / 1e6)
+    write_json(
+        Path(smk.output[0]),
+        {
+            "files": files,
+            "parameters": record["parameters"],
+            "source": record["source"],
+            "provenance": provenance(
+                smk.params.settings, {"record": record_file, "evaluation": evaluation_file}
+            ),
+        },
+    )
+
+
+with job(snakemake.log[0]):
+    main(snakemake)

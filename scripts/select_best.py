@@ -1,0 +1,43 @@
+"""Chooses one trial of the Pareto front of (first-token KL, unanswered bad prompts)."""
+
+from pathlib import Path
+
+from snakemake.script import Snakemake
+
+from heretic.artifacts import provenance, read_json, write_json
+from heretic.console import job, log
+from heretic.optimization.records import TrialRecord, choose
+
+snakemake: Snakemake
+
+
+def main(smk: Snakemake) -> None:
+    """Write the chosen trial, its edit layer by layer, and why it was chosen."""
+    settings = smk.params.settings
+    study = read_json(Path(smk.input.study))
+    records = [TrialRecord.from_dict(record) for record in study["trials"]]
+    chosen, reason = choose(records, settings["select"], settings["select_max_kl"])
+    log.info("Trial %d, %s", chosen.number, reason)
+    parameters = chosen.parameters
+    write_json(
+        Path(smk.output[0]),
+        {
+            "trial": chosen.number,
+            "parameters": parameters.to_dict(),
+            "scores": chosen.scores,
+            "baseline": study["baseline"],
+            "selection": reason,
+            "study": study["study"],
+            "n_trials": len(records),
+            "strengths": parameters.strengths(study["n_layers"]),
+            "directions": {
+                "scope": parameters.direction_scope,
+                "index": parameters.direction_index,
+            },
+            "provenance": provenance(settings, {"study": Path(smk.input.study)}),
+        },
+    )
+
+
+with job(snakemake.log[0]):
+    main(snakemake)

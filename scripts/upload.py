@@ -1,0 +1,23 @@
+"""Uploads the saved model to the hub and keeps the receipt."""
+
+from pathlib import Path
+
+from snakemake.script import Snakemake
+
+from heretic.artifacts import write_json
+from heretic.console import job, log
+from heretic.export.hub import upload_model
+
+snakemake: Snakemake
+
+
+def main(smk: Snakemake) -> None:
+    """Upload every file of the model folder in one commit."""
+    settings, folder = smk.params.settings, Path(smk.input.manifest[0]).with_name("model")
+    receipt = upload_model(folder, settings["upload_to"], private=settings["upload_private"])
+    log.info("Uploaded to %s", receipt["url"])
+    write_json(Path(smk.output[0]), receipt)
+
+
+with job(snakemake.log[0]):
+    main(snakemake)

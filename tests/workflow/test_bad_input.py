@@ -1,0 +1,67 @@
+"""Bad input: one clear line and status 1, before anything is loaded."""
+
+from pathlib import Path
+
+import pytest
+from conftest import Workspace
+
+
+def write(path: Path, *lines: str) -> str:
+    path.write_text("".join(f"{line}\n" for line in lines))
+    return str(path)
+
+
+@pytest.mark.parametrize(
+    ("config", "error", "advice"),
+    [
+        ("n_trails=5", "SettingsError", "did you mean 'n_trials'?"),
+        ("n_trials=0", "SettingsError", "greater than or equal to 1"),
+        ("model=/no/such/model", "ModelLoadError", "does not exist; check the path"),
+        ("model={folder}", "ModelLoadError", "has no config.json"),
+        ("bad_prompts={empty}", "PromptError", "is empty; write at least one prompt"),
+        ("bad_prompts={missing}", "PromptError", "file not found"),
+        ("good_prompts={one} bad_prompts={same}", "PromptError", "good_prompts and bad_prompts"),
+        ("upload_to=me/model", "UploadError", "HF_TOKEN"),
+    ],
+)
+def test_is_one_clear_line(
+    config: str, error: str, advice: str, workspace: Workspace, tmp_path: Path
+) -> None:
+    places = {
+        "folder": str(tmp_path),
+        "empty": write(tmp_path / "empty.txt"),
+        "missing": str(tmp_path / "missing.txt"),
+        "one": write(tmp_path / "one.txt", "How are you?"),
+        "same": write(tmp_path / "same.txt", "How are you?"),
+    }
+    done = workspace.run(
+        "--config", *config.format(**places).split(), HF_HOME=str(tmp_path), HF_TOKEN=""
+    )
+    lines = [line for line in done.stdout.splitlines() if error in line]
+    assert done.returncode == 1
+    assert len(lines) == 1
+    assert advice in lines[0]
+    assert "Traceback" not in done.stdout
+    assert not (workspace.results).exists()
+
+
+def test_overlap_that_only_jobs_can_see_stops_before_the_model(
+    workspace: Workspace, tmp_path: Path
+) -> None:
+    write(tmp_path / "good.txt", "How are you?", "Who are you?")
+    done = workspace.run(
+        "--keep-going",
+        "results/demo/prompts/bundle.json",
+        "--config",
+        "good_prompts=demo",
+        HERETIC_GOOD_PROMPTS__SPLIT="bad_holdout_prompts",
+    )
+    assert done.returncode == 1
+    assert "PromptError" in done.stdout
+    assert "bad_holdout_prompts" in done.stdout
+
+
+def test_slurm_profile_plans_every_rule(workspace: Workspace) -> None:
+    plan = workspace.require("--dry-run", "--workflow-profile", "profiles/slurm")
+    for rule in ("train_demo_model", "extract_residuals", "optimize", "evaluate", "report"):
+        assert rule in plan

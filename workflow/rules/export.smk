@@ -1,0 +1,61 @@
+rule apply_best:
+    input:
+        best=rules.select_best.output,
+        directions=rules.compute_directions.output.directions,
+        model=model_files,
+        code=source_of("apply_best"),
+    output:
+        "results/{run}/model/ablation.json",
+    log:
+        "logs/{run}/apply_best.log",
+    benchmark:
+        "benchmarks/{run}/apply_best.tsv"
+    conda:
+        "../../envs/heretic.yaml"
+    resources:
+        gpu=1,
+    params:
+        settings=settings_of("apply_best"),
+        model=model_path,
+    message:
+        "Editing the weights with the chosen trial and saving the model"
+    script:
+        "../../scripts/apply_best.py"
+
+
+rule save:
+    input:
+        record=rules.apply_best.output,
+        evaluation="results/{run}/evaluation.json",
+        best=rules.select_best.output,
+        code=source_of("save"),
+    output:
+        "results/{run}/model.manifest.json",
+    log:
+        "logs/{run}/save.log",
+    conda:
+        "../../envs/heretic.yaml"
+    params:
+        settings=settings_of("save"),
+    message:
+        "Writing the model card and the manifest of the saved model"
+    script:
+        "../../scripts/save.py"
+
+
+rule upload:
+    input:
+        manifest=rules.save.output,
+        code=source_of("upload"),
+    output:
+        "results/{run}/upload.json",
+    log:
+        "logs/{run}/upload.log",
+    conda:
+        "../../envs/heretic.yaml"
+    params:
+        settings=settings_of("upload"),
+    message:
+        "Uploading the edited model"
+    script:
+        "../../scripts/upload.py"

@@ -1,0 +1,34 @@
+rule load_prompts:
+    input:
+        file=source_files,
+        code=source_of("load_prompts"),
+    output:
+        "results/{run}/prompts/{prompts}.jsonl",
+        "results/{run}/prompts/{prompts}.fingerprint.json",
+    log:
+        "logs/{run}/load_prompts/{prompts}.log",
+    conda:
+        "../../envs/heretic.yaml"
+    params:
+        source=lambda wildcards: source_of_set(wildcards).model_dump(mode="json"),
+        settings=settings_of("load_prompts"),
+    message:
+        "Loading {wildcards.prompts}"
+    script:
+        "../../scripts/load_prompts.py"
+
+
+rule check_prompts:
+    input:
+        unpack(prompt_files(*PROMPT_SETS)),
+        code=source_of("check_prompts"),
+    output:
+        "results/{run}/prompts/bundle.json",
+    log:
+        "logs/{run}/check_prompts.log",
+    conda:
+        "../../envs/heretic.yaml"
+    message:
+        "Checking that the prompt sets do not overlap"
+    script:
+        "../../scripts/check_prompts.py"
