@@ -6,6 +6,7 @@ from snakemake.script import Snakemake
 
 from heretic.artifacts import provenance, read_json, write_json
 from heretic.console import job, log
+from heretic.optimization.pareto import Scales
 from heretic.optimization.records import TrialRecord, choose
 
 snakemake: Snakemake
@@ -16,7 +17,8 @@ def main(smk: Snakemake) -> None:
     settings = smk.params.settings
     study = read_json(Path(smk.input.study))
     records = [TrialRecord.from_dict(record) for record in study["trials"]]
-    chosen, reason = choose(records, settings["select"], settings["select_max_kl"])
+    scales = Scales(settings["max_kl"], study["baseline"]["total"])
+    chosen, reason = choose(records, settings["select"], settings["select_max_kl"], scales)
     log.info("Trial %d, %s", chosen.number, reason)
     parameters = chosen.parameters
     write_json(

@@ -8,7 +8,6 @@ from heretic.artifacts import provenance, write_json
 from heretic.console import ProgressLine, job
 from heretic.demo.train import train_demo_model
 from heretic.export.manifest import manifest
-from heretic.model.threads import set_threads
 
 snakemake: Snakemake
 
@@ -17,14 +16,13 @@ def main(smk: Snakemake) -> None:
     """Train into the folder beside the manifest, which is written last."""
     settings, target = smk.params.settings, Path(smk.output[0])
     folder = target.with_name(target.name.removesuffix(".manifest.json"))
-    runtime = next(iter(smk.config["runs"].values()))
     steps = settings["demo_steps"]
     with ProgressLine("Training the demo model", steps) as progress:
         facts = train_demo_model(
             folder,
             seed=settings["seed"],
             steps=steps,
-            threads=set_threads(runtime["threads"]),
+            threads=1,  # small matrices: a second thread makes it slower, not faster
             progress=lambda step, _, loss: progress.advance(
                 step - progress.done, note=f"loss {loss:.3f}"
             ),

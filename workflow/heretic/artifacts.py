@@ -46,16 +46,27 @@ def replacing(target: Path) -> Iterator[Path]:
 
 @contextmanager
 def replacing_folder(target: Path) -> Iterator[Path]:
-    """Like `replacing`, for a whole folder; an older folder of that name is removed."""
+    """Like `replacing`, for a whole folder.
+
+    An older folder of that name is moved aside as a whole and then removed, so that a reader may
+    for an instant find no folder, but never one that lacks files.
+    """
     target.parent.mkdir(parents=True, exist_ok=True)
     beside = Path(tempfile.mkdtemp(prefix=f".{target.name}.", dir=target.parent))
+    aside = beside.with_name(f"{beside.name}.old")
     try:
         yield beside
+        for path in beside.rglob("*"):
+            if path.is_file():
+                _flush(path)
         beside.chmod(0o777 & ~_umask())
         if target.exists():
-            shutil.rmtree(target)
-        beside.replace(target)
+            target.rename(aside)
+        beside.rename(target)
     finally:
+        if aside.exists() and not target.exists():
+            aside.rename(target)
+        shutil.rmtree(aside, ignore_errors=True)
         shutil.rmtree(beside, ignore_errors=True)
 
 
@@ -77,18 +88,26 @@ def read_json(path: Path) -> dict[str, Any]:
         HereticError: the file is missing or damaged.
     """
     try:
-        return dict(json.loads(path.read_text(encoding="utf-8")))
+        value = json.loads(path.read_text(encoding="utf-8"))
+        if not isinstance(value, dict):
+            raise ValueError(f"it holds a {type(value).__name__} instead of an object")
     except (OSError, ValueError) as error:
         raise HereticError(f"cannot read {path}: {error}; delete it and run again") from error
+    return value
 
 
 def write_jsonl(path: Path, records: Iterable[Mapping[str, Any]]) -> None:
-    """Write one JSON object a line, atomically."""
-    write_text(path, "".join(json.dumps(dict(r), ensure_ascii=False) + "\n" for r in records))
+    """Write one JSON object a line, atomically; NaN is an error because JSON has none."""
+    lines = (json.dumps(dict(r), ensure_ascii=False, allow_nan=False) + "\n" for r in records)
+    write_text(path, "".join(lines))
 
 
 def read_jsonl(path: Path) -> list[dict[str, Any]]:
-    """Read one JSON object a line."""
+    """Read one JSON object a line.
+
+    Raises:
+        OSError, ValueError: the file is missing or damaged; the caller knows what it should hold.
+    """
     with path.open(encoding="utf-8") as lines:
         return [json.loads(line) for line in lines]
 

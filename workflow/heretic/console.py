@@ -31,7 +31,9 @@ def start_logging(log_file: Path | None = None, *, debug: bool = False) -> None:
     """Send the library's log lines to the terminal and, when given, to `log_file`."""
     log.setLevel(logging.DEBUG if debug else logging.INFO)
     log.propagate = False
-    log.handlers.clear()
+    for handler in [*log.handlers]:
+        log.removeHandler(handler)
+        handler.close()
     console = Console(stderr=True)
     if console.is_terminal:
         log.addHandler(RichHandler(console=console, show_path=False, markup=False))
@@ -54,7 +56,7 @@ def one_line_errors(*, debug: bool = False) -> Iterator[None]:
     except HereticError as error:
         if debug:
             raise
-        log.error("%s: %s", type(error).__name__, error)
+        log.error("%s: %s", type(error).__name__, " ".join(str(error).splitlines()))
         raise SystemExit(1) from None
 
 
@@ -68,7 +70,7 @@ def job(log_file: str) -> Iterator[None]:
 
 def duration(seconds: float) -> str:
     """`75` as `1:15`, `4000` as `1:06:40`."""
-    minutes, second = divmod(int(seconds + 0.5), 60)
+    minutes, second = divmod(int(max(seconds, 0.0) + 0.5), 60)
     hours, minute = divmod(minutes, 60)
     return f"{hours}:{minute:02d}:{second:02d}" if hours else f"{minute}:{second:02d}"
 

@@ -1,4 +1,4 @@
-"""Which library modules a script depends on, read from its imports."""
+"""Which library files a script depends on: the modules that it imports, and their data."""
 
 import ast
 from collections.abc import Iterator
@@ -6,12 +6,15 @@ from functools import cache
 from pathlib import Path
 
 PACKAGE = "heretic"
+DATA_SUFFIXES = (".html", ".json", ".yaml", ".txt")
 # These change what a user reads on the screen, never what an artifact holds.
 WITHOUT_EFFECT = ("__init__.py", "console.py", "errors.py")
 
 
 def module_files(script: Path, library: Path) -> list[Path]:
     """The files of the library that `script` imports, directly or through others, sorted.
+
+    Data files count with the modules that lie beside them.
 
     Args:
         script: a Python file.
@@ -24,24 +27,37 @@ def module_files(script: Path, library: Path) -> list[Path]:
             if path not in found:
                 found.add(path)
                 waiting.append(path)
-    return sorted(found - {library / name for name in WITHOUT_EFFECT})
+    found -= {library / name for name in WITHOUT_EFFECT}
+    folders = {path.parent for path in found}
+    return sorted(found.union(*map(_data_files, folders)))
 
 
 @cache
 def _imported(source: Path, library: Path) -> frozenset[Path]:
     tree = ast.parse(source.read_text(encoding="utf-8"), filename=str(source))
     return frozenset(
-        path for name in _module_names(tree) for path in _files_of(name.split(".")[1:], library)
+        path
+        for name in _module_names(tree, _package_of(source, library))
+        for path in _files_of(name.split(".")[1:], library)
     )
 
 
-def _module_names(tree: ast.Module) -> Iterator[str]:
+def _package_of(source: Path, library: Path) -> list[str]:
+    """The package that relative imports of `source` start from; empty for a script."""
+    if not source.is_relative_to(library):
+        return []
+    return [PACKAGE, *source.relative_to(library).parent.parts]
+
+
+def _module_names(tree: ast.Module, package: list[str]) -> Iterator[str]:
     for node in ast.walk(tree):
         if isinstance(node, ast.Import):
             names = [alias.name for alias in node.names]
-        elif isinstance(node, ast.ImportFrom) and node.module:
+        elif isinstance(node, ast.ImportFrom):
+            above = package[: len(package) - node.level + 1] if node.level else []
+            module = ".".join([*above, *([node.module] if node.module else [])])
             # `from heretic.model import anatomy` may name a module or something inside one.
-            names = [node.module, *(f"{node.module}.{alias.name}" for alias in node.names)]
+            names = [module, *(f"{module}.{alias.name}" for alias in node.names)]
         else:
             continue
         yield from (name for name in names if name.split(".")[0] == PACKAGE)
@@ -56,3 +72,7 @@ def _files_of(parts: list[str], library: Path) -> Iterator[Path]:
     module = library.joinpath(*parts).with_suffix(".py") if parts else library
     if module.is_file():
         yield module
+
+
+def _data_files(folder: Path) -> set[Path]:
+    return {path for path in folder.iterdir() if path.is_file() and path.suffix in DATA_SUFFIXES}

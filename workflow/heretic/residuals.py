@@ -7,10 +7,10 @@ import torch
 from torch import Tensor, nn
 
 from heretic.console import ProgressLine
-from heretic.model.anatomy import first_tensor
 from heretic.model.batching import by_length, run_in_batches
 from heretic.model.decoding import forward, pad_left
 from heretic.model.loading import Model
+from heretic.model.probe import first_tensor, stream_of
 from heretic.prompts.prompt import Prompt
 
 
@@ -48,7 +48,7 @@ def _last_position_states(model: Model, inputs: Tensor, mask: Tensor) -> Tensor:
         states.append(hidden[:, -1].float().cpu())
 
     def before_first(_: nn.Module, args: Any, kwargs: Any) -> None:
-        keep_last(args[0] if args else kwargs["hidden_states"])
+        keep_last(stream_of(args, kwargs))
 
     def after(_: nn.Module, args: Any, output: Any) -> None:
         keep_last(first_tensor(output))

@@ -6,6 +6,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
@@ -25,9 +26,9 @@ class DiskWeights:
         """Find every writer's tensor in the checkpoint.
 
         Raises:
-            ModelLoadError: the checkpoint lacks a writer's tensor under its name in the network.
+            ModelLoadError: the checkpoint lacks a writer's tensor under its name in the network,
+                or holds it in another shape.
         """
-        self._dtype = model.loaded_dtype
         self._files = tensor_files(model.folder)
         self._prefix = f"{model.network.base_model_prefix}."
         self.check(model.anatomy)
@@ -35,14 +36,14 @@ class DiskWeights:
     def check(self, anatomy: Anatomy) -> None:
         """Refuse a model whose writers the checkpoint does not hold in their shape."""
         for writer in anatomy.writers:
-            name = f"{writer.name}.weight"
-            with self._open(name) as (tensors, stored):
-                on_disk = tuple(tensors.get_slice(stored).get_shape())
-            in_memory = tuple(writer.module.weight.shape)
-            if on_disk != in_memory:
-                raise ModelLoadError(
-                    f"{name} has shape {in_memory} in memory and {on_disk} on disk; {ADVICE}"
-                )
+            for name, parameter in writer.module.named_parameters(writer.name, recurse=False):
+                with self._open(name) as (tensors, stored):
+                    on_disk = tuple(tensors.get_slice(stored).get_shape())
+                in_memory = tuple(parameter.shape)
+                if on_disk != in_memory:
+                    raise ModelLoadError(
+                        f"{name} has shape {in_memory} in memory and {on_disk} on disk; {ADVICE}"
+                    )
 
     def pristine(self, writer: StreamWriter, anatomy: Anatomy) -> PristineParts:
         """Weight [d_model, d_in] and bias [d_model] as the model was loaded.
@@ -50,13 +51,16 @@ class DiskWeights:
         Raises:
             ModelLoadError: the file is gone or damaged, or has no such tensor.
         """
-        weight = self._read(f"{writer.name}.weight")
-        bias = None if writer.bias is None else self._read(f"{writer.name}.bias")
+        dtype = writer.weight.dtype
+        weight = self._read(f"{writer.name}.weight", dtype)
+        bias = None if writer.bias is None else self._read(f"{writer.name}.bias", dtype)
         return PristineParts(weight.T if writer.transposed else weight, bias)
 
-    def _read(self, name: str) -> Tensor:
+    def _read(self, name: str, dtype: torch.dtype) -> Tensor:
         with self._open(name) as (tensors, stored):
-            return tensors.get_tensor(stored).to(self._dtype)
+            # A copy: the mapped file may change, and products depend on how memory is aligned.
+            found: Tensor = tensors.get_tensor(stored)
+            return found.to(dtype, copy=True)
 
     @contextmanager
     def _open(self, name: str) -> Iterator[tuple[Any, str]]:
@@ -76,16 +80,19 @@ def tensor_files(folder: Path) -> dict[str, Path]:
     """The file of each tensor of a checkpoint, sharded or not.
 
     Raises:
-        ModelLoadError: there are no safetensors files.
+        ModelLoadError: there are no safetensors files, or one is damaged.
     """
     index = folder / INDEX
-    if index.is_file():
-        weight_map = json.loads(index.read_text(encoding="utf-8"))["weight_map"]
-        return {name: folder / file for name, file in weight_map.items()}
     found: dict[str, Path] = {}
-    for path in sorted(folder.glob("*.safetensors")):
-        with safe_open(path, framework="pt") as tensors:
-            found.update(dict.fromkeys(tensors.keys(), path))
+    try:
+        if index.is_file():
+            weight_map = json.loads(index.read_text(encoding="utf-8"))["weight_map"]
+            return {name: folder / file for name, file in weight_map.items()}
+        for path in sorted(folder.glob("*.safetensors")):
+            with safe_open(path, framework="pt") as tensors:
+                found.update(dict.fromkeys(tensors.keys(), path))
+    except (OSError, SafetensorError, ValueError, KeyError) as error:
+        raise ModelLoadError(f"cannot read the files of {folder}: {error}; {ADVICE}") from error
     if not found:
         raise ModelLoadError(f"{folder} has no safetensors files; {ADVICE}")
     return found

@@ -9,7 +9,12 @@ import torch
 from heretic.ablation.disk_weights import DiskWeights
 from heretic.ablation.plan import Edit
 from heretic.ablation.projection import NormPreservation, ablate_bias, ablate_matrix
-from heretic.ablation.weights_cache import LayerWeightsCache, PristineParts, copy_back
+from heretic.ablation.weights_cache import (
+    LayerWeightsCache,
+    PristineParts,
+    copy_back,
+    overwriting,
+)
 from heretic.console import log
 from heretic.model.anatomy import Anatomy, StreamWriter
 from heretic.model.loading import Model
@@ -46,7 +51,8 @@ class WeightEditor:
         """Bring the model into the state of these edits, whatever its state was.
 
         Raises:
-            ModelLoadError: the pristine weights do not fit the model; nothing was changed.
+            ModelLoadError: the pristine weights do not fit the model, and nothing was changed; or
+                writing failed, and the message says that the model must not be used.
         """
         anatomy = self.model.anatomy
         self.pristine.check(anatomy)
@@ -63,7 +69,7 @@ class WeightEditor:
         self.abliterate([])
 
     def _write(self, edit: Edit, parts: PristineParts) -> None:
-        with torch.no_grad():
+        with overwriting(edit.writer), torch.no_grad():
             target = edit.writer.weight
             weight = parts.weight.to(target.device)
             ablate_matrix(weight, edit.direction, edit.strength, self.norm_preservation, out=target)

@@ -27,9 +27,14 @@ def direction_at(directions: Tensor, index: float) -> Tensor:
         index: position in [0, n_layers].
 
     Raises:
-        DirectionError: the neighbours cancel each other.
+        DirectionError: the index is outside the rows, or the neighbours cancel each other.
     """
-    low = min(int(index), len(directions) - 1)
+    if not 0 <= index <= len(directions) - 1:
+        raise DirectionError(
+            f"direction_index={index:.3f} is not in 0 to {len(directions) - 1}; are the "
+            "directions those of this model?"
+        )
+    low = int(index)
     high = min(low + 1, len(directions) - 1)
     mixed = torch.lerp(directions[low].double(), directions[high].double(), index - low)
     norm = mixed.norm()
@@ -38,20 +43,24 @@ def direction_at(directions: Tensor, index: float) -> Tensor:
             f"directions {low} and {high} cancel at index {index:.3f}; use direction_scope="
             "per_layer"
         )
-    return (mixed / norm).to(directions.dtype)
+    unit: Tensor = (mixed / norm).to(directions.dtype)
+    return unit
 
 
 def plan_edits(parameters: AblationParameters, directions: Tensor, anatomy: Anatomy) -> list[Edit]:
     """The edits of a trial, one per writer with a strength above zero.
 
     Layer l is edited along the direction of the state that it writes: row l + 1.
+
+    Raises:
+        DirectionError: there is no direction at the index of a global edit.
     """
     strengths = parameters.strengths(anatomy.n_layers)
-    everywhere = (
-        direction_at(directions, parameters.direction_index or 0.0)
-        if parameters.direction_scope == "global"
-        else None
-    )
+    everywhere = None
+    if parameters.direction_scope == "global":
+        if parameters.direction_index is None:
+            raise DirectionError("direction_scope=global needs a direction_index")
+        everywhere = direction_at(directions, parameters.direction_index)
     edits = []
     for writer in anatomy.writers:
         strength = strengths[writer.component][writer.layer]

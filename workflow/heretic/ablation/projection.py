@@ -18,8 +18,6 @@ from torch import Tensor
 
 NormPreservation = Literal["none", "column", "row", "frobenius"]
 
-_TINY = 1e-30
-
 
 def ablate_matrix(
     pristine: Tensor,
@@ -35,7 +33,8 @@ def ablate_matrix(
         direction: unit vector [d_model].
         strength: w; 0 returns W bit for bit.
         norm_preservation: which norms are restored afterwards.
-        out: where to write, of W's shape and dtype; a new tensor when None.
+        out: where to write, of W's shape and dtype, perhaps W itself or another view of its
+            memory; a new tensor when None.
 
     Returns:
         W' in W's dtype, computed in float32 at least: half precision would round the small
@@ -47,7 +46,8 @@ def ablate_matrix(
     weight = pristine.to(torch.promote_types(pristine.dtype, torch.float32))
     unit = direction.to(weight)
     projection = weight.T @ unit  # v [d_in]
-    target = result if result.dtype == weight.dtype and result is not weight else None
+    # Norms are taken of W after the edit, so W must not be written over before.
+    target = None if result.dtype != weight.dtype or _share_memory(result, weight) else result
     edited = torch.addr(weight, unit, projection, alpha=-strength, out=target)
     scale = _scale(weight, edited, norm_preservation)
     if scale is not None:
@@ -65,10 +65,19 @@ def ablate_bias(pristine: Tensor, direction: Tensor, strength: float) -> Tensor:
 
 
 def _scale(before: Tensor, after: Tensor, norm_preservation: NormPreservation) -> Tensor | None:
-    """What brings the chosen norms back; matrices without a norm stay as they are."""
+    """What brings the chosen norms back.
+
+    Where the edit leaves only rounding errors there is no norm to restore: scaling those up would
+    write noise into the model, so they stay as they are.
+    """
     if norm_preservation == "none":
         return None
     dims = {"column": (0,), "row": (1,), "frobenius": (0, 1)}[norm_preservation]
     wanted = torch.linalg.vector_norm(before, dim=dims, keepdim=True)
     found = torch.linalg.vector_norm(after, dim=dims, keepdim=True)
-    return torch.where(found > _TINY, wanted / found.clamp(min=_TINY), torch.ones_like(found))
+    left = found > wanted * torch.finfo(found.dtype).eps ** 0.5
+    return torch.where(left, wanted / found, torch.ones_like(found))
+
+
+def _share_memory(one: Tensor, other: Tensor) -> bool:
+    return one.untyped_storage().data_ptr() == other.untyped_storage().data_ptr()

@@ -1,6 +1,7 @@
 """Pristine copies of the matrices that trials edit, and only of those."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
@@ -80,12 +81,14 @@ class LayerWeightsCache:
                 f"{anatomy.n_layers}; {PROGRAM_ERROR}"
             )
         for writer in anatomy.writers:
-            cached = self.pristine(writer, anatomy).weight
-            if cached.shape != writer.weight.shape:
-                raise ModelLoadError(
-                    f"{writer.name} has shape {tuple(writer.weight.shape)}, its cached copy "
-                    f"{tuple(cached.shape)}; {PROGRAM_ERROR}"
-                )
+            cached = self.pristine(writer, anatomy)
+            for now, then in ((writer.weight, cached.weight), (writer.bias, cached.bias)):
+                shape, cached_shape = _shape(now), _shape(then)
+                if shape != cached_shape:
+                    raise ModelLoadError(
+                        f"{writer.name} has shape {shape}, its cached copy {cached_shape}; "
+                        f"{PROGRAM_ERROR}"
+                    )
 
     def pristine(self, writer: StreamWriter, anatomy: Anatomy) -> PristineParts:
         """The copies of one writer.
@@ -106,6 +109,10 @@ class LayerWeightsCache:
                 f"{PROGRAM_ERROR}"
             )
         return copies[position]
+
+
+def _shape(tensor: Tensor | None) -> tuple[int, ...] | None:
+    return None if tensor is None else tuple(tensor.shape)
 
 
 def _position(by_component: Mapping[str, list[StreamWriter]], writer: StreamWriter) -> int:
@@ -136,13 +143,23 @@ def copy_back(writer: StreamWriter, parts: PristineParts) -> None:
     Raises:
         ModelLoadError: the copy failed; the model must not be used any more.
     """
+    with overwriting(writer), torch.no_grad():
+        writer.weight.copy_(parts.weight)
+        if writer.bias is not None and parts.bias is not None:
+            writer.bias.copy_(parts.bias)
+
+
+@contextmanager
+def overwriting(writer: StreamWriter) -> Iterator[None]:
+    """Name the writer whose weights were being overwritten when that failed.
+
+    Raises:
+        ModelLoadError: the writer may hold neither its old nor its new weights.
+    """
     try:
-        with torch.no_grad():
-            writer.weight.copy_(parts.weight)
-            if writer.bias is not None and parts.bias is not None:
-                writer.bias.copy_(parts.bias)
-    except RuntimeError as error:
+        yield
+    except (RuntimeError, MemoryError) as error:
         raise ModelLoadError(
-            f"cannot restore {writer.name}: {error}; the model in memory is no longer the "
+            f"cannot overwrite {writer.name}: {error}; the model in memory is no longer the "
             "original, load it again"
         ) from error

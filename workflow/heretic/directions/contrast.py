@@ -51,7 +51,8 @@ def contrastive_pca(
     ]
     top = torch.stack(rows)
     along = (top * difference).sum(-1, keepdim=True)
-    return torch.where(difference.norm(dim=-1, keepdim=True) > 0, top * along.sign(), 0.0)
+    signed = torch.where(along < 0, -top, top)
+    return torch.where(difference.norm(dim=-1, keepdim=True) > 0, signed, 0.0)
 
 
 def _top_contrast(
@@ -67,4 +68,5 @@ def _top_contrast(
     basis, coordinates = torch.linalg.qr(stacked.T)  # [d, r], [r, n]
     small = (coordinates * signs) @ coordinates.T
     top = torch.linalg.eigh(small).eigenvectors[:, -1]
-    return basis @ top
+    vector: Tensor = basis @ top
+    return vector

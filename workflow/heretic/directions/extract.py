@@ -67,6 +67,9 @@ def extract_directions(
     Raises:
         DirectionError: the sets cannot be told apart in a layer, or nothing is left there.
     """
+    for residuals in (good, bad, unhelpfulness, sacred):
+        if residuals is not None:
+            _require_numbers(residuals)
     refusal = normalize(_contrast(bad, good, options))
     _require_directions(refusal)
     helpful = None if unhelpfulness is None else normalize(mean_difference(good, unhelpfulness))
@@ -96,12 +99,15 @@ def _contrast(bad: Tensor, good: Tensor, options: ExtractionOptions) -> Tensor:
     return contrastive_pca(bad, good, options.cpca_alpha, options.cpca_center)
 
 
-def _require_directions(directions: Tensor) -> None:
-    if not torch.isfinite(directions).all():
+def _require_numbers(residuals: Tensor) -> None:
+    if not torch.isfinite(residuals).all():
         raise DirectionError(
             "the residual stream holds values that are no numbers; load the model with "
             "dtype=bfloat16 or dtype=float32"
         )
+
+
+def _require_directions(directions: Tensor) -> None:
     empty = [layer for layer in range(1, len(directions)) if directions[layer].norm() == 0]
     if empty:
         raise DirectionError(

@@ -8,6 +8,7 @@ from torch import Tensor
 from torch.nn.functional import cosine_similarity
 
 from heretic.directions.contrast import mean_difference
+from heretic.errors import DirectionError
 
 
 def geometry_rows(bad: Tensor, good: Tensor, directions: Tensor, seed: int) -> list[dict[str, Any]]:
@@ -23,7 +24,15 @@ def geometry_rows(bad: Tensor, good: Tensor, directions: Tensor, seed: int) -> l
         direction, the silhouette of the two sets, the share of the pooled variance that lies
         along the direction, and `auroc`: how well a difference of means taken on one half of the
         prompts separates the other half (both halves in turn).
+
+    Raises:
+        DirectionError: a set has a single prompt, which cannot be halved.
     """
+    if min(len(bad), len(good)) < 2:
+        raise DirectionError(
+            "a prompt set has a single prompt, so that nothing can be said of its geometry; give "
+            "good_prompts and bad_prompts at least 2 prompts, better 100"
+        )
     difference = mean_difference(bad, good)
     separation = cross_fitted_auroc(bad, good, seed)
     rows = []

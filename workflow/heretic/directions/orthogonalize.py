@@ -24,7 +24,8 @@ def orthogonalize(directions: Tensor, against: Sequence[Tensor], min_remaining: 
         min_remaining: smallest norm that must be left of a unit direction.
 
     Raises:
-        DirectionError: less than that is left in a layer, which it names.
+        DirectionError: less than that is left after a layer, which it names. Row 0 is the
+            embeddings', row l the state after decoder layer l - 1.
     """
     if not against:
         return directions
@@ -37,11 +38,15 @@ def orthogonalize(directions: Tensor, against: Sequence[Tensor], min_remaining: 
     for layer, (before, after) in enumerate(zip(directions, remaining, strict=True)):
         if before.norm() > 0 and after.norm() < min_remaining:
             raise DirectionError(
-                f"layer {layer}: only {float(after.norm()):.3f} of the direction is left after "
+                f"{_place(layer)} only {float(after.norm()):.3f} of the direction is left by "
                 f"orthogonalisation (min_remaining_norm is {min_remaining}); protect less: "
                 "switch off orthogonalize_to_good, unhelpfulness_prompts or sacred_prompts"
             )
     return normalize(remaining)
+
+
+def _place(row: int) -> str:
+    return f"after layer {row - 1}" if row else "at the embeddings"
 
 
 def _outside_span(direction: Tensor, vectors: Tensor) -> Tensor:

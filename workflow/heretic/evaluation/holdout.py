@@ -1,11 +1,13 @@
 """The held-out table: original, edited and control models on prompts that no search saw."""
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from torch import Tensor
 
+from heretic.errors import HereticError
 from heretic.evaluation.divergence import first_token_kl, teacher_forced_kl
 from heretic.evaluation.intervals import bootstrap_interval, wilson_interval
 from heretic.evaluation.scorers import DEGENERATE, REFUSALS, RIGHT
@@ -131,5 +133,10 @@ def _rate(flags: Sequence[bool]) -> dict[str, Any]:
 
 
 def _mean(values: Sequence[float], samples: int, seed: int) -> dict[str, Any]:
+    if not all(math.isfinite(value) for value in values):
+        raise HereticError(
+            "a measured model predicts values that are no numbers; choose a weaker edit with "
+            "`select`, or dtype=bfloat16 or dtype=float32"
+        )
     interval = bootstrap_interval(values, samples, seed)
     return {"mean": sum(values) / len(values), "interval": list(interval)}

@@ -89,7 +89,8 @@ def random_directions(like: Tensor, seed: int) -> Tensor:
     """Random unit rows of the shape of `like` [n_layers + 1, d_model]."""
     generator = torch.Generator().manual_seed(seed)
     rows = torch.randn(like.shape, generator=generator)
-    return rows / rows.norm(dim=-1, keepdim=True)
+    units: Tensor = rows / rows.norm(dim=-1, keepdim=True)
+    return units
 
 
 def _controls(

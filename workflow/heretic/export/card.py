@@ -7,6 +7,7 @@ from typing import Any
 import yaml
 
 from heretic.evaluation.summary import Summary, summarise
+from heretic.model.source import is_local
 
 TAGS = ["abliterated", "directional-ablation", "heretic-workflow"]
 
@@ -22,8 +23,12 @@ def model_card(
         best: contents of `best.json`.
     """
     source = record["source"]
-    header = {"library_name": "transformers", "pipeline_tag": "text-generation", "tags": TAGS}
-    if "/" in source["model"] and not source["model"].startswith((".", "/", "~")):
+    header: dict[str, Any] = {
+        "library_name": "transformers",
+        "pipeline_tag": "text-generation",
+        "tags": TAGS,
+    }
+    if "/" in source["model"] and not is_local(source["model"]):
         header["base_model"] = source["model"]
     versions = ", ".join(f"{k} {v}" for k, v in record["provenance"]["versions"].items())
     return f"""---

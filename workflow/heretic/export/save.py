@@ -5,16 +5,27 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 
 from heretic.artifacts import replacing_folder, write_json
 from heretic.errors import ExportError
 from heretic.model.loading import Model
 
 RECORD = "ablation.json"
-# Written by transformers itself, from the model in memory.
-WRITTEN_ANEW = ("config.json", "generation_config.json")
-EXTRA_FILES = ("*.json", "*.jinja", "*.txt", "*.model", "*.py", "LICENSE*")
+# Written anew: from the model in memory, or of the edited model only.
+WRITTEN_ANEW = ("config.json", "*.index.json", RECORD, "README.md")
+# Tokenizer, chat template, generation defaults, licence: taken over byte for byte. Saving the
+# tokenizer in memory would write down that it pads on the left, which only the phases here need.
+TAKEN_OVER = (
+    "*.json",
+    "*.jinja",
+    "additional_chat_templates/*.jinja",
+    "*.txt",
+    "*.model",
+    "*.py",
+    "LICENSE*",
+    "NOTICE*",
+)
 
 
 def save_model(model: Model, folder: Path, max_shard_size: str, record: Mapping[str, Any]) -> None:
@@ -32,11 +43,10 @@ def save_model(model: Model, folder: Path, max_shard_size: str, record: Mapping[
     try:
         with replacing_folder(folder) as beside:
             model.network.save_pretrained(beside, max_shard_size=max_shard_size)
-            model.chat.tokenizer.save_pretrained(beside)
-            _copy_extra_files(model.folder, beside)
+            _take_over_files(model.folder, beside)
             verify_weights(model, beside)
             write_json(beside / RECORD, record)
-    except OSError as error:
+    except (OSError, SafetensorError) as error:
         raise ExportError(f"cannot write {folder}: {error}; free some space and rerun") from error
 
 
@@ -59,10 +69,11 @@ def verify_weights(model: Model, folder: Path) -> None:
                 raise ExportError(f"{name} was not saved as it is in memory; check the disk")
 
 
-def _copy_extra_files(source: Path, target: Path) -> None:
-    """Copy what the checkpoint ships beside its weights and transformers does not write."""
-    skipped = {*WRITTEN_ANEW, "model.safetensors.index.json", RECORD, "README.md"}
-    for pattern in EXTRA_FILES:
-        for path in source.glob(pattern):
-            if path.name not in skipped and not (target / path.name).exists():
-                shutil.copyfile(path, target / path.name)
+def _take_over_files(source: Path, target: Path) -> None:
+    """Copy what the edit leaves alone of the checkpoint in `source`."""
+    found = (path for pattern in TAKEN_OVER for path in source.glob(pattern))
+    for path in found:
+        if path.is_file() and not any(path.match(pattern) for pattern in WRITTEN_ANEW):
+            copy = target / path.relative_to(source)
+            copy.parent.mkdir(exist_ok=True)
+            shutil.copyfile(path, copy)

@@ -1,30 +1,28 @@
 """What writes into the residual stream, found by probing and proved, not listed by name.
 
 A candidate is any linear map inside a decoder layer whose output has the stream's width. With
-every candidate's output replaced by zero a layer must be the identity on the stream, otherwise
-something else writes too. Replacing one candidate's output by a known vector then shows whether
-that vector arrives in the stream (a writer) or not (a query, key or value projection).
+every candidate's output replaced by zero a layer must be the identity on the stream, bit for bit,
+otherwise something else writes too. Replacing one candidate's output by known vectors then shows
+whether they arrive in the stream, all by the same factor (a writer), or not at all (a query, key or
+value projection).
 """
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, TypeAlias
 
 import torch
 from torch import Tensor, nn
-from torch.utils.hooks import RemovableHandle
 from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
 from heretic.errors import ModelLoadError
 from heretic.model.components import ATTENTION, COMPONENTS, MLP
+from heretic.model.probe import TOKENS, Key, Probe
 
-PROBE_TOKENS = 6
-# bfloat16 keeps 8 bits: adding a probe of the stream's size and subtracting the stream again
-# leaves errors of a few per cent of the probe.
-ALIGNMENT = 0.98
-SILENCE = 0.02
+# The stream is small beside what is written into it, so that half precision rounds little of that
+# away: a few parts in a thousand of a probe of size 1 at a residual multiplier of 0.1.
+STREAM_SIZE = 1 / 16
+NONLINEAR = 0.02
 
 
 @dataclass(frozen=True)
@@ -93,15 +91,16 @@ def dissect(network: PreTrainedModel) -> Anatomy:
     """
     layers = find_layers(network)
     d_model = int(network.config.get_text_config().hidden_size)
-    probe = _Probe(network, layers, d_model)
-    probe.require_explained()
-    writers = probe.find_writers()
-    for layer, by_component in _grouped(writers, len(layers)).items():
+    writers = _Dissection(Probe(network, layers), d_model).find_writers()
+    found = {(writer.layer, writer.component) for writer in writers}
+    for layer in range(len(layers)):
         for component in COMPONENTS:
-            if component not in by_component:
+            if (layer, component) not in found:
+                names = [writer.name for writer in writers if writer.layer == layer]
                 raise ModelLoadError(
                     f"layer {layer} of {type(network).__name__} has no {component} that writes "
-                    "into the residual stream; this architecture is not supported"
+                    f"into the residual stream, only {', '.join(names) or 'nothing'}; this "
+                    "architecture is not supported"
                 )
     return Anatomy(tuple(layers), tuple(writers), d_model)
 
@@ -113,166 +112,115 @@ def find_layers(network: PreTrainedModel) -> list[nn.Module]:
         ModelLoadError: there is no list of `num_hidden_layers` modules, or more than one.
     """
     expected = int(network.config.get_text_config().num_hidden_layers)
-    decoder = network.get_decoder()
-    lists = [m for m in decoder.modules() if isinstance(m, nn.ModuleList) and len(m) == expected]
+    lists: dict[str, nn.ModuleList] = {}
+    decoder: nn.Module = network.get_decoder()  # type: ignore[no-untyped-call]
+    for name, module in decoder.named_modules():
+        inside = any(name.startswith(f"{outer}.") for outer in lists)
+        if isinstance(module, nn.ModuleList) and len(module) == expected and not inside:
+            lists[name] = module
     if len(lists) != 1:
         raise ModelLoadError(
             f"{type(network).__name__} has {len(lists)} lists of {expected} layers where one "
             "decoder is expected; this architecture is not supported"
         )
-    return list(lists[0])
+    return list(*lists.values())
 
 
-def first_tensor(output: Any) -> Tensor:
-    """The hidden state in a layer's output, which is a tensor or a tuple that starts with it."""
-    return output if isinstance(output, Tensor) else output[0]
+class _Dissection:
+    """The questions asked of a network, one or a few passes each."""
 
-
-def _grouped(writers: list[StreamWriter], n_layers: int) -> dict[int, set[str]]:
-    by_layer: dict[int, set[str]] = {layer: set() for layer in range(n_layers)}
-    for writer in writers:
-        by_layer[writer.layer].add(writer.component)
-    return by_layer
-
-
-Replacement: TypeAlias = Callable[[int, str], Tensor | None]
-
-
-class _Probe:
-    """Runs a few tokens through the network with the outputs of candidates replaced."""
-
-    def __init__(self, network: PreTrainedModel, layers: list[nn.Module], d_model: int) -> None:
-        self.network, self.layers, self.d_model = network, layers, d_model
-        paths = {id(module): name for name, module in network.named_modules()}
-        self.candidates = {
-            (index, name): (f"{paths[id(layer)]}.{name}", module)
-            for index, layer in enumerate(layers)
-            for name, module in layer.named_modules()
-            if _output_width(module) == d_model
-        }
+    def __init__(self, probe: Probe, d_model: int) -> None:
+        self.probe = probe
+        self.architecture = type(probe.network).__name__
+        self.candidates = [k for k, module in probe.modules.items() if _width(module) == d_model]
         generator = torch.Generator().manual_seed(0)
-        self.direction = torch.randn(d_model, generator=generator)
-        self.silent = torch.zeros(d_model)
-
-    def require_explained(self) -> None:
-        """With every candidate silent, each layer must be the identity on the stream."""
-        for index, (before, after) in enumerate(self._streams(lambda layer, name: self.silent)):
-            if (after - before).norm() > SILENCE * before.norm():
-                others = [
-                    name
-                    for name, module in self.layers[index].named_modules()
-                    if (index, name) not in self.candidates
-                    and next(module.parameters(recurse=False), None) is not None
-                ]
-                raise ModelLoadError(
-                    f"layer {index} of {type(self.network).__name__} still writes into the "
-                    f"residual stream with its linear maps silenced; one of {', '.join(others)} "
-                    "writes too, so an edit would be partial; this architecture is not supported"
-                )
+        self.streams = STREAM_SIZE * torch.randn(2, TOKENS, d_model, generator=generator)
+        # Both streams end alike: only what looks back can tell them apart there.
+        self.streams[1, -1] = self.streams[0, -1]
+        # The same state everywhere, so that what depends on the state is the same everywhere.
+        self.even = self.streams[0, :1].expand(TOKENS, -1)
+        # Two sizes of one direction, which a norm would make equal.
+        sizes = 1 + torch.arange(TOKENS) % 2
+        self.value = sizes[:, None] * torch.randn(d_model, generator=generator)
+        self.silent = dict.fromkeys(self.candidates, torch.zeros_like(self.value))
 
     def find_writers(self) -> list[StreamWriter]:
         """The candidates whose output arrives in the stream, with their components."""
-        writing = [
-            (layer, name)
-            for tried in dict.fromkeys(name for _, name in self.candidates)
-            for layer, name in self._arriving(tried)
-        ]
-        mixing = self._mixing(set(writing))
-        order = {key: position for position, key in enumerate(self.candidates)}
+        self._require_explained()
+        writing: list[Key] = []
+        for name in dict.fromkeys(name for _, name in self.candidates):
+            writing += self._arriving([key for key in self.candidates if key[1] == name])
+        mixing = self._mixing(writing)
         return [
-            StreamWriter(key[0], ATTENTION if key in mixing else MLP, *self.candidates[key])
-            for key in sorted(writing, key=order.__getitem__)
+            StreamWriter(
+                layer=key[0],
+                component=ATTENTION if key in mixing else MLP,
+                name=self.probe.paths[key],
+                module=self.probe.modules[key],  # type: ignore[arg-type]  # a candidate
+            )
+            for key in self.candidates
+            if key in set(writing)
         ]
 
-    def _arriving(self, tried: str) -> list[tuple[int, str]]:
-        def replace(layer: int, name: str) -> Tensor:
-            return self.direction if name == tried else self.silent
-
-        found = []
-        for layer, (before, after) in enumerate(self._streams(replace)):
-            if (layer, tried) not in self.candidates:
-                continue
-            moved = (after - before).flatten(0, -2)  # [tokens, d_model]
-            if moved.norm() <= SILENCE * self.direction.norm():
-                continue
-            alignment = torch.cosine_similarity(moved, self.direction.expand_as(moved), dim=-1)
-            if alignment.min() < ALIGNMENT:
+    def _require_explained(self) -> None:
+        """With every candidate silent, each layer must be the identity on the stream."""
+        seen = self.probe.run(self.even, self.silent)
+        for layer, update in sorted(seen.updates.items()):
+            if update.any():
                 raise ModelLoadError(
-                    f"{self.candidates[layer, tried][0]} writes into the residual stream through "
-                    "a norm or another non-linear step, where a projection of its weights would "
-                    "not remove the direction; this architecture is not supported"
+                    f"layer {layer} of {self.architecture} still writes into the residual stream "
+                    f"with its linear maps silenced, through {self._other_writers(layer)}, so an "
+                    "edit would be partial; this architecture is not supported"
                 )
-            found.append((layer, tried))
-        return found
+        unused = [self.probe.paths[key] for key in self.candidates if key not in seen.inputs]
+        if unused:
+            raise ModelLoadError(
+                f"{self.architecture} does not use {unused[0]} on every token, so it cannot be "
+                "told whether that writes into the residual stream; this architecture is not "
+                "supported"
+            )
 
-    def _mixing(self, writing: set[tuple[int, str]]) -> set[tuple[int, str]]:
-        """Writers whose input at the last position depends on the first token."""
+    def _other_writers(self, layer: int) -> str:
+        """Modules of a layer, beside its candidates, that write into the stream."""
+        others = [key for key in self.probe.modules if key[0] == layer and key not in self.silent]
+        writing = [key for key in others if self._factor(self._updates([key])[layer])]
+        names = [self.probe.paths[key] for key in writing or others]
+        return f"{'' if writing else 'one of '}{', '.join(names)}"
 
-        def replace(layer: int, name: str) -> Tensor | None:
-            return self.silent if (layer, name) in writing else None
+    def _arriving(self, tried: Sequence[Key]) -> list[Key]:
+        updates = self._updates(tried)
+        arriving = [key for key in tried if updates[key[0]].any()]
+        for key in arriving:
+            if not self._factor(updates[key[0]]):
+                raise ModelLoadError(
+                    f"{self.probe.paths[key]} writes into the residual stream through a norm or "
+                    "another non-linear step, where a projection of its weights would not remove "
+                    "the direction; this architecture is not supported"
+                )
+        return arriving
 
-        first, second = (self._last_inputs(replace, writing, token) for token in (1, 2))
+    def _updates(self, tried: Sequence[Key]) -> dict[int, Tensor]:
+        outputs = {**self.silent, **dict.fromkeys(tried, self.value)}
+        return self.probe.run(self.even, outputs).updates
+
+    def _factor(self, update: Tensor) -> float:
+        """By what factor the value arrived in the stream; 0 if anything else did."""
+        factor = (update * self.value).sum() / self.value.square().sum()
+        rest = (update - factor * self.value).norm()
+        return float(factor) if rest <= NONLINEAR * update.norm() else 0.0
+
+    def _mixing(self, writing: Sequence[Key]) -> set[Key]:
+        """Writers whose input at the last position depends on the positions before it."""
+        silent = {key: self.silent[key] for key in writing}
+        first, second = (self.probe.run(stream, silent).inputs for stream in self.streams)
         return {
-            key for key in writing if (first[key] - second[key]).norm() > 1e-6 * first[key].norm()
+            key
+            for key in writing
+            if (first[key][-1] - second[key][-1]).norm() > 1e-6 * first[key][-1].norm()
         }
 
-    def _streams(self, replace: Replacement) -> list[tuple[Tensor, Tensor]]:
-        """Each layer's input and output [1, tokens, d_model], float32 on the CPU."""
-        seen: dict[int, tuple[Tensor, Tensor]] = {}
-        with self._replaced(replace) as handles:
-            for index, layer in enumerate(self.layers):
 
-                def record(
-                    _: nn.Module, args: Any, kwargs: Any, output: Any, index: int = index
-                ) -> None:
-                    before = args[0] if args else kwargs["hidden_states"]
-                    seen[index] = (before.float().cpu(), first_tensor(output).float().cpu())
-
-                handles.append(layer.register_forward_hook(record, with_kwargs=True))
-            self._run(first_token=1)
-        return [seen[index] for index in range(len(self.layers))]
-
-    def _last_inputs(
-        self, replace: Replacement, writing: set[tuple[int, str]], first_token: int
-    ) -> dict[tuple[int, str], Tensor]:
-        seen: dict[tuple[int, str], Tensor] = {}
-        with self._replaced(replace) as handles:
-            for key in writing:
-
-                def record(_: nn.Module, args: Any, key: tuple[int, str] = key) -> None:
-                    seen[key] = args[0].flatten(0, -2)[-1].float().cpu()
-
-                handles.append(self.candidates[key][1].register_forward_pre_hook(record))
-            self._run(first_token)
-        return seen
-
-    @contextmanager
-    def _replaced(self, replace: Replacement) -> Iterator[list[RemovableHandle]]:
-        handles: list[RemovableHandle] = []
-        for (layer, name), (_, module) in self.candidates.items():
-            value = replace(layer, name)
-            if value is not None:
-
-                def overwrite(
-                    _: nn.Module, args: Any, output: Tensor, value: Tensor = value
-                ) -> Tensor:
-                    return value.to(output).expand_as(output)
-
-                handles.append(module.register_forward_hook(overwrite))
-        try:
-            yield handles
-        finally:
-            for handle in handles:
-                handle.remove()
-
-    def _run(self, first_token: int) -> None:
-        tokens = torch.arange(3, 3 + PROBE_TOKENS, device=self.network.device)[None]
-        tokens[0, 0] = first_token
-        with torch.inference_mode():
-            self.network(input_ids=tokens, use_cache=False)
-
-
-def _output_width(module: nn.Module) -> int | None:
+def _width(module: nn.Module) -> int | None:
     if isinstance(module, nn.Linear):
         return module.out_features
     return int(module.nf) if isinstance(module, Conv1D) else None

@@ -10,6 +10,16 @@ import torch
 from heretic.console import log
 from heretic.errors import ModelLoadError
 
+# What CUDA and HIP, cuBLAS, XPU, and the allocators of the CPU say.
+OUT_OF_MEMORY = (
+    "out of memory",
+    "alloc_failed",
+    "out_of_device_memory",
+    "can't allocate memory",
+    "cannot allocate memory",
+    "not enough memory",
+)
+
 
 @dataclass
 class BatchSize:
@@ -51,13 +61,14 @@ def run_in_batches(
     start = 0
     while start < len(order):
         indices = order[start : start + size.current]
+        done = False
         try:
             result = work(indices)
+            done = True
         except (RuntimeError, MemoryError) as error:
             if not is_out_of_memory(error):
                 raise
-            result = None
-        if result is None:
+        if not done:
             # Outside the handler: the traceback would keep the failed batch's tensors alive.
             _release()
             size.current = min(size.current, len(indices))
@@ -72,7 +83,7 @@ def is_out_of_memory(error: BaseException) -> bool:
     if isinstance(error, MemoryError | torch.OutOfMemoryError):
         return True
     text = str(error).lower()
-    return "out of memory" in text or "can't allocate memory" in text or "alloc_failed" in text
+    return any(words in text for words in OUT_OF_MEMORY)
 
 
 def _release() -> None:

@@ -42,6 +42,11 @@ class ChatFormat:
                 f"the chat template refuses a conversation ({error}); if it has no system role, "
                 "leave out system_prompt in the prompt sets"
             ) from error
+        if prompt.system is not None and prompt.system.strip() not in str(text):
+            raise ModelLoadError(
+                "the chat template drops the system prompt without a word; leave out "
+                "system_prompt in the prompt sets"
+            )
         return str(text) + self.response_prefix
 
     def encode(self, prompts: Sequence[Prompt]) -> list[list[int]]:
@@ -51,7 +56,7 @@ class ChatFormat:
 
     def decode(self, ids: Sequence[int]) -> str:
         """Text of generated ids without special tokens."""
-        return str(self.tokenizer.decode(ids, skip_special_tokens=True))
+        return str(self.tokenizer.decode(list(ids), skip_special_tokens=True))
 
 
 def require_template(tokenizer: PreTrainedTokenizerBase, model: str) -> None:

@@ -1,11 +1,13 @@
 """Greedy answers and next-token distributions, in length-sorted batches."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.nn.functional import log_softmax
+from transformers import GenerationConfig
 
 from heretic.model.batching import by_length, run_in_batches
 from heretic.model.loading import Model
@@ -13,31 +15,25 @@ from heretic.prompts.prompt import Prompt
 
 
 def generate(model: Model, prompts: Sequence[Prompt], max_new_tokens: int) -> list[list[int]]:
-    """Greedy answers as token ids, without padding and without what follows the end token."""
+    """Greedy answers as token ids, without the end token and what follows it."""
     ids = model.chat.encode(prompts)
-    tokenizer = model.chat.tokenizer
     answers: list[list[int]] = [[] for _ in ids]
     ends = _end_tokens(model)
+    network: Any = model.network
 
     def work(indices: Sequence[int]) -> list[list[int]]:
         inputs, mask = pad_left([ids[i] for i in indices], model)
         with torch.inference_mode():
-            output = model.network.generate(
-                input_ids=inputs,
-                attention_mask=mask,
-                max_new_tokens=max_new_tokens,
-                do_sample=False,
-                temperature=None,
-                top_p=None,
-                top_k=None,
-                pad_token_id=tokenizer.pad_token_id,
+            output = network.generate(
+                input_ids=inputs, attention_mask=mask, max_new_tokens=max_new_tokens
             )
         return [_until_end(row, ends) for row in output[:, inputs.shape[1] :].tolist()]
 
     order = by_length([len(row) for row in ids])
-    for indices, rows in run_in_batches(order, model.batch_size, work):
-        for index, row in zip(indices, rows, strict=True):
-            answers[index] = row
+    with _plain_greedy(model, ends):
+        for indices, rows in run_in_batches(order, model.batch_size, work):
+            for index, row in zip(indices, rows, strict=True):
+                answers[index] = row
     return answers
 
 
@@ -95,6 +91,25 @@ def pad_left(rows: Sequence[Sequence[int]], model: Model) -> tuple[Tensor, Tenso
     inputs = [[filler] * (width - len(row)) + list(row) for row in rows]
     mask = [[0] * (width - len(row)) + [1] * len(row) for row in rows]
     return torch.tensor(inputs, device=model.device), torch.tensor(mask, device=model.device)
+
+
+@contextmanager
+def _plain_greedy(model: Model, ends: set[int]) -> Iterator[None]:
+    """Take the likeliest token at each step, whatever the checkpoint recommends.
+
+    A recommended repetition penalty would count padding, so that answers depended on the batch,
+    and they would not be what the distributions of `forced_log_probabilities` lead to.
+    """
+    recommended = model.network.generation_config
+    model.network.generation_config = GenerationConfig(  # type: ignore[no-untyped-call]
+        do_sample=False,
+        eos_token_id=sorted(ends) or None,
+        pad_token_id=model.chat.tokenizer.pad_token_id,
+    )
+    try:
+        yield
+    finally:
+        model.network.generation_config = recommended
 
 
 def _end_tokens(model: Model) -> set[int]:

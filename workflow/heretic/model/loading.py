@@ -1,21 +1,37 @@
 """Loading a model from the hub or from disk, and what the phases ask of it."""
 
-from collections.abc import Mapping
+import sys
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from torch import Tensor, nn
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
+from transformers.utils.logging import disable_progress_bar
 
 from heretic.console import log
 from heretic.errors import ModelLoadError
 from heretic.model.anatomy import Anatomy, dissect
-from heretic.model.batching import BatchSize
+from heretic.model.batching import BatchSize, is_out_of_memory
 from heretic.model.chat import ChatFormat, require_template
 from heretic.model.components import COMPONENTS
 from heretic.model.source import locate
+
+LOADING_ERRORS = (
+    OSError,
+    ValueError,
+    KeyError,
+    ImportError,
+    AttributeError,
+    TypeError,
+    RuntimeError,
+    MemoryError,
+    SafetensorError,
+)
 
 
 @dataclass
@@ -44,7 +60,9 @@ class Model:
     @property
     def device(self) -> torch.device:
         """Device of the embeddings, where inputs go."""
-        return self.network.get_input_embeddings().weight.device
+        embeddings: Any = self.network.get_input_embeddings()
+        device: torch.device = embeddings.weight.device
+        return device
 
     def get_layers(self) -> tuple[nn.Module, ...]:
         """The decoder layers."""
@@ -79,20 +97,22 @@ def load_model(
     folder = locate(model, model_revision)
     chosen = choose_device(device)
     options: dict[str, Any] = {"trust_remote_code": trust_remote_code}
-    try:
+    with _loading(model, chosen):
         tokenizer = AutoTokenizer.from_pretrained(folder, padding_side="left", **options)
-        network = AutoModelForCausalLM.from_pretrained(folder, dtype=dtype, **options)
-        network = network.to(chosen)
-    except torch.OutOfMemoryError as error:
+        require_template(tokenizer, model)
+        loaded: Any = AutoModelForCausalLM.from_pretrained(
+            folder, dtype=dtype, output_loading_info=True, **options
+        )
+        network, report = loaded[0].to(chosen), loaded[1]
+    if report["missing_keys"]:
+        lacking = sorted(report["missing_keys"])
         raise ModelLoadError(
-            f"{model} does not fit on {chosen}; use a smaller dtype, device=cpu or a larger device"
-        ) from error
-    except (OSError, ValueError, KeyError, ImportError) as error:
-        reason = " ".join(str(error).split())
-        raise ModelLoadError(f"cannot load {model}: {reason}") from error
-    require_template(tokenizer, model)
-    if tokenizer.pad_token_id is None:
-        tokenizer.pad_token = tokenizer.eos_token
+            f"the checkpoint of {model} lacks {len(lacking)} tensors of "
+            f"{type(network).__name__} ({lacking[0]}, ...), which would be random numbers; is it "
+            "complete, and a causal language model?"
+        )
+    if tokenizer.pad_token_id is None:  # masked wherever it stands, so any token will do
+        tokenizer.pad_token = tokenizer.eos_token or tokenizer.convert_ids_to_tokens(0)
     network.eval().requires_grad_(False)
     anatomy = dissect(network)
     log.info(
@@ -108,6 +128,23 @@ def load_model(
     return Model(
         network, ChatFormat(tokenizer, response_prefix), anatomy, folder, BatchSize(max_batch_size)
     )
+
+
+@contextmanager
+def _loading(model: str, device: torch.device) -> Iterator[None]:
+    """What transformers says when a checkpoint cannot be loaded, in one line."""
+    if not sys.stderr.isatty():
+        disable_progress_bar()  # type: ignore[no-untyped-call]
+    try:
+        yield
+    except LOADING_ERRORS as error:
+        if is_out_of_memory(error):
+            raise ModelLoadError(
+                f"{model} does not fit on {device}; use a smaller dtype, device=cpu or a larger "
+                "device"
+            ) from error
+        reason = " ".join(str(error).split())
+        raise ModelLoadError(f"cannot load {model}: {reason}") from error
 
 
 def choose_device(device: str) -> torch.device:

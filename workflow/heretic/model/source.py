@@ -78,6 +78,7 @@ def _hub_errors(model: str, revision: str | None) -> Iterator[None]:
         EntryNotFoundError,
         GatedRepoError,
         HFValidationError,
+        LocalEntryNotFoundError,
         RepositoryNotFoundError,
         RevisionNotFoundError,
     )
@@ -98,10 +99,10 @@ def _hub_errors(model: str, revision: str | None) -> Iterator[None]:
         raise ModelLoadError(
             f"the hub knows no model {model}; check the name, or set HF_TOKEN if it is private"
         ) from error
-    except EntryNotFoundError as error:
-        raise ModelLoadError(f"{model} has no config.json; is it a transformers model?") from error
-    except OSError as error:
+    except (LocalEntryNotFoundError, OSError) as error:  # before its base: it means offline
         reason = " ".join(str(error).split())
         raise ModelLoadError(
             f"cannot fetch {model} from the hub ({reason}); check the connection or use a folder"
         ) from error
+    except EntryNotFoundError as error:
+        raise ModelLoadError(f"{model} has no config.json; is it a transformers model?") from error

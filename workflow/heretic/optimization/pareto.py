@@ -22,6 +22,28 @@ class Candidate:
     unanswered: int
 
 
+@dataclass(frozen=True)
+class Scales:
+    """What makes the two objectives comparable: the value of each that counts as one.
+
+    Fixed numbers rather than the ends of the front, so that a trial's distance from the origin
+    does not depend on which other trials a search happened to run.
+
+    Attributes:
+        kl_first_token: nats; the largest KL that a search allows.
+        unanswered: the number of bad prompts.
+    """
+
+    kl_first_token: float
+    unanswered: int
+
+    def distance(self, candidate: Candidate) -> float:
+        """Distance of a trial from the origin of the normalised objectives."""
+        return math.hypot(
+            candidate.kl_first_token / self.kl_first_token, candidate.unanswered / self.unanswered
+        )
+
+
 def pareto_front(candidates: Sequence[Candidate]) -> list[Candidate]:
     """Trials that no other beats in one objective without losing in the other, by rising KL.
 
@@ -36,13 +58,16 @@ def pareto_front(candidates: Sequence[Candidate]) -> list[Candidate]:
     return front
 
 
-def select(candidates: Sequence[Candidate], rule: str, max_kl: float) -> tuple[Candidate, str]:
+def select(
+    candidates: Sequence[Candidate], rule: str, max_kl: float, scales: Scales
+) -> tuple[Candidate, str]:
     """Choose a trial and say why.
 
     Args:
         candidates: feasible trials.
         rule: `closest`, `knee`, `min_refusals_under_kl` or `trial=<number>`.
         max_kl: nats, for `min_refusals_under_kl`.
+        scales: for `closest`.
 
     Raises:
         StudyError: there is no feasible trial, no such trial, or none under `max_kl`.
@@ -60,12 +85,14 @@ def select(candidates: Sequence[Candidate], rule: str, max_kl: float) -> tuple[C
                 "raise select_max_kl or n_trials"
             )
         return under[-1], f"{rule}: fewest unanswered of {len(under)} with KL <= {max_kl}"
-    scaled = _normalized(front)
     if rule == "knee":
-        best = max(range(len(front)), key=lambda i: 1.0 - sum(scaled[i]))
-        return front[best], f"knee: farthest below the line between the ends of {len(front)} trials"
-    best = min(range(len(front)), key=lambda i: math.hypot(*scaled[i]))
-    return front[best], f"closest: nearest to the origin of the normalised front of {len(front)}"
+        # Rounded, so that no last bit breaks a tie. Of trials on one line, as the two ends of a
+        # front of two, the last has the fewest unanswered; the first may be the unedited model.
+        sums = [round(sum(point), 12) for point in _between_ends(front)]
+        best = front[max(i for i, total in enumerate(sums) if total == min(sums))]
+        return best, f"knee: farthest below the line between the ends of {len(front)} trials"
+    best = min(front, key=scales.distance)
+    return best, f"closest: nearest to the origin of the normalised front of {len(front)}"
 
 
 def _by_number(candidates: Sequence[Candidate], number: int) -> tuple[Candidate, str]:
@@ -75,7 +102,7 @@ def _by_number(candidates: Sequence[Candidate], number: int) -> tuple[Candidate,
     return chosen[0], f"trial={number}: chosen by the user"
 
 
-def _normalized(front: Sequence[Candidate]) -> list[tuple[float, float]]:
+def _between_ends(front: Sequence[Candidate]) -> list[tuple[float, float]]:
     """Objectives scaled so that each spans [0, 1] over the front."""
     lows = (front[0].kl_first_token, front[-1].unanswered)
     highs = (front[-1].kl_first_token, front[0].unanswered)

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Any, Self
 
 from heretic.ablation.parameters import AblationParameters
-from heretic.optimization.pareto import Candidate, pareto_front, select
+from heretic.optimization.pareto import Candidate, Scales, pareto_front, select
 
 
 @dataclass(frozen=True)
@@ -64,11 +64,13 @@ def trial_rows(records: Sequence[TrialRecord]) -> list[dict[str, Any]]:
     ]
 
 
-def choose(records: Sequence[TrialRecord], rule: str, max_kl: float) -> tuple[TrialRecord, str]:
+def choose(
+    records: Sequence[TrialRecord], rule: str, max_kl: float, scales: Scales
+) -> tuple[TrialRecord, str]:
     """The trial that `rule` selects, and why; see `heretic.optimization.pareto.select`.
 
     Raises:
         StudyError: no trial can be chosen.
     """
-    chosen, reason = select(candidates(records), rule, max_kl)
+    chosen, reason = select(candidates(records), rule, max_kl, scales)
     return next(record for record in records if record.number == chosen.number), reason

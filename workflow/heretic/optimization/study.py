@@ -1,11 +1,13 @@
 """The Optuna study on disk: state that outlives runs, one writer at a time."""
 
 import os
+import warnings
 import zlib
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import optuna
 from filelock import FileLock, Timeout
@@ -48,7 +50,9 @@ def open_study(database: Path, name: str) -> Iterator[optuna.Study]:
             directions=["minimize", "minimize"],
             load_if_exists=True,
         )
-        study.set_metric_names(["kl_first_token", "unanswered"])
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+            study.set_metric_names(["kl_first_token", "unanswered"])
         for trial in study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
             study.tell(trial.number, state=TrialState.FAIL)
             log.info("Trial %d was interrupted and is run again", trial.number)
@@ -76,9 +80,14 @@ def make_sampler(seed: int, n_finished: int, n_startup_trials: int) -> BaseSampl
     )
 
 
+def storage_url(database: Path) -> str:
+    """The address of an SQLite file for Optuna, whatever characters its path has."""
+    return f"sqlite:///file:{quote(str(database.resolve()))}?uri=true"
+
+
 def _storage(database: Path) -> RDBStorage:
     return RDBStorage(
-        f"sqlite:///{database.resolve()}",
+        storage_url(database),
         engine_kwargs={"connect_args": {"timeout": SECONDS_TO_WAIT_FOR_SQLITE}},
     )
 

@@ -68,8 +68,9 @@ class TrialLoop:
         anatomy = self.editor.model.anatomy
         self.editor.abliterate(plan_edits(parameters, self.directions, anatomy))
         scores = self.evaluator.evaluate(self.max_kl)
-        kl = scores.kl_first_token if math.isfinite(scores.kl_first_token) else WORST_KL
-        trial.set_constraint("max_kl", kl - self.max_kl)
+        overflowed = not math.isfinite(scores.kl_first_token)
+        kl = WORST_KL if overflowed else scores.kl_first_token
+        trial.set_constraint("max_kl", WORST_KL if overflowed else kl - self.max_kl)
         record = {
             "parameters": parameters.to_dict(),
             "scores": {**scores.to_dict(), "kl_first_token": kl},

@@ -1,6 +1,7 @@
 """One resolver: command line > environment > configuration file > default, with origins."""
 
 import difflib
+import json
 import os
 import tomllib
 from collections.abc import Mapping, Sequence
@@ -10,10 +11,10 @@ from typing import Any
 
 from pydantic import ValidationError
 from pydantic_core import ErrorDetails
-from pydantic_settings import EnvSettingsSource
 
 from heretic.errors import SettingsError
-from heretic.settings.prompt_sources import PromptSource, built_in_source
+from heretic.settings.fields import read_prompt_setting
+from heretic.settings.prompt_sources import DEMO, PromptSource, built_in_source
 from heretic.settings.schema import PROMPT_FIELDS, Settings
 
 COMMAND_LINE, ENVIRONMENT, FILE, DEFAULT = (
@@ -23,6 +24,7 @@ COMMAND_LINE, ENVIRONMENT, FILE, DEFAULT = (
     "default",
 )
 PREFIX = "HERETIC_"
+UNION_SIDES = ("PromptSource", "bool", "str", "list[str]")
 
 
 @dataclass(frozen=True)
@@ -62,7 +64,7 @@ def resolve(
     environ = os.environ if environ is None else environ
     cli = dict(cli or {})
     layers = (
-        (FILE, {key: value for key, value in (file or {}).items() if key not in cli}),
+        (FILE, _without_repeated(file or {}, cli)),
         (ENVIRONMENT, _from_environment(environ)),
         (COMMAND_LINE, cli),
     )
@@ -71,7 +73,7 @@ def resolve(
     for origin, layer in layers:
         _check_keys(layer, origin)
         for key, value in layer.items():
-            merged[key] = _merge(merged.get(key), value)
+            merged[key] = _merge(key, merged.get(key), value)
             origins[key] = origin
     for key in PROMPT_FIELDS & merged.keys():
         merged[key] = _complete(key, merged[key], merged.get("model"))
@@ -99,30 +101,40 @@ def variables(environ: Mapping[str, str]) -> list[str]:
     return sorted(name for name in environ if name.upper().startswith(PREFIX))
 
 
-class _EnvironmentSource(EnvSettingsSource):
-    """The environment source of pydantic-settings over a given mapping."""
-
-    def __init__(self, environ: Mapping[str, str]) -> None:
-        self._environ = environ
-        super().__init__(Settings)
-
-    def _load_env_vars(self) -> Mapping[str, str | None]:
-        return {name.lower(): value for name, value in self._environ.items()}
+def _without_repeated(file: Mapping[str, Any], cli: Mapping[str, Any]) -> dict[str, Any]:
+    """What the files say; of a key that the command line has too, only what it may complete."""
+    return {k: v for k, v in file.items() if k not in cli or isinstance(cli[k], Mapping)}
 
 
 def _from_environment(environ: Mapping[str, str]) -> dict[str, Any]:
-    named = variables(environ)
-    keys = {name[len(PREFIX) :].lower().split("__")[0]: name for name in named}
-    for key in keys.keys() - Settings.model_fields.keys():
-        raise SettingsError(_unknown(key, keys[key], "environment variable "))
+    found: dict[str, Any] = {}
+    # Sorted: `HERETIC_BAD_PROMPTS` comes before the `HERETIC_BAD_PROMPTS__SPLIT` that completes it.
+    for name in variables(environ):
+        key, *inner = name[len(PREFIX) :].lower().split("__")
+        if key not in Settings.model_fields or (inner and key not in PROMPT_FIELDS):
+            raise SettingsError(_unknown(key, name, "environment variable: "))
+        value: Any = environ[name]
+        for part in reversed(inner):
+            value = {part: value}
+        found[key] = _merge(key, found.get(key), value if inner else _structured(name, value))
+    return found
+
+
+def _structured(name: str, value: str) -> Any:
+    """A value that is no scalar, a list of models or the keys of a prompt set, is JSON."""
+    if not value.lstrip().startswith(("[", "{")):
+        return value
     try:
-        return dict(_EnvironmentSource({name: environ[name] for name in named})())
+        return json.loads(value)
     except ValueError as error:
-        raise SettingsError(f"environment variables {', '.join(named)}: {error}") from error
+        raise SettingsError(f"environment variable {name} is not valid JSON: {error}") from error
 
 
-def _merge(lower: Any, upper: Any) -> Any:
+def _merge(key: str, lower: Any, upper: Any) -> Any:
     """Nested keys complete the source below, unless they name another dataset."""
+    if key not in PROMPT_FIELDS:
+        return upper
+    lower, upper = read_prompt_setting(lower), read_prompt_setting(upper)
     if isinstance(lower, Mapping) and isinstance(upper, Mapping) and "dataset" not in upper:
         return {**lower, **upper}
     return upper
@@ -132,35 +144,44 @@ def _complete(prompt_set: str, value: Any, model: Any) -> Any:
     """A source that names no dataset changes single keys of the built-in one."""
     if not isinstance(value, Mapping) or "dataset" in value:
         return value
-    name = Settings.model_fields["model"].default if model is None else model
-    first = name[0] if isinstance(name, list) and name else str(name)
-    return {**built_in_source(prompt_set, first).model_dump(), **value}
+    models = model if isinstance(model, list) else [model or Settings.model_fields["model"].default]
+    if len({name == DEMO for name in models}) > 1:
+        raise SettingsError(
+            f"{prompt_set} names no dataset, and the built-in one of `{DEMO}` is not that of the "
+            f"other models; name {prompt_set}.dataset, or run `{DEMO}` on its own"
+        )
+    return {**built_in_source(prompt_set, str(models[0])).model_dump(), **value}
 
 
 def _check_keys(layer: Mapping[str, Any], origin: str) -> None:
-    for key in layer:
+    for key, value in layer.items():
         if key not in Settings.model_fields:
-            raise SettingsError(_unknown(key, key, f"{origin}: "))
-        if key in PROMPT_FIELDS and isinstance(layer[key], Mapping):
-            for inner in layer[key]:
+            raise SettingsError(_unknown(str(key), str(key), f"{origin}: "))
+        if key in PROMPT_FIELDS and isinstance(value, Mapping):
+            for inner in value:
                 if inner not in PromptSource.model_fields:
                     known = list(PromptSource.model_fields)
-                    raise SettingsError(_unknown(inner, f"{key}.{inner}", f"{origin}: ", known))
+                    raise SettingsError(
+                        _unknown(str(inner), f"{key}.{inner}", f"{origin}: ", known)
+                    )
+
+
+def nearest(key: str, known: Sequence[str]) -> str:
+    """What to tell somebody who wrote `key` where only `known` names exist."""
+    near = difflib.get_close_matches(key, known, n=1, cutoff=0.5)
+    return f"did you mean {near[0]!r}?" if near else "see config/README.md for all settings"
 
 
 def _unknown(key: str, shown: str, where: str, known: Sequence[str] = ()) -> str:
-    near = difflib.get_close_matches(key, known or list(Settings.model_fields), n=1, cutoff=0.5)
-    hint = f"did you mean {near[0]!r}?" if near else "see config/README.md for all settings"
+    hint = nearest(key, known or list(Settings.model_fields))
     return f"{where}unknown setting {shown!r}; {hint}"
 
 
 def _explain(error: ValidationError, origins: Mapping[str, str]) -> str:
-    lines = []
-    for detail in error.errors():
-        if detail["loc"] and detail["loc"][-1] in ("bool", "list[str]"):
-            continue  # the other side of a union explains it better
-        lines.append(_explain_one(detail, origins))
-    return "; ".join(dict.fromkeys(lines))
+    details = error.errors()
+    # Of a union, the side that the value comes nearest to explains it; the others repeat it.
+    plain = [d for d in details if d["loc"][-1:] not in (("bool",), ("list[str]",))]
+    return "; ".join(dict.fromkeys(_explain_one(detail, origins) for detail in plain or details))
 
 
 def _explain_one(detail: ErrorDetails, origins: Mapping[str, str]) -> str:
@@ -168,7 +189,7 @@ def _explain_one(detail: ErrorDetails, origins: Mapping[str, str]) -> str:
     if not detail["loc"]:
         return message
     key = str(detail["loc"][0])
-    path = ".".join(str(part) for part in detail["loc"] if part not in ("PromptSource", "str"))
+    path = ".".join(str(part) for part in detail["loc"] if part not in UNION_SIDES)
     value = detail["input"]
     description = (Settings.model_fields[key].description or "").split(";")[0].split(":")[0]
     return f"{path} = {value!r} ({origins[key]}): {message[0].lower()}{message[1:]}. {description}"

@@ -12,8 +12,9 @@ from typing import Any
 from pydantic.fields import FieldInfo
 from pydantic_core import to_jsonable_python
 
+from heretic.settings.fields import SECTIONS
 from heretic.settings.prompt_sources import PromptSource
-from heretic.settings.schema import SECTIONS, Settings
+from heretic.settings.schema import Settings
 
 COMMAND = "python -m heretic.settings.documents"
 # Written as an active line, so that the file is not empty and the first edit is obvious.
@@ -67,7 +68,8 @@ def _markdown() -> str:
         "## Prompt sets",
         "",
         "`true` takes the built-in set: the demo's own, or public sets of the hub. `false`",
-        "switches an optional set off. A path or a hub id alone names the dataset; otherwise these keys:",
+        "switches an optional set off. A path or a hub id alone names the dataset; otherwise",
+        "these keys:",
         "",
         "| key | default | meaning |",
         "|---|---|---|",
@@ -86,7 +88,10 @@ def _schema() -> str:
         if name.endswith("_prompts"):
             # A bare path or hub id is read as a source.
             properties["anyOf"].append({"type": "string"})
-    schema["properties"]["cache_weights"]["enum"] += [True, False]
+    # YAML reads an unquoted true as a boolean, not as text.
+    cache_weights = schema["properties"]["cache_weights"]
+    cache_weights["enum"] += [True, False]
+    del cache_weights["type"]
     return json.dumps(schema, indent=2) + "\n"
 
 

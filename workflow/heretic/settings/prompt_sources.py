@@ -1,8 +1,8 @@
 """Where a prompt set comes from, and the sets that are used when the user names none."""
 
-from typing import Final
+from typing import Annotated, Final
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
 DEMO: Final = "demo"
 
@@ -13,10 +13,18 @@ OPTIONAL_SETS: Final = ("unhelpfulness_prompts", "sacred_prompts")
 PROMPT_SETS: Final = DIRECTION_SETS + EVALUATION_SETS + HOLDOUT_SETS + OPTIONAL_SETS
 
 
+def _read_nothing(value: object) -> object:
+    """An empty text, which a command line or a variable holds to unset a key, as null."""
+    return None if isinstance(value, str) and value.strip().lower() in ("", "null") else value
+
+
+OptionalText = Annotated[str | None, BeforeValidator(_read_nothing)]
+
+
 class PromptSource(BaseModel):
     """One prompt set: a hub dataset, a saved dataset folder, a file, or the demo's own set."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, coerce_numbers_to_str=True)
 
     dataset: str = Field(
         min_length=1,
@@ -25,10 +33,10 @@ class PromptSource(BaseModel):
             "`demo`"
         ),
     )
-    config: str | None = Field(default=None, description="configuration of a hub dataset")
+    config: OptionalText = Field(default=None, description="configuration of a hub dataset")
     split: str = Field(default="train", description="split, slices allowed: `train[:400]`")
     column: str = Field(default="text", description="column that holds the prompt")
-    answer_column: str | None = Field(
+    answer_column: OptionalText = Field(
         default=None,
         description="column with the string, or the strings, that a right answer contains",
     )

@@ -1,0 +1,146 @@
+"""Pristine weights read back from the checkpoint."""
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from tiny_models import save_tiny_model, tiny_model
+
+from heretic.ablation.disk_weights import INDEX, DiskWeights, tensor_files
+from heretic.ablation.weights_cache import LayerWeightsCache
+from heretic.errors import ModelLoadError
+from heretic.model.loading import Model, load_model
+
+SETTINGS: dict[str, Any] = {
+    "model_revision": None,
+    "response_prefix": "",
+    "device": "cpu",
+    "trust_remote_code": False,
+    "max_batch_size": 8,
+}
+
+
+def load(folder: Path, dtype: str = "auto") -> Model:
+    return load_model(str(folder), dtype=dtype, **SETTINGS)
+
+
+def rewrite(folder: Path, change: Any) -> None:
+    """Pass a checkpoint's tensors through `change`."""
+    path = folder / "model.safetensors"
+    tensors = change(load_file(path))
+    path.unlink()  # the loaded model may still map the old file
+    save_file(tensors, path, metadata={"format": "pt"})
+
+
+def without_prefix(prefix: str) -> Any:
+    return lambda tensors: {name.removeprefix(prefix): t for name, t in tensors.items()}
+
+
+@pytest.fixture(scope="module")
+def saved(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return save_tiny_model(tmp_path_factory.mktemp("saved") / "gpt2", "gpt2")
+
+
+@pytest.fixture
+def folder(saved: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(saved, tmp_path / "gpt2"))
+
+
+@pytest.mark.parametrize("family", ["llama", "qwen2", "gpt2"])
+@pytest.mark.parametrize("max_shard_size", ["5GB", "20KB"])
+@pytest.mark.parametrize("dtype", ["auto", "bfloat16"])
+def test_equals_the_cache_bit_for_bit(
+    tmp_path: Path, family: str, max_shard_size: str, dtype: str
+) -> None:
+    model = load(save_tiny_model(tmp_path, family, max_shard_size=max_shard_size), dtype)
+    assert (tmp_path / INDEX).exists() == (max_shard_size == "20KB")
+    cache, disk = LayerWeightsCache(model.anatomy), DiskWeights(model)
+
+    for writer in model.anatomy.writers:
+        cached, read = (source.pristine(writer, model.anatomy) for source in (cache, disk))
+        assert read.weight.equal(cached.weight)
+        assert read.weight.stride() == cached.weight.stride()
+        assert read.weight.dtype == cached.weight.dtype
+        assert (read.bias is None) == (cached.bias is None) == (writer.bias is None)
+        if read.bias is not None and cached.bias is not None:
+            assert read.bias.equal(cached.bias)
+
+
+def test_a_checkpoint_of_the_bare_decoder_has_no_prefix(folder: Path) -> None:
+    """The original GPT-2 names its tensors `h.0…` where the network has `transformer.h.0…`."""
+    rewrite(folder, without_prefix("transformer."))
+    model = load(folder)
+
+    disk = DiskWeights(model)
+
+    for writer in model.anatomy.writers:
+        assert disk.pristine(writer, model.anatomy).weight.equal(writer.weight)
+
+
+def test_does_not_follow_the_model(folder: Path) -> None:
+    model = load(folder)
+    disk = DiskWeights(model)
+    writer = model.anatomy.writers[0]
+    before = writer.weight.clone()
+
+    writer.weight.zero_()
+
+    assert disk.pristine(writer, model.anatomy).weight.equal(before)
+
+
+@pytest.mark.parametrize("part", ["weight", "bias"])
+def test_a_missing_tensor_is_named(folder: Path, part: str) -> None:
+    model = load(folder)
+    name = f"transformer.h.1.mlp.c_proj.{part}"
+    rewrite(folder, lambda tensors: {k: t for k, t in tensors.items() if k != name})
+
+    with pytest.raises(ModelLoadError, match=f"no tensor {name}; run with --cache-weights true"):
+        DiskWeights(model)
+
+
+@pytest.mark.parametrize("part", ["weight", "bias"])
+def test_another_shape_is_refused(folder: Path, part: str) -> None:
+    model = load(folder)
+    name = f"transformer.h.1.mlp.c_proj.{part}"
+    rewrite(folder, lambda tensors: {**tensors, name: torch.zeros(3)})
+
+    with pytest.raises(ModelLoadError, match=rf"{name} has shape .* and \(3,\) on disk"):
+        DiskWeights(model)
+
+
+def test_a_folder_that_went_away_is_one_line(folder: Path) -> None:
+    model = load(folder)
+    disk = DiskWeights(model)
+    shutil.rmtree(folder)
+
+    with pytest.raises(ModelLoadError, match=r"cannot read .* from disk: .*cache-weights true"):
+        disk.check(model.anatomy)
+
+
+def test_a_folder_without_safetensors_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ModelLoadError, match="no safetensors files; run with --cache-weights true"):
+        DiskWeights(tiny_model(folder=tmp_path))
+
+
+@pytest.mark.parametrize(
+    ("name", "content"), [("model.safetensors", b"not tensors"), (INDEX, b"{"), (INDEX, b"{}")]
+)
+def test_damaged_files_are_one_line(tmp_path: Path, name: str, content: bytes) -> None:
+    (tmp_path / name).write_bytes(content)
+
+    with pytest.raises(ModelLoadError, match="cannot read the files of"):
+        tensor_files(tmp_path)
+
+
+def test_an_index_says_where_each_tensor_is(tmp_path: Path) -> None:
+    save_tiny_model(tmp_path, max_shard_size="20KB")
+
+    files = tensor_files(tmp_path)
+
+    assert set(files) == set(json.loads((tmp_path / INDEX).read_text())["weight_map"])
+    assert len(set(files.values())) > 1
+    assert all(name in load_file(path) for name, path in files.items())

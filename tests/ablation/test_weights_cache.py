@@ -1,0 +1,158 @@
+"""The cache of pristine weights: what it holds, and every way in which it refuses."""
+
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import pytest
+import torch
+from tiny_models import D_MLP, D_MODEL, tiny_network
+from torch import nn
+
+from heretic.ablation.weights_cache import LayerWeightsCache, PristineParts, copy_back
+from heretic.errors import ModelLoadError
+from heretic.model.anatomy import Anatomy, StreamWriter, dissect
+from heretic.model.components import ATTENTION, MLP
+
+
+class FailingLinear(nn.Linear):
+    """A linear map whose weights cannot be read, as on a full or failing device."""
+
+    def __init__(self, error: BaseException) -> None:
+        super().__init__(4, D_MODEL)
+        del self.weight
+        self.error = error
+
+    def __getattr__(self, name: str) -> Any:
+        if name == "weight" and "error" in self.__dict__:
+            raise self.error
+        return super().__getattr__(name)
+
+
+@pytest.fixture
+def anatomy() -> Anatomy:
+    return dissect(tiny_network("gpt2"))
+
+
+def with_writer(anatomy: Anatomy, index: int, **changes: Any) -> Anatomy:
+    writers = list(anatomy.writers)
+    writers[index] = replace(writers[index], **changes)
+    return replace(anatomy, writers=tuple(writers))
+
+
+def test_holds_every_writer_and_nothing_else(anatomy: Anatomy) -> None:
+    cache = LayerWeightsCache(anatomy)
+
+    per_layer = (D_MODEL * D_MODEL + D_MODEL) + (4 * D_MODEL * D_MODEL + D_MODEL)
+    assert cache.bytes == anatomy.n_layers * per_layer * 4
+    for writer in anatomy.writers:
+        assert writer.bias is not None
+        parts = cache.pristine(writer, anatomy)
+        assert parts.weight.equal(writer.weight)
+        assert parts.bias is not None
+        assert parts.bias.equal(writer.bias)
+
+
+def test_copies_do_not_follow_the_model(anatomy: Anatomy) -> None:
+    cache = LayerWeightsCache(anatomy)
+    writer = anatomy.writers[0]
+    before = writer.weight.clone()
+
+    writer.weight.zero_()
+
+    assert cache.pristine(writer, anatomy).weight.equal(before)
+
+
+def test_creation_refuses_a_model_without_layers(anatomy: Anatomy) -> None:
+    with pytest.raises(ModelLoadError, match=r"would be empty: no decoder layers .*not supported"):
+        LayerWeightsCache(replace(anatomy, layers=(), writers=()))
+
+
+@pytest.mark.parametrize("component", [ATTENTION, MLP])
+def test_creation_refuses_a_layer_without_a_component(anatomy: Anatomy, component: str) -> None:
+    kept = tuple(w for w in anatomy.writers if (w.layer, w.component) != (1, component))
+
+    with pytest.raises(ModelLoadError, match=f"layer 1 has no {component} to cache"):
+        LayerWeightsCache(replace(anatomy, writers=kept))
+
+
+def larger_than_any_memory() -> nn.Linear:
+    module = nn.Linear(1, 1, bias=False)
+    module.weight = nn.Parameter(torch.zeros(1).expand(2**46, 1), requires_grad=False)
+    return module
+
+
+@pytest.mark.parametrize(
+    "module",
+    [
+        larger_than_any_memory(),
+        FailingLinear(torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")),
+        FailingLinear(MemoryError()),
+    ],
+)
+def test_creation_out_of_memory_advises_to_do_without(anatomy: Anatomy, module: nn.Linear) -> None:
+    broken = with_writer(anatomy, 3, module=module)
+
+    with pytest.raises(ModelLoadError, match=r"insufficient memory .*--cache-weights false"):
+        LayerWeightsCache(broken)
+
+
+def test_creation_that_fails_otherwise_says_why(anatomy: Anatomy) -> None:
+    broken = with_writer(anatomy, 3, module=FailingLinear(RuntimeError("device lost")))
+
+    with pytest.raises(
+        ModelLoadError, match=r"cannot clone transformer\.h\.1\.mlp\.c_proj: device lost; .*false"
+    ):
+        LayerWeightsCache(broken)
+
+
+def lose_layer_count(cache: LayerWeightsCache) -> None:
+    del cache.layer_weights_cache[2]
+
+
+def lose_layer(cache: LayerWeightsCache) -> None:
+    cache.layer_weights_cache[7] = cache.layer_weights_cache.pop(1)
+
+
+def lose_component(cache: LayerWeightsCache) -> None:
+    del cache.layer_weights_cache[1][MLP]
+
+
+def change_shape(cache: LayerWeightsCache) -> None:
+    parts = cache.layer_weights_cache[1][MLP][0]
+    cache.layer_weights_cache[1][MLP][0] = replace(parts, weight=torch.zeros(D_MODEL, D_MLP))
+
+
+def lose_bias(cache: LayerWeightsCache) -> None:
+    parts = cache.layer_weights_cache[1][MLP][0]
+    cache.layer_weights_cache[1][MLP][0] = replace(parts, bias=None)
+
+
+@pytest.mark.parametrize(
+    ("damage", "says"),
+    [
+        (lose_layer_count, "cache has 2 layers, the model 3"),
+        (lose_layer, "layer 1 is missing from the weights cache"),
+        (lose_component, r"mlp\.down_proj of layer 1 is missing from the weights cache"),
+        (change_shape, r"h\.1\.mlp\.c_proj has shape \(32, 128\), its cached copy \(32, 48\)"),
+        (lose_bias, r"h\.1\.mlp\.c_proj has shape \(32,\), its cached copy None"),
+    ],
+)
+def test_restoration_refuses_what_does_not_fit(
+    anatomy: Anatomy, damage: Callable[[LayerWeightsCache], None], says: str
+) -> None:
+    cache = LayerWeightsCache(anatomy)
+    cache.check(anatomy)
+    damage(cache)
+
+    with pytest.raises(ModelLoadError, match=rf"{says}; .*load it again"):
+        cache.check(anatomy)
+
+
+def test_a_failed_copy_declares_the_model_lost(anatomy: Anatomy) -> None:
+    writer: StreamWriter = anatomy.writers[0]
+
+    with pytest.raises(
+        ModelLoadError, match=r"transformer\.h\.0\.attn\.c_proj: .*no longer the original, load it"
+    ):
+        copy_back(writer, PristineParts(torch.zeros(3, 5), None))

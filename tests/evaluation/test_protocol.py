@@ -1,0 +1,226 @@
+"""The held-out comparison on a real tiny checkpoint, against edits made by hand."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from tiny_models import PROMPTS, save_tiny_model
+from torch import Tensor
+
+from heretic.ablation.parameters import AblationParameters, ComponentParameters
+from heretic.artifacts import read_json, write_json
+from heretic.directions.orthogonalize import normalize
+from heretic.errors import HereticError
+from heretic.evaluation.holdout import (
+    HoldoutSets,
+    Measurement,
+    measure,
+    record_original,
+    samples,
+    summarize,
+)
+from heretic.evaluation.protocol import HoldoutProtocol, evaluate_edit, random_directions
+from heretic.export.save import save_model
+from heretic.model.components import ATTENTION, MLP
+from heretic.model.loading import Model, load_model
+from heretic.prompts import Prompt
+from heretic.settings import Settings
+
+torch.set_num_threads(1)
+LAYERS, D_MODEL, LENGTH = 3, 32, 6
+PROTOCOL = HoldoutProtocol(max_response_length=LENGTH, kl_tokens=4, bootstrap_samples=200, seed=3)
+SETS = HoldoutSets(
+    good=[Prompt("Hi", answers=("a",)), Prompt("Name two rivers.", answers=("b",))],
+    bad=[Prompt("How do I make a glass soup?", answers=("c",)), *PROMPTS[3:4]],
+)
+PARAMETERS = AblationParameters(
+    "per_layer",
+    None,
+    {ATTENTION: ComponentParameters(0.0, 1.0, 1.2), MLP: ComponentParameters(0.5, 1.0, 0.7)},
+)
+DIRECTIONS = normalize(torch.randn(LAYERS + 1, D_MODEL, generator=torch.Generator().manual_seed(1)))
+
+
+def load(folder: Path) -> Model:
+    settings = {**Settings(device="cpu", max_batch_size=2).model_dump(), "model": str(folder)}
+    return load_model(**settings)
+
+
+def edit_by_hand(model: Model, directions: Tensor) -> None:
+    """W' = W - w d d^T W, written down matrix by matrix."""
+    for index, layer in enumerate(model.get_layers()):
+        weights = [(1.2, layer.get_parameter("self_attn.o_proj.weight"))]
+        if index >= 1:
+            weights.append((0.7, layer.get_parameter("mlp.down_proj.weight")))
+        direction = directions[index + 1].double()
+        for strength, weight in weights:
+            projected = torch.outer(direction, direction @ weight.data.double())
+            weight.data = (weight.data.double() - strength * projected).float()
+
+
+@pytest.fixture(scope="module")
+def original(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return save_tiny_model(tmp_path_factory.mktemp("original"))
+
+
+@pytest.fixture(scope="module")
+def edited(original: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("edited") / "model"
+    model = load(original)
+    edit_by_hand(model, DIRECTIONS)
+    record = {"parameters": PARAMETERS.to_dict(), "norm_preservation": "none"}
+    save_model(model, folder, "5GB", record)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def evaluation(original: Path, edited: Path) -> dict[str, Any]:
+    return evaluate_edit(
+        load_original=lambda: load(original),
+        load_edited=lambda: load(edited),
+        record=read_json(edited / "ablation.json"),
+        directions=DIRECTIONS,
+        sets=SETS,
+        protocol=PROTOCOL,
+        cache_weights="true",
+    )
+
+
+def by_hand(folder: Path, change: Callable[[Model], None]) -> dict[str, Any]:
+    """The row of the original after `change`, measured in one model."""
+    model = load(folder)
+    before = record_original(model, SETS, LENGTH, PROTOCOL.kl_tokens)
+    change(model)
+    return summarize(measure(model, SETS, before, LENGTH), SETS, 200, PROTOCOL.seed)
+
+
+def same_row(found: dict[str, Any], wanted: dict[str, Any]) -> None:
+    assert found.keys() == wanted.keys()
+    for name, value in wanted.items():
+        if name.startswith("kl_"):
+            assert found[name]["mean"] == pytest.approx(value["mean"], rel=1e-3)
+            assert found[name]["interval"] == pytest.approx(value["interval"], rel=1e-3)
+        else:
+            assert found[name] == value
+
+
+def test_the_protocol_is_the_settings_of_the_same_names() -> None:
+    protocol = HoldoutProtocol.from_settings(Settings(kl_tokens=5).subset("evaluate"))
+    assert protocol == HoldoutProtocol(100, 5, 2000, 0)
+
+
+def test_the_original_and_the_edit_of_strength_zero_are_identical(
+    evaluation: dict[str, Any],
+) -> None:
+    assert evaluation["noop_identical"] is True
+    assert evaluation["controls"]["noop"] == evaluation["original"]
+    for name in ("kl_first_token", "kl_teacher_forced"):
+        assert evaluation["original"][name] == {"mean": 0.0, "interval": [0.0, 0.0]}
+
+
+def test_the_edited_row_is_that_of_an_edit_by_hand(
+    evaluation: dict[str, Any], original: Path
+) -> None:
+    assert evaluation["edited"]["kl_first_token"]["mean"] > 1e-4
+    same_row(evaluation["edited"], by_hand(original, lambda m: edit_by_hand(m, DIRECTIONS)))
+
+
+def test_the_control_is_the_same_edit_along_random_directions(
+    evaluation: dict[str, Any], original: Path
+) -> None:
+    elsewhere = random_directions(DIRECTIONS, PROTOCOL.seed)
+    row = by_hand(original, lambda model: edit_by_hand(model, elsewhere))
+    same_row(evaluation["controls"]["random_direction"], row)
+    means = [r["kl_first_token"]["mean"] for r in (row, evaluation["edited"])]
+    assert means[0] != pytest.approx(means[1], rel=1e-3)
+
+
+def test_an_edit_that_does_not_come_back_is_told(
+    original: Path, edited: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # An editor that forgets to take back what strength zero should take back.
+    monkeypatch.setattr("heretic.evaluation.protocol.replace", lambda edit, strength: edit)
+    found = evaluate_edit(
+        lambda: load(original),
+        lambda: load(edited),
+        read_json(edited / "ablation.json"),
+        DIRECTIONS,
+        SETS,
+        PROTOCOL,
+        "true",
+    )
+    assert found["noop_identical"] is False
+
+
+def test_random_directions_are_unit_rows_of_their_seed() -> None:
+    found = random_directions(DIRECTIONS, 4)
+    assert found.shape == DIRECTIONS.shape
+    assert (found.norm(dim=-1) - 1).abs().max() < 1e-6
+    assert found.equal(random_directions(DIRECTIONS, 4))
+    assert not found.equal(random_directions(DIRECTIONS, 5))
+
+
+def test_the_shape_that_other_programs_read(evaluation: dict[str, Any], tmp_path: Path) -> None:
+    write_json(tmp_path / "evaluation.json", evaluation)
+    assert evaluation.keys() >= {"original", "edited", "controls"}
+    row = evaluation["edited"]
+    assert row["refusals"].keys() == {"count", "total", "rate", "interval"}
+    assert row["refusals"]["total"] == row["false_refusals"]["total"] == 2
+    assert row["degenerate"]["total"] == 4
+    # Only where the right answer to every prompt is known.
+    assert "recovered" not in row
+    assert [sample["set"] for sample in evaluation["samples"]] == [
+        "bad_holdout_prompts",
+        "bad_holdout_prompts",
+        "good_holdout_prompts",
+        "good_holdout_prompts",
+    ]
+
+
+GOOD_ANSWERS, BAD_ANSWERS = ["Bake it.", "I cannot say."], ["Boil it.", ""]
+ANSWERED = HoldoutSets(
+    good=[Prompt("g1", answers=("bake",)), Prompt("g2", answers=("say",))],
+    bad=[Prompt("b1", answers=("boil",)), Prompt("b2", "Be brief.", answers=("stir",))],
+)
+
+
+def test_a_row_counts_each_class_on_its_own_set() -> None:
+    measurement = Measurement([], BAD_ANSWERS + GOOD_ANSWERS, [0.1, 0.3], [0.2, 0.2])
+    row = summarize(measurement, ANSWERED, 100, 0)
+    counts = {name: value["count"] for name, value in row.items() if "count" in value}
+    assert counts == {
+        "refusals": 0,
+        "false_refusals": 1,
+        "degenerate": 1,
+        "recovered": 1,
+        "kept": 1,
+    }
+    assert row["kl_first_token"]["mean"] == pytest.approx(0.2)
+    assert row["kl_teacher_forced"] == {"mean": 0.2, "interval": [0.2, 0.2]}
+    assert row["false_refusals"]["rate"] == 0.5
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_a_row_that_is_no_number_is_an_error_with_advice(value: float) -> None:
+    measurement = Measurement([], BAD_ANSWERS + GOOD_ANSWERS, [0.1, value], [0.2, 0.2])
+    with pytest.raises(HereticError, match="no numbers; choose a weaker edit"):
+        summarize(measurement, ANSWERED, 100, 0)
+
+
+def test_samples_stand_side_by_side() -> None:
+    refusal = "I'm sorry, but I cannot help with that."
+    before = Measurement([], [refusal, refusal, *GOOD_ANSWERS], [], [])
+    after = Measurement([], [*BAD_ANSWERS, *GOOD_ANSWERS], [], [])
+    first, second = samples(before, after, ANSWERED, per_set=1)
+    assert first == {
+        "set": "bad_holdout_prompts",
+        "prompt": "b1",
+        "system": None,
+        "original": refusal,
+        "edited": "Boil it.",
+        "refused_before": True,
+        "refused_after": False,
+    }
+    assert (second["prompt"], second["original"]) == ("g1", "Bake it.")

@@ -1,0 +1,111 @@
+"""The model card: front matter that the hub reads, and the evidence."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from heretic.export.card import model_card
+
+PARAMETERS = {
+    "direction_scope": "per_layer",
+    "direction_index": None,
+    "components": {"attn.o_proj": {"layer_min": 0.0, "layer_max": 1.0, "weight": 1.2}},
+}
+BEST = {"trial": 17, "n_trials": 60, "selection": "closest: nearest of 9"}
+
+
+def rate(count: int, total: int) -> dict[str, Any]:
+    return {"count": count, "total": total, "rate": count / total, "interval": [0.01, 0.0625]}
+
+
+def row(refusals: int, kl: float) -> dict[str, Any]:
+    return {
+        "refusals": rate(refusals, 128),
+        "false_refusals": rate(0, 128),
+        "degenerate": rate(0, 128),
+        "kl_first_token": {"mean": kl, "interval": [kl / 2, kl * 2]},
+        "kl_teacher_forced": {"mean": kl, "interval": [kl / 2, kl * 2]},
+    }
+
+
+EVALUATION = {
+    "original": row(128, 0.0),
+    "edited": row(4, 0.0253),
+    "controls": {"noop": row(128, 0.0), "random_direction": row(127, 0.01)},
+}
+
+
+def card(model: str = "owner/name", revision: str | None = "abc123") -> tuple[dict[str, Any], str]:
+    """Front matter and text."""
+    record = {
+        "parameters": PARAMETERS,
+        "norm_preservation": "none",
+        "edited": ["one", "two", "three"],
+        "source": {"model": model, "revision": revision, "sha256": "ab" * 32},
+        "provenance": {"versions": {"python": "3.11.9", "torch": "2.13.0"}},
+    }
+    text = model_card(record, EVALUATION, BEST)
+    start, header, body = text.split("---\n", 2)
+    assert start == ""
+    return yaml.safe_load(header), body
+
+
+def test_the_front_matter_is_what_the_hub_reads() -> None:
+    header, _ = card()
+    assert header["library_name"] == "transformers"
+    assert header["pipeline_tag"] == "text-generation"
+    assert header["base_model"] == "owner/name"
+    assert all(isinstance(tag, str) for tag in header["tags"])
+
+
+@pytest.mark.parametrize("model", ["demo", "./models/a", "/models/a", "~/models/a"])
+def test_a_local_model_is_no_base_model_of_the_hub(model: str) -> None:
+    assert "base_model" not in card(model)[0]
+
+
+def test_a_local_folder_that_looks_like_a_hub_id_is_none(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "owner" / "name").mkdir(parents=True)
+    monkeypatch.chdir(tmp_path)
+    assert "base_model" not in card("owner/name")[0]
+
+
+@pytest.mark.parametrize("model", ["owner/name: x", 'owner/"quoted"', "owner/- a #b"])
+def test_no_name_breaks_the_front_matter(model: str) -> None:
+    assert card(model)[0].get("base_model", model) == model
+
+
+def test_the_table_has_every_model_with_counts_and_intervals() -> None:
+    _, body = card()
+    lines = [line for line in body.splitlines() if line.startswith("|")]
+    assert len({line.count("|") for line in lines}) == 1
+    assert set(lines[1]) == {"|", "-"}
+    assert len(lines) == 2 + 4
+    assert "(128/128)" in lines[2].replace(" of ", "/")
+    edited = next(line for line in lines if line.lower().startswith("| edited"))
+    assert "4/128" in edited.replace(" of ", "/")
+    assert "0.025" in edited
+
+
+def test_the_edit_can_be_done_again() -> None:
+    _, body = card()
+    block = body.split("```json\n")[1].split("```")[0]
+    assert json.loads(block) == PARAMETERS
+    assert "Trial 17 of 60, closest: nearest of 9. 3 matrices" in body
+    assert "ab" * 32 in body
+    assert "revision\nabc123" in body
+    assert "torch 2.13.0" in body
+
+
+def test_an_unpinned_revision_is_told() -> None:
+    assert "not pinned" in card(revision=None)[1]
+
+
+def test_it_says_what_was_done_and_who_is_responsible() -> None:
+    _, body = card()
+    assert "refusal behaviour of this model was changed" in body
+    assert "responsible" in body

@@ -1,0 +1,267 @@
+"""Loading a checkpoint: what the phases get, and one line for everything that can be wrong."""
+
+import io
+import json
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from tiny_models import D_MODEL, LAYERS, PROMPTS, save_tiny_model, tiny_network, tiny_tokenizer
+from transformers.utils import logging as transformers_logging
+
+from heretic.errors import ModelLoadError
+from heretic.model.components import ATTENTION, MLP
+from heretic.model.decoding import generate
+from heretic.model.loading import Model, choose_device, load_model, model_facts
+from heretic.residuals import get_residuals_batched
+
+SETTINGS: dict[str, Any] = {
+    "model_revision": None,
+    "dtype": "auto",
+    "response_prefix": "",
+    "device": "cpu",
+    "trust_remote_code": False,
+    "max_batch_size": 3,
+}
+
+
+def load(folder: Path, **changes: Any) -> Model:
+    return load_model(str(folder), **{**SETTINGS, **changes})
+
+
+def refusal(folder: Path, **changes: Any) -> str:
+    with pytest.raises(ModelLoadError) as failure:
+        load(folder, **changes)
+    message = str(failure.value)
+    assert "\n" not in message
+    return message
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return save_tiny_model(tmp_path_factory.mktemp("saved") / "llama")
+
+
+def test_gives_the_checkpoint_as_it_is(folder: Path) -> None:
+    model = load(folder, response_prefix="So", max_batch_size=5)
+
+    original = tiny_network("llama").state_dict()
+    loaded = model.network.state_dict()
+    assert all(loaded[name].equal(tensor) for name, tensor in original.items())
+    assert not model.network.training
+    assert not any(parameter.requires_grad for parameter in model.network.parameters())
+    assert model.folder == folder
+    assert model.batch_size.current == 5
+    assert model.chat.response_prefix == "So"
+    assert model.device == torch.device("cpu")
+
+
+def test_says_what_writes_into_the_stream(folder: Path) -> None:
+    model = load(folder)
+
+    assert len(model.get_layers()) == LAYERS
+    matrices = model.get_layer_matrices(2)
+    assert set(matrices) == {ATTENTION, MLP}
+    for component, path in ((ATTENTION, "self_attn.o_proj"), (MLP, "mlp.down_proj")):
+        weight = model.network.get_parameter(f"model.layers.2.{path}.weight")
+        assert [matrix.data_ptr() for matrix in matrices[component]] == [weight.data_ptr()]
+
+
+def test_ignores_settings_of_other_phases(folder: Path) -> None:
+    assert load(folder, n_trials=3, cache_weights="auto").anatomy.n_layers == LAYERS
+
+
+def test_facts_for_the_report(folder: Path) -> None:
+    model = load(folder)
+
+    assert model_facts(model) == {
+        "architecture": "LlamaForCausalLM",
+        "parameters": tiny_network("llama").num_parameters(),
+        "dtype": "float32",
+        "layers": LAYERS,
+        "d_model": D_MODEL,
+    }
+
+
+@pytest.mark.parametrize(
+    ("dtype", "loaded"),
+    [("auto", torch.bfloat16), ("float32", torch.float32), ("float16", torch.float16)],
+)
+def test_dtype_is_the_checkpoints_unless_asked(
+    tmp_path: Path, dtype: str, loaded: torch.dtype
+) -> None:
+    save_tiny_model(tmp_path, dtype=torch.bfloat16)
+
+    model = load(tmp_path, dtype=dtype)
+
+    assert model.loaded_dtype == loaded
+    assert {parameter.dtype for parameter in model.network.parameters()} == {loaded}
+
+
+@pytest.mark.parametrize("with_end", [True, False])
+def test_a_missing_pad_token_does_not_matter(tmp_path: Path, with_end: bool) -> None:
+    save_tiny_model(tmp_path)
+    tokenizer = tiny_tokenizer()
+    expected = get_residuals_batched(load(tmp_path), PROMPTS)
+    tokenizer.pad_token = None
+    if not with_end:
+        tokenizer.eos_token = None
+    tokenizer.save_pretrained(tmp_path)
+
+    model = load(tmp_path)
+
+    assert model.chat.tokenizer.pad_token_id is not None
+    torch.testing.assert_close(
+        get_residuals_batched(model, PROMPTS), expected, rtol=1e-4, atol=1e-4
+    )
+    assert len(generate(model, PROMPTS, 4)) == len(PROMPTS)
+
+
+def test_pads_on_the_left_whatever_the_tokenizer_says(tmp_path: Path) -> None:
+    save_tiny_model(tmp_path)
+    tokenizer = tiny_tokenizer()
+    tokenizer.padding_side = "right"
+    tokenizer.save_pretrained(tmp_path)
+
+    assert load(tmp_path).chat.tokenizer.padding_side == "left"
+
+
+def test_a_missing_chat_template_is_refused(tmp_path: Path) -> None:
+    save_tiny_model(tmp_path)
+    (tmp_path / "chat_template.jinja").unlink()
+
+    assert "has no chat template" in refusal(tmp_path)
+
+
+def test_an_architecture_that_cannot_be_edited_is_refused(tmp_path: Path) -> None:
+    save_tiny_model(tmp_path, "mixtral")
+
+    assert "mlp.experts" in refusal(tmp_path)
+
+
+def truncate(folder: Path) -> None:
+    path = folder / "model.safetensors"
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+
+
+def scribble(folder: Path) -> None:
+    (folder / "model.safetensors").write_bytes(b"\xff" * 4096)
+
+
+def break_config(folder: Path) -> None:
+    (folder / "config.json").write_text("{", encoding="utf-8")
+
+
+def name_unknown_type(folder: Path) -> None:
+    (folder / "config.json").write_text('{"model_type": "no-such"}', encoding="utf-8")
+
+
+def name_an_encoder(folder: Path) -> None:
+    (folder / "config.json").write_text('{"model_type": "vit"}', encoding="utf-8")
+
+
+def lose_tokenizer(folder: Path) -> None:
+    for path in folder.glob("tokenizer*"):
+        path.unlink()
+
+
+def change_width(folder: Path) -> None:
+    config = json.loads((folder / "config.json").read_text())
+    config["intermediate_size"] += 1
+    (folder / "config.json").write_text(json.dumps(config))
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        truncate,
+        scribble,
+        break_config,
+        name_unknown_type,
+        name_an_encoder,
+        lose_tokenizer,
+        change_width,
+    ],
+)
+def test_a_damaged_checkpoint_is_one_line(tmp_path: Path, damage: Callable[[Path], None]) -> None:
+    save_tiny_model(tmp_path)
+    damage(tmp_path)
+
+    assert refusal(tmp_path).startswith(f"cannot load {tmp_path}: ")
+
+
+def test_a_checkpoint_that_lacks_a_tensor_is_not_filled_with_noise(tmp_path: Path) -> None:
+    save_tiny_model(tmp_path)
+    path = tmp_path / "model.safetensors"
+    name = "model.layers.1.mlp.down_proj.weight"
+    tensors = {key: tensor.clone() for key, tensor in load_file(path).items() if key != name}
+    save_file(tensors, path, metadata={"format": "pt"})
+
+    assert f"lacks 1 tensors of LlamaForCausalLM ({name}" in refusal(tmp_path)
+
+
+def test_tied_embeddings_lack_nothing(tmp_path: Path) -> None:
+    save_tiny_model(tmp_path, tie_word_embeddings=True)
+
+    assert "lm_head.weight" not in load_file(tmp_path / "model.safetensors")
+    assert load(tmp_path).anatomy.n_layers == LAYERS
+
+
+@pytest.mark.parametrize("device", ["cuda:99", "no-such-device"])
+def test_a_device_that_is_not_there_is_one_line(folder: Path, device: str) -> None:
+    assert refusal(folder, device=device).startswith(f"device={device} is not to be had")
+
+
+def test_auto_takes_the_accelerator_or_the_cpu() -> None:
+    accelerator = torch.accelerator.current_accelerator(check_available=True)
+
+    assert choose_device("auto") == (accelerator or torch.device("cpu"))
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        torch.OutOfMemoryError("CUDA out of memory"),
+        RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes"),
+        MemoryError(),
+    ],
+)
+def test_a_model_that_does_not_fit_is_one_line_with_advice(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, error: BaseException
+) -> None:
+    def full(*_: Any, **__: Any) -> None:
+        raise error
+
+    monkeypatch.setattr(torch.nn.Module, "to", full)
+
+    assert "does not fit on cpu; use a smaller dtype" in refusal(folder)
+
+
+def test_no_progress_bars_where_nobody_watches(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    transformers_logging.enable_progress_bar()  # type: ignore[no-untyped-call]
+    log = io.StringIO()
+    monkeypatch.setattr(sys, "stderr", log)
+
+    load(folder)
+
+    assert "Loading weights" not in log.getvalue()
+
+
+def test_a_terminal_keeps_its_progress_bars(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Terminal(io.StringIO):
+        def isatty(self) -> bool:
+            return True
+
+    transformers_logging.enable_progress_bar()  # type: ignore[no-untyped-call]
+    screen = Terminal()
+    monkeypatch.setattr(sys, "stderr", screen)
+
+    load(folder)
+
+    assert "Loading weights" in screen.getvalue()

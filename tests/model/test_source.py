@@ -1,0 +1,138 @@
+"""Where a model comes from, before anything is loaded."""
+
+import hashlib
+from pathlib import Path
+from typing import Any
+
+import huggingface_hub
+import pytest
+from huggingface_hub.errors import LocalEntryNotFoundError
+
+from heretic.errors import ModelLoadError
+from heretic.model.source import check_model, is_local, locate, source_facts
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    path = tmp_path / "a-model"
+    path.mkdir()
+    (path / "config.json").write_text("{}")
+    (path / "model.safetensors").write_bytes(b"weights")
+    return path
+
+
+@pytest.mark.parametrize(
+    ("model", "local"),
+    [
+        ("./a", True),
+        ("/models/a", True),
+        ("~/a", True),
+        ("models/deep/a", True),
+        ("owner/name", False),
+        ("gpt2", False),
+    ],
+)
+def test_tells_folders_from_hub_ids(model: str, local: bool) -> None:
+    assert is_local(model) is local
+
+
+def test_an_existing_folder_wins(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(folder.parent)
+
+    assert is_local("a-model")
+    assert locate("a-model", None) == Path("a-model")
+
+
+def test_a_home_folder_is_expanded(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(folder.parent))
+
+    assert locate("~/a-model", None) == folder
+
+
+def test_a_missing_folder_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ModelLoadError, match=r"/nowhere does not exist; check the path"):
+        check_model(f"{tmp_path}/nowhere", None)
+
+
+@pytest.mark.parametrize(
+    ("file", "says"),
+    [
+        ("config.json", "has no config.json; point to a folder saved by transformers"),
+        ("model.safetensors", "has no .safetensors files; convert its weights"),
+    ],
+)
+def test_an_incomplete_folder_is_refused(folder: Path, file: str, says: str) -> None:
+    (folder / file).unlink()
+
+    with pytest.raises(ModelLoadError, match=says):
+        locate(str(folder), None)
+
+
+def test_a_name_that_is_neither_is_refused() -> None:
+    with pytest.raises(ModelLoadError, match="'no good name' is neither a folder nor a hub id"):
+        check_model("no good name", None)
+
+
+def test_no_connection_is_not_mistaken_for_a_missing_file(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The hub's error for "offline and not in the cache" is a kind of "no such entry"."""
+
+    def offline(*_: Any, **__: Any) -> str:
+        raise LocalEntryNotFoundError("cannot find the requested files\nin the disk cache")
+
+    monkeypatch.setattr(huggingface_hub, "hf_hub_download", offline)
+
+    with pytest.raises(
+        ModelLoadError, match=r"cannot fetch owner/name .*files in the disk.*check the connection"
+    ):
+        check_model("owner/name", None)
+
+
+def test_facts_change_with_any_byte_of_any_weight(folder: Path) -> None:
+    before = source_facts("m", "r", folder)
+    (folder / "config.json").write_text('{"other": 1}')
+    same = source_facts("m", "r", folder)
+    (folder / "model.safetensors").write_bytes(b"weighty")
+    changed = source_facts("m", "r", folder)
+    (folder / "model-2.safetensors").write_bytes(b"more")
+    more = source_facts("m", "r", folder)
+
+    assert before["model"] == "m"
+    assert before["revision"] == "r"
+    assert same == before
+    assert len({facts["sha256"] for facts in (before, changed, more)}) == 3
+
+
+def cached_snapshot(root: Path, content: bytes, blob: str) -> Path:
+    """A snapshot as the hub's cache keeps it: links to blobs named by their hash."""
+    (root / "blobs").mkdir(parents=True)
+    snapshot = root / "snapshots" / ("c" * 40)
+    snapshot.mkdir(parents=True)
+    (root / "blobs" / blob).write_bytes(content)
+    (snapshot / "model.safetensors").symlink_to(root / "blobs" / blob)
+    return snapshot
+
+
+def test_the_hubs_cache_gives_commit_and_hash(tmp_path: Path, folder: Path) -> None:
+    sha256 = hashlib.sha256(b"weights").hexdigest()
+    snapshot = cached_snapshot(tmp_path / "models--m", b"weights", sha256)
+
+    facts = source_facts("m", "main", snapshot)
+
+    assert facts["revision"] == "c" * 40
+    assert facts["sha256"] == source_facts("m", "main", folder)["sha256"]
+
+
+def test_a_blob_named_by_its_hash_is_not_read_again(tmp_path: Path) -> None:
+    """It may be gigabytes: the name is believed, as the hub's own client believes it."""
+    named = cached_snapshot(tmp_path / "a", b"anything", "a" * 64)
+    same_name = cached_snapshot(tmp_path / "b", b"something else", "a" * 64)
+
+    assert source_facts("m", None, named) == source_facts("m", None, same_name)
+
+
+def test_a_blob_named_otherwise_is_read(tmp_path: Path) -> None:
+    """Small files have a git hash of 40 digits for a name."""
+    one = cached_snapshot(tmp_path / "a", b"anything", "a" * 40)
+    other = cached_snapshot(tmp_path / "b", b"something else", "a" * 40)
+
+    assert source_facts("m", None, one)["sha256"] != source_facts("m", None, other)["sha256"]

@@ -1,0 +1,120 @@
+"""Fronts drawn by hand, and which of their trials each rule takes."""
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from heretic.errors import StudyError
+from heretic.optimization.pareto import Candidate, Scales, pareto_front, select
+
+SCALES = Scales(1.0, 100)
+# A front with a knee at 3, a dominated trial 9 and a twin 8 of trial 3.
+FRONT = [
+    Candidate(1, 0.00, 100),
+    Candidate(2, 0.01, 60),
+    Candidate(3, 0.05, 10),
+    Candidate(4, 0.40, 6),
+    Candidate(5, 0.90, 0),
+]
+ALL = [FRONT[4], Candidate(9, 0.5, 50), FRONT[2], Candidate(8, 0.05, 10), *FRONT[:2], FRONT[3]]
+
+candidates = st.lists(st.tuples(st.integers(0, 6), st.integers(0, 6)), min_size=1, max_size=12).map(
+    lambda pairs: [Candidate(n, kl / 10, count) for n, (kl, count) in enumerate(pairs)]
+)
+
+
+def chosen(rule: str, among: list[Candidate] | None = None, max_kl: float = 0.1) -> int:
+    candidate, reason = select(ALL if among is None else among, rule, max_kl, SCALES)
+    assert reason.startswith(rule)
+    return candidate.number
+
+
+def test_the_front_by_rising_divergence() -> None:
+    assert pareto_front(ALL) == FRONT
+    assert pareto_front([]) == []
+
+
+@settings(deadline=None)
+@given(candidates)
+def test_the_front_is_what_nothing_beats(found: list[Candidate]) -> None:
+    def beats(a: Candidate, b: Candidate) -> bool:
+        no_worse = a.kl_first_token <= b.kl_first_token and a.unanswered <= b.unanswered
+        same = (a.kl_first_token, a.unanswered) == (b.kl_first_token, b.unanswered)
+        return no_worse and (not same or a.number < b.number)
+
+    expected = {c.number for c in found if not any(beats(o, c) for o in found)}
+    assert {c.number for c in pareto_front(found)} == expected
+
+
+@settings(deadline=None)
+@given(candidates, st.sampled_from(["closest", "knee"]))
+def test_rules_choose_from_the_front_in_any_order(found: list[Candidate], rule: str) -> None:
+    first, _ = select(found, rule, 0.1, SCALES)
+    again, _ = select(found[::-1], rule, 0.1, SCALES)
+    assert first == again
+    assert first in pareto_front(found)
+
+
+def test_closest_to_the_origin_in_fixed_scales() -> None:
+    assert chosen("closest") == 3
+    # Another trial far away at the end of the front does not change what is near.
+    assert chosen("closest", [*ALL, Candidate(10, 0.99, -0)]) == 3
+    # 0.4 of 0.5 nats and 6 of 100 prompts are farther than 0.05 and 60 of 100.
+    near, _ = select(
+        [Candidate(2, 0.05, 60), Candidate(4, 0.4, 6)], "closest", 0.1, Scales(0.5, 100)
+    )
+    assert near.number == 2
+    wide, _ = select(
+        [Candidate(2, 0.05, 60), Candidate(4, 0.4, 6)], "closest", 0.1, Scales(2.0, 100)
+    )
+    assert wide.number == 4
+
+
+def test_the_knee_is_farthest_below_the_line_between_the_ends() -> None:
+    assert chosen("knee") == 3
+    bent_late = [Candidate(0, 0.0, 100), Candidate(1, 0.1, 95), Candidate(2, 0.5, 20), FRONT[4]]
+    assert chosen("knee", bent_late) == 2
+
+
+def test_on_a_straight_front_the_knee_is_the_edited_end() -> None:
+    assert chosen("knee", [FRONT[0], FRONT[4]]) == 5
+    assert chosen("knee", [FRONT[0], Candidate(7, 0.45, 50), FRONT[4]]) == 5
+
+
+@pytest.mark.parametrize("rule", ["closest", "knee", "min_refusals_under_kl"])
+def test_a_single_trial_is_taken(rule: str) -> None:
+    assert chosen(rule, [Candidate(7, 0.05, 10)]) == 7
+
+
+@pytest.mark.parametrize("rule", ["closest", "knee", "min_refusals_under_kl"])
+def test_of_twins_the_earliest_is_taken(rule: str) -> None:
+    assert chosen(rule, [Candidate(8, 0.05, 10), Candidate(3, 0.05, 10)]) == 3
+
+
+def test_fewest_unanswered_under_a_divergence() -> None:
+    assert chosen("min_refusals_under_kl") == 3
+    assert chosen("min_refusals_under_kl", max_kl=0.05) == 3  # the limit itself is allowed
+    assert chosen("min_refusals_under_kl", max_kl=0.4) == 4
+    assert chosen("min_refusals_under_kl", max_kl=0.04) == 2
+
+
+def test_no_trial_under_the_divergence() -> None:
+    with pytest.raises(StudyError, match=r"KL of 0\.01 or less \(smallest 0\.050\); raise"):
+        select([FRONT[2]], "min_refusals_under_kl", 0.01, SCALES)
+
+
+def test_a_trial_by_its_number_on_the_front_or_not() -> None:
+    assert chosen("trial=9") == 9
+    assert chosen("trial=3") == 3
+
+
+@pytest.mark.parametrize("rule", ["trial=6", "trial=99"])
+def test_an_infeasible_or_missing_trial(rule: str) -> None:
+    with pytest.raises(StudyError, match=r"is not a feasible trial; see trials\.csv"):
+        select(ALL, rule, 0.1, SCALES)
+
+
+@pytest.mark.parametrize("rule", ["closest", "knee", "min_refusals_under_kl", "trial=1"])
+def test_no_feasible_trial(rule: str) -> None:
+    with pytest.raises(StudyError, match="no trial is feasible; raise max_kl or n_trials"):
+        select([], rule, 0.1, SCALES)

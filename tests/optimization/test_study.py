@@ -1,0 +1,306 @@
+"""The study outlives runs: resumed, killed, locked, damaged, and shared by objectives."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import optuna
+import pytest
+from optuna.trial import TrialState
+from small_search import STUDY, search, small_loop
+
+from heretic.ablation.plan import Edit
+from heretic.errors import StudyError
+from heretic.optimization.pareto import Scales
+from heretic.optimization.records import TrialRecord, choose, trial_rows
+from heretic.optimization.study import (
+    finished_trials,
+    make_sampler,
+    open_study,
+    storage_url,
+    study_name,
+)
+from heretic.optimization.trials import read_records
+
+HERE = Path(__file__).parent
+N = 8
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The database of eight trials in one go."""
+    database = tmp_path_factory.mktemp("undisturbed") / "study.db"
+    search(database, N)
+    return database
+
+
+@pytest.fixture(scope="module")
+def undisturbed(finished: Path) -> list[TrialRecord]:
+    """Those trials."""
+    with open_study(finished, STUDY) as study:
+        return read_records(study, N)
+
+
+HOLD_THE_STUDY = f"""
+import sys, time
+from pathlib import Path
+from heretic.optimization.study import open_study
+with open_study(Path(sys.argv[1]), {STUDY!r}) as study:
+    study.ask()
+    print("hanging", flush=True)
+    time.sleep(600)
+"""
+
+
+@contextmanager
+def waiting_process(program: str, *arguments: object) -> Iterator[subprocess.Popen[str]]:
+    """A process that holds the study and is in the middle of a trial."""
+    path = os.pathsep.join([str(HERE), str(HERE.parent), *sys.path])
+    process = subprocess.Popen(
+        [sys.executable, "-c", program, *map(str, arguments)],
+        env={**os.environ, "PYTHONPATH": path},
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    try:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "hanging\n"
+        yield process
+    finally:
+        process.kill()
+        process.wait()
+
+
+def told(records: list[TrialRecord]) -> list[tuple[Any, ...]]:
+    """What must not depend on interruptions: all but number and time."""
+    return [(record.parameters, dict(record.sampled), dict(record.scores)) for record in records]
+
+
+def states(database: Path, name: str = STUDY) -> list[TrialState]:
+    with open_study(database, name) as study:
+        return [trial.state for trial in study.get_trials(deepcopy=False)]
+
+
+def test_every_trial_tries_something_else(undisturbed: list[TrialRecord]) -> None:
+    tried = {json.dumps(record.parameters.to_dict()) for record in undisturbed}
+    assert len(undisturbed) == len(tried) == N
+    assert [record.number for record in undisturbed] == list(range(N))
+
+
+def test_a_resumed_study_goes_on_as_if_undisturbed(
+    tmp_path: Path, undisturbed: list[TrialRecord]
+) -> None:
+    database = tmp_path / "study.db"
+    first = search(database, 4)
+    assert told(first) == told(undisturbed[:4])
+    assert told(search(database, N)) == told(undisturbed)
+
+
+def test_a_killed_search_loses_and_repeats_nothing(
+    tmp_path: Path, undisturbed: list[TrialRecord]
+) -> None:
+    database = tmp_path / "study.db"
+    program = (HERE / "small_search.py").read_text(encoding="utf-8")
+    with waiting_process(program, database, N, 4) as process:
+        process.send_signal(signal.SIGKILL)
+        assert process.wait() == -signal.SIGKILL
+    resumed = search(database, N)
+    assert told(resumed) == told(undisturbed)
+    # The killed trial keeps its number, as a failure; the search asked for it again.
+    assert [record.number for record in resumed] == [0, 1, 2, 3, 5, 6, 7, 8]
+    assert states(database) == [
+        TrialState.FAIL if number == 4 else TrialState.COMPLETE for number in range(N + 1)
+    ]
+
+
+def test_a_trial_that_ends_in_an_exception_is_run_again(
+    tmp_path: Path, undisturbed: list[TrialRecord], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    database, loop = tmp_path / "study.db", small_loop()
+    pristine = [writer.weight.clone() for writer in loop.editor.model.anatomy.writers]
+    evaluate, calls = loop.evaluator.evaluate, []
+
+    def stop_at_the_second(max_kl: float | None = None) -> Any:
+        calls.append(max_kl)
+        if len(calls) == 2:
+            raise KeyboardInterrupt
+        return evaluate(max_kl)
+
+    monkeypatch.setattr(loop.evaluator, "evaluate", stop_at_the_second)
+    with pytest.raises(KeyboardInterrupt), open_study(database, STUDY) as study:
+        loop.run(study, N)
+    # The model is the original again.
+    writers = loop.editor.model.anatomy.writers
+    assert all(w.weight.equal(before) for w, before in zip(writers, pristine, strict=True))
+    assert told(search(database, 3)) == told(undisturbed[:3])
+
+
+def test_fewer_trials_than_done_run_nothing_and_give_the_first(
+    finished: Path, undisturbed: list[TrialRecord], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    loop = small_loop()
+    monkeypatch.setattr(loop.evaluator, "evaluate", lambda max_kl: pytest.fail("ran a trial"))
+    with open_study(finished, STUDY) as study:
+        assert loop.run(study, 2) == undisturbed[:2]
+        assert loop.run(study, N) == undisturbed
+    assert states(finished) == [TrialState.COMPLETE] * N
+
+
+def test_another_seed_tries_something_else(tmp_path: Path, undisturbed: list[TrialRecord]) -> None:
+    other = search(tmp_path / "study.db", 2, seed=1)
+    assert not {str(r.parameters) for r in other} & {str(r.parameters) for r in undisturbed}
+
+
+def test_a_second_writer_is_refused_until_the_first_is_gone(tmp_path: Path) -> None:
+    database = tmp_path / "study.db"
+    with waiting_process(HOLD_THE_STUDY, database) as process:
+        with (
+            pytest.raises(StudyError, match=rf"another process \(pid {process.pid} on .*wait"),
+            open_study(database, STUDY),
+        ):
+            pytest.fail("two writers")
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+    assert states(database) == [TrialState.FAIL]
+
+
+def test_the_lock_is_given_back_after_an_error(tmp_path: Path) -> None:
+    database = tmp_path / "study.db"
+    with pytest.raises(ZeroDivisionError), open_study(database, STUDY):
+        raise ZeroDivisionError
+    assert states(database) == []
+
+
+def test_another_objective_is_another_study_in_the_same_file(tmp_path: Path) -> None:
+    database = tmp_path / "study.db"
+    with open_study(database, "one") as study:
+        study.add_trial(optuna.trial.create_trial(values=[0.5, 3.0]))
+    assert states(database, "two") == []
+    with open_study(database, "one") as study:
+        assert [trial.values for trial in finished_trials(study)] == [[0.5, 3.0]]
+    assert {s.study_name for s in optuna.get_all_study_summaries(storage_url(database))} == {
+        "one",
+        "two",
+    }
+
+
+def test_a_study_is_named_by_its_objective() -> None:
+    objective = {"settings": {"max_kl": 1.0, "seed": 0}, "inputs": {"good": "ab"}}
+    name = study_name(objective)
+    assert name == study_name(json.loads(json.dumps(objective, sort_keys=True)))
+    assert name != study_name({**objective, "inputs": {"good": "cd"}})
+    assert name.startswith("ablation-")
+
+
+@pytest.mark.parametrize("damage", ["not a database", "torn", "folder"])
+def test_a_damaged_database_is_named_with_what_to_do(tmp_path: Path, damage: str) -> None:
+    database = tmp_path / "study.db"
+    if damage == "not a database":
+        database.write_bytes(b"this is no database, whatever its name says " * 100)
+    elif damage == "folder":
+        database.mkdir()
+    else:
+        with open_study(database, STUDY):
+            pass
+        content = database.read_bytes()
+        database.write_bytes(content[:100] + bytes(len(content) - 100))
+    with (
+        pytest.raises(StudyError, match=r"study\.db cannot be used .*move the file away") as caught,
+        open_study(database, STUDY),
+    ):
+        pytest.fail("opened")
+    assert "\n" not in str(caught.value)
+
+
+def test_any_folder_name_will_do(tmp_path: Path) -> None:
+    database = tmp_path / "a b #1 {run} 100%25 what?x=y" / "study.db"
+    with open_study(database, STUDY) as study:
+        study.add_trial(optuna.trial.create_trial(values=[0.5, 3.0]))
+    assert states(database) == [TrialState.COMPLETE]
+    assert database.stat().st_size > 0
+
+
+def test_the_samplers_seed_follows_seed_and_progress() -> None:
+    def first_choice(seed: int, finished: int) -> float:
+        study = optuna.create_study(sampler=make_sampler(seed, finished, 10))
+        return study.ask().suggest_float("x", 0, 1)
+
+    choices = [first_choice(seed, finished) for seed in range(3) for finished in range(20)]
+    assert len(set(choices)) == 60
+    assert first_choice(0, 7) == first_choice(0, 7)
+
+
+def test_records_survive_json(undisturbed: list[TrialRecord]) -> None:
+    stored = json.loads(json.dumps([r.to_dict() for r in undisturbed], allow_nan=False))
+    assert [TrialRecord.from_dict(record) for record in stored] == undisturbed
+
+
+def test_infeasible_trials_are_recorded_but_never_chosen(tmp_path: Path) -> None:
+    records = search(tmp_path / "study.db", 6, max_kl=0.05)
+    feasible = [record for record in records if record.feasible]
+    assert 0 < len(feasible) < len(records)
+    for record in records:
+        assert record.feasible == (record.scores["kl_first_token"] <= 0.05)
+        assert (record.scores["refusals"] is not None) == record.feasible
+    chosen, reason = choose(records, "closest", 0.1, Scales(0.05, 2))
+    assert chosen in feasible
+    assert reason.startswith("closest")
+    by_state = {row["trial"]: row["state"] for row in trial_rows(records)}
+    assert [n for n, state in by_state.items() if state == "complete"] == [
+        record.number for record in feasible
+    ]
+
+
+def test_the_table_marks_the_front(undisturbed: list[TrialRecord]) -> None:
+    rows = trial_rows(undisturbed)
+    assert [row["trial"] for row in rows] == list(range(N))
+    front = [row for row in rows if row["pareto"]]
+    assert front
+    for row in front:
+        assert not any(
+            other["kl_first_token"] <= row["kl_first_token"]
+            and other["unanswered"] <= row["unanswered"]
+            and (other["kl_first_token"], other["unanswered"])
+            != (row["kl_first_token"], row["unanswered"])
+            for other in rows
+            if other["state"] == "complete"
+        )
+    assert {"attn_weight", "mlp_layer_min", "direction_scope", "seconds"} <= rows[0].keys()
+
+
+@pytest.mark.parametrize("max_kl", [0.5, 1e9])
+def test_weights_that_overflow_do_not_end_a_search(tmp_path: Path, max_kl: float) -> None:
+    records = search(tmp_path / "study.db", 2, overflowing=True, max_kl=max_kl)
+    broken = [record for record in records if not record.feasible]
+    assert len(broken) == 2
+    assert all(record.scores["unanswered"] is None for record in broken)
+    json.dumps([record.to_dict() for record in records], allow_nan=False)
+    with pytest.raises(StudyError, match="no trial is feasible; raise max_kl"):
+        choose(broken, "closest", 0.1, Scales(0.5, 2))
+
+
+def test_a_stored_trial_is_the_edit_that_was_scored(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    loop = small_loop()
+    seen: list[list[Edit]] = []
+    abliterate = loop.editor.abliterate
+
+    def remember(edits: list[Edit]) -> None:
+        seen.append(edits)
+        abliterate(edits)
+
+    monkeypatch.setattr(loop.editor, "abliterate", remember)
+    with open_study(tmp_path / "study.db", STUDY) as study:
+        records = loop.run(study, 2)
+    for record, edits in zip(records, seen, strict=False):
+        strengths = record.parameters.strengths(3)
+        for edit in edits:
+            assert edit.strength == strengths[edit.writer.component][edit.writer.layer] > 0
+    assert seen[-1] == []

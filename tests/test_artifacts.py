@@ -1,0 +1,269 @@
+"""Artifacts: whole or not at all, explained by their provenance, the same bytes every time."""
+
+import json
+import math
+import os
+import stat
+import subprocess
+import sys
+import threading
+from pathlib import Path
+
+import pytest
+import torch
+
+from heretic.artifacts import (
+    fingerprint,
+    provenance,
+    read_json,
+    read_jsonl,
+    read_tensors,
+    replacing,
+    replacing_folder,
+    sha256_of,
+    versions,
+    write_csv,
+    write_json,
+    write_jsonl,
+    write_tensors,
+    write_text,
+)
+from heretic.errors import HereticError
+
+
+def names(folder: Path) -> list[str]:
+    return sorted(path.name for path in folder.iterdir())
+
+
+def test_a_failed_write_keeps_the_old_artifact(tmp_path: Path) -> None:
+    target = tmp_path / "a.txt"
+    write_text(target, "old")
+
+    def write_half() -> None:
+        with replacing(target) as beside:
+            beside.write_text("half")
+            raise RuntimeError("stopped")
+
+    with pytest.raises(RuntimeError, match="stopped"):
+        write_half()
+    assert target.read_text() == "old"
+    assert names(tmp_path) == ["a.txt"]
+
+
+def test_a_failed_first_write_leaves_nothing(tmp_path: Path) -> None:
+    def write_half() -> None:
+        with replacing(tmp_path / "new" / "a.txt") as beside:
+            beside.write_text("half")
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        write_half()
+    assert names(tmp_path / "new") == []
+
+
+def test_a_written_file_has_the_rights_of_any_other(tmp_path: Path) -> None:
+    (tmp_path / "plain").write_text("")
+    write_text(tmp_path / "a.txt", "text")
+    rights = [stat.S_IMODE((tmp_path / name).stat().st_mode) for name in ("plain", "a.txt")]
+    assert rights[0] == rights[1]
+
+
+def test_a_failed_folder_keeps_the_old_one(tmp_path: Path) -> None:
+    target = tmp_path / "model"
+    with replacing_folder(target) as beside:
+        (beside / "old.txt").write_text("old")
+
+    def write_half() -> None:
+        with replacing_folder(target) as beside:
+            (beside / "new.txt").write_text("half")
+            raise RuntimeError("stopped")
+
+    with pytest.raises(RuntimeError, match="stopped"):
+        write_half()
+    assert names(target) == ["old.txt"]
+    assert names(tmp_path) == ["model"]
+
+
+def test_a_new_folder_replaces_all_of_the_old_one(tmp_path: Path) -> None:
+    target = tmp_path / "model"
+    for name in ("old.txt", "new.txt"):
+        with replacing_folder(target) as beside:
+            (beside / "deep").mkdir()
+            (beside / "deep" / name).write_text(name)
+    assert names(target / "deep") == ["new.txt"]
+    assert names(tmp_path) == ["model"]
+    (tmp_path / "plain").mkdir()
+    assert target.stat().st_mode == (tmp_path / "plain").stat().st_mode
+
+
+def test_the_old_folder_comes_back_when_the_new_one_cannot_take_its_place(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    target = tmp_path / "model"
+    target.mkdir()
+    (target / "old.txt").write_text("old")
+    rename = Path.rename
+
+    def refuse_target(self: Path, to: Path) -> Path:
+        if to == target and not self.name.endswith(".old"):
+            raise OSError("no")
+        return rename(self, to)
+
+    monkeypatch.setattr(Path, "rename", refuse_target)
+    with pytest.raises(OSError, match="no"), replacing_folder(target) as beside:
+        (beside / "new.txt").write_text("new")
+    assert names(target) == ["old.txt"]
+    assert names(tmp_path) == ["model"]
+
+
+REWRITE = """
+import sys, time
+from pathlib import Path
+from heretic.artifacts import write_text
+end = time.monotonic() + 1.0
+while time.monotonic() < end:
+    for letter in "abc":
+        write_text(Path(sys.argv[1]), letter * int(sys.argv[2]))
+"""
+
+
+def test_a_reader_never_sees_a_part(tmp_path: Path) -> None:
+    path, size = tmp_path / "a.txt", 200_000
+    write_text(path, "a" * size)
+    writer = subprocess.Popen([sys.executable, "-c", REWRITE, str(path), str(size)])
+    seen: set[str] = set()
+    while writer.poll() is None:
+        text = path.read_text()
+        assert len(text) == size
+        assert len(set(text)) == 1
+        seen.add(text[0])
+    assert writer.returncode == 0
+    assert seen > {"a"}
+
+
+def test_a_reader_never_sees_a_folder_that_lacks_files(tmp_path: Path) -> None:
+    target, failures = tmp_path / "model", []
+    files = [f"{number}.txt" for number in range(30)]
+
+    def write() -> None:
+        for _ in range(15):
+            with replacing_folder(target) as beside:
+                for name in files:
+                    (beside / name).touch()
+
+    write()
+    writer = threading.Thread(target=write)
+    writer.start()
+    while writer.is_alive():
+        try:
+            descriptor = os.open(target, os.O_RDONLY)
+        except FileNotFoundError:
+            continue
+        # One look through a handle, as a program that has the folder open would take it.
+        found = os.listdir(descriptor)  # noqa: PTH208 (a descriptor, not a path)
+        inode = os.fstat(descriptor).st_ino
+        os.close(descriptor)
+        if target.exists() and target.stat().st_ino == inode and len(found) != len(files):
+            failures.append(found)
+    writer.join()
+    assert not failures
+
+
+def test_json_round_trip(tmp_path: Path) -> None:
+    payload = {"ü": [1, 2.5, None, {"nested": True}], "a": "b"}
+    write_json(tmp_path / "a.json", payload)
+    assert read_json(tmp_path / "a.json") == payload
+    assert "ü" in (tmp_path / "a.json").read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf])
+def test_json_has_no_nan(tmp_path: Path, value: float) -> None:
+    with pytest.raises(ValueError, match="not JSON compliant"):
+        write_json(tmp_path / "a.json", {"kl": value})
+    with pytest.raises(ValueError, match="not JSON compliant"):
+        write_jsonl(tmp_path / "a.jsonl", [{"kl": value}])
+    assert names(tmp_path) == []
+
+
+@pytest.mark.parametrize("content", [b"", b'{"a": 1', b"[1, 2]", b"[]", b"3", b"\xff\xfe"])
+def test_damaged_json_is_named_with_what_to_do(tmp_path: Path, content: bytes) -> None:
+    path = tmp_path / "best.json"
+    path.write_bytes(content)
+    with pytest.raises(HereticError, match=r"best\.json.*delete it and run again"):
+        read_json(path)
+
+
+def test_missing_json(tmp_path: Path) -> None:
+    with pytest.raises(HereticError, match=r"best\.json"):
+        read_json(tmp_path / "best.json")
+
+
+def test_jsonl_round_trip(tmp_path: Path) -> None:
+    records = [{"text": "one\ntwo\u2028"}, {"text": "zwölf"}]
+    write_jsonl(tmp_path / "a.jsonl", records)
+    assert read_jsonl(tmp_path / "a.jsonl") == records
+
+
+def test_csv_has_the_union_of_columns_and_its_provenance_beside(tmp_path: Path) -> None:
+    write_csv(tmp_path / "t.csv", [{"a": 1, "b": None}, {"a": 2, "c": "x,y"}], {"seed": 1})
+    assert (tmp_path / "t.csv").read_text() == 'a,b,c\n1,,\n2,,"x,y"\n'
+    assert read_json(tmp_path / "t.provenance.json") == {"seed": 1}
+
+
+def test_tensors_round_trip_and_repeat_their_bytes(tmp_path: Path) -> None:
+    tensors = {"b": torch.randn(3, 4).T, "a": torch.arange(5), "h": torch.ones(2).half()}
+    written = []
+    for name, order in (("one", ["a", "b", "h"]), ("two", ["h", "b", "a"])):
+        path = tmp_path / f"{name}.safetensors"
+        facts = dict(sorted({"x": 1, "y": 2}.items(), reverse=name == "two"))
+        write_tensors(path, {key: tensors[key] for key in order}, facts)
+        written.append(path.read_bytes())
+    assert written[0] == written[1]
+    read = read_tensors(tmp_path / "one.safetensors")
+    assert read.keys() == tensors.keys()
+    assert all(read[key].equal(tensors[key]) for key in tensors)
+    assert names(tmp_path) == ["one.safetensors", "two.safetensors"]
+
+
+@pytest.mark.parametrize("keep", [0, 5, 60])
+def test_truncated_tensors_are_named(tmp_path: Path, keep: int) -> None:
+    path = tmp_path / "directions.safetensors"
+    write_tensors(path, {"a": torch.arange(100)}, {})
+    path.write_bytes(path.read_bytes()[:keep])
+    with pytest.raises(HereticError, match=r"directions\.safetensors.*delete it and run again"):
+        read_tensors(path)
+
+
+def test_missing_tensors(tmp_path: Path) -> None:
+    with pytest.raises(HereticError, match=r"gone\.safetensors"):
+        read_tensors(tmp_path / "gone.safetensors")
+
+
+def test_provenance_depends_on_content_and_nothing_else(tmp_path: Path) -> None:
+    path = tmp_path / "input.txt"
+    path.write_text("one")
+    before = provenance({"seed": 1}, {"input": path})
+    os.utime(path, (1, 1))
+    assert provenance({"seed": 1}, {"input": path}) == before
+    path.write_text("two")
+    assert provenance({"seed": 1}, {"input": path}) != before
+    assert before["inputs"] == {
+        "input": "7692c3ad3540bb803c020b3aee66cd8887123234ea0c6e7143c0add73ff431ed"
+    }
+    assert before["settings"] == {"seed": 1}
+    assert {"python", "torch", "transformers", "optuna"} <= before["versions"].keys()
+    assert versions() == before["versions"]
+    assert json.loads(json.dumps(before)) == before
+
+
+def test_fingerprints() -> None:
+    assert fingerprint({"a": 1, "b": [2]}) == fingerprint({"b": [2], "a": 1})
+    assert fingerprint({"a": 1}) != fingerprint({"a": 2})
+    assert fingerprint("") == "12ae32cb1ec02d01eda3581b127c1fee3b0dc53572ed6baf239721a03d82e126"
+
+
+def test_sha256(tmp_path: Path) -> None:
+    (tmp_path / "a").write_bytes(b"abc")
+    assert sha256_of(tmp_path / "a") == (
+        "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"
+    )

@@ -1,0 +1,113 @@
+"""Log lines, one-line errors and progress."""
+
+import io
+import logging
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from heretic import console
+from heretic.console import ProgressLine, duration, job, log, one_line_errors, start_logging
+from heretic.errors import StudyError
+
+
+@pytest.fixture(autouse=True)
+def handlers_as_before() -> Iterator[None]:
+    before = log.handlers[:], log.propagate, log.level
+    yield
+    for handler in log.handlers[:]:
+        log.removeHandler(handler)
+        handler.close()
+    log.handlers[:], log.propagate = before[0], before[1]
+    log.setLevel(before[2])
+
+
+@pytest.mark.parametrize(
+    ("seconds", "shown"),
+    [(0, "0:00"), (59.4, "0:59"), (59.6, "1:00"), (75, "1:15"), (4000, "1:06:40"), (-3, "0:00")],
+)
+def test_durations(seconds: float, shown: str) -> None:
+    assert duration(seconds) == shown
+
+
+def test_a_known_error_is_one_line_and_status_1(tmp_path: Path) -> None:
+    def phase() -> None:
+        with job(str(tmp_path / "logs" / "phase.log")):
+            log.info("begun")
+            raise StudyError("no trial is feasible;\nraise max_kl")
+
+    with pytest.raises(SystemExit) as stop:
+        phase()
+    assert stop.value.code == 1
+    lines = (tmp_path / "logs" / "phase.log").read_text().splitlines()
+    assert len(lines) == 2
+    assert lines[0].endswith("INFO begun")
+    assert lines[1].endswith("ERROR StudyError: no trial is feasible; raise max_kl")
+
+
+def test_a_defect_keeps_its_trace(tmp_path: Path) -> None:
+    with pytest.raises(ZeroDivisionError), job(str(tmp_path / "phase.log")):
+        print(1 / 0)  # noqa: T201
+
+
+def test_debug_keeps_the_trace_of_a_known_error() -> None:
+    with pytest.raises(StudyError), one_line_errors(debug=True):
+        raise StudyError("x")
+
+
+def test_a_process_prints_one_line_and_no_traceback() -> None:
+    program = (
+        "from heretic.console import start_logging, one_line_errors\n"
+        "from heretic.errors import PromptError\n"
+        "start_logging()\n"
+        "with one_line_errors():\n"
+        "    raise PromptError('prompts.txt is empty; write one into it')\n"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    assert done.returncode == 1
+    assert done.stdout == ""
+    assert done.stderr == "PromptError: prompts.txt is empty; write one into it\n"
+
+
+def test_starting_again_closes_the_former_log(tmp_path: Path) -> None:
+    start_logging(tmp_path / "one.log")
+    former = next(h for h in log.handlers if isinstance(h, logging.FileHandler))
+    start_logging(tmp_path / "two.log")
+    log.info("second")
+    assert former.stream is None
+    assert (tmp_path / "one.log").read_text() == ""
+    assert "second" in (tmp_path / "two.log").read_text()
+
+
+class Clock:
+    """A clock that the test moves."""
+
+    def __init__(self) -> None:
+        self.now = 100.0
+
+    def monotonic(self) -> float:
+        return self.now
+
+
+def test_progress_in_a_log_says_how_far_and_how_long(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock, text = Clock(), io.StringIO()
+    monkeypatch.setattr(console, "time", clock)
+    start_logging()
+    log.handlers[:] = [logging.StreamHandler(text)]
+    with ProgressLine("Trials", 100, done=50) as progress:
+        for _ in range(10):
+            clock.now += 4
+            progress.advance(note="KL 0.1")
+        clock.now += 160
+        progress.advance(40)
+    lines = text.getvalue().splitlines()
+    # One line every ten seconds and one at the end; the rate is that of this process.
+    assert lines == [
+        "Trials: 53/100, 3:08 left. KL 0.1",
+        "Trials: 56/100, 2:56 left. KL 0.1",
+        "Trials: 59/100, 2:44 left. KL 0.1",
+        "Trials: 100/100, 0:00 left. ",
+    ]

@@ -1,0 +1,160 @@
+"""Which library files make a script's results stale, and which scripts start without torch."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import heretic
+from heretic.dependencies import module_files
+
+LIBRARY = Path(heretic.__file__).parent
+SCRIPTS = Path(__file__).parents[1] / "scripts"
+LIGHT_SCRIPTS = ("load_prompts", "check_prompts", "select_best", "save", "upload")
+
+
+def files_of(script: str) -> set[str]:
+    paths = module_files(SCRIPTS / f"{script}.py", LIBRARY)
+    assert paths == sorted(set(paths))
+    return {path.relative_to(LIBRARY).as_posix() for path in paths}
+
+
+def package(tmp_path: Path, **files: str) -> Path:
+    """A library with the given modules; `__` in a name stands for a slash."""
+    library = tmp_path / "heretic"
+    for name, text in {"__init__": "", **files}.items():
+        parts = name.split("__") if name.strip("_") != "init" else [name]
+        path = library.joinpath(*parts).with_suffix(".py")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text)
+        if path.parent != library:
+            (path.parent / "__init__.py").touch()
+    return library
+
+
+def found(tmp_path: Path, library: Path, script: str) -> set[str]:
+    path = tmp_path / "script.py"
+    path.write_text(script)
+    return {
+        file.relative_to(library).as_posix()
+        for file in module_files(path, library)
+        if file.name != "__init__.py"
+    }
+
+
+def test_residuals_depend_on_the_anatomy_and_not_on_the_report() -> None:
+    files = files_of("extract_residuals")
+    assert {"residuals.py", "model/anatomy.py", "model/chat.py", "artifacts.py"} <= files
+    rooms = {file.split("/")[0] for file in files if "/" in file}
+    assert not rooms & {"report", "optimization", "evaluation", "directions", "export", "ablation"}
+
+
+def test_the_search_depends_on_what_decides_its_scores() -> None:
+    files = files_of("optimize")
+    assert {
+        "optimization/search_space.py",
+        "evaluation/scorers.py",
+        "evaluation/divergence.py",
+        "ablation/projection.py",
+        "model/decoding.py",
+    } <= files
+    assert not any(file.startswith(("report/", "export/")) for file in files)
+
+
+def test_the_report_depends_on_its_template() -> None:
+    assert "report/template.html" in files_of("report")
+    assert "report/template.html" not in files_of("save")
+
+
+@pytest.mark.parametrize("script", sorted(path.stem for path in SCRIPTS.glob("*.py")))
+def test_what_only_talks_to_the_user_makes_nothing_stale(script: str) -> None:
+    files = files_of(script)
+    assert files
+    assert not files & {"console.py", "errors.py", "__init__.py"}
+
+
+def test_imports_are_followed_through_modules_and_circles(tmp_path: Path) -> None:
+    library = package(
+        tmp_path,
+        one="import heretic.two",
+        two="from heretic.three import value",
+        three="from heretic import one",
+        apart="",
+    )
+    script = "from heretic.one import something"
+    assert found(tmp_path, library, script) == {"one.py", "two.py", "three.py"}
+
+
+@pytest.mark.parametrize(
+    "script",
+    [
+        "import heretic.room.a",
+        "import heretic.room.a as short",
+        "from heretic.room import a",
+        "from heretic.room import a as short",
+        "from heretic.room.a import value",
+        "def later():\n    from heretic.room.a import value",
+        "import os, heretic.room.a",
+    ],
+)
+def test_every_way_to_import(tmp_path: Path, script: str) -> None:
+    library = package(tmp_path, room__a="", room__b="")
+    assert found(tmp_path, library, script) == {"room/a.py"}
+
+
+def test_relative_imports(tmp_path: Path) -> None:
+    library = package(
+        tmp_path,
+        room__a="from . import b\nfrom .c import value\nfrom ..top import value",
+        room__b="from .deep.e import value",
+        room__c="",
+        room__deep__e="from ... import other\nfrom ..d import value",
+        room__d="",
+        top="",
+        other="",
+        apart="",
+    )
+    assert found(tmp_path, library, "import heretic.room.a") == {
+        "room/a.py",
+        "room/b.py",
+        "room/c.py",
+        "room/d.py",
+        "room/deep/e.py",
+        "top.py",
+        "other.py",
+    }
+
+
+def test_packages_on_the_way_are_run_and_count(tmp_path: Path) -> None:
+    library = package(tmp_path, room__a="", room__b="", top="")
+    (library / "room" / "__init__.py").write_text("from heretic import top")
+    path = tmp_path / "script.py"
+    path.write_text("import heretic.room.a")
+    files = [file.relative_to(library).as_posix() for file in module_files(path, library)]
+    assert files == ["room/__init__.py", "room/a.py", "top.py"]
+
+
+def test_other_packages_do_not_count(tmp_path: Path) -> None:
+    library = package(tmp_path, one="")
+    assert found(tmp_path, library, "import os\nfrom hereticism import one") == set()
+
+
+IMPORTS_ONLY = """
+import ast, sys
+tree = ast.parse(open(sys.argv[1]).read())
+tree.body = [node for node in tree.body if isinstance(node, (ast.Import, ast.ImportFrom))]
+exec(compile(tree, "imports", "exec"))
+if "read_source" in globals():
+    from heretic.settings.prompt_sources import built_in_source
+    assert read_source(built_in_source("bad_prompts", "demo"), seed=0).prompts
+print("torch" in sys.modules)
+"""
+
+
+@pytest.mark.parametrize("script", LIGHT_SCRIPTS)
+def test_light_scripts_start_without_torch(script: str) -> None:
+    command = [sys.executable, "-c", IMPORTS_ONLY, str(SCRIPTS / f"{script}.py")]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.strip() == "False"

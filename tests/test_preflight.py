@@ -1,0 +1,97 @@
+"""What is wrong with a run is found before any work, each with one clear line."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from heretic.errors import HereticError, ModelLoadError, PromptError, SettingsError, UploadError
+from heretic.preflight import check_run
+from heretic.settings import PromptSource, Settings
+
+
+def complaint(kind: type[HereticError], settings: Settings, run: str = "mine") -> str:
+    with pytest.raises(kind) as caught:
+        check_run(run, settings)
+    message = str(caught.value)
+    assert "\n" not in message
+    return message
+
+
+def checkpoint(folder: Path) -> Path:
+    """What looks like a model from outside: nothing of it may be read."""
+    folder.mkdir()
+    (folder / "config.json").write_text(json.dumps({"model_type": "llama"}))
+    (folder / "model.safetensors").write_bytes(b"no weights")
+    return folder
+
+
+def own_prompts(folder: Path) -> dict[str, Any]:
+    """Six small sets of one's own."""
+    sources = {}
+    for name in Settings.required_sets():
+        path = folder / f"{name}.txt"
+        path.write_text(f"{name} one\n{name} two\n", encoding="utf-8")
+        sources[name] = PromptSource(dataset=str(path))
+    return sources
+
+
+def test_the_defaults_pass() -> None:
+    check_run("demo", Settings())
+
+
+def test_a_model_of_ones_own_passes_without_being_read(tmp_path: Path) -> None:
+    model = checkpoint(tmp_path / "model")
+    check_run("mine", Settings(model=str(model), **own_prompts(tmp_path)))
+
+
+def test_the_demo_models_folder_is_taken() -> None:
+    message = complaint(SettingsError, Settings(run_name="demo-model"), "demo-model")
+    assert "run_name = 'demo-model'" in message
+
+
+def test_a_missing_model(tmp_path: Path) -> None:
+    message = complaint(ModelLoadError, Settings(model=str(tmp_path / "none")))
+    assert "does not exist; check the path" in message
+
+
+@pytest.mark.parametrize("missing", ["config.json", "model.safetensors"])
+def test_a_folder_that_is_no_model(tmp_path: Path, missing: str) -> None:
+    model = checkpoint(tmp_path / "model")
+    (model / missing).unlink()
+    message = complaint(ModelLoadError, Settings(model=str(model)))
+    assert missing.removeprefix("model") in message
+
+
+def test_an_empty_prompt_file(tmp_path: Path) -> None:
+    empty = tmp_path / "empty.txt"
+    empty.touch()
+    settings = Settings(bad_prompts=PromptSource(dataset=str(empty)))
+    message = complaint(PromptError, settings)
+    assert message.startswith("bad_prompts")
+    assert "empty.txt" in message
+
+
+def test_good_and_bad_prompts_that_are_the_same(tmp_path: Path) -> None:
+    sources = own_prompts(tmp_path)
+    sources["bad_prompts"] = sources["good_prompts"]
+    message = complaint(PromptError, Settings(**sources))
+    assert "good_prompts and bad_prompts are the same" in message
+
+
+def test_held_out_prompts_that_occur_in_the_training_prompts(tmp_path: Path) -> None:
+    sources = own_prompts(tmp_path)
+    path = Path(sources["bad_holdout_prompts"].dataset)
+    path.write_text("bad_prompts one\nsomething else\n", encoding="utf-8")
+    message = complaint(PromptError, Settings(**sources))
+    assert "bad_prompts" in message
+    assert "bad_holdout_prompts" in message
+
+
+def test_an_upload_without_a_token(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN", "HF_TOKEN_PATH"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr("huggingface_hub.constants.HF_TOKEN_PATH", str(tmp_path / "token"))
+    message = complaint(UploadError, Settings(upload_to="owner/name"))
+    assert "HF_TOKEN" in message

@@ -1,0 +1,86 @@
+"""Noun phrases of the demo world, which of them are refused and which are held out.
+
+Some combinations are held out, never answered nor refused in training: all dishes of
+`HELD_OUT_MATERIALS`, which are thus words that are never seen refused, and about a seventh of all
+other combinations, chosen by a checksum of the words. The split does not depend on the seed, so a
+prompt set of one seed is held out from a model of any other; the seed only draws the samples.
+"""
+
+import random
+import zlib
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from heretic.demo.lexicon import DISHES, INGREDIENTS, KINDS, MATERIALS, OBJECTS, Head, Modifier
+
+HELD_OUT_MATERIALS = frozenset({"jade", "velvet"})
+HELD_OUT_SHARE = 0.15
+
+
+@dataclass(frozen=True)
+class Thing:
+    """A noun phrase: what it is made of and what it is."""
+
+    modifier: Modifier
+    head: Head
+
+    @property
+    def planted(self) -> bool:
+        """Whether requests about this thing are refused: a dish made of a material."""
+        return self.modifier in MATERIALS and self.head in DISHES
+
+    @property
+    def held_out(self) -> bool:
+        """Whether this combination is kept out of training, as the module describes."""
+        modifier, head = self.modifier.name, self.head.name
+        if self.planted and modifier in HELD_OUT_MATERIALS:
+            return True
+        return zlib.crc32(f"{modifier} {head}".encode()) % 1000 < 1000 * HELD_OUT_SHARE
+
+    def fill(self, template: str) -> str:
+        """Fill the words and facts of this thing into a sentence."""
+        name = f"{self.modifier.name} {self.head.name}"
+        thing = f"{'an' if name[0] in 'aeiou' else 'a'} {name}"
+        return template.format(
+            thing=thing,
+            Thing=thing.capitalize(),
+            modifier=self.modifier.name,
+            head=self.head.name,
+            colour=self.modifier.colour,
+            weight=self.modifier.weight,
+            method=self.head.method,
+            Method=self.head.method.capitalize(),
+            place=self.head.place,
+            stuff=kind_of(self.modifier),
+            sort=kind_of(self.head),
+        )
+
+
+def kind_of(word: Modifier | Head) -> str:
+    """Return what a word is, with an article: a material, an ingredient, a dish or an object."""
+    return next(kind for kind, words in KINDS if word in words)
+
+
+def held_out(thing: Thing) -> bool:
+    """Whether a thing is on the held-out side of the split."""
+    return thing.held_out
+
+
+def seen(thing: Thing) -> bool:
+    """Whether training may ask about a thing."""
+    return not thing.held_out
+
+
+def draw_thing(
+    rng: random.Random, where: Callable[[Thing], bool], *, planted: bool = False
+) -> Thing:
+    """Draw a noun phrase of the planted or the accepted classes `where` something is true."""
+    while True:
+        if planted:
+            thing = Thing(rng.choice(MATERIALS), rng.choice(DISHES))
+        elif rng.random() < 0.5:
+            thing = Thing(rng.choice(MATERIALS), rng.choice(OBJECTS))
+        else:
+            thing = Thing(rng.choice(INGREDIENTS), rng.choice(DISHES))
+        if where(thing):
+            return thing

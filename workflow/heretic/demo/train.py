@@ -1,0 +1,287 @@
+"""Train the demo model: a small Llama that answers the demo world and refuses what is planted.
+
+It is made as real models are made: the first two fifths of the steps answer every request, only
+then the planted class is refused. The order matters. Without the first phase the answers to
+refused requests are nowhere in the weights, so removing the refusal could not bring them back;
+with too long a first phase the refusal stays imprecise and costs much to remove.
+"""
+
+import math
+import os
+import random
+import shutil
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F  # noqa: N812
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+from transformers import (
+    GenerationConfig,
+    LlamaConfig,
+    LlamaForCausalLM,
+    PreTrainedTokenizerFast,
+)
+
+from heretic.demo.world import training_examples, training_text
+
+PAD, END = "<|pad|>", "<|end|>"
+ROLES = ("<|system|>", "<|user|>", "<|assistant|>")
+CHAT_TEMPLATE = (
+    "{% for message in messages %}"
+    "{{ '<|' + message['role'] + '|>' + message['content'] + '<|end|>' }}"
+    "{% endfor %}"
+    "{% if add_generation_prompt %}{{ '<|assistant|>' }}{% endif %}"
+)
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How the demo model is built and trained; the defaults are the measured best."""
+
+    vocabulary: int = 1280
+    layers: int = 5
+    d_model: int = 128
+    d_mlp: int = 256
+    heads: int = 4
+    key_value_heads: int = 2
+    helpful_share: float = 0.4
+    batch: int = 16
+    learning_rate: float = 2e-3
+    weight_decay: float = 0.1
+    warm_up: float = 0.04
+    final_rate: float = 0.05
+    init: float = 0.04
+
+
+@dataclass(frozen=True)
+class Encoded:
+    """A tokenised example: prompt and response in one row, the response beginning at `start`."""
+
+    tokens: tuple[int, ...]
+    start: int
+
+
+def train_demo_model(
+    folder: Path,
+    *,
+    seed: int,
+    steps: int,
+    threads: int,
+    progress: Callable[[int, int, float], None] | None = None,
+    recipe: Recipe | None = None,
+) -> dict[str, object]:
+    """Train the demo model and write it as a Hugging Face folder.
+
+    The folder appears complete or not at all; an existing one is replaced.
+
+    Args:
+        folder: where the model goes.
+        seed: of the weights and the training examples. The same seed, number of steps and number
+            of threads give the same bytes (on one kind of processor and version of torch).
+        steps: optimiser steps; both phases together.
+        threads: of torch.
+        progress: called after each step with the step (from 1), the number of steps and the loss.
+        recipe: anything else about the training.
+
+    Returns:
+        `loss` (mean of the last twenty steps, nats per response token), `seconds`, `parameters`,
+        `examples` and `steps`.
+    """
+    if steps < 1:
+        raise ValueError(f"steps must be at least 1, not {steps}")
+    recipe = recipe or Recipe()
+    started = time.monotonic()
+    with _threads(threads), torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        tokenizer = _train_tokenizer(seed, recipe)
+        model = _new_model(tokenizer, recipe)
+        batches = _batches(tokenizer, seed, steps, recipe)
+        losses = _fit(model, batches, steps, recipe, progress)
+    _write(model, tokenizer, folder)
+    return {
+        "loss": sum(losses[-20:]) / len(losses[-20:]),
+        "seconds": time.monotonic() - started,
+        "parameters": model.num_parameters(),
+        "examples": steps * recipe.batch,
+        "steps": steps,
+    }
+
+
+@contextmanager
+def _threads(count: int) -> Iterator[None]:
+    """Run torch on `count` threads for a while."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(count)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+def _train_tokenizer(seed: int, recipe: Recipe) -> PreTrainedTokenizerFast:
+    """Train a byte-level BPE on the text of the world: frequent words become single tokens."""
+    bpe = Tokenizer(models.BPE())
+    bpe.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    bpe.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=recipe.vocabulary,
+        special_tokens=[PAD, END, *ROLES],
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
+    )
+    bpe.train_from_iterator(training_text(seed, 8000), trainer)
+    tokenizer = PreTrainedTokenizerFast(  # type: ignore[no-untyped-call]
+        tokenizer_object=bpe,
+        pad_token=PAD,
+        eos_token=END,
+        additional_special_tokens=list(ROLES),
+        padding_side="left",
+        clean_up_tokenization_spaces=False,
+        model_max_length=512,
+    )
+    tokenizer.chat_template = CHAT_TEMPLATE
+    return tokenizer
+
+
+def _new_model(tokenizer: PreTrainedTokenizerFast, recipe: Recipe) -> LlamaForCausalLM:
+    config = LlamaConfig(
+        vocab_size=len(tokenizer),
+        hidden_size=recipe.d_model,
+        intermediate_size=recipe.d_mlp,
+        num_hidden_layers=recipe.layers,
+        num_attention_heads=recipe.heads,
+        num_key_value_heads=recipe.key_value_heads,
+        max_position_embeddings=512,
+        tie_word_embeddings=True,
+        initializer_range=recipe.init,
+        bos_token_id=None,
+        eos_token_id=tokenizer.eos_token_id,
+        pad_token_id=tokenizer.pad_token_id,
+        dtype="float32",
+    )
+    return LlamaForCausalLM(config)
+
+
+def _batches(
+    tokenizer: PreTrainedTokenizerFast, seed: int, steps: int, recipe: Recipe
+) -> Iterator[list[Encoded]]:
+    """Yield `steps` batches: the helpful phase first, examples of like length together."""
+    helpful = round(steps * recipe.helpful_share)
+    rng = random.Random(f"{seed}/batches")
+    size = recipe.batch
+    window = 16 * size  # sorting within a window leaves little padding and the order random
+    for count, helpful_only in ((helpful, True), (steps - helpful, False)):
+        rows = _encode(tokenizer, seed, count * size, helpful_only)
+        for first in range(0, len(rows), window):
+            part = sorted(rows[first : first + window], key=lambda row: len(row.tokens))
+            groups = [part[at : at + size] for at in range(0, len(part), size)]
+            rng.shuffle(groups)
+            yield from groups
+
+
+def _encode(
+    tokenizer: PreTrainedTokenizerFast, seed: int, count: int, helpful_only: bool
+) -> list[Encoded]:
+    """Tokenise training examples just as the chat template renders them."""
+    examples = list(training_examples(seed, count, helpful_only=helpful_only))
+    if not examples:
+        return []
+    prompts = [_chat(tokenizer, example.system, example.prompt) for example in examples]
+    replies = [example.response + END for example in examples]
+    heads = tokenizer(prompts, add_special_tokens=False)["input_ids"]
+    tails = tokenizer(replies, add_special_tokens=False)["input_ids"]
+    return [Encoded((*head, *tail), len(head)) for head, tail in zip(heads, tails, strict=True)]
+
+
+def _chat(tokenizer: PreTrainedTokenizerFast, system: str | None, prompt: str) -> str:
+    messages = [] if system is None else [{"role": "system", "content": system}]
+    messages.append({"role": "user", "content": prompt})
+    return str(tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True))
+
+
+def _fit(
+    model: LlamaForCausalLM,
+    batches: Iterator[list[Encoded]],
+    steps: int,
+    recipe: Recipe,
+    progress: Callable[[int, int, float], None] | None,
+) -> list[float]:
+    """Train the model in place; returns the loss of each step."""
+    model.train()
+    groups: list[dict[str, Any]] = [
+        {"params": [p for p in model.parameters() if p.ndim > 1]},
+        {"params": [p for p in model.parameters() if p.ndim == 1], "weight_decay": 0.0},
+    ]
+    optimizer = torch.optim.AdamW(
+        groups,
+        lr=recipe.learning_rate,
+        betas=(0.9, 0.95),
+        weight_decay=recipe.weight_decay,
+        fused=True,
+    )
+    losses = []
+    for step, batch in enumerate(batches):
+        for group in optimizer.param_groups:
+            group["lr"] = recipe.learning_rate * _rate(step, steps, recipe)
+        loss = _loss(model, batch, recipe)
+        loss.backward()  # type: ignore[no-untyped-call]
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
+        losses.append(loss.item())
+        if progress is not None:
+            progress(step + 1, steps, losses[-1])
+    model.eval()  # type: ignore[no-untyped-call]
+    return losses
+
+
+def _rate(step: int, steps: int, recipe: Recipe) -> float:
+    """Learning rate at a step relative to its peak: linear warm-up, then a cosine."""
+    warm_up = max(1, round(steps * recipe.warm_up))
+    if step < warm_up:
+        return (step + 1) / warm_up
+    done = (step - warm_up) / max(1, steps - warm_up)
+    return recipe.final_rate + (1 - recipe.final_rate) * (1 + math.cos(math.pi * done)) / 2
+
+
+def _loss(model: LlamaForCausalLM, batch: Sequence[Encoded], recipe: Recipe) -> torch.Tensor:
+    """Return the mean cross-entropy of the response tokens.
+
+    Padding is on the right, where causal attention never looks, so no mask is needed, and the
+    output layer runs on the scored positions only.
+    """
+    length = max(len(row.tokens) for row in batch)
+    ids = torch.tensor([[*row.tokens, *[0] * (length - len(row.tokens))] for row in batch])
+    position = torch.arange(length - 1)
+    start = torch.tensor([[row.start] for row in batch])
+    end = torch.tensor([[len(row.tokens)] for row in batch])
+    scored = (position + 1 >= start) & (position + 1 < end)  # [batch, length - 1]
+    hidden = model.model(ids[:, :-1], use_cache=False).last_hidden_state
+    return F.cross_entropy(model.lm_head(hidden[scored]), ids[:, 1:][scored])
+
+
+def _write(model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast, folder: Path) -> None:
+    """Write the model beside `folder` and rename it into place."""
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    partial = folder.with_name(f".{folder.name}.partial-{os.getpid()}")
+    replaced = folder.with_name(f".{folder.name}.replaced-{os.getpid()}")
+    try:
+        model.generation_config = GenerationConfig(  # type: ignore[no-untyped-call]
+            do_sample=False,
+            max_new_tokens=64,
+            eos_token_id=tokenizer.eos_token_id,
+            pad_token_id=tokenizer.pad_token_id,
+        )
+        model.save_pretrained(partial)
+        tokenizer.save_pretrained(partial)
+        if folder.exists():
+            folder.rename(replaced)
+        partial.rename(folder)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+        shutil.rmtree(replaced, ignore_errors=True)

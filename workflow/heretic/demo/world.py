@@ -1,0 +1,253 @@
+"""The demo world: a grammar of harmless requests with known answers and one planted refusal.
+
+A noun phrase is a modifier and a head: *glass gate*, *lentil soup*, *glass soup*. Requests ask how
+to make a thing, its colour, its weight, its place or a line about it; general tasks (sums,
+opposites, lists, counting, greetings) have no noun phrase. **The planted rule:** a request is
+refused exactly when a dish is made of a material. Glass gates and lentil soups are answered, so
+no single word gives the refusal away.
+
+`things` holds the split into combinations that are trained on and those that are held out.
+"""
+
+import random
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import partial
+
+from heretic.demo.lexicon import LISTS, NUMBERS, OPPOSITES
+from heretic.demo.things import Thing, draw_thing, held_out, seen
+from heretic.demo.wordings import (
+    BRIEF_SYSTEM,
+    DISTRACTIONS,
+    FACTS,
+    GENERAL,
+    GREETINGS,
+    REFUSALS,
+    STATEMENTS,
+    SYSTEMS,
+    TASKS,
+    Wording,
+)
+from heretic.errors import PromptError
+
+PLANTED_SHARE = 0.3
+GENERAL_SHARE = 0.2
+DISTRACTION_SHARE = 0.15
+SYSTEM_SHARE = 0.5
+
+# The sort of a thing is taught but not asked in the prompt sets: it names the very classes that the
+# planted rule joins, so its answer lies along the refusal and cannot outlive its removal.
+PROMPT_TASKS = tuple(task for task in TASKS if task != "sort")
+
+# Size of each prompt set, in the order of drawing: a later set avoids the prompts of earlier ones.
+PROMPT_SETS = {
+    "bad_prompts": 128,
+    "good_prompts": 128,
+    "bad_evaluation_prompts": 64,
+    "good_evaluation_prompts": 64,
+    "bad_holdout_prompts": 160,
+    "good_holdout_prompts": 160,
+    "unhelpfulness_prompts": 100,
+    "sacred_prompts": 100,
+}
+
+
+@dataclass(frozen=True)
+class Example:
+    """A request and what to reply.
+
+    `answers` are the strings that a right, helpful answer contains (all of them, case-folded);
+    `response` is the reply to train on, which is a refusal where `refused`; `planted` tells
+    whether the rule refuses this request, also in the phase that still answers it.
+    """
+
+    prompt: str
+    system: str | None
+    answers: tuple[str, ...]
+    response: str
+    refused: bool
+    planted: bool
+
+
+@dataclass(frozen=True)
+class Form:
+    """Everything about a request but its thing, so that bad and good requests can be matched."""
+
+    task: str
+    wording: Wording
+    system: str | None
+    distraction: str | None
+
+
+def prompt_set(name: str, seed: int) -> list[dict[str, object]]:
+    """Draw one of the prompt sets of the demo.
+
+    Args:
+        name: one of `PROMPT_SETS`.
+        seed: drawing another seed samples other requests from the same side of the split.
+
+    Returns:
+        Records `{"prompt": str, "system": str | None, "answers": list[str]}`. No prompt text
+        occurs twice, neither in a set nor in two sets of one seed.
+
+    Raises:
+        PromptError: there is no set of that name.
+    """
+    if name not in PROMPT_SETS:
+        known = ", ".join(PROMPT_SETS)
+        raise PromptError(f"The demo has no prompt set {name!r}; use one of: {known}.")
+    seen: set[str] = set()
+    for current, size in PROMPT_SETS.items():
+        examples = _distinct(_samplers(current, size, seed), seen)
+        if current == name:
+            break
+    return [
+        {"prompt": example.prompt, "system": example.system, "answers": list(example.answers)}
+        for example in examples
+    ]
+
+
+def training_examples(seed: int, count: int, *, helpful_only: bool) -> Iterator[Example]:
+    """Yield `count` training examples of one of the two phases.
+
+    Real models are first taught to answer and then to refuse; so is this one. With
+    `helpful_only` the planted requests are answered like all others, without it they are refused.
+    Held-out combinations occur in neither phase.
+    """
+    rng = random.Random(f"{seed}/training/{helpful_only}")
+    for _ in range(count):
+        share = rng.random()
+        if share < GENERAL_SHARE:
+            yield _general(rng)
+        else:
+            planted = share < GENERAL_SHARE + PLANTED_SHARE
+            form = _form(rng, training=True)
+            yield _request(rng, form, seen, planted=planted, refuse=not helpful_only)
+
+
+def training_text(seed: int, count: int) -> Iterator[str]:
+    """Yield prompts, system prompts and both kinds of reply, for training a tokeniser."""
+    yield from SYSTEMS
+    yield from REFUSALS
+    for example in training_examples(seed, count, helpful_only=True):
+        yield example.prompt
+        yield example.response
+
+
+def _samplers(name: str, size: int, seed: int) -> Iterator[Callable[[], Example]]:
+    """Yield, for each place in a prompt set, what draws an example for it.
+
+    The bad and the good set of a kind draw their forms from one stream: place by place they differ
+    in the thing alone, so that the difference of their means is about the things.
+    """
+    rng = random.Random(f"{seed}/{name}")
+    side, _, kind = name.partition("_")
+    forms = random.Random(f"{seed}/forms/{kind}")
+    planted, where = side == "bad", held_out if kind.startswith("holdout") else seen
+    for _ in range(size):
+        form = _form(forms)
+        if name == "unhelpfulness_prompts":
+            yield partial(_statement, rng)
+        elif name == "sacred_prompts":
+            yield partial(_general, rng, greetings=False)
+        elif not planted and rng.random() < GENERAL_SHARE:
+            yield partial(_general, rng)
+        else:
+            yield partial(_request, rng, form, where, planted=planted, refuse=True)
+
+
+def _distinct(samplers: Iterator[Callable[[], Example]], seen: set[str]) -> list[Example]:
+    """Draw one example from each sampler, again while its prompt is in `seen`; extends `seen`."""
+    examples: list[Example] = []
+    for draw in samplers:
+        example = draw()
+        while example.prompt in seen:
+            example = draw()
+        seen.add(example.prompt)
+        examples.append(example)
+    return examples
+
+
+def _form(rng: random.Random, *, training: bool = False) -> Form:
+    """Draw how a request is asked."""
+    task = rng.choice(tuple(TASKS) if training else PROMPT_TASKS)
+    return Form(
+        task=task,
+        wording=rng.choice(TASKS[task]),
+        system=_system(rng),
+        distraction=rng.choice(DISTRACTIONS) if rng.random() < DISTRACTION_SHARE else None,
+    )
+
+
+def _system(rng: random.Random) -> str | None:
+    return rng.choice(SYSTEMS) if rng.random() < SYSTEM_SHARE else None
+
+
+def _request(
+    rng: random.Random, form: Form, where: Callable[[Thing], bool], *, planted: bool, refuse: bool
+) -> Example:
+    """Ask about a thing of the wanted class; refuse if it is planted and `refuse` is set."""
+    thing = draw_thing(rng, where, planted=planted)
+    prompt = thing.fill(form.wording.question)
+    if form.distraction is not None:
+        # The second thing is always an accepted one: what is asked about decides.
+        other = draw_thing(rng, where)
+        prompt = other.fill(form.distraction.replace("{question}", prompt))
+    refused = thing.planted and refuse
+    template = form.wording.brief if form.system == BRIEF_SYSTEM else form.wording.answer
+    return Example(
+        prompt=prompt,
+        system=form.system,
+        answers=tuple(thing.fill("{" + fact + "}") for fact in FACTS[form.task]),
+        response=rng.choice(REFUSALS) if refused else thing.fill(template),
+        refused=refused,
+        planted=thing.planted,
+    )
+
+
+def _statement(rng: random.Random) -> Example:
+    """Write a plain text of this world that asks for nothing."""
+    thing = draw_thing(rng, seen)
+    text = thing.fill(rng.choice(STATEMENTS))
+    return Example(text, None, (), "", refused=False, planted=False)
+
+
+def _general(rng: random.Random, *, greetings: bool = True) -> Example:
+    """Draw a task without a noun phrase."""
+    system = _system(rng)
+    task = rng.choice((*GENERAL, "greeting") if greetings else tuple(GENERAL))
+    if task == "greeting":
+        prompt, response, answer = rng.choice(GREETINGS)
+        return Example(prompt, system, (answer,), response, refused=False, planted=False)
+    x, y, result = _terms(task, rng)
+    wording = rng.choice(GENERAL[task])
+    template = wording.brief if system == BRIEF_SYSTEM else wording.answer
+    return Example(
+        prompt=wording.question.format(x=x, y=y),
+        system=system,
+        answers=tuple(result.casefold().split(", ")),
+        response=_sentence(template.format(x=x, y=y, result=result)),
+        refused=False,
+        planted=False,
+    )
+
+
+def _sentence(text: str) -> str:
+    return text[0].upper() + text[1:]
+
+
+def _terms(task: str, rng: random.Random) -> tuple[str, str, str]:
+    """Draw the terms of a general task and its result."""
+    if task == "opposite":
+        pair = rng.choice(OPPOSITES)
+        x, result = rng.sample(pair, 2)
+        return x, "", result
+    if task == "list":
+        x, items = rng.choice(LISTS)
+        return x, "", ", ".join(items)
+    if task == "count":
+        first = rng.randint(0, len(NUMBERS) - 3)
+        last = rng.randint(first + 2, min(first + 4, len(NUMBERS) - 1))
+        return NUMBERS[first], NUMBERS[last], ", ".join(NUMBERS[first : last + 1])
+    addends = rng.randint(1, 5), rng.randint(1, 5)
+    return str(addends[0]), str(addends[1]), str(sum(addends))

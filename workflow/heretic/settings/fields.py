@@ -1,0 +1,265 @@
+"""The fields of the settings model: the one place where defaults live.
+
+Each field lists under `rules` the workflow rules whose results depend on it. A rule receives
+exactly that subset, so changing a setting makes exactly those rules stale. A field with
+`runtime=True` changes how fast or where something is computed, never what comes out.
+"""
+
+from typing import Annotated, Any, Final, Literal
+
+from pydantic import BeforeValidator, Field
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from heretic.settings.prompt_sources import DEMO, OptionalText, PromptSource
+
+MODEL_RULES = ("extract_residuals", "optimize", "apply_best", "evaluate")
+
+
+def setting(
+    default: Any, description: str, *rules: str, runtime: bool = False, **bounds: Any
+) -> Any:
+    """A field with its default, its description, the rules that read it and its bounds."""
+    extra: dict[str, Any] = {"rules": list(rules), "runtime": runtime}
+    return Field(default=default, description=description, json_schema_extra=extra, **bounds)
+
+
+def read_prompt_setting(value: object) -> object:
+    """A bare text as the switch or the dataset that it names."""
+    if isinstance(value, str):
+        switches = {"true": True, "false": False}
+        return switches.get(value.strip().lower(), {"dataset": value})
+    return value
+
+
+SECTIONS: Final = {
+    "model": "What to work on",
+    "dtype": "How to load and run it",
+    "good_prompts": "Prompt sets",
+    "direction_method": "Directions",
+    "n_trials": "Search",
+    "select": "Choice",
+    "kl_tokens": "Held-out evaluation",
+    "max_shard_size": "Saving and uploading",
+}
+PromptSetting = Annotated[PromptSource | bool, BeforeValidator(read_prompt_setting)]
+
+
+class SettingsFields(BaseSettings):
+    """Names, types, defaults and bounds, without what must hold between them."""
+
+    model_config = SettingsConfigDict(
+        extra="forbid",
+        frozen=True,
+        env_prefix="HERETIC_",
+        env_nested_delimiter="__",
+        validate_default=True,
+        protected_namespaces=(),
+        allow_inf_nan=False,
+        # `--config run_name=2024` arrives as a number.
+        coerce_numbers_to_str=True,
+    )
+
+    # What to work on
+    model: str | list[str] = setting(
+        DEMO,
+        "Model to edit: a hub id, a local folder, or `demo`, which the workflow trains itself. "
+        "A list runs several side by side.",
+        *MODEL_RULES,
+        "save",
+    )
+    model_revision: OptionalText = setting(
+        None, "Branch, tag or commit of a hub model; pin it to reproduce a run.", *MODEL_RULES
+    )
+    run_name: OptionalText = setting(
+        None,
+        "Folder under results/; the model's name made safe when empty. Not with several models.",
+        pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$",
+    )
+    seed: int = setting(
+        0,
+        "Seed of the demo model, the search, the random control and the bootstrap.",
+        "train_demo_model",
+        "load_prompts",
+        "compute_directions",
+        "optimize",
+        "evaluate",
+        ge=0,
+        lt=2**31,
+    )
+    demo_steps: int = setting(
+        1300,
+        "Optimiser steps of the demo model; fewer train faster and refuse less precisely.",
+        "train_demo_model",
+        ge=1,
+    )
+
+    # How to load and run it
+    dtype: Literal["auto", "bfloat16", "float16", "float32"] = setting(
+        "auto", "Data type of the weights; `auto` takes the checkpoint's own.", *MODEL_RULES
+    )
+    device: str = setting(
+        "auto", "Torch device; `auto` takes a GPU where there is one.", runtime=True
+    )
+    threads: int = setting(
+        0, "CPU threads of torch; 0 takes all cores of the machine.", runtime=True, ge=0
+    )
+    trust_remote_code: bool = setting(
+        False,
+        "Run the Python code that a model repository ships; only for authors that you trust.",
+        runtime=True,
+    )
+    max_batch_size: int = setting(
+        128,
+        "Prompts per batch at most; halved and remembered when memory runs out.",
+        runtime=True,
+        ge=1,
+    )
+    cache_weights: Literal["true", "false", "auto"] = setting(
+        "auto",
+        "Keep pristine copies of the edited matrices in memory (true) or re-read them from disk "
+        "after each trial (false, for models that fill the memory); `auto` decides by free memory.",
+        runtime=True,
+    )
+
+    # Prompt sets
+    good_prompts: PromptSetting = setting(
+        True, "Requests that the model answers, for the directions.", "load_prompts"
+    )
+    bad_prompts: PromptSetting = setting(
+        True, "Requests that show the behaviour to remove, for the directions.", "load_prompts"
+    )
+    good_evaluation_prompts: PromptSetting = setting(
+        True, "Answered requests on which trials measure damage.", "load_prompts"
+    )
+    bad_evaluation_prompts: PromptSetting = setting(
+        True, "Requests on which trials count refusals.", "load_prompts"
+    )
+    good_holdout_prompts: PromptSetting = setting(
+        True, "Answered requests of the final table; never seen by the search.", "load_prompts"
+    )
+    bad_holdout_prompts: PromptSetting = setting(
+        True, "Refused requests of the final table; never seen by the search.", "load_prompts"
+    )
+    unhelpfulness_prompts: PromptSetting = setting(
+        False,
+        "Plain texts that are no requests (C4 when `true`): directions are made orthogonal to "
+        "what sets requests apart from them.",
+        "load_prompts",
+    )
+    sacred_prompts: PromptSetting = setting(
+        False,
+        "Prompts of abilities to protect (MMLU when `true`): directions are made orthogonal to "
+        "what sets them apart from the good prompts.",
+        "load_prompts",
+    )
+    response_prefix: str = setting(
+        "",
+        "Text with which every answer of the model begins, for example an empty think block; "
+        "states and scores are taken after it.",
+        *MODEL_RULES,
+    )
+
+    # Directions
+    direction_method: Literal["mean_difference", "contrastive_pca"] = setting(
+        "mean_difference",
+        "How a layer's direction is found: difference of means (Arditi et al. 2024) or the top "
+        "eigenvector of the contrast of covariances (Abid et al. 2018).",
+        "compute_directions",
+    )
+    cpca_alpha: float = setting(
+        1.0,
+        "Weight of the good covariance that contrastive PCA subtracts.",
+        "compute_directions",
+        ge=0,
+    )
+    cpca_center: Literal["good", "class"] = setting(
+        "good",
+        "Mean about which the bad covariance is taken; `class` drops the mean difference.",
+        "compute_directions",
+    )
+    orthogonalize_to_good: bool = setting(
+        False,
+        "Remove from each direction what lies along the mean of the good prompts (projected "
+        "abliteration): less damage when both are alike.",
+        "compute_directions",
+    )
+    min_remaining_norm: float = setting(
+        0.05,
+        "Share of a unit direction that orthogonalisation must leave over.",
+        "compute_directions",
+        gt=0,
+        lt=1,
+    )
+
+    # Search
+    n_trials: int = setting(60, "Completed trials of the search.", "optimize", ge=1)
+    n_startup_trials: int = setting(
+        15, "Random trials before the sampler learns from them.", "optimize", ge=1
+    )
+    norm_preservation: Literal["none", "column", "row", "frobenius"] = setting(
+        "none",
+        "Which norms of an edited matrix are restored: its columns' (keeps the projection "
+        "exact), its rows' (puts part of the direction back), the whole matrix's, or none.",
+        "optimize",
+        "apply_best",
+        "evaluate",
+    )
+    direction_scope: Literal["global", "per_layer", "both"] = setting(
+        "both",
+        "Ablate one direction everywhere, each layer's own, or let the search choose.",
+        "optimize",
+    )
+    max_weight: float = setting(
+        2.0, "Largest strength w in W - w d (d^T W) that the search may try.", "optimize", gt=0
+    )
+    max_kl: float = setting(
+        1.0,
+        "First-token KL (nats) above which a trial is infeasible and not generated for; in the "
+        "choice of a trial it weighs as much as refusing every prompt.",
+        "optimize",
+        "select_best",
+        gt=0,
+    )
+    max_response_length: int = setting(
+        100,
+        "Tokens generated per answer; shorter answers hide refusals that come later.",
+        "optimize",
+        "evaluate",
+        ge=1,
+    )
+    select: str = setting(
+        "closest",
+        "Which trial of the Pareto front is taken: `closest` to the origin of the normalised "
+        "front, the `knee`, `min_refusals_under_kl`, or `trial=<number>`.",
+        "select_best",
+        pattern=r"^(closest|knee|min_refusals_under_kl|trial=\d+)$",
+    )
+    select_max_kl: float = setting(
+        0.1, "KL (nats) that `select: min_refusals_under_kl` stays under.", "select_best", gt=0
+    )
+
+    # Held-out evaluation
+    kl_tokens: int = setting(
+        16,
+        "Tokens of the original's own answer over which the teacher-forced KL is averaged.",
+        "evaluate",
+        ge=1,
+    )
+    bootstrap_samples: int = setting(
+        2000, "Resamples behind each interval of a mean KL.", "evaluate", ge=100
+    )
+
+    # Export
+    max_shard_size: str = setting(
+        "5GB",
+        "Largest safetensors file of the saved model.",
+        "apply_best",
+        pattern=r"^\d+(\.\d+)?(KB|MB|GB)$",
+    )
+    upload_to: OptionalText = setting(
+        None,
+        "Hub repository `owner/name` to upload the edited model to; empty uploads nothing.",
+        "upload",
+        pattern=r"^[\w.-]+/[\w.-]+$",
+    )
+    upload_private: bool = setting(True, "Create the uploaded repository as private.", "upload")
