@@ -19,7 +19,7 @@ snakemake: Snakemake
 
 def main(smk: Snakemake) -> None:
     """Apply the edit, write the folder, and in it what is needed to do it again."""
-    settings, runtime = smk.params.settings, smk.config["runs"][smk.wildcards.run]
+    settings, runtime = smk.params.settings, smk.config["runtime"][smk.wildcards.run]
     set_threads(runtime["threads"])
     inputs = {"best": Path(smk.input.best[0]), "directions": Path(smk.input.directions)}
     best = read_json(inputs["best"])
@@ -27,6 +27,9 @@ def main(smk: Snakemake) -> None:
     model = load_model(**{**runtime, **settings, "model": smk.params.model})
     edits = plan_edits(AblationParameters.from_dict(best["parameters"]), directions, model.anatomy)
     WeightEditor(model, FreshWeights(), settings["norm_preservation"]).abliterate(edits)
+    # A manifest and a card of an earlier model must not outlive it.
+    folder = Path(smk.output[0]).parent
+    folder.with_name("model.manifest.json").unlink(missing_ok=True)
     log.info("Edited %d of %d maps", len(edits), len(model.anatomy.writers))
     record = {
         "trial": best["trial"],
@@ -38,7 +41,7 @@ def main(smk: Snakemake) -> None:
         "source": source_facts(settings["model"], settings["model_revision"], model.folder),
         "provenance": provenance(settings, inputs),
     }
-    save_model(model, Path(smk.output[0]).parent, settings["max_shard_size"], record)
+    save_model(model, folder, settings["max_shard_size"], record)
 
 
 with job(snakemake.log[0]):

@@ -12,6 +12,7 @@ from heretic.artifacts import provenance, read_tensors, write_csv, write_tensors
 from heretic.console import job, log
 from heretic.directions.extract import ExtractionOptions, extract_directions
 from heretic.directions.geometry import geometry_rows
+from heretic.model.threads import set_threads
 from heretic.settings.prompt_sources import DIRECTION_SETS, OPTIONAL_SETS
 
 snakemake: Snakemake
@@ -20,6 +21,7 @@ snakemake: Snakemake
 def main(smk: Snakemake) -> None:
     """Compute directions and the geometry that says how far to trust them."""
     settings = smk.params.settings
+    set_threads(smk.config["runtime"][smk.wildcards.run]["threads"])
     used = dict(smk.input.items())
     names = [name for name in DIRECTION_SETS + OPTIONAL_SETS if name in used]
     paths = {name: Path(used[name]) for name in names}

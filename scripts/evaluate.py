@@ -21,7 +21,7 @@ snakemake: Snakemake
 
 def main(smk: Snakemake) -> None:
     """Measure the saved model against the original and write the table."""
-    settings, runtime = smk.params.settings, smk.config["runs"][smk.wildcards.run]
+    settings, runtime = smk.params.settings, smk.config["runtime"][smk.wildcards.run]
     set_threads(runtime["threads"])
     inputs = {
         name: Path(smk.input[name]) for name in ("good_holdout_prompts", "bad_holdout_prompts")

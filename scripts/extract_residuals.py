@@ -19,7 +19,7 @@ snakemake: Snakemake
 
 def main(smk: Snakemake) -> None:
     """Load the model, run the prompts, write their states."""
-    settings, runtime = smk.params.settings, smk.config["runs"][smk.wildcards.run]
+    settings, runtime = smk.params.settings, smk.config["runtime"][smk.wildcards.run]
     set_threads(runtime["threads"])
     prompts = read_prompts(Path(smk.input.prompts))
     model = load_model(**{**runtime, **settings, "model": smk.params.model})

@@ -12,9 +12,10 @@ from snakemake.script import Snakemake
 from heretic.ablation.editor import WeightEditor, pristine_weights
 from heretic.artifacts import provenance, read_tensors, sha256_of, write_csv, write_json
 from heretic.console import job, log
+from heretic.errors import StudyError
 from heretic.evaluation.evaluator import Evaluator
 from heretic.model.loading import load_model
-from heretic.model.source import locate, source_facts
+from heretic.model.source import locate, source_facts, tokenizer_files
 from heretic.model.threads import set_threads
 from heretic.optimization.records import trial_rows
 from heretic.optimization.search_space import SearchSpace
@@ -27,7 +28,7 @@ snakemake: Snakemake
 
 def main(smk: Snakemake) -> None:
     """Continue the study of this objective up to `n_trials`, then write its trials."""
-    settings, runtime = smk.params.settings, smk.config["runs"][smk.wildcards.run]
+    settings, runtime = smk.params.settings, smk.config["runtime"][smk.wildcards.run]
     set_threads(runtime["threads"])
     inputs = {
         name: Path(smk.input[name])
@@ -37,7 +38,7 @@ def main(smk: Snakemake) -> None:
     with open_study(Path(smk.params.database), name) as study:
         loop = prepare(settings, runtime, inputs, smk.params.model)
         baseline = loop.evaluator.evaluate()
-        log.info("The original refuses %d of its bad prompts", baseline.refusals)
+        require_refusals(baseline.refusals, settings)
         records = loop.run(study, settings["n_trials"])
     facts = provenance(settings, inputs)
     write_csv(Path(smk.output.trials), trial_rows(records), facts)
@@ -53,15 +54,36 @@ def main(smk: Snakemake) -> None:
     )
 
 
+def require_refusals(refusals: int | None, settings: dict[str, Any]) -> None:
+    """Refuse a search that has nothing to find."""
+    log.info("The original refuses %s of its bad prompts", refusals)
+    if not refusals:
+        raise StudyError(
+            "the original refuses none of bad_evaluation_prompts within "
+            f"{settings['max_response_length']} tokens, so there is nothing to search; choose "
+            "other prompts, set response_prefix for a model that thinks first, or raise "
+            "max_response_length"
+        )
+
+
 def objective(settings: dict[str, Any], inputs: dict[str, Path], smk: Snakemake) -> dict[str, Any]:
     """What decides the score of given parameters; another objective is another study."""
     revision = settings["model_revision"]
+    folder = locate(smk.params.model, revision)
     return {
         "settings": {key: value for key, value in settings.items() if key != "n_trials"},
         "inputs": {name: sha256_of(path) for name, path in inputs.items()},
-        "weights": source_facts("", revision, locate(smk.params.model, revision))["sha256"],
-        "source": {Path(path).name: sha256_of(Path(path)) for path in smk.input.code},
+        "weights": source_facts("", revision, folder)["sha256"],
+        "tokenizer": {path.name: sha256_of(path) for path in tokenizer_files(folder)},
+        "source": {
+            str(path): sha256_of(path) for path in map(Path, smk.input.code) if scores(path)
+        },
     }
+
+
+def scores(path: Path) -> bool:
+    """Whether a module takes part in scoring; another one must not cost a study its trials."""
+    return path.parent.name in ("ablation", "evaluation", "model")
 
 
 def prepare(

@@ -16,7 +16,7 @@ def main(smk: Snakemake) -> None:
     write_report(
         target.parent,
         run=run,
-        settings=smk.config["runs"][run],
+        settings=smk.config["settings"][run],
         target=target,
         plots=target.parent / "plots",
     )

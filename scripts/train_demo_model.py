@@ -2,10 +2,11 @@
 
 from pathlib import Path
 
+from filelock import FileLock
 from snakemake.script import Snakemake
 
 from heretic.artifacts import provenance, write_json
-from heretic.console import ProgressLine, job
+from heretic.console import ProgressLine, duration, job, log
 from heretic.demo.train import train_demo_model
 from heretic.export.manifest import manifest
 
@@ -17,7 +18,8 @@ def main(smk: Snakemake) -> None:
     settings, target = smk.params.settings, Path(smk.output[0])
     folder = target.with_name(target.name.removesuffix(".manifest.json"))
     steps = settings["demo_steps"]
-    with ProgressLine("Training the demo model", steps) as progress:
+    lock = FileLock(target.with_name(f".{folder.name}.lock"))
+    with lock, ProgressLine("Training the demo model", steps) as progress:
         facts = train_demo_model(
             folder,
             seed=settings["seed"],
@@ -27,6 +29,8 @@ def main(smk: Snakemake) -> None:
                 step - progress.done, note=f"loss {loss:.3f}"
             ),
         )
+    # Seconds would make the same model a new one to every rule that reads the manifest.
+    log.info("Trained in %s", duration(facts.pop("seconds")))
     payload = {"files": manifest(folder), "facts": facts, "provenance": provenance(settings, {})}
     write_json(target, payload)
 

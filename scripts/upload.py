@@ -4,7 +4,7 @@ from pathlib import Path
 
 from snakemake.script import Snakemake
 
-from heretic.artifacts import write_json
+from heretic.artifacts import provenance, write_json
 from heretic.console import job, log
 from heretic.export.hub import upload_model
 
@@ -16,7 +16,8 @@ def main(smk: Snakemake) -> None:
     settings, folder = smk.params.settings, Path(smk.input.manifest[0]).with_name("model")
     receipt = upload_model(folder, settings["upload_to"], private=settings["upload_private"])
     log.info("Uploaded to %s", receipt["url"])
-    write_json(Path(smk.output[0]), receipt)
+    facts = provenance(settings, {"manifest": Path(smk.input.manifest[0])})
+    write_json(Path(smk.output[0]), {**receipt, "provenance": facts})
 
 
 with job(snakemake.log[0]):

@@ -98,7 +98,7 @@ def test_a_missing_tensor_is_named(folder: Path, part: str) -> None:
     name = f"transformer.h.1.mlp.c_proj.{part}"
     rewrite(folder, lambda tensors: {k: t for k, t in tensors.items() if k != name})
 
-    with pytest.raises(ModelLoadError, match=f"no tensor {name}; run with --cache-weights true"):
+    with pytest.raises(ModelLoadError, match=f"no tensor {name}; run with cache_weights=true"):
         DiskWeights(model)
 
 
@@ -117,12 +117,12 @@ def test_a_folder_that_went_away_is_one_line(folder: Path) -> None:
     disk = DiskWeights(model)
     shutil.rmtree(folder)
 
-    with pytest.raises(ModelLoadError, match=r"cannot read .* from disk: .*cache-weights true"):
+    with pytest.raises(ModelLoadError, match=r"cannot read .* from disk: .*cache_weights=true"):
         disk.check(model.anatomy)
 
 
 def test_a_folder_without_safetensors_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(ModelLoadError, match="no safetensors files; run with --cache-weights true"):
+    with pytest.raises(ModelLoadError, match="no safetensors files; run with cache_weights=true"):
         DiskWeights(tiny_model(folder=tmp_path))
 
 

@@ -93,7 +93,7 @@ def larger_than_any_memory() -> nn.Linear:
 def test_creation_out_of_memory_advises_to_do_without(anatomy: Anatomy, module: nn.Linear) -> None:
     broken = with_writer(anatomy, 3, module=module)
 
-    with pytest.raises(ModelLoadError, match=r"insufficient memory .*--cache-weights false"):
+    with pytest.raises(ModelLoadError, match=r"insufficient memory .*cache_weights=false"):
         LayerWeightsCache(broken)
 
 

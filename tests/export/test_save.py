@@ -12,7 +12,7 @@ from safetensors.torch import load_file, save_file
 from tiny_models import save_tiny_model
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
 
-from heretic.artifacts import read_json
+from heretic.artifacts import read_json, sha256_of
 from heretic.errors import ExportError
 from heretic.export.manifest import manifest
 from heretic.export.save import save_model, verify_weights
@@ -63,7 +63,9 @@ def test_the_saved_model_answers_as_the_one_in_memory(checkpoint: Path, tmp_path
     assert logits(again).equal(logits(model.network))
     original = AutoModelForCausalLM.from_pretrained(checkpoint)
     assert not logits(again).allclose(logits(original))
-    assert read_json(tmp_path / "out" / "model" / "ablation.json") == RECORD
+    record = read_json(tmp_path / "out" / "model" / "ablation.json")
+    weights = sha256_of(tmp_path / "out" / "model" / "model.safetensors")
+    assert record == {**RECORD, "weights": {"model.safetensors": weights}}
     assert [path.name for path in (tmp_path / "out").iterdir()] == ["model"]
 
 

@@ -3,7 +3,10 @@
 from pathlib import Path
 
 import pytest
+import yaml
 from conftest import Workspace
+
+from heretic.settings import resolve
 
 
 def write(path: Path, *lines: str) -> str:
@@ -59,6 +62,19 @@ def test_overlap_that_only_jobs_can_see_stops_before_the_model(
     assert done.returncode == 1
     assert "PromptError" in done.stdout
     assert "bad_holdout_prompts" in done.stdout
+
+
+def test_config_toml_is_read_and_wins_over_the_shipped_file(workspace: Workspace) -> None:
+    (workspace.folder / "config.toml").write_text('model = "/no/such/model"')
+    done = workspace.run("--dry-run")
+    assert done.returncode == 1
+    assert "model folder /no/such/model does not exist" in done.stdout
+
+
+def test_examples_are_valid(workspace: Workspace) -> None:
+    for path in sorted((workspace.folder / "config" / "examples").glob("*.yaml")):
+        values = yaml.safe_load(path.read_text(encoding="utf-8"))
+        assert resolve(values, environ={}).runs(), path
 
 
 def test_slurm_profile_plans_every_rule(workspace: Workspace) -> None:

@@ -3,6 +3,7 @@
 import csv
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -136,6 +137,45 @@ def test_an_optional_set_protects_an_ability(demo_run: tuple[Workspace, str]) ->
         helpful = tensors.get_tensor("unhelpfulness_directions")
     assert (refusal * protected).sum(-1).abs().max() < 1e-5
     assert (refusal * helpful).sum(-1).abs().max() < 1e-5
+
+
+def test_scores_on_overlapping_sets_are_never_written(demo_run: tuple[Workspace, str]) -> None:
+    results = demo_run[0].results
+    shutil.copytree(results / "demo", results / "overlap")
+    written = (results / "overlap" / "evaluation.json").stat().st_mtime_ns
+    done = demo_run[0].run(
+        "results/overlap/evaluation.json", "--keep-going", "--forcerun", "load_prompts",
+        "--config", "run_name=overlap",
+        HERETIC_BAD_HOLDOUT_PROMPTS__SPLIT="bad_evaluation_prompts",
+    )  # fmt: skip
+    assert done.returncode == 1
+    assert "PromptError" in done.stdout
+    assert (results / "overlap" / "evaluation.json").stat().st_mtime_ns == written
+
+
+def test_a_model_that_refuses_nothing_is_not_searched(demo_run: tuple[Workspace, str]) -> None:
+    edited = demo_run[0].results / "demo" / "model"
+    done = demo_run[0].run(
+        "results/willing/best.json", "--config", f"model={edited}", "run_name=willing",
+        *(f"{side}_{part}prompts={{dataset: demo, split: {side}_{part}prompts}}"
+          for side in ("good", "bad") for part in ("", "evaluation_", "holdout_")),
+        "max_response_length=1",
+    )  # fmt: skip
+    assert done.returncode == 1
+    assert "there is nothing to search" in done.stdout
+
+
+def test_the_card_of_an_earlier_model_does_not_outlive_it(demo_run: tuple[Workspace, str]) -> None:
+    workspace = demo_run[0]
+    shutil.copytree(workspace.results / "demo", workspace.results / "again")
+    again = ("--config", "run_name=again")
+    workspace.require(
+        "results/again/model/ablation.json", "--forcerun", "apply_best", *again,
+    )  # fmt: skip
+    assert not (workspace.results / "again" / "model.manifest.json").exists()
+    workspace.require("results/again/model.manifest.json", *again)
+    files = read_json(workspace.results / "again" / "model.manifest.json")["files"]
+    assert "README.md" in files
 
 
 def search(workspace: Workspace, run: str, n_trials: int) -> list[dict[str, str]]:

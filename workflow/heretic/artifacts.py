@@ -49,25 +49,35 @@ def replacing_folder(target: Path) -> Iterator[Path]:
     """Like `replacing`, for a whole folder.
 
     An older folder of that name is moved aside as a whole and then removed, so that a reader may
-    for an instant find no folder, but never one that lacks files.
+    for an instant find no folder, but never one that lacks files. What a killed process left
+    half done is cleared away first, since a model's worth of it may fill the disk. Only one
+    process at a time may replace a folder.
     """
     target.parent.mkdir(parents=True, exist_ok=True)
-    beside = Path(tempfile.mkdtemp(prefix=f".{target.name}.", dir=target.parent))
-    aside = beside.with_name(f"{beside.name}.old")
+    beside = target.with_name(f".{target.name}.partial")
+    aside = target.with_name(f".{target.name}.old")
+    _settle(target, beside, aside)
+    beside.mkdir()
     try:
         yield beside
         for path in beside.rglob("*"):
             if path.is_file():
+                path.chmod(0o666 & ~_umask())
                 _flush(path)
-        beside.chmod(0o777 & ~_umask())
         if target.exists():
             target.rename(aside)
         beside.rename(target)
     finally:
-        if aside.exists() and not target.exists():
-            aside.rename(target)
-        shutil.rmtree(aside, ignore_errors=True)
-        shutil.rmtree(beside, ignore_errors=True)
+        _settle(target, beside, aside)
+
+
+def _settle(target: Path, beside: Path, aside: Path) -> None:
+    """Put a folder that was moved aside back if nothing has taken its place; drop the rest."""
+    if aside.exists() and not target.exists():
+        aside.rename(target)
+    for leftover in (beside, aside):
+        if leftover.exists():
+            shutil.rmtree(leftover)
 
 
 def write_text(path: Path, text: str) -> None:

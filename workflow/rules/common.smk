@@ -27,12 +27,17 @@ DEMO_MODEL = "results/demo-model"
 DEMO_MANIFEST = "results/demo-model.manifest.json"
 
 
+# Keys of `config` that are no settings: what jobs read but are not compared by.
+UNTRACKED = ("runtime", "settings")
+
+
 def resolve_runs():
     start_logging()
     with one_line_errors():
         toml = Path("config.toml")
-        file = {**(read_toml(toml) if toml.is_file() else {}), **config}
-        file.pop("runs", None)
+        file = {**config, **(read_toml(toml) if toml.is_file() else {})}
+        for key in UNTRACKED:
+            file.pop(key, None)
         runs = resolve(file, os.environ, workflow.config_settings.config).runs()
         if workflow.is_main_process:
             for run, settings in runs.items():
@@ -43,7 +48,8 @@ def resolve_runs():
 RUNS = resolve_runs()
 # What no job is compared by: settings that change how something is computed but never what comes
 # out, and those that the report prints.
-config["runs"] = {
+config["runtime"] = {run: settings.runtime() for run, settings in RUNS.items()}
+config["settings"] = {
     run: settings.model_dump(mode="json") for run, settings in RUNS.items()
 }
 
@@ -79,9 +85,8 @@ def model_files(wildcards):
     if RUNS[wildcards.run].model == DEMO:
         return [DEMO_MANIFEST]
     folder = Path(model_path(wildcards)).expanduser()
-    return sorted(
-        map(str, [*folder.glob("config.json"), *folder.glob("*.safetensors")])
-    )
+    kinds = ("*.json", "*.jinja", "*.safetensors")
+    return sorted(str(path) for kind in kinds for path in folder.glob(kind))
 
 
 def prompt_files(*sets):
@@ -91,6 +96,12 @@ def prompt_files(*sets):
         for name in sets
         if name in RUNS[wildcards.run].prompt_sources()
     }
+
+
+def seed_of_set(wildcards):
+    """Only the demo's prompts are drawn; others must not depend on the seed."""
+    drawn = source_of_set(wildcards).dataset == DEMO
+    return RUNS[wildcards.run].subset("load_prompts") if drawn else {"seed": 0}
 
 
 def source_of_set(wildcards):

@@ -1,6 +1,7 @@
 rule evaluate:
     input:
         unpack(prompt_files("good_holdout_prompts", "bad_holdout_prompts")),
+        checked=ancient(rules.check_prompts.output[0]),
         edited=rules.apply_best.output,
         directions=rules.compute_directions.output.directions,
         model=model_files,
@@ -12,7 +13,7 @@ rule evaluate:
     benchmark:
         "benchmarks/{run}/evaluate.tsv"
     conda:
-        "../../envs/heretic.yaml"
+        "heretic-workflow"
     resources:
         gpu=1,
     params:
@@ -28,6 +29,7 @@ rule report:
     input:
         evaluation=rules.evaluate.output,
         best=rules.select_best.output,
+        manifest=rules.save.output,
         trials=rules.optimize.output.trials,
         geometry=rules.compute_directions.output.geometry,
         directions=rules.compute_directions.output.directions,
@@ -44,7 +46,7 @@ rule report:
     log:
         "logs/{run}/report.log",
     conda:
-        "../../envs/heretic.yaml"
+        "heretic-workflow"
     message:
         "Writing the report"
     script:

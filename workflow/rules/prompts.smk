@@ -8,10 +8,10 @@ rule load_prompts:
     log:
         "logs/{run}/load_prompts/{prompts}.log",
     conda:
-        "../../envs/heretic.yaml"
+        "heretic-workflow"
     params:
         source=lambda wildcards: source_of_set(wildcards).model_dump(mode="json"),
-        settings=settings_of("load_prompts"),
+        settings=seed_of_set,
     message:
         "Loading {wildcards.prompts}"
     script:
@@ -27,7 +27,7 @@ rule check_prompts:
     log:
         "logs/{run}/check_prompts.log",
     conda:
-        "../../envs/heretic.yaml"
+        "heretic-workflow"
     message:
         "Checking that the prompt sets do not overlap"
     script:

@@ -1,6 +1,7 @@
 rule optimize:
     input:
         unpack(prompt_files("good_evaluation_prompts", "bad_evaluation_prompts")),
+        checked=ancient(rules.check_prompts.output[0]),
         directions=rules.compute_directions.output.directions,
         model=model_files,
         code=source_of("optimize"),
@@ -12,7 +13,7 @@ rule optimize:
     benchmark:
         "benchmarks/{run}/optimize.tsv"
     conda:
-        "../../envs/heretic.yaml"
+        "heretic-workflow"
     resources:
         gpu=1,
     params:
@@ -35,7 +36,7 @@ rule select_best:
     log:
         "logs/{run}/select_best.log",
     conda:
-        "../../envs/heretic.yaml"
+        "heretic-workflow"
     params:
         settings=settings_of("select_best"),
     message:

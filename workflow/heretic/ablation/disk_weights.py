@@ -16,7 +16,7 @@ from heretic.model.anatomy import Anatomy, StreamWriter
 from heretic.model.loading import Model
 
 INDEX = "model.safetensors.index.json"
-ADVICE = "run with --cache-weights true"
+ADVICE = "run with cache_weights=true"
 
 
 class DiskWeights:

@@ -63,7 +63,8 @@ def plan_edits(parameters: AblationParameters, directions: Tensor, anatomy: Anat
         everywhere = direction_at(directions, parameters.direction_index)
     edits = []
     for writer in anatomy.writers:
-        strength = strengths[writer.component][writer.layer]
+        by_layer = strengths.get(writer.component)
+        strength = by_layer[writer.layer] if by_layer else 0.0
         if strength > 0:
             direction = directions[writer.layer + 1] if everywhere is None else everywhere
             edits.append(Edit(writer, direction, strength))

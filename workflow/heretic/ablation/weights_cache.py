@@ -129,11 +129,11 @@ def _clone(writer: StreamWriter) -> PristineParts:
     except (RuntimeError, MemoryError) as error:
         if is_out_of_memory(error):
             raise ModelLoadError(
-                f"insufficient memory to cache {writer.name}; run with --cache-weights false, "
+                f"insufficient memory to cache {writer.name}; run with cache_weights=false, "
                 "which re-reads edited matrices from disk"
             ) from error
         raise ModelLoadError(
-            f"cannot clone {writer.name}: {error}; run with --cache-weights false"
+            f"cannot clone {writer.name}: {error}; run with cache_weights=false"
         ) from error
 
 

@@ -28,11 +28,6 @@ class HoldoutSets:
         """Bad prompts, then good ones."""
         return self.bad + self.good
 
-    @property
-    def with_answers(self) -> bool:
-        """Whether right answers are known for both sets."""
-        return all(prompt.answers for prompt in self.all)
-
 
 @dataclass(frozen=True)
 class Original:
@@ -82,6 +77,12 @@ def measure(
     )
 
 
+def unchanged(model: Model, original: Original) -> Measurement:
+    """The original as its own measurement: its answers, and no divergence."""
+    zeros = [0.0] * len(original.log_probabilities)
+    return Measurement(original.tokens, decode(model, original.tokens), zeros, zeros)
+
+
 def summarize(
     measurement: Measurement, sets: HoldoutSets, bootstrap_samples: int, seed: int
 ) -> dict[str, Any]:
@@ -95,9 +96,9 @@ def summarize(
         "kl_first_token": _mean(measurement.kl_first_token, bootstrap_samples, seed),
         "kl_teacher_forced": _mean(measurement.kl_teacher_forced, bootstrap_samples, seed),
     }
-    if sets.with_answers:
-        row["recovered"] = _rate(RIGHT.flags(sets.bad, bad))
-        row["kept"] = _rate(RIGHT.flags(sets.good, good))
+    for name, prompts, answers in (("recovered", sets.bad, bad), ("kept", sets.good, good)):
+        if all(prompt.answers for prompt in prompts):
+            row[name] = _rate(RIGHT.flags(prompts, answers))
     return row
 
 

@@ -20,6 +20,7 @@ from heretic.evaluation.holdout import (
     record_original,
     samples,
     summarize,
+    unchanged,
 )
 from heretic.model.loading import Model
 
@@ -67,7 +68,7 @@ def evaluate_edit(
     length = protocol.max_response_length
     model = load_original()
     original = record_original(model, sets, length, protocol.kl_tokens)
-    unedited = measure(model, sets, original, length)
+    unedited = unchanged(model, original)
     noop, random = _controls(model, record, directions, sets, original, protocol, cache_weights)
     del model
     gc.collect()

@@ -7,7 +7,7 @@ from typing import Any
 
 from safetensors import SafetensorError, safe_open
 
-from heretic.artifacts import replacing_folder, write_json
+from heretic.artifacts import replacing_folder, sha256_of, write_json
 from heretic.errors import ExportError
 from heretic.model.loading import Model
 
@@ -45,9 +45,14 @@ def save_model(model: Model, folder: Path, max_shard_size: str, record: Mapping[
             model.network.save_pretrained(beside, max_shard_size=max_shard_size)
             _take_over_files(model.folder, beside)
             verify_weights(model, beside)
-            write_json(beside / RECORD, record)
+            write_json(beside / RECORD, {**record, "weights": weight_hashes(beside)})
     except (OSError, SafetensorError) as error:
         raise ExportError(f"cannot write {folder}: {error}; free some space and rerun") from error
+
+
+def weight_hashes(folder: Path) -> dict[str, str]:
+    """SHA-256 of each safetensors file of a folder, by name."""
+    return {path.name: sha256_of(path) for path in sorted(folder.glob("*.safetensors"))}
 
 
 def verify_weights(model: Model, folder: Path) -> None:

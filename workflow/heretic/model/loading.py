@@ -100,10 +100,12 @@ def load_model(
     with _loading(model, chosen):
         tokenizer = AutoTokenizer.from_pretrained(folder, padding_side="left", **options)
         require_template(tokenizer, model)
+        # Straight to the accelerator: a large model need not fit into main memory as well.
+        placed = {} if chosen.type == "cpu" else {"device_map": {"": str(chosen)}}
         loaded: Any = AutoModelForCausalLM.from_pretrained(
-            folder, dtype=dtype, output_loading_info=True, **options
+            folder, dtype=dtype, output_loading_info=True, **placed, **options
         )
-        network, report = loaded[0].to(chosen), loaded[1]
+        network, report = loaded
     if report["missing_keys"]:
         lacking = sorted(report["missing_keys"])
         raise ModelLoadError(

@@ -59,6 +59,11 @@ def locate(model: str, revision: str | None) -> Path:
         return Path(snapshot_download(model, revision=revision, allow_patterns=list(FILES)))
 
 
+def tokenizer_files(folder: Path) -> list[Path]:
+    """The small files of a checkpoint that decide which tokens a prompt becomes."""
+    return sorted([*folder.glob("*.json"), *folder.glob("*.jinja")])
+
+
 def source_facts(model: str, revision: str | None, folder: Path) -> dict[str, Any]:
     """Name, revision and one hash over the weights of the checkpoint in `folder`."""
     weights = {path.name: _sha256_of_weights(path) for path in sorted(folder.glob("*.safetensors"))}

@@ -13,5 +13,7 @@ def set_threads(threads: int) -> int:
     Returns:
         The number of threads.
     """
-    torch.set_num_threads(threads or len(os.sched_getaffinity(0)))
+    # Not every system tells which cores a process may use.
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    torch.set_num_threads(threads or cores or 1)
     return torch.get_num_threads()

@@ -202,7 +202,6 @@ class SettingsFields(BaseSettings):
         "exact), its rows' (puts part of the direction back), the whole matrix's, or none.",
         "optimize",
         "apply_best",
-        "evaluate",
     )
     direction_scope: Literal["global", "per_layer", "both"] = setting(
         "both",
