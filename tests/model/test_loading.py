@@ -11,6 +11,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 from tiny_models import D_MODEL, LAYERS, PROMPTS, save_tiny_model, tiny_network, tiny_tokenizer
+from transformers import AutoModelForCausalLM
 from transformers.utils import logging as transformers_logging
 
 from heretic.errors import ModelLoadError
@@ -236,7 +237,7 @@ def test_a_model_that_does_not_fit_is_one_line_with_advice(
     def full(*_: Any, **__: Any) -> None:
         raise error
 
-    monkeypatch.setattr(torch.nn.Module, "to", full)
+    monkeypatch.setattr(AutoModelForCausalLM, "from_pretrained", full)
 
     assert "does not fit on cpu; use a smaller dtype" in refusal(folder)
 

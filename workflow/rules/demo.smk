@@ -8,7 +8,7 @@ rule train_demo_model:
     benchmark:
         "benchmarks/train_demo_model.tsv"
     conda:
-        "heretic-workflow"
+        "../../envs/heretic.yaml"
     params:
         settings=next(iter(RUNS.values())).subset("train_demo_model"),
     message:

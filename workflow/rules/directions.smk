@@ -11,7 +11,7 @@ rule extract_residuals:
     benchmark:
         "benchmarks/{run}/extract_residuals/{prompts}.tsv"
     conda:
-        "heretic-workflow"
+        "../../envs/heretic.yaml"
     resources:
         gpu=1,
     params:
@@ -35,7 +35,7 @@ rule compute_directions:
     benchmark:
         "benchmarks/{run}/compute_directions.tsv"
     conda:
-        "heretic-workflow"
+        "../../envs/heretic.yaml"
     params:
         settings=settings_of("compute_directions"),
     message:

@@ -13,7 +13,7 @@ rule evaluate:
     benchmark:
         "benchmarks/{run}/evaluate.tsv"
     conda:
-        "heretic-workflow"
+        "../../envs/heretic.yaml"
     resources:
         gpu=1,
     params:
@@ -46,7 +46,7 @@ rule report:
     log:
         "logs/{run}/report.log",
     conda:
-        "heretic-workflow"
+        "../../envs/heretic.yaml"
     message:
         "Writing the report"
     script:

@@ -11,7 +11,7 @@ rule apply_best:
     benchmark:
         "benchmarks/{run}/apply_best.tsv"
     conda:
-        "heretic-workflow"
+        "../../envs/heretic.yaml"
     resources:
         gpu=1,
     params:
@@ -34,7 +34,7 @@ rule save:
     log:
         "logs/{run}/save.log",
     conda:
-        "heretic-workflow"
+        "../../envs/heretic.yaml"
     params:
         settings=settings_of("save"),
     message:
@@ -52,7 +52,7 @@ rule upload:
     log:
         "logs/{run}/upload.log",
     conda:
-        "heretic-workflow"
+        "../../envs/heretic.yaml"
     params:
         settings=settings_of("upload"),
     message:

@@ -8,7 +8,7 @@ rule load_prompts:
     log:
         "logs/{run}/load_prompts/{prompts}.log",
     conda:
-        "heretic-workflow"
+        "../../envs/heretic.yaml"
     params:
         source=lambda wildcards: source_of_set(wildcards).model_dump(mode="json"),
         settings=seed_of_set,
@@ -27,7 +27,7 @@ rule check_prompts:
     log:
         "logs/{run}/check_prompts.log",
     conda:
-        "heretic-workflow"
+        "../../envs/heretic.yaml"
     message:
         "Checking that the prompt sets do not overlap"
     script:

@@ -13,7 +13,7 @@ rule optimize:
     benchmark:
         "benchmarks/{run}/optimize.tsv"
     conda:
-        "heretic-workflow"
+        "../../envs/heretic.yaml"
     resources:
         gpu=1,
     params:
@@ -36,7 +36,7 @@ rule select_best:
     log:
         "logs/{run}/select_best.log",
     conda:
-        "heretic-workflow"
+        "../../envs/heretic.yaml"
     params:
         settings=settings_of("select_best"),
     message:
