@@ -37,6 +37,7 @@ def test_python_example_runs(demo_workspace: Workspace) -> None:
 def test_names_its_commands_and_its_files() -> None:
     assert "pip install -c envs/constraints.txt -e . && snakemake --cores 1" in README
     assert "pip install -c envs/constraints.txt -e '.[test]' && pytest" in README
+    assert "@@" not in README
     linked = re.findall(r"\]\((?!https?:)([^)#]+)\)", README)
     mentioned = re.findall(r"(?:config|profiles)/[\w./-]+\.(?:yaml|md)", README)
     for name in {*linked, *mentioned}:
