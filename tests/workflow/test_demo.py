@@ -120,6 +120,15 @@ def test_the_same_command_again_does_nothing(demo_run: tuple[Workspace, str]) ->
     assert "Nothing to be done" in demo_run[0].require()
 
 
+def test_several_models_run_side_by_side(demo_run: tuple[Workspace, str]) -> None:
+    edited = demo_run[0].results / "demo" / "model"
+    plan = demo_run[0].require("--dry-run", "--config", f'model=["demo", "{edited}"]')
+    assert "results/model/report.html" in plan
+    assert "Job stats" in plan
+    assert "results/demo/report.html" not in plan
+    assert "Training the demo model" not in plan
+
+
 def test_an_optional_set_protects_an_ability(demo_run: tuple[Workspace, str]) -> None:
     workspace = demo_run[0]
     workspace.require(

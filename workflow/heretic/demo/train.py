@@ -7,9 +7,7 @@ with too long a first phase the refusal stays imprecise and costs much to remove
 """
 
 import math
-import os
 import random
-import shutil
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -27,6 +25,7 @@ from transformers import (
     PreTrainedTokenizerFast,
 )
 
+from heretic.artifacts import replacing_folder
 from heretic.demo.world import training_examples, training_text
 
 PAD, END = "<|pad|>", "<|end|>"
@@ -266,22 +265,13 @@ def _loss(model: LlamaForCausalLM, batch: Sequence[Encoded], recipe: Recipe) -> 
 
 
 def _write(model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast, folder: Path) -> None:
-    """Write the model beside `folder` and rename it into place."""
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    partial = folder.with_name(f".{folder.name}.partial-{os.getpid()}")
-    replaced = folder.with_name(f".{folder.name}.replaced-{os.getpid()}")
-    try:
-        model.generation_config = GenerationConfig(  # type: ignore[no-untyped-call]
-            do_sample=False,
-            max_new_tokens=64,
-            eos_token_id=tokenizer.eos_token_id,
-            pad_token_id=tokenizer.pad_token_id,
-        )
-        model.save_pretrained(partial)
-        tokenizer.save_pretrained(partial)
-        if folder.exists():
-            folder.rename(replaced)
-        partial.rename(folder)
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
-        shutil.rmtree(replaced, ignore_errors=True)
+    """Write the model and its tokenizer, whole or not at all."""
+    model.generation_config = GenerationConfig(  # type: ignore[no-untyped-call]
+        do_sample=False,
+        max_new_tokens=64,
+        eos_token_id=tokenizer.eos_token_id,
+        pad_token_id=tokenizer.pad_token_id,
+    )
+    with replacing_folder(folder) as beside:
+        model.save_pretrained(beside)
+        tokenizer.save_pretrained(beside)
