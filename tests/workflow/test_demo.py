@@ -39,6 +39,17 @@ def evaluation(workspace: Workspace, run: str = "demo") -> dict[str, dict[str, d
     return read_json(workspace.results / run / "evaluation.json")
 
 
+def start_from_demo(workspace: Workspace, run: str, *parts: str) -> None:
+    """Give a new run the artifacts of the finished one, so that only what follows is done."""
+    for part in parts:
+        source, target = workspace.results / "demo" / part, workspace.results / run / part
+        target.parent.mkdir(exist_ok=True)
+        (shutil.copytree if source.is_dir() else shutil.copy2)(source, target)
+
+
+UP_TO_DIRECTIONS = ("prompts", "residuals", "directions.safetensors", "geometry.csv")
+
+
 def ask(folder: Path, question: str) -> str:
     command = [sys.executable, "-c", ASK, str(folder), question]
     return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
@@ -131,6 +142,7 @@ def test_several_models_run_side_by_side(demo_run: tuple[Workspace, str]) -> Non
 
 def test_an_optional_set_protects_an_ability(demo_run: tuple[Workspace, str]) -> None:
     workspace = demo_run[0]
+    start_from_demo(workspace, "protected", "prompts", "residuals")
     workspace.require(
         "results/protected/directions.safetensors",
         "--config",
@@ -150,20 +162,21 @@ def test_an_optional_set_protects_an_ability(demo_run: tuple[Workspace, str]) ->
 
 def test_scores_on_overlapping_sets_are_never_written(demo_run: tuple[Workspace, str]) -> None:
     results = demo_run[0].results
-    shutil.copytree(results / "demo", results / "overlap")
-    written = (results / "overlap" / "evaluation.json").stat().st_mtime_ns
+    overlap = Path(shutil.copytree(results / "demo", results / "overlap"))
+    prompts = overlap / "prompts"
+    shutil.copyfile(prompts / "bad_evaluation_prompts.jsonl", prompts / "bad_holdout_prompts.jsonl")
+    written = (overlap / "evaluation.json").stat().st_mtime_ns
     done = demo_run[0].run(
-        "results/overlap/evaluation.json", "--keep-going", "--forcerun", "load_prompts",
-        "--config", "run_name=overlap",
-        HERETIC_BAD_HOLDOUT_PROMPTS__SPLIT="bad_evaluation_prompts",
-    )  # fmt: skip
+        "results/overlap/evaluation.json", "--keep-going", "--config", "run_name=overlap"
+    )
     assert done.returncode == 1
     assert "PromptError" in done.stdout
-    assert (results / "overlap" / "evaluation.json").stat().st_mtime_ns == written
+    assert (overlap / "evaluation.json").stat().st_mtime_ns == written
 
 
 def test_a_model_that_refuses_nothing_is_not_searched(demo_run: tuple[Workspace, str]) -> None:
     edited = demo_run[0].results / "demo" / "model"
+    start_from_demo(demo_run[0], "willing", *UP_TO_DIRECTIONS)
     done = demo_run[0].run(
         "results/willing/best.json", "--config", f"model={edited}", "run_name=willing",
         *(f"{side}_{part}prompts={{dataset: demo, split: {side}_{part}prompts}}"
@@ -202,6 +215,8 @@ def without_time(rows: list[dict[str, str]]) -> list[dict[str, str]]:
 
 def test_killed_and_raised_searches_lose_no_trial(demo_run: tuple[Workspace, str]) -> None:
     workspace = demo_run[0]
+    for run in ("straight", "killed"):
+        start_from_demo(workspace, run, *UP_TO_DIRECTIONS)
     straight = search(workspace, "straight", 20)
     database = workspace.results / "killed" / "study.db"
     process = workspace.start(
@@ -236,6 +251,7 @@ def test_trials_are_told_apart_from_those_of_another_objective(
     demo_run: tuple[Workspace, str],
 ) -> None:
     workspace = demo_run[0]
+    start_from_demo(workspace, "two", *UP_TO_DIRECTIONS)
     for weight in ("2.0", "0.5"):
         workspace.require(
             "results/two/study.json", "--config", "run_name=two", "n_trials=2",
