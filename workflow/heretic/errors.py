@@ -38,3 +38,9 @@ class UploadError(HereticError):
 
 class CloudError(HereticError):
     """A rented machine cannot be found, reached or stopped."""
+
+
+def one_line(error: object, length: int = 200) -> str:
+    """What an error says, as one line of at most `length` characters."""
+    line = " ".join(str(error).split()) or type(error).__name__
+    return line if len(line) <= length else line[: length - 1] + "…"

@@ -12,6 +12,7 @@ except ImportError:
 
 from heretic.console import one_line_errors, start_logging
 from heretic.dependencies import module_files
+from heretic.model.source import tokenizer_files
 from heretic.preflight import check_run
 from heretic.settings import resolve
 from heretic.settings.cascade import read_toml, variables
@@ -85,8 +86,7 @@ def model_files(wildcards):
     if RUNS[wildcards.run].model == DEMO:
         return [DEMO_MANIFEST]
     folder = Path(model_path(wildcards)).expanduser()
-    kinds = ("*.json", "*.jinja", "*.safetensors")
-    return sorted(str(path) for kind in kinds for path in folder.glob(kind))
+    return sorted(map(str, [*tokenizer_files(folder), *folder.glob("*.safetensors")]))
 
 
 def prompt_files(*sets):

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from heretic.artifacts import sha256_of
-from heretic.errors import UploadError
+from heretic.errors import UploadError, one_line
 
 if TYPE_CHECKING:
     from huggingface_hub.hf_api import ModelInfo, RepoSibling
@@ -56,7 +56,7 @@ def check_upload(repo: str) -> None:
         validate_repo_id(repo)
     except HFValidationError as error:
         raise UploadError(
-            f"upload_to = {repo!r} is no repository name: {_one_line(str(error))}; write owner/name"
+            f"upload_to = {repo!r} is no repository name: {one_line(str(error))}; write owner/name"
         ) from error
     if constants.HF_HUB_OFFLINE:
         raise UploadError(
@@ -180,17 +180,12 @@ def _explaining(repo: str, token: str) -> Iterator[None]:
             f"({type(error).__name__}); check the network and run the same command again"
         ) from error
     except (OSError, ValueError) as error:
-        says = _one_line(str(error).replace(token, "…"))
+        says = one_line(str(error).replace(token, "…"))
         raise UploadError(f"cannot upload to {repo}: {says}; mend it and run again") from error
 
 
 def _refusal(error: Any, token: str) -> str:
     status = error.response.status_code
     advice = ADVICE.get(status, SERVER_TROUBLE if status >= 500 else "see what it says and mend it")
-    server = _one_line(str(error.server_message or "").replace(token, "…"))
-    return f"{advice} (status {status}{': ' + server if server else ''})"
-
-
-def _one_line(text: str, length: int = 200) -> str:
-    line = " ".join(text.split())
-    return line if len(line) <= length else line[: length - 1] + "…"
+    server = str(error.server_message or "").replace(token, "…").strip()
+    return f"{advice} (status {status}{': ' + one_line(server) if server else ''})"

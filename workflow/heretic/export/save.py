@@ -7,9 +7,10 @@ from typing import Any
 
 from safetensors import SafetensorError, safe_open
 
-from heretic.artifacts import replacing_folder, sha256_of, write_json
+from heretic.artifacts import replacing_folder, write_json
 from heretic.errors import ExportError
 from heretic.model.loading import Model
+from heretic.model.source import weight_hashes
 
 RECORD = "ablation.json"
 # Written anew: from the model in memory, or of the edited model only.
@@ -48,11 +49,6 @@ def save_model(model: Model, folder: Path, max_shard_size: str, record: Mapping[
             write_json(beside / RECORD, {**record, "weights": weight_hashes(beside)})
     except (OSError, SafetensorError) as error:
         raise ExportError(f"cannot write {folder}: {error}; free some space and rerun") from error
-
-
-def weight_hashes(folder: Path) -> dict[str, str]:
-    """SHA-256 of each safetensors file of a folder, by name."""
-    return {path.name: sha256_of(path) for path in sorted(folder.glob("*.safetensors"))}
 
 
 def verify_weights(model: Model, folder: Path) -> None:

@@ -64,11 +64,15 @@ def tokenizer_files(folder: Path) -> list[Path]:
     return sorted([*folder.glob("*.json"), *folder.glob("*.jinja")])
 
 
+def weight_hashes(folder: Path) -> dict[str, str]:
+    """SHA-256 of each safetensors file of a checkpoint, by name."""
+    return {path.name: _sha256_of_weights(path) for path in sorted(folder.glob("*.safetensors"))}
+
+
 def source_facts(model: str, revision: str | None, folder: Path) -> dict[str, Any]:
     """Name, revision and one hash over the weights of the checkpoint in `folder`."""
-    weights = {path.name: _sha256_of_weights(path) for path in sorted(folder.glob("*.safetensors"))}
     snapshot = folder.name if folder.parent.name == "snapshots" else revision
-    return {"model": model, "revision": snapshot, "sha256": fingerprint(weights)}
+    return {"model": model, "revision": snapshot, "sha256": fingerprint(weight_hashes(folder))}
 
 
 def _sha256_of_weights(path: Path) -> str:

@@ -11,7 +11,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-from heretic.errors import PromptError
+from heretic.errors import PromptError, one_line
 
 SUFFIXES = (".txt", ".csv", ".jsonl", ".json", ".parquet")
 # Never part of a hub id that anybody uses, so such a name is meant as a file.
@@ -182,9 +182,3 @@ def _parquet(path: Path, columns: Sequence[str]) -> list[Row]:
         return list(parquet.read_table(path, columns=list(columns)).to_pylist())
     except arrow.ArrowException as error:
         raise PromptError(f"{path} is not a readable Parquet file: {one_line(error)}") from error
-
-
-def one_line(error: object, length: int = 200) -> str:
-    """What an error says, as one line of at most `length` characters."""
-    line = " ".join(str(error).split()) or type(error).__name__
-    return line if len(line) <= length else line[: length - 1] + "…"

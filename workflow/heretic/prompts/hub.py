@@ -9,8 +9,8 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from heretic.errors import PromptError
-from heretic.prompts.files import Row, one_line, require_columns
+from heretic.errors import PromptError, one_line
+from heretic.prompts.files import Row, require_columns
 from heretic.prompts.splits import choose_rows, parse_split, require_split, stream_bounds
 from heretic.settings.prompt_sources import PromptSource
 
