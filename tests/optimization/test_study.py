@@ -13,7 +13,6 @@ from typing import Any
 import optuna
 import pytest
 from optuna.trial import TrialState
-from small_search import STUDY, search, small_loop
 
 from heretic.ablation.plan import Edit
 from heretic.errors import StudyError
@@ -27,6 +26,7 @@ from heretic.optimization.study import (
     study_name,
 )
 from heretic.optimization.trials import read_records
+from optimization.small_search import STUDY, search, small_loop
 
 HERE = Path(__file__).parent
 N = 8

@@ -9,9 +9,17 @@ import pytest
 import yaml
 
 from heretic.settings import Settings, resolve
-from heretic.settings.documents import COMMAND, documents, write_documents
+from heretic.settings.documents import (
+    COMMAND,
+    STALENESS,
+    documents,
+    replace_section,
+    staleness_table,
+    write_documents,
+)
 
-CONFIG = Path(__file__).parents[2] / "config"
+REPOSITORY = Path(__file__).parents[2]
+CONFIG = REPOSITORY / "config"
 
 
 @pytest.fixture(scope="module")
@@ -33,12 +41,30 @@ def uncommented() -> dict[str, Any]:
 
 @pytest.mark.parametrize("name", documents())
 def test_committed_files_are_those_that_the_model_generates(name: str) -> None:
-    assert (CONFIG / name).read_text(encoding="utf-8") == documents()[name], f"run `{COMMAND}`"
+    assert (REPOSITORY / name).read_text(encoding="utf-8") == documents()[name], f"run `{COMMAND}`"
+
+
+def test_the_committed_table_of_what_reruns_is_the_generated_one() -> None:
+    page = (REPOSITORY / "workflow" / "README.md").read_text(encoding="utf-8")
+    assert replace_section(page, STALENESS, staleness_table()) == page, f"run `{COMMAND}`"
+    assert staleness_table() in page
 
 
 def test_write_documents(tmp_path: Path) -> None:
+    for folder in ("config", "workflow"):
+        (tmp_path / folder).mkdir()
+    page = tmp_path / "workflow" / "README.md"
+    marks = f"<!-- {STALENESS}: begin -->\nold\n<!-- {STALENESS}: end -->"
+    page.write_text(f"before\n{marks}\nafter\n")
     write_documents(tmp_path)
-    assert {path.name for path in tmp_path.iterdir()} == set(documents())
+    assert {path.name for path in (tmp_path / "config").iterdir()} == {
+        Path(name).name for name in documents()
+    }
+    text = page.read_text()
+    assert text.startswith("before\n")
+    assert text.endswith("\nafter\n")
+    assert "| `n_trials` | `optimize` |" in text
+    assert "\nold\n" not in text
 
 
 def test_the_yaml_shows_every_default(schema: Any) -> None:

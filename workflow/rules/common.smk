@@ -1,5 +1,6 @@
 # Settings of each run, and what rules say about them. Everything else is in the library.
 
+import json
 import os
 import re
 import sys
@@ -14,8 +15,9 @@ from heretic.console import one_line_errors, start_logging
 from heretic.dependencies import module_files
 from heretic.model.source import tokenizer_files
 from heretic.preflight import check_run
-from heretic.settings import resolve
-from heretic.settings.cascade import read_toml, variables
+from heretic.settings import ConfigFile, resolve
+from heretic.settings.cascade import variables
+from heretic.settings.config_files import TOML, read_config_file
 from heretic.settings.prompt_sources import DEMO, OPTIONAL_SETS, PROMPT_SETS
 
 # Threads that spin while they wait cost several times their work on a busy machine; torch reads
@@ -24,6 +26,7 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 LIBRARY = Path(heretic.__file__).parent
 SCRIPTS = Path(workflow.basedir) / "scripts"
+RESULTS = Path("results")
 DEMO_MODEL = "results/demo-model"
 DEMO_MANIFEST = "results/demo-model.manifest.json"
 
@@ -32,21 +35,34 @@ DEMO_MANIFEST = "results/demo-model.manifest.json"
 UNTRACKED = ("runtime", "settings")
 
 
+def config_files():
+    """What Snakemake merged, and above it `config.toml`, which only further files overrule."""
+    merged = {key: value for key, value in config.items() if key not in UNTRACKED}
+    files = [ConfigFile("configuration file", merged)]
+    if TOML.is_file():
+        files.append(ConfigFile(str(TOML), read_config_file(TOML)))
+        further = workflow.config_settings.overwrite_config
+        files.append(ConfigFile("configuration file", further))
+    return files
+
+
 def resolve_runs():
     start_logging()
     with one_line_errors():
-        toml = Path("config.toml")
-        file = {**config, **(read_toml(toml) if toml.is_file() else {})}
-        for key in UNTRACKED:
-            file.pop(key, None)
-        runs = resolve(file, os.environ, workflow.config_settings.config).runs()
+        cli = workflow.config_settings.config
+        runs = resolve(config_files(), os.environ, cli).runs()
         if workflow.is_main_process:
             for run, settings in runs.items():
-                check_run(run, settings)
+                check_run(run, settings, RESULTS)
         return runs
 
 
 RUNS = resolve_runs()
+# Jobs parse the command line again; Snakemake's own quoting loses their quotes and line breaks.
+workflow.config_settings.config_args = [
+    f"{key}={json.dumps(value, ensure_ascii=False)}"
+    for key, value in workflow.config_settings.config.items()
+]
 # What no job is compared by: settings that change how something is computed but never what comes
 # out, and those that the report prints.
 config["runtime"] = {run: settings.runtime() for run, settings in RUNS.items()}
@@ -70,10 +86,9 @@ def settings_of(rule):
 
 
 def source_of(rule):
-    """The library modules that the rule's script imports; editing one makes the rule stale."""
-    return [
-        os.path.relpath(path) for path in module_files(SCRIPTS / f"{rule}.py", LIBRARY)
-    ]
+    """The rule's script and the library modules that it imports; editing one makes it stale."""
+    script = SCRIPTS / f"{rule}.py"
+    return [os.path.relpath(path) for path in [script, *module_files(script, LIBRARY)]]
 
 
 def model_path(wildcards):

@@ -1,6 +1,5 @@
 """The Optuna study on disk: state that outlives runs, one writer at a time."""
 
-import os
 import warnings
 import zlib
 from collections.abc import Iterator, Mapping
@@ -10,7 +9,6 @@ from typing import Any
 from urllib.parse import quote
 
 import optuna
-from filelock import FileLock, Timeout
 from optuna.samplers import BaseSampler, TPESampler
 from optuna.storages import RDBStorage
 from optuna.trial import FrozenTrial, TrialState
@@ -19,6 +17,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from heretic.artifacts import fingerprint
 from heretic.console import log
 from heretic.errors import StudyError
+from heretic.locks import sole_process
 
 SECONDS_TO_WAIT_FOR_SQLITE = 60
 
@@ -43,10 +42,13 @@ def open_study(database: Path, name: str) -> Iterator[optuna.Study]:
     """
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     database.parent.mkdir(parents=True, exist_ok=True)
-    with _only_writer(database), _database_errors(database):
+    lock = database.with_suffix(".lock")
+    with sole_process(lock, f"searching in {database}", StudyError), database_errors(database):
+        if not database.exists():
+            _create(database)
         study = optuna.create_study(
             study_name=name,
-            storage=_storage(database),
+            storage=_storage(storage_url(database)),
             directions=["minimize", "minimize"],
             load_if_exists=True,
         )
@@ -57,6 +59,19 @@ def open_study(database: Path, name: str) -> Iterator[optuna.Study]:
             study.tell(trial.number, state=TrialState.FAIL)
             log.info("Trial %d was interrupted and is run again", trial.number)
         yield study
+
+
+def _create(database: Path) -> None:
+    """Make the tables in a file that then takes its place as a whole.
+
+    Whoever looks in the meantime would find some of the tables, or make them a second time.
+    """
+    beside = database.with_name(f".{database.name}.partial")
+    beside.unlink(missing_ok=True)
+    storage = _storage(storage_url(beside))
+    storage.remove_session()
+    storage.engine.dispose()
+    beside.replace(database)
 
 
 def finished_trials(study: optuna.Study) -> list[FrozenTrial]:
@@ -85,36 +100,22 @@ def storage_url(database: Path) -> str:
     return f"sqlite:///file:{quote(str(database.resolve()))}?uri=true"
 
 
-def _storage(database: Path) -> RDBStorage:
-    return RDBStorage(
-        storage_url(database),
-        engine_kwargs={"connect_args": {"timeout": SECONDS_TO_WAIT_FOR_SQLITE}},
-    )
+def read_only_storage(database: Path) -> RDBStorage:
+    """The file for somebody who only looks, while another process may be writing."""
+    return _storage(f"{storage_url(database)}&mode=ro")
+
+
+def _storage(url: str) -> RDBStorage:
+    return RDBStorage(url, engine_kwargs={"connect_args": {"timeout": SECONDS_TO_WAIT_FOR_SQLITE}})
 
 
 @contextmanager
-def _only_writer(database: Path) -> Iterator[None]:
-    """Hold the study's lock; the system releases it even when the process is killed."""
-    writer = database.with_suffix(".writer")
-    lock = FileLock(database.with_suffix(".lock"))
-    try:
-        lock.acquire(timeout=0)
-    except Timeout:
-        known = writer.read_text().strip() if writer.is_file() else "unknown"
-        raise StudyError(
-            f"another process ({known}) is searching in {database}; wait for it or stop it, "
-            "then run again"
-        ) from None
-    try:
-        writer.write_text(f"pid {os.getpid()} on {os.uname().nodename}\n")
-        yield
-    finally:
-        writer.unlink(missing_ok=True)
-        lock.release()
+def database_errors(database: Path) -> Iterator[None]:
+    """What Optuna says of a database that it cannot use, in one line.
 
-
-@contextmanager
-def _database_errors(database: Path) -> Iterator[None]:
+    Raises:
+        StudyError: the disk is full, or the file is damaged.
+    """
     try:
         yield
     except (SQLAlchemyError, optuna.exceptions.StorageInternalError) as error:

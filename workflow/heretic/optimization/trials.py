@@ -19,7 +19,7 @@ from heretic.optimization.records import TrialRecord, candidates
 from heretic.optimization.search_space import SearchSpace
 from heretic.optimization.study import finished_trials, make_sampler
 
-RECORD = "record"
+RECORD, WANTED = "record", "n_trials"
 # Optuna stores no infinity; weights that overflow score worse than any real trial.
 WORST_KL = 1e6
 
@@ -51,17 +51,19 @@ class TrialLoop:
         Whatever happens, the model is the original again afterwards.
         """
         done = len(finished_trials(study))
+        study.set_user_attr(WANTED, n_trials)
         try:
             with ProgressLine("Trials", n_trials, done=min(done, n_trials)) as progress:
                 for finished in range(done, n_trials):
                     study.sampler = make_sampler(self.seed, finished, self.n_startup_trials)
-                    scores = self._run_one(study)
-                    progress.advance(note=_note(scores, read_records(study, n_trials)))
+                    number, scores = self._run_one(study)
+                    best = _best(read_records(study, n_trials))
+                    progress.advance(note=f"Trial {number}: {_found(scores)}{best}")
         finally:
             self.editor.restore()
         return read_records(study, n_trials)
 
-    def _run_one(self, study: optuna.Study) -> TrialScores:
+    def _run_one(self, study: optuna.Study) -> tuple[int, TrialScores]:
         started = time.monotonic()
         trial = study.ask()
         parameters = self.space.suggest(trial)
@@ -79,7 +81,7 @@ class TrialLoop:
         trial.set_user_attr(RECORD, record)
         worst = len(self.evaluator.bad_prompts)
         study.tell(trial, (kl, worst if scores.unanswered is None else scores.unanswered))
-        return scores
+        return trial.number, scores
 
 
 def read_records(study: optuna.Study, n_trials: int) -> list[TrialRecord]:
@@ -99,8 +101,18 @@ def _record(trial: FrozenTrial) -> TrialRecord:
     )
 
 
-def _note(scores: TrialScores, records: Sequence[TrialRecord]) -> str:
+def _found(scores: TrialScores) -> str:
     unanswered = "infeasible" if scores.unanswered is None else f"unanswered {scores.unanswered}"
+    return f"KL {scores.kl_first_token:.4f}, {unanswered}"
+
+
+def _best(records: Sequence[TrialRecord]) -> str:
+    """The trial that leaves fewest prompts unanswered."""
     front = pareto_front(candidates(records))
-    best = f"; best {front[-1].unanswered} at KL {front[-1].kl_first_token:.4f}" if front else ""
-    return f"KL {scores.kl_first_token:.4f}, {unanswered}{best}"
+    if not front:
+        return ""
+    best = front[-1]
+    return (
+        f"; best so far trial {best.number}: KL {best.kl_first_token:.4f}, "
+        f"unanswered {best.unanswered}"
+    )

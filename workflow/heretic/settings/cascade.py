@@ -3,26 +3,20 @@
 import difflib
 import json
 import os
-import tomllib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from pydantic import ValidationError
 from pydantic_core import ErrorDetails
 
 from heretic.errors import SettingsError
+from heretic.settings.config_files import ConfigFile
 from heretic.settings.fields import read_prompt_setting
 from heretic.settings.prompt_sources import DEMO, PromptSource, built_in_source
 from heretic.settings.schema import PROMPT_FIELDS, Settings
 
-COMMAND_LINE, ENVIRONMENT, FILE, DEFAULT = (
-    "command line",
-    "environment",
-    "configuration file",
-    "default",
-)
+COMMAND_LINE, FILE, DEFAULT = "command line", "configuration file", "default"
 PREFIX = "HERETIC_"
 UNION_SIDES = ("PromptSource", "bool", "str", "list[str]")
 
@@ -47,14 +41,15 @@ class Resolution:
 
 
 def resolve(
-    file: Mapping[str, Any] | None = None,
+    file: Mapping[str, Any] | Sequence[ConfigFile] | None = None,
     environ: Mapping[str, str] | None = None,
     cli: Mapping[str, Any] | None = None,
 ) -> Resolution:
-    """Merge the three sources over the defaults and validate the result.
+    """Merge the sources over the defaults and validate the result.
 
     Args:
-        file: the merged configuration files; may already hold the command line's values.
+        file: the merged configuration files, or each of them, the strongest last; may already
+            hold the command line's values.
         environ: the process environment; only `HERETIC_*` is read. `os.environ` when None.
         cli: the bare command line, keys as in `Settings`.
 
@@ -63,14 +58,11 @@ def resolve(
     """
     environ = os.environ if environ is None else environ
     cli = dict(cli or {})
-    layers = (
-        (FILE, _without_repeated(file or {}, cli)),
-        (ENVIRONMENT, _from_environment(environ)),
-        (COMMAND_LINE, cli),
-    )
+    files = [ConfigFile(FILE, file)] if isinstance(file, Mapping) else list(file or ())
     merged: dict[str, Any] = {}
     origins = dict.fromkeys(Settings.model_fields, DEFAULT)
-    for origin, layer in layers:
+    layers = [(each.name, _without_repeated(each.values, cli)) for each in files]
+    for origin, layer in [*layers, *_environment_layers(environ), (COMMAND_LINE, cli)]:
         _check_keys(layer, origin)
         for key, value in layer.items():
             merged[key] = _merge(key, merged.get(key), value)
@@ -84,18 +76,6 @@ def resolve(
     return Resolution(settings, origins)
 
 
-def read_toml(path: Path) -> dict[str, Any]:
-    """The keys of `config.toml`, which Snakemake itself does not read.
-
-    Raises:
-        SettingsError: the file is not TOML.
-    """
-    try:
-        return tomllib.loads(path.read_text(encoding="utf-8"))
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise SettingsError(f"{path} is not a TOML file: {error}; mend that line") from error
-
-
 def variables(environ: Mapping[str, str]) -> list[str]:
     """Names of the environment variables that hold settings, sorted."""
     return sorted(name for name in environ if name.upper().startswith(PREFIX))
@@ -106,8 +86,9 @@ def _without_repeated(file: Mapping[str, Any], cli: Mapping[str, Any]) -> dict[s
     return {k: v for k, v in file.items() if k not in cli or isinstance(cli[k], Mapping)}
 
 
-def _from_environment(environ: Mapping[str, str]) -> dict[str, Any]:
-    found: dict[str, Any] = {}
+def _environment_layers(environ: Mapping[str, str]) -> list[tuple[str, dict[str, Any]]]:
+    """Each variable with the one setting that it holds."""
+    layers = []
     # Sorted: `HERETIC_BAD_PROMPTS` comes before the `HERETIC_BAD_PROMPTS__SPLIT` that completes it.
     for name in variables(environ):
         key, *inner = name[len(PREFIX) :].lower().split("__")
@@ -116,8 +97,8 @@ def _from_environment(environ: Mapping[str, str]) -> dict[str, Any]:
         value: Any = environ[name]
         for part in reversed(inner):
             value = {part: value}
-        found[key] = _merge(key, found.get(key), value if inner else _structured(name, value))
-    return found
+        layers.append((f"environment {name}", {key: value if inner else _structured(name, value)}))
+    return layers
 
 
 def _structured(name: str, value: str) -> Any:

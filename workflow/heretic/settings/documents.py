@@ -1,6 +1,6 @@
-"""config/config.yaml, config/README.md and config/schema.json, written from the settings model.
+"""The files of config/ and the table of what reruns, written from the settings model.
 
-python -m heretic.settings.documents [folder]
+python -m heretic.settings.documents [folder of the repository]
 """
 
 import json
@@ -17,19 +17,50 @@ from heretic.settings.prompt_sources import PromptSource
 from heretic.settings.schema import Settings
 
 COMMAND = "python -m heretic.settings.documents"
+STALENESS = "what reruns"
 # Written as an active line, so that the file is not empty and the first edit is obvious.
 ACTIVE = ("model",)
 
 
 def documents() -> dict[str, str]:
-    """Text of each generated file by file name."""
-    return {"config.yaml": _yaml(), "README.md": _markdown(), "schema.json": _schema()}
+    """Text of each file that is generated as a whole, by its path in the repository."""
+    return {
+        "config/config.yaml": _yaml(),
+        "config/README.md": _markdown(),
+        "config/schema.json": _schema(),
+    }
 
 
-def write_documents(folder: Path) -> None:
-    """Write all generated files into `folder`."""
+def write_documents(repository: Path) -> None:
+    """Write all generated files, and the table of what reruns into `workflow/README.md`."""
     for name, text in documents().items():
-        (folder / name).write_text(text, encoding="utf-8")
+        (repository / name).write_text(text, encoding="utf-8")
+    page = repository / "workflow" / "README.md"
+    text = page.read_text(encoding="utf-8")
+    page.write_text(replace_section(text, STALENESS, staleness_table()), encoding="utf-8")
+
+
+def replace_section(text: str, name: str, body: str) -> str:
+    """`text` with `body` between the marks of the section `name`."""
+    begin, end = f"<!-- {name}: begin -->\n", f"<!-- {name}: end -->"
+    before, _, rest = text.partition(begin)
+    _, _, after = rest.partition(end)
+    return f"{before}{begin}{body}{end}{after}"
+
+
+def staleness_table() -> str:
+    """Markdown table: a setting and the rules that read it, and so run again when it changes."""
+    lines = ["| setting | rules that run again |", "|---|---|"]
+    for name, field in Settings.model_fields.items():
+        rules = ", ".join(f"`{rule}`" for rule in rules_of(field)) or _without_rules(name)
+        lines.append(f"| `{name}` | {rules} |")
+    return "\n".join(lines) + "\n"
+
+
+def _without_rules(name: str) -> str:
+    if name in Settings().runtime():
+        return "none: changes how something is computed, never what comes out"
+    return "none: another name is another run"
 
 
 def _yaml() -> str:
@@ -60,7 +91,7 @@ def _markdown() -> str:
         if name in SECTIONS:
             lines += ["", f"## {SECTIONS[name]}", "", "| setting | default | meaning | read by |"]
             lines.append("|---|---|---|---|")
-        rules = ", ".join(f"`{rule}`" for rule in _rules(field)) or "none"
+        rules = ", ".join(f"`{rule}`" for rule in rules_of(field)) or "none"
         default = f"`{_value(field)}`"
         lines.append(f"| `{name}` | {default} | {_cell(_description(field))} | {rules} |")
     lines += [
@@ -111,7 +142,8 @@ def _bounds(field: FieldInfo) -> list[tuple[str, Any]]:
     ]
 
 
-def _rules(field: FieldInfo) -> list[str]:
+def rules_of(field: FieldInfo) -> list[str]:
+    """The rules that read a setting."""
     extra = field.json_schema_extra
     assert isinstance(extra, dict)
     rules = extra["rules"]
@@ -128,4 +160,4 @@ def _cell(text: str) -> str:
 
 
 if __name__ == "__main__":
-    write_documents(Path(sys.argv[1] if len(sys.argv) > 1 else "config"))
+    write_documents(Path(sys.argv[1] if len(sys.argv) > 1 else "."))

@@ -1,0 +1,71 @@
+"""A search looked at from outside, also while another process writes it."""
+
+import signal
+from pathlib import Path
+
+import optuna
+import pytest
+from optuna.trial import TrialState
+
+from heretic.errors import StudyError
+from heretic.optimization.study import open_study
+from heretic.optimization.watch import read_search, search_table
+from optimization.small_search import STUDY, search
+from optimization.test_study import HERE, waiting_process
+
+
+def test_a_running_search_is_read_by_another_process(tmp_path: Path) -> None:
+    database = tmp_path / "study.db"
+    program = (HERE / "small_search.py").read_text(encoding="utf-8")
+    with waiting_process(program, database, 8, 3) as process:
+        seen = read_search(database)
+        assert [record.number for record in seen.records] == [0, 1, 2]
+        assert seen.unfinished == {3: "running"}
+        assert seen.n_trials == 8
+        lines = search_table(seen).splitlines()
+        assert lines[4].split() == ["3", "running"]
+        assert lines[-1].startswith(f"{STUDY}: 3 of 8 trials complete, 1 running, ")
+        assert lines[-1].endswith(" left")
+        # Looking changes nothing: the writer still has its trial.
+        assert read_search(database) == seen
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+    records = search(database, 5)
+    later = read_search(database)
+    assert list(later.records) == records
+    assert later.unfinished == {3: "interrupted"}
+    assert "3  interrupted" in search_table(later)
+    assert "interrupted" not in search_table(later, only_front=True)
+
+
+def test_the_study_with_the_latest_trial_is_shown(tmp_path: Path) -> None:
+    database = tmp_path / "study.db"
+    for name in ("first", "second", "first"):
+        with open_study(database, name) as study:
+            study.tell(study.ask(), state=TrialState.FAIL)
+    assert read_search(database).study == "first"
+    assert read_search(database).others == ("second",)
+    assert "Other studies in the file: second" in search_table(read_search(database))
+    assert read_search(database, "second").study == "second"
+
+
+def test_what_cannot_be_read_is_named(tmp_path: Path) -> None:
+    database = tmp_path / "study.db"
+    with pytest.raises(StudyError, match="start the search first"):
+        read_search(database)
+    with open_study(database, "one"):
+        pass
+    with pytest.raises(StudyError, match=r"has no study two; it has \['one'\]"):
+        read_search(database, "two")
+    database.write_bytes(b"this is no database" * 100)
+    with pytest.raises(StudyError, match="cannot be used"):
+        read_search(database)
+
+
+def test_somebody_who_looks_before_the_first_trial_disturbs_nothing(tmp_path: Path) -> None:
+    database = tmp_path / "study.db"
+    with open_study(database, STUDY) as study:
+        assert read_search(database).records == ()
+        optuna.load_study(study_name=STUDY, storage=f"sqlite:///{database}")
+        study.tell(study.ask(), [0.1, 1])
+    assert not list(tmp_path.glob(".*.partial"))

@@ -1,0 +1,212 @@
+"""The `heretic` command: a thin face over the settings, Snakemake and a run's results.
+
+heretic run --model Qwen/Qwen2.5-7B-Instruct --n-trials 50      the same as
+snakemake --cores 1 --config model=Qwen/Qwen2.5-7B-Instruct n_trials=50
+"""
+
+import json
+import os
+import sys
+from collections.abc import Sequence
+from importlib.metadata import version
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from heretic.console import one_line_errors, start_logging
+from heretic.errors import SettingsError
+from heretic.settings import Resolution, configuration_files, resolve
+from heretic.settings.flags import takes_settings
+
+RESULTS = Path("results")
+# Whoever names one of these says himself how many jobs run at once.
+SETS_CORES = ("--cores", "-c", "--jobs", "-j", "--profile", "--workflow-profile", "--executor")
+
+ConfigFiles = Annotated[
+    list[Path] | None,
+    typer.Option("--configfile", help="Further configuration file; may be repeated."),
+]
+Run = Annotated[
+    str | None, typer.Argument(help="Folder under results/; may be left out if there is one.")
+]
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run the command line; a `HereticError` is one line and status 1."""
+    given = list(sys.argv[1:] if arguments is None else arguments)
+    debug = "--debug" in given
+    given = [argument for argument in given if argument != "--debug"]
+    end = given.index("--") if "--" in given else len(given)
+    given, for_snakemake = given[:end], given[end + 1 :]
+    if given and given[0].startswith("--") and given[0] not in ("--help", "--version"):
+        given = ["run", *given]
+    start_logging(debug=debug)
+    with one_line_errors(debug=debug):
+        command_line()(given, prog_name="heretic", obj=for_snakemake)
+
+
+def command_line() -> typer.Typer:
+    """All commands with their options, one for every setting."""
+    app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
+    app.callback(invoke_without_command=True)(_heretic)
+    for command in (_run, _plan, _evaluate, _show_config):
+        name = command.__name__.strip("_").replace("_", "-")
+        # Unknown options are kept, so that the nearest setting can be named.
+        context = {"ignore_unknown_options": True, "allow_extra_args": True}
+        app.command(name, context_settings=context)(takes_settings(command))
+    app.command("trials")(_trials)
+    app.command("chat")(_chat)
+    return app
+
+
+def _heretic(
+    context: typer.Context,
+    show_version: Annotated[bool, typer.Option("--version", help="Print the version.")] = False,
+) -> None:
+    """Directional ablation of an open-weight language model.
+
+    Every setting is an option: `heretic --model X --cache-weights true` runs the workflow. With
+    --debug errors keep their traceback.
+    """
+    if show_version:
+        typer.echo(version("heretic-workflow"))
+    elif context.invoked_subcommand is None:
+        typer.echo(context.get_help())
+
+
+def _run(
+    context: typer.Context,
+    given: dict[str, Any],
+    cores: Annotated[str, typer.Option(help="CPU cores, or `all`.")] = "1",
+    configfile: ConfigFiles = None,
+) -> None:
+    """Run the workflow, or what is stale of it. Options after `--` go to snakemake."""
+    _no_more(context.args)
+    _snakemake(given, cores, configfile or [], context.obj)
+
+
+def _plan(context: typer.Context, given: dict[str, Any], configfile: ConfigFiles = None) -> None:
+    """Show which phases would run, and why; runs nothing."""
+    _no_more(context.args)
+    _snakemake(given, "1", configfile or [], ["--dry-run", *context.obj])
+
+
+def _evaluate(
+    context: typer.Context,
+    given: dict[str, Any],
+    cores: Annotated[str, typer.Option(help="CPU cores, or `all`.")] = "1",
+    configfile: ConfigFiles = None,
+) -> None:
+    """Run up to the held-out comparison and print its table."""
+    _no_more(context.args)
+    runs = _resolve(given, configfile or []).runs()
+    targets = [str(RESULTS / run / "evaluation.json") for run in runs]
+    _snakemake(given, cores, configfile or [], context.obj, targets)
+
+
+def _show_config(
+    context: typer.Context,
+    given: dict[str, Any],
+    configfile: ConfigFiles = None,
+    as_json: Annotated[bool, typer.Option("--json", help="As a JSON object.")] = False,
+) -> None:
+    """Print the value of every setting and where it comes from."""
+    _no_more(context.args)
+    found = _resolve(given, configfile or [])
+    values = found.settings.model_dump(mode="json")
+    if as_json:
+        rows = {k: {"value": v, "origin": found.origins[k]} for k, v in values.items()}
+        typer.echo(json.dumps(rows, indent=2, ensure_ascii=False))
+        return
+    texts = {key: json.dumps(value, ensure_ascii=False) for key, value in values.items()}
+    widths = max(map(len, texts)), max(map(len, texts.values()))
+    for key, text in texts.items():
+        typer.echo(f"{key:<{widths[0]}}  {text:<{widths[1]}}  {found.origins[key]}")
+
+
+def _trials(
+    run: Run = None,
+    study: Annotated[
+        str | None, typer.Option(help="Another study of the file than the latest one.")
+    ] = None,
+    front: Annotated[bool, typer.Option("--front", help="Only the Pareto front.")] = False,
+) -> None:
+    """Print a search's trials, also while it runs; `*` marks the Pareto front."""
+    from heretic.optimization.watch import read_search, search_table
+
+    folder = run_folder(run, "study.db")
+    typer.echo(search_table(read_search(folder / "study.db", study), only_front=front))
+
+
+def _chat(
+    run: Run = None,
+    compare: Annotated[
+        bool, typer.Option("--compare", help="Let the original answer as well.")
+    ] = False,
+    max_tokens: Annotated[int, typer.Option(min=1, help="Tokens of an answer at most.")] = 200,
+) -> None:
+    """Ask a run's edited model; each line is a conversation of its own."""
+    from heretic.model.conversation import converse
+
+    folder = run_folder(run, "model.manifest.json")
+    converse(folder, resolve(configuration_files(Path())).settings, compare, max_tokens)
+
+
+def run_folder(run: str | None, holding: str) -> Path:
+    """The results folder of a run, or of the only one.
+
+    Raises:
+        SettingsError: there is no such run, none that has got so far, or several to choose from.
+    """
+    found = sorted(path.parent.name for path in RESULTS.glob(f"*/{holding}"))
+    if run is None and len(found) == 1:
+        return RESULTS / found[0]
+    if run in found:
+        return RESULTS / str(run)
+    if not found:
+        raise SettingsError(f"no run has a {holding} here yet; start one with `heretic run`")
+    named = "name a run" if run is None else f"there is no run {run!r} with a {holding}"
+    raise SettingsError(f"{named}; there are {', '.join(found)}")
+
+
+def _resolve(given: dict[str, Any], further: Sequence[Path]) -> Resolution:
+    return resolve(configuration_files(Path(), further), os.environ, given)
+
+
+def _snakemake(
+    given: dict[str, Any],
+    cores: str,
+    further: Sequence[Path],
+    passed_on: Sequence[str],
+    targets: Sequence[str] = (),
+) -> None:
+    """Replace this process by snakemake, so that signals and the exit status are its own."""
+    _resolve(given, further)
+    if not Path("Snakefile").is_file():
+        clone = Path(__file__).parents[2]
+        raise SettingsError(
+            f"there is no Snakefile in {Path.cwd()}; go to your clone of the workflow "
+            f"(`cd {clone}`) and run again"
+        )
+    command = [sys.executable, "-m", "snakemake", *targets]
+    if not any(argument.split("=")[0] in SETS_CORES for argument in passed_on):
+        command += ["--cores", cores]
+    if further:
+        command += ["--configfile", *map(str, further)]
+    if given:
+        pairs = [f"{k}={json.dumps(v, ensure_ascii=False)}" for k, v in given.items()]
+        command += ["--config", *pairs]
+    os.execv(sys.executable, [*command, *passed_on])
+
+
+def _no_more(extra: Sequence[str]) -> None:
+    """Refuse what is neither a setting nor an option.
+
+    Raises:
+        SettingsError: names the nearest setting.
+    """
+    if extra:
+        name = extra[0].split("=")[0].removeprefix("--").replace("-", "_")
+        resolve({}, {}, {name: None})
+        raise SettingsError(f"unexpected argument {extra[0]!r}; see `heretic --help`")

@@ -1,0 +1,58 @@
+"""Configuration files as they lie in a folder of the workflow, the weakest first."""
+
+import tomllib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from heretic.errors import SettingsError
+
+SHIPPED, TOML = Path("config/config.yaml"), Path("config.toml")
+
+
+@dataclass(frozen=True)
+class ConfigFile:
+    """What one configuration file says, and the name by which its user knows it."""
+
+    name: str
+    values: Mapping[str, Any]
+
+
+def configuration_files(folder: Path, further: Sequence[Path] = ()) -> list[ConfigFile]:
+    """The files that decide a run in `folder`: the shipped one, `config.toml`, then `further`.
+
+    Args:
+        folder: where `snakemake` would be started.
+        further: what `--configfile` names, relative to the working folder.
+
+    Raises:
+        SettingsError: a file of `further` is missing, or a file is not YAML, JSON or TOML.
+    """
+    standing = [path for path in (SHIPPED, TOML) if (folder / path).is_file()]
+    return [
+        *(ConfigFile(str(path), read_config_file(folder / path)) for path in standing),
+        *(ConfigFile(str(path), read_config_file(path)) for path in further),
+    ]
+
+
+def read_config_file(path: Path) -> dict[str, Any]:
+    """The keys of one file; TOML by its suffix, else YAML, of which JSON is a part.
+
+    Raises:
+        SettingsError: the file is missing, damaged, or holds no keys.
+    """
+    try:
+        text = path.read_text(encoding="utf-8")
+        values = tomllib.loads(text) if path.suffix == ".toml" else yaml.safe_load(text) or {}
+    except OSError as error:
+        raise SettingsError(f"cannot read {path}: {error.strerror}; check the path") from error
+    except (tomllib.TOMLDecodeError, yaml.YAMLError, UnicodeDecodeError) as error:
+        kind = "TOML" if path.suffix == ".toml" else "YAML"
+        reason = " ".join(str(error).split())
+        raise SettingsError(f"{path} is not a {kind} file: {reason}; mend that line") from error
+    if not isinstance(values, dict):
+        raise SettingsError(f"{path} holds a {type(values).__name__}; write `key: value` lines")
+    return values

@@ -1,0 +1,85 @@
+"""Every setting as an option of a command: `n_trials` as `--n-trials`."""
+
+import inspect
+import json
+from collections.abc import Callable
+from functools import wraps
+from typing import Annotated, Any
+
+import typer
+import yaml
+from pydantic.fields import FieldInfo
+from pydantic_core import to_jsonable_python
+
+from heretic.errors import SettingsError, one_line
+from heretic.settings.fields import SECTIONS
+from heretic.settings.schema import Settings
+
+
+def takes_settings(command: Callable[..., None]) -> Callable[..., None]:
+    """Give a typer command an option per setting.
+
+    Args:
+        command: has a parameter `given`, which receives the settings that the user named as
+            `{key: value}`, as `resolve` takes them from a command line.
+    """
+
+    @wraps(command)
+    def with_settings(**arguments: Any) -> None:
+        texts = {name: arguments.pop(name) for name in Settings.model_fields}
+        given = {name: read_value(name, text) for name, text in texts.items() if text is not None}
+        command(given=given, **arguments)
+
+    own = inspect.signature(command).parameters
+    kept = [own[name] for name in own if name != "given"]
+    signature = inspect.Signature([*_keywords(kept), *_options()])
+    with_settings.__signature__ = signature  # type: ignore[attr-defined]
+    return with_settings
+
+
+def read_value(name: str, text: str) -> Any:
+    """A list or the keys of a prompt set are written as YAML or JSON; all else stays a text.
+
+    Raises:
+        SettingsError: the text begins like a list or like keys and is neither.
+    """
+    if not text.lstrip().startswith(("[", "{")):
+        return text
+    try:
+        return yaml.load(text, Loader=yaml.BaseLoader)
+    except yaml.YAMLError as error:
+        raise SettingsError(f"--{_kebab(name)} is not valid YAML: {one_line(error)}") from error
+
+
+def _keywords(parameters: list[inspect.Parameter]) -> list[inspect.Parameter]:
+    return [each.replace(kind=inspect.Parameter.KEYWORD_ONLY) for each in parameters]
+
+
+def _options() -> list[inspect.Parameter]:
+    options, section = [], ""
+    for name, field in Settings.model_fields.items():
+        section = SECTIONS.get(name, section)
+        option = typer.Option(
+            f"--{_kebab(name)}",
+            help=f"{field.description} [default: {_default(field)}]",
+            rich_help_panel=section,
+            metavar="VALUE",
+            show_default=False,
+        )
+        options.append(
+            inspect.Parameter(
+                name,
+                inspect.Parameter.KEYWORD_ONLY,
+                default=None,
+                annotation=Annotated[str | None, option],
+            )
+        )
+    return options
+
+
+def _default(field: FieldInfo) -> str:
+    return json.dumps(to_jsonable_python(field.default)).strip('"') or '""'
+
+
+def _kebab(name: str) -> str:
+    return name.replace("_", "-")
