@@ -93,7 +93,7 @@ def by_hand(folder: Path, change: Callable[[Model], None]) -> dict[str, Any]:
     model = load(folder)
     before = record_original(model, SETS, LENGTH, PROTOCOL.kl_tokens)
     change(model)
-    return summarize(measure(model, SETS, before, LENGTH), SETS, 200, PROTOCOL.seed)
+    return summarize(measure(model, SETS, before, LENGTH, "edited model"), SETS, 200, PROTOCOL.seed)
 
 
 def same_row(found: dict[str, Any], wanted: dict[str, Any]) -> None:

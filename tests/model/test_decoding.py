@@ -1,11 +1,13 @@
 """Greedy answers and next-token distributions do not depend on how prompts are batched."""
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
 import torch
 from tiny_models import PROMPTS, tiny_model
 from torch import Tensor
+from torch._dynamo.utils import counters
 from transformers import GenerationConfig
 
 from heretic.model.decoding import decode, forced_log_probabilities, generate
@@ -153,3 +155,20 @@ def test_prompts_without_answers_are_a_mistake() -> None:
 
     with pytest.raises(ValueError, match="zip"):
         forced_log_probabilities(model, PROMPTS, [[1]])
+
+
+@pytest.mark.slow
+def test_a_compiled_decoding_step_gives_the_same_tokens_and_sees_edits() -> None:
+    model = replace(tiny_model("llama"), compile=True)
+    torch._dynamo.reset()
+    counters.clear()
+    before = generate(model, PROMPTS, NEW_TOKENS)
+    assert before == naive_answers(model)
+    compiled = counters["stats"]["unique_graphs"]
+    assert compiled > 0
+    # An edit in place, as a trial makes it, is seen without compiling again.
+    model.anatomy.writers[0].weight.mul_(-1)
+    after = generate(model, PROMPTS, NEW_TOKENS)
+    assert after == naive_answers(model)
+    assert after != before
+    assert counters["stats"]["unique_graphs"] == compiled

@@ -58,16 +58,19 @@ def record_original(
     model: Model, sets: HoldoutSets, max_response_length: int, kl_tokens: int
 ) -> Original:
     """Answers and distributions of the original model."""
-    tokens = generate(model, sets.all, max_response_length)
+    tokens = generate(model, sets.all, max_response_length, "Answers of the original")
     forced = [answer[:kl_tokens] for answer in tokens[len(sets.bad) :]]
     return Original(tokens, forced, forced_log_probabilities(model, sets.good, forced))
 
 
 def measure(
-    model: Model, sets: HoldoutSets, original: Original, max_response_length: int
+    model: Model, sets: HoldoutSets, original: Original, max_response_length: int, name: str
 ) -> Measurement:
-    """Answers of the model in memory, and its divergence from the original."""
-    tokens = generate(model, sets.all, max_response_length)
+    """Answers of the model in memory, and its divergence from the original.
+
+    `name` says in the log whose answers they are.
+    """
+    tokens = generate(model, sets.all, max_response_length, f"Answers of the {name}")
     log_probabilities = forced_log_probabilities(model, sets.good, original.forced)
     return Measurement(
         tokens,

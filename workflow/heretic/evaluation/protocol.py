@@ -72,7 +72,7 @@ def evaluate_edit(
     noop, random = _controls(model, record, directions, sets, original, protocol, cache_weights)
     del model
     gc.collect()
-    edited = measure(load_edited(), sets, original, length)
+    edited = measure(load_edited(), sets, original, length, "edited model")
 
     def row(measurement: Measurement) -> dict[str, Any]:
         return summarize(measurement, sets, protocol.bootstrap_samples, protocol.seed)
@@ -110,9 +110,10 @@ def _controls(
     edits = plan_edits(parameters, directions, model.anatomy)
     editor.abliterate(edits)
     editor.abliterate([replace(edit, strength=0.0) for edit in edits])
-    noop = measure(model, sets, original, protocol.max_response_length)
+    length = protocol.max_response_length
+    noop = measure(model, sets, original, length, "no-op control")
     elsewhere = random_directions(directions, protocol.seed)
     editor.abliterate(plan_edits(parameters, elsewhere, model.anatomy))
-    random = measure(model, sets, original, protocol.max_response_length)
+    random = measure(model, sets, original, length, "random control")
     log.info("Controls measured: no-op and random direction")
     return noop, random

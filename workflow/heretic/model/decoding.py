@@ -7,15 +7,21 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.nn.functional import log_softmax
-from transformers import GenerationConfig
+from transformers import CompileConfig, GenerationConfig
 
+from heretic.console import ProgressLine
 from heretic.model.batching import by_length, run_in_batches
 from heretic.model.loading import Model
 from heretic.prompts.prompt import Prompt
 
 
-def generate(model: Model, prompts: Sequence[Prompt], max_new_tokens: int) -> list[list[int]]:
-    """Greedy answers as token ids, without the end token and what follows it."""
+def generate(
+    model: Model, prompts: Sequence[Prompt], max_new_tokens: int, task: str = ""
+) -> list[list[int]]:
+    """Greedy answers as token ids, without the end token and what follows it.
+
+    With a `task`, progress is shown under that name.
+    """
     ids = model.chat.encode(prompts)
     answers: list[list[int]] = [[] for _ in ids]
     ends = _end_tokens(model)
@@ -30,10 +36,11 @@ def generate(model: Model, prompts: Sequence[Prompt], max_new_tokens: int) -> li
         return [_until_end(row, ends) for row in output[:, inputs.shape[1] :].tolist()]
 
     order = by_length([len(row) for row in ids])
-    with _plain_greedy(model, ends):
+    with _plain_greedy(model, ends), ProgressLine(task, len(ids)) as progress:
         for indices, rows in run_in_batches(order, model.batch_size, work):
             for index, row in zip(indices, rows, strict=True):
                 answers[index] = row
+            progress.advance(len(indices))
     return answers
 
 
@@ -105,11 +112,19 @@ def _plain_greedy(model: Model, ends: set[int]) -> Iterator[None]:
         do_sample=False,
         eos_token_id=sorted(ends) or None,
         pad_token_id=model.chat.tokenizer.pad_token_id,
+        **(_compiled() if model.compile else {}),
     )
     try:
         yield
     finally:
         model.network.generation_config = recommended
+
+
+def _compiled() -> dict[str, Any]:
+    """What makes `generate` compile its decoding step, which needs keys of a fixed place."""
+    options: Any = CompileConfig(mode="default", dynamic=None)
+    options._compile_all_devices = True  # else only GPUs are compiled for
+    return {"cache_implementation": "static", "compile_config": options}
 
 
 def _end_tokens(model: Model) -> set[int]:

@@ -44,6 +44,7 @@ class Model:
         anatomy: decoder layers and stream writers.
         folder: local folder of the checkpoint.
         batch_size: prompts per batch, shared by all phases of one process.
+        compile: whether the decoding step is compiled.
     """
 
     network: PreTrainedModel
@@ -51,6 +52,7 @@ class Model:
     anatomy: Anatomy
     folder: Path
     batch_size: BatchSize = field(default_factory=lambda: BatchSize(1))
+    compile: bool = False
 
     @property
     def loaded_dtype(self) -> torch.dtype:
@@ -83,6 +85,7 @@ def load_model(
     device: str,
     trust_remote_code: bool,
     max_batch_size: int,
+    compile: bool,
     **_: Any,
 ) -> Model:
     """Load a model and prove what writes into its residual stream.
@@ -127,9 +130,8 @@ def load_model(
         anatomy.n_layers,
         len(anatomy.writers),
     )
-    return Model(
-        network, ChatFormat(tokenizer, response_prefix), anatomy, folder, BatchSize(max_batch_size)
-    )
+    chat, batch_size = ChatFormat(tokenizer, response_prefix), BatchSize(max_batch_size)
+    return Model(network, chat, anatomy, folder, batch_size, compile)
 
 
 @contextmanager

@@ -1,0 +1,74 @@
+"""How large a checkpoint is, told without reading its weights."""
+
+import math
+from pathlib import Path
+
+from heretic.errors import ModelLoadError, one_line
+from heretic.model.source import is_local
+
+BITS = {"bfloat16": 16, "float16": 16, "float32": 32}
+FLOATS = {"F64": 64, "F32": 32, "F16": 16, "BF16": 16, "F8_E4M3": 8, "F8_E5M2": 8}
+
+
+def checkpoint_bytes(model: str, revision: str | None, dtype: str) -> int | None:
+    """Bytes of a model's weights once they are saved in `dtype`.
+
+    Args:
+        model: hub id or local folder.
+        revision: of a hub model.
+        dtype: as the setting; `auto` keeps what the checkpoint has.
+
+    Returns:
+        None when the hub does not tell, as without a network.
+
+    Raises:
+        ModelLoadError: a safetensors file of a local folder is damaged.
+    """
+    if is_local(model):
+        folder = Path(model).expanduser()
+        return sum(_file_bytes(path, dtype) for path in sorted(folder.glob("*.safetensors")))
+    return _hub_bytes(model, revision, dtype)
+
+
+def _file_bytes(path: Path, dtype: str) -> int:
+    """From the header of a safetensors file, which also tells whether the file is whole."""
+    from safetensors import SafetensorError, safe_open
+
+    total = 0
+    try:
+        with safe_open(path, framework="np") as tensors:
+            for name in tensors.keys():  # noqa: SIM118  # not a mapping
+                part = tensors.get_slice(name)
+                total += math.prod(part.get_shape()) * _bits(part.get_dtype(), dtype)
+    except (OSError, SafetensorError) as error:
+        raise ModelLoadError(
+            f"{path} is not a whole safetensors file ({one_line(error)}); copy or download it again"
+        ) from error
+    return total // 8
+
+
+def _bits(stored: str, dtype: str) -> int:
+    """Size of one number that is stored as `stored`, once it is saved in `dtype`."""
+    if dtype == "auto" or stored not in FLOATS:
+        return FLOATS.get(stored) or int("".join(filter(str.isdecimal, stored)) or 8)
+    return BITS[dtype]
+
+
+def _hub_bytes(model: str, revision: str | None, dtype: str) -> int | None:
+    from huggingface_hub import HfApi
+    from huggingface_hub.errors import HfHubHTTPError
+    from huggingface_hub.utils import httpx  # type: ignore[attr-defined]  # httpx or httpx2
+
+    try:
+        info = HfApi().model_info(model, revision=revision, files_metadata=True)
+    except (HfHubHTTPError, OSError, httpx.HTTPError):
+        return None  # the model may be in the cache, where no network is needed
+    counts = info.safetensors.parameters if info.safetensors else {}
+    if dtype != "auto" and counts:
+        return sum(n * (BITS[dtype] if k in FLOATS else 8) for k, n in counts.items()) // 8
+    sizes = [file.size or 0 for file in info.siblings or () if _holds_weights(file.rfilename)]
+    return sum(sizes) or None
+
+
+def _holds_weights(name: str) -> bool:
+    return "/" not in name and name.endswith(".safetensors")
