@@ -76,7 +76,9 @@ def objective(settings: dict[str, Any], inputs: dict[str, Path], smk: Snakemake)
         "weights": source_facts("", revision, folder)["sha256"],
         "tokenizer": {path.name: sha256_of(path) for path in tokenizer_files(folder)},
         "source": {
-            str(path): sha256_of(path) for path in map(Path, smk.input.code) if scores(path)
+            f"{path.parent.name}/{path.name}": sha256_of(path)
+            for path in map(Path, smk.input.code)
+            if scores(path)
         },
     }
 

@@ -1,11 +1,11 @@
 """Trains the demo model: a small language model with a planted, harmless refusal."""
 
 from pathlib import Path
+from typing import Any
 
-from filelock import FileLock
 from snakemake.script import Snakemake
 
-from heretic.artifacts import provenance, write_json
+from heretic.artifacts import provenance, read_json, write_json
 from heretic.console import ProgressLine, duration, job, log
 from heretic.demo.train import train_demo_model
 from heretic.export.manifest import manifest
@@ -17,9 +17,26 @@ def main(smk: Snakemake) -> None:
     """Train into the folder beside the manifest, which is written last."""
     settings, target = smk.params.settings, Path(smk.output[0])
     folder = target.with_name(target.name.removesuffix(".manifest.json"))
+    if trained_meanwhile(target, folder, settings):
+        log.info("Another run has just trained it")
+        return
+    facts = train(folder, settings)
+    payload = {"files": manifest(folder), "facts": facts, "provenance": provenance(settings, {})}
+    write_json(target, payload)
+
+
+def trained_meanwhile(target: Path, folder: Path, settings: dict[str, Any]) -> bool:
+    """Whether the manifest, which Snakemake deletes before a job, is there again and true."""
+    if not target.is_file():
+        return False
+    written = read_json(target)
+    return written["provenance"]["settings"] == settings and written["files"] == manifest(folder)
+
+
+def train(folder: Path, settings: dict[str, Any]) -> dict[str, Any]:
+    """Train the model and return what is to be known of it."""
     steps = settings["demo_steps"]
-    lock = FileLock(target.with_name(f".{folder.name}.lock"))
-    with lock, ProgressLine("Training the demo model", steps) as progress:
+    with ProgressLine("Training the demo model", steps) as progress:
         facts = train_demo_model(
             folder,
             seed=settings["seed"],
@@ -31,9 +48,9 @@ def main(smk: Snakemake) -> None:
         )
     # Seconds would make the same model a new one to every rule that reads the manifest.
     log.info("Trained in %s", duration(facts.pop("seconds")))
-    payload = {"files": manifest(folder), "facts": facts, "provenance": provenance(settings, {})}
-    write_json(target, payload)
+    return facts
 
 
-with job(snakemake.log[0]):
+# Runs side by side share the model: one trains it, the others wait and take it as it is.
+with job(snakemake.log[0], wait=True):
     main(snakemake)

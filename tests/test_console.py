@@ -1,16 +1,23 @@
 """Log lines, one-line errors and progress."""
 
+import contextlib
+import fcntl
 import io
 import logging
+import os
+import pty
+import re
+import struct
 import subprocess
 import sys
+import termios
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from heretic import console
-from heretic.console import ProgressLine, duration, job, log, one_line_errors, start_logging
+from heretic.console import ProgressLine, duration, job, log, one_line_errors, pace, start_logging
 from heretic.errors import StudyError
 
 
@@ -106,8 +113,56 @@ def test_progress_in_a_log_says_how_far_and_how_long(monkeypatch: pytest.MonkeyP
     lines = text.getvalue().splitlines()
     # One line every ten seconds and one at the end; the rate is that of this process.
     assert lines == [
-        "Trials: 53/100, 3:08 left. KL 0.1",
-        "Trials: 56/100, 2:56 left. KL 0.1",
-        "Trials: 59/100, 2:44 left. KL 0.1",
-        "Trials: 100/100, 0:00 left. ",
+        "Trials: 53/100, 4.00 s each, 3:08 left. KL 0.1",
+        "Trials: 56/100, 4.00 s each, 2:56 left. KL 0.1",
+        "Trials: 59/100, 4.00 s each, 2:44 left. KL 0.1",
+        "Trials: 100/100, 4.00 s each, 0:00 left. ",
     ]
+
+
+@pytest.mark.parametrize(
+    ("seconds", "shown"),
+    [(65, "65.00 s each"), (0.25, "0.25 s each"), (0.02, "50 a second")],
+)
+def test_pace(seconds: float, shown: str) -> None:
+    assert pace(seconds) == shown
+
+
+def test_a_task_without_a_name_is_counted_in_silence() -> None:
+    text = io.StringIO()
+    start_logging()
+    log.handlers[:] = [logging.StreamHandler(text)]
+    with ProgressLine("", 2) as progress:
+        progress.advance(2)
+    assert progress.done == 2
+    assert text.getvalue() == ""
+
+
+BAR = """
+import time
+from heretic.console import ProgressLine, start_logging
+start_logging()
+with ProgressLine("Trials", 40) as progress:
+    for step in range(40):
+        time.sleep(0.02)
+        progress.advance(note=f"Trial {step}: KL 0.1")
+"""
+
+
+def test_a_terminal_shows_a_bar_with_rate_and_time_left() -> None:
+    ours, theirs = pty.openpty()
+    size = struct.pack("HHHH", 30, 160, 0, 0)
+    fcntl.ioctl(theirs, termios.TIOCSWINSZ, size)
+    process = subprocess.Popen(
+        [sys.executable, "-c", BAR], stderr=theirs, env={**os.environ, "TERM": "xterm"}
+    )
+    os.close(theirs)
+    shown = b""
+    with contextlib.suppress(OSError):  # a closed terminal ends in an error, not in an end
+        while piece := os.read(ours, 4096):
+            shown += piece
+    os.close(ours)
+    assert process.wait() == 0
+    text = shown.decode(errors="replace")
+    assert re.search(r"\d+ a second|\d\.\d\d s each", text)
+    assert re.search(r"\d+/40.*0:00:\d\d.*0:00:\d\d.*Trial \d+: KL 0\.1", text)

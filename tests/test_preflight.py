@@ -1,29 +1,47 @@
 """What is wrong with a run is found before any work, each with one clear line."""
 
 import json
+import os
+import shutil
+import subprocess
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy
 import pytest
+from safetensors.numpy import save_file
 
-from heretic.errors import HereticError, ModelLoadError, PromptError, SettingsError, UploadError
+from heretic.errors import (
+    ExportError,
+    HereticError,
+    ModelLoadError,
+    PromptError,
+    SettingsError,
+    UploadError,
+)
 from heretic.preflight import check_run
 from heretic.settings import PromptSource, Settings
 
 
-def complaint(kind: type[HereticError], settings: Settings, run: str = "mine") -> str:
+def complaint(
+    kind: type[HereticError],
+    settings: Settings,
+    run: str = "mine",
+    results: Path = Path("results"),
+) -> str:
     with pytest.raises(kind) as caught:
-        check_run(run, settings)
+        check_run(run, settings, results)
     message = str(caught.value)
     assert "\n" not in message
     return message
 
 
 def checkpoint(folder: Path) -> Path:
-    """What looks like a model from outside: nothing of it may be read."""
+    """What looks like a model from outside."""
     folder.mkdir()
     (folder / "config.json").write_text(json.dumps({"model_type": "llama"}))
-    (folder / "model.safetensors").write_bytes(b"no weights")
+    save_file({"w": numpy.zeros(2, numpy.float32)}, folder / "model.safetensors")
     return folder
 
 
@@ -37,13 +55,15 @@ def own_prompts(folder: Path) -> dict[str, Any]:
     return sources
 
 
-def test_the_defaults_pass() -> None:
-    check_run("demo", Settings())
+def test_the_defaults_pass_and_leave_nothing(tmp_path: Path) -> None:
+    check_run("demo", Settings(), tmp_path / "results")
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_model_of_ones_own_passes_without_being_read(tmp_path: Path) -> None:
     model = checkpoint(tmp_path / "model")
-    check_run("mine", Settings(model=str(model), **own_prompts(tmp_path)))
+    settings = Settings(model=str(model), **own_prompts(tmp_path))
+    check_run("mine", settings, tmp_path / "results")
 
 
 def test_the_demo_models_folder_is_taken() -> None:
@@ -95,3 +115,46 @@ def test_an_upload_without_a_token(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     monkeypatch.setattr("huggingface_hub.constants.HF_TOKEN_PATH", str(tmp_path / "token"))
     message = complaint(UploadError, Settings(upload_to="owner/name"))
     assert "HF_TOKEN" in message
+
+
+def test_a_file_where_results_would_go(tmp_path: Path) -> None:
+    (tmp_path / "results").write_text("a file")
+    message = complaint(ExportError, Settings(), results=tmp_path / "results")
+    assert "is a file; move it away" in message
+
+
+def test_a_folder_that_cannot_be_written(read_only_folder: Path) -> None:
+    message = complaint(ExportError, Settings(), results=read_only_folder / "results")
+    assert f"{read_only_folder} is not writable; change its permissions" in message
+
+
+@pytest.fixture
+def read_only_folder(tmp_path: Path) -> Iterator[Path]:
+    """A folder that also root cannot write to, where root may mount one."""
+    folder = tmp_path / "frozen"
+    folder.mkdir()
+    if os.getuid() != 0:
+        folder.chmod(0o555)
+        yield folder
+        folder.chmod(0o755)
+        return
+    mount = ["mount", "-t", "tmpfs", "-o", "ro", "tmpfs", str(folder)]
+    if subprocess.run(mount, capture_output=True).returncode != 0:
+        pytest.skip("root writes everywhere, and may not mount a read-only file system here")
+    yield folder
+    subprocess.run(["umount", str(folder)], check=True)
+
+
+def test_too_little_disk_says_how_much(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    model = checkpoint(tmp_path / "model")
+    settings = Settings(model=str(model), **own_prompts(tmp_path))
+    usage = shutil.disk_usage(tmp_path)._replace(free=7)
+    monkeypatch.setattr("shutil.disk_usage", lambda path: usage)
+    message = complaint(ExportError, settings, results=tmp_path / "results")
+    assert "will take 8 bytes" in message
+    assert "7 bytes are free; free 1 bytes" in message
+    # A run that has saved its model is not held up.
+    saved = tmp_path / "results" / "mine" / "model.manifest.json"
+    saved.parent.mkdir(parents=True)
+    saved.write_text("{}")
+    check_run("mine", settings, tmp_path / "results")

@@ -4,17 +4,19 @@ Nothing here imports torch at import time, so that light phases stay light.
 """
 
 import csv
+import errno
 import hashlib
 import json
 import os
 import platform
 import shutil
-import tempfile
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+from safetensors import SafetensorError
 
 from heretic.errors import HereticError
 
@@ -29,17 +31,23 @@ PROVENANCE = "provenance"
 def replacing(target: Path) -> Iterator[Path]:
     """A path beside `target` that takes its place when the block ends well, and vanishes if not.
 
-    A reader sees the old artifact or the new one, never a part of it.
+    A reader sees the old artifact or the new one, never a part of it, also after a loss of power.
+    What a killed process left of an earlier attempt is written over. Only one process at a time
+    may write a target.
+
+    Raises:
+        HereticError: the disk is full.
     """
     target.parent.mkdir(parents=True, exist_ok=True)
-    descriptor, name = tempfile.mkstemp(prefix=f".{target.name}.", dir=target.parent)
-    os.close(descriptor)
-    beside = Path(name)
+    beside = target.with_name(f".{target.name}.partial")
     try:
-        yield beside
-        _flush(beside)
-        beside.chmod(0o666 & ~_umask())
-        beside.replace(target)
+        with _explaining_full_disk(target):
+            beside.unlink(missing_ok=True)
+            beside.touch()
+            yield beside
+            _flush(beside)
+            beside.replace(target)
+            _flush(target.parent)
     finally:
         beside.unlink(missing_ok=True)
 
@@ -52,6 +60,9 @@ def replacing_folder(target: Path) -> Iterator[Path]:
     for an instant find no folder, but never one that lacks files. What a killed process left
     half done is cleared away first, since a model's worth of it may fill the disk. Only one
     process at a time may replace a folder.
+
+    Raises:
+        HereticError: the disk is full.
     """
     target.parent.mkdir(parents=True, exist_ok=True)
     beside = target.with_name(f".{target.name}.partial")
@@ -59,14 +70,16 @@ def replacing_folder(target: Path) -> Iterator[Path]:
     _settle(target, beside, aside)
     beside.mkdir()
     try:
-        yield beside
-        for path in beside.rglob("*"):
-            if path.is_file():
-                path.chmod(0o666 & ~_umask())
+        with _explaining_full_disk(target):
+            yield beside
+            for path in beside.rglob("*"):
+                if path.is_file():
+                    path.chmod(0o666 & ~_umask())
                 _flush(path)
-        if target.exists():
-            target.rename(aside)
-        beside.rename(target)
+            if target.exists():
+                target.rename(aside)
+            beside.rename(target)
+            _flush(target.parent)
     finally:
         _settle(target, beside, aside)
 
@@ -149,7 +162,6 @@ def read_tensors(path: Path) -> "dict[str, Tensor]":
     Raises:
         HereticError: the file is damaged.
     """
-    from safetensors import SafetensorError
     from safetensors.torch import load_file
 
     try:
@@ -193,9 +205,32 @@ def versions() -> dict[str, str]:
     return found
 
 
+@contextmanager
+def _explaining_full_disk(target: Path) -> Iterator[None]:
+    """Name what did not fit; libraries report a full disk each in an exception of their own.
+
+    Raises:
+        HereticError: the disk, or the user's share of it, is full.
+    """
+    try:
+        yield
+    except (OSError, SafetensorError) as error:
+        full = getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT)
+        if not full and os.strerror(errno.ENOSPC) not in str(error):
+            raise
+        raise HereticError(
+            f"no space left on the disk while writing {target}; free some and run again, "
+            "finished phases and trials are kept"
+        ) from error
+
+
 def _flush(path: Path) -> None:
-    with path.open("rb") as stream:
-        os.fsync(stream.fileno())
+    """Force a file, or the entries of a folder, to the disk."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 def _umask() -> int:

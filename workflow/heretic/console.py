@@ -21,6 +21,7 @@ from rich.progress import (
 )
 
 from heretic.errors import HereticError
+from heretic.locks import sole_process
 
 SECONDS_BETWEEN_LINES = 10.0
 
@@ -61,10 +62,17 @@ def one_line_errors(*, debug: bool = False) -> Iterator[None]:
 
 
 @contextmanager
-def job(log_file: str) -> Iterator[None]:
-    """One phase of a workflow: its lines go to `log_file` too, its errors end it with status 1."""
-    start_logging(Path(log_file))
-    with one_line_errors():
+def job(log_file: str, *, wait: bool = False) -> Iterator[None]:
+    """One phase of a workflow: its lines go to `log_file` too, its errors end it with status 1.
+
+    A phase that a killed run left behind may still be at work: a second one is refused, or waits
+    for the first with `wait`.
+    """
+    path = Path(log_file)
+    lock = path.with_name(f".{path.stem}.lock")
+    start_logging()
+    with one_line_errors(), sole_process(lock, f"at this phase (its log is {path})", wait=wait):
+        start_logging(path)
         yield
 
 
@@ -75,8 +83,16 @@ def duration(seconds: float) -> str:
     return f"{hours}:{minute:02d}:{second:02d}" if hours else f"{minute}:{second:02d}"
 
 
+def pace(seconds: float) -> str:
+    """Seconds per step as `2.50 s each`, or steps per second when they are fast."""
+    return f"{seconds:.2f} s each" if seconds >= 0.1 else f"{1 / max(seconds, 1e-9):.0f} a second"
+
+
 class ProgressLine:
-    """Counts steps of a long task; draws a bar on a terminal and writes lines to the log."""
+    """Counts steps of a long task; draws a bar on a terminal and writes lines to the log.
+
+    A task without a name, a part of a larger one, is counted in silence.
+    """
 
     def __init__(self, task: str, total: int, *, done: int = 0) -> None:
         self.task, self.total, self.done = task, total, done
@@ -87,12 +103,13 @@ class ProgressLine:
             TextColumn("{task.description}"),
             BarColumn(),
             MofNCompleteColumn(),
+            TextColumn("{task.fields[pace]}"),
             TimeElapsedColumn(),
             TimeRemainingColumn(),
             TextColumn("{task.fields[note]}"),
         )
-        self._bar = Progress(*columns, console=console, disable=not console.is_terminal)
-        self._row = self._bar.add_task(task, total=total, completed=done, note="")
+        self._bar = Progress(*columns, console=console, disable=not (task and console.is_terminal))
+        self._row = self._bar.add_task(task, total=total, completed=done, note="", pace="")
 
     def __enter__(self) -> Self:
         self._bar.start()
@@ -109,11 +126,14 @@ class ProgressLine:
     def advance(self, steps: int = 1, note: str = "") -> None:
         """Count `steps` more; `note` says what was found."""
         self.done += steps
-        self._bar.update(self._row, advance=steps, note=note)
         now = time.monotonic()
-        if now - self._last_line < SECONDS_BETWEEN_LINES and self.done < self.total:
+        each = (now - self._started) / max(self.done - self._at_start, 1)
+        self._bar.update(self._row, advance=steps, note=note, pace=pace(each))
+        early = now - self._last_line < SECONDS_BETWEEN_LINES and self.done < self.total
+        if early or not self.task:
             return
         self._last_line = now
-        rate = (now - self._started) / max(self.done - self._at_start, 1)
-        left = duration(rate * (self.total - self.done))
-        log.info("%s: %d/%d, %s left. %s", self.task, self.done, self.total, left, note)
+        left = duration(each * (self.total - self.done))
+        log.info(
+            "%s: %d/%d, %s, %s left. %s", self.task, self.done, self.total, pace(each), left, note
+        )

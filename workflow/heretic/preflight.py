@@ -1,7 +1,12 @@
 """What can be found wrong with a run before any work: no weights are read, little is fetched."""
 
-from heretic.errors import SettingsError
+import os
+import shutil
+from pathlib import Path
+
+from heretic.errors import ExportError, SettingsError
 from heretic.export.hub import check_upload
+from heretic.model.size import checkpoint_bytes
 from heretic.model.source import check_model
 from heretic.prompts.sources import check_sources
 from heretic.settings.prompt_sources import DEMO
@@ -10,12 +15,13 @@ from heretic.settings.schema import Settings
 RESERVED_RUNS = ("demo-model",)
 
 
-def check_run(run: str, settings: Settings) -> None:
-    """Check the model, the prompt sets and the upload of one run.
+def check_run(run: str, settings: Settings, results: Path) -> None:
+    """Check the model, the prompt sets, the results folder and the upload of one run.
 
     Args:
-        run: name of the results folder.
+        run: name of the run's folder.
         settings: of a single model.
+        results: folder of all runs; need not exist.
 
     Raises:
         HereticError: the first thing that is wrong.
@@ -26,5 +32,58 @@ def check_run(run: str, settings: Settings) -> None:
     if settings.model != DEMO:
         check_model(settings.model, settings.model_revision)
     check_sources(settings.prompt_sources())
+    check_writable(results / run)
+    if settings.model != DEMO:
+        check_space(results / run, settings)
     if settings.upload_to is not None:
         check_upload(settings.upload_to)
+
+
+def check_writable(folder: Path) -> None:
+    """Refuse a results folder that nothing can be written to; creates nothing.
+
+    Raises:
+        ExportError: it, or the folder it would be created in, is no folder or not writable.
+    """
+    there = _nearest(folder)
+    if not there.is_dir():
+        raise ExportError(
+            f"results go to {folder}, but {there} is a file; move it away or run elsewhere"
+        )
+    if not os.access(there, os.W_OK | os.X_OK):
+        raise ExportError(
+            f"results go to {folder}, but {there} is not writable; change its permissions, or run "
+            "in a folder of your own"
+        )
+
+
+def check_space(folder: Path, settings: Settings) -> None:
+    """Refuse a run whose edited model will not fit on the disk.
+
+    A run that has saved its model is not held up: it may have nothing left to do.
+
+    Raises:
+        ExportError: says how much is needed and how much is free.
+    """
+    if (folder / "model.manifest.json").exists():
+        return
+    assert isinstance(settings.model, str)
+    needed = checkpoint_bytes(settings.model, settings.model_revision, settings.dtype)
+    free = shutil.disk_usage(_nearest(folder)).free
+    if needed is not None and needed > free:
+        raise ExportError(
+            f"the edited model will take {_size(needed)} in {folder}, where {_size(free)} are "
+            f"free; free {_size(needed - free)}, or run on a larger disk"
+        )
+
+
+def _nearest(path: Path) -> Path:
+    """The path itself, or the nearest folder above it that exists."""
+    return next(place for place in (path, *path.absolute().parents) if place.exists())
+
+
+def _size(count: int) -> str:
+    for unit, scale in (("GB", 1e9), ("MB", 1e6)):
+        if count >= scale:
+            return f"{count / scale:.1f} {unit}"
+    return f"{count} bytes"

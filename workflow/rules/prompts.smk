@@ -7,6 +7,8 @@ rule load_prompts:
         "results/{run}/prompts/{prompts}.fingerprint.json",
     log:
         "logs/{run}/load_prompts/{prompts}.log",
+    # What is wrong with prompts comes to light before a model is trained or loaded.
+    priority: 1
     conda:
         "../../envs/heretic.yaml"
     params:
@@ -26,6 +28,7 @@ rule check_prompts:
         "results/{run}/prompts/bundle.json",
     log:
         "logs/{run}/check_prompts.log",
+    priority: 1
     conda:
         "../../envs/heretic.yaml"
     message:
