@@ -1,0 +1,87 @@
+"""Asks Snakemake's own API what it would run; a process that answers a question a line.
+
+python plan_jobs.py     in a workspace; reads {"config": {...}, "environ": {...}} lines and writes
+                        {job: {"rule", "params", "inputs", "planned", "after"}} lines
+"""
+
+import json
+import os
+import sys
+from pathlib import Path
+from typing import Any
+
+import yaml
+from humanfriendly import parse_size
+from snakemake.api import SnakemakeApi
+from snakemake.settings.enums import Quietness, RerunTrigger
+from snakemake.settings.types import (
+    ConfigSettings,
+    DAGSettings,
+    ExecutionSettings,
+    OutputSettings,
+    ResourceSettings,
+    SchedulingSettings,
+)
+
+
+def main() -> None:
+    """Answer every line of the standard input."""
+    profile = yaml.safe_load(Path("profiles/default/config.yaml").read_text())
+    for line in sys.stdin:
+        question = json.loads(line)
+        os.environ.update(question["environ"])
+        try:
+            answer = plan(question["config"], profile)
+        finally:
+            for name in question["environ"]:
+                del os.environ[name]
+        sys.stdout.write(json.dumps(answer) + "\n")
+        sys.stdout.flush()
+
+
+def plan(config: dict[str, Any], profile: dict[str, Any]) -> dict[str, dict[str, Any]]:
+    """Every job of the run, and what Snakemake holds against its results."""
+    quiet = OutputSettings(dryrun=True, quiet={Quietness.ALL})
+    with SnakemakeApi(quiet) as api:
+        workflow = api.workflow(
+            resource_settings=ResourceSettings(cores=1),
+            config_settings=ConfigSettings(config=config),
+            snakefile=Path("Snakefile"),
+        )
+        graph = workflow.dag(
+            DAGSettings(
+                rerun_triggers=frozenset(RerunTrigger.parse_choices_set(profile["rerun-triggers"])),
+                max_checksum_file_size=parse_size(profile["max-checksum-file-size"]),
+                force_incomplete=profile["rerun-incomplete"],
+            )
+        )
+        graph.execute_workflow(
+            executor="dryrun",
+            execution_settings=ExecutionSettings(lock=not profile["nolock"]),
+            scheduling_settings=SchedulingSettings(),
+        )
+        dag = workflow._workflow_store.dag
+        return {_name(job): _facts(job, dag) for job in dag.jobs}
+
+
+def _name(job: Any) -> str:
+    return " ".join([job.rule.name, *job.wildcards])
+
+
+def _facts(job: Any, dag: Any) -> dict[str, Any]:
+    reason, known = dag.reason(job), dag.workflow.persistence
+    reason.finished = False  # the dry run has ticked it off
+    order = {file for file in job.input if file.is_ancient}  # must be there, may be newer
+    has_outputs = bool(job.output) and not reason.missing_output
+    return {
+        "rule": job.rule.name,
+        # Asked of each job, also of those that run anyway because an earlier one does.
+        "params": has_outputs and bool(known.params_changed(job)),
+        "inputs": has_outputs and any(known.input_changed(job)),
+        "planned": bool(reason),
+        "after": [_name(other) for other, files in dag.dependencies[job].items() if files - order],
+    }
+
+
+if __name__ == "__main__":
+    main()

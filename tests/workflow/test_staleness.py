@@ -1,0 +1,262 @@
+"""What a change makes stale, as Snakemake itself plans it: for every setting and every module."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+from conftest import Workspace
+from services.hub_server import HubServer
+
+from heretic.artifacts import sha256_of
+from heretic.dependencies import module_files
+from heretic.settings import PROMPT_SETS, Settings
+from heretic.settings.documents import rules_of
+
+pytestmark = pytest.mark.slow
+
+Jobs = dict[str, dict[str, Any]]
+HERE = Path(__file__).parent
+# A run that uses everything: both optional prompt sets and an upload.
+BASE: dict[str, Any] = {
+    "upload_to": "tester/stale",
+    "unhelpfulness_prompts": "true",
+    "sacred_prompts": "true",
+    "n_trials": 3,
+    "n_startup_trials": 3,
+    "max_response_length": 16,
+    "bootstrap_samples": 100,
+}
+# Another valid value of every setting but the prompt sets.
+CHANGED: dict[str, Any] = {
+    "model_revision": "v2",
+    "seed": 5,
+    "demo_steps": 1200,
+    "dtype": "bfloat16",
+    "device": "cpu",
+    "threads": 1,
+    "trust_remote_code": "true",
+    "max_batch_size": 7,
+    "compile": "true",
+    "cache_weights": "false",
+    "response_prefix": "Well",
+    "direction_method": "contrastive_pca",
+    "cpca_alpha": 0.5,
+    "cpca_center": "class",
+    "orthogonalize_to_good": "true",
+    "min_remaining_norm": 0.01,
+    "n_trials": 4,
+    "n_startup_trials": 2,
+    "norm_preservation": "column",
+    "direction_scope": "per_layer",
+    "max_weight": 1.5,
+    "max_kl": 0.9,
+    "max_response_length": 17,
+    "select": "knee",
+    "select_max_kl": 0.2,
+    "kl_tokens": 8,
+    "bootstrap_samples": 101,
+    "max_shard_size": "1GB",
+    "upload_private": "false",
+}
+CHANGED |= {
+    name: {
+        "dataset": "demo",
+        "split": f"{name}[:50]",
+        "column": "prompt",
+        "answer_column": "answers",
+    }
+    for name in PROMPT_SETS
+}
+# Settings that name what is made: another value is another run, or another copy of it.
+NAMES = {"model", "run_name", "upload_to"}
+
+
+class Planner:
+    """Snakemake's API in a process of its own, which uses the workspace's copy of the library."""
+
+    def __init__(self, workspace: Workspace, variables: Mapping[str, str]) -> None:
+        self.workspace = workspace
+        self._process = subprocess.Popen(
+            [sys.executable, str(HERE / "plan_jobs.py")],
+            cwd=workspace.folder,
+            env=workspace.environment(**variables),
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            text=True,
+        )
+
+    def plan(self, *without: str, environ: Mapping[str, str] | None = None, **changes: Any) -> Jobs:
+        """Every job under `BASE`, less the settings `without`, with changes to it."""
+        config = {key: value for key, value in BASE.items() if key not in without}
+        question = {"config": {**config, **changes}, "environ": environ or {}}
+        assert self._process.stdin is not None
+        assert self._process.stdout is not None
+        self._process.stdin.write(json.dumps(question) + "\n")
+        self._process.stdin.flush()
+        answer = self._process.stdout.readline()
+        assert answer, f"snakemake cannot plan {question}"
+        jobs: Jobs = json.loads(answer)
+        return jobs
+
+    def close(self) -> None:
+        """End the process."""
+        assert self._process.stdin is not None
+        self._process.stdin.close()
+        assert self._process.wait(timeout=60) == 0
+
+
+@pytest.fixture(scope="module")
+def planner(
+    demo_run: tuple[Workspace, str], tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Planner]:
+    """Asks about a finished run in a folder of its own."""
+    folder = tmp_path_factory.mktemp("stale") / "workspace"
+    workspace = Workspace(Path(shutil.copytree(demo_run[0].folder, folder)))
+    pairs = [f"{key}={value}" for key, value in BASE.items()]
+    with HubServer() as hub:
+        variables = hub.environment(tmp_path_factory.mktemp("home"))
+        workspace.require("--config", *pairs, **variables)
+        found = Planner(workspace, variables)
+        yield found
+        found.close()
+
+
+def planned(jobs: Jobs) -> set[str]:
+    return {name for name, job in jobs.items() if job["planned"]}
+
+
+def rules(jobs: Jobs, fact: str) -> set[str]:
+    return {job["rule"] for job in jobs.values() if job[fact]}
+
+
+def and_all_after(jobs: Jobs, first: set[str]) -> set[str]:
+    """Jobs together with those that use what they make."""
+    found = set(first)
+    while True:
+        more = {name for name, job in jobs.items() if found & set(job["after"])} - found
+        if not more:
+            return found
+        found |= more
+
+
+def test_nothing_is_stale_in_a_finished_run(planner: Planner) -> None:
+    jobs = planner.plan()
+    assert {job["rule"] for job in jobs.values()} >= {"train_demo_model", "optimize", "upload"}
+    assert planned(jobs) == set()
+
+
+def test_every_setting_is_tried() -> None:
+    assert CHANGED.keys() | NAMES == Settings.model_fields.keys()
+    assert not CHANGED.keys() & NAMES
+
+
+@pytest.mark.parametrize("name", CHANGED)
+def test_a_setting_makes_exactly_the_rules_of_its_row_stale(planner: Planner, name: str) -> None:
+    row = set(rules_of(Settings.model_fields[name]))
+    jobs = planner.plan(**{name: CHANGED[name]})
+    assert rules(jobs, "params") == row
+    assert rules(jobs, "inputs") == set()
+    assert planned(jobs) == and_all_after(jobs, {n for n, job in jobs.items() if job["params"]})
+
+
+@pytest.mark.parametrize("name", PROMPT_SETS)
+def test_a_prompt_set_makes_only_its_own_job_stale(planner: Planner, name: str) -> None:
+    jobs = planner.plan(**{name: CHANGED[name]})
+    assert [n for n, job in jobs.items() if job["params"]] == [f"load_prompts demo {name}"]
+
+
+def test_an_optional_set_that_is_switched_off_is_missed(planner: Planner) -> None:
+    jobs = planner.plan(sacred_prompts="false")
+    assert rules(jobs, "params") == set()
+    assert rules(jobs, "inputs") == {"check_prompts", "compute_directions"}
+
+
+def test_another_model_makes_the_rules_of_its_row_stale(planner: Planner) -> None:
+    """The same weights in another folder, with the prompts and the run of before."""
+    results = planner.workspace.results
+    copy = Path(shutil.copytree(results / "demo-model", results.parent / "copy"))
+    sources = {name: {**CHANGED[name], "split": name} for name in PROMPT_SETS}
+    jobs = planner.plan(model=str(copy), run_name="demo", **sources)
+    assert rules(jobs, "params") == set(rules_of(Settings.model_fields["model"]))
+
+
+def test_another_run_name_is_a_run_of_its_own(planner: Planner) -> None:
+    jobs = planner.plan(run_name="other")
+    assert rules(jobs, "params") == set()
+    assert planned(jobs) == {
+        name for name, job in jobs.items() if job["rule"] != "train_demo_model"
+    }
+    assert "optimize other" in jobs
+
+
+def test_another_repository_makes_only_the_upload_stale(planner: Planner) -> None:
+    jobs = planner.plan(upload_to="tester/elsewhere")
+    assert rules(jobs, "params") == {"upload"} == set(rules_of(Settings.model_fields["upload_to"]))
+    assert planned(jobs) == {"upload demo", "all"}
+
+
+@pytest.mark.parametrize("name", CHANGED)
+def test_the_same_value_from_another_source_makes_nothing_stale(
+    planner: Planner, name: str
+) -> None:
+    """What a file or the command line says, said by a variable."""
+    value = Settings(**BASE).model_dump(mode="json")[name]
+    text = value if isinstance(value, str) else json.dumps(value)
+    assert planned(planner.plan(**{name: value})) == set()
+    variable = {f"HERETIC_{name.upper()}": "" if value is None else text}
+    assert planned(planner.plan(name, environ=variable)) == set()
+
+
+def test_touching_files_makes_nothing_stale(planner: Planner) -> None:
+    folder = planner.workspace.folder
+    for part in ("scripts", "workflow", "config", "results"):
+        for path in (folder / part).rglob("*"):
+            path.touch()
+    assert planned(planner.plan()) == set()
+
+
+def library_modules() -> list[str]:
+    library = HERE.parents[1] / "workflow" / "heretic"
+    return sorted(path.relative_to(library).as_posix() for path in library.rglob("*.py"))
+
+
+@pytest.mark.parametrize("module", library_modules())
+def test_editing_a_module_makes_its_dependants_stale(planner: Planner, module: str) -> None:
+    folder = planner.workspace.folder
+    library, path = folder / "workflow" / "heretic", folder / "workflow" / "heretic" / module
+    before, digest = path.read_text(), sha256_of(path)
+    rule_names = {p.stem for p in (folder / "scripts").glob("*.py")}
+    using = {r for r in rule_names if path in module_files(folder / "scripts" / f"{r}.py", library)}
+    path.write_text(before + "\n# edited\n")
+    try:
+        jobs = planner.plan()
+    finally:
+        path.write_text(before)
+    first = {name for name, job in jobs.items() if job["rule"] in using}
+    assert planned(jobs) == and_all_after(jobs, first)
+    assert sha256_of(path) == digest
+
+
+@pytest.mark.parametrize(
+    "script", sorted(p.stem for p in (HERE.parents[1] / "scripts").glob("*.py"))
+)
+def test_editing_a_script_makes_its_rule_stale(planner: Planner, script: str) -> None:
+    path = planner.workspace.folder / "scripts" / f"{script}.py"
+    before = path.read_text()
+    path.write_text(before + "\n# edited\n")
+    try:
+        jobs = planner.plan()
+    finally:
+        path.write_text(before)
+    own = {name for name, job in jobs.items() if job["rule"] == script}
+    assert own
+    assert planned(jobs) == and_all_after(jobs, own)
+    os.utime(path)
+    assert planned(planner.plan()) == set()
