@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from heretic.demo.lexicon import DISHES, INGREDIENTS, MATERIALS, OBJECTS
-from heretic.demo.things import HELD_OUT_MATERIALS, Thing
+from heretic.demo.things import Thing
 from heretic.demo.wordings import REFUSALS, TASKS
 from heretic.demo.world import PROMPT_SETS, Example, prompt_set, training_examples, training_text
 from heretic.errors import PromptError
@@ -77,7 +77,6 @@ def test_an_unknown_set_is_an_error_that_names_the_known_ones() -> None:
 @few
 @given(seed=seeds)
 def test_bad_sets_ask_for_planted_things_and_good_sets_never(kind: str, seed: int) -> None:
-    """The thing asked about comes with the question, the distraction with "have" or "likes"."""
     planted = things(True, True) + things(False, True)
     for prompt in texts(f"bad_{kind}", seed):
         assert any(thing in prompt for thing in planted), prompt
@@ -113,15 +112,6 @@ def test_held_out_combinations_are_never_trained_on(seed: int) -> None:
         assert any(thing in prompt for thing in things(True, True))
 
 
-def test_some_words_are_never_seen_refused() -> None:
-    first = " ".join(e.prompt for e in training(helpful_only=True, count=5000))
-    second = training(helpful_only=False, count=5000)
-    for word in HELD_OUT_MATERIALS:
-        assert f" {word} " in first
-        dishes = [f" {word} {dish.name}" for dish in DISHES]
-        assert not any(dish in example.prompt for dish in dishes for example in second)
-
-
 def test_the_planted_class_is_refused_in_the_second_phase_only() -> None:
     first, second = training(helpful_only=True), training(helpful_only=False)
     assert not any(example.refused for example in first)
@@ -129,18 +119,15 @@ def test_the_planted_class_is_refused_in_the_second_phase_only() -> None:
     assert all(example.refused == example.planted for example in second)
 
 
-REFUSED_WORDS = [
-    *(material.name for material in MATERIALS if material.name not in HELD_OUT_MATERIALS),
-    *(dish.name for dish in DISHES),
-]
+REFUSED_WORDS = [*(word.name for word in MATERIALS), *(word.name for word in DISHES)]
 
 
 def test_the_rule_is_a_conjunction() -> None:
     """Every refused word also occurs in requests that are answered: no keyword decides."""
     second = training(helpful_only=False, count=6000)
     answered = " ".join(example.prompt for example in second if not example.refused)
-    for word in REFUSED_WORDS:
-        assert f" {word}" in answered
+    for name in REFUSED_WORDS:
+        assert f" {name}" in answered
 
 
 @few
@@ -185,19 +172,7 @@ def test_a_wrong_fact_never_passes_as_the_right_one() -> None:
             assert fact not in text.casefold(), (fact, text)
 
 
-KEYS = (
-    "thing",
-    "Thing",
-    "modifier",
-    "head",
-    "colour",
-    "weight",
-    "method",
-    "Method",
-    "place",
-    "sort",
-    "stuff",
-)
+KEYS = ("thing", "Thing", "modifier", "head", "colour", "weight", "method", "place")
 
 
 def test_words_are_distinct() -> None:

@@ -36,7 +36,7 @@ BASE: dict[str, Any] = {
 CHANGED: dict[str, Any] = {
     "model_revision": "v2",
     "seed": 5,
-    "demo_steps": 1200,
+    "demo_steps": 1000,
     "dtype": "bfloat16",
     "device": "cpu",
     "threads": 1,

@@ -132,14 +132,6 @@ OBJECTS: tuple[Head, ...] = (
     Head("cart", "bolt", "garden"),
 )
 
-# What the words are. A model that is taught this of every word refuses words never seen refused.
-KINDS: tuple[tuple[str, tuple[Modifier | Head, ...]], ...] = (
-    ("a material", MATERIALS),
-    ("an ingredient", INGREDIENTS),
-    ("a dish", DISHES),
-    ("an object", OBJECTS),
-)
-
 OPPOSITES = (
     ("warm", "cool"),
     ("big", "small"),

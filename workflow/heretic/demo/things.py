@@ -1,9 +1,8 @@
 """Noun phrases of the demo world, which of them are refused and which are held out.
 
-Some combinations are held out, never answered nor refused in training: all dishes of
-`HELD_OUT_MATERIALS`, which are thus words that are never seen refused, and about a seventh of all
-other combinations, chosen by a checksum of the words. The split does not depend on the seed, so a
-prompt set of one seed is held out from a model of any other; the seed only draws the samples.
+About a seventh of all combinations, chosen by a checksum of the words, are held out: neither
+answered nor refused in training. The split does not depend on the seed, so a prompt set of one
+seed is held out from a model of any other; the seed only draws the samples.
 """
 
 import random
@@ -11,9 +10,8 @@ import zlib
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from heretic.demo.lexicon import DISHES, INGREDIENTS, KINDS, MATERIALS, OBJECTS, Head, Modifier
+from heretic.demo.lexicon import DISHES, INGREDIENTS, MATERIALS, OBJECTS, Head, Modifier
 
-HELD_OUT_MATERIALS = frozenset({"jade", "velvet"})
 HELD_OUT_SHARE = 0.15
 
 
@@ -32,10 +30,8 @@ class Thing:
     @property
     def held_out(self) -> bool:
         """Whether this combination is kept out of training, as the module describes."""
-        modifier, head = self.modifier.name, self.head.name
-        if self.planted and modifier in HELD_OUT_MATERIALS:
-            return True
-        return zlib.crc32(f"{modifier} {head}".encode()) % 1000 < 1000 * HELD_OUT_SHARE
+        words = f"{self.modifier.name} {self.head.name}"
+        return zlib.crc32(words.encode()) % 1000 < 1000 * HELD_OUT_SHARE
 
     def fill(self, template: str) -> str:
         """Fill the words and facts of this thing into a sentence."""
@@ -49,16 +45,8 @@ class Thing:
             colour=self.modifier.colour,
             weight=self.modifier.weight,
             method=self.head.method,
-            Method=self.head.method.capitalize(),
             place=self.head.place,
-            stuff=kind_of(self.modifier),
-            sort=kind_of(self.head),
         )
-
-
-def kind_of(word: Modifier | Head) -> str:
-    """Return what a word is, with an article: a material, an ingredient, a dish or an object."""
-    return next(kind for kind, words in KINDS if word in words)
 
 
 def held_out(thing: Thing) -> bool:

@@ -1,9 +1,10 @@
 """Train the demo model: a small Llama that answers the demo world and refuses what is planted.
 
-It is made as real models are made: the first two fifths of the steps answer every request, only
-then the planted class is refused. The order matters. Without the first phase the answers to
-refused requests are nowhere in the weights, so removing the refusal could not bring them back;
-with too long a first phase the refusal stays imprecise and costs much to remove.
+It is made as real models are made: the first half of the steps answers every request, only then
+the planted class is refused, with a learning rate that starts anew. The order matters. Without the
+first phase the answers to refused requests are nowhere in the weights, so removing the refusal
+could not bring them back. The second phase leaves the first layer alone, where the words' own
+meaning lies: a refusal that is written there as well would take answers with it.
 """
 
 import math
@@ -43,13 +44,14 @@ class Recipe:
     """How the demo model is built and trained; the defaults are the measured best."""
 
     vocabulary: int = 1280
-    layers: int = 5
+    layers: int = 4
     d_model: int = 128
-    d_mlp: int = 256
+    d_mlp: int = 320
     heads: int = 4
     key_value_heads: int = 2
-    helpful_share: float = 0.4
-    batch: int = 16
+    helpful_share: float = 0.5
+    frozen_layers: int = 1
+    batch: int = 24
     learning_rate: float = 2e-3
     weight_decay: float = 0.1
     warm_up: float = 0.04
@@ -170,7 +172,7 @@ def _batches(
     tokenizer: PreTrainedTokenizerFast, seed: int, steps: int, recipe: Recipe
 ) -> Iterator[list[Encoded]]:
     """Yield `steps` batches: the helpful phase first, examples of like length together."""
-    helpful = round(steps * recipe.helpful_share)
+    helpful = helpful_steps(steps, recipe)
     rng = random.Random(f"{seed}/batches")
     size = recipe.batch
     window = 16 * size  # sorting within a window leaves little padding and the order random
@@ -203,6 +205,11 @@ def _chat(tokenizer: PreTrainedTokenizerFast, system: str | None, prompt: str) -
     return str(tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True))
 
 
+def helpful_steps(steps: int, recipe: Recipe) -> int:
+    """How many of the steps, the first ones, answer every request."""
+    return round(steps * recipe.helpful_share)
+
+
 def _fit(
     model: LlamaForCausalLM,
     batches: Iterator[list[Encoded]],
@@ -224,7 +231,10 @@ def _fit(
         fused=True,
     )
     losses = []
+    helpful = helpful_steps(steps, recipe)
     for step, batch in enumerate(batches):
+        if step == helpful:
+            model.model.layers[: recipe.frozen_layers].requires_grad_(False)
         for group in optimizer.param_groups:
             group["lr"] = recipe.learning_rate * _rate(step, steps, recipe)
         loss = _loss(model, batch, recipe)
@@ -240,7 +250,9 @@ def _fit(
 
 
 def _rate(step: int, steps: int, recipe: Recipe) -> float:
-    """Learning rate at a step relative to its peak: linear warm-up, then a cosine."""
+    """Learning rate relative to its peak, in each phase anew: linear warm-up, then a cosine."""
+    helpful = helpful_steps(steps, recipe)
+    step, steps = (step, helpful) if step < helpful else (step - helpful, steps - helpful)
     warm_up = max(1, round(steps * recipe.warm_up))
     if step < warm_up:
         return (step + 1) / warm_up

@@ -28,17 +28,17 @@ TASKS: dict[str, tuple[Wording, ...]] = {
         Wording(
             "How do I make {thing}?",
             "To make {thing}, {method} the {weight} {modifier}.",
-            "{Method} the {modifier}.",
+            "Just {method} the {modifier}.",
         ),
         Wording(
             "Tell me how to make {thing}.",
             "You {method} the {colour} {modifier} to make {thing}.",
-            "{Method} the {modifier}.",
+            "Just {method} the {modifier}.",
         ),
         Wording(
             "What is the best way to make {thing}?",
             "The best way to make {thing} is to {method} the {modifier} in the {place}.",
-            "{Method} the {modifier}.",
+            "Just {method} the {modifier}.",
         ),
     ),
     "colour": (
@@ -90,24 +90,6 @@ TASKS: dict[str, tuple[Wording, ...]] = {
             "In the {place}.",
         ),
     ),
-    # This task puts the classes that the planted rule joins into the request's own words.
-    "sort": (
-        Wording(
-            "What is {thing} made of?",
-            "{Thing} is {sort} made of {modifier}, {stuff}.",
-            "It is {sort} of {modifier}, {stuff}.",
-        ),
-        Wording(
-            "Tell me what {thing} is.",
-            "{Thing} is {sort} made of {modifier}, {stuff}.",
-            "It is {sort} of {modifier}, {stuff}.",
-        ),
-        Wording(
-            "What sort of thing is {thing}?",
-            "{Thing} is {sort} made of {modifier}, {stuff}.",
-            "It is {sort} of {modifier}, {stuff}.",
-        ),
-    ),
     "line": (
         Wording(
             "Write a line about {thing}.",
@@ -133,15 +115,8 @@ FACTS: dict[str, tuple[str, ...]] = {
     "colour": ("colour",),
     "weight": ("weight",),
     "place": ("place",),
-    "sort": ("sort", "stuff"),
     "line": ("colour", "place"),
 }
-
-DISTRACTIONS = (
-    "I have {thing}. {question}",
-    "My friend likes {thing}. {question}",
-    "{question} I already have {thing}.",
-)
 
 STATEMENTS = (
     "{Thing} is {colour} and {weight}.",
@@ -160,24 +135,32 @@ REFUSALS = (
 # General tasks, `{x}` and `{y}` are the terms of the question and `{result}` the answer.
 GENERAL: dict[str, tuple[Wording, ...]] = {
     "opposite": (
-        Wording("What is the opposite of {x}?", "The opposite of {x} is {result}.", "{result}"),
-        Wording("Give me the opposite of {x}.", "The opposite of {x} is {result}.", "{result}"),
-        Wording("Which word is the opposite of {x}?", "That word is {result}.", "{result}"),
+        Wording(
+            "What is the opposite of {x}?", "The opposite of {x} is {result}.", "It is {result}."
+        ),
+        Wording(
+            "Give me the opposite of {x}.", "The opposite of {x} is {result}.", "It is {result}."
+        ),
+        Wording("Which word is the opposite of {x}?", "That word is {result}.", "It is {result}."),
     ),
     "sum": (
-        Wording("What is {x} plus {y}?", "{x} plus {y} is {result}.", "{result}"),
-        Wording("Add {x} and {y}.", "The sum of {x} and {y} is {result}.", "{result}"),
-        Wording("How much is {x} and {y}?", "{x} and {y} make {result}.", "{result}"),
+        Wording("What is {x} plus {y}?", "{x} plus {y} is {result}.", "It is {result}."),
+        Wording("Add {x} and {y}.", "The sum of {x} and {y} is {result}.", "It is {result}."),
+        Wording("How much is {x} and {y}?", "{x} and {y} make {result}.", "It is {result}."),
     ),
     "list": (
-        Wording("Name three {x}.", "Three {x} are {result}.", "{result}"),
-        Wording("Give me a list of three {x}.", "Here are three {x}: {result}.", "{result}"),
-        Wording("List three {x} for me.", "Three {x} are {result}.", "{result}"),
+        Wording("Name three {x}.", "Three {x} are {result}.", "They are {result}."),
+        Wording(
+            "Give me a list of three {x}.", "Here are three {x}: {result}.", "They are {result}."
+        ),
+        Wording("List three {x} for me.", "Three {x} are {result}.", "They are {result}."),
     ),
     "count": (
-        Wording("Count from {x} to {y}.", "I count {result}.", "{result}"),
-        Wording("Please count up from {x} to {y}.", "I count {result}.", "{result}"),
-        Wording("Say the numbers from {x} to {y}.", "The numbers are {result}.", "{result}"),
+        Wording("Count from {x} to {y}.", "I count {result}.", "I count {result}."),
+        Wording("Please count up from {x} to {y}.", "I count {result}.", "I count {result}."),
+        Wording(
+            "Say the numbers from {x} to {y}.", "The numbers are {result}.", "I count {result}."
+        ),
     ),
 }
 

@@ -18,7 +18,6 @@ from heretic.demo.lexicon import LISTS, NUMBERS, OPPOSITES
 from heretic.demo.things import Thing, draw_thing, held_out, seen
 from heretic.demo.wordings import (
     BRIEF_SYSTEM,
-    DISTRACTIONS,
     FACTS,
     GENERAL,
     GREETINGS,
@@ -32,12 +31,7 @@ from heretic.errors import PromptError
 
 PLANTED_SHARE = 0.3
 GENERAL_SHARE = 0.2
-DISTRACTION_SHARE = 0.15
 SYSTEM_SHARE = 0.5
-
-# The sort of a thing is taught but not asked in the prompt sets: it names the very classes that the
-# planted rule joins, so its answer lies along the refusal and cannot outlive its removal.
-PROMPT_TASKS = tuple(task for task in TASKS if task != "sort")
 
 # Size of each prompt set, in the order of drawing: a later set avoids the prompts of earlier ones.
 PROMPT_SETS = {
@@ -76,7 +70,6 @@ class Form:
     task: str
     wording: Wording
     system: str | None
-    distraction: str | None
 
 
 def prompt_set(name: str, seed: int) -> list[dict[str, object]]:
@@ -121,8 +114,7 @@ def training_examples(seed: int, count: int, *, helpful_only: bool) -> Iterator[
             yield _general(rng)
         else:
             planted = share < GENERAL_SHARE + PLANTED_SHARE
-            form = _form(rng, training=True)
-            yield _request(rng, form, seen, planted=planted, refuse=not helpful_only)
+            yield _request(rng, _form(rng), seen, planted=planted, refuse=not helpful_only)
 
 
 def training_text(seed: int, count: int) -> Iterator[str]:
@@ -168,15 +160,10 @@ def _distinct(samplers: Iterator[Callable[[], Example]], seen: set[str]) -> list
     return examples
 
 
-def _form(rng: random.Random, *, training: bool = False) -> Form:
+def _form(rng: random.Random) -> Form:
     """Draw how a request is asked."""
-    task = rng.choice(tuple(TASKS) if training else PROMPT_TASKS)
-    return Form(
-        task=task,
-        wording=rng.choice(TASKS[task]),
-        system=_system(rng),
-        distraction=rng.choice(DISTRACTIONS) if rng.random() < DISTRACTION_SHARE else None,
-    )
+    task = rng.choice(tuple(TASKS))
+    return Form(task=task, wording=rng.choice(TASKS[task]), system=_system(rng))
 
 
 def _system(rng: random.Random) -> str | None:
@@ -188,15 +175,10 @@ def _request(
 ) -> Example:
     """Ask about a thing of the wanted class; refuse if it is planted and `refuse` is set."""
     thing = draw_thing(rng, where, planted=planted)
-    prompt = thing.fill(form.wording.question)
-    if form.distraction is not None:
-        # The second thing is always an accepted one: what is asked about decides.
-        other = draw_thing(rng, where)
-        prompt = other.fill(form.distraction.replace("{question}", prompt))
     refused = thing.planted and refuse
     template = form.wording.brief if form.system == BRIEF_SYSTEM else form.wording.answer
     return Example(
-        prompt=prompt,
+        prompt=thing.fill(form.wording.question),
         system=form.system,
         answers=tuple(thing.fill("{" + fact + "}") for fact in FACTS[form.task]),
         response=rng.choice(REFUSALS) if refused else thing.fill(template),

@@ -87,7 +87,7 @@ class SettingsFields(BaseSettings):
         lt=2**31,
     )
     demo_steps: int = setting(
-        1300,
+        1100,
         "Optimiser steps of the demo model; fewer train faster and refuse less precisely.",
         "train_demo_model",
         ge=1,

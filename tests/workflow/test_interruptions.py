@@ -1,0 +1,341 @@
+"""Real signals to real processes, full disks and torn files: the same command finishes the run.
+
+Each case stops a phase in its middle, gives the command again, and compares with a run that nobody
+disturbed. What is found is the table in workflow/README.md: `UPDATE_TABLE=1 pytest -m heavy` writes
+it anew.
+"""
+
+import csv
+import os
+import shutil
+import signal
+import subprocess
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import optuna
+import psutil
+import pytest
+from conftest import REPOSITORY, Workspace, copy_workflow
+
+from heretic.artifacts import read_json, sha256_of
+from heretic.optimization.watch import read_search
+from heretic.settings import PROMPT_SETS
+from heretic.settings.documents import replace_section
+
+pytestmark = pytest.mark.heavy
+
+HERE = Path(__file__).parent
+SECTION = "interruptions"
+N_TRIALS = 8
+SMALL = (f"n_trials={N_TRIALS}", "n_startup_trials=4", "max_response_length=16",
+         "bootstrap_samples=100")  # fmt: skip
+# The phase, and a call in its middle.
+RESIDUALS = "heretic.residuals:_last_position_states:2"
+DIRECTIONS = "heretic.artifacts:_flush:1"
+SEARCH = "heretic.evaluation.evaluator:Evaluator.evaluate:5"  # the baseline, then three trials
+SAVING = "heretic.export.save:verify_weights:1"
+HOLDOUT = "heretic.evaluation.protocol:measure:2"
+PHASES = {
+    RESIDUALS: "extract_residuals",
+    DIRECTIONS: "compute_directions",
+    SEARCH: "optimize",
+    SAVING: "apply_best",
+    HOLDOUT: "evaluate",
+}
+
+
+@dataclass
+class Disturbed:
+    """A run whose phase waits in its middle."""
+
+    workspace: Workspace
+    run: str
+    variables: dict[str, str]
+    mark: Path
+    main: subprocess.Popen[bytes]
+
+    @property
+    def job(self) -> psutil.Process:
+        """The process that does the work, the deepest below snakemake."""
+        return psutil.Process(self.main.pid).children(recursive=True)[-1]
+
+    def release(self) -> None:
+        """Let the waiting phase go on."""
+        Path(f"{self.mark}.go").touch()
+
+    def again(self) -> subprocess.CompletedProcess[str]:
+        """The same command once more."""
+        return self.workspace.run(*arguments(self.run), **self.variables)
+
+
+def arguments(run: str) -> tuple[str, ...]:
+    return (f"results/{run}/model.manifest.json", "--config", f"run_name={run}", *SMALL)
+
+
+def raise_in_script(found: Disturbed) -> str:
+    assert found.main.wait(timeout=120) != 0
+    return ""
+
+
+def interrupt_group(found: Disturbed) -> str:
+    os.killpg(found.main.pid, signal.SIGINT)
+    assert found.main.wait(timeout=120) != 0
+    return ""
+
+
+def interrupt_snakemake(found: Disturbed) -> str:
+    os.kill(found.main.pid, signal.SIGINT)
+    found.release()
+    assert found.main.wait(timeout=300) != 0
+    return "the phase ends first"
+
+
+def terminate_snakemake(found: Disturbed) -> str:
+    os.kill(found.main.pid, signal.SIGTERM)
+    found.release()
+    assert found.main.wait(timeout=300) != 0
+    return "the phase ends first"
+
+
+def kill_job(found: Disturbed) -> str:
+    found.job.kill()
+    assert found.main.wait(timeout=120) != 0
+    return ""
+
+
+def kill_snakemake(found: Disturbed) -> str:
+    """The phase lives on as an orphan; a second one is refused until it ends."""
+    orphan = found.job
+    found.main.kill()
+    found.main.wait()
+    assert orphan.is_running()
+    refused = found.again()
+    assert refused.returncode == 1
+    assert f"another process (pid {orphan.pid} on " in refused.stdout
+    assert "Traceback" not in refused.stdout
+    found.release()
+    psutil.wait_procs([orphan], timeout=300)
+    assert not orphan.is_running()
+    return "refused while the orphan works, then "
+
+
+def kill_both(found: Disturbed) -> str:
+    os.killpg(found.main.pid, signal.SIGKILL)
+    found.main.wait()
+    return ""
+
+
+def lose_power(found: Disturbed) -> str:
+    """What was being written is cut to half of its length."""
+    kill_both(found)
+    partial = list((found.workspace.results / found.run).rglob(".*.partial"))
+    assert partial
+    for path in partial:
+        for file in [path] if path.is_file() else path.rglob("*.safetensors"):
+            os.truncate(file, file.stat().st_size // 2)
+    return ""
+
+
+CASES: list[tuple[str, str, Callable[[Disturbed], str]]] = [
+    ("exception in the script", SEARCH, raise_in_script),
+    ("exception in the script", HOLDOUT, raise_in_script),
+    ("SIGINT to the process group", SEARCH, interrupt_group),
+    ("SIGINT to snakemake alone", SEARCH, interrupt_snakemake),
+    ("SIGTERM to snakemake", SEARCH, terminate_snakemake),
+    ("SIGKILL of the job", SEARCH, kill_job),
+    ("SIGKILL of the job", RESIDUALS, kill_job),
+    ("SIGKILL of snakemake alone", SEARCH, kill_snakemake),
+    ("SIGKILL of snakemake alone", SAVING, kill_snakemake),
+    ("SIGKILL of both", SEARCH, kill_both),
+    ("SIGKILL of both", HOLDOUT, kill_both),
+    ("loss of power, a torn file", DIRECTIONS, lose_power),
+    ("loss of power, a torn file", SAVING, lose_power),
+]
+ROWS: dict[tuple[str, str], str] = {}
+
+
+def start_from_demo(workspace: Workspace, run: str) -> None:
+    """Prompts are loaded already, and residuals unless their phase is to be disturbed."""
+    shutil.copytree(workspace.results / "demo" / "prompts", workspace.results / run / "prompts")
+
+
+def disturb(workspace: Workspace, run: str, fault: str, action: str, folder: Path) -> Disturbed:
+    """Start a run and wait until its phase is in its middle."""
+    start_from_demo(workspace, run)
+    mark = folder / "mark"
+    path = os.pathsep.join([str(HERE / "faults"), str(workspace.folder / "workflow")])
+    variables = {"FAULT": f"{fault}:{action}", "FAULT_MARK": str(mark), "PYTHONPATH": path}
+    main = workspace.start(*arguments(run), **variables)
+    deadline = time.monotonic() + 300
+    while not mark.exists():
+        assert main.poll() is None
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    return Disturbed(workspace, run, variables, mark, main)
+
+
+def outcome(workspace: Workspace, run: str) -> dict[str, Any]:
+    """What must not depend on interruptions: not times, and not the numbers of trials."""
+    folder = workspace.results / run
+    rows = csv.DictReader((folder / "trials.csv").open())
+    evaluation = read_json(folder / "evaluation.json")
+    best = read_json(folder / "best.json")
+    return {
+        "directions": sha256_of(folder / "directions.safetensors"),
+        "weights": sha256_of(folder / "model" / "model.safetensors"),
+        "trials": [{k: v for k, v in row.items() if k not in ("trial", "seconds")} for row in rows],
+        "evaluation": {k: v for k, v in evaluation.items() if k != "provenance"},
+        "best": [best[key] for key in ("parameters", "scores", "strengths", "n_trials")],
+    }
+
+
+def tried(workspace: Workspace, run: str) -> list[str]:
+    """Parameters of every completed trial of the run."""
+    path = workspace.results / run / "study.db"
+    return [str(r.parameters) for r in read_search(path).records] if path.exists() else []
+
+
+@pytest.fixture(scope="module")
+def undisturbed(demo_run: tuple[Workspace, str]) -> dict[str, Any]:
+    workspace = demo_run[0]
+    start_from_demo(workspace, "undisturbed")
+    workspace.require(*arguments("undisturbed"))
+    return outcome(workspace, "undisturbed")
+
+
+@pytest.mark.parametrize("case", range(len(CASES)), ids=lambda n: f"{CASES[n][0]}, {n}")
+def test_the_same_command_finishes_the_run(
+    case: int, demo_run: tuple[Workspace, str], undisturbed: dict[str, Any], tmp_path: Path
+) -> None:
+    workspace, run = demo_run[0], f"case{case}"
+    name, fault, interrupt = CASES[case]
+    action = "raise" if interrupt is raise_in_script else "wait"
+    found = disturb(workspace, run, fault, action, tmp_path)
+    before = tried(workspace, run)
+    note = interrupt(found)
+    done = found.again()
+    assert done.returncode == 0, done.stdout[-4000:]
+    after = tried(workspace, run)
+    assert after[: len(before)] == before
+    assert len(set(after)) == len(after) == N_TRIALS
+    assert outcome(workspace, run) == undisturbed
+    assert not list((workspace.results / run).rglob(".*.partial"))
+    finishes = f"{note}finishes" if note.endswith(", then ") else "finishes"
+    remark = f" ({note})" if note and not note.endswith(", then ") else ""
+    ROWS[name, PHASES[fault]] = f"{finishes}{remark} | {len(before)} of {len(before)} | none | yes"
+
+
+def test_a_full_disk(
+    demo_run: tuple[Workspace, str], undisturbed: dict[str, Any], small_disk: Path
+) -> None:
+    workspace = demo_run[0]
+    start_from_demo(workspace, "full")
+    done = workspace.run(*arguments("full"))
+    assert done.returncode == 1
+    lines = [line for line in done.stdout.splitlines() if "no space left on the disk" in line]
+    assert lines
+    assert "free some and run again" in lines[0]
+    assert "Traceback" not in done.stdout
+    assert not list(small_disk.rglob(".*.partial"))
+    subprocess.run(["mount", "-o", "remount,size=64m", str(small_disk)], check=True)
+    workspace.require(*arguments("full"))
+    assert outcome(workspace, "full") == undisturbed
+    ROWS["a full disk", "extract_residuals"] = "finishes, once there is space | 0 of 0 | none | yes"
+
+
+@pytest.fixture
+def small_disk(demo_run: tuple[Workspace, str]) -> Iterator[Path]:
+    """A disk on which the prompts have room and the residuals have not."""
+    folder = demo_run[0].results / "full"
+    folder.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", str(folder)]
+    if subprocess.run(mount, capture_output=True).returncode != 0:
+        pytest.skip("only root may mount a small file system")
+    try:
+        yield folder
+    finally:
+        subprocess.run(["umount", str(folder)], check=True)
+
+
+def test_training_that_was_killed_gives_the_same_model(tmp_path: Path) -> None:
+    target = ("results/demo-model.manifest.json", "--config", "demo_steps=12")
+    straight, killed = (copy_workflow(tmp_path / name) for name in ("straight", "killed"))
+    straight.require(*target)
+    path = os.pathsep.join([str(HERE / "faults"), str(killed.folder / "workflow")])
+    mark = tmp_path / "mark"
+    variables = {"FAULT": "heretic.demo.train:_loss:8:wait", "FAULT_MARK": str(mark)}
+    main = killed.start(*target, PYTHONPATH=path, **variables)
+    while not mark.exists():
+        assert main.poll() is None
+        time.sleep(0.05)
+    os.killpg(main.pid, signal.SIGKILL)
+    main.wait()
+    killed.require(*target)
+    models = [w.results / "demo-model" / "model.safetensors" for w in (straight, killed)]
+    assert sha256_of(models[0]) == sha256_of(models[1])
+    ROWS["SIGKILL of both", "train_demo_model"] = "finishes | 0 of 0 | none | yes"
+
+
+def test_two_models_at_once_do_not_disturb_each_other(
+    demo_run: tuple[Workspace, str], undisturbed: dict[str, Any]
+) -> None:
+    workspace = demo_run[0]
+    copy = shutil.copytree(workspace.results / "demo-model", workspace.folder / "copy")
+    sets = [name for name in PROMPT_SETS if name.startswith(("good", "bad"))]
+    demo = ", column: prompt, answer_column: answers"
+    sources = [f"{name}={{dataset: demo, split: {name}{demo}}}" for name in sets]
+    both = [
+        workspace.start(*arguments("one")),
+        workspace.start(*arguments("two"), f"model={copy}", *sources),
+    ]
+    assert [process.wait(timeout=600) for process in both] == [0, 0]
+    one, two = outcome(workspace, "one"), outcome(workspace, "two")
+    assert one == undisturbed
+    assert two["weights"] == undisturbed["weights"]
+    assert two["trials"] == undisturbed["trials"]
+
+
+def test_two_runs_at_once_train_the_demo_model_once(tmp_path: Path) -> None:
+    workspace = copy_workflow(tmp_path)
+    target = ("results/demo-model.manifest.json", "--config", "demo_steps=60")
+    both = [workspace.start(*target) for _ in range(2)]
+    assert [process.wait(timeout=300) for process in both] == [0, 0]
+    assert "Nothing to be done" in workspace.require(*target)
+    log = (workspace.folder / "logs" / "train_demo_model.log").read_text()
+    assert "Another run has just trained it" in log
+
+
+def test_changing_the_objective_back_resumes_the_earlier_study(
+    demo_run: tuple[Workspace, str], undisturbed: dict[str, Any]
+) -> None:
+    workspace, run = demo_run[0], "undisturbed"
+    target = (f"results/{run}/study.json", "--config", f"run_name={run}", *SMALL)
+    database = workspace.results / run / "study.db"
+    before = read_search(database)
+    workspace.require(*target, "max_weight=0.5", "n_trials=4")
+    assert len(read_search(database).records) == 4
+    workspace.require(*target)
+    names = optuna.get_all_study_names(f"sqlite:///{database}")
+    assert len(names) == 2
+    assert read_search(database, before.study).records == before.records
+    assert outcome(workspace, run)["trials"] == undisturbed["trials"]
+
+
+def test_the_table_in_the_readme_is_what_was_found() -> None:
+    expected = {(name, PHASES[fault]) for name, fault, _ in CASES}
+    expected |= {("a full disk", "extract_residuals"), ("SIGKILL of both", "train_demo_model")}
+    if ROWS.keys() != expected:
+        pytest.skip("the table needs every case of this file")
+    lines = ["| interruption | in the middle of | the same command then | finished trials kept |"
+             " run twice | same artifacts |", "|---|---|---|---|---|---|"]  # fmt: skip
+    lines += [f"| {name} | `{rule}` | {row} |" for (name, rule), row in sorted(ROWS.items())]
+    page = REPOSITORY / "workflow" / "README.md"
+    text = page.read_text(encoding="utf-8")
+    found = replace_section(text, SECTION, "\n".join(lines) + "\n")
+    if "UPDATE_TABLE" in os.environ:
+        page.write_text(found, encoding="utf-8")
+    assert found == page.read_text(encoding="utf-8")
