@@ -14,6 +14,7 @@ from heretic.console import one_line_errors, start_logging
 from heretic.dependencies import module_files
 from heretic.model.source import tokenizer_files
 from heretic.preflight import check_run
+from heretic.prompts.sources import local_files
 from heretic.settings import resolve
 from heretic.settings.cascade import read_toml, variables
 from heretic.settings.prompt_sources import DEMO, OPTIONAL_SETS, PROMPT_SETS
@@ -99,19 +100,22 @@ def prompt_files(*sets):
 
 
 def seed_of_set(wildcards):
-    """Only the demo's prompts are drawn; others must not depend on the seed."""
-    drawn = source_of_set(wildcards).dataset == DEMO
+    """A set that nothing is drawn for must not depend on the seed."""
+    drawn = any(source.depends_on_seed for source in sources_of_set(wildcards))
     return RUNS[wildcards.run].subset("load_prompts") if drawn else {"seed": 0}
 
 
-def source_of_set(wildcards):
+def sources_of_set(wildcards):
     return RUNS[wildcards.run].prompt_sources()[wildcards.prompts]
 
 
 def source_files(wildcards):
-    """The file of a set that comes from one, so that editing it makes the set stale."""
-    path = Path(source_of_set(wildcards).dataset).expanduser()
-    return str(path) if path.is_file() else []
+    """The files of a set that comes from some, so that editing one makes the set stale."""
+    return [
+        str(path)
+        for source in sources_of_set(wildcards)
+        for path in local_files(source)
+    ]
 
 
 def residual_files(wildcards):

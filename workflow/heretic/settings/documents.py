@@ -68,8 +68,8 @@ def _markdown() -> str:
         "## Prompt sets",
         "",
         "`true` takes the built-in set: the demo's own, or public sets of the hub. `false`",
-        "switches an optional set off. A path or a hub id alone names the dataset; otherwise",
-        "these keys:",
+        "switches an optional set off. A path or a hub id alone names the dataset; a list joins",
+        "several sources; otherwise these keys:",
         "",
         "| key | default | meaning |",
         "|---|---|---|",
@@ -87,7 +87,9 @@ def _schema() -> str:
             properties.pop(private, None)
         if name.endswith("_prompts"):
             # A bare path or hub id is read as a source.
-            properties["anyOf"].append({"type": "string"})
+            *_, sources = (kind for kind in properties["oneOf"] if kind.get("type") == "array")
+            sources["items"] = {"anyOf": [sources["items"], {"type": "string"}]}
+            properties["oneOf"].append({"type": "string"})
     # YAML reads an unquoted true as a boolean, not as text.
     cache_weights = schema["properties"]["cache_weights"]
     cache_weights["enum"] += [True, False]

@@ -7,7 +7,7 @@ exactly that subset, so changing a setting makes exactly those rules stale. A fi
 
 from typing import Annotated, Any, Final, Literal
 
-from pydantic import BeforeValidator, Field
+from pydantic import BeforeValidator, Discriminator, Field, Tag
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from heretic.settings.prompt_sources import DEMO, OptionalText, PromptSource
@@ -24,11 +24,20 @@ def setting(
 
 
 def read_prompt_setting(value: object) -> object:
-    """A bare text as the switch or the dataset that it names."""
+    """A bare text as the switch or the dataset that it names; in a list, as a dataset."""
     if isinstance(value, str):
         switches = {"true": True, "false": False}
         return switches.get(value.strip().lower(), {"dataset": value})
+    if isinstance(value, list):
+        return [{"dataset": item} if isinstance(item, str) else item for item in value]
     return value
+
+
+def kind_of_prompt_setting(value: object) -> str:
+    """Which kind of value a prompt set has: one source, several, or a switch."""
+    if isinstance(value, bool):
+        return "switch"
+    return "sources" if isinstance(value, list) else "source"
 
 
 SECTIONS: Final = {
@@ -41,7 +50,14 @@ SECTIONS: Final = {
     "kl_tokens": "Held-out evaluation",
     "max_shard_size": "Saving and uploading",
 }
-PromptSetting = Annotated[PromptSource | bool, BeforeValidator(read_prompt_setting)]
+# Tagged, so that what is wrong with a source is told once and not for each kind of value.
+PromptSetting = Annotated[
+    Annotated[PromptSource, Tag("source")]
+    | Annotated[list[PromptSource], Field(min_length=1), Tag("sources")]
+    | Annotated[bool, Tag("switch")],
+    Discriminator(kind_of_prompt_setting),
+    BeforeValidator(read_prompt_setting),
+]
 
 
 class SettingsFields(BaseSettings):
