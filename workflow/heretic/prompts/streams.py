@@ -31,8 +31,9 @@ class Stream(Protocol):
 def resumed_rows(open_stream: Callable[[], Stream], where: str) -> Iterator[Row]:
     """Every row once and in order, though the connection breaks on the way.
 
-    After a failure that may pass, a new stream takes over behind the last row that arrived; it
-    fetches again only the shard that broke. Each row that arrives starts the pauses afresh.
+    After a failure that may pass, a new stream takes over behind the last row that arrived; of
+    what was read before, it fetches again that row's shard at most. Each row that arrives starts
+    the pauses afresh.
 
     Args:
         open_stream: opens the stream at its start.
