@@ -1,5 +1,6 @@
 # Settings of each run, and what rules say about them. Everything else is in the library.
 
+import json
 import os
 import re
 import sys
@@ -12,7 +13,8 @@ except ImportError:
 
 from heretic.console import one_line_errors, start_logging
 from heretic.dependencies import module_files
-from heretic.model.source import tokenizer_files
+from heretic.model.source import resolve_revision, tokenizer_files
+from heretic.model.template import read_template
 from heretic.preflight import check_run
 from heretic.prompts.sources import local_files
 from heretic.settings import resolve
@@ -31,6 +33,8 @@ DEMO_MANIFEST = "results/demo-model.manifest.json"
 
 # Keys of `config` that are no settings: what jobs read but are not compared by.
 UNTRACKED = ("runtime", "settings")
+# Tells jobs, which read this file again, the commits that the main process has found.
+COMMITS = "WORKFLOW_MODEL_COMMITS"
 
 
 def resolve_runs():
@@ -44,7 +48,20 @@ def resolve_runs():
         if workflow.is_main_process:
             for run, settings in runs.items():
                 check_run(run, settings)
-        return runs
+        return {run: pinned(run, settings) for run, settings in runs.items()}
+
+
+def pinned(run, settings):
+    """With what may change while a run goes on as it was at its start: a branch, a template."""
+    commits = json.loads(os.environ.get(COMMITS, "{}"))
+    if settings.model != DEMO and (workflow.is_main_process or run not in commits):
+        commits[run] = resolve_revision(settings.model, settings.model_revision)
+        os.environ[COMMITS] = json.dumps(commits)
+    template = read_template(settings.chat_template)
+    commit = commits.get(run, settings.model_revision)
+    return settings.model_copy(
+        update={"model_revision": commit, "chat_template": template}
+    )
 
 
 RUNS = resolve_runs()
@@ -58,6 +75,7 @@ config["settings"] = {
 
 envvars:
     *variables(os.environ),
+    *(name for name in (COMMITS,) if name in os.environ),
 
 
 wildcard_constraints:

@@ -13,12 +13,12 @@ OPTIONAL_SETS: Final = ("unhelpfulness_prompts", "sacred_prompts")
 PROMPT_SETS: Final = DIRECTION_SETS + EVALUATION_SETS + HOLDOUT_SETS + OPTIONAL_SETS
 
 
-def _read_nothing(value: object) -> object:
+def read_nothing(value: object) -> object:
     """An empty text, which a command line or a variable holds to unset a key, as null."""
     return None if isinstance(value, str) and value.strip().lower() in ("", "null") else value
 
 
-OptionalText = Annotated[str | None, BeforeValidator(_read_nothing)]
+OptionalText = Annotated[str | None, BeforeValidator(read_nothing)]
 
 
 def _read_names(value: object) -> object:
