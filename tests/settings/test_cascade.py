@@ -172,6 +172,21 @@ def test_lists_and_prompt_sets_are_json_in_variables() -> None:
     assert "HERETIC_MODEL is not valid JSON" in refusal(environ={"HERETIC_MODEL": '["a/b",'})
 
 
+def test_memory_limits_are_text_or_a_table() -> None:
+    wanted = {"0": "60GiB", "cpu": "100 GB"}
+    both = {"device_map": "auto", "max_memory": {0: "60GiB", "cpu": "100 GB"}}
+    assert resolve(both, {}).settings.max_memory == wanted
+    environ = {"HERETIC_DEVICE_MAP": "auto", "HERETIC_MAX_MEMORY": "0=60GiB, cpu=100 GB"}
+    assert resolve({}, environ).settings.max_memory == wanted
+    assert resolve(both, {"HERETIC_MAX_MEMORY": ""}).settings.max_memory is None
+    assert "set device_map=auto" in refusal({"max_memory": "0=60GiB"})
+
+
+def test_an_empty_prefix_switches_the_search_for_one_off() -> None:
+    assert resolve({}, {}).settings.response_prefix == "auto"
+    assert resolve({}, {"HERETIC_RESPONSE_PREFIX": ""}).settings.response_prefix == ""
+
+
 @pytest.mark.parametrize("name", ["run_name", "model_revision", "upload_to"])
 @pytest.mark.parametrize("nothing", ["", "null"])
 def test_an_empty_variable_unsets(name: str, nothing: str) -> None:
@@ -229,6 +244,9 @@ def test_an_unknown_key_is_refused_and_the_nearest_named(
         ("min_remaining_norm", 1.0, "less than 1"),
         ("bootstrap_samples", 99, "greater than or equal to 100"),
         ("dtype", "int8", "'bfloat16'"),
+        ("device_map", "everywhere", "'balanced'"),
+        ("max_memory", "0=much", "pattern"),
+        ("max_memory", "60GiB", "pattern"),
         ("cache_weights", "perhaps", "'auto'"),
         ("select", "best", "min_refusals_under_kl"),
         ("select", "trial=", "trial="),

@@ -78,6 +78,10 @@ def test_refusals_are_removed_at_little_cost(demo_run: tuple[Workspace, str]) ->
     assert edited["kl_first_token"]["mean"] <= 0.05
 
 
+def test_the_demos_answers_do_not_begin_alike(demo_run: tuple[Workspace, str]) -> None:
+    assert read_json(demo_run[0].results / "demo" / "chat.json")["response_prefix"] == ""
+
+
 def test_controls_change_nothing(demo_run: tuple[Workspace, str]) -> None:
     table = evaluation(demo_run[0])
     controls = read_json(demo_run[0].results / "demo" / "evaluation.json")
