@@ -64,9 +64,9 @@ def overflowing(tmp_path: Path) -> Path:
 
 
 def test_the_next_data_type_that_answers_is_taken(
-    overflowing: Path, caplog: pytest.LogCaptureFixture
+    overflowing: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    logging.getLogger("heretic").propagate = True
+    monkeypatch.setattr(logging.getLogger("heretic"), "propagate", True)
     with caplog.at_level(logging.WARNING, "heretic"):
         model = load(overflowing)
     assert model.loaded_dtype == torch.bfloat16

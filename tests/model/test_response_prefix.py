@@ -69,8 +69,10 @@ def test_a_block_that_the_template_opens_is_closed(opening: str, prefix: str) ->
     assert find_response_prefix(model, PROMPTS[:3], PROMPTS[3:]) == prefix
 
 
-def test_answers_that_are_all_the_same_are_no_prefix(caplog: pytest.LogCaptureFixture) -> None:
-    logging.getLogger("heretic").propagate = True
+def test_answers_that_are_all_the_same_are_no_prefix(
+    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(logging.getLogger("heretic"), "propagate", True)
     with caplog.at_level(logging.WARNING, "heretic"):
         assert find_response_prefix(model_that_begins(""), PROMPTS[:1], PROMPTS[:1]) == ""
     assert "set response_prefix" in caplog.text

@@ -161,6 +161,12 @@ def test_malformed_split(tmp_path: Path, split: str) -> None:
         texts(path, split=split)
 
 
+def test_a_file_is_not_shuffled_in_silence(tmp_path: Path) -> None:
+    path = write(tmp_path / "p.txt", "One\n")
+    with pytest.raises(PromptError, match="drop shuffle_buffer"):
+        texts(path, streaming=True, shuffle_buffer=9)
+
+
 def test_unknown_split_of_a_file(tmp_path: Path) -> None:
     with pytest.raises(PromptError, match=r"has no split 'test'; it has train$"):
         texts(write(tmp_path / "p.txt", "One\n"), split="test")
@@ -180,6 +186,8 @@ def test_saved_dataset_and_saved_dictionary(tmp_path: Path) -> None:
     assert texts(tmp_path / "both", split="test+train[:1]") == ["d", "a"]
     facts = read_source(source(tmp_path / "one"), seed=0).facts
     assert facts["origin"]["fingerprint"]
+    assert local_files(source(tmp_path / "one")) == [tmp_path / "one" / "state.json"]
+    assert len(local_files(source(tmp_path / "both"))) == 2
     with pytest.raises(PromptError, match=r"no split 'valid'; it has train, test"):
         texts(tmp_path / "both", split="valid")
     with pytest.raises(PromptError, match=r"no column 'q'; its columns are: text, n"):

@@ -151,7 +151,7 @@ def _preflight(name: str, source: PromptSource) -> list[Prompt]:
             for part in parts:
                 require_split(part.split, PROMPT_SETS, "the demo")
             return []
-        path = _local_path(source.dataset)
+        path = _local_path(source)
         if path is None:
             if source.streaming:
                 stream_bounds(source.split, _where(source))
@@ -176,7 +176,7 @@ def _same_prompts(some: Sequence[PromptSource], others: Sequence[PromptSource]) 
 def _read_table(source: PromptSource, seed: int) -> _Table:
     if source.dataset == DEMO:
         return _demo_table(source, seed)
-    path = _local_path(source.dataset)
+    path = _local_path(source)
     if path is None:
         rows, revision = read_hub(source, seed=seed)
         drawn = {"seed": str(seed)} if source.depends_on_seed else {}
@@ -210,15 +210,22 @@ def _selected(source: PromptSource, splits: Mapping[str, list[Row]]) -> list[Row
     return select_rows(source, sizes, read, _where(source))
 
 
-def _local_path(dataset: str) -> Path | None:
-    """The file or folder that a dataset names, or None for a hub id.
+def _local_path(source: PromptSource) -> Path | None:
+    """The file or folder that a source names, or None for a hub id.
 
     Raises:
-        PromptError: it is meant as a path and there is nothing, or it is neither.
+        PromptError: it is meant as a path and there is nothing, it is neither, or it is local
+            and asked to be what only hub datasets are.
     """
+    dataset = source.dataset
     # Path.expanduser() raises where ~name is nobody's home.
     path = Path(os.path.expanduser(dataset))  # noqa: PTH111
     if path.exists():
+        if source.shuffle_buffer:
+            raise PromptError(
+                f"{dataset} is on this machine, and shuffle_buffer shuffles streams of the hub; "
+                "shuffle the file, or drop shuffle_buffer"
+            )
         return path
     if dataset.startswith((".", "/", "~")) or path.suffix.lower() in FILE_SUFFIXES:
         raise PromptError(f"file not found: {dataset}; correct `dataset`, or write the file first")
