@@ -4,7 +4,8 @@
 #   ├── demo-model/                      the model that the workflow trains itself
 #   └── {run}/
 #       ├── prompts/{set}.jsonl          phase 1   load_prompts, check_prompts
-#       ├── residuals/{set}.safetensors  phase 2a  extract_residuals
+#       ├── chat.json                    phase 2a  find_response_prefix
+#       ├── residuals/{set}.safetensors            extract_residuals
 #       ├── directions.safetensors       phase 2b  compute_directions
 #       ├── geometry.csv
 #       ├── study.db                     phase 3   optimize (state: outlives every run)

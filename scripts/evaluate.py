@@ -21,7 +21,9 @@ snakemake: Snakemake
 
 def main(smk: Snakemake) -> None:
     """Measure the saved model against the original and write the table."""
-    settings, runtime = smk.params.settings, smk.config["runtime"][smk.wildcards.run]
+    runtime = smk.config["runtime"][smk.wildcards.run]
+    chat = read_json(Path(smk.input.chat))
+    settings = {**smk.params.settings, "response_prefix": chat["response_prefix"]}
     set_threads(runtime["threads"])
     inputs = {
         name: Path(smk.input[name]) for name in ("good_holdout_prompts", "bad_holdout_prompts")

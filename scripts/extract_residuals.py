@@ -7,7 +7,7 @@ from pathlib import Path
 
 from snakemake.script import Snakemake
 
-from heretic.artifacts import provenance, write_tensors
+from heretic.artifacts import provenance, read_json, write_tensors
 from heretic.console import job
 from heretic.model.loading import load_model
 from heretic.model.threads import set_threads
@@ -19,7 +19,9 @@ snakemake: Snakemake
 
 def main(smk: Snakemake) -> None:
     """Load the model, run the prompts, write their states."""
-    settings, runtime = smk.params.settings, smk.config["runtime"][smk.wildcards.run]
+    runtime = smk.config["runtime"][smk.wildcards.run]
+    chat = read_json(Path(smk.input.chat))
+    settings = {**smk.params.settings, "response_prefix": chat["response_prefix"]}
     set_threads(runtime["threads"])
     prompts = read_prompts(Path(smk.input.prompts))
     model = load_model(**{**runtime, **settings, "model": smk.params.model})

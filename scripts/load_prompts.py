@@ -1,4 +1,4 @@
-"""Loads one prompt set from a file, a folder, the hub or the demo."""
+"""Loads one prompt set from files, folders, the hub or the demo."""
 
 from pathlib import Path
 
@@ -6,7 +6,7 @@ from snakemake.script import Snakemake
 
 from heretic.console import job, log
 from heretic.prompts.bundle import write_prompts
-from heretic.prompts.sources import read_source
+from heretic.prompts.sources import read_sources
 from heretic.settings.prompt_sources import PromptSource
 
 snakemake: Snakemake
@@ -14,10 +14,11 @@ snakemake: Snakemake
 
 def main(smk: Snakemake) -> None:
     """Write the prompts, one a line, and their fingerprint."""
-    source = PromptSource(**smk.params.source)
-    loaded = read_source(source, seed=smk.params.settings["seed"])
+    sources = [PromptSource(**source) for source in smk.params.sources]
+    loaded = read_sources(sources, seed=smk.params.settings["seed"])
     write_prompts(Path(smk.output[0]), loaded.prompts, loaded.facts)
-    log.info("%s: %d prompts from %s", smk.wildcards.prompts, len(loaded.prompts), source.dataset)
+    names = ", ".join(dict.fromkeys(source.dataset for source in sources))
+    log.info("%s: %d prompts from %s", smk.wildcards.prompts, len(loaded.prompts), names)
 
 
 with job(snakemake.log[0]):

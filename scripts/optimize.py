@@ -10,7 +10,7 @@ from typing import Any
 from snakemake.script import Snakemake
 
 from heretic.ablation.editor import WeightEditor, pristine_weights
-from heretic.artifacts import provenance, read_tensors, sha256_of, write_csv, write_json
+from heretic.artifacts import provenance, read_json, read_tensors, sha256_of, write_csv, write_json
 from heretic.console import job, log
 from heretic.errors import StudyError
 from heretic.evaluation.evaluator import Evaluator
@@ -28,7 +28,9 @@ snakemake: Snakemake
 
 def main(smk: Snakemake) -> None:
     """Continue the study of this objective up to `n_trials`, then write its trials."""
-    settings, runtime = smk.params.settings, smk.config["runtime"][smk.wildcards.run]
+    runtime = smk.config["runtime"][smk.wildcards.run]
+    chat = read_json(Path(smk.input.chat))
+    settings = {**smk.params.settings, "response_prefix": chat["response_prefix"]}
     set_threads(runtime["threads"])
     inputs = {
         name: Path(smk.input[name])

@@ -145,9 +145,9 @@ import ast, sys
 tree = ast.parse(open(sys.argv[1]).read())
 tree.body = [node for node in tree.body if isinstance(node, (ast.Import, ast.ImportFrom))]
 exec(compile(tree, "imports", "exec"))
-if "read_source" in globals():
+if "read_sources" in globals():
     from heretic.settings.prompt_sources import built_in_source
-    assert read_source(built_in_source("bad_prompts", "demo"), seed=0).prompts
+    assert read_sources([built_in_source("bad_prompts", "demo")], seed=0).prompts
 print("torch" in sys.modules)
 """
 

@@ -25,8 +25,9 @@ from transformers import (
 from heretic.model.anatomy import dissect
 from heretic.model.batching import BatchSize
 from heretic.model.chat import ChatFormat
-from heretic.model.loading import Model
+from heretic.model.loading import Model, load_model
 from heretic.prompts.prompt import Prompt
+from heretic.settings import Settings
 
 torch.set_num_threads(1)  # tiny matrices gain nothing from more
 
@@ -156,3 +157,9 @@ PROMPTS = [
     Prompt("What?"),
     Prompt("List two rivers."),
 ]
+
+
+def load_saved(folder: Path, **changes: Any) -> Model:
+    """Load a saved model as a phase does, on the CPU, with some settings changed."""
+    options = Settings(device="cpu", max_batch_size=3, response_prefix="").model_dump(mode="json")
+    return load_model(**{**options, "model": str(folder), **changes})

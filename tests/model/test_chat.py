@@ -60,24 +60,24 @@ def test_decodes_without_special_tokens() -> None:
     assert ChatFormat(tokenizer).decode(ids) == "Hi"
 
 
-def test_a_template_that_refuses_the_system_role_is_one_line() -> None:
-    chat = ChatFormat(tiny_tokenizer(NO_SYSTEM_ROLE))
-
-    with pytest.raises(
-        ModelLoadError, match=r"System role not supported.*leave out system_prompt"
-    ) as failure:
-        chat.render(Prompt("Hi", system="Be brief."))
-
-    assert "\n" not in str(failure.value)
-    assert chat.render(Prompt("Hi"))
-
-
-def test_a_template_that_drops_the_system_prompt_is_refused() -> None:
+@pytest.mark.parametrize("template", [NO_SYSTEM_ROLE, DROPS_SYSTEM])
+def test_without_a_system_role_the_system_prompt_opens_the_users_turn(template: str) -> None:
     """Otherwise the study would run on prompts that nobody asked for."""
-    chat = ChatFormat(tiny_tokenizer(DROPS_SYSTEM))
+    chat = ChatFormat(tiny_tokenizer(template))
 
-    with pytest.raises(ModelLoadError, match="drops the system prompt"):
-        chat.render(Prompt("Hi", system="Be brief."))
+    assert not chat.has_system_role
+    rendered = chat.render(Prompt("Hi", system="Be brief."))
+    assert rendered == "<|user|>Be brief.\n\nHi<|end|><|assistant|>"
+    assert chat.render(Prompt("Hi")) == "<|user|>Hi<|end|><|assistant|>"
+
+
+def test_a_template_that_refuses_every_conversation_is_one_line() -> None:
+    chat = ChatFormat(tiny_tokenizer("{{ raise_exception('Not\\ntoday') }}"))
+
+    for prompt in (Prompt("Hi"), Prompt("Hi", system="Be brief.")):
+        with pytest.raises(ModelLoadError, match=r"Not today.*chat_template") as failure:
+            chat.render(prompt)
+        assert "\n" not in str(failure.value)
 
 
 def test_a_template_may_trim_the_system_prompt() -> None:
@@ -88,7 +88,9 @@ def test_a_template_may_trim_the_system_prompt() -> None:
 
 @pytest.mark.parametrize("template", [None, ""])
 def test_a_tokenizer_without_template_is_refused(template: str | None) -> None:
-    with pytest.raises(ModelLoadError, match=r"my/model has no chat template.*instruct variant"):
+    with pytest.raises(
+        ModelLoadError, match=r"my/model has no chat template.*instruct variant.*chat_template="
+    ):
         require_template(tiny_tokenizer(template), "my/model")
 
 

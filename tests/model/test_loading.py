@@ -10,33 +10,28 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from tiny_models import D_MODEL, LAYERS, PROMPTS, save_tiny_model, tiny_network, tiny_tokenizer
+from tiny_models import (
+    D_MODEL,
+    LAYERS,
+    PROMPTS,
+    load_saved,
+    save_tiny_model,
+    tiny_network,
+    tiny_tokenizer,
+)
 from transformers import AutoModelForCausalLM
 from transformers.utils import logging as transformers_logging
 
 from heretic.errors import ModelLoadError
 from heretic.model.components import ATTENTION, MLP
 from heretic.model.decoding import generate
-from heretic.model.loading import Model, choose_device, load_model, model_facts
+from heretic.model.loading import choose_device, model_facts
 from heretic.residuals import get_residuals_batched
-
-SETTINGS: dict[str, Any] = {
-    "model_revision": None,
-    "dtype": "auto",
-    "response_prefix": "",
-    "device": "cpu",
-    "trust_remote_code": False,
-    "max_batch_size": 3,
-}
-
-
-def load(folder: Path, **changes: Any) -> Model:
-    return load_model(str(folder), **{**SETTINGS, **changes})
 
 
 def refusal(folder: Path, **changes: Any) -> str:
     with pytest.raises(ModelLoadError) as failure:
-        load(folder, **changes)
+        load_saved(folder, **changes)
     message = str(failure.value)
     assert "\n" not in message
     return message
@@ -48,7 +43,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_gives_the_checkpoint_as_it_is(folder: Path) -> None:
-    model = load(folder, response_prefix="So", max_batch_size=5)
+    model = load_saved(folder, response_prefix="So", max_batch_size=5)
 
     original = tiny_network("llama").state_dict()
     loaded = model.network.state_dict()
@@ -62,7 +57,7 @@ def test_gives_the_checkpoint_as_it_is(folder: Path) -> None:
 
 
 def test_says_what_writes_into_the_stream(folder: Path) -> None:
-    model = load(folder)
+    model = load_saved(folder)
 
     assert len(model.get_layers()) == LAYERS
     matrices = model.get_layer_matrices(2)
@@ -73,11 +68,11 @@ def test_says_what_writes_into_the_stream(folder: Path) -> None:
 
 
 def test_ignores_settings_of_other_phases(folder: Path) -> None:
-    assert load(folder, n_trials=3, cache_weights="auto").anatomy.n_layers == LAYERS
+    assert load_saved(folder, n_trials=3, cache_weights="auto").anatomy.n_layers == LAYERS
 
 
 def test_facts_for_the_report(folder: Path) -> None:
-    model = load(folder)
+    model = load_saved(folder)
 
     assert model_facts(model) == {
         "architecture": "LlamaForCausalLM",
@@ -97,7 +92,7 @@ def test_dtype_is_the_checkpoints_unless_asked(
 ) -> None:
     save_tiny_model(tmp_path, dtype=torch.bfloat16)
 
-    model = load(tmp_path, dtype=dtype)
+    model = load_saved(tmp_path, dtype=dtype)
 
     assert model.loaded_dtype == loaded
     assert {parameter.dtype for parameter in model.network.parameters()} == {loaded}
@@ -107,13 +102,13 @@ def test_dtype_is_the_checkpoints_unless_asked(
 def test_a_missing_pad_token_does_not_matter(tmp_path: Path, with_end: bool) -> None:
     save_tiny_model(tmp_path)
     tokenizer = tiny_tokenizer()
-    expected = get_residuals_batched(load(tmp_path), PROMPTS)
+    expected = get_residuals_batched(load_saved(tmp_path), PROMPTS)
     tokenizer.pad_token = None
     if not with_end:
         tokenizer.eos_token = None
     tokenizer.save_pretrained(tmp_path)
 
-    model = load(tmp_path)
+    model = load_saved(tmp_path)
 
     assert model.chat.tokenizer.pad_token_id is not None
     torch.testing.assert_close(
@@ -128,7 +123,7 @@ def test_pads_on_the_left_whatever_the_tokenizer_says(tmp_path: Path) -> None:
     tokenizer.padding_side = "right"
     tokenizer.save_pretrained(tmp_path)
 
-    assert load(tmp_path).chat.tokenizer.padding_side == "left"
+    assert load_saved(tmp_path).chat.tokenizer.padding_side == "left"
 
 
 def test_a_missing_chat_template_is_refused(tmp_path: Path) -> None:
@@ -209,7 +204,7 @@ def test_tied_embeddings_lack_nothing(tmp_path: Path) -> None:
     save_tiny_model(tmp_path, tie_word_embeddings=True)
 
     assert "lm_head.weight" not in load_file(tmp_path / "model.safetensors")
-    assert load(tmp_path).anatomy.n_layers == LAYERS
+    assert load_saved(tmp_path).anatomy.n_layers == LAYERS
 
 
 @pytest.mark.parametrize("device", ["cuda:99", "no-such-device"])
@@ -249,7 +244,7 @@ def test_no_progress_bars_where_nobody_watches(
     log = io.StringIO()
     monkeypatch.setattr(sys, "stderr", log)
 
-    load(folder)
+    load_saved(folder)
 
     assert "Loading weights" not in log.getvalue()
 
@@ -263,6 +258,6 @@ def test_a_terminal_keeps_its_progress_bars(folder: Path, monkeypatch: pytest.Mo
     screen = Terminal()
     monkeypatch.setattr(sys, "stderr", screen)
 
-    load(folder)
+    load_saved(folder)
 
     assert "Loading weights" in screen.getvalue()

@@ -9,7 +9,7 @@ import pytest
 from huggingface_hub.errors import LocalEntryNotFoundError
 
 from heretic.errors import ModelLoadError
-from heretic.model.source import check_model, is_local, locate, source_facts
+from heretic.model.source import check_model, is_local, locate, resolve_revision, source_facts
 
 
 @pytest.fixture
@@ -85,6 +85,12 @@ def test_no_connection_is_not_mistaken_for_a_missing_file(monkeypatch: pytest.Mo
         ModelLoadError, match=r"cannot fetch owner/name .*files in the disk.*check the connection"
     ):
         check_model("owner/name", None)
+
+
+def test_only_a_hub_model_has_a_commit_to_resolve(folder: Path) -> None:
+    assert resolve_revision(str(folder), None) is None
+    # A whole commit needs nobody to be asked.
+    assert resolve_revision("owner/name", "c" * 40) == "c" * 40
 
 
 def test_facts_change_with_any_byte_of_any_weight(folder: Path) -> None:

@@ -11,7 +11,15 @@ import pytest
 from pyarrow import parquet
 
 from heretic.errors import PromptError
-from heretic.prompts import Prompt, check_source, check_sources, load_prompts, read_source
+from heretic.prompts import (
+    Prompt,
+    check_source,
+    check_sources,
+    load_prompts,
+    read_source,
+    read_sources,
+)
+from heretic.prompts.sources import local_files
 from heretic.settings import PromptSource
 
 
@@ -153,6 +161,12 @@ def test_malformed_split(tmp_path: Path, split: str) -> None:
         texts(path, split=split)
 
 
+def test_a_file_is_not_shuffled_in_silence(tmp_path: Path) -> None:
+    path = write(tmp_path / "p.txt", "One\n")
+    with pytest.raises(PromptError, match="drop shuffle_buffer"):
+        texts(path, streaming=True, shuffle_buffer=9)
+
+
 def test_unknown_split_of_a_file(tmp_path: Path) -> None:
     with pytest.raises(PromptError, match=r"has no split 'test'; it has train$"):
         texts(write(tmp_path / "p.txt", "One\n"), split="test")
@@ -172,6 +186,8 @@ def test_saved_dataset_and_saved_dictionary(tmp_path: Path) -> None:
     assert texts(tmp_path / "both", split="test+train[:1]") == ["d", "a"]
     facts = read_source(source(tmp_path / "one"), seed=0).facts
     assert facts["origin"]["fingerprint"]
+    assert local_files(source(tmp_path / "one")) == [tmp_path / "one" / "state.json"]
+    assert len(local_files(source(tmp_path / "both"))) == 2
     with pytest.raises(PromptError, match=r"no split 'valid'; it has train, test"):
         texts(tmp_path / "both", split="valid")
     with pytest.raises(PromptError, match=r"no column 'q'; its columns are: text, n"):
@@ -300,17 +316,207 @@ def test_preflight_of_a_folder_that_is_no_dataset(tmp_path: Path) -> None:
         check_source("good_prompts", source(tmp_path))
 
 
+def test_preflight_of_a_saved_dataset_reads_its_descriptions(tmp_path: Path) -> None:
+    import datasets
+
+    one = datasets.Dataset.from_dict({"text": ["a"], "n": [1]})
+    one.save_to_disk(str(tmp_path / "one"))
+    datasets.DatasetDict({"train": one, "test": one}).save_to_disk(str(tmp_path / "both"))
+    # Nothing but the descriptions is read.
+    for path in tmp_path.rglob("*.arrow"):
+        path.unlink()
+    for name, split in (("one", "train"), ("both", "train+test[:1]")):
+        check_source("good_prompts", source(tmp_path / name, split=split))
+    advice = {
+        "no split 'valid'; it has train, test": {"split": "valid"},
+        "no column 'q'; its columns are: text, n": {"column": "q"},
+        "no column 'a'; its columns": {"answer_column": "a"},
+    }
+    for words, fields in advice.items():
+        with pytest.raises(PromptError, match=f"good_prompts: folder .*both has {words}"):
+            check_source("good_prompts", source(tmp_path / "both", **fields))
+    with pytest.raises(PromptError, match="no split 'test'; it has train"):
+        check_source("good_prompts", source(tmp_path / "one", split="test"))
+    (tmp_path / "one" / "dataset_info.json").write_text("{")
+    with pytest.raises(PromptError, match=r"cannot be read .* save the dataset again"):
+        check_source("good_prompts", source(tmp_path / "one"))
+
+
 def test_preflight_of_all_sources(tmp_path: Path) -> None:
     good = write(tmp_path / "good.txt", "How do I bake?\nHow do I sew?\n")
     bad = write(tmp_path / "bad.txt", "how do  I SEW?\n")
-    check_sources({"good_prompts": source(good, split="train[:1]"), "bad_prompts": source(bad)})
+    start = source(good, split="train[:1]")
+    check_sources({"good_prompts": [start], "bad_prompts": [source(bad)]})
     with pytest.raises(PromptError, match=r"share 1 prompt \(\"How do I sew\?\"\)"):
-        check_sources({"good_prompts": source(good), "bad_prompts": source(bad)})
+        check_sources({"good_prompts": [source(good)], "bad_prompts": [source(bad)]})
+    with pytest.raises(PromptError, match="share 1 prompt"):
+        check_sources({"good_prompts": [start, source(good)], "bad_prompts": [source(bad)]})
+    with pytest.raises(PromptError, match=r"bad_prompts: file not found"):
+        check_sources({"good_prompts": [start], "bad_prompts": [source(bad), source("./none")]})
     hub = source("owner/name")
     with pytest.raises(PromptError, match="good_prompts and bad_prompts are the same prompts"):
-        check_sources({"good_prompts": hub, "bad_prompts": hub})
+        check_sources({"good_prompts": [hub], "bad_prompts": [hub]})
     contrast = source("owner/name", system_prompt="Refuse.")
-    check_sources({"good_prompts": hub, "bad_prompts": contrast})
+    check_sources({"good_prompts": [hub], "bad_prompts": [contrast]})
+
+
+# Several sources
+
+
+def test_several_sources_are_joined_in_order_without_repetitions(tmp_path: Path) -> None:
+    one = source(write(tmp_path / "a.txt", "One\nTwo\n"))
+    two = source(write(tmp_path / "b.csv", "q\nTwo\nThree\n"), column="q")
+    assert [prompt.text for prompt in load_prompts([one, two], seed=0)] == ["One", "Two", "Three"]
+    facts = read_sources([one, two], seed=0).facts["sources"]
+    assert [(fact["source"]["dataset"], fact["count"]) for fact in facts] == [
+        (one.dataset, 2),
+        (two.dataset, 2),
+    ]
+    assert all(fact["origin"]["sha256"] for fact in facts)
+    assert local_files(one) + local_files(two) == [tmp_path / "a.txt", tmp_path / "b.csv"]
+
+
+def test_a_source_that_gives_nothing_is_named(tmp_path: Path) -> None:
+    one = source(write(tmp_path / "a.txt", "One\n"))
+    with pytest.raises(PromptError, match=r"b\.txt.* gives no prompt"):
+        load_prompts([one, source(write(tmp_path / "b.txt", " \n"))], seed=0)
+
+
+# Chats
+
+
+CHATS: list[Any] = [
+    [
+        {"role": "system", "content": "Be brief."},
+        {"role": "user", "content": "Hi"},
+        {"role": "assistant", "content": "Hello"},
+        {"role": "user", "content": " Why? "},
+    ],
+    [{"role": "user", "content": [{"type": "image"}, {"type": "text", "text": "What is this?"}]}],
+    [{"role": "assistant", "content": "Nobody asked."}],
+    [{"role": "user", "content": None}],
+    [],
+    None,
+]
+ASKED = [Prompt("Why?", "Be brief."), Prompt("What is this?")]
+
+
+def test_chats_give_the_last_user_turn_and_the_system_prompt(tmp_path: Path) -> None:
+    rows = [{"messages": chat} for chat in CHATS]
+    path = write(tmp_path / "p.jsonl", "\n".join(json.dumps(row) for row in rows))
+    assert load_prompts(source(path, column="messages"), seed=0) == ASKED
+    own = source(path, column="messages", system_prompt="Refuse.", prefix="Q: ")
+    assert load_prompts(own, seed=0)[0] == Prompt("Q: Why?", "Refuse.")
+
+
+def test_chats_of_the_other_layout(tmp_path: Path) -> None:
+    turns = [{"from": "system", "value": "Be brief."}, {"from": "human", "value": "Why?"}]
+    path = write(tmp_path / "p.jsonl", json.dumps({"conversations": turns}))
+    assert load_prompts(source(path, column="conversations"), seed=0) == ASKED[:1]
+
+
+def test_chats_in_parquet_and_in_a_saved_folder(tmp_path: Path) -> None:
+    import datasets
+
+    plain = [chat for chat in CHATS if chat and isinstance(chat[0]["content"], str)]
+    table = arrow.table({"prompt": plain})
+    parquet.write_table(table, tmp_path / "p.parquet")
+    datasets.Dataset(table).save_to_disk(str(tmp_path / "saved"))
+    turn = {"role": datasets.Value("string"), "content": datasets.Value("string")}
+    features = datasets.Features({"prompt": datasets.Sequence(turn)})
+    by_column = [{key: [turn[key] for turn in chat] for key in turn} for chat in plain]
+    columns = datasets.Dataset.from_dict({"prompt": by_column}, features=features)
+    columns.save_to_disk(str(tmp_path / "columns"))
+    for name in ("p.parquet", "saved", "columns"):
+        assert load_prompts(source(tmp_path / name, column="prompt"), seed=0) == ASKED[:1], name
+
+
+@pytest.mark.parametrize("cell", [["a", "b"], [{"text": "a"}], {"role": "user"}])
+def test_a_list_that_is_no_chat_is_refused(tmp_path: Path, cell: Any) -> None:
+    path = write(tmp_path / "p.jsonl", json.dumps({"text": cell}))
+    with pytest.raises(PromptError, match="where a text or a chat is needed"):
+        texts(path)
+
+
+# Questions with choices
+
+
+QUESTIONS = [
+    {"question": "2 + 2?", "choices": ["3", "4", "5", "6"], "answer": 1, "subject": "algebra"},
+    {"question": "Is law old?", "choices": ["Yes", "No"], "answer": 0, "subject": "law"},
+    {"question": "1 + 1?", "choices": ["2", "3"], "answer": 0, "subject": "algebra"},
+]
+
+
+def questions(tmp_path: Path, **fields: Any) -> PromptSource:
+    lines = "\n".join(json.dumps(row) for row in QUESTIONS)
+    return source(
+        write(tmp_path / "q.jsonl", lines),
+        column="question",
+        choices_column="choices",
+        **fields,
+    )
+
+
+def test_choices_follow_the_question_and_the_answer_is_the_right_one(tmp_path: Path) -> None:
+    prompts = load_prompts(questions(tmp_path, answer_column="answer", suffix="\nAnswer:"), seed=0)
+    assert prompts[0] == Prompt("2 + 2?\nA. 3\nB. 4\nC. 5\nD. 6\nAnswer:", answers=("4",))
+    assert prompts[1] == Prompt("Is law old?\nA. Yes\nB. No\nAnswer:", answers=("Yes",))
+
+
+def test_subjects_are_selected_before_the_slice(tmp_path: Path) -> None:
+    chosen = questions(tmp_path, subjects=["algebra"], split="train[1:]")
+    assert [p.text[:6] for p in load_prompts(chosen, seed=0)] == ["1 + 1?"]
+    both = questions(tmp_path, subjects=["algebra", "law"])
+    assert len(load_prompts(both, seed=0)) == 3
+    with pytest.raises(PromptError, match="no row of subject 'logic'; its subjects are: algebra"):
+        load_prompts(questions(tmp_path, subjects=["law", "logic"]), seed=0)
+
+
+@pytest.mark.parametrize("choices", ["3", [], ["3"], None, [3, 4]])
+def test_choices_that_are_none_are_refused(tmp_path: Path, choices: Any) -> None:
+    path = write(tmp_path / "q.jsonl", json.dumps({"text": "2 + 2?", "choices": choices}))
+    with pytest.raises(PromptError, match=r"row 1 .* in column 'choices'"):
+        texts(path, choices_column="choices")
+
+
+# Distinct and shortened prompts
+
+
+def test_slices_of_a_distinct_source_share_no_prompt(tmp_path: Path) -> None:
+    lines = ["One", "Two", "ONE ", "Three", " two", "Four"]
+    path = write(tmp_path / "p.txt", "\n".join(lines))
+    assert set(texts(path, split="train[:3]")) & set(texts(path, split="train[3:]")) == set()
+    assert texts(path, split="train[:2]", distinct=True) == ["One", "Two"]
+    assert texts(path, split="train[2:]", distinct=True) == ["Three", "Four"]
+
+
+def test_a_distinct_source_looks_into_the_other_splits(tmp_path: Path) -> None:
+    import datasets
+
+    train = datasets.Dataset.from_dict({"text": ["One", "Two", "one"]})
+    test = datasets.Dataset.from_dict({"text": ["TWO", "Three"]})
+    other = datasets.Dataset.from_dict({"label": [1]})
+    parts = datasets.DatasetDict({"train": train, "test": test, "labels": other})
+    parts.save_to_disk(str(tmp_path / "both"))
+    assert texts(tmp_path / "both", split="test", distinct=True) == ["Three"]
+    assert texts(tmp_path / "both", split="train[:2]+test[:1]", distinct=True) == [
+        "One",
+        "Two",
+        "Three",
+    ]
+    train.save_to_disk(str(tmp_path / "one"))
+    assert texts(tmp_path / "one", distinct=True) == ["One", "Two"]
+
+
+@pytest.mark.parametrize(
+    ("length", "expected"),
+    [(0, "one two three"), (99, "one two three"), (13, "one two three"), (12, "one two"),
+     (8, "one two"), (7, "one two"), (2, "on")],
+)  # fmt: skip
+def test_long_texts_are_cut_between_words(tmp_path: Path, length: int, expected: str) -> None:
+    path = write(tmp_path / "p.txt", " one two three\n")
+    assert texts(path, max_characters=length, suffix="!") == [f"{expected}!"]
 
 
 # Facts

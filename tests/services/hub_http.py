@@ -30,6 +30,7 @@ class Request(BaseHTTPRequestHandler):
         url = urlsplit(self.path)
         self.query, path = parse_qs(url.query), unquote(url.path)
         self.hub.requests.append(f"{self.command} {path}")
+        self.keep_bytes: int | None = None
         method = "GET" if self.command == "HEAD" else self.command
         try:
             self._inject_fault(path)
@@ -48,7 +49,9 @@ class Request(BaseHTTPRequestHandler):
         for fault in self.hub.faults:
             if fault.times > 0 and fault.method == self.command and re.search(fault.path, path):
                 fault.times -= 1
-                raise RefusedError(fault.status, fault.message)
+                if fault.keep_bytes is None:
+                    raise RefusedError(fault.status, fault.message)
+                self.keep_bytes = fault.keep_bytes
 
     def _check_token(self) -> None:
         sent = self.headers.get("Authorization")
@@ -62,8 +65,10 @@ class Request(BaseHTTPRequestHandler):
         self.send_header("Content-Length", str(len(content)))
         self.end_headers()
         if self.command != "HEAD":
-            self.hub.bytes_sent += len(content)
-            self.wfile.write(content)
+            sent = content[: self.keep_bytes]
+            self.hub.bytes_sent += len(sent)
+            self.wfile.write(sent)
+            self.close_connection |= len(sent) < len(content)
 
     def _json(self, value: Any, **headers: str) -> None:
         self._answer(200, json.dumps(value).encode(), Content_Type="application/json", **headers)

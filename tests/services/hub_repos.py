@@ -47,13 +47,17 @@ class RefusedError(Exception):
 
 @dataclass
 class Fault:
-    """An answer in place of the right one, for the next `times` requests that match."""
+    """What goes wrong with the next `times` requests that match: another answer, or a cut one.
+
+    With `keep_bytes` the right answer starts, and the connection breaks after so many bytes.
+    """
 
     method: str
     path: str
-    status: int
+    status: int = 500
     message: str = "injected"
     times: int = 1
+    keep_bytes: int | None = None
 
 
 class Hub:

@@ -75,7 +75,7 @@ def test_nested_keys_complete_the_source_below() -> None:
     found = resolve(
         file, {"HERETIC_BAD_PROMPTS__SPLIT": "train[:5]"}, {"bad_prompts": {"prefix": "Say: "}}
     )
-    source = found.settings.prompt_sources()["bad_prompts"]
+    source = found.settings.prompt_sources()["bad_prompts"][0]
     assert (source.dataset, source.split, source.column, source.prefix) == (
         "a.csv",
         "train[:5]",
@@ -87,7 +87,7 @@ def test_nested_keys_complete_the_source_below() -> None:
 
 def test_nested_keys_complete_a_bare_path() -> None:
     found = resolve({"bad_prompts": "a.txt"}, {"HERETIC_BAD_PROMPTS__SPLIT": "train[:5]"})
-    source = found.settings.prompt_sources()["bad_prompts"]
+    source = found.settings.prompt_sources()["bad_prompts"][0]
     assert (source.dataset, source.split) == ("a.txt", "train[:5]")
 
 
@@ -95,41 +95,72 @@ def test_nested_keys_on_the_command_line_keep_the_dataset_of_the_file() -> None:
     # Snakemake has already merged the command line into the files.
     merged = {"bad_prompts": {"dataset": "a.csv", "split": "train[:5]"}}
     found = resolve(merged, {}, {"bad_prompts": {"split": "train[:5]"}})
-    source = found.settings.prompt_sources()["bad_prompts"]
+    source = found.settings.prompt_sources()["bad_prompts"][0]
     assert (source.dataset, source.split) == ("a.csv", "train[:5]")
 
 
 def test_another_dataset_inherits_nothing_from_the_one_below() -> None:
     file = {"bad_prompts": {"dataset": "a.csv", "column": "request", "prefix": "Say: "}}
-    source = resolve(file, {"HERETIC_BAD_PROMPTS": "b.txt"}).settings.prompt_sources()[
-        "bad_prompts"
-    ]
+    found = resolve(file, {"HERETIC_BAD_PROMPTS": "b.txt"}).settings
+    source = found.prompt_sources()["bad_prompts"][0]
     assert (source.dataset, source.column, source.prefix) == ("b.txt", "text", "")
 
 
 def test_whole_set_and_single_key_may_both_be_variables() -> None:
     environ = {"HERETIC_BAD_PROMPTS__SPLIT": "train[:5]", "HERETIC_BAD_PROMPTS": "a.txt"}
-    source = resolve({}, environ).settings.prompt_sources()["bad_prompts"]
+    source = resolve({}, environ).settings.prompt_sources()["bad_prompts"][0]
     assert (source.dataset, source.split) == ("a.txt", "train[:5]")
 
 
 def test_a_single_key_changes_the_built_in_set() -> None:
     environ = {"HERETIC_BAD_PROMPTS__SPLIT": "bad_prompts[:3]"}
     demo = resolve({}, environ).settings
-    assert demo.prompt_sources()["bad_prompts"].dataset == "demo"
-    assert demo.prompt_sources()["bad_prompts"].split == "bad_prompts[:3]"
-    assert demo.prompt_sources()["bad_prompts"].answer_column == "answers"
+    assert demo.prompt_sources()["bad_prompts"][0].dataset == "demo"
+    assert demo.prompt_sources()["bad_prompts"][0].split == "bad_prompts[:3]"
+    assert demo.prompt_sources()["bad_prompts"][0].answer_column == "answers"
     public = resolve({"model": "owner/name"}, environ).settings
-    built_in = resolve({"model": "owner/name"}, {}).settings.prompt_sources()["bad_prompts"]
-    assert public.prompt_sources()["bad_prompts"].dataset == built_in.dataset != "demo"
+    built_in = resolve({"model": "owner/name"}, {}).settings.prompt_sources()["bad_prompts"][0]
+    assert public.prompt_sources()["bad_prompts"][0].dataset == built_in.dataset != "demo"
 
 
 def test_a_single_key_switches_an_optional_set_on() -> None:
     settings = resolve(
         {"model": "owner/name"}, {"HERETIC_SACRED_PROMPTS__SPLIT": "test[:9]"}
     ).settings
-    source = settings.prompt_sources()["sacred_prompts"]
+    source = settings.prompt_sources()["sacred_prompts"][0]
     assert (source.dataset, source.column, source.split) == ("cais/mmlu", "question", "test[:9]")
+
+
+def test_several_sources_come_from_every_source() -> None:
+    mixed: list[Any] = ["a.txt", {"dataset": "b.csv", "column": "q"}]
+    as_json = '["a.txt", {"dataset": "b.csv", "column": "q"}]'
+    found = [
+        resolve({"bad_prompts": mixed}, {}),
+        resolve({}, {"HERETIC_BAD_PROMPTS": as_json}),
+        resolve({}, {}, {"bad_prompts": mixed}),
+    ]
+    for resolution in found:
+        sources = resolution.settings.prompt_sources()["bad_prompts"]
+        assert [(s.dataset, s.column) for s in sources] == [("a.txt", "text"), ("b.csv", "q")]
+
+
+def test_another_dataset_replaces_a_list_and_single_keys_do_not_fit_it() -> None:
+    file: Source = {"bad_prompts": ["a.txt", "b.txt"]}
+    found = resolve(file, {"HERETIC_BAD_PROMPTS": "c.txt"}).settings.prompt_sources()
+    assert [source.dataset for source in found["bad_prompts"]] == ["c.txt"]
+    message = refusal(file, {"HERETIC_BAD_PROMPTS__SPLIT": "train[:5]"})
+    assert "bad_prompts is a list of sources" in message
+
+
+def test_an_unknown_key_in_a_list_is_refused() -> None:
+    assert "did you mean 'column'" in refusal({"bad_prompts": ["a.txt", {"colum": "q"}]})
+
+
+def test_names_of_subjects_are_text_or_a_list() -> None:
+    text = resolve({}, {"HERETIC_SACRED_PROMPTS__SUBJECTS": "law, logic"}).settings
+    listed = resolve({"sacred_prompts": {"subjects": ["law", "logic"]}}, {}).settings
+    for found in (text, listed):
+        assert found.prompt_sources()["sacred_prompts"][0].subjects == ["law", "logic"]
 
 
 def test_a_single_key_cannot_change_two_built_in_sets_at_once() -> None:
@@ -143,6 +174,21 @@ def test_lists_and_prompt_sets_are_json_in_variables() -> None:
     )
     assert found.settings.model == ["a/b", "c/d"]
     assert "HERETIC_MODEL is not valid JSON" in refusal(environ={"HERETIC_MODEL": '["a/b",'})
+
+
+def test_memory_limits_are_text_or_a_table() -> None:
+    wanted = {"0": "60GiB", "cpu": "100 GB"}
+    both = {"device_map": "auto", "max_memory": {0: "60GiB", "cpu": "100 GB"}}
+    assert resolve(both, {}).settings.max_memory == wanted
+    environ = {"HERETIC_DEVICE_MAP": "auto", "HERETIC_MAX_MEMORY": "0=60GiB, cpu=100 GB"}
+    assert resolve({}, environ).settings.max_memory == wanted
+    assert resolve(both, {"HERETIC_MAX_MEMORY": ""}).settings.max_memory is None
+    assert "set device_map=auto" in refusal({"max_memory": "0=60GiB"})
+
+
+def test_an_empty_prefix_switches_the_search_for_one_off() -> None:
+    assert resolve({}, {}).settings.response_prefix == "auto"
+    assert resolve({}, {"HERETIC_RESPONSE_PREFIX": ""}).settings.response_prefix == ""
 
 
 @pytest.mark.parametrize("name", ["run_name", "model_revision", "upload_to"])
@@ -202,6 +248,9 @@ def test_an_unknown_key_is_refused_and_the_nearest_named(
         ("min_remaining_norm", 1.0, "less than 1"),
         ("bootstrap_samples", 99, "greater than or equal to 100"),
         ("dtype", "int8", "'bfloat16'"),
+        ("device_map", "everywhere", "'balanced'"),
+        ("max_memory", "0=much", "pattern"),
+        ("max_memory", "60GiB", "pattern"),
         ("cache_weights", "perhaps", "'auto'"),
         ("select", "best", "min_refusals_under_kl"),
         ("select", "trial=", "trial="),
@@ -217,7 +266,15 @@ def test_an_unknown_key_is_refused_and_the_nearest_named(
         ("good_prompts", False, "cannot be switched off"),
         ("good_prompts", {"dataset": ""}, "at least 1 character"),
         ("good_prompts", None, "dictionary"),
-        ("good_prompts", ["a.txt"], "dictionary"),
+        ("good_prompts", [], "at least 1 item"),
+        ("good_prompts", ["a.txt", 5], "good_prompts.1 = 5"),
+        ("good_prompts", ["a.txt", {"column": "q"}], "good_prompts.1.dataset"),
+        ("good_prompts", {"dataset": "a/b", "shuffle_buffer": 9}, "streaming: true as well"),
+        (
+            "good_prompts",
+            {"dataset": "a/b", "streaming": True, "distinct": True},
+            "drop distinct or streaming",
+        ),
     ],
 )
 def test_a_value_out_of_range_is_refused_with_its_origin(
@@ -256,8 +313,8 @@ def test_each_model_is_a_run() -> None:
     assert list(runs) == ["demo", "owner--name"]
     assert [run.model for run in runs.values()] == ["demo", "owner/name"]
     assert {run.seed for run in runs.values()} == {3}
-    assert runs["demo"].prompt_sources()["bad_prompts"].dataset == "demo"
-    assert runs["owner--name"].prompt_sources()["bad_prompts"].dataset != "demo"
+    assert runs["demo"].prompt_sources()["bad_prompts"][0].dataset == "demo"
+    assert runs["owner--name"].prompt_sources()["bad_prompts"][0].dataset != "demo"
     assert list(resolve({"model": "owner/name", "run_name": "mine"}, {}).runs()) == ["mine"]
 
 

@@ -35,7 +35,7 @@ def test_single_keys_of_a_prompt_set_complete_the_file_below() -> None:
         ConfigFile("one", {"bad_prompts": {"dataset": "bad.csv", "column": "x"}}),
         ConfigFile("two", {"bad_prompts": {"column": "y"}}),
     ]
-    source = resolve(files, {}).settings.prompt_sources()["bad_prompts"]
+    source = resolve(files, {}).settings.prompt_sources()["bad_prompts"][0]
     assert (source.dataset, source.column) == ("bad.csv", "y")
 
 
@@ -43,7 +43,7 @@ def test_toml(tmp_path: Path) -> None:
     path = write(tmp_path / "mine.toml", 'n_trials = 9\n[bad_prompts]\ndataset = "bad.txt"\n')
     found = resolve(configuration_files(tmp_path, [path]), {})
     assert found.settings.n_trials == 9
-    assert found.settings.prompt_sources()["bad_prompts"].dataset == "bad.txt"
+    assert found.settings.prompt_sources()["bad_prompts"][0].dataset == "bad.txt"
     assert found.origins["bad_prompts"] == str(path)
 
 

@@ -96,6 +96,7 @@ def test_examples_resolve(path: Path, schema: Any) -> None:
         {"model": ["a/b", "c/d"]},
         {"bad_prompts": "file.txt"},
         {"bad_prompts": {"dataset": "file.csv", "column": "x"}},
+        {"bad_prompts": ["file.txt", {"dataset": "file.csv", "column": "x"}]},
         {"sacred_prompts": True, "run_name": None},
     ],
 )
@@ -111,6 +112,7 @@ def test_the_schema_accepts(good: dict[str, Any], schema: Any) -> None:
         {"n_trials": 0},
         {"cache_weights": "perhaps"},
         {"bad_prompts": {"dataset": "file.csv", "colum": "x"}},
+        {"bad_prompts": ["file.txt", {"dataset": "file.csv", "colum": "x"}]},
         {"select": "best"},
         {"run_name": "a/b"},
     ],

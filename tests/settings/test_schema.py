@@ -70,8 +70,10 @@ def test_prompt_sources_name_every_set_in_use() -> None:
 
 def test_built_in_sets_share_no_row() -> None:
     sources = Settings(model="owner/name").prompt_sources()
-    slices = [(source.dataset, source.split) for source in sources.values()]
+    slices = [(source.dataset, source.split) for (source,) in sources.values()]
     assert len(set(slices)) == len(slices) == 6
+    # A dataset may hold a prompt twice; its slices must not.
+    assert all(source.distinct for (source,) in sources.values())
 
 
 def test_switches_as_text() -> None:

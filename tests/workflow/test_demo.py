@@ -47,7 +47,7 @@ def start_from_demo(workspace: Workspace, run: str, *parts: str) -> None:
         (shutil.copytree if source.is_dir() else shutil.copy2)(source, target)
 
 
-UP_TO_DIRECTIONS = ("prompts", "residuals", "directions.safetensors", "geometry.csv")
+UP_TO_DIRECTIONS = ("prompts", "chat.json", "residuals", "directions.safetensors", "geometry.csv")
 
 
 def ask(folder: Path, question: str) -> str:
@@ -76,6 +76,10 @@ def test_refusals_are_removed_at_little_cost(demo_run: tuple[Workspace, str]) ->
     assert edited["recovered"]["rate"] >= 0.88
     assert edited["kept"]["rate"] >= original["kept"]["rate"] - 0.02
     assert edited["kl_first_token"]["mean"] <= 0.05
+
+
+def test_the_demos_answers_do_not_begin_alike(demo_run: tuple[Workspace, str]) -> None:
+    assert read_json(demo_run[0].results / "demo" / "chat.json")["response_prefix"] == ""
 
 
 def test_controls_change_nothing(demo_run: tuple[Workspace, str]) -> None:
@@ -142,7 +146,7 @@ def test_several_models_run_side_by_side(demo_run: tuple[Workspace, str]) -> Non
 
 def test_an_optional_set_protects_an_ability(demo_run: tuple[Workspace, str]) -> None:
     workspace = demo_run[0]
-    start_from_demo(workspace, "protected", "prompts", "residuals")
+    start_from_demo(workspace, "protected", "prompts", "chat.json", "residuals")
     workspace.require(
         "results/protected/directions.safetensors",
         "--config",

@@ -13,8 +13,10 @@ except ImportError:
 
 from heretic.console import one_line_errors, start_logging
 from heretic.dependencies import module_files
-from heretic.model.source import tokenizer_files
+from heretic.model.source import resolve_revision, tokenizer_files
+from heretic.model.template import read_template
 from heretic.preflight import check_run
+from heretic.prompts.sources import local_files
 from heretic.settings import ConfigFile, resolve
 from heretic.settings.cascade import variables
 from heretic.settings.config_files import TOML, read_config_file
@@ -33,6 +35,8 @@ DEMO_MANIFEST = "results/demo-model.manifest.json"
 
 # Keys of `config` that are no settings: what jobs read but are not compared by.
 UNTRACKED = ("runtime", "settings")
+# Tells jobs, which read this file again, the commits that the main process has found.
+COMMITS = "WORKFLOW_MODEL_COMMITS"
 
 
 def config_files():
@@ -54,7 +58,20 @@ def resolve_runs():
         if workflow.is_main_process:
             for run, settings in runs.items():
                 check_run(run, settings, RESULTS)
-        return runs
+        return {run: pinned(run, settings) for run, settings in runs.items()}
+
+
+def pinned(run, settings):
+    """With what may change while a run goes on as it was at its start: a branch, a template."""
+    commits = json.loads(os.environ.get(COMMITS, "{}"))
+    if settings.model != DEMO and (workflow.is_main_process or run not in commits):
+        commits[run] = resolve_revision(settings.model, settings.model_revision)
+        os.environ[COMMITS] = json.dumps(commits)
+    template = read_template(settings.chat_template)
+    commit = commits.get(run, settings.model_revision)
+    return settings.model_copy(
+        update={"model_revision": commit, "chat_template": template}
+    )
 
 
 RUNS = resolve_runs()
@@ -73,6 +90,7 @@ config["settings"] = {
 
 envvars:
     *variables(os.environ),
+    *(name for name in (COMMITS,) if name in os.environ),
 
 
 wildcard_constraints:
@@ -114,19 +132,22 @@ def prompt_files(*sets):
 
 
 def seed_of_set(wildcards):
-    """Only the demo's prompts are drawn; others must not depend on the seed."""
-    drawn = source_of_set(wildcards).dataset == DEMO
+    """A set that nothing is drawn for must not depend on the seed."""
+    drawn = any(source.depends_on_seed for source in sources_of_set(wildcards))
     return RUNS[wildcards.run].subset("load_prompts") if drawn else {"seed": 0}
 
 
-def source_of_set(wildcards):
+def sources_of_set(wildcards):
     return RUNS[wildcards.run].prompt_sources()[wildcards.prompts]
 
 
 def source_files(wildcards):
-    """The file of a set that comes from one, so that editing it makes the set stale."""
-    path = Path(source_of_set(wildcards).dataset).expanduser()
-    return str(path) if path.is_file() else []
+    """The files of a set that comes from some, so that editing one makes the set stale."""
+    return [
+        str(path)
+        for source in sources_of_set(wildcards)
+        for path in local_files(source)
+    ]
 
 
 def residual_files(wildcards):

@@ -1,7 +1,33 @@
+rule find_response_prefix:
+    input:
+        unpack(prompt_files("good_prompts", "bad_prompts")),
+        checked=ancient(rules.check_prompts.output[0]),
+        model=model_files,
+        code=source_of("find_response_prefix"),
+    output:
+        "results/{run}/chat.json",
+    log:
+        "logs/{run}/find_response_prefix.log",
+    benchmark:
+        "benchmarks/{run}/find_response_prefix.tsv"
+    conda:
+        "../../envs/heretic.yaml"
+    resources:
+        gpu=1,
+    params:
+        settings=settings_of("find_response_prefix"),
+        model=model_path,
+    message:
+        "Finding how the model's answers begin"
+    script:
+        "../../scripts/find_response_prefix.py"
+
+
 rule extract_residuals:
     input:
         prompts="results/{run}/prompts/{prompts}.jsonl",
         checked=ancient(rules.check_prompts.output[0]),
+        chat=rules.find_response_prefix.output[0],
         model=model_files,
         code=source_of("extract_residuals"),
     output:

@@ -2,6 +2,7 @@ rule evaluate:
     input:
         unpack(prompt_files("good_holdout_prompts", "bad_holdout_prompts")),
         checked=ancient(rules.check_prompts.output[0]),
+        chat=rules.find_response_prefix.output[0],
         edited=rules.apply_best.output,
         directions=rules.compute_directions.output.directions,
         model=model_files,

@@ -1,6 +1,6 @@
 rule load_prompts:
     input:
-        file=source_files,
+        files=source_files,
         code=source_of("load_prompts"),
     output:
         "results/{run}/prompts/{prompts}.jsonl",
@@ -12,7 +12,9 @@ rule load_prompts:
     conda:
         "../../envs/heretic.yaml"
     params:
-        source=lambda wildcards: source_of_set(wildcards).model_dump(mode="json"),
+        sources=lambda wildcards: [
+            source.model_dump(mode="json") for source in sources_of_set(wildcards)
+        ],
         settings=seed_of_set,
     message:
         "Loading {wildcards.prompts}"

@@ -1,12 +1,13 @@
 """Prompts as the tokens that the model sees when it is about to answer."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 from jinja2 import TemplateError
 from transformers import PreTrainedTokenizerBase
 
-from heretic.errors import ModelLoadError
+from heretic.errors import ModelLoadError, one_line
 from heretic.prompts.prompt import Prompt
 
 
@@ -23,31 +24,42 @@ class ChatFormat:
     tokenizer: PreTrainedTokenizerBase
     response_prefix: str = ""
 
+    @cached_property
+    def has_system_role(self) -> bool:
+        """Whether the template shows a system prompt, and neither refuses nor drops it."""
+        marker = "what the system says"
+        try:
+            return marker in self._apply({"system": marker, "user": "what the user says"})
+        except TemplateError:
+            return False
+
     def render(self, prompt: Prompt) -> str:
         """The conversation up to the point where the model answers.
 
+        Where the template has no system role, the system prompt opens the user's turn, as the
+        makers of such models advise.
+
         Raises:
-            ModelLoadError: the template cannot render the prompt, for example because it has no
-                system role.
+            ModelLoadError: the template cannot render the prompt.
         """
-        messages = [{"role": "user", "content": prompt.text}]
-        if prompt.system is not None:
-            messages.insert(0, {"role": "system", "content": prompt.system})
+        turns = {"user": prompt.text}
+        if prompt.system is not None and self.has_system_role:
+            turns = {"system": prompt.system, **turns}
+        elif prompt.system is not None:
+            turns = {"user": f"{prompt.system}\n\n{prompt.text}"}
         try:
-            text = self.tokenizer.apply_chat_template(
-                messages, tokenize=False, add_generation_prompt=True
-            )
+            return self._apply(turns) + self.response_prefix
         except TemplateError as error:
             raise ModelLoadError(
-                f"the chat template refuses a conversation ({error}); if it has no system role, "
-                "leave out system_prompt in the prompt sets"
+                f"the chat template refuses a conversation ({one_line(error)}); give another one "
+                "with chat_template"
             ) from error
-        if prompt.system is not None and prompt.system.strip() not in str(text):
-            raise ModelLoadError(
-                "the chat template drops the system prompt without a word; leave out "
-                "system_prompt in the prompt sets"
-            )
-        return str(text) + self.response_prefix
+
+    def _apply(self, turns: Mapping[str, str]) -> str:
+        messages = [{"role": role, "content": content} for role, content in turns.items()]
+        return str(
+            self.tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
+        )
 
     def encode(self, prompts: Sequence[Prompt]) -> list[list[int]]:
         """Token ids of each prompt; the template has already added the special tokens."""
@@ -68,5 +80,5 @@ def require_template(tokenizer: PreTrainedTokenizerBase, model: str) -> None:
     if not tokenizer.chat_template:
         raise ModelLoadError(
             f"{model} has no chat template, so it is no instruct model; choose its instruct "
-            "variant or add chat_template.jinja to a local copy"
+            "variant, or give a template with chat_template=<file.jinja>"
         )

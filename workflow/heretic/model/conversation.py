@@ -28,11 +28,12 @@ def converse(folder: Path, settings: Settings, compare: bool, max_new_tokens: in
         ModelLoadError: a model cannot be loaded.
     """
     set_threads(settings.threads)
-    models = {"edited": _load(str(folder / "model"), None, settings)}
+    prefix = read_json(folder / "chat.json")["response_prefix"]
+    models = {"edited": _load(str(folder / "model"), None, prefix, settings)}
     if compare:
         source = read_json(folder / "model" / "ablation.json")["source"]
         path = str(folder.parent / "demo-model") if source["model"] == DEMO else source["model"]
-        models = {"original": _load(path, source["revision"], settings), **models}
+        models = {"original": _load(path, source["revision"], prefix, settings), **models}
     console = Console(highlight=False, markup=False, soft_wrap=True)
     for question in _questions():
         for name, model in models.items():
@@ -40,9 +41,11 @@ def converse(folder: Path, settings: Settings, compare: bool, max_new_tokens: in
             console.print(f"{name}: {answer}" if compare else answer)
 
 
-def _load(model: str, revision: str | None, settings: Settings) -> Model:
+def _load(model: str, revision: str | None, prefix: str, settings: Settings) -> Model:
     options = settings.model_dump(mode="json")
-    return load_model(**{**options, "model": model, "model_revision": revision})
+    return load_model(
+        **{**options, "model": model, "model_revision": revision, "response_prefix": prefix}
+    )
 
 
 def _questions() -> Iterator[str]:

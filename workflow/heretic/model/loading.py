@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from safetensors import SafetensorError
 from torch import Tensor, nn
-from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
+from transformers import AutoTokenizer, PreTrainedModel
 from transformers.utils.logging import disable_progress_bar
 
 from heretic.console import log
@@ -19,7 +19,11 @@ from heretic.model.anatomy import Anatomy, dissect
 from heretic.model.batching import BatchSize, is_out_of_memory
 from heretic.model.chat import ChatFormat, require_template
 from heretic.model.components import COMPONENTS
+from heretic.model.network import NetworkOptions, load_network
 from heretic.model.source import locate
+from heretic.model.template import read_template
+from heretic.prompts.prompt import Prompt
+from heretic.settings.fields import AUTO_PREFIX
 
 LOADING_ERRORS = (
     OSError,
@@ -81,44 +85,48 @@ def load_model(
     *,
     model_revision: str | None,
     dtype: str,
-    response_prefix: str,
     device: str,
     trust_remote_code: bool,
     max_batch_size: int,
     compile: bool,
+    device_map: str | None,
+    max_memory: Mapping[str, str] | None,
+    attn_implementation: str | None,
+    chat_template: str | None,
+    response_prefix: str = AUTO_PREFIX,
     **_: Any,
 ) -> Model:
     """Load a model and prove what writes into its residual stream.
 
     The arguments are settings of the same names; further settings are ignored, so that a phase
-    can pass its whole subset.
+    can pass its whole subset. `response_prefix: auto` leaves it empty here:
+    `find_response_prefix` needs a loaded model.
 
     Raises:
         ModelLoadError: not found, not a causal language model, no chat template, out of memory,
-            or an architecture that cannot be edited as a whole.
+            no data type in which it answers, or an architecture that cannot be edited as a whole.
     """
     folder = locate(model, model_revision)
+    template = read_template(chat_template)
     chosen = choose_device(device)
-    options: dict[str, Any] = {"trust_remote_code": trust_remote_code}
+    options = NetworkOptions(
+        dtype, chosen, device_map, max_memory, attn_implementation, trust_remote_code
+    )
+    prefix = "" if response_prefix == AUTO_PREFIX else response_prefix
     with _loading(model, chosen):
-        tokenizer = AutoTokenizer.from_pretrained(folder, padding_side="left", **options)
+        tokenizer = AutoTokenizer.from_pretrained(
+            folder, padding_side="left", trust_remote_code=trust_remote_code
+        )
+        if template is not None:
+            tokenizer.chat_template = template
         require_template(tokenizer, model)
-        # Straight to the accelerator: a large model need not fit into main memory as well.
-        placed = {} if chosen.type == "cpu" else {"device_map": {"": str(chosen)}}
-        loaded: Any = AutoModelForCausalLM.from_pretrained(
-            folder, dtype=dtype, output_loading_info=True, **placed, **options
-        )
-        network, report = loaded
-    if report["missing_keys"]:
-        lacking = sorted(report["missing_keys"])
-        raise ModelLoadError(
-            f"the checkpoint of {model} lacks {len(lacking)} tensors of "
-            f"{type(network).__name__} ({lacking[0]}, ...), which would be random numbers; is it "
-            "complete, and a causal language model?"
-        )
-    if tokenizer.pad_token_id is None:  # masked wherever it stands, so any token will do
-        tokenizer.pad_token = tokenizer.eos_token or tokenizer.convert_ids_to_tokens(0)
-    network.eval().requires_grad_(False)
+        if tokenizer.pad_token_id is None:  # masked wherever it stands, so any token will do
+            tokenizer.pad_token = tokenizer.eos_token or tokenizer.convert_ids_to_tokens(0)
+        chat = ChatFormat(tokenizer, prefix)
+        (test_prompt,) = chat.encode([Prompt("Hello")])
+        network = load_network(model, folder, test_prompt, options)
+    if not chat.has_system_role:
+        log.info("The chat template has no system role; a system prompt opens the user's turn")
     anatomy = dissect(network)
     log.info(
         "Loaded %s: %s, %.1f M parameters, %s on %s, %d layers, %d maps write into the stream",
@@ -126,11 +134,11 @@ def load_model(
         type(network).__name__,
         network.num_parameters() / 1e6,
         network.dtype,
-        chosen,
+        chosen if device_map is None else f"the devices of device_map={device_map}",
         anatomy.n_layers,
         len(anatomy.writers),
     )
-    chat, batch_size = ChatFormat(tokenizer, response_prefix), BatchSize(max_batch_size)
+    batch_size = BatchSize(max_batch_size)
     return Model(network, chat, anatomy, folder, batch_size, compile)
 
 

@@ -10,6 +10,7 @@ from heretic.artifacts import fingerprint, sha256_of
 from heretic.errors import ModelLoadError
 
 FILES = ("*.json", "*.safetensors", "*.jinja", "*.txt", "*.model", "*.py")
+_COMMIT = re.compile(r"[0-9a-f]{40}")
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 
 
@@ -38,10 +39,21 @@ def check_model(model: str, revision: str | None) -> None:
                 "loading and saving it with transformers"
             )
         return
-    from huggingface_hub import hf_hub_download
+    _fetched_config(model, revision)
 
-    with _hub_errors(model, revision):
-        hf_hub_download(model, "config.json", revision=revision)
+
+def resolve_revision(model: str, revision: str | None) -> str | None:
+    """The commit that a branch, tag or nothing means now; a local folder has none.
+
+    Fetches the model's config at most, and takes the commit that is in the cache where the hub is
+    out of reach.
+
+    Raises:
+        ModelLoadError: as `check_model`.
+    """
+    if is_local(model) or (revision is not None and _COMMIT.fullmatch(revision)):
+        return revision
+    return _fetched_config(model, revision).parent.name
 
 
 def locate(model: str, revision: str | None) -> Path:
@@ -57,6 +69,14 @@ def locate(model: str, revision: str | None) -> Path:
 
     with _hub_errors(model, revision):
         return Path(snapshot_download(model, revision=revision, allow_patterns=list(FILES)))
+
+
+def _fetched_config(model: str, revision: str | None) -> Path:
+    """`config.json` of a hub model in the cache, whose folder is named by the commit."""
+    from huggingface_hub import hf_hub_download
+
+    with _hub_errors(model, revision):
+        return Path(hf_hub_download(model, "config.json", revision=revision))
 
 
 def tokenizer_files(folder: Path) -> list[Path]:

@@ -3,7 +3,13 @@
 from heretic.prompts.bundle import DatasetBundle, read_prompts, write_prompts
 from heretic.prompts.overlap import check_disjoint
 from heretic.prompts.prompt import Prompt
-from heretic.prompts.sources import check_source, check_sources, load_prompts, read_source
+from heretic.prompts.sources import (
+    check_source,
+    check_sources,
+    load_prompts,
+    read_source,
+    read_sources,
+)
 
 __all__ = [
     "DatasetBundle",
@@ -14,5 +20,6 @@ __all__ = [
     "load_prompts",
     "read_prompts",
     "read_source",
+    "read_sources",
     "write_prompts",
 ]

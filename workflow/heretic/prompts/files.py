@@ -53,8 +53,8 @@ def read_file(path: Path, columns: Sequence[str]) -> list[Row]:
     suffix = path.suffix.lower()
     if suffix == ".txt" and len(columns) > 1:
         raise PromptError(
-            f"{path} is plain text and has no column {columns[1]!r}; drop answer_column, or give "
-            "a .csv or .jsonl file"
+            f"{path} is plain text and has no column {columns[1]!r}; drop the key that needs it, "
+            "or give a .csv or .jsonl file"
         )
     try:
         if suffix == ".parquet":
@@ -77,7 +77,7 @@ def require_columns(columns: Iterable[str], found: Sequence[str], where: str) ->
             known = ", ".join(found) or "none"
             raise PromptError(
                 f"{where} has no column {column!r}; its columns are: {known}; set `column` (or "
-                "`answer_column`) of the prompt set"
+                "`answer_column`, `choices_column`) of the prompt set"
             )
 
 

@@ -37,8 +37,13 @@ def _must_differ(one: str, other: str) -> bool:
     return {one, other} == {"good_prompts", "bad_prompts"}
 
 
+def identity(prompt: Prompt) -> tuple[str, str]:
+    """What makes a prompt the same as another one: neither case nor white space."""
+    return _plain(prompt.system or ""), _plain(prompt.text)
+
+
 def _by_identity(prompts: Sequence[Prompt]) -> dict[tuple[str, str], str]:
-    return {(_plain(p.system or ""), _plain(p.text)): p.text for p in prompts}
+    return {identity(prompt): prompt.text for prompt in prompts}
 
 
 def _plain(text: str) -> str:

@@ -1,25 +1,28 @@
 """Prompt sets from wherever they are: the demo, files, saved folders and the hub."""
 
-import logging
 import os
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from heretic.artifacts import sha256_of
+from heretic.console import log
 from heretic.errors import PromptError
 from heretic.prompts.files import FILE_SUFFIXES, TEXT_COLUMN, Row, check_file, read_file
-from heretic.prompts.hub import HUB_ID, check_folder, read_folder, read_hub
+from heretic.prompts.folders import check_folder, read_folder, state_files
+from heretic.prompts.hub import HUB_ID, read_hub
 from heretic.prompts.overlap import check_disjoint
 from heretic.prompts.prompt import Prompt
-from heretic.prompts.splits import choose_rows, parse_split, require_split, stream_bounds
+from heretic.prompts.rows import prompt_of
+from heretic.prompts.selection import columns_of, select_rows
+from heretic.prompts.splits import parse_split, require_split, stream_bounds
 from heretic.settings.prompt_sources import DEMO, PROMPT_SETS, PromptSource
-
-logger = logging.getLogger(__name__)
 
 # Reading this much takes well under a second, so a preflight reads smaller files as a job would.
 PREFLIGHT_BYTES = 8_000_000
+# The one split of a file.
+FILE_SPLIT = "train"
 
 
 @dataclass(frozen=True)
@@ -32,48 +35,68 @@ class LoadedPrompts:
 
 @dataclass(frozen=True)
 class _Table:
+    """Rows, the source as it reads them, and where they came from."""
+
     rows: list[Row]
-    prompt: str
-    answers: str | None
+    source: PromptSource
     origin: dict[str, str]
-    system: str | None = None
+    system_column: str | None = None
 
 
-def load_prompts(source: PromptSource, *, seed: int) -> list[Prompt]:
-    """Read one prompt set.
+def load_prompts(sources: PromptSource | Sequence[PromptSource], *, seed: int) -> list[Prompt]:
+    """Read one prompt set from its source or sources, in order.
 
-    Cells are stripped, blank and null ones skipped, repeated ones taken once, in order; prefix,
-    suffix and system prompt of the source are applied.
+    Cells are stripped, blank and null ones skipped, repeated prompts taken once; prefix, suffix
+    and system prompt of each source are applied.
 
     Args:
-        source: where the set is.
-        seed: seed of the demo's world; no other source draws at random.
+        sources: where the set is.
+        seed: seed of the demo's world and of shuffled streams; no other source draws at random.
 
     Raises:
-        PromptError: the source is missing, closed or unreadable, a split or column does not
-            exist, a cell is no text, or no prompt is left.
+        PromptError: a source is missing, closed or unreadable, a split, column or subject does
+            not exist, a cell is no text and no chat, or a source gives no prompt.
     """
-    return read_source(source, seed=seed).prompts
+    several = [sources] if isinstance(sources, PromptSource) else sources
+    return read_sources(several, seed=seed).prompts
+
+
+def read_sources(sources: Sequence[PromptSource], *, seed: int) -> LoadedPrompts:
+    """Like `load_prompts`, with the facts for the set's fingerprint.
+
+    The facts are `sources`, a list of `source`, its fields, `origin`, as `read_source` says, and
+    `count`, how many prompts it gives.
+
+    Raises:
+        PromptError: as `load_prompts`.
+    """
+    read = [read_source(source, seed=seed) for source in sources]
+    given = [prompt for loaded in read for prompt in loaded.prompts]
+    kept = _first_of_each(given)
+    if len(kept) < len(given):
+        log.info("%d prompts that an earlier source has too dropped", len(given) - len(kept))
+    facts = [{**loaded.facts, "count": len(loaded.prompts)} for loaded in read]
+    return LoadedPrompts(kept, {"sources": facts})
 
 
 def read_source(source: PromptSource, *, seed: int) -> LoadedPrompts:
-    """Like `load_prompts`, with the facts for the set's fingerprint.
+    """The prompts of one source.
 
     The facts are `source`, the source's fields, and `origin`: `sha256` of a file, `fingerprint`
-    of a saved dataset, `revision` of a hub dataset.
+    of a saved dataset, `revision` of a hub dataset, `seed` where it decides.
 
     Raises:
         PromptError: as `load_prompts`.
     """
     table = _read_table(source, seed)
-    kept = _first_of_each(_prompts(table, source))
+    kept = _first_of_each(_prompts(table))
     if not kept:
         raise PromptError(
             f"{_where(source)} gives no prompt; name a file, split and column that hold text"
         )
     dropped = len(table.rows) - len(kept)
     if dropped:
-        logger.info("%s: %d blank or repeated rows dropped", _where(source), dropped)
+        log.info("%s: %d blank or repeated rows dropped", _where(source), dropped)
     facts = {"source": source.model_dump(mode="json"), "origin": table.origin}
     return LoadedPrompts(kept, facts)
 
@@ -91,21 +114,33 @@ def check_source(name: str, source: PromptSource) -> None:
     _preflight(name, source)
 
 
-def check_sources(sources: Mapping[str, PromptSource]) -> None:
-    """Check every source and, as far as they are small local files, that they do not overlap.
+def check_sources(sets: Mapping[str, Sequence[PromptSource]]) -> None:
+    """Check every source and, as far as they are small local files, that sets do not overlap.
 
     Raises:
         PromptError: a source is wrong, good and bad prompts are the same, or sets overlap.
     """
-    read = {name: _preflight(name, source) for name, source in sources.items()}
-    for good, source in sources.items():
+    read = {
+        name: [prompt for source in sources for prompt in _preflight(name, source)]
+        for name, sources in sets.items()
+    }
+    for good, sources in sets.items():
         bad = good.replace("good_", "bad_", 1)
-        if bad != good and bad in sources and _same_prompts(source, sources[bad]):
+        if bad != good and bad in sets and _same_prompts(sources, sets[bad]):
             raise PromptError(
-                f"{good} and {bad} are the same prompts ({_where(source)}); name two sets that "
-                "differ in the behaviour to remove"
+                f"{good} and {bad} are the same prompts ({_where(sources[0])}); name two sets "
+                "that differ in the behaviour to remove"
             )
     check_disjoint({name: prompts for name, prompts in read.items() if prompts})
+
+
+def local_files(source: PromptSource) -> list[Path]:
+    """The files that change when the prompts of a local source may have changed."""
+    # Path.expanduser() raises where ~name is nobody's home.
+    path = Path(os.path.expanduser(source.dataset))  # noqa: PTH111
+    if source.dataset == DEMO or not path.exists():
+        return []
+    return state_files(path) if path.is_dir() else [path]
 
 
 def _preflight(name: str, source: PromptSource) -> list[Prompt]:
@@ -116,13 +151,13 @@ def _preflight(name: str, source: PromptSource) -> list[Prompt]:
             for part in parts:
                 require_split(part.split, PROMPT_SETS, "the demo")
             return []
-        path = _local_path(source.dataset)
+        path = _local_path(source)
         if path is None:
             if source.streaming:
                 stream_bounds(source.split, _where(source))
             return []
         if path.is_dir():
-            check_folder(path)
+            check_folder(path, source)
             return []
         check_file(path)
         small = path.stat().st_size <= PREFLIGHT_BYTES
@@ -131,54 +166,66 @@ def _preflight(name: str, source: PromptSource) -> list[Prompt]:
         raise PromptError(f"{name}: {error}") from error
 
 
-def _same_prompts(one: PromptSource, other: PromptSource) -> bool:
-    """Whether two sources give the same prompts; answers do not make a prompt another one."""
-    return one.model_dump(exclude={"answer_column"}) == other.model_dump(exclude={"answer_column"})
+def _same_prompts(some: Sequence[PromptSource], others: Sequence[PromptSource]) -> bool:
+    """Whether sources give the same prompts; answers do not make a prompt another one."""
+    one, other = ([s.model_dump(exclude={"answer_column"}) for s in group]
+                  for group in (some, others))  # fmt: skip
+    return one == other
 
 
 def _read_table(source: PromptSource, seed: int) -> _Table:
     if source.dataset == DEMO:
         return _demo_table(source, seed)
-    path = _local_path(source.dataset)
-    column = source.column
-    if path is not None and path.is_file() and path.suffix.lower() == ".txt":
-        column = TEXT_COLUMN
-    columns = [column, *([source.answer_column] if source.answer_column else [])]
+    path = _local_path(source)
     if path is None:
-        rows, revision = read_hub(source, columns)
-        origin = {"revision": revision}
-    elif path.is_dir():
-        rows, fingerprint = read_folder(path, source.split, columns)
-        origin = {"fingerprint": fingerprint}
-    else:
-        rows = _chosen(source, {"train": read_file(path, columns)})
-        origin = {"sha256": sha256_of(path)}
-    return _Table(rows, column, source.answer_column, origin)
+        rows, revision = read_hub(source, seed=seed)
+        drawn = {"seed": str(seed)} if source.depends_on_seed else {}
+        return _Table(rows, source, {"revision": revision, **drawn})
+    if path.is_dir():
+        rows, fingerprint = read_folder(path, source)
+        return _Table(rows, source, {"fingerprint": fingerprint})
+    if path.suffix.lower() == ".txt":
+        source = source.model_copy(update={"column": TEXT_COLUMN})
+    rows = _selected(source, {FILE_SPLIT: read_file(path, columns_of(source))})
+    return _Table(rows, source, {"sha256": sha256_of(path)})
 
 
 def _demo_table(source: PromptSource, seed: int) -> _Table:
     from heretic.demo.world import prompt_set
 
-    splits = dict.fromkeys(part.split for part in parse_split(source.split))
-    rows = _chosen(source, {split: prompt_set(split, seed) for split in splits})
-    return _Table(rows, "prompt", "answers", {"seed": str(seed)}, system="system")
+    columns = {"column": "prompt", "answer_column": "answers", "choices_column": None}
+    source = source.model_copy(update=columns)
+    named = dict.fromkeys(part.split for part in parse_split(source.split))
+    for split in named:
+        require_split(split, PROMPT_SETS, "the demo")
+    rows = _selected(source, {split: prompt_set(split, seed) for split in named})
+    return _Table(rows, source, {"seed": str(seed)}, system_column="system")
 
 
-def _chosen(source: PromptSource, splits: Mapping[str, list[Row]]) -> list[Row]:
+def _selected(source: PromptSource, splits: Mapping[str, list[Row]]) -> list[Row]:
+    def read(name: str, places: Sequence[int]) -> list[Row]:
+        return [splits[name][place] for place in places]
+
     sizes = {name: len(rows) for name, rows in splits.items()}
-    chosen = choose_rows(source.split, sizes, _where(source))
-    return [splits[name][index] for name, indices in chosen for index in indices]
+    return select_rows(source, sizes, read, _where(source))
 
 
-def _local_path(dataset: str) -> Path | None:
-    """The file or folder that a dataset names, or None for a hub id.
+def _local_path(source: PromptSource) -> Path | None:
+    """The file or folder that a source names, or None for a hub id.
 
     Raises:
-        PromptError: it is meant as a path and there is nothing, or it is neither.
+        PromptError: it is meant as a path and there is nothing, it is neither, or it is local
+            and asked to be what only hub datasets are.
     """
+    dataset = source.dataset
     # Path.expanduser() raises where ~name is nobody's home.
     path = Path(os.path.expanduser(dataset))  # noqa: PTH111
     if path.exists():
+        if source.shuffle_buffer:
+            raise PromptError(
+                f"{dataset} is on this machine, and shuffle_buffer shuffles streams of the hub; "
+                "shuffle the file, or drop shuffle_buffer"
+            )
         return path
     if dataset.startswith((".", "/", "~")) or path.suffix.lower() in FILE_SUFFIXES:
         raise PromptError(f"file not found: {dataset}; correct `dataset`, or write the file first")
@@ -190,43 +237,13 @@ def _local_path(dataset: str) -> Path | None:
     return None
 
 
-def _prompts(table: _Table, source: PromptSource) -> Iterator[Prompt]:
+def _prompts(table: _Table) -> Iterator[Prompt]:
     for number, row in enumerate(table.rows, start=1):
-        where = f"row {number} of {_where(source)}"
-        text = _text(row.get(table.prompt), where, table.prompt)
-        if text is None or not text.strip():
-            continue
-        system = row.get(table.system) if table.system else None
-        answers = row.get(table.answers) if table.answers else None
-        yield Prompt(
-            text=f"{source.prefix}{text.strip()}{source.suffix}",
-            system=source.system_prompt if source.system_prompt is not None else system,
-            answers=_answers(answers, where, table.answers or ""),
-        )
-
-
-def _text(cell: object, where: str, column: str) -> str | None:
-    if cell is None:
-        return None
-    if not isinstance(cell, str):
-        raise PromptError(
-            f"{where} has {type(cell).__name__} in column {column!r} where text is needed; name "
-            "a column of strings"
-        )
-    try:
-        cell.encode()
-    except UnicodeEncodeError as error:
-        raise PromptError(
-            f"{where} has half of a surrogate pair in column {column!r}, which no tokenizer can "
-            "read; mend or drop the row"
-        ) from error
-    return cell
-
-
-def _answers(cell: object, where: str, column: str) -> tuple[str, ...]:
-    cells = cell if isinstance(cell, list | tuple) else [cell]
-    texts = [_text(item, where, column) for item in cells]
-    return tuple(text.strip() for text in texts if text and text.strip())
+        where = f"row {number} of {_where(table.source)}"
+        system = row.get(table.system_column) if table.system_column else None
+        prompt = prompt_of(row, table.source, where, system)
+        if prompt is not None:
+            yield prompt
 
 
 def _first_of_each(prompts: Iterable[Prompt]) -> list[Prompt]:

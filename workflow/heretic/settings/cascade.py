@@ -18,7 +18,7 @@ from heretic.settings.schema import PROMPT_FIELDS, Settings
 
 COMMAND_LINE, FILE, DEFAULT = "command line", "configuration file", "default"
 PREFIX = "HERETIC_"
-UNION_SIDES = ("PromptSource", "bool", "str", "list[str]")
+UNION_SIDES = ("source", "sources", "switch", "str", "list[str]")
 
 
 @dataclass(frozen=True)
@@ -116,8 +116,14 @@ def _merge(key: str, lower: Any, upper: Any) -> Any:
     if key not in PROMPT_FIELDS:
         return upper
     lower, upper = read_prompt_setting(lower), read_prompt_setting(upper)
-    if isinstance(lower, Mapping) and isinstance(upper, Mapping) and "dataset" not in upper:
-        return {**lower, **upper}
+    if isinstance(upper, Mapping) and "dataset" not in upper:
+        if isinstance(lower, list):
+            raise SettingsError(
+                f"{key} is a list of sources, so single keys of it cannot be set; name "
+                f"{key}.dataset, or change the list"
+            )
+        if isinstance(lower, Mapping):
+            return {**lower, **upper}
     return upper
 
 
@@ -138,8 +144,9 @@ def _check_keys(layer: Mapping[str, Any], origin: str) -> None:
     for key, value in layer.items():
         if key not in Settings.model_fields:
             raise SettingsError(_unknown(str(key), str(key), f"{origin}: "))
-        if key in PROMPT_FIELDS and isinstance(value, Mapping):
-            for inner in value:
+        sources = value if isinstance(value, list) else [value]
+        for source in (s for s in sources if key in PROMPT_FIELDS and isinstance(s, Mapping)):
+            for inner in source:
                 if inner not in PromptSource.model_fields:
                     known = list(PromptSource.model_fields)
                     raise SettingsError(

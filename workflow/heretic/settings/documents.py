@@ -13,7 +13,7 @@ from pydantic.fields import FieldInfo
 from pydantic_core import to_jsonable_python
 
 from heretic.settings.fields import SECTIONS
-from heretic.settings.prompt_sources import PromptSource
+from heretic.settings.prompt_sources import PROMPT_SETS, PromptSource, built_in_source
 from heretic.settings.schema import Settings
 
 COMMAND = "python -m heretic.settings.documents"
@@ -99,8 +99,8 @@ def _markdown() -> str:
         "## Prompt sets",
         "",
         "`true` takes the built-in set: the demo's own, or public sets of the hub. `false`",
-        "switches an optional set off. A path or a hub id alone names the dataset; otherwise",
-        "these keys:",
+        "switches an optional set off. A path or a hub id alone names the dataset; a list joins",
+        "several sources; otherwise these keys:",
         "",
         "| key | default | meaning |",
         "|---|---|---|",
@@ -108,6 +108,22 @@ def _markdown() -> str:
     for name, field in PromptSource.model_fields.items():
         default = "required" if field.is_required() else f"`{_value(field)}`"
         lines.append(f"| `{name}` | {default} | {_cell(field.description or '')} |")
+    lines += [
+        "",
+        "The public sets, each used as far as its slice goes. Repetitions within a dataset are",
+        "dropped before it is sliced, so that no prompt of one part occurs in another. A stream",
+        "that breaks is read on where it broke.",
+        "",
+        "| set | dataset | config | split | notes |",
+        "|---|---|---|---|---|",
+    ]
+    for name in PROMPT_SETS:
+        source = built_in_source(name, "")
+        shown = source.model_dump(exclude_defaults=True, exclude={"dataset", "config", "split"})
+        notes = ", ".join(f"{key}: {json.dumps(value)}" for key, value in shown.items())
+        cells = (source.dataset, source.config or "", source.split, notes)
+        shown_cells = (f"`{cell}`" if cell else "" for cell in cells)
+        lines.append(f"| {name} | {' | '.join(shown_cells)} |")
     return "\n".join(lines) + "\n"
 
 
@@ -118,7 +134,9 @@ def _schema() -> str:
             properties.pop(private, None)
         if name.endswith("_prompts"):
             # A bare path or hub id is read as a source.
-            properties["anyOf"].append({"type": "string"})
+            *_, sources = (kind for kind in properties["oneOf"] if kind.get("type") == "array")
+            sources["items"] = {"anyOf": [sources["items"], {"type": "string"}]}
+            properties["oneOf"].append({"type": "string"})
     # YAML reads an unquoted true as a boolean, not as text.
     cache_weights = schema["properties"]["cache_weights"]
     cache_weights["enum"] += [True, False]

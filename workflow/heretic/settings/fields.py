@@ -7,12 +7,20 @@ exactly that subset, so changing a setting makes exactly those rules stale. A fi
 
 from typing import Annotated, Any, Final, Literal
 
-from pydantic import BeforeValidator, Field
+from pydantic import BeforeValidator, Discriminator, Field, Tag
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
-from heretic.settings.prompt_sources import DEMO, OptionalText, PromptSource
+from heretic.settings.prompt_sources import DEMO, OptionalText, PromptSource, read_nothing
 
-MODEL_RULES = ("extract_residuals", "optimize", "apply_best", "evaluate")
+MODEL_RULES = (
+    "find_response_prefix",
+    "extract_residuals",
+    "optimize",
+    "apply_best",
+    "evaluate",
+)
+# The value of `response_prefix` that has it found.
+AUTO_PREFIX: Final = "auto"
 
 
 def setting(
@@ -24,11 +32,33 @@ def setting(
 
 
 def read_prompt_setting(value: object) -> object:
-    """A bare text as the switch or the dataset that it names."""
+    """A bare text as the switch or the dataset that it names; in a list, as a dataset."""
     if isinstance(value, str):
         switches = {"true": True, "false": False}
         return switches.get(value.strip().lower(), {"dataset": value})
+    if isinstance(value, list):
+        return [{"dataset": item} if isinstance(item, str) else item for item in value]
     return value
+
+
+def kind_of_prompt_setting(value: object) -> str:
+    """Which kind of value a prompt set has: one source, several, or a switch."""
+    if isinstance(value, bool):
+        return "switch"
+    return "sources" if isinstance(value, list) else "source"
+
+
+def read_limits(value: object) -> object:
+    """`0=60GiB,cpu=100GiB` as limits by device."""
+    value = read_nothing(value)
+    if isinstance(value, str):
+        pairs = (part.partition("=") for part in value.split(","))
+        return {device.strip(): size.strip() for device, _, size in pairs}
+    return value
+
+
+Memory = Annotated[str, Field(pattern=r"^\d+(\.\d+)? ?([KMGT]i?B)$")]
+MemoryLimits = Annotated[dict[str, Memory] | None, BeforeValidator(read_limits)]
 
 
 SECTIONS: Final = {
@@ -41,7 +71,14 @@ SECTIONS: Final = {
     "kl_tokens": "Held-out evaluation",
     "max_shard_size": "Saving and uploading",
 }
-PromptSetting = Annotated[PromptSource | bool, BeforeValidator(read_prompt_setting)]
+# Tagged, so that what is wrong with a source is told once and not for each kind of value.
+PromptSetting = Annotated[
+    Annotated[PromptSource, Tag("source")]
+    | Annotated[list[PromptSource], Field(min_length=1), Tag("sources")]
+    | Annotated[bool, Tag("switch")],
+    Discriminator(kind_of_prompt_setting),
+    BeforeValidator(read_prompt_setting),
+]
 
 
 class SettingsFields(BaseSettings):
@@ -95,10 +132,33 @@ class SettingsFields(BaseSettings):
 
     # How to load and run it
     dtype: Literal["auto", "bfloat16", "float16", "float32"] = setting(
-        "auto", "Data type of the weights; `auto` takes the checkpoint's own.", *MODEL_RULES
+        "auto",
+        "Data type of the weights; `auto` takes the checkpoint's own or, where a test answer is "
+        "not made of numbers, the first of bfloat16, float16 and float32 that is sound.",
+        *MODEL_RULES,
     )
     device: str = setting(
         "auto", "Torch device; `auto` takes a GPU where there is one.", runtime=True
+    )
+    device_map: Annotated[
+        Literal["auto", "balanced", "balanced_low_0", "sequential"] | None,
+        BeforeValidator(read_nothing),
+    ] = setting(
+        None,
+        "Spread a model that is too large for one GPU over several, as accelerate does; `device` "
+        "then does not count.",
+        runtime=True,
+    )
+    max_memory: MemoryLimits = setting(
+        None,
+        "Memory that `device_map` may fill on each device, such as `0=60GiB,1=60GiB,cpu=100GiB`.",
+        runtime=True,
+    )
+    attn_implementation: OptionalText = setting(
+        None,
+        "Attention kernels, such as `eager`, `sdpa` or `flash_attention_2`; empty lets "
+        "transformers choose.",
+        runtime=True,
     )
     threads: int = setting(
         0, "CPU threads of torch; 0 takes all cores of the machine.", runtime=True, ge=0
@@ -158,11 +218,18 @@ class SettingsFields(BaseSettings):
         "what sets them apart from the good prompts.",
         "load_prompts",
     )
-    response_prefix: str = setting(
-        "",
-        "Text with which every answer of the model begins, for example an empty think block; "
-        "states and scores are taken after it.",
+    chat_template: OptionalText = setting(
+        None,
+        "Chat template for a tokenizer that has none or a wrong one: the path of a Jinja file or "
+        "the template's text.",
         *MODEL_RULES,
+    )
+    response_prefix: str = setting(
+        AUTO_PREFIX,
+        "Text with which every answer of the model begins; states and scores are taken after it. "
+        "`auto` finds what a few dozen answers have in common and closes a think block at once; "
+        "empty switches it off.",
+        "find_response_prefix",
     )
 
     # Directions

@@ -51,6 +51,8 @@ class Settings(SettingsFields):
             )
         if self.run_name is not None and not isinstance(self.model, str):
             raise ValueError("run_name names one run but `model` lists several; drop run_name")
+        if self.max_memory is not None and self.device_map is None:
+            raise ValueError("max_memory limits what device_map fills; set device_map=auto as well")
         for name in self.required_sets():
             if getattr(self, name) is False:
                 raise ValueError(f"{name} cannot be switched off; name a dataset or leave it out")
@@ -76,15 +78,17 @@ class Settings(SettingsFields):
             raise ValueError("two of the models share a results folder; run them one by one")
         return by_run
 
-    def prompt_sources(self) -> dict[str, PromptSource]:
-        """Source of every prompt set in use, by set name; for the settings of one run."""
+    def prompt_sources(self) -> dict[str, tuple[PromptSource, ...]]:
+        """Sources of every prompt set in use, by set name; for the settings of one run."""
         assert isinstance(self.model, str)
-        chosen = {name: getattr(self, name) for name in _prompt_fields(type(self))}
-        return {
-            name: built_in_source(name, self.model) if value is True else value
-            for name, value in chosen.items()
-            if value is not False
-        }
+        found: dict[str, tuple[PromptSource, ...]] = {}
+        for name in _prompt_fields(type(self)):
+            value: PromptSource | list[PromptSource] | bool = getattr(self, name)
+            if isinstance(value, bool):
+                found |= {name: (built_in_source(name, self.model),)} if value else {}
+            else:
+                found[name] = tuple(value) if isinstance(value, list) else (value,)
+        return found
 
     def subset(self, rule: str) -> dict[str, Any]:
         """The settings that `rule` depends on, as plain JSON values.

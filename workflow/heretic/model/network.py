@@ -1,0 +1,151 @@
+"""The network of a checkpoint, in a data type in which it answers, where it has been told to lie.
+
+float16 overflows in some models and bfloat16 is missing on some devices. Neither is told by the
+checkpoint, so a test answer decides.
+"""
+
+import gc
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import AutoModelForCausalLM, GenerationConfig, PreTrainedModel
+
+from heretic.console import log
+from heretic.errors import ModelLoadError, one_line
+from heretic.model.batching import is_out_of_memory
+
+AUTO = "auto"
+# Tried in this order after the checkpoint's own.
+FALLBACKS = ("bfloat16", "float16", "float32")
+TEST_TOKENS = 2
+
+
+@dataclass(frozen=True)
+class NetworkOptions:
+    """How to load a network; fields as the settings of the same names.
+
+    Attributes:
+        device: where all of it goes, unless `device_map` says otherwise.
+    """
+
+    dtype: str
+    device: torch.device
+    device_map: str | None = None
+    max_memory: Mapping[str, str] | None = None
+    attn_implementation: str | None = None
+    trust_remote_code: bool = False
+
+    def arguments(self) -> dict[str, Any]:
+        """Arguments of `from_pretrained`, without the data type."""
+        given: dict[str, Any] = {"trust_remote_code": self.trust_remote_code}
+        if self.attn_implementation is not None:
+            given["attn_implementation"] = self.attn_implementation
+        if self.device_map is not None:
+            given["device_map"] = self.device_map
+            if self.max_memory is not None:
+                given["max_memory"] = {
+                    int(name) if name.isdecimal() else name: size
+                    for name, size in self.max_memory.items()
+                }
+        elif self.device.type != "cpu":
+            # Straight to the accelerator: a large model need not fit into main memory as well.
+            given["device_map"] = {"": str(self.device)}
+        return given
+
+
+def load_network(
+    model: str, folder: Path, test_prompt: list[int], options: NetworkOptions
+) -> PreTrainedModel:
+    """Load the network in the first data type in which a test answer is made of numbers.
+
+    `dtype: auto` tries the checkpoint's own, then bfloat16, float16 and float32; any other is
+    taken or refused.
+
+    Args:
+        model: name for messages.
+        folder: the checkpoint.
+        test_prompt: token ids that are answered.
+        options: how to load it.
+
+    Raises:
+        ModelLoadError: tensors are missing, parts of the network did not fit, or no data type
+            gives numbers.
+        Exception: what transformers raises for a checkpoint that it cannot load.
+    """
+    tried: list[str] = []
+    for dtype in _candidates(options.dtype):
+        if dtype in tried:
+            continue
+        network = _load(model, folder, dtype, options)
+        name = str(network.dtype).removeprefix("torch.")
+        tried.append(name)
+        complaint = _complaint(network, test_prompt)
+        if complaint is None:
+            return network
+        log.warning("%s does not answer in %s: %s", model, name, complaint)
+        del network
+        gc.collect()
+    raise ModelLoadError(
+        f"{model} does not answer in {', '.join(tried)}: its logits are no numbers; "
+        + ("is the checkpoint damaged?" if options.dtype == AUTO else "use dtype=auto")
+    )
+
+
+def _candidates(dtype: str) -> Iterator[str]:
+    yield dtype
+    if dtype == AUTO:
+        yield from FALLBACKS
+
+
+def _load(model: str, folder: Path, dtype: str, options: NetworkOptions) -> PreTrainedModel:
+    loaded: Any = AutoModelForCausalLM.from_pretrained(
+        folder, dtype=dtype, output_loading_info=True, **options.arguments()
+    )
+    network, report = loaded
+    if report["missing_keys"]:
+        lacking = sorted(report["missing_keys"])
+        raise ModelLoadError(
+            f"the checkpoint of {model} lacks {len(lacking)} tensors of "
+            f"{type(network).__name__} ({lacking[0]}, ...), which would be random numbers; is it "
+            "complete, and a causal language model?"
+        )
+    away = [name for name, parameter in network.named_parameters() if parameter.is_meta]
+    if away:
+        raise ModelLoadError(
+            f"{len(away)} tensors of {model} ({away[0]}, ...) did not fit into the devices' memory "
+            "and were left on disk, where they cannot be edited; raise max_memory, use a smaller "
+            "dtype or more devices"
+        )
+    found: PreTrainedModel = network.eval().requires_grad_(False)
+    return found
+
+
+def _complaint(network: Any, prompt: list[int]) -> str | None:
+    """What is wrong with the logits of a short greedy answer, or None."""
+    ids = torch.tensor([prompt], device=network.device)
+    try:
+        with torch.inference_mode():
+            answer = network.generate(
+                input_ids=ids,
+                attention_mask=torch.ones_like(ids),
+                generation_config=GenerationConfig(  # type: ignore[no-untyped-call]
+                    do_sample=False,
+                    max_new_tokens=TEST_TOKENS,
+                    pad_token_id=0,
+                    output_logits=True,
+                    return_dict_in_generate=True,
+                ),
+            )
+    except RuntimeError as error:
+        # What a device says that lacks kernels for a data type.
+        if is_out_of_memory(error):
+            raise
+        return one_line(error)
+    logits = torch.stack(answer.logits)
+    # Minus infinity is how some models rule a token out.
+    if logits.isnan().any() or logits.isposinf().any():
+        return "its logits are not finite"
+    return None

@@ -1,0 +1,90 @@
+"""How all answers of a model begin, so that states and scores are taken where they differ.
+
+A reasoning model opens each answer with a block of thoughts. The tokens after a prompt then say
+nothing about what the answer will be, and a refusal comes hundreds of tokens later. An empty block
+in place of the thoughts makes the model answer at once.
+"""
+
+import re
+from collections.abc import Sequence
+from dataclasses import replace
+from itertools import takewhile
+
+from heretic.console import log
+from heretic.model.decoding import generate
+from heretic.model.loading import Model
+from heretic.prompts.prompt import Prompt
+
+PROMPTS_PER_SET = 24
+TOKENS = 24
+
+_TAG = re.compile(r"<(?P<name>\w*think\w*|thoughts?|reasoning)>")
+# Blocks that no tag closes: what opens them, and an empty one.
+_OTHER_BLOCKS = {
+    "[THINK]": "[THINK][/THINK]",
+    "<|channel|>analysis<|message|>": (
+        "<|channel|>analysis<|message|><|end|><|start|>assistant<|channel|>final<|message|>"
+    ),
+}
+
+
+def find_response_prefix(
+    model: Model, good_prompts: Sequence[Prompt], bad_prompts: Sequence[Prompt]
+) -> str:
+    """The text with which the answers to a few dozen prompts of both sets begin; often empty.
+
+    A block of thoughts that the template or every answer opens is closed at once. The rest is what
+    the first tokens of all answers have in common, as long as it uses no answer up.
+    """
+    prompts = [*good_prompts[:PROMPTS_PER_SET], *bad_prompts[:PROMPTS_PER_SET]]
+    bare = replace(model, chat=replace(model.chat, response_prefix=""))
+    prefix = rest_of_open_block(bare.chat.render(prompts[0]))
+    common, used_up = _common_start(bare, prompts, prefix)
+    block = empty_block(common)
+    if block is not None:
+        prefix += block
+        common, used_up = _common_start(bare, prompts, prefix)
+    if used_up:
+        log.warning(
+            "All %d answers are alike (%r), which is no prefix; set response_prefix if it is one",
+            len(prompts),
+            common,
+        )
+        return prefix
+    return prefix + common
+
+
+def empty_block(start: str) -> str | None:
+    """An empty block of thoughts, if an answer that starts so opens one."""
+    text = start.lstrip()
+    tag = _TAG.match(text)
+    if tag is not None:
+        return f"<{tag['name']}>\n\n</{tag['name']}>\n\n"
+    return next((empty for opening, empty in _OTHER_BLOCKS.items() if text.startswith(opening)),
+                None)  # fmt: skip
+
+
+def rest_of_open_block(rendered: str) -> str:
+    """What closes a block of thoughts that the chat template has opened; else nothing."""
+    tags = list(_TAG.finditer(rendered))
+    if not tags or rendered[tags[-1].end() :].strip():
+        return ""
+    opened = rendered[tags[-1].start() :]
+    empty = empty_block(opened) or ""
+    closing = f"</{tags[-1]['name']}>\n\n"
+    return empty.removeprefix(opened) if empty.startswith(opened) else closing
+
+
+def _common_start(model: Model, prompts: Sequence[Prompt], prefix: str) -> tuple[str, bool]:
+    """What all answers after `prefix` start with, and whether some answer is nothing more.
+
+    Compared by tokens: a text cut inside a token would be read as other tokens.
+    """
+    asked = replace(model, chat=replace(model.chat, response_prefix=prefix))
+    answers = generate(asked, prompts, TOKENS)
+    columns = zip(*answers, strict=False)
+    shared = [column[0] for column in takewhile(lambda tokens: len(set(tokens)) == 1, columns)]
+    text = str(model.chat.tokenizer.decode(shared, skip_special_tokens=False))
+    used_up = bool(shared) and len(shared) == min(map(len, answers))
+    # A space belongs to the token that follows; half a character to its other bytes.
+    return text.rstrip(" \ufffd"), used_up

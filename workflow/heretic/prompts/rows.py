@@ -1,0 +1,135 @@
+"""A row of a source as a prompt: plain texts, chats and questions with choices."""
+
+from collections.abc import Iterator
+from string import ascii_uppercase
+from typing import Any
+
+from heretic.errors import PromptError
+from heretic.prompts.files import Row
+from heretic.prompts.prompt import Prompt
+from heretic.settings.prompt_sources import PromptSource
+
+# Who speaks and what they say, in the two layouts that chats are published in.
+TURN_KEYS = (("role", "content"), ("from", "value"))
+USER_ROLES = ("user", "human")
+SYSTEM_ROLES = ("system", "developer")
+
+
+def prompt_of(row: Row, source: PromptSource, where: str, system: str | None) -> Prompt | None:
+    """The prompt of a row, with the prefix, suffix and system prompt of its source.
+
+    Args:
+        row: at least the columns that the source names.
+        source: says which columns hold what.
+        where: the row, for messages.
+        system: the row's own system prompt; the source's one goes before it.
+
+    Returns:
+        None where the row holds no text, or a chat without a user's turn.
+
+    Raises:
+        PromptError: a cell is neither text nor a chat, or choices or answers are no texts.
+    """
+    said, chat_system = _said(row.get(source.column), where, source.column)
+    if said is None or not said.strip():
+        return None
+    text = shortened(said.strip(), source.max_characters)
+    choices = _choices(row, source, where)
+    lettered = (f"\n{ascii_uppercase[n]}. {choice}" for n, choice in enumerate(choices))
+    text = "".join([text, *lettered])
+    own = system if system is not None else chat_system
+    return Prompt(
+        text=f"{source.prefix}{text}{source.suffix}",
+        system=source.system_prompt if source.system_prompt is not None else own,
+        answers=_answers(row, choices, source, where),
+    )
+
+
+def shortened(text: str, length: int) -> str:
+    """`text` with at most `length` characters, cut at white space where there is any."""
+    if not length or len(text) <= length:
+        return text
+    cut = text[: length + 1]
+    if cut[-1].isspace():
+        return cut.rstrip()
+    words = cut.rsplit(None, 1)
+    return words[0] if len(words) > 1 else cut[:length]
+
+
+def _said(cell: object, where: str, column: str) -> tuple[str | None, str | None]:
+    """What the user and the system say in a cell that holds a text or a chat."""
+    if not isinstance(cell, list | dict):
+        return _text(cell, where, column), None
+    turns = list(_turns(cell, where, column))
+    users = [text for role, text in turns if role in USER_ROLES]
+    systems = [text for role, text in turns if role in SYSTEM_ROLES]
+    return (users[-1] if users else None), (systems[0] if systems else None)
+
+
+def _turns(cell: list[Any] | dict[str, Any], where: str, column: str) -> Iterator[tuple[str, str]]:
+    """Role and text of each turn that says something."""
+    if isinstance(cell, dict) and all(isinstance(part, list) for part in cell.values()):
+        # A list of structs that `datasets` stores as a struct of lists.
+        cell = [dict(zip(cell, turn, strict=True)) for turn in zip(*cell.values(), strict=True)]
+    for role, content in TURN_KEYS:
+        if isinstance(cell, list) and all(isinstance(t, dict) and role in t for t in cell):
+            for turn in cell:
+                text = _content(turn.get(content), where, column)
+                if text is not None:
+                    yield str(turn[role]).lower(), text
+            return
+    raise PromptError(
+        f"{where} has {type(cell).__name__} in column {column!r} where a text or a chat is needed; "
+        "name a column of strings, or of turns with role and content"
+    )
+
+
+def _content(cell: object, where: str, column: str) -> str | None:
+    """A turn's text, which may lie in parts beside images."""
+    if not isinstance(cell, list):
+        return _text(cell, where, column)
+    parts = [part.get("text") for part in cell if isinstance(part, dict)]
+    texts = [_text(part, where, column) for part in parts]
+    return "\n".join(text for text in texts if text) or None
+
+
+def _choices(row: Row, source: PromptSource, where: str) -> list[str]:
+    if source.choices_column is None:
+        return []
+    cell = row.get(source.choices_column)
+    if not isinstance(cell, list | tuple) or not 1 < len(cell) <= len(ascii_uppercase):
+        raise PromptError(
+            f"{where} has no list of 2 to {len(ascii_uppercase)} choices in column "
+            f"{source.choices_column!r}; name another choices_column, or drop it"
+        )
+    return [(_text(choice, where, source.choices_column) or "").strip() for choice in cell]
+
+
+def _answers(row: Row, choices: list[str], source: PromptSource, where: str) -> tuple[str, ...]:
+    if source.answer_column is None:
+        return ()
+    cell = row.get(source.answer_column)
+    cells = cell if isinstance(cell, list | tuple) else [cell]
+    if choices and isinstance(cell, int) and 0 <= cell < len(choices):
+        # The letter would be found in almost any answer.
+        cells = [choices[cell]]
+    texts = [_text(item, where, source.answer_column) for item in cells]
+    return tuple(text.strip() for text in texts if text and text.strip())
+
+
+def _text(cell: object, where: str, column: str) -> str | None:
+    if cell is None:
+        return None
+    if not isinstance(cell, str):
+        raise PromptError(
+            f"{where} has {type(cell).__name__} in column {column!r} where text is needed; name "
+            "a column of strings"
+        )
+    try:
+        cell.encode()
+    except UnicodeEncodeError as error:
+        raise PromptError(
+            f"{where} has half of a surrogate pair in column {column!r}, which no tokenizer can "
+            "read; mend or drop the row"
+        ) from error
+    return cell

@@ -1,0 +1,101 @@
+"""Rows of a stream that may break: read on where it broke, shuffled the same way every time."""
+
+import random
+import time
+from collections.abc import Callable, Iterator
+from typing import Any, Protocol, TypeVar
+
+from heretic.console import log
+from heretic.errors import one_line
+from heretic.prompts.files import Row
+
+# About two minutes together, on top of what the client libraries try by themselves.
+PAUSES = (1.0, 2.0, 4.0, 8.0, 15.0, 30.0, 60.0)
+TOO_MANY_REQUESTS = 429
+
+
+class Stream(Protocol):
+    """What is asked of an iterable dataset."""
+
+    def __iter__(self) -> Iterator[Row]: ...
+
+    def state_dict(self) -> dict[str, Any]:
+        """Where the stream is, behind the last row that it gave."""
+        ...
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on from such a place."""
+        ...
+
+
+def resumed_rows(open_stream: Callable[[], Stream], where: str) -> Iterator[Row]:
+    """Every row once and in order, though the connection breaks on the way.
+
+    After a failure that may pass, a new stream takes over behind the last row that arrived; of
+    what was read before, it fetches again that row's shard at most. Each row that arrives starts
+    the pauses afresh.
+
+    Args:
+        open_stream: opens the stream at its start.
+        where: the dataset, for messages.
+
+    Raises:
+        Exception: what the stream raised, when it is no failure of the network or when waiting
+            did not help.
+    """
+    state: dict[str, Any] | None = None
+    failures = 0
+    while True:
+        stream = open_stream()
+        if state is not None:
+            stream.load_state_dict(state)
+        try:
+            for row in stream:
+                state, failures = stream.state_dict(), 0
+                yield row
+            return
+        except Exception as error:
+            if failures == len(PAUSES) or not may_pass(error):
+                raise
+            pause = PAUSES[failures]
+            failures += 1
+            log.warning(
+                "The stream of %s broke (%s); going on in %g s", where, one_line(error), pause
+            )
+        time.sleep(pause)
+
+
+def may_pass(error: Exception) -> bool:
+    """Whether an error comes from a network or a server that may be well again soon."""
+    from huggingface_hub.errors import HfHubHTTPError, OfflineModeIsEnabled
+    from huggingface_hub.utils import httpx  # type: ignore[attr-defined]  # httpx or httpx2
+
+    if isinstance(error, OfflineModeIsEnabled):
+        return False
+    if isinstance(error, HfHubHTTPError | httpx.HTTPStatusError):
+        status = error.response.status_code if error.response is not None else 500
+        return bool(status >= 500 or status == TOO_MANY_REQUESTS)
+    # EOFError: a compressed shard that ends in the middle.
+    return isinstance(error, httpx.TransportError | ConnectionError | TimeoutError | EOFError)
+
+
+T = TypeVar("T")
+
+
+def shuffled(rows: Iterator[T], buffer: int, seed: int) -> Iterator[T]:
+    """The rows in another order: each is drawn from the next `buffer` ones.
+
+    The order depends on the seed alone, so that slices of one stream share no row, and an
+    interrupted read gives what an uninterrupted one gives.
+    """
+    draw = random.Random(seed)
+    held: list[T] = []
+    for row in rows:
+        if len(held) < buffer:
+            held.append(row)
+            continue
+        place = draw.randrange(buffer)
+        chosen, held[place] = held[place], row
+        yield chosen
+    draw.shuffle(held)
+    yield from held
