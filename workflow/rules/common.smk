@@ -98,6 +98,14 @@ def prompt_files(*sets):
     }
 
 
+def fingerprint_files(wildcards):
+    """What is known of where each prompt set of the run comes from."""
+    return [
+        str(Path(path).with_suffix(".fingerprint.json"))
+        for path in prompt_files(*PROMPT_SETS)(wildcards).values()
+    ]
+
+
 def seed_of_set(wildcards):
     """Only the demo's prompts are drawn; others must not depend on the seed."""
     drawn = source_of_set(wildcards).dataset == DEMO

@@ -89,9 +89,10 @@ def _schema() -> str:
             # A bare path or hub id is read as a source.
             properties["anyOf"].append({"type": "string"})
     # YAML reads an unquoted true as a boolean, not as text.
-    cache_weights = schema["properties"]["cache_weights"]
-    cache_weights["enum"] += [True, False]
-    del cache_weights["type"]
+    for name in ("cache_weights", "low_memory_export"):
+        switch = schema["properties"][name]
+        switch["enum"] += [True, False]
+        del switch["type"]
     return json.dumps(schema, indent=2) + "\n"
 
 
