@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 import torch
+from benchmarks.low_memory_export import compare, report
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from small_edits import directions, export, hashes, load, plan
@@ -18,6 +19,8 @@ from heretic.errors import ExportError
 
 torch.set_num_threads(1)
 THREE_SHARDS = "80KB"
+# Blocks in float64, and what is not of the weights.
+CONSTANT = 32 * 2**20
 
 
 def tensors(folder: Path) -> dict[str, torch.Tensor]:
@@ -185,3 +188,12 @@ def test_the_index_and_the_metadata_are_those_of_the_library(tmp_path: Path) -> 
     assert (target / INDEX).read_bytes() == (tmp_path / "theirs" / INDEX).read_bytes()
     with safe_open(next(target.glob("*.safetensors")), framework="pt") as found:
         assert found.metadata() == {"format": "pt"}
+
+
+def test_its_peak_memory_is_that_of_one_tensor(capsys: pytest.CaptureFixture[str]) -> None:
+    """Measured in processes of their own, on 270 MB of weights whose largest tensor has 32 MB."""
+    found = compare(width=2048, layers=2)
+    with capsys.disabled():
+        print(f"\n{report(found)}")  # noqa: T201
+    assert found["by_shard"] < 1.5 * found["largest"] + CONSTANT
+    assert found["in_memory"] > 3 * found["by_shard"]

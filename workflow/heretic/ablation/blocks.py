@@ -14,7 +14,7 @@ from torch import Tensor
 
 from heretic.ablation.projection import NormPreservation, ablate_bias
 
-BLOCK_BYTES = 8_000_000
+BLOCK_BYTES = 2_000_000
 # Directions are stored in float32: norms below this share of the former are rounding errors.
 NOISE = torch.finfo(torch.float32).eps ** 0.5
 

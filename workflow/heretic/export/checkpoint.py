@@ -1,8 +1,10 @@
 """Tensors of a checkpoint by name, mapped from its files one at a time."""
 
+import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any, BinaryIO
 
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
@@ -59,3 +61,18 @@ class Checkpoint:
                 f"cannot read {name} from {self.files[stored]}: {one_line(error)}; check the disk"
             ) from error
         yield found
+
+    @contextmanager
+    def raw(self, name: str) -> Iterator[tuple[dict[str, Any], BinaryIO]]:
+        """What a file says of a tensor (`dtype`, `shape`), and a stream at its first byte.
+
+        Unlike what is mapped, what is read takes no memory beyond the reader's own.
+
+        Args:
+            name: as the files have it.
+        """
+        with self.files[name].open("rb") as stream:
+            length = int.from_bytes(stream.read(8), "little")
+            entry: dict[str, Any] = json.loads(stream.read(length))[name]
+            stream.seek(8 + length + entry["data_offsets"][0])
+            yield entry, stream

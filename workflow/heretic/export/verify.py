@@ -2,14 +2,14 @@
 
 from collections.abc import Iterator
 from pathlib import Path
+from typing import BinaryIO
 
-import torch
 from torch import Tensor
 
 from heretic.errors import ExportError
 from heretic.export.checkpoint import Checkpoint
 from heretic.export.layout import Layout
-from heretic.export.shards import Blocks, raw_bytes
+from heretic.export.shards import DTYPES, Blocks, raw_bytes
 
 
 def verify_weights(folder: Path, expected: Blocks, layout: Layout) -> None:
@@ -27,9 +27,11 @@ def verify_weights(folder: Path, expected: Blocks, layout: Layout) -> None:
     for name, like in layout.tensors.items():
         if name not in saved.files:
             raise ExportError(f"the saved model has no tensor {name}; report this architecture")
-        with saved.tensor(name) as tensor:
-            alike = tensor.dtype == like.dtype and tensor.shape == like.shape
-            if not alike or not _holds(tensor, expected(name, like.dtype)):
+        with saved.raw(name) as (entry, stream):
+            kind = (DTYPES.get(like.dtype), list(like.shape))
+            if (entry["dtype"], entry["shape"]) != kind or not _holds(
+                stream, like.numel() * like.itemsize, expected(name, like.dtype)
+            ):
                 raise ExportError(
                     f"{name} was not saved as the edit of the base model that it should be; check "
                     "the disk and that nothing else changes the model's files"
@@ -39,11 +41,11 @@ def verify_weights(folder: Path, expected: Blocks, layout: Layout) -> None:
         raise ExportError(f"the saved model has an unknown tensor {min(superfluous)}")
 
 
-def _holds(tensor: Tensor, blocks: Iterator[Tensor]) -> bool:
-    flat, start = tensor.reshape(-1), 0
+def _holds(stream: BinaryIO, length: int, blocks: Iterator[Tensor]) -> bool:
+    """Whether the next `length` bytes are those of the blocks."""
     for block in blocks:
-        part = flat[start : start + block.numel()]
-        start += block.numel()
-        if part.dtype != block.dtype or not torch.equal(raw_bytes(part), raw_bytes(block)):
+        wanted = raw_bytes(block).numpy().data
+        length -= wanted.nbytes
+        if stream.read(wanted.nbytes) != wanted:
             return False
-    return start == flat.numel()
+    return length == 0
