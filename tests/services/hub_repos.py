@@ -40,20 +40,33 @@ class Repo:
 class RefusedError(Exception):
     """What the hub answers instead of what was asked for."""
 
-    def __init__(self, status: int, message: str, code: str = "") -> None:
+    def __init__(
+        self, status: int, message: str, code: str = "", headers: Mapping[str, str] | None = None
+    ) -> None:
         super().__init__(message)
         self.status, self.message, self.code = status, message, code
+        self.headers = dict(headers or {})
+
+
+class DroppedError(Exception):
+    """The connection ends without an answer."""
 
 
 @dataclass
 class Fault:
-    """An answer in place of the right one, for the next `times` requests that match."""
+    """An answer in place of the right one, for the next `times` requests that match.
+
+    `drop` closes the connection instead, without an answer: `before` the request is served, or
+    `after`, when it had its effect.
+    """
 
     method: str
     path: str
-    status: int
+    status: int = 0
     message: str = "injected"
     times: int = 1
+    drop: str = ""
+    headers: dict[str, str] = field(default_factory=dict)
 
 
 class Hub:
