@@ -6,7 +6,14 @@ from typing import Any
 
 import pytest
 
-from heretic.errors import HereticError, ModelLoadError, PromptError, SettingsError, UploadError
+from heretic.errors import (
+    ExportError,
+    HereticError,
+    ModelLoadError,
+    PromptError,
+    SettingsError,
+    UploadError,
+)
 from heretic.preflight import check_run
 from heretic.settings import PromptSource, Settings
 
@@ -44,6 +51,12 @@ def test_the_defaults_pass() -> None:
 def test_a_model_of_ones_own_passes_without_being_read(tmp_path: Path) -> None:
     model = checkpoint(tmp_path / "model")
     check_run("mine", Settings(model=str(model), **own_prompts(tmp_path)))
+
+
+def test_an_adapter_of_an_edit_that_restores_norms() -> None:
+    check_run("demo", Settings(export="adapter"))
+    message = complaint(ExportError, Settings(export="adapter", norm_preservation="column"), "demo")
+    assert "set norm_preservation=none, or export=merged" in message
 
 
 def test_the_demo_models_folder_is_taken() -> None:
