@@ -10,11 +10,12 @@ from typing import Any
 from snakemake.script import Snakemake
 
 from heretic.ablation.editor import WeightEditor, pristine_weights
+from heretic.ablation.recorded import record_writers
 from heretic.artifacts import provenance, read_json, read_tensors, sha256_of, write_csv, write_json
 from heretic.console import job, log
 from heretic.errors import StudyError
 from heretic.evaluation.evaluator import Evaluator
-from heretic.model.loading import load_model
+from heretic.model.loading import load_model, model_facts
 from heretic.model.source import locate, source_facts, tokenizer_files
 from heretic.model.threads import set_threads
 from heretic.optimization.records import trial_rows
@@ -42,13 +43,15 @@ def main(smk: Snakemake) -> None:
         baseline = loop.evaluator.evaluate()
         require_refusals(baseline.refusals, settings)
         records = loop.run(study, settings["n_trials"])
-    facts = provenance(settings, inputs)
+    facts, model = provenance(settings, inputs), loop.editor.model
+    writers = record_writers(model.anatomy)
     write_csv(Path(smk.output.trials), trial_rows(records), facts)
     write_json(
         Path(smk.output.study),
         {
             "study": name,
             "n_layers": loop.space.n_layers,
+            "model": {**model_facts(model), "writers": [w.to_dict() for w in writers]},
             "baseline": {**baseline.to_dict(), "total": len(loop.evaluator.bad_prompts)},
             "trials": [record.to_dict() for record in records],
             "provenance": facts,

@@ -8,6 +8,7 @@ from heretic.artifacts import provenance, read_json, write_json, write_text
 from heretic.console import job, log
 from heretic.export.card import model_card
 from heretic.export.manifest import manifest
+from heretic.prompts.bundle import FINGERPRINT_SUFFIX
 
 snakemake: Snakemake
 
@@ -17,7 +18,12 @@ def main(smk: Snakemake) -> None:
     record_file, evaluation_file = Path(smk.input.record[0]), Path(smk.input.evaluation)
     folder, record = record_file.parent, read_json(record_file)
     best = read_json(Path(smk.input.best[0]))
-    write_text(folder / "README.md", model_card(record, read_json(evaluation_file), best))
+    prompts = {
+        path.name.removesuffix(FINGERPRINT_SUFFIX): read_json(path)
+        for path in map(Path, smk.input.prompts)
+    }
+    card = model_card(record, read_json(evaluation_file), best, prompts)
+    write_text(folder / "README.md", card)
     files = manifest(folder)
     log.info("%d files, %.1f MB", len(files), sum(f["bytes"] for f in files.values()) / 1e6)
     write_json(
@@ -25,7 +31,8 @@ def main(smk: Snakemake) -> None:
         {
             "files": files,
             "parameters": record["parameters"],
-            "source": record["source"],
+            "source": {k: v for k, v in record["source"].items() if k != "card"},
+            "prompts": prompts,
             "provenance": provenance(
                 smk.params.settings, {"record": record_file, "evaluation": evaluation_file}
             ),

@@ -28,6 +28,8 @@ def main(smk: Snakemake) -> None:
             "parameters": parameters.to_dict(),
             "scores": chosen.scores,
             "baseline": study["baseline"],
+            # What an export needs to know of the model without loading it.
+            "model": study["model"],
             "selection": reason,
             "study": study["study"],
             "n_trials": len(records),

@@ -11,6 +11,7 @@ import pytest
 from conftest import REPOSITORY, Workspace
 from optimization.small_search import STUDY, search
 
+from heretic.artifacts import sha256_of
 from heretic.settings import Settings
 from heretic.settings.flags import read_value
 
@@ -194,3 +195,18 @@ def test_chat_answers_what_the_original_refuses(demo_run: tuple[Workspace, str])
     assert "boil" not in lines[0]
     assert "weld" in lines[2]
     assert "weld" in lines[3]
+
+
+@pytest.mark.slow
+def test_reproduce_makes_the_same_model_again(demo_run: tuple[Workspace, str]) -> None:
+    workspace = demo_run[0]
+    record, again = "results/demo/model/ablation.json", "again"
+    refused = heretic(workspace.folder, "reproduce", record, again)
+    assert refused.returncode == 1
+    assert "say where it is" in refused.stderr
+    base = ("--base-model", "results/demo-model")
+    done = heretic(workspace.folder, "reproduce", record, again, *base)
+    assert done.returncode == 0, done.stderr
+    assert "files as in" in done.stdout
+    weights = [workspace.folder / again, workspace.results / "demo" / "model"]
+    assert len({sha256_of(folder / "model.safetensors") for folder in weights}) == 1

@@ -66,6 +66,12 @@ def test_a_model_of_ones_own_passes_without_being_read(tmp_path: Path) -> None:
     check_run("mine", settings, tmp_path / "results")
 
 
+def test_an_adapter_of_an_edit_that_restores_norms() -> None:
+    check_run("demo", Settings(export="adapter"), Path("results"))
+    message = complaint(ExportError, Settings(export="adapter", norm_preservation="column"), "demo")
+    assert "set norm_preservation=none, or export=merged" in message
+
+
 def test_the_demo_models_folder_is_taken() -> None:
     message = complaint(SettingsError, Settings(run_name="demo-model"), "demo-model")
     assert "run_name = 'demo-model'" in message

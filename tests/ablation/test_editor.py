@@ -14,7 +14,7 @@ from torch import Tensor
 
 from heretic.ablation import editor as editor_module
 from heretic.ablation.disk_weights import DiskWeights
-from heretic.ablation.editor import FreshWeights, WeightEditor, free_memory, pristine_weights
+from heretic.ablation.editor import WeightEditor, free_memory, pristine_weights
 from heretic.ablation.parameters import AblationParameters, ComponentParameters
 from heretic.ablation.plan import Edit, plan_edits
 from heretic.ablation.projection import NormPreservation
@@ -75,7 +75,7 @@ def differing(one: dict[str, Tensor], other: dict[str, Tensor]) -> set[str]:
 
 def expected(chosen: AblationParameters, kind: NormPreservation) -> dict[str, Tensor]:
     fresh = tiny_model("gpt2")
-    WeightEditor(fresh, FreshWeights(), kind).abliterate(edits(fresh, chosen))
+    WeightEditor(fresh, LayerWeightsCache(fresh.anatomy), kind).abliterate(edits(fresh, chosen))
     return weights(fresh)
 
 
@@ -103,7 +103,7 @@ def test_any_sequence_ends_as_if_only_the_last_edit_was_made(
 def test_changes_the_writers_and_nothing_else(model: Model) -> None:
     original = weights(model)
 
-    WeightEditor(model, FreshWeights(), "none").abliterate(edits(model, STRONG))
+    WeightEditor(model, LayerWeightsCache(model.anatomy), "none").abliterate(edits(model, STRONG))
 
     names = [writer.name for writer in model.anatomy.writers]
     assert differing(weights(model), original) == {
@@ -120,7 +120,7 @@ def test_a_layer_no_longer_writes_along_the_direction(model: Model) -> None:
     direction = directions()[1]
     before = (block.mlp(inputs) @ direction).abs().max()
 
-    WeightEditor(model, FreshWeights(), "column").abliterate(edits(model, chosen))
+    WeightEditor(model, LayerWeightsCache(model.anatomy), "column").abliterate(edits(model, chosen))
 
     assert before > 0.1
     assert (block.mlp(inputs) @ direction).abs().max() < 1e-5 * before
@@ -130,7 +130,7 @@ def test_edits_of_strength_zero_change_no_bit(model: Model) -> None:
     original = weights(model)
     zero = [Edit(writer, directions()[1], 0.0) for writer in model.anatomy.writers]
 
-    WeightEditor(model, FreshWeights(), "row").abliterate(zero)
+    WeightEditor(model, LayerWeightsCache(model.anatomy), "row").abliterate(zero)
 
     assert not differing(weights(model), original)
 
@@ -210,7 +210,7 @@ def test_a_direction_of_another_width_names_the_writer(model: Model) -> None:
     wrong = [Edit(model.anatomy.writers[0], torch.ones(D_MODEL + 1), 1.0)]
 
     with pytest.raises(ModelLoadError, match=r"transformer\.h\.0\.attn\.c_proj.*load it again"):
-        WeightEditor(model, FreshWeights(), "none").abliterate(wrong)
+        WeightEditor(model, LayerWeightsCache(model.anatomy), "none").abliterate(wrong)
 
 
 @pytest.mark.parametrize("family", ["llama", "qwen2"])

@@ -8,6 +8,7 @@ import pytest
 import yaml
 
 from heretic.export.card import model_card
+from heretic.export.source_card import carried_over
 
 PARAMETERS = {
     "direction_scope": "per_layer",
@@ -38,16 +39,61 @@ EVALUATION = {
 }
 
 
-def card(model: str = "owner/name", revision: str | None = "abc123") -> tuple[dict[str, Any], str]:
+PROMPTS = {
+    "bad_prompts": {
+        "sources": [
+            {
+                "source": {
+                    "dataset": "owner/harmful",
+                    "split": "train[:400]",
+                    "prefix": "",
+                    "column": None,
+                },
+                "origin": {"revision": "feed" * 10},
+                "count": 400,
+            }
+        ],
+        "count": 400,
+        "sha256": "cd" * 32,
+    },
+    "good_prompts": {
+        "sources": [{"source": {"dataset": "/home/me/a|b.txt"}, "count": 7}],
+        "count": 7,
+        "sha256": "ef" * 32,
+    },
+}
+
+
+def edit(layer: int, component: str, strength: float) -> dict[str, Any]:
+    return {
+        "layer": layer,
+        "component": component,
+        "strength": strength,
+        "direction": f"layer {layer}",
+    }
+
+
+EDITS = [
+    *(edit(layer, "attn.o_proj", 1.25) for layer in (2, 3, 4)),
+    edit(3, "mlp.down_proj", 0.5),
+    edit(4, "mlp.down_proj", 0.75),
+]
+
+
+def card(
+    model: str = "owner/name", revision: str | None = "abc123", **changes: Any
+) -> tuple[dict[str, Any], str]:
     """Front matter and text."""
+    source = {"model": model, "revision": revision, "sha256": "ab" * 32}
     record = {
         "parameters": PARAMETERS,
         "norm_preservation": "none",
-        "edited": ["one", "two", "three"],
-        "source": {"model": model, "revision": revision, "sha256": "ab" * 32},
+        "export": changes.get("export", "merged"),
+        "edits": EDITS,
+        "source": {**source, "card": changes.get("card", {})},
         "provenance": {"versions": {"python": "3.11.9", "torch": "2.13.0"}},
     }
-    text = model_card(record, EVALUATION, BEST)
+    text = model_card(record, EVALUATION, BEST, PROMPTS)
     start, header, body = text.split("---\n", 2)
     assert start == ""
     return yaml.safe_load(header), body
@@ -81,7 +127,8 @@ def test_no_name_breaks_the_front_matter(model: str) -> None:
 
 def test_the_table_has_every_model_with_counts_and_intervals() -> None:
     _, body = card()
-    lines = [line for line in body.splitlines() if line.startswith("|")]
+    table = body.split("## Before and after")[1].split("\n## ")[0]
+    lines = [line for line in table.splitlines() if line.startswith("|")]
     assert len({line.count("|") for line in lines}) == 1
     assert set(lines[1]) == {"|", "-"}
     assert len(lines) == 2 + 4
@@ -95,7 +142,7 @@ def test_the_edit_can_be_done_again() -> None:
     _, body = card()
     block = body.split("```json\n")[1].split("```")[0]
     assert json.loads(block) == PARAMETERS
-    assert "Trial 17 of 60, closest: nearest of 9. 3 matrices" in body
+    assert "Trial 17 of 60, closest: nearest of 9. 5 matrices" in body
     assert "ab" * 32 in body
     assert "revision\nabc123" in body
     assert "torch 2.13.0" in body
@@ -109,3 +156,74 @@ def test_it_says_what_was_done_and_who_is_responsible() -> None:
     _, body = card()
     assert "refusal behaviour of this model was changed" in body
     assert "responsible" in body
+
+
+def test_licence_language_and_tags_are_those_of_the_base_model() -> None:
+    header, _ = card(
+        card={
+            "license": "other",
+            "license_name": "their-licence",
+            "license_link": "https://example.org/LICENSE",
+            "language": ["en", "de"],
+            "pipeline_tag": "image-text-to-text",
+            "tags": ["chat", "abliterated"],
+        }
+    )
+    assert header["license"] == "other"
+    assert header["license_name"] == "their-licence"
+    assert header["license_link"] == "https://example.org/LICENSE"
+    assert header["language"] == ["en", "de"]
+    assert header["pipeline_tag"] == "image-text-to-text"
+    assert header["tags"][0] == "chat"
+    assert header["tags"].count("abliterated") == 1
+
+
+def test_what_was_edited_and_how_strongly() -> None:
+    _, body = card()
+    assert "| `attn.o_proj` | 2 to 4 | 1.25 | each layer's own |" in body
+    assert "| `mlp.down_proj` | 3 | 0.5 | each layer's own |" in body
+    assert "| `mlp.down_proj` | 4 | 0.75 | each layer's own |" in body
+
+
+def test_where_the_prompts_come_from_without_folders_of_this_machine() -> None:
+    _, body = card()
+    line = next(line for line in body.splitlines() if line.startswith("| `bad_prompts`"))
+    for part in ("owner/harmful", "train[:400]", "feed" * 10, "400", "cdcdcdcd"):
+        assert part in line
+    assert "None" not in line
+    assert "prefix" not in line
+    assert r"a\|b.txt" in body
+    assert "/home/me" not in body
+
+
+def test_an_adapter_says_how_to_load_it() -> None:
+    header, body = card(export="adapter", card={"library_name": "transformers"})
+    assert header["library_name"] == "peft"
+    assert header["base_model_relation"] == "adapter"
+    assert "PeftModel.from_pretrained(base, " in body
+    assert 'AutoModelForCausalLM.from_pretrained("owner/name")' in body
+
+
+def test_it_says_how_to_do_it_again() -> None:
+    assert "heretic reproduce ablation.json" in card()[1]
+
+
+@pytest.mark.parametrize(
+    ("readme", "expected"),
+    [
+        (
+            "---\nlicense: mit\nlanguage: en\ntags: [chat]\nbase_model: a/b\n---\n# Theirs",
+            {"license": "mit", "language": "en", "tags": ["chat"]},
+        ),
+        ("# no front matter", {}),
+        ("---\nlicense: [unclosed\n---\n", {}),
+        ("---\n- a list\n---\n", {}),
+        (None, {}),
+    ],
+)
+def test_what_is_taken_over_of_a_base_models_card(
+    tmp_path: Path, readme: str | None, expected: dict[str, Any]
+) -> None:
+    if readme is not None:
+        (tmp_path / "README.md").write_text(readme)
+    assert carried_over(tmp_path) == expected

@@ -12,10 +12,10 @@ from safetensors.torch import load_file, save_file
 from tiny_models import save_tiny_model
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
 
-from heretic.artifacts import read_json, sha256_of
+from heretic.artifacts import read_json
 from heretic.errors import ExportError
 from heretic.export.manifest import manifest
-from heretic.export.save import save_model, verify_weights
+from heretic.export.save import save_model
 from heretic.model.loading import Model, load_model
 from heretic.settings import Settings
 
@@ -49,6 +49,10 @@ def checkpoint(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
     folder = save_tiny_model(tmp_path / "original", request.param)
     (folder / "LICENSE.txt").write_text("free")
     (folder / "NOTICE").write_text("note")
+    (folder / "USE_POLICY.md").write_text("be kind")
+    (folder / "qwen.tiktoken").write_text("IQ== 0")
+    (folder / "preprocessor_config.json").write_text('{"size": 224}')
+    (folder / "processor_config.json").write_text("{}")
     (folder / "additional_chat_templates").mkdir()
     (folder / "additional_chat_templates" / "tool.jinja").write_text("tools")
     (folder / "README.md").write_text("the original's card")
@@ -64,8 +68,11 @@ def test_the_saved_model_answers_as_the_one_in_memory(checkpoint: Path, tmp_path
     original = AutoModelForCausalLM.from_pretrained(checkpoint)
     assert not logits(again).allclose(logits(original))
     record = read_json(tmp_path / "out" / "model" / "ablation.json")
-    weights = sha256_of(tmp_path / "out" / "model" / "model.safetensors")
-    assert record == {**RECORD, "weights": {"model.safetensors": weights}}
+    files = record.pop("files")
+    assert record == RECORD
+    assert files == {k: v for k, v in manifest(tmp_path / "out" / "model").items() if k in files}
+    assert {"model.safetensors", "config.json", "tokenizer.json"} <= files.keys()
+    assert not files.keys() & {"ablation.json", "README.md"}
     assert [path.name for path in (tmp_path / "out").iterdir()] == ["model"]
 
 
@@ -87,6 +94,10 @@ def test_what_the_edit_leaves_alone_is_taken_over_byte_for_byte(
         "generation_config.json",
         "LICENSE.txt",
         "NOTICE",
+        "USE_POLICY.md",
+        "qwen.tiktoken",
+        "preprocessor_config.json",
+        "processor_config.json",
         "additional_chat_templates/tool.jinja",
     ):
         assert (tmp_path / "model" / name).read_bytes() == (checkpoint / name).read_bytes(), name
@@ -137,27 +148,80 @@ def test_a_full_disk_leaves_nothing_new_and_nothing_broken(
     if when == "weights":
         monkeypatch.setattr(model.network, "save_pretrained", fail)
     else:
-        monkeypatch.setattr("heretic.export.save.shutil.copyfile", fail)
+        monkeypatch.setattr("heretic.export.folder.shutil.copyfile", fail)
     with pytest.raises(ExportError, match=r"cannot write .*model: .*; free some space"):
         save_model(model, target, "5GB", RECORD)
     assert [path.name for path in target.parent.iterdir()] == ["model"]
     assert [path.name for path in target.iterdir()] == ["old.txt"]
 
 
-def test_weights_that_were_not_written_as_they_are_in_memory(tmp_path: Path) -> None:
-    folder = save_tiny_model(tmp_path / "original")
-    model = load(folder)
-    verify_weights(model, folder)
-    path, name = folder / "model.safetensors", "model.layers.1.mlp.down_proj.weight"
-    stored = load_file(path)
-    stored[name][3, 4] += 1e-3
-    save_file(stored, path, metadata={"format": "pt"})
-    with pytest.raises(ExportError, match=rf"{name} was not saved as it is in memory"):
-        verify_weights(model, folder)
-    del stored[name]
-    save_file(stored, path, metadata={"format": "pt"})
-    with pytest.raises(ExportError, match=rf"no tensor {name}"):
-        verify_weights(model, folder)
+def spoiling(monkeypatch: pytest.MonkeyPatch, model: Model, change: Any) -> None:
+    """Let something change the weights just after they were written."""
+    save = model.network.save_pretrained
+
+    def save_and_spoil(folder: Path, **options: Any) -> None:
+        save(folder, **options)
+        path = folder / "model.safetensors"
+        stored = change(load_file(path))
+        save_file(stored, path, metadata={"format": "pt"})
+
+    monkeypatch.setattr(model.network, "save_pretrained", save_and_spoil)
+
+
+@pytest.mark.parametrize("name", ["layers.1.mlp.down_proj", "layers.2.self_attn.q_proj", "norm"])
+def test_a_tensor_that_was_not_written_as_it_should_be(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    """Whether it was edited or not: the smallest change of one value is seen."""
+    model = edited(save_tiny_model(tmp_path / "original"))
+    full = f"model.{name}.weight"
+
+    def nudge(stored: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+        first = stored[full].view(-1)
+        first[-1] = torch.nextafter(first[-1], torch.tensor(9.0))
+        return stored
+
+    spoiling(monkeypatch, model, nudge)
+    with pytest.raises(ExportError, match=rf"{full} was not saved as the edit of the base model"):
+        save_model(model, tmp_path / "out" / "model", "5GB", RECORD)
+    assert list((tmp_path / "out").iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (lambda stored: {k: t for k, t in stored.items() if "norm" not in k}, "no tensor model"),
+        (lambda stored: {**stored, "more": torch.ones(3)}, "an unknown tensor more"),
+        (
+            lambda stored: {
+                k: t.bfloat16() if k == "lm_head.weight" else t for k, t in stored.items()
+            },
+            "lm_head.weight was not saved",
+        ),
+    ],
+)
+def test_a_tensor_too_few_too_many_or_of_another_type(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, change: Any, words: str
+) -> None:
+    model = edited(save_tiny_model(tmp_path / "original"))
+    spoiling(monkeypatch, model, change)
+    with pytest.raises(ExportError, match=words):
+        save_model(model, tmp_path / "out" / "model", "5GB", RECORD)
+
+
+def test_a_model_changed_elsewhere_than_in_its_writers_is_refused(tmp_path: Path) -> None:
+    model = edited(save_tiny_model(tmp_path / "original"))
+    layer: Any = model.anatomy.layers[0]
+    layer.self_attn.q_proj.weight.data[0, 0] += 1
+    with pytest.raises(ExportError, match=r"layers\.0\.self_attn\.q_proj\.weight was not saved"):
+        save_model(model, tmp_path / "model", "5GB", RECORD)
+
+
+def test_only_the_named_parameters_may_differ(tmp_path: Path) -> None:
+    model = edited(save_tiny_model(tmp_path / "original"))
+    one = {"model.layers.0.mlp.down_proj.weight"}
+    with pytest.raises(ExportError, match="was not saved as the edit"):
+        save_model(model, tmp_path / "model", "5GB", RECORD, one)
 
 
 def test_a_model_that_is_not_as_in_memory_is_not_kept(
@@ -166,7 +230,7 @@ def test_a_model_that_is_not_as_in_memory_is_not_kept(
     model = edited(save_tiny_model(tmp_path / "original"))
     unedited = AutoModelForCausalLM.from_pretrained(tmp_path / "original")
     monkeypatch.setattr(model.network, "save_pretrained", unedited.save_pretrained)
-    with pytest.raises(ExportError, match="was not saved as it is in memory"):
+    with pytest.raises(ExportError, match="was not saved as the edit"):
         save_model(model, tmp_path / "out" / "model", "5GB", RECORD)
     assert list((tmp_path / "out").iterdir()) == []
 

@@ -4,10 +4,11 @@ import json
 import re
 from collections.abc import Callable
 from http.server import BaseHTTPRequestHandler
+from socket import SHUT_RDWR
 from typing import Any, ClassVar
 from urllib.parse import parse_qs, unquote, urlsplit
 
-from services.hub_repos import TOKEN, Hub, RefusedError
+from services.hub_repos import TOKEN, DroppedError, Hub, RefusedError
 
 Route = tuple[str, str, Callable[..., None]]
 
@@ -31,6 +32,7 @@ class Request(BaseHTTPRequestHandler):
         self.query, path = parse_qs(url.query), unquote(url.path)
         self.hub.requests.append(f"{self.command} {path}")
         self.keep_bytes: int | None = None
+        self.dropped = False
         method = "GET" if self.command == "HEAD" else self.command
         try:
             self._inject_fault(path)
@@ -42,6 +44,10 @@ class Request(BaseHTTPRequestHandler):
             raise RefusedError(404, f"no route {path}", "EntryNotFound")
         except RefusedError as refused:
             return self._refuse(refused)
+        except DroppedError:
+            self.close_connection = True
+            self.connection.shutdown(SHUT_RDWR)
+            return None
 
     do_GET = do_HEAD = do_POST = do_PUT = do_DELETE = _serve  # noqa: N815 (names of the base class)
 
@@ -49,9 +55,12 @@ class Request(BaseHTTPRequestHandler):
         for fault in self.hub.faults:
             if fault.times > 0 and fault.method == self.command and re.search(fault.path, path):
                 fault.times -= 1
-                if fault.keep_bytes is None:
-                    raise RefusedError(fault.status, fault.message)
                 self.keep_bytes = fault.keep_bytes
+                self.dropped = fault.drop == "after"
+                if fault.drop == "before":
+                    raise DroppedError
+                if fault.status:
+                    raise RefusedError(fault.status, fault.message, headers=fault.headers)
 
     def _check_token(self) -> None:
         sent = self.headers.get("Authorization")
@@ -59,6 +68,8 @@ class Request(BaseHTTPRequestHandler):
             raise RefusedError(401, "Invalid credentials in Authorization header")
 
     def _answer(self, status: int, content: bytes = b"", **headers: str) -> None:
+        if self.dropped:
+            raise DroppedError
         self.send_response(status)
         for name, value in headers.items():
             self.send_header(name.replace("_", "-"), value)
@@ -75,6 +86,7 @@ class Request(BaseHTTPRequestHandler):
 
     def _refuse(self, refused: RefusedError) -> None:
         headers = {"X-Error-Message": refused.message, "Content-Type": "application/json"}
+        headers |= refused.headers
         if refused.code:
             headers["X-Error-Code"] = refused.code
         body = json.dumps({"error": refused.message}).encode()

@@ -40,24 +40,35 @@ class Repo:
 class RefusedError(Exception):
     """What the hub answers instead of what was asked for."""
 
-    def __init__(self, status: int, message: str, code: str = "") -> None:
+    def __init__(
+        self, status: int, message: str, code: str = "", headers: Mapping[str, str] | None = None
+    ) -> None:
         super().__init__(message)
         self.status, self.message, self.code = status, message, code
+        self.headers = dict(headers or {})
+
+
+class DroppedError(Exception):
+    """The connection ends without an answer."""
 
 
 @dataclass
 class Fault:
-    """What goes wrong with the next `times` requests that match: another answer, or a cut one.
+    """What goes wrong with the next `times` requests that match.
 
-    With `keep_bytes` the right answer starts, and the connection breaks after so many bytes.
+    With a `status`, another answer than the right one. With `keep_bytes` the right answer starts,
+    and the connection breaks after so many bytes. `drop` closes the connection without an answer:
+    `before` the request is served, or `after`, when it had its effect.
     """
 
     method: str
     path: str
-    status: int = 500
+    status: int = 0
     message: str = "injected"
     times: int = 1
     keep_bytes: int | None = None
+    drop: str = ""
+    headers: dict[str, str] = field(default_factory=dict)
 
 
 class Hub:

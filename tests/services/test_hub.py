@@ -44,7 +44,7 @@ from heretic.export.hub import upload_model
 
 def upload(folder, repo="tester/edited", private=True):
     try:
-        return upload_model(Path(folder), repo, private=private)
+        return upload_model(Path(folder), repo, private=private, waits=())
     except UploadError as error:
         return str(error)
 """

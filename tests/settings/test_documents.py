@@ -93,6 +93,8 @@ def test_examples_resolve(path: Path, schema: Any) -> None:
     [
         {"cache_weights": True},
         {"cache_weights": "auto"},
+        {"low_memory_export": False},
+        {"export": "adapter"},
         {"model": ["a/b", "c/d"]},
         {"bad_prompts": "file.txt"},
         {"bad_prompts": {"dataset": "file.csv", "column": "x"}},

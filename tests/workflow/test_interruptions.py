@@ -37,7 +37,7 @@ SMALL = (f"n_trials={N_TRIALS}", "n_startup_trials=4", "max_response_length=16",
 RESIDUALS = "heretic.residuals:_last_position_states:1"
 DIRECTIONS = "heretic.artifacts:_flush:1"
 SEARCH = "heretic.evaluation.evaluator:Evaluator.evaluate:5"  # the baseline, then three trials
-SAVING = "heretic.export.save:verify_weights:1"
+SAVING = "heretic.export.folder:write_record:1"
 HOLDOUT = "heretic.evaluation.protocol:measure:2"
 PHASES = {
     RESIDUALS: "extract_residuals",

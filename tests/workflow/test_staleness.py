@@ -66,6 +66,8 @@ CHANGED: dict[str, Any] = {
     "kl_tokens": 8,
     "bootstrap_samples": 101,
     "max_shard_size": "1GB",
+    "export": "adapter",
+    "low_memory_export": "true",
     "upload_private": "false",
 }
 CHANGED |= {

@@ -23,7 +23,15 @@ from heretic.errors import HereticError
 if TYPE_CHECKING:
     from torch import Tensor
 
-PACKAGES = ("heretic-workflow", "torch", "transformers", "optuna", "safetensors", "datasets")
+PACKAGES = (
+    "heretic-workflow",
+    "torch",
+    "transformers",
+    "optuna",
+    "safetensors",
+    "datasets",
+    "peft",
+)
 PROVENANCE = "provenance"
 
 

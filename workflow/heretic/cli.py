@@ -57,6 +57,7 @@ def command_line() -> typer.Typer:
         app.command(name, context_settings=context)(takes_settings(command))
     app.command("trials")(_trials)
     app.command("chat")(_chat)
+    app.command("reproduce")(_reproduce)
     return app
 
 
@@ -150,7 +151,21 @@ def _chat(
     from heretic.model.conversation import converse
 
     folder = run_folder(run, "model.manifest.json")
-    converse(folder, resolve(configuration_files(Path())).settings, compare, max_tokens)
+    converse(folder, _resolve({}, []).settings, compare, max_tokens)
+
+
+def _reproduce(
+    ablation: Annotated[Path, typer.Argument(help="`ablation.json` of an edited model.")],
+    target: Annotated[Path, typer.Argument(help="Folder for the model; replaced if it exists.")],
+    base_model: Annotated[
+        str | None, typer.Option(help="Where the base model is, if not where the file says.")
+    ] = None,
+) -> None:
+    """Make an edited model again from its base model, and compare every file."""
+    from heretic.export.reproduce import reproduce
+
+    files = reproduce(ablation, target, _resolve({}, []).settings, base_model)
+    typer.echo(f"{target}: {len(files)} files as in {ablation}")
 
 
 def run_folder(run: str | None, holding: str) -> Path:

@@ -5,6 +5,7 @@ import shutil
 from pathlib import Path
 
 from heretic.errors import ExportError, SettingsError
+from heretic.export.forms import check_form
 from heretic.export.hub import check_upload
 from heretic.model.size import checkpoint_bytes
 from heretic.model.source import check_model
@@ -16,7 +17,7 @@ RESERVED_RUNS = ("demo-model",)
 
 
 def check_run(run: str, settings: Settings, results: Path) -> None:
-    """Check the model, the prompt sets, the results folder and the upload of one run.
+    """Check the model, the prompt sets, the export, the results folder and the upload of a run.
 
     Args:
         run: name of the run's folder.
@@ -32,8 +33,9 @@ def check_run(run: str, settings: Settings, results: Path) -> None:
     if settings.model != DEMO:
         check_model(settings.model, settings.model_revision)
     check_sources(settings.prompt_sources())
+    check_form(settings.export, settings.norm_preservation)
     check_writable(results / run)
-    if settings.model != DEMO:
+    if settings.model != DEMO and settings.export == "merged":
         check_space(results / run, settings)
     if settings.upload_to is not None:
         check_upload(settings.upload_to)

@@ -131,6 +131,14 @@ def prompt_files(*sets):
     }
 
 
+def fingerprint_files(wildcards):
+    """What is known of where each prompt set of the run comes from."""
+    return [
+        str(Path(path).with_suffix(".fingerprint.json"))
+        for path in prompt_files(*PROMPT_SETS)(wildcards).values()
+    ]
+
+
 def seed_of_set(wildcards):
     """A set that nothing is drawn for must not depend on the seed."""
     drawn = any(source.depends_on_seed for source in sources_of_set(wildcards))

@@ -27,6 +27,7 @@ rule save:
     input:
         record=rules.apply_best.output,
         evaluation="results/{run}/evaluation.json",
+        prompts=fingerprint_files,
         best=rules.select_best.output,
         code=source_of("save"),
     output:

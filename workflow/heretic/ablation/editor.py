@@ -79,18 +79,6 @@ class WeightEditor:
                 bias.copy_(ablate_bias(pristine, edit.direction, edit.strength))
 
 
-class FreshWeights:
-    """A model's own weights, for one edit of a model that nothing has changed since loading."""
-
-    def check(self, anatomy: Anatomy) -> None:
-        """They are those of the model."""
-
-    def pristine(self, writer: StreamWriter, anatomy: Anatomy) -> PristineParts:
-        """Copies of one writer's weights, which the edit is about to overwrite."""
-        bias = writer.bias
-        return PristineParts(writer.weight.clone(), None if bias is None else bias.clone())
-
-
 def pristine_weights(model: Model, cache_weights: str) -> PristineWeights:
     """The source of original weights that `cache_weights` asks for; `auto` looks at free memory.
 

@@ -1,6 +1,8 @@
 """From a trial's parameters to the edit of each matrix."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Protocol, TypeVar
 
 import torch
 from torch import Tensor
@@ -8,6 +10,21 @@ from torch import Tensor
 from heretic.ablation.parameters import AblationParameters
 from heretic.errors import DirectionError
 from heretic.model.anatomy import Anatomy, StreamWriter
+
+
+class Placed(Protocol):
+    """Something that writes into the stream at a known place."""
+
+    @property
+    def layer(self) -> int:
+        """Index of its decoder layer."""
+
+    @property
+    def component(self) -> str:
+        """Which kind of map it is."""
+
+
+PlacedT = TypeVar("PlacedT", bound=Placed)
 
 
 @dataclass(frozen=True)
@@ -55,17 +72,29 @@ def plan_edits(parameters: AblationParameters, directions: Tensor, anatomy: Anat
     Raises:
         DirectionError: there is no direction at the index of a global edit.
     """
-    strengths = parameters.strengths(anatomy.n_layers)
+    placed = place_edits(parameters, directions, anatomy.n_layers, anatomy.writers)
+    return [Edit(*edit) for edit in placed]
+
+
+def place_edits(
+    parameters: AblationParameters, directions: Tensor, n_layers: int, writers: Sequence[PlacedT]
+) -> list[tuple[PlacedT, Tensor, float]]:
+    """Writer, direction and strength of each edit, for writers that know their place.
+
+    Raises:
+        DirectionError: there is no direction at the index of a global edit.
+    """
+    strengths = parameters.strengths(n_layers)
     everywhere = None
     if parameters.direction_scope == "global":
         if parameters.direction_index is None:
             raise DirectionError("direction_scope=global needs a direction_index")
         everywhere = direction_at(directions, parameters.direction_index)
     edits = []
-    for writer in anatomy.writers:
+    for writer in writers:
         by_layer = strengths.get(writer.component)
         strength = by_layer[writer.layer] if by_layer else 0.0
         if strength > 0:
             direction = directions[writer.layer + 1] if everywhere is None else everywhere
-            edits.append(Edit(writer, direction, strength))
+            edits.append((writer, direction, strength))
     return edits

@@ -1,7 +1,9 @@
 """The model card: what was edited, what it did, and how to do it again."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Collection, Iterator, Mapping
+from itertools import groupby
+from pathlib import Path
 from typing import Any
 
 import yaml
@@ -9,11 +11,28 @@ import yaml
 from heretic.evaluation.summary import Summary, summarise
 from heretic.model.source import is_local
 
-TAGS = ["abliterated", "directional-ablation", "heretic-workflow"]
+TAGS = ("abliterated", "directional-ablation", "heretic-workflow")
+MERGED_USE = """\
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+tokenizer = AutoTokenizer.from_pretrained("{here}")
+model = AutoModelForCausalLM.from_pretrained("{here}")
+"""
+ADAPTER_USE = """\
+from peft import PeftModel
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+tokenizer = AutoTokenizer.from_pretrained("{base}")
+base = AutoModelForCausalLM.from_pretrained("{base}")
+model = PeftModel.from_pretrained(base, "{here}")
+"""
 
 
 def model_card(
-    record: Mapping[str, Any], evaluation: Mapping[str, Any], best: Mapping[str, Any]
+    record: Mapping[str, Any],
+    evaluation: Mapping[str, Any],
+    best: Mapping[str, Any],
+    prompts: Mapping[str, Mapping[str, Any]],
 ) -> str:
     """README.md of the saved model.
 
@@ -21,18 +40,11 @@ def model_card(
         record: contents of `ablation.json`.
         evaluation: contents of `evaluation.json`.
         best: contents of `best.json`.
+        prompts: contents of each prompt set's `fingerprint.json`, by set.
     """
     source = record["source"]
-    header: dict[str, Any] = {
-        "library_name": "transformers",
-        "pipeline_tag": "text-generation",
-        "tags": TAGS,
-    }
-    if "/" in source["model"] and not is_local(source["model"]):
-        header["base_model"] = source["model"]
-    versions = ", ".join(f"{k} {v}" for k, v in record["provenance"]["versions"].items())
     return f"""---
-{yaml.safe_dump(header, sort_keys=False).strip()}
+{yaml.safe_dump(_front_matter(record), sort_keys=False, allow_unicode=True).strip()}
 ---
 
 # {source["model"]}, edited by directional ablation
@@ -51,16 +63,115 @@ intervals. The controls are the same edit at strength zero and along random dire
 
 ## The edit
 
-Trial {best["trial"]} of {best["n_trials"]}, {best["selection"]}. {len(record["edited"])} matrices
-were edited, norm preservation: {record["norm_preservation"]}.
+Trial {best["trial"]} of {best["n_trials"]}, {best["selection"]}. {len(record["edits"])} matrices
+were edited, norm preservation: {record["norm_preservation"]}. Every other tensor was compared with
+the base model and is the same.
+
+{_edits(record)}
 
 ```json
 {json.dumps(record["parameters"], indent=2)}
 ```
 
-`ablation.json` beside this file holds the settings, the hashes of every input and the versions
-({versions}).
+## Use
+
+```python
+{_use(record)}```
+
+## Prompts
+
+{_prompts(prompts)}
+
+## Do it again
+
+`ablation.json` beside this file holds all of the edit: the directions, the strength for each
+matrix, the settings, the hashes of every input and of every file here. With heretic-workflow
+installed,
+
+```sh
+heretic reproduce ablation.json
+```
+
+edits the base model again and compares the files byte for byte. Made with
+{", ".join(f"{k} {v}" for k, v in record["provenance"]["versions"].items())}.
 """
+
+
+def _front_matter(record: Mapping[str, Any]) -> dict[str, Any]:
+    """What the hub reads: of the base model's card, with what the edit changes."""
+    source, adapter = record["source"], record["export"] == "adapter"
+    taken = dict(source.get("card", {}))
+    tags = taken.pop("tags", [])
+    header: dict[str, Any] = {"library_name": "transformers", "pipeline_tag": "text-generation"}
+    header |= taken
+    if adapter:
+        header["library_name"] = "peft"
+    if _is_on_the_hub(source["model"]):
+        header["base_model"] = source["model"]
+        header["base_model_relation"] = "adapter" if adapter else "finetune"
+    known = [tags] if isinstance(tags, str) else [str(tag) for tag in tags]
+    header["tags"] = list(dict.fromkeys([*known, *TAGS]))
+    return header
+
+
+def _is_on_the_hub(model: str) -> bool:
+    return "/" in model and not is_local(model)
+
+
+def _edits(record: Mapping[str, Any]) -> str:
+    """Which layers are edited how strongly; runs of layers with the same strength share a row."""
+    lines = ["| Component | Layers | Strength | Direction |", "|---|---|---|---|"]
+    for component in dict.fromkeys(edit["component"] for edit in record["edits"]):
+        edits = [edit for edit in record["edits"] if edit["component"] == component]
+        for first, last, strength, scope in _runs(edits):
+            layers = str(first) if first == last else f"{first} to {last}"
+            lines.append(f"| `{component}` | {layers} | {strength:.4g} | {scope} |")
+    return "\n".join(lines)
+
+
+def _runs(edits: list[Mapping[str, Any]]) -> Iterator[tuple[int, int, float, str]]:
+    def kind(numbered: tuple[int, Mapping[str, Any]]) -> tuple[int, float]:
+        position, edit = numbered
+        return edit["layer"] - position, edit["strength"]
+
+    one_a_layer = {edit["layer"]: edit for edit in edits}
+    for _, run in groupby(enumerate(one_a_layer.values()), kind):
+        found = [edit for _, edit in run]
+        scope = "each layer's own" if found[0]["direction"].startswith("layer") else "one for all"
+        yield found[0]["layer"], found[-1]["layer"], found[0]["strength"], scope
+
+
+def _use(record: Mapping[str, Any]) -> str:
+    text = ADAPTER_USE if record["export"] == "adapter" else MERGED_USE
+    return text.format(base=record["source"]["model"], here="path/or/name/of/this/repository")
+
+
+def _prompts(prompts: Mapping[str, Mapping[str, Any]]) -> str:
+    """Where each set comes from; prompts themselves may be harmful and are not shown."""
+    lines = ["| Set | From | Prompts | SHA-256 |", "|---|---|---|---|"]
+    for name, facts in prompts.items():
+        sha256 = str(facts.get("sha256", ""))
+        lines.append(
+            f"| `{name}` | {_origin(facts)} | {facts.get('count', '')} | `{sha256[:16]}` |"
+        )
+    return "\n".join(lines)
+
+
+def _origin(facts: Mapping[str, Any]) -> str:
+    told = ", ".join(_told(facts, {"count", "sha256"}))
+    return " ".join(told.replace("|", "\\|").split())
+
+
+def _told(facts: Mapping[str, Any], untold: Collection[str] = ()) -> Iterator[str]:
+    """`name: value` of everything that is set, however deep."""
+    for name, value in facts.items():
+        for part in value if isinstance(value, list) else [value]:
+            if isinstance(part, Mapping):
+                yield from _told(part)
+            elif name == "dataset" and is_local(str(part)):
+                yield f"{name}: {Path(str(part)).name}"  # folders are nobody's business
+            elif name not in untold and part not in (None, "", False):
+                yield f"{name}: {part}"
 
 
 def _table(summary: Summary) -> str:

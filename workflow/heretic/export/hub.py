@@ -6,7 +6,8 @@ a log line or the receipt.
 
 import hashlib
 import logging
-from collections.abc import Iterator, Mapping
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from fnmatch import fnmatchcase
 from pathlib import Path
@@ -16,13 +17,17 @@ from heretic.artifacts import sha256_of
 from heretic.errors import UploadError, one_line
 
 if TYPE_CHECKING:
+    from huggingface_hub import HfApi
     from huggingface_hub.hf_api import ModelInfo, RepoSibling
 
 logger = logging.getLogger(__name__)
 
 # Weights of an earlier upload that the new one has no more: left there, `from_pretrained` might
 # prefer them (a single model.safetensors wins over an index of shards).
-WEIGHTS = ("model*.safetensors", "model.safetensors.index.json")
+WEIGHTS = (
+    *("model*.safetensors", "model.safetensors.index.json"),
+    *("adapter_model*.safetensors", "adapter_config.json"),
+)
 HIDDEN = (".*", "*/.*")
 COMMIT_MESSAGE = "Upload the edited model"
 LOGIN = "run `hf auth login` or set HF_TOKEN"
@@ -35,6 +40,10 @@ ADVICE = {
     409: "somebody else changed it at the same moment; run the same command again",
     429: "the hub limits the rate; wait some minutes and run the same command again",
 }
+# Seconds before each further attempt. A hub that limits the rate does so for minutes.
+WAITS = (1.0, 4.0, 15.0, 60.0, 120.0)
+# The hub's client repeats some requests by itself, a commit it does not.
+WORTH_ANOTHER_TRY = (408, 409, 429, 500, 502, 503, 504)
 SERVER_TROUBLE = "the hub has trouble; run the same command again, what arrived is not sent twice"
 
 
@@ -65,16 +74,20 @@ def check_upload(repo: str) -> None:
     _token(repo)
 
 
-def upload_model(folder: Path, repo: str, *, private: bool) -> dict[str, Any]:
+def upload_model(
+    folder: Path, repo: str, *, private: bool, waits: Sequence[float] = WAITS
+) -> dict[str, Any]:
     """Upload every file of a folder in one commit, creating the repository where needed.
 
     Files that the repository already has are not sent again, and no commit is made when it has
-    them all. Weights of an earlier upload that the folder lacks are removed.
+    them all. Weights of an earlier upload that the folder lacks are removed. What may pass (a
+    dropped connection, trouble of the hub, a limited rate, somebody else's commit) is tried again.
 
     Args:
         folder: the saved model; hidden files are left out.
         repo: repository as owner/name.
         private: create it as private. A public repository that exists is then refused.
+        waits: seconds before each further attempt, unless the hub asks for more.
 
     Returns:
         The receipt: `repo`, `url`, `commit`, `files` (`path`, `bytes`, `sha256` of each) and
@@ -91,34 +104,88 @@ def upload_model(folder: Path, repo: str, *, private: bool) -> dict[str, Any]:
     api = HfApi(token=token)
     hashes = {name: sha256_of(path) for name, path in files.items()}
     with _explaining(repo, token):
-        created = api.create_repo(repo, private=private, repo_type="model", exist_ok=True)
-        head = api.model_info(created.repo_id, files_metadata=True)
-        if private and not head.private:
-            raise UploadError(
-                f"{repo} exists and is public, but upload_private is true; make it private on the "
-                "hub, set upload_private=false, or choose another upload_to"
-            )
-        if _is_up_to_date(head, files, hashes):
-            logger.info("%s already has all %d files; nothing is sent", repo, len(files))
-            commit = head.sha
-        else:
-            commit = api.upload_folder(
-                repo_id=created.repo_id,
-                folder_path=folder,
-                commit_message=COMMIT_MESSAGE,
-                ignore_patterns=list(HIDDEN),
-                delete_patterns=list(WEIGHTS),
-            ).oid
+        head = _persistently(
+            lambda: _bring_up_to_date(api, folder, repo, private, files, hashes), repo, waits
+        )
     return {
-        "repo": created.repo_id,
-        "url": f"{api.endpoint}/{created.repo_id}",
-        "commit": commit,
+        "repo": head.id,
+        "url": f"{api.endpoint}/{head.id}",
+        "commit": head.sha,
         "files": [
             {"path": name, "bytes": path.stat().st_size, "sha256": hashes[name]}
             for name, path in files.items()
         ],
         "private": bool(head.private),
     }
+
+
+def _bring_up_to_date(
+    api: "HfApi",
+    folder: Path,
+    repo: str,
+    private: bool,
+    files: Mapping[str, Path],
+    hashes: Mapping[str, str],
+) -> "ModelInfo":
+    """One attempt, which picks up what an earlier one left; the repository as it is afterwards."""
+    created = api.create_repo(repo, private=private, repo_type="model", exist_ok=True)
+    head = api.model_info(created.repo_id, files_metadata=True)
+    if private and not head.private:
+        raise UploadError(
+            f"{repo} exists and is public, but upload_private is true; make it private on the "
+            "hub, set upload_private=false, or choose another upload_to"
+        )
+    if _is_up_to_date(head, files, hashes):
+        logger.info("%s has all %d files", repo, len(files))
+        return head
+    commit = api.upload_folder(
+        repo_id=created.repo_id,
+        folder_path=folder,
+        commit_message=COMMIT_MESSAGE,
+        ignore_patterns=list(HIDDEN),
+        delete_patterns=list(WEIGHTS),
+    )
+    head.sha = commit.oid
+    return head
+
+
+def _persistently(
+    attempt: "Callable[[], ModelInfo]", repo: str, waits: Sequence[float]
+) -> "ModelInfo":
+    """What an attempt returns, tried again after each wait while it fails in a way that passes."""
+    for number, wait in enumerate(waits, start=1):
+        try:
+            return attempt()
+        except Exception as error:
+            reason = _passing(error)
+            if reason is None:
+                raise
+            seconds = max(wait, _asked_to_wait(error))
+            logger.warning(
+                "Upload to %s interrupted (%s); attempt %d of %d in %.0f s",
+                repo,
+                reason,
+                number + 1,
+                len(waits) + 1,
+                seconds,
+            )
+            time.sleep(seconds)
+    return attempt()
+
+
+def _passing(error: Exception) -> str | None:
+    """Why an error may pass by itself, or None if it will not."""
+    status = _status(error)
+    if status is not None:
+        return f"status {status}" if status in WORTH_ANOTHER_TRY else None
+    return type(_origin(error)).__name__ if _lost_connection(error) else None
+
+
+def _asked_to_wait(error: Exception) -> float:
+    """Seconds in the hub's Retry-After, where it has one, at most an hour."""
+    response = getattr(_origin(error), "response", None)
+    value = "" if response is None else str(response.headers.get("Retry-After", ""))
+    return min(float(value), 3600.0) if value.isdigit() else 0.0
 
 
 def _token(repo: str) -> str:
@@ -167,25 +234,54 @@ def _matches(name: str, patterns: tuple[str, ...]) -> bool:
 @contextmanager
 def _explaining(repo: str, token: str) -> Iterator[None]:
     """Turn what the hub's client raises into one line without the token."""
+    try:
+        yield
+    except UploadError:
+        raise
+    except Exception as error:
+        if _status(error) is not None:
+            says = _refusal(_origin(error), token)
+        elif _lost_connection(error):
+            says = (
+                f"the connection to the hub failed ({type(_origin(error)).__name__}); check the "
+                "network and run the same command again"
+            )
+        elif isinstance(error, OSError | ValueError):
+            says = f"{one_line(str(error).replace(token, '…'))}; mend it and run again"
+        else:
+            raise
+        raise UploadError(f"cannot upload to {repo}: {says}") from error
+
+
+def _origin(error: BaseException) -> BaseException:
+    """The error of the connection or of the hub that another one wraps, or the error itself.
+
+    A failed upload of a large file arrives as a RuntimeError that only names the file.
+    """
     from huggingface_hub.errors import HfHubHTTPError
     from huggingface_hub.utils import httpx  # type: ignore[attr-defined]  # httpx or httpx2
 
-    try:
-        yield
-    except HfHubHTTPError as error:
-        raise UploadError(f"cannot upload to {repo}: {_refusal(error, token)}") from error
-    except (httpx.TransportError, ConnectionError) as error:
-        raise UploadError(
-            f"cannot upload to {repo}: the connection to the hub failed "
-            f"({type(error).__name__}); check the network and run the same command again"
-        ) from error
-    except (OSError, ValueError) as error:
-        says = one_line(str(error).replace(token, "…"))
-        raise UploadError(f"cannot upload to {repo}: {says}; mend it and run again") from error
+    kinds = (HfHubHTTPError, httpx.HTTPStatusError, httpx.TransportError, ConnectionError)
+    found: BaseException | None = error
+    while found is not None and not isinstance(found, kinds):
+        found = found.__cause__
+    return found or error
+
+
+def _status(error: BaseException) -> int | None:
+    """The status of the hub's answer, if that is what went wrong."""
+    response = getattr(_origin(error), "response", None)
+    return None if response is None else int(response.status_code)
+
+
+def _lost_connection(error: BaseException) -> bool:
+    from huggingface_hub.utils import httpx  # type: ignore[attr-defined]  # httpx or httpx2
+
+    return isinstance(_origin(error), httpx.TransportError | ConnectionError)
 
 
 def _refusal(error: Any, token: str) -> str:
     status = error.response.status_code
     advice = ADVICE.get(status, SERVER_TROUBLE if status >= 500 else "see what it says and mend it")
-    server = str(error.server_message or "").replace(token, "…").strip()
+    server = str(getattr(error, "server_message", None) or "").replace(token, "…").strip()
     return f"{advice} (status {status}{': ' + one_line(server) if server else ''})"

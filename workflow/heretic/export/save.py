@@ -1,80 +1,108 @@
-"""The edited model as a standard Hugging Face folder, with the hash of every file."""
+"""Saves a model in memory as a standard Hugging Face folder, verified tensor by tensor."""
 
-import shutil
-from collections.abc import Mapping
+from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from safetensors import SafetensorError, safe_open
+import torch
+from torch import Tensor
 
-from heretic.artifacts import replacing_folder, write_json
+from heretic.ablation.blocks import edited_bias, edited_blocks, plain_blocks
 from heretic.errors import ExportError
-from heretic.model.loading import Model
-from heretic.model.source import weight_hashes
-
-RECORD = "ablation.json"
-# Written anew: from the model in memory, or of the edited model only.
-WRITTEN_ANEW = ("config.json", "*.index.json", RECORD, "README.md")
-# Tokenizer, chat template, generation defaults, licence: taken over byte for byte. Saving the
-# tokenizer in memory would write down that it pads on the left, which only the phases here need.
-TAKEN_OVER = (
-    "*.json",
-    "*.jinja",
-    "additional_chat_templates/*.jinja",
-    "*.txt",
-    "*.model",
-    "*.py",
-    "LICENSE*",
-    "NOTICE*",
+from heretic.export.checkpoint import Checkpoint
+from heretic.export.folder import (
+    log_comparison,
+    require_saved,
+    take_over_files,
+    write_record,
+    writing,
 )
+from heretic.export.layout import lay_out
+from heretic.export.record import Ablation
+from heretic.export.verify import verify_weights
+from heretic.model.loading import Model
 
 
-def save_model(model: Model, folder: Path, max_shard_size: str, record: Mapping[str, Any]) -> None:
-    """Write weights, tokenizer, chat template and `ablation.json`; all of it or nothing.
+def save_model(
+    model: Model,
+    folder: Path,
+    max_shard_size: str,
+    record: Mapping[str, Any],
+    changed: Collection[str] | None = None,
+) -> None:
+    """Write a network in memory, its tokenizer, chat template and `ablation.json`; all or nothing.
 
     Args:
         model: the edited model.
         folder: replaced if it exists.
         max_shard_size: such as `5GB`.
         record: what `ablation.json` says of the edit.
+        changed: the parameters that may differ from the checkpoint; those of all stream writers
+            when None.
 
     Raises:
-        ExportError: the disk is full, or the files do not hold what is in memory.
+        ExportError: the disk is full, the files do not hold what is in memory, or anything but
+            `changed` differs from the checkpoint.
     """
-    try:
-        with replacing_folder(folder) as beside:
-            model.network.save_pretrained(beside, max_shard_size=max_shard_size)
-            _take_over_files(model.folder, beside)
-            verify_weights(model, beside)
-            write_json(beside / RECORD, {**record, "weights": weight_hashes(beside)})
-    except (OSError, SafetensorError) as error:
-        raise ExportError(f"cannot write {folder}: {error}; free some space and rerun") from error
+    if changed is None:
+        changed = _writer_parameters(model)
+    network = model.network
+    state = network.state_dict()
+    if any(state[name].is_meta for name in changed):
+        raise ExportError(
+            "parts of the model are not in memory but offloaded; run with low_memory_export=true"
+        )
+    layout = lay_out(network, max_shard_size)
+    checkpoint = Checkpoint(model.folder, network.base_model_prefix)
+
+    def expected(name: str, dtype: torch.dtype) -> Iterator[Tensor]:
+        parameter = layout.parameters.get(name, "")
+        # What is renamed when it is loaded cannot be looked up in the checkpoint.
+        if parameter in changed or (parameter and checkpoint.stored_name(name) is None):
+            yield from plain_blocks(state[parameter], dtype)
+        else:
+            with checkpoint.tensor(name) as tensor:
+                yield from plain_blocks(tensor, dtype)
+
+    with writing(folder) as beside:
+        network.save_pretrained(beside, max_shard_size=max_shard_size)
+        take_over_files(model.folder, beside)
+        require_saved(layout, changed)
+        verify_weights(beside, expected, layout)
+        log_comparison(layout, checkpoint, changed)
+        write_record(beside, record)
 
 
-def verify_weights(model: Model, folder: Path) -> None:
-    """Compare every edited tensor on disk with the one in memory, bit for bit.
+def edit_in_memory(model: Model, ablation: Ablation) -> set[str]:
+    """Edit a freshly loaded model; the names of the parameters that changed.
 
     Raises:
-        ExportError: a tensor is missing or differs.
+        ExportError: the model is not the one that the edit was found on.
     """
-    stored: dict[str, Path] = {}
-    for path in folder.glob("*.safetensors"):
-        with safe_open(path, framework="pt") as tensors:
-            stored.update(dict.fromkeys(tensors.keys(), path))
-    for writer in model.anatomy.writers:
-        name = f"{writer.name}.weight"
-        if name not in stored:
-            raise ExportError(f"the saved model has no tensor {name}; report this architecture")
-        with safe_open(stored[name], framework="pt") as tensors:
-            if not tensors.get_tensor(name).equal(writer.module.weight.cpu()):
-                raise ExportError(f"{name} was not saved as it is in memory; check the disk")
+    writers = {writer.name for writer in model.anatomy.writers}
+    parameters = model.network.state_dict()
+    for edit in ablation.edits:
+        if edit.writer.name not in writers or parameters[edit.writer.weight_name].is_meta:
+            raise ExportError(
+                f"{edit.writer.name}, which the search edited, is not in the loaded model; is it "
+                "the same, and whole in memory? Run the search again, or set low_memory_export=true"
+            )
+    matrices, biases = ablation.matrix_edits(), ablation.bias_edits()
+    for name, matrix in matrices.items():
+        stored, start = parameters[name], 0
+        for block in edited_blocks(stored, matrix, stored.dtype):
+            stored[start : start + len(block)] = block.to(stored.device)
+            start += len(block)
+    for name, edit in biases.items():
+        stored = parameters[name]
+        stored.copy_(edited_bias(stored, edit.direction, edit.strength, stored.dtype))
+    return {*matrices, *biases}
 
 
-def _take_over_files(source: Path, target: Path) -> None:
-    """Copy what the edit leaves alone of the checkpoint in `source`."""
-    found = (path for pattern in TAKEN_OVER for path in source.glob(pattern))
-    for path in found:
-        if path.is_file() and not any(path.match(pattern) for pattern in WRITTEN_ANEW):
-            copy = target / path.relative_to(source)
-            copy.parent.mkdir(exist_ok=True)
-            shutil.copyfile(path, copy)
+def _writer_parameters(model: Model) -> set[str]:
+    """Names of the weights and biases of every stream writer."""
+    return {
+        f"{writer.name}.{name}"
+        for writer in model.anatomy.writers
+        for name, _ in writer.module.named_parameters(recurse=False)
+    }

@@ -9,7 +9,10 @@ from typing import Any
 from heretic.artifacts import fingerprint, sha256_of
 from heretic.errors import ModelLoadError
 
-FILES = ("*.json", "*.safetensors", "*.jinja", "*.txt", "*.model", "*.py")
+FILES = (
+    *("*.json", "*.safetensors", "*.jinja", "*.txt", "*.model", "*.tiktoken", "*.spm", "*.py"),
+    *("*.md", "LICENSE*", "NOTICE*"),
+)
 _COMMIT = re.compile(r"[0-9a-f]{40}")
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 

@@ -31,7 +31,9 @@ SAMPLE_TITLES = {
 LONG_FIELDS = (
     "strengths",
     "parameters",
-    "edited",
+    "edits",
+    "directions",
+    "files",
     "provenance",
 )  # of ablation.json; told elsewhere
 

@@ -138,9 +138,10 @@ def _schema() -> str:
             sources["items"] = {"anyOf": [sources["items"], {"type": "string"}]}
             properties["oneOf"].append({"type": "string"})
     # YAML reads an unquoted true as a boolean, not as text.
-    cache_weights = schema["properties"]["cache_weights"]
-    cache_weights["enum"] += [True, False]
-    del cache_weights["type"]
+    for name in ("cache_weights", "low_memory_export"):
+        switch = schema["properties"][name]
+        switch["enum"] += [True, False]
+        del switch["type"]
     return json.dumps(schema, indent=2) + "\n"
 
 

@@ -69,7 +69,7 @@ SECTIONS: Final = {
     "n_trials": "Search",
     "select": "Choice",
     "kl_tokens": "Held-out evaluation",
-    "max_shard_size": "Saving and uploading",
+    "export": "Saving and uploading",
 }
 # Tagged, so that what is wrong with a source is told once and not for each kind of value.
 PromptSetting = Annotated[
@@ -322,6 +322,18 @@ class SettingsFields(BaseSettings):
     )
 
     # Export
+    export: Literal["merged", "adapter"] = setting(
+        "merged",
+        "What is saved: the whole edited model (`merged`), or a LoRA `adapter` of a few megabytes "
+        "that PEFT loads into the base model and that needs `norm_preservation: none`.",
+        "apply_best",
+    )
+    low_memory_export: Literal["true", "false", "auto"] = setting(
+        "auto",
+        "Edit shard by shard from file to file (true), or load the model and save it from memory "
+        "(false); `auto` decides by free memory. The files are the same.",
+        runtime=True,
+    )
     max_shard_size: str = setting(
         "5GB",
         "Largest safetensors file of the saved model.",

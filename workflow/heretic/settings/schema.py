@@ -27,7 +27,7 @@ class Settings(SettingsFields):
         """Only keyword arguments: `resolve` reads the environment and the files."""
         return (init_settings,)
 
-    @field_validator("cache_weights", mode="before")
+    @field_validator("cache_weights", "low_memory_export", mode="before")
     @classmethod
     def _accept_booleans(cls, value: object) -> object:
         return str(value).lower() if isinstance(value, bool | str) else value

@@ -1,0 +1,103 @@
+"""The edit in blocks is that of `projection`, whatever the blocks and the layout."""
+
+import pytest
+import torch
+from torch import Tensor
+
+from heretic.ablation import blocks
+from heretic.ablation.blocks import MatrixEdit, edited_bias, edited_blocks, plain_blocks
+from heretic.ablation.projection import NormPreservation, ablate_bias, ablate_matrix
+
+KINDS: list[NormPreservation] = ["none", "column", "row", "frobenius"]
+D_MODEL, D_IN = 24, 40
+
+
+def random(*shape: int, seed: int = 3) -> Tensor:
+    return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
+
+
+def unit() -> Tensor:
+    row = random(D_MODEL, seed=4)
+    found: Tensor = row / row.norm()
+    return found
+
+
+@pytest.mark.parametrize("rows", [1, 7, 1000])
+@pytest.mark.parametrize("transposed", [False, True])
+@pytest.mark.parametrize("kind", KINDS)
+def test_is_the_edit_of_the_whole_matrix(
+    monkeypatch: pytest.MonkeyPatch, kind: NormPreservation, transposed: bool, rows: int
+) -> None:
+    weight = random(D_MODEL, D_IN)
+    stored = weight.T.contiguous() if transposed else weight
+    monkeypatch.setattr(blocks, "BLOCK_BYTES", rows * 8 * stored.shape[1])
+
+    found = list(edited_blocks(stored, MatrixEdit(unit(), 1.3, transposed, kind), torch.float32))
+
+    assert len(found) == -(-len(stored) // rows)
+    whole = torch.cat(found)
+    expected = ablate_matrix(weight.double(), unit(), 1.3, kind)
+    torch.testing.assert_close(
+        (whole.T if transposed else whole).double(), expected, rtol=1e-6, atol=1e-7
+    )
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_rounds_once_and_from_what_loading_gives(dtype: torch.dtype) -> None:
+    stored = random(D_MODEL, D_IN)
+
+    found = torch.cat(list(edited_blocks(stored, MatrixEdit(unit(), 1, False, "none"), dtype)))
+
+    exact = ablate_matrix(stored.to(dtype).double(), unit(), 1)
+    assert found.equal(exact.to(dtype))
+
+
+def test_may_be_written_back_while_it_is_read() -> None:
+    stored = random(D_MODEL, D_IN)
+    edit = MatrixEdit(unit(), 0.8, False, "column")
+    expected = torch.cat(list(edited_blocks(stored.clone(), edit, torch.float32)))
+    start = 0
+    for block in edited_blocks(stored, edit, torch.float32):
+        stored[start : start + len(block)] = block
+        start += len(block)
+    assert stored.equal(expected)
+
+
+def test_threads_leave_no_trace() -> None:
+    stored = random(600, 700)
+    direction = random(600, seed=5)
+    edit = MatrixEdit(direction / direction.norm(), 1.1, False, "row")
+    before = torch.get_num_threads()
+    found = []
+    for threads in (1, 2):
+        torch.set_num_threads(threads)
+        found.append(torch.cat(list(edited_blocks(stored, edit, torch.float32))))
+    torch.set_num_threads(before)
+    assert found[0].equal(found[1])
+
+
+def test_a_column_of_nothing_but_the_direction_is_not_scaled_up() -> None:
+    stored = random(D_MODEL, D_IN)
+    stored[:, 3] = 5 * unit()
+    edit = MatrixEdit(unit(), 1, False, "column")
+    found = torch.cat(list(edited_blocks(stored, edit, torch.float32)))
+    assert found[:, 3].abs().max() < 1e-5
+    torch.testing.assert_close(found.norm(dim=0)[4:], stored.norm(dim=0)[4:])
+
+
+def test_a_bias_loses_the_direction_too() -> None:
+    bias = random(D_MODEL)
+    found = edited_bias(bias, unit(), 1.0, torch.float32)
+    assert abs(float(found @ unit())) < 1e-6
+    torch.testing.assert_close(found, ablate_bias(bias, unit(), 1.0))
+
+
+@pytest.mark.parametrize("shape", [(), (0, 3), (5,), (3, 4, 5)])
+def test_plain_blocks_are_the_tensor(
+    monkeypatch: pytest.MonkeyPatch, shape: tuple[int, ...]
+) -> None:
+    monkeypatch.setattr(blocks, "BLOCK_BYTES", 8 * 7)
+    tensor = random(*shape)
+    found = list(plain_blocks(tensor, torch.bfloat16))
+    assert torch.cat([*found]).equal(tensor.bfloat16().reshape(-1))
+    assert all(len(block) <= 7 for block in found)

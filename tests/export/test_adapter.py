@@ -1,0 +1,126 @@
+"""The adapter, loaded by PEFT into the base model, is the edited model."""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from peft import PeftModel
+from safetensors.torch import load_file
+from small_edits import export, hashes, load, plan
+from tiny_models import save_tiny_model
+from transformers import AutoModelForCausalLM
+
+from heretic.artifacts import read_json
+from heretic.errors import ExportError
+from heretic.export.adapter import attach_adapter
+from heretic.export.forms import check_form, is_adapter
+from heretic.export.record import Ablation
+
+torch.set_num_threads(1)
+IDS = torch.tensor([[5, 17, 80, 200, 31, 9]])
+
+
+def logits(network: Any) -> torch.Tensor:
+    with torch.no_grad():
+        found: torch.Tensor = network(IDS).logits
+    return found
+
+
+def both_forms(source: Path, tmp_path: Path, **settings: Any) -> tuple[Path, Path]:
+    merged = export(plan(source, **settings), source, tmp_path / "merged", low_memory=True)
+    chosen = plan(source, export="adapter", **settings)
+    return merged, export(chosen, source, tmp_path / "adapter", low_memory=False)
+
+
+@pytest.mark.parametrize("family", ["llama", "gpt2", "qwen2"])
+def test_peft_loads_it_into_the_base_model_to_the_same_logits(tmp_path: Path, family: str) -> None:
+    """GPT-2 has transposed matrices, and biases that write into the stream."""
+    source = save_tiny_model(tmp_path / "base", family)
+    merged, adapter = both_forms(source, tmp_path)
+    base = AutoModelForCausalLM.from_pretrained(source)
+    before, expected = logits(base), logits(AutoModelForCausalLM.from_pretrained(merged))
+    with_adapter: Any = PeftModel.from_pretrained(base, str(adapter))
+    assert (before - expected).abs().max() > 0.1
+    torch.testing.assert_close(logits(with_adapter), expected, rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(
+        logits(with_adapter.merge_and_unload()), expected, rtol=1e-4, atol=1e-4
+    )
+
+
+def test_the_adapter_is_small_and_names_its_base(tmp_path: Path) -> None:
+    source = save_tiny_model(tmp_path / "base")
+    _, adapter = both_forms(source, tmp_path)
+    assert {path.name for path in adapter.iterdir()} == {
+        "adapter_config.json",
+        "adapter_model.safetensors",
+        "ablation.json",
+    }
+    assert is_adapter(adapter)
+    config = json.loads((adapter / "adapter_config.json").read_text())
+    assert config["base_model_name_or_path"] == str(source)
+    assert config["r"] == 1
+    assert set(read_json(adapter / "ablation.json")["files"]) == {
+        "adapter_config.json",
+        "adapter_model.safetensors",
+    }
+    tensors = load_file(adapter / "adapter_model.safetensors")
+    assert {min(tensor.shape) for tensor in tensors.values()} == {1}
+
+
+def test_the_same_edit_gives_the_same_bytes(tmp_path: Path) -> None:
+    source = save_tiny_model(tmp_path / "base")
+    chosen = plan(source, export="adapter")
+    one = export(chosen, source, tmp_path / "one", low_memory=True)
+    assert hashes(export(chosen, source, tmp_path / "two", low_memory=False)) == hashes(one)
+    names = json.loads((one / "adapter_config.json").read_text())["target_modules"]
+    assert names == sorted(names)
+
+
+def test_a_phase_measures_it_in_the_base_model(tmp_path: Path) -> None:
+    source = save_tiny_model(tmp_path / "base", dtype=torch.bfloat16)
+    merged, adapter = both_forms(source, tmp_path)
+    model = attach_adapter(load(source), adapter)
+    expected = logits(AutoModelForCausalLM.from_pretrained(merged))
+    before = logits(AutoModelForCausalLM.from_pretrained(source))
+    found = logits(model.network)
+    assert (found - expected).norm() < 0.1 * (before - expected).norm()
+
+
+def test_an_adapter_of_another_model_is_refused(tmp_path: Path) -> None:
+    source = save_tiny_model(tmp_path / "base")
+    _, adapter = both_forms(source, tmp_path)
+    other = load(save_tiny_model(tmp_path / "gpt2", "gpt2"))
+    with pytest.raises(ExportError, match="does not fit the model"):
+        attach_adapter(other, adapter)
+
+
+@pytest.mark.parametrize("norm_preservation", ["column", "row", "frobenius"])
+def test_restored_norms_are_not_of_low_rank(tmp_path: Path, norm_preservation: str) -> None:
+    words = f"norm_preservation={norm_preservation}.*norm_preservation=none, or export=merged"
+    with pytest.raises(ExportError, match=words):
+        check_form("adapter", norm_preservation)
+    check_form("merged", norm_preservation)
+    source = save_tiny_model(tmp_path / "base")
+    chosen = plan(source, export="adapter", norm_preservation=norm_preservation)
+    with pytest.raises(ExportError, match=words):
+        export(chosen, source, tmp_path / "adapter", low_memory=True)
+    assert not (tmp_path / "adapter").exists()
+
+
+def test_biases_of_some_writers_only_do_not_fit_into_one_adapter(tmp_path: Path) -> None:
+    source = save_tiny_model(tmp_path / "base")
+    chosen = plan(source, export="adapter")
+    first, *rest = chosen.edits
+    mixed = (replace(first, writer=replace(first.writer, bias=True)), *rest)
+    with pytest.raises(ExportError, match=r"o_proj writes a bias .* export=merged"):
+        export(replace(chosen, edits=mixed), source, tmp_path / "adapter", low_memory=True)
+
+
+def test_no_edit_makes_no_adapter(tmp_path: Path) -> None:
+    source = save_tiny_model(tmp_path / "base")
+    nothing: Ablation = replace(plan(source, export="adapter"), edits=())
+    with pytest.raises(ExportError, match="edits nothing"):
+        export(nothing, source, tmp_path / "adapter", low_memory=True)

@@ -1,0 +1,129 @@
+"""A saved model is made again from its own record and the base model, byte for byte."""
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any, Literal
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from small_edits import export, hashes, plan
+from tiny_models import save_tiny_model
+
+from heretic.artifacts import read_json, write_json
+from heretic.errors import ExportError
+from heretic.export.record import Ablation
+from heretic.export.reproduce import reproduce
+from heretic.settings import Settings
+
+torch.set_num_threads(1)
+SETTINGS = Settings(device="cpu")
+
+
+@pytest.fixture
+def base(tmp_path: Path) -> Path:
+    return save_tiny_model(tmp_path / "base", "gpt2", dtype=torch.bfloat16)
+
+
+def saved(base: Path, **settings: Any) -> Path:
+    """A saved model's record, moved to where nothing else of the run is."""
+    ablation = plan(base, max_shard_size="40KB", **settings)
+    folder = export(ablation, base, base.with_name("model"), low_memory=True)
+    return folder / "ablation.json"
+
+
+def changed(record: Path, **changes: Any) -> Path:
+    write_json(record, {**read_json(record), **changes})
+    return record
+
+
+@pytest.mark.parametrize("low_memory", ["true", "false", "auto"])
+@pytest.mark.parametrize("form", ["merged", "adapter"])
+def test_gives_the_same_files(
+    tmp_path: Path, base: Path, form: str, low_memory: Literal["true", "false", "auto"]
+) -> None:
+    record = saved(base, export=form)
+    alone = shutil.copyfile(record, tmp_path / "alone.json")
+    settings = Settings(device="cpu", low_memory_export=low_memory)
+    compared = reproduce(alone, tmp_path / "again", settings)
+    assert hashes(tmp_path / "again") == hashes(record.parent)
+    assert len(compared) == len(list(record.parent.iterdir())) - 1
+
+
+def test_other_settings_than_those_of_the_record_do_not_matter(tmp_path: Path, base: Path) -> None:
+    record = saved(base, norm_preservation="column")
+    settings = Settings(
+        device="cpu", norm_preservation="row", max_shard_size="1GB", dtype="float32"
+    )
+    reproduce(record, tmp_path / "again", settings)
+
+
+def test_a_base_model_that_moved(tmp_path: Path, base: Path) -> None:
+    record = saved(base)
+    moved = base.rename(tmp_path / "moved")
+    reproduce(record, tmp_path / "again", SETTINGS, base_model=str(moved))
+
+
+def test_another_base_model_is_refused(tmp_path: Path, base: Path) -> None:
+    record = saved(base)
+    stored = load_file(base / "model.safetensors")
+    stored["transformer.wte.weight"][3, 4] += 1
+    save_file(stored, base / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(ExportError, match="are not those that were edited"):
+        reproduce(record, tmp_path / "again", SETTINGS)
+
+
+def test_files_that_differ_are_named(tmp_path: Path, base: Path) -> None:
+    record = saved(base)
+    edits = read_json(record)["edits"]
+    edits[0]["strength"] += 0.5
+    changed(record, edits=edits)
+    with pytest.raises(ExportError, match=r"1 of \d+ files differ: model-0000\d-of-0000\d\.safet"):
+        reproduce(record, tmp_path / "again", SETTINGS)
+    assert (tmp_path / "again" / "config.json").is_file()
+
+
+def test_other_versions_are_told(tmp_path: Path, base: Path) -> None:
+    record = saved(base)
+    files = {**read_json(record)["files"], "config.json": {"sha256": "0" * 64, "bytes": 1}}
+    changed(record, files=files, provenance={"versions": {"transformers": "4.0.0"}})
+    with pytest.raises(ExportError, match=r"config\.json; it was made with transformers 4\.0\.0"):
+        reproduce(record, tmp_path / "again", SETTINGS)
+
+
+def test_the_demo_model_has_to_be_named(tmp_path: Path, base: Path) -> None:
+    record = saved(base)
+    source = {**read_json(record)["source"], "model": "demo"}
+    changed(record, source=source)
+    with pytest.raises(ExportError, match="results/demo-model"):
+        reproduce(record, tmp_path / "again", SETTINGS)
+    reproduce(record, tmp_path / "again", SETTINGS, base_model=str(base))
+
+
+@pytest.mark.parametrize(
+    ("broken", "words"),
+    [
+        ({"edits": [{"layer": 1}]}, "does not describe an edit"),
+        ({"dtype": "float99"}, "does not describe an edit"),
+        ({"directions": {}}, "does not describe an edit"),
+        ({"source": None}, "names no base model"),
+        ({"files": {}}, "no hashes"),
+    ],
+)
+def test_a_damaged_record_is_one_line(
+    tmp_path: Path, base: Path, broken: dict[str, Any], words: str
+) -> None:
+    record = changed(saved(base), **broken)
+    with pytest.raises(ExportError, match=words):
+        reproduce(record, tmp_path / "again", SETTINGS)
+
+
+def test_the_record_is_read_back_as_it_was(base: Path) -> None:
+    ablation = plan(base)
+    text = json.dumps(ablation.to_dict())
+    again = Ablation.from_dict(json.loads(text))
+    assert json.dumps(again.to_dict()) == text
+    for one, other in zip(ablation.edits, again.edits, strict=True):
+        assert one.direction.equal(other.direction)
+        assert one.writer == other.writer

@@ -1,0 +1,120 @@
+"""The edit of a stored matrix, a few rows at a time: what an export writes.
+
+The mathematics is that of `projection`, in another order: the whole of v = W^T d and the norms are
+gathered in passes over blocks of rows, so that a matrix is edited without a second copy of it, and
+straight from a file if need be. Everything is computed on the CPU in float64 and rounded once, so
+that the device, the number of threads and the way of reading leave no trace in the result.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from heretic.ablation.projection import NormPreservation, ablate_bias
+
+BLOCK_BYTES = 2_000_000
+# Directions are stored in float32: norms below this share of the former are rounding errors.
+NOISE = torch.finfo(torch.float32).eps ** 0.5
+
+
+@dataclass(frozen=True)
+class MatrixEdit:
+    """How one stored matrix is edited.
+
+    Attributes:
+        direction: unit vector [d_model].
+        strength: w in W' = W - w d v^T.
+        transposed: whether the matrix is stored as [d_in, d_model], rather than [d_model, d_in].
+        norm_preservation: which norms of W are restored.
+    """
+
+    direction: Tensor
+    strength: float
+    transposed: bool
+    norm_preservation: NormPreservation
+
+    @property
+    def norm_dims(self) -> tuple[int, ...]:
+        """Dimensions of the stored matrix over which norms are taken."""
+        stream, inputs = (1, 0) if self.transposed else (0, 1)
+        return {"none": (), "column": (stream,), "row": (inputs,), "frobenius": (0, 1)}[
+            self.norm_preservation
+        ]
+
+
+def edited_blocks(stored: Tensor, edit: MatrixEdit, dtype: torch.dtype) -> Iterator[Tensor]:
+    """The edited matrix as consecutive blocks of its rows, in `dtype` on the CPU.
+
+    Args:
+        stored: the original [d_model, d_in], or [d_in, d_model] if `edit.transposed`. It may be
+            mapped from a file or lie on an accelerator, and may be overwritten by the block that
+            was yielded last.
+        edit: what to do with it.
+        dtype: of the result; the original is rounded to it before the edit, as loading does.
+    """
+    along = projection_of(stored, edit, dtype)
+    scale = _scale(stored, edit, dtype, along)
+    for rows, block in _double_blocks(stored, dtype):
+        edited = _project(block, rows, edit, along)
+        if scale is not None:
+            edited *= scale[rows] if len(scale) > 1 else scale
+        yield edited.to(dtype)
+
+
+def projection_of(stored: Tensor, edit: MatrixEdit, dtype: torch.dtype) -> Tensor:
+    """v = W^T d [d_in] in float64, of the matrix rounded to `dtype`."""
+    unit = edit.direction.double()
+    along = torch.zeros(stored.shape[0 if edit.transposed else 1], dtype=torch.float64)
+    for rows, block in _double_blocks(stored, dtype):
+        if edit.transposed:
+            along[rows] = block @ unit
+        else:
+            along += unit[rows] @ block
+    return along
+
+
+def edited_bias(stored: Tensor, direction: Tensor, strength: float, dtype: torch.dtype) -> Tensor:
+    """The edited bias b' = b - w d (d^T b) [d_model] in `dtype` on the CPU, as `edited_blocks`."""
+    rounded = stored.to("cpu", dtype).double()
+    return ablate_bias(rounded, direction.double(), strength).to(dtype)
+
+
+def plain_blocks(stored: Tensor, dtype: torch.dtype) -> Iterator[Tensor]:
+    """A tensor of any shape as consecutive flat blocks in `dtype` on the CPU."""
+    for block in torch.split(stored.reshape(-1), BLOCK_BYTES // 8):
+        yield block.to("cpu", dtype)
+
+
+def _double_blocks(stored: Tensor, dtype: torch.dtype) -> Iterator[tuple[slice, Tensor]]:
+    # By the shape alone: another split would add up in another order.
+    height = max(1, BLOCK_BYTES // (8 * stored.shape[1]))
+    for start in range(0, len(stored), height):
+        rows = slice(start, min(start + height, len(stored)))
+        yield rows, stored[rows].to("cpu", dtype).double()
+
+
+def _project(block: Tensor, rows: slice, edit: MatrixEdit, along: Tensor) -> Tensor:
+    unit = edit.direction.double()
+    left, right = (along[rows], unit) if edit.transposed else (unit[rows], along)
+    return torch.addr(block, left, right, alpha=-edit.strength)
+
+
+def _scale(stored: Tensor, edit: MatrixEdit, dtype: torch.dtype, along: Tensor) -> Tensor | None:
+    """What brings the chosen norms back, broadcastable to the stored matrix."""
+    if not edit.norm_dims:
+        return None
+    sums: list[Tensor] | None = None
+    for rows, block in _double_blocks(stored, dtype):
+        both = (block, _project(block, rows, edit, along))
+        parts = [part.square().sum(edit.norm_dims, keepdim=True) for part in both]
+        if sums is None:
+            sums = parts
+        elif 0 in edit.norm_dims:
+            sums = [total + part for total, part in zip(sums, parts, strict=True)]
+        else:
+            sums = [torch.cat(pair) for pair in zip(sums, parts, strict=True)]
+    assert sums is not None
+    wanted, found = (total.sqrt() for total in sums)
+    return torch.where(found > wanted * NOISE, wanted / found, torch.ones_like(found))

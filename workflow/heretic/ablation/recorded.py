@@ -1,0 +1,81 @@
+"""Writers and edits as plain values, so that an edit can be made without the network in memory."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from torch import Tensor
+
+from heretic.ablation.parameters import AblationParameters
+from heretic.ablation.plan import place_edits
+from heretic.model.anatomy import Anatomy
+
+
+@dataclass(frozen=True)
+class RecordedWriter:
+    """What is known of a stream writer beside its weights.
+
+    Attributes:
+        name: dotted path of the module in the network.
+        layer: index of its decoder layer.
+        component: `attn.o_proj` or `mlp.down_proj`.
+        transposed: whether its matrix is kept as [d_in, d_model].
+        bias: whether it has a bias.
+    """
+
+    name: str
+    layer: int
+    component: str
+    transposed: bool
+    bias: bool
+
+    @property
+    def weight_name(self) -> str:
+        """Name of its matrix among the network's parameters."""
+        return f"{self.name}.weight"
+
+    @property
+    def bias_name(self) -> str:
+        """Name of its bias among the network's parameters, where it has one."""
+        return f"{self.name}.bias"
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values that the constructor takes back."""
+        return asdict(self)
+
+
+@dataclass(frozen=True)
+class RecordedEdit:
+    """One writer's edit: a unit direction [d_model] and a strength."""
+
+    writer: RecordedWriter
+    direction: Tensor
+    strength: float
+
+
+def record_writers(anatomy: Anatomy) -> list[RecordedWriter]:
+    """The writers of a network, in its order."""
+    return [
+        RecordedWriter(
+            writer.name, writer.layer, writer.component, writer.transposed, writer.bias is not None
+        )
+        for writer in anatomy.writers
+    ]
+
+
+def plan_recorded(
+    parameters: AblationParameters, directions: Tensor, facts: Mapping[str, Any]
+) -> list[RecordedEdit]:
+    """The edits of a trial, as `plan_edits` has them, for writers known by name.
+
+    Args:
+        parameters: of the trial.
+        directions: unit rows [n_layers + 1, d_model].
+        facts: `layers` and `writers` of the model, as the search recorded them.
+
+    Raises:
+        DirectionError: there is no direction at the index of a global edit.
+    """
+    writers: Sequence[RecordedWriter] = [RecordedWriter(**writer) for writer in facts["writers"]]
+    placed = place_edits(parameters, directions, facts["layers"], writers)
+    return [RecordedEdit(*edit) for edit in placed]

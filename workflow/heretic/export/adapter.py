@@ -1,0 +1,134 @@
+"""The edit as a LoRA adapter that PEFT loads into the base model.
+
+W' - W = -w d v^T is of rank 1 for the plain edit, so the pair A = v^T [1, d_in] and
+B = -w d [d_model, 1] holds it exactly. Restored norms multiply the rows or columns of W, which no
+low rank holds.
+"""
+
+import json
+from collections.abc import Collection, Mapping
+from pathlib import Path
+from typing import Any
+
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from heretic.ablation.blocks import projection_of
+from heretic.console import log
+from heretic.errors import ExportError
+from heretic.export.checkpoint import Checkpoint
+from heretic.export.folder import write_record, writing
+from heretic.export.forms import ADAPTER_CONFIG, check_form
+from heretic.export.layout import empty_network
+from heretic.export.record import Ablation
+from heretic.model.loading import Model
+
+WEIGHTS = "adapter_model.safetensors"
+PREFIX = "base_model.model."
+
+
+def save_adapter(
+    ablation: Ablation,
+    source: Path,
+    folder: Path,
+    record: Mapping[str, Any],
+    *,
+    base_model: str,
+    revision: str | None,
+    trust_remote_code: bool,
+) -> None:
+    """Write the adapter, reading only the edited matrices of the base model; all or nothing.
+
+    Args:
+        ablation: the edit, with `norm_preservation` `none`.
+        source: folder of the base model.
+        folder: replaced if it exists.
+        record: what `ablation.json` says of the edit.
+        base_model: what the adapter names as its base: a hub id or a folder.
+        revision: of a hub model.
+        trust_remote_code: whether the base model's own code may run.
+
+    Raises:
+        ExportError: the edit is not of low rank, changes nothing, or changes biases that the
+            adapter cannot hold; the disk is full.
+    """
+    check_form(ablation.export, ablation.norm_preservation)
+    lora_bias = _needs_bias(ablation)
+    network = empty_network(source, ablation.dtype, trust_remote_code=trust_remote_code)
+    tensors = _tensors(ablation, Checkpoint(source, network.base_model_prefix))
+    config = _config(ablation, lora_bias, base_model, revision)
+    with writing(folder) as beside:
+        save_file(tensors, beside / WEIGHTS, metadata={"format": "pt"})
+        (beside / ADAPTER_CONFIG).write_text(config, encoding="utf-8")
+        written = load_file(beside / WEIGHTS)
+        if any(not written[name].equal(tensor) for name, tensor in tensors.items()):
+            raise ExportError(f"{WEIGHTS} was not saved as it is in memory; check the disk")
+        write_record(beside, record)
+    log.info("Verified: an adapter of %d matrices", len(ablation.edits))
+
+
+def attach_adapter(model: Model, folder: Path) -> Model:
+    """The base model with the adapter in `folder` at work in it; `model` itself is changed.
+
+    Raises:
+        ExportError: the adapter does not fit the model.
+    """
+    from peft import PeftModel
+
+    try:
+        # Injects into the network's own modules; the wrapper that it returns is not needed.
+        PeftModel.from_pretrained(model.network, str(folder))
+    except (OSError, RuntimeError, ValueError) as error:
+        raise ExportError(f"the adapter in {folder} does not fit the model: {error}") from error
+    return model
+
+
+def _needs_bias(ablation: Ablation) -> bool:
+    if not ablation.edits:
+        raise ExportError("the chosen trial edits nothing, so there is no adapter; choose another")
+    kinds: Collection[bool] = {edit.writer.bias for edit in ablation.edits}
+    if len(kinds) > 1:
+        names = {edit.writer.bias: edit.writer.name for edit in ablation.edits}
+        raise ExportError(
+            f"{names[True]} writes a bias into the stream and {names[False]} has none: one adapter "
+            "holds biases for all of its matrices or for none; set export=merged"
+        )
+    return kinds == {True}
+
+
+def _tensors(ablation: Ablation, checkpoint: Checkpoint) -> dict[str, Tensor]:
+    """A and B of each matrix, in float32: half precision would round the small difference away."""
+    matrices = ablation.matrix_edits()
+    found: dict[str, Tensor] = {}
+    for edit in ablation.edits:
+        writer, unit = edit.writer, edit.direction.double()
+        with checkpoint.tensor(writer.weight_name) as weight:
+            along = projection_of(weight, matrices[writer.weight_name], ablation.torch_dtype)
+        name = f"{PREFIX}{writer.name}"
+        found[f"{name}.lora_A.weight"] = along[None].float()
+        found[f"{name}.lora_B.weight"] = (-edit.strength * unit)[:, None].float().contiguous()
+        if writer.bias:
+            with checkpoint.tensor(writer.bias_name) as stored:
+                bias = stored.to("cpu", ablation.torch_dtype).double()
+            found[f"{name}.lora_B.bias"] = (-edit.strength * unit * (unit @ bias)).float()
+    return found
+
+
+def _config(ablation: Ablation, lora_bias: bool, base_model: str, revision: str | None) -> str:
+    from peft import LoraConfig
+
+    config = LoraConfig(
+        task_type="CAUSAL_LM",
+        base_model_name_or_path=base_model,
+        revision=revision,
+        r=1,
+        lora_alpha=1,
+        lora_bias=lora_bias,
+        target_modules=[edit.writer.name for edit in ablation.edits],
+        fan_in_fan_out=any(edit.writer.transposed for edit in ablation.edits),
+        inference_mode=True,
+    )
+    fields: dict[str, Any] = config.to_dict()  # type: ignore[no-untyped-call]
+    # A set has another order in every process; the same edit is to give the same bytes.
+    plain = {k: sorted(v) if isinstance(v, set) else v for k, v in fields.items()}
+    return json.dumps(plain, indent=2, sort_keys=True) + "\n"

@@ -1,0 +1,78 @@
+"""Tensors of a checkpoint by name, mapped from its files one at a time."""
+
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, BinaryIO
+
+from safetensors import SafetensorError, safe_open
+from torch import Tensor
+
+from heretic.ablation.disk_weights import tensor_files
+from heretic.errors import ExportError, ModelLoadError, one_line
+
+
+class Checkpoint:
+    """The safetensors files of a folder.
+
+    Attributes:
+        folder: where they lie.
+        files: file of each tensor by its name there.
+    """
+
+    def __init__(self, folder: Path, prefix: str = "") -> None:
+        """Find every tensor.
+
+        Args:
+            folder: of the checkpoint, sharded or not.
+            prefix: of the decoder's names in the network (`base_model_prefix`), which a
+                checkpoint of the bare decoder lacks.
+
+        Raises:
+            ExportError: there are no safetensors files, or one is damaged.
+        """
+        try:
+            self.files = tensor_files(folder)
+        except ModelLoadError as error:
+            raise ExportError(f"{folder} holds no weights to export ({one_line(error)})") from error
+        self.folder, self._prefix = folder, f"{prefix}."
+
+    def stored_name(self, name: str) -> str | None:
+        """The name of a tensor in the files, or None if they do not hold it."""
+        names = (name, name.removeprefix(self._prefix))
+        return next((known for known in names if known in self.files), None)
+
+    @contextmanager
+    def tensor(self, name: str) -> Iterator[Tensor]:
+        """A tensor, mapped while the block lasts: only what is touched is read.
+
+        Raises:
+            ExportError: the files hold no such tensor, or cannot be read.
+        """
+        stored = self.stored_name(name)
+        if stored is None:
+            raise ExportError(f"the checkpoint in {self.folder} has no tensor {name}")
+        try:
+            with safe_open(self.files[stored], framework="pt") as tensors:
+                found: Tensor = tensors.get_tensor(stored)
+        except (OSError, SafetensorError) as error:
+            raise ExportError(
+                f"cannot read {name} from {self.files[stored]}: {one_line(error)}; check the disk"
+            ) from error
+        yield found
+
+    @contextmanager
+    def raw(self, name: str) -> Iterator[tuple[dict[str, Any], BinaryIO]]:
+        """What a file says of a tensor (`dtype`, `shape`), and a stream at its first byte.
+
+        Unlike what is mapped, what is read takes no memory beyond the reader's own.
+
+        Args:
+            name: as the files have it.
+        """
+        with self.files[name].open("rb") as stream:
+            length = int.from_bytes(stream.read(8), "little")
+            entry: dict[str, Any] = json.loads(stream.read(length))[name]
+            stream.seek(8 + length + entry["data_offsets"][0])
+            yield entry, stream

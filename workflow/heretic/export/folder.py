@@ -1,0 +1,99 @@
+"""What every saved folder has in common: it appears whole, with the base model's other files."""
+
+import shutil
+from collections.abc import Collection, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError
+
+from heretic.artifacts import replacing_folder, write_json
+from heretic.console import log
+from heretic.errors import ExportError, one_line
+from heretic.export.checkpoint import Checkpoint
+from heretic.export.layout import Layout
+from heretic.export.manifest import manifest
+from heretic.export.record import NOT_REPRODUCED, RECORD
+
+# Written anew: from the network, or of the edited model only.
+WRITTEN_ANEW = ("config.json", "*.index.json", *NOT_REPRODUCED)
+# Tokenizer, chat template, processors, generation defaults, licence: taken over byte for byte.
+# Saving the tokenizer in memory would write down that it pads on the left, which only the phases
+# here need.
+TAKEN_OVER = (
+    "*.json",
+    "*.jinja",
+    "additional_chat_templates/*.jinja",
+    "*.txt",
+    "*.md",
+    "*.model",
+    "*.tiktoken",
+    "*.spm",
+    "*.py",
+    "LICENSE*",
+    "NOTICE*",
+)
+
+
+@contextmanager
+def writing(folder: Path) -> Iterator[Path]:
+    """A folder that takes the place of `folder` when the block ends well, and vanishes if not.
+
+    Raises:
+        ExportError: the disk is full or refuses.
+    """
+    try:
+        with replacing_folder(folder) as beside:
+            yield beside
+    except (OSError, SafetensorError) as error:
+        raise ExportError(
+            f"cannot write {folder}: {one_line(error)}; free some space and rerun"
+        ) from error
+
+
+def take_over_files(source: Path, target: Path) -> None:
+    """Copy what the edit leaves alone of the checkpoint in `source`."""
+    found = (path for pattern in TAKEN_OVER for path in source.glob(pattern))
+    for path in found:
+        if path.is_file() and not any(path.match(pattern) for pattern in WRITTEN_ANEW):
+            copy = target / path.relative_to(source)
+            copy.parent.mkdir(exist_ok=True)
+            shutil.copyfile(path, copy)
+
+
+def write_record(folder: Path, record: Mapping[str, Any]) -> None:
+    """Write `ablation.json` with the hash of every other file that the edit decides."""
+    files = {k: v for k, v in manifest(folder).items() if k not in NOT_REPRODUCED}
+    write_json(folder / RECORD, {**record, "files": files})
+
+
+def require_saved(layout: Layout, changed: Collection[str]) -> None:
+    """Refuse a network that saves an edited parameter as part of something else.
+
+    Raises:
+        ExportError: naming the parameter.
+    """
+    lacking = sorted(set(changed) - set(layout.parameters.values()))
+    if lacking:
+        raise ExportError(
+            f"the saved model would have no tensor {lacking[0]}; report this architecture"
+        )
+
+
+def log_comparison(layout: Layout, checkpoint: Checkpoint, changed: Collection[str]) -> None:
+    """Say what was compared with the base model, and what the network does not use of it."""
+    edited = sum(parameter in changed for parameter in layout.parameters.values())
+    log.info(
+        "Verified: %d tensors edited, the other %d as in the base model",
+        edited,
+        len(layout.tensors) - edited,
+    )
+    kept = {checkpoint.stored_name(name) for name in layout.tensors}
+    left_out = sorted(checkpoint.files.keys() - kept)
+    if left_out:
+        log.info(
+            "Left out, because transformers does not load them: %d tensors such as %s",
+            len(left_out),
+            left_out[0],
+        )

@@ -1,0 +1,25 @@
+"""The two forms of an export: merged weights, or an adapter. Light, for checks before any work."""
+
+from pathlib import Path
+
+from heretic.errors import ExportError
+
+ADAPTER_CONFIG = "adapter_config.json"
+
+
+def check_form(export: str, norm_preservation: str) -> None:
+    """Refuse settings that do not go together.
+
+    Raises:
+        ExportError: an adapter is wanted of an edit that is not of low rank.
+    """
+    if export == "adapter" and norm_preservation != "none":
+        raise ExportError(
+            f"export=adapter does not go with norm_preservation={norm_preservation}: scaled rows "
+            "or columns are not of low rank; set norm_preservation=none, or export=merged"
+        )
+
+
+def is_adapter(folder: Path) -> bool:
+    """Whether a saved folder holds an adapter instead of a model."""
+    return (folder / ADAPTER_CONFIG).is_file()

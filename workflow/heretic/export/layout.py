@@ -1,0 +1,135 @@
+"""How a network is laid out in files, known without its weights.
+
+The network is built on torch's `meta` device, where tensors have names, shapes and types but no
+memory, by the same call that loads it for real. So tied weights, renamed tensors and parts kept in
+another type come out as `save_pretrained` would have them.
+"""
+
+import json
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from huggingface_hub import split_torch_state_dict_into_shards
+from torch import Tensor
+from transformers import AutoModelForCausalLM, PreTrainedModel
+from transformers.core_model_loading import revert_weight_conversion
+from transformers.dynamic_module_utils import custom_object_save
+from transformers.modeling_utils import remove_tied_weights_from_state_dict
+from transformers.utils.logging import disable_progress_bar
+
+from heretic.ablation.blocks import plain_blocks
+from heretic.errors import ExportError, one_line
+from heretic.export.checkpoint import Checkpoint
+from heretic.model.loading import LOADING_ERRORS
+
+INDEX = "model.safetensors.index.json"
+
+
+@dataclass(frozen=True)
+class Layout:
+    """The files of a saved network.
+
+    Attributes:
+        tensors: on the meta device, by the name under which each is saved.
+        parameters: the network's name of each saved tensor; one that is made of several
+            parameters, or of a part of one, has none.
+        shards: names of the tensors by file, in the order of the network.
+        total_size: bytes of all tensors.
+        total_parameters: as the index tells it.
+    """
+
+    tensors: dict[str, Tensor]
+    parameters: dict[str, str]
+    shards: dict[str, list[str]]
+    total_size: int
+    total_parameters: int
+
+    def index(self) -> str | None:
+        """Contents of the index file, where there is more than one shard."""
+        if len(self.shards) == 1:
+            return None
+        files = {name: file for file, names in self.shards.items() for name in names}
+        about = {"total_parameters": self.total_parameters, "total_size": self.total_size}
+        index = {"metadata": about, "weight_map": files}
+        return json.dumps(index, indent=2, sort_keys=True) + "\n"
+
+
+def empty_network(folder: Path, dtype: str, *, trust_remote_code: bool) -> PreTrainedModel:
+    """The network of a checkpoint without its weights.
+
+    Raises:
+        ExportError: transformers cannot build it.
+    """
+    with _building(folder):
+        network: PreTrainedModel = AutoModelForCausalLM.from_pretrained(
+            folder, dtype=dtype, device_map={"": "meta"}, trust_remote_code=trust_remote_code
+        )
+        _tie_repeated(network, Checkpoint(folder, network.base_model_prefix))
+    return network
+
+
+def _tie_repeated(network: Any, checkpoint: Checkpoint) -> None:
+    """Tie what the checkpoint holds twice, which loading does only after looking at the values."""
+    for repeated, original in network.all_tied_weights_keys.items():
+        kept = network.get_parameter(original)
+        both_stored = checkpoint.stored_name(repeated) and checkpoint.stored_name(original)
+        if network.get_parameter(repeated) is kept or not both_stored:
+            continue
+        with checkpoint.tensor(repeated) as one, checkpoint.tensor(original) as other:
+            pairs = zip(plain_blocks(one, kept.dtype), plain_blocks(other, kept.dtype), strict=True)
+            if one.shape == other.shape and all(torch.equal(*pair) for pair in pairs):
+                module, _, name = repeated.rpartition(".")
+                setattr(network.get_submodule(module), name, kept)
+
+
+def lay_out(network: PreTrainedModel, max_shard_size: str) -> Layout:
+    """The files in which `save_pretrained` saves a network, with weights or without.
+
+    Raises:
+        ExportError: the names of the checkpoint cannot be restored.
+    """
+    with _building(network.name_or_path or type(network).__name__):
+        state: dict[str, Tensor] = network.state_dict()
+        for ignored in network._keys_to_ignore_on_save or ():
+            state.pop(ignored, None)
+        state = remove_tied_weights_from_state_dict(state, network)
+        parameters = {id(tensor): name for name, tensor in state.items()}
+        restored = revert_weight_conversion(network, dict(state))
+    known = {name: parameters.get(id(tensor)) for name, tensor in restored.items()}
+    tensors = {name: tensor.to("meta") for name, tensor in restored.items()}
+    split = split_torch_state_dict_into_shards(tensors, max_shard_size=max_shard_size)
+    return Layout(
+        tensors,
+        {name: parameter for name, parameter in known.items() if parameter is not None},
+        split.filename_to_tensors,
+        split.metadata["total_size"],
+        network.num_parameters(),
+    )
+
+
+@contextmanager
+def _building(folder: Path | str) -> Iterator[None]:
+    if not sys.stderr.isatty():
+        disable_progress_bar()  # type: ignore[no-untyped-call]
+    try:
+        yield
+    except LOADING_ERRORS as error:
+        raise ExportError(
+            f"cannot lay out the model in {folder}: {one_line(error)}; report this architecture"
+        ) from error
+
+
+def save_configuration(network: Any, folder: Path) -> None:
+    """Write what `save_pretrained` writes beside the weights."""
+    if network.is_remote_code():
+        custom_object_save(network, folder, config=network.config)
+    network.config.dtype = str(network.dtype).removeprefix("torch.")
+    network.config.architectures = [type(network).__name__]
+    network.config.save_pretrained(folder)
+    if network.can_generate():
+        network.generation_config.save_pretrained(folder)

@@ -1,0 +1,135 @@
+"""`ablation.json`: all that is needed, beside the base model, to make the edited one again."""
+
+import base64
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from heretic.ablation.blocks import MatrixEdit
+from heretic.ablation.parameters import AblationParameters
+from heretic.ablation.projection import NormPreservation
+from heretic.ablation.recorded import RecordedEdit, RecordedWriter, plan_recorded
+from heretic.errors import ExportError
+
+RECORD = "ablation.json"
+# The card is written later and tells of the evaluation, the record cannot hold its own hash.
+NOT_REPRODUCED = (RECORD, "README.md")
+EVERYWHERE = "everywhere"
+
+
+@dataclass(frozen=True)
+class Ablation:
+    """An edit and the form in which it is saved.
+
+    Attributes:
+        edits: of every matrix that changes.
+        norm_preservation: which norms are restored.
+        dtype: of the saved weights, such as `bfloat16`.
+        export: `merged` weights or an `adapter` for the base model.
+        max_shard_size: such as `5GB`.
+    """
+
+    edits: tuple[RecordedEdit, ...]
+    norm_preservation: NormPreservation
+    dtype: str
+    export: Literal["merged", "adapter"]
+    max_shard_size: str
+
+    @classmethod
+    def plan(
+        cls, best: Mapping[str, Any], directions: Tensor, settings: Mapping[str, Any]
+    ) -> "Ablation":
+        """The edit of a chosen trial.
+
+        Args:
+            best: contents of `best.json`.
+            directions: unit rows [n_layers + 1, d_model].
+            settings: `norm_preservation`, `export` and `max_shard_size`.
+
+        Raises:
+            DirectionError: the directions do not fit the trial.
+        """
+        parameters = AblationParameters.from_dict(best["parameters"])
+        return cls(
+            tuple(plan_recorded(parameters, directions, best["model"])),
+            settings["norm_preservation"],
+            best["model"]["dtype"],
+            settings["export"],
+            settings["max_shard_size"],
+        )
+
+    @property
+    def torch_dtype(self) -> torch.dtype:
+        """Data type of the saved weights."""
+        dtype: torch.dtype = getattr(torch, self.dtype)
+        return dtype
+
+    def matrix_edits(self) -> dict[str, MatrixEdit]:
+        """The edit of each matrix by the name of its parameter."""
+        return {
+            edit.writer.weight_name: MatrixEdit(
+                edit.direction, edit.strength, edit.writer.transposed, self.norm_preservation
+            )
+            for edit in self.edits
+        }
+
+    def bias_edits(self) -> dict[str, RecordedEdit]:
+        """The edit of each bias by the name of its parameter."""
+        return {edit.writer.bias_name: edit for edit in self.edits if edit.writer.bias}
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values that `from_dict` reads back; each direction is written once."""
+        rows = [edit.direction for edit in self.edits]
+        shared = len(rows) > 0 and all(row.equal(rows[0]) for row in rows)
+        directions: dict[str, str] = {}
+        edits = []
+        for edit in self.edits:
+            key = EVERYWHERE if shared else f"layer {edit.writer.layer}"
+            directions.setdefault(key, _encode(edit.direction))
+            edits.append({**asdict(edit.writer), "strength": edit.strength, "direction": key})
+        return {
+            "norm_preservation": self.norm_preservation,
+            "dtype": self.dtype,
+            "export": self.export,
+            "max_shard_size": self.max_shard_size,
+            "edits": edits,
+            "directions": {"encoding": "base64 of little-endian float32", **directions},
+        }
+
+    @classmethod
+    def from_dict(cls, record: Mapping[str, Any]) -> "Ablation":
+        """Inverse of `to_dict`; other keys are ignored.
+
+        Raises:
+            ExportError: the record lacks something or holds what it cannot hold.
+        """
+        try:
+            edits = []
+            for edit in record["edits"]:
+                place = {k: v for k, v in edit.items() if k not in ("strength", "direction")}
+                direction = _decode(record["directions"][edit["direction"]])
+                edits.append(RecordedEdit(RecordedWriter(**place), direction, edit["strength"]))
+            found = cls(
+                tuple(edits),
+                *(record[k] for k in ("norm_preservation", "dtype", "export", "max_shard_size")),
+            )
+            if not isinstance(found.torch_dtype, torch.dtype):
+                raise ValueError(f"{found.dtype} is no data type")
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
+            raise ExportError(
+                f"{RECORD} does not describe an edit ({type(error).__name__}: {error}); use the "
+                "file of a model that this program saved"
+            ) from error
+        return found
+
+
+def _encode(direction: Tensor) -> str:
+    return base64.b64encode(direction.float().numpy().astype("<f4").tobytes()).decode("ascii")
+
+
+def _decode(text: str) -> Tensor:
+    return torch.from_numpy(np.frombuffer(base64.b64decode(text), "<f4").astype(np.float32))

@@ -1,0 +1,88 @@
+"""Saves an edited model straight from the base model's files, for models larger than memory.
+
+Each tensor goes from the memory-mapped file of the base model to the new one, edited or not, a
+block at a time. The bytes are those that `save` writes of the network in memory.
+"""
+
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from heretic.ablation.blocks import edited_bias, edited_blocks, plain_blocks
+from heretic.errors import ExportError
+from heretic.export.checkpoint import Checkpoint
+from heretic.export.folder import (
+    log_comparison,
+    require_saved,
+    take_over_files,
+    write_record,
+    writing,
+)
+from heretic.export.layout import Layout, empty_network, lay_out, save_configuration
+from heretic.export.record import Ablation
+from heretic.export.shards import write_shards
+from heretic.export.verify import verify_weights
+
+OTHER_WAY = "run with low_memory_export=false"
+
+
+def save_shard_by_shard(
+    ablation: Ablation,
+    source: Path,
+    folder: Path,
+    record: Mapping[str, Any],
+    *,
+    trust_remote_code: bool,
+) -> None:
+    """Write the edited model straight from the base model's files; all of it or nothing.
+
+    Args:
+        ablation: the edit.
+        source: folder of the base model.
+        folder: replaced if it exists.
+        record: what `ablation.json` says of the edit.
+        trust_remote_code: whether the base model's own code may run.
+
+    Raises:
+        ExportError: the disk is full, or the base model's files do not hold each tensor as it is
+            saved.
+    """
+    network = empty_network(source, ablation.dtype, trust_remote_code=trust_remote_code)
+    layout = lay_out(network, ablation.max_shard_size)
+    checkpoint = Checkpoint(source, network.base_model_prefix)
+    matrices, biases = ablation.matrix_edits(), ablation.bias_edits()
+    changed = {*matrices, *biases}
+    require_saved(layout, changed)
+    _require_names(layout, checkpoint)
+
+    def blocks(name: str, dtype: torch.dtype) -> Iterator[Tensor]:
+        parameter = layout.parameters.get(name, "")
+        with checkpoint.tensor(name) as tensor:
+            if parameter in matrices:
+                yield from edited_blocks(tensor, matrices[parameter], dtype)
+            elif parameter in biases:
+                edit = biases[parameter]
+                yield edited_bias(tensor, edit.direction, edit.strength, dtype)
+            else:
+                yield from plain_blocks(tensor, dtype)
+
+    with writing(folder) as beside:
+        save_configuration(network, beside)
+        write_shards(layout, beside, blocks)
+        take_over_files(source, beside)
+        verify_weights(beside, blocks, layout)
+        log_comparison(layout, checkpoint, changed)
+        write_record(beside, record)
+
+
+def _require_names(layout: Layout, checkpoint: Checkpoint) -> None:
+    """Refuse before writing what cannot be read tensor by tensor."""
+    for name in layout.tensors:
+        if checkpoint.stored_name(name) is None:
+            raise ExportError(
+                f"{checkpoint.folder} does not hold {name} under the name by which it is saved; "
+                f"{OTHER_WAY}"
+            )

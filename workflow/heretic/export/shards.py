@@ -1,0 +1,108 @@
+"""Writes safetensors files block by block, in the very bytes that the safetensors library writes.
+
+A file is the length of its header, the header as JSON, and the tensors: ordered
+by type, then by name (https://huggingface.co/docs/safetensors).
+"""
+
+import json
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import BinaryIO
+
+import torch
+from torch import Tensor
+
+from heretic.errors import ExportError
+from heretic.export.layout import INDEX, Layout
+
+# In the order of the library, which writes later ones first.
+DTYPES = {
+    torch.bool: "BOOL",
+    torch.uint8: "U8",
+    torch.int8: "I8",
+    torch.float8_e5m2: "F8_E5M2",
+    torch.float8_e4m3fn: "F8_E4M3",
+    torch.int16: "I16",
+    torch.uint16: "U16",
+    torch.float16: "F16",
+    torch.bfloat16: "BF16",
+    torch.int32: "I32",
+    torch.uint32: "U32",
+    torch.float32: "F32",
+    torch.float64: "F64",
+    torch.int64: "I64",
+    torch.uint64: "U64",
+}
+ALIGNMENT = 8
+Blocks = Callable[[str, torch.dtype], Iterator[Tensor]]
+"""Consecutive blocks of a saved tensor, by its name and type."""
+
+
+def write_shards(layout: Layout, folder: Path, blocks: Blocks) -> None:
+    """Write every file of a layout, holding one block of one tensor in memory.
+
+    Args:
+        layout: names, shapes, types and files.
+        folder: where to write.
+        blocks: what each tensor holds, on the CPU.
+
+    Raises:
+        OSError: the disk is full.
+        ExportError: a tensor has a type that safetensors files do not hold, or its blocks do not
+            fill it.
+    """
+    for file, names in layout.shards.items():
+        ordered = _in_order(layout, names)
+        with (folder / file).open("wb") as stream:
+            stream.write(_header(layout, ordered))
+            for name in ordered:
+                _write_tensor(stream, name, layout.tensors[name], blocks)
+    index = layout.index()
+    if index is not None:
+        (folder / INDEX).write_text(index, encoding="utf-8")
+
+
+def raw_bytes(tensor: Tensor) -> Tensor:
+    """The bytes of a tensor on the CPU, flat: what two tensors must share to be the same."""
+    return tensor.contiguous().reshape(-1).view(torch.uint8)
+
+
+def _in_order(layout: Layout, names: Sequence[str]) -> list[str]:
+    known = list(DTYPES)
+    for name in names:
+        if layout.tensors[name].dtype not in known:
+            raise ExportError(
+                f"{name} has type {layout.tensors[name].dtype}, which cannot be exported file by "
+                "file; run with low_memory_export=false"
+            )
+    return sorted(names, key=lambda name: (-known.index(layout.tensors[name].dtype), name))
+
+
+def _header(layout: Layout, names: Sequence[str]) -> bytes:
+    entries: dict[str, object] = {"__metadata__": {"format": "pt"}}
+    end = 0
+    for name in names:
+        tensor = layout.tensors[name]
+        start, end = end, end + tensor.numel() * tensor.itemsize
+        entries[name] = {
+            "dtype": DTYPES[tensor.dtype],
+            "shape": list(tensor.shape),
+            "data_offsets": [start, end],
+        }
+    text = json.dumps(entries, separators=(",", ":"), ensure_ascii=False).encode()
+    text += b" " * (-len(text) % ALIGNMENT)
+    return len(text).to_bytes(8, "little") + text
+
+
+def _write_tensor(stream: BinaryIO, name: str, like: Tensor, blocks: Blocks) -> None:
+    expected = like.numel() * like.itemsize
+    written = _write_blocks(stream, blocks(name, like.dtype))
+    if written != expected:
+        raise ExportError(
+            f"{name} has {written} bytes in the checkpoint and {expected} in the network; run with "
+            "low_memory_export=false"
+        )
+
+
+def _write_blocks(stream: BinaryIO, blocks: Iterable[Tensor]) -> int:
+    return sum(stream.write(raw_bytes(block).numpy().data) for block in blocks if block.numel())

@@ -1,0 +1,51 @@
+"""Proof, tensor by tensor, that a saved model is the base model but for the edited tensors."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import BinaryIO
+
+from torch import Tensor
+
+from heretic.errors import ExportError
+from heretic.export.checkpoint import Checkpoint
+from heretic.export.layout import Layout
+from heretic.export.shards import DTYPES, Blocks, raw_bytes
+
+
+def verify_weights(folder: Path, expected: Blocks, layout: Layout) -> None:
+    """Compare every saved tensor with what it has to hold, bit for bit.
+
+    Args:
+        folder: of the saved model.
+        expected: blocks of each tensor: read from the base model, or edited.
+        layout: the tensors that have to be there, and no others.
+
+    Raises:
+        ExportError: a tensor is missing, superfluous or differs.
+    """
+    saved = Checkpoint(folder)
+    for name, like in layout.tensors.items():
+        if name not in saved.files:
+            raise ExportError(f"the saved model has no tensor {name}; report this architecture")
+        with saved.raw(name) as (entry, stream):
+            kind = (DTYPES.get(like.dtype), list(like.shape))
+            if (entry["dtype"], entry["shape"]) != kind or not _holds(
+                stream, like.numel() * like.itemsize, expected(name, like.dtype)
+            ):
+                raise ExportError(
+                    f"{name} was not saved as the edit of the base model that it should be; check "
+                    "the disk and that nothing else changes the model's files"
+                )
+    superfluous = saved.files.keys() - layout.tensors.keys()
+    if superfluous:
+        raise ExportError(f"the saved model has an unknown tensor {min(superfluous)}")
+
+
+def _holds(stream: BinaryIO, length: int, blocks: Iterator[Tensor]) -> bool:
+    """Whether the next `length` bytes are those of the blocks."""
+    for block in blocks:
+        wanted = raw_bytes(block).numpy().data
+        length -= wanted.nbytes
+        if stream.read(wanted.nbytes) != wanted:
+            return False
+    return length == 0
