@@ -1,5 +1,6 @@
 """Artifacts: whole or not at all, explained by their provenance, the same bytes every time."""
 
+import errno
 import json
 import math
 import os
@@ -11,6 +12,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors import SafetensorError
 
 from heretic.artifacts import (
     fingerprint,
@@ -274,3 +276,37 @@ def test_sha256(tmp_path: Path) -> None:
     assert sha256_of(tmp_path / "a") == (
         "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"
     )
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        OSError(errno.ENOSPC, "No space left on device"),
+        OSError(errno.EDQUOT, "Disk quota exceeded"),
+        SafetensorError(
+            "Error while serializing: I/O error: No space left on device (os error 28)"
+        ),
+    ],
+)
+def test_a_full_disk_is_named_and_leaves_the_old_artifact(tmp_path: Path, error: Exception) -> None:
+    target = tmp_path / "a.txt"
+    target.write_text("old")
+    with (
+        pytest.raises(HereticError, match=r"a\.txt: no space left on the disk; free some"),
+        replacing(target),
+    ):
+        raise error
+    assert names(tmp_path) == ["a.txt"]
+    assert target.read_text() == "old"
+
+
+def test_another_fault_stays_what_it_is(tmp_path: Path) -> None:
+    with pytest.raises(PermissionError), replacing(tmp_path / "a.txt"):
+        raise PermissionError(errno.EACCES, "Permission denied")
+
+
+def test_what_a_killed_process_left_is_written_over(tmp_path: Path) -> None:
+    (tmp_path / ".a.txt.partial").write_text("half of an artif")
+    write_text(tmp_path / "a.txt", "whole")
+    assert names(tmp_path) == ["a.txt"]
+    assert (tmp_path / "a.txt").read_text() == "whole"

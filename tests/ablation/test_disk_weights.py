@@ -8,24 +8,11 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from tiny_models import save_tiny_model, tiny_model
+from tiny_models import load_saved, save_tiny_model, tiny_model
 
 from heretic.ablation.disk_weights import INDEX, DiskWeights, tensor_files
 from heretic.ablation.weights_cache import LayerWeightsCache
 from heretic.errors import ModelLoadError
-from heretic.model.loading import Model, load_model
-
-SETTINGS: dict[str, Any] = {
-    "model_revision": None,
-    "response_prefix": "",
-    "device": "cpu",
-    "trust_remote_code": False,
-    "max_batch_size": 8,
-}
-
-
-def load(folder: Path, dtype: str = "auto") -> Model:
-    return load_model(str(folder), dtype=dtype, **SETTINGS)
 
 
 def rewrite(folder: Path, change: Any) -> None:
@@ -56,7 +43,9 @@ def folder(saved: Path, tmp_path: Path) -> Path:
 def test_equals_the_cache_bit_for_bit(
     tmp_path: Path, family: str, max_shard_size: str, dtype: str
 ) -> None:
-    model = load(save_tiny_model(tmp_path, family, max_shard_size=max_shard_size), dtype)
+    model = load_saved(
+        save_tiny_model(tmp_path, family, max_shard_size=max_shard_size), dtype=dtype
+    )
     assert (tmp_path / INDEX).exists() == (max_shard_size == "20KB")
     cache, disk = LayerWeightsCache(model.anatomy), DiskWeights(model)
 
@@ -73,7 +62,7 @@ def test_equals_the_cache_bit_for_bit(
 def test_a_checkpoint_of_the_bare_decoder_has_no_prefix(folder: Path) -> None:
     """The original GPT-2 names its tensors `h.0…` where the network has `transformer.h.0…`."""
     rewrite(folder, without_prefix("transformer."))
-    model = load(folder)
+    model = load_saved(folder)
 
     disk = DiskWeights(model)
 
@@ -82,7 +71,7 @@ def test_a_checkpoint_of_the_bare_decoder_has_no_prefix(folder: Path) -> None:
 
 
 def test_does_not_follow_the_model(folder: Path) -> None:
-    model = load(folder)
+    model = load_saved(folder)
     disk = DiskWeights(model)
     writer = model.anatomy.writers[0]
     before = writer.weight.clone()
@@ -94,7 +83,7 @@ def test_does_not_follow_the_model(folder: Path) -> None:
 
 @pytest.mark.parametrize("part", ["weight", "bias"])
 def test_a_missing_tensor_is_named(folder: Path, part: str) -> None:
-    model = load(folder)
+    model = load_saved(folder)
     name = f"transformer.h.1.mlp.c_proj.{part}"
     rewrite(folder, lambda tensors: {k: t for k, t in tensors.items() if k != name})
 
@@ -104,7 +93,7 @@ def test_a_missing_tensor_is_named(folder: Path, part: str) -> None:
 
 @pytest.mark.parametrize("part", ["weight", "bias"])
 def test_another_shape_is_refused(folder: Path, part: str) -> None:
-    model = load(folder)
+    model = load_saved(folder)
     name = f"transformer.h.1.mlp.c_proj.{part}"
     rewrite(folder, lambda tensors: {**tensors, name: torch.zeros(3)})
 
@@ -113,7 +102,7 @@ def test_another_shape_is_refused(folder: Path, part: str) -> None:
 
 
 def test_a_folder_that_went_away_is_one_line(folder: Path) -> None:
-    model = load(folder)
+    model = load_saved(folder)
     disk = DiskWeights(model)
     shutil.rmtree(folder)
 

@@ -238,7 +238,7 @@ def test_a_full_disk(
     assert done.returncode == 1
     lines = [line for line in done.stdout.splitlines() if "no space left on the disk" in line]
     assert lines
-    assert "free some and run again" in lines[0]
+    assert "free some space and run again" in lines[0]
     assert "Traceback" not in done.stdout
     assert not list(small_disk.rglob(".*.partial"))
     subprocess.run(["mount", "-o", "remount,size=64m", str(small_disk)], check=True)

@@ -61,7 +61,7 @@ def replacing(target: Path) -> Iterator[Path]:
 
 
 @contextmanager
-def replacing_folder(target: Path) -> Iterator[Path]:
+def replacing_folder(target: Path, error: type[HereticError] = HereticError) -> Iterator[Path]:
     """Like `replacing`, for a whole folder.
 
     An older folder of that name is moved aside as a whole and then removed, so that a reader may
@@ -70,7 +70,7 @@ def replacing_folder(target: Path) -> Iterator[Path]:
     process at a time may replace a folder.
 
     Raises:
-        HereticError: the disk is full.
+        HereticError: the disk is full; an `error`, if another class is given.
     """
     target.parent.mkdir(parents=True, exist_ok=True)
     beside = target.with_name(f".{target.name}.partial")
@@ -78,7 +78,7 @@ def replacing_folder(target: Path) -> Iterator[Path]:
     _settle(target, beside, aside)
     beside.mkdir()
     try:
-        with _explaining_full_disk(target):
+        with _explaining_full_disk(target, error):
             yield beside
             for path in beside.rglob("*"):
                 if path.is_file():
@@ -214,7 +214,7 @@ def versions() -> dict[str, str]:
 
 
 @contextmanager
-def _explaining_full_disk(target: Path) -> Iterator[None]:
+def _explaining_full_disk(target: Path, kind: type[HereticError] = HereticError) -> Iterator[None]:
     """Name what did not fit; libraries report a full disk each in an exception of their own.
 
     Raises:
@@ -226,8 +226,8 @@ def _explaining_full_disk(target: Path) -> Iterator[None]:
         full = getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT)
         if not full and os.strerror(errno.ENOSPC) not in str(error):
             raise
-        raise HereticError(
-            f"no space left on the disk while writing {target}; free some and run again, "
+        raise kind(
+            f"cannot write {target}: no space left on the disk; free some space and run again, "
             "finished phases and trials are kept"
         ) from error
 

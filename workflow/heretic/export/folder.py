@@ -44,7 +44,7 @@ def writing(folder: Path) -> Iterator[Path]:
         ExportError: the disk is full or refuses.
     """
     try:
-        with replacing_folder(folder) as beside:
+        with replacing_folder(folder, ExportError) as beside:
             yield beside
     except (OSError, SafetensorError) as error:
         raise ExportError(
