@@ -263,6 +263,8 @@ def small_disk(demo_run: tuple[Workspace, str]) -> Iterator[Path]:
 
 def test_training_that_was_killed_gives_the_same_model(tmp_path: Path) -> None:
     target = ("results/demo-model.manifest.json", "--config", "demo_steps=12")
+    for name in ("straight", "killed"):
+        (tmp_path / name).mkdir()
     straight, killed = (copy_workflow(tmp_path / name) for name in ("straight", "killed"))
     straight.require(*target)
     path = os.pathsep.join([str(HERE / "faults"), str(killed.folder / "workflow")])

@@ -24,6 +24,7 @@ Jobs = dict[str, dict[str, Any]]
 HERE = Path(__file__).parent
 # A run that uses everything: both optional prompt sets and an upload.
 BASE: dict[str, Any] = {
+    "device_map": "sequential",
     "upload_to": "tester/stale",
     "unhelpfulness_prompts": "true",
     "sacred_prompts": "true",
@@ -36,7 +37,7 @@ BASE: dict[str, Any] = {
 CHANGED: dict[str, Any] = {
     "model_revision": "v2",
     "seed": 5,
-    "demo_steps": 1000,
+    "demo_steps": 1200,
     "dtype": "bfloat16",
     "device": "cpu",
     "threads": 1,
@@ -181,7 +182,7 @@ def test_a_prompt_set_makes_only_its_own_job_stale(planner: Planner, name: str) 
 def test_an_optional_set_that_is_switched_off_is_missed(planner: Planner) -> None:
     jobs = planner.plan(sacred_prompts="false")
     assert rules(jobs, "params") == set()
-    assert rules(jobs, "inputs") == {"check_prompts", "compute_directions"}
+    assert rules(jobs, "inputs") == {"check_prompts", "compute_directions", "save"}
 
 
 def test_another_model_makes_the_rules_of_its_row_stale(planner: Planner) -> None:

@@ -156,7 +156,10 @@ def _chat(
 
 def _reproduce(
     ablation: Annotated[Path, typer.Argument(help="`ablation.json` of an edited model.")],
-    target: Annotated[Path, typer.Argument(help="Folder for the model; replaced if it exists.")],
+    target: Annotated[
+        Path | None,
+        typer.Argument(help="Folder for the model; beside the edited model when left out."),
+    ] = None,
     base_model: Annotated[
         str | None, typer.Option(help="Where the base model is, if not where the file says.")
     ] = None,
@@ -164,8 +167,9 @@ def _reproduce(
     """Make an edited model again from its base model, and compare every file."""
     from heretic.export.reproduce import reproduce
 
-    files = reproduce(ablation, target, _resolve({}, []).settings, base_model)
-    typer.echo(f"{target}: {len(files)} files as in {ablation}")
+    folder = target or Path(f"{ablation.resolve().parent}.reproduced")
+    files = reproduce(ablation, folder, _resolve({}, []).settings, base_model)
+    typer.echo(f"{folder}: {len(files)} files as in {ablation}")
 
 
 def run_folder(run: str | None, holding: str) -> Path:

@@ -124,7 +124,7 @@ class SettingsFields(BaseSettings):
         lt=2**31,
     )
     demo_steps: int = setting(
-        1100,
+        1300,
         "Optimiser steps of the demo model; fewer train faster and refuse less precisely.",
         "train_demo_model",
         ge=1,
