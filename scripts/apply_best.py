@@ -6,6 +6,7 @@ from snakemake.script import Snakemake
 
 from heretic.artifacts import provenance, read_json, read_tensors
 from heretic.console import job, log
+from heretic.errors import ExportError
 from heretic.export.export import export_model, wants_low_memory
 from heretic.export.forms import check_form
 from heretic.export.record import Ablation
@@ -32,11 +33,16 @@ def main(smk: Snakemake) -> None:
     folder.with_name("model.manifest.json").unlink(missing_ok=True)
     log.info("Editing %d of %d maps", len(ablation.edits), len(best["model"]["writers"]))
     origin = source_facts(settings["model"], settings["model_revision"], source)
+    if origin["sha256"] != best["model"]["weights"]:
+        raise ExportError(
+            f"the weights of {settings['model']} are not those that were searched; did another run "
+            "train or replace the model meanwhile? Run again"
+        )
     facts = {
         "trial": best["trial"],
         "parameters": best["parameters"],
         "strengths": best["strengths"],
-        "model": {k: v for k, v in best["model"].items() if k != "writers"},
+        "model": {k: v for k, v in best["model"].items() if k not in ("writers", "weights")},
         "source": {**origin, "card": carried_over(source)},
         "provenance": provenance(settings, inputs),
     }

@@ -5,7 +5,6 @@ edit of strength zero, which must change nothing, and the chosen edit along rand
 """
 
 from pathlib import Path
-from typing import Any
 
 from snakemake.script import Snakemake
 
@@ -13,9 +12,8 @@ from heretic.artifacts import provenance, read_json, read_tensors, write_json
 from heretic.console import job
 from heretic.evaluation.holdout import HoldoutSets
 from heretic.evaluation.protocol import HoldoutProtocol, evaluate_edit
-from heretic.export.adapter import attach_adapter
-from heretic.export.forms import is_adapter
-from heretic.model.loading import Model, load_model
+from heretic.export.adapter import load_edited
+from heretic.model.loading import load_model
 from heretic.model.threads import set_threads
 from heretic.prompts.bundle import read_prompts
 
@@ -35,7 +33,7 @@ def main(smk: Snakemake) -> None:
     options = {**runtime, **settings}
     result = evaluate_edit(
         load_original=lambda: load_model(**{**options, "model": smk.params.model}),
-        load_edited=lambda: load_edited(options, smk.params.model, folder),
+        load_edited=lambda: load_edited(folder, options, smk.params.model),
         record=read_json(Path(smk.input.edited[0])),
         directions=read_tensors(Path(smk.input.directions))["refusal_directions"],
         sets=HoldoutSets(*(read_prompts(path) for path in inputs.values())),
@@ -44,13 +42,6 @@ def main(smk: Snakemake) -> None:
     )
     inputs |= {"edited": Path(smk.input.edited[0]), "directions": Path(smk.input.directions)}
     write_json(Path(smk.output[0]), {**result, "provenance": provenance(settings, inputs)})
-
-
-def load_edited(options: dict[str, Any], original: str, folder: Path) -> Model:
-    """What was saved: a whole model, or an adapter at work in the original."""
-    if is_adapter(folder):
-        return attach_adapter(load_model(**{**options, "model": original}), folder)
-    return load_model(**{**options, "model": str(folder), "model_revision": None})
 
 
 with job(snakemake.log[0]):

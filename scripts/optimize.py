@@ -44,6 +44,7 @@ def main(smk: Snakemake) -> None:
         require_refusals(baseline.refusals, settings)
         records = loop.run(study, settings["n_trials"])
     facts, model = provenance(settings, inputs), loop.editor.model
+    weights = source_facts("", settings["model_revision"], model.folder)["sha256"]
     writers = record_writers(model.anatomy)
     write_csv(Path(smk.output.trials), trial_rows(records), facts)
     write_json(
@@ -51,7 +52,11 @@ def main(smk: Snakemake) -> None:
         {
             "study": name,
             "n_layers": loop.space.n_layers,
-            "model": {**model_facts(model), "writers": [w.to_dict() for w in writers]},
+            "model": {
+                **model_facts(model),
+                "writers": [w.to_dict() for w in writers],
+                "weights": weights,
+            },
             "baseline": {**baseline.to_dict(), "total": len(loop.evaluator.bad_prompts)},
             "trials": [record.to_dict() for record in records],
             "provenance": facts,

@@ -5,7 +5,7 @@ from typing import Any
 
 from snakemake.script import Snakemake
 
-from heretic.artifacts import provenance, read_json, write_json
+from heretic.artifacts import provenance, read_json, sha256_of, write_json
 from heretic.console import ProgressLine, duration, job, log
 from heretic.demo.train import train_demo_model
 from heretic.export.manifest import manifest
@@ -17,20 +17,20 @@ def main(smk: Snakemake) -> None:
     """Train into the folder beside the manifest, which is written last."""
     settings, target = smk.params.settings, Path(smk.output[0])
     folder = target.with_name(target.name.removesuffix(".manifest.json"))
-    if trained_meanwhile(target, folder, settings):
-        log.info("Another run has just trained it")
-        return
+    # Snakemake deletes a manifest before its job, also one that a run beside this one has just
+    # written; a copy tells that the model is there, and of the same recipe.
+    copy = target.with_name(f".{target.name}")
+    recipe = {"settings": settings, "code": [sha256_of(Path(path)) for path in smk.input.code]}
+    if copy.is_file():
+        known = read_json(copy)
+        if known["recipe"] == recipe and folder.is_dir() and known["files"] == manifest(folder):
+            log.info("Another run has trained it already")
+            write_json(target, {k: v for k, v in known.items() if k != "recipe"})
+            return
     facts = train(folder, settings)
     payload = {"files": manifest(folder), "facts": facts, "provenance": provenance(settings, {})}
+    write_json(copy, {**payload, "recipe": recipe})
     write_json(target, payload)
-
-
-def trained_meanwhile(target: Path, folder: Path, settings: dict[str, Any]) -> bool:
-    """Whether the manifest, which Snakemake deletes before a job, is there again and true."""
-    if not target.is_file():
-        return False
-    written = read_json(target)
-    return written["provenance"]["settings"] == settings and written["files"] == manifest(folder)
 
 
 def train(folder: Path, settings: dict[str, Any]) -> dict[str, Any]:

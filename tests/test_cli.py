@@ -82,20 +82,20 @@ def test_show_config_is_a_line_a_setting(folder: Path) -> None:
 
 def test_run_calls_snakemake_with_the_same_settings(folder: Path) -> None:
     words = called(folder, "run", "--model", "owner/name", "--n-trials", "50")
-    assert words == ["--cores", "1", "--config", 'model="owner/name"', 'n_trials="50"']
+    assert words == ["--cores", "1", "--config", 'model= "owner/name" ', 'n_trials= "50" ']
 
 
 def test_options_without_a_command_are_those_of_run(folder: Path) -> None:
     assert called(folder, "--model", "X/y", "--cache-weights", "true") == [
-        "--cores", "1", "--config", 'model="X/y"', 'cache_weights="true"',
+        "--cores", "1", "--config", 'model= "X/y" ', 'cache_weights= "true" ',
     ]  # fmt: skip
 
 
 def test_what_follows_the_dashes_is_snakemakes(folder: Path) -> None:
     words = called(folder, "run", "--cores", "2", "--configfile", "config/config.yaml", "--", "-F")
     assert words == ["--cores", "2", "--configfile", "config/config.yaml", "-F"]
-    own = called(folder, "run", "--", "--workflow-profile", "profiles/slurm")
-    assert own == ["--workflow-profile", "profiles/slurm"]
+    for own in (["--workflow-profile", "profiles/slurm"], ["-c4"], ["-j", "8"], ["--cores=2"]):
+        assert called(folder, "run", "--", *own) == own
 
 
 def test_plan_runs_nothing(folder: Path) -> None:
@@ -103,9 +103,21 @@ def test_plan_runs_nothing(folder: Path) -> None:
 
 
 def test_evaluate_asks_for_the_table_of_every_run(folder: Path) -> None:
-    words = called(folder, "evaluate", "--model", '["a/b", "c/d"]')
+    done = heretic(folder, "evaluate", "--model", '["a/b", "c/d"]')
+    words = json.loads(done.stdout)
     assert words[:2] == ["results/a--b/evaluation.json", "results/c--d/evaluation.json"]
-    assert words[-1] == 'model=["a/b", "c/d"]'
+    assert words[-1] == 'model= ["a/b", "c/d"] '
+
+
+@pytest.mark.slow
+def test_evaluate_prints_the_table_also_where_nothing_is_stale(
+    demo_run: tuple[Workspace, str],
+) -> None:
+    done = heretic(demo_run[0].folder, "evaluate")
+    assert done.returncode == 0, done.stderr
+    assert "Nothing to be done" in done.stderr
+    assert "Original" in done.stdout
+    assert "Edited" in done.stdout
 
 
 @pytest.mark.parametrize(
@@ -114,6 +126,8 @@ def test_evaluate_asks_for_the_table_of_every_run(folder: Path) -> None:
         (("run", "--n-trails", "5"), "unknown setting 'n_trails'; did you mean 'n_trials'?"),
         (("--n-trails=5",), "unknown setting 'n_trails'; did you mean 'n_trials'?"),
         (("show-config", "--max-klx", "1"), "did you mean 'max_kl'?"),
+        (("run", "n_trials=5"), "write --n-trials 5, not n_trials=5"),
+        (("run", "n_trails=5"), "did you mean 'n_trials'?"),
         (("run", "--n-trials", "many"), "n_trials = 'many' (command line)"),
         (("run", "--bad-prompts", "{dataset: ["), "--bad-prompts is not valid YAML"),
         (("run", "--configfile", "none.yaml"), "cannot read none.yaml"),

@@ -65,6 +65,28 @@ def test_debug_keeps_the_trace_of_a_known_error() -> None:
         raise StudyError("x")
 
 
+def test_a_full_disk_under_the_log_says_nothing_more(tmp_path: Path) -> None:
+    (tmp_path / "phase.log").symlink_to("/dev/full")
+    program = (
+        "from heretic.console import job\n"
+        "from heretic.errors import StudyError\n"
+        "with job('phase.log'):\n"
+        "    raise StudyError('no space left on the disk')\n"
+    )
+    command = [sys.executable, "-c", program]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == 1
+    assert done.stderr == "StudyError: no space left on the disk\n"
+
+
+def test_a_variable_keeps_the_trace_of_a_jobs_error(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("WORKFLOW_DEBUG", "1")
+    with pytest.raises(StudyError), job(str(tmp_path / "phase.log")):
+        raise StudyError("x")
+
+
 def test_a_process_prints_one_line_and_no_traceback() -> None:
     program = (
         "from heretic.console import start_logging, one_line_errors\n"

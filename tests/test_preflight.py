@@ -164,3 +164,12 @@ def test_too_little_disk_says_how_much(tmp_path: Path, monkeypatch: pytest.Monke
     saved.parent.mkdir(parents=True)
     saved.write_text("{}")
     check_run("mine", settings, tmp_path / "results")
+
+
+def test_results_of_another_model_are_not_replaced_by_coincidence(tmp_path: Path) -> None:
+    record = tmp_path / "results" / "demo" / "model" / "ablation.json"
+    record.parent.mkdir(parents=True)
+    record.write_text(json.dumps({"source": {"model": "/elsewhere/demo"}}))
+    message = complaint(SettingsError, Settings(), "demo", tmp_path / "results")
+    assert "holds the results of /elsewhere/demo; give those of demo a run_name" in message
+    check_run("demo", Settings(run_name="demo"), tmp_path / "results")

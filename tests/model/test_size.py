@@ -42,3 +42,15 @@ def test_a_damaged_file_is_named(tmp_path: Path, content: bytes) -> None:
 def test_a_hub_that_cannot_be_asked_tells_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     assert checkpoint_bytes("owner/name", None, "auto") is None
+
+
+def test_a_second_copy_in_another_layout_does_not_count(folder: Path) -> None:
+    before = checkpoint_bytes(str(folder), None, "auto")
+    save_file({"c": torch.zeros(99)}, folder / "consolidated.safetensors")
+    assert checkpoint_bytes(str(folder), None, "auto") == before
+
+
+def test_eight_bit_numbers_take_a_byte(tmp_path: Path) -> None:
+    weights = {"a": torch.zeros(5, dtype=torch.float8_e4m3fn), "b": torch.zeros(3).bool()}
+    save_file(weights, tmp_path / "model.safetensors")
+    assert checkpoint_bytes(str(tmp_path), None, "bfloat16") == 8

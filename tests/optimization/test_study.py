@@ -3,6 +3,7 @@
 import json
 import os
 import signal
+import sqlite3
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -13,12 +14,14 @@ from typing import Any
 import optuna
 import pytest
 from optuna.trial import TrialState
+from sqlalchemy.exc import OperationalError
 
 from heretic.ablation.plan import Edit
 from heretic.errors import StudyError
 from heretic.optimization.pareto import Scales
 from heretic.optimization.records import TrialRecord, choose, trial_rows
 from heretic.optimization.study import (
+    database_errors,
     finished_trials,
     make_sampler,
     open_study,
@@ -216,6 +219,20 @@ def test_a_damaged_database_is_named_with_what_to_do(tmp_path: Path, damage: str
     ):
         pytest.fail("opened")
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("said", "told"),
+    [
+        ("database or disk is full", "free some space on the disk and run again, its trials are"),
+        ("database is locked", "close that and run again, its trials are kept"),
+        ("database disk image is malformed", "move the file away to start anew"),
+    ],
+)
+def test_only_a_damaged_study_is_to_be_moved_away(tmp_path: Path, said: str, told: str) -> None:
+    fault = OperationalError("INSERT", {}, sqlite3.OperationalError(said))
+    with pytest.raises(StudyError, match=told), database_errors(tmp_path / "study.db"):
+        raise fault
 
 
 def test_any_folder_name_will_do(tmp_path: Path) -> None:

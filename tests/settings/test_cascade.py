@@ -5,10 +5,11 @@ from typing import Any
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from snakemake.cli import parse_config
 
 from heretic.errors import SettingsError
 from heretic.settings import Settings, resolve
-from heretic.settings.cascade import COMMAND_LINE, DEFAULT, FILE, variables
+from heretic.settings.cascade import COMMAND_LINE, DEFAULT, FILE, config_argument, variables
 
 Source = dict[str, Any]
 
@@ -300,6 +301,34 @@ def test_more_random_trials_than_trials_are_refused_only_when_asked_for() -> Non
 
 def test_a_run_name_is_for_one_model() -> None:
     assert "run_name" in refusal({"model": ["a/b", "c/d"], "run_name": "both"})
+
+
+def test_an_upload_is_of_one_model() -> None:
+    assert "one repository" in refusal({"model": ["a/b", "c/d"], "upload_to": "me/x"})
+
+
+# YAML has no place for control characters, noncharacters and a byte order mark.
+typed = st.text(
+    st.characters(exclude_categories=("Cc", "Cs", "Cn", "Co"), exclude_characters="\ufeff")
+    | st.sampled_from("\n\t"),
+    min_size=1,
+    max_size=12,
+)
+
+
+@given(st.recursive(typed, lambda inner: st.lists(inner, min_size=1, max_size=2), max_leaves=3))
+def test_snakemake_reads_an_argument_as_it_was_meant(value: object) -> None:
+    assert parse_config([config_argument("model", value)]) == {"model": value}
+
+
+@pytest.mark.parametrize("value", ["007", "2.10", "2025_07_01", "true", "null", "a\n\nb's", ""])
+def test_a_text_that_looks_like_something_else_stays_a_text(value: str) -> None:
+    assert parse_config([config_argument("run_name", value)]) == {"run_name": value}
+
+
+def test_an_empty_prefix_switches_it_off_from_any_source() -> None:
+    for nothing in (None, ""):
+        assert resolve({"response_prefix": nothing}, {}).settings.response_prefix == ""
 
 
 def test_models_that_would_share_a_folder_are_refused() -> None:

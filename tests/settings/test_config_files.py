@@ -40,11 +40,13 @@ def test_single_keys_of_a_prompt_set_complete_the_file_below() -> None:
 
 
 def test_toml(tmp_path: Path) -> None:
-    path = write(tmp_path / "mine.toml", 'n_trials = 9\n[bad_prompts]\ndataset = "bad.txt"\n')
-    found = resolve(configuration_files(tmp_path, [path]), {})
+    write(tmp_path / "config.toml", 'n_trials = 9\n[bad_prompts]\ndataset = "bad.txt"\n')
+    found = resolve(configuration_files(tmp_path), {})
     assert found.settings.n_trials == 9
     assert found.settings.prompt_sources()["bad_prompts"][0].dataset == "bad.txt"
-    assert found.origins["bad_prompts"] == str(path)
+    assert found.origins["bad_prompts"] == "config.toml"
+    with pytest.raises(SettingsError, match=r"more\.toml is TOML; give YAML or JSON, or name"):
+        configuration_files(tmp_path, [tmp_path / "more.toml"])
 
 
 def test_json_is_read_as_yaml(tmp_path: Path) -> None:

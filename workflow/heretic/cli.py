@@ -6,6 +6,8 @@ snakemake --cores 1 --config model=Qwen/Qwen2.5-7B-Instruct n_trials=50
 
 import json
 import os
+import re
+import subprocess
 import sys
 from collections.abc import Sequence
 from importlib.metadata import version
@@ -14,14 +16,15 @@ from typing import Annotated, Any
 
 import typer
 
-from heretic.console import one_line_errors, start_logging
+from heretic.console import DEBUG, one_line_errors, start_logging
 from heretic.errors import SettingsError
-from heretic.settings import Resolution, configuration_files, resolve
+from heretic.settings import Resolution, Settings, configuration_files, resolve
+from heretic.settings.cascade import config_argument
 from heretic.settings.flags import takes_settings
 
 RESULTS = Path("results")
 # Whoever names one of these says himself how many jobs run at once.
-SETS_CORES = ("--cores", "-c", "--jobs", "-j", "--profile", "--workflow-profile", "--executor")
+SETS_CORES = re.compile(r"(--(cores|jobs|profile|workflow-profile|executor)(=.*)?|-[cj].*)$")
 
 ConfigFiles = Annotated[
     list[Path] | None,
@@ -41,6 +44,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     given, for_snakemake = given[:end], given[end + 1 :]
     if given and given[0].startswith("--") and given[0] not in ("--help", "--version"):
         given = ["run", *given]
+    if debug:
+        os.environ[DEBUG] = "1"
     start_logging(debug=debug)
     with one_line_errors(debug=debug):
         command_line()(given, prog_name="heretic", obj=for_snakemake)
@@ -100,10 +105,20 @@ def _evaluate(
     configfile: ConfigFiles = None,
 ) -> None:
     """Run up to the held-out comparison and print its table."""
+    from heretic.artifacts import read_json
+    from heretic.report.table import summary_table
+
     _no_more(context.args)
     runs = _resolve(given, configfile or []).runs()
-    targets = [str(RESULTS / run / "evaluation.json") for run in runs]
-    _snakemake(given, cores, configfile or [], context.obj, targets)
+    tables = {run: RESULTS / run / "evaluation.json" for run in runs}
+    before = {run: path.stat().st_mtime_ns for run, path in tables.items() if path.exists()}
+    targets = [str(path) for path in tables.values()]
+    status = subprocess.call(_command(given, cores, configfile or [], context.obj, targets))
+    if status == 0 and all(before.get(r) == p.stat().st_mtime_ns for r, p in tables.items()):
+        # Nothing was stale, so the workflow has said nothing.
+        for run, path in tables.items():
+            typer.echo(f"\n{run}:\n{summary_table(read_json(path))}")
+    raise typer.Exit(status)
 
 
 def _show_config(
@@ -148,7 +163,7 @@ def _chat(
     max_tokens: Annotated[int, typer.Option(min=1, help="Tokens of an answer at most.")] = 200,
 ) -> None:
     """Ask a run's edited model; each line is a conversation of its own."""
-    from heretic.model.conversation import converse
+    from heretic.conversation import converse
 
     folder = run_folder(run, "model.manifest.json")
     converse(folder, _resolve({}, []).settings, compare, max_tokens)
@@ -198,9 +213,19 @@ def _snakemake(
     cores: str,
     further: Sequence[Path],
     passed_on: Sequence[str],
-    targets: Sequence[str] = (),
 ) -> None:
     """Replace this process by snakemake, so that signals and the exit status are its own."""
+    os.execv(sys.executable, _command(given, cores, further, passed_on))
+
+
+def _command(
+    given: dict[str, Any],
+    cores: str,
+    further: Sequence[Path],
+    passed_on: Sequence[str],
+    targets: Sequence[str] = (),
+) -> list[str]:
+    """The call of snakemake, once the settings are known to be sound."""
     _resolve(given, further)
     if not Path("Snakefile").is_file():
         clone = Path(__file__).parents[2]
@@ -209,14 +234,13 @@ def _snakemake(
             f"(`cd {clone}`) and run again"
         )
     command = [sys.executable, "-m", "snakemake", *targets]
-    if not any(argument.split("=")[0] in SETS_CORES for argument in passed_on):
+    if not any(SETS_CORES.match(argument) for argument in passed_on):
         command += ["--cores", cores]
     if further:
         command += ["--configfile", *map(str, further)]
     if given:
-        pairs = [f"{k}={json.dumps(v, ensure_ascii=False)}" for k, v in given.items()]
-        command += ["--config", *pairs]
-    os.execv(sys.executable, [*command, *passed_on])
+        command += ["--config", *(config_argument(k, v) for k, v in given.items())]
+    return [*command, *passed_on]
 
 
 def _no_more(extra: Sequence[str]) -> None:
@@ -226,6 +250,10 @@ def _no_more(extra: Sequence[str]) -> None:
         SettingsError: names the nearest setting.
     """
     if extra:
-        name = extra[0].split("=")[0].removeprefix("--").replace("-", "_")
-        resolve({}, {}, {name: None})
+        name, _, value = extra[0].partition("=")
+        key = name.removeprefix("--").replace("-", "_")
+        if key in Settings.model_fields:
+            raise SettingsError(f"write --{key.replace('_', '-')} {value}, not {extra[0]}")
+        if name.startswith("--") or value:
+            resolve({}, {}, {key: None})
         raise SettingsError(f"unexpected argument {extra[0]!r}; see `heretic --help`")

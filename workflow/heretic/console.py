@@ -1,6 +1,8 @@
 """Log lines and progress bars: a bar on a terminal, a line every few seconds in a log."""
 
+import errno
 import logging
+import os
 import sys
 import time
 from collections.abc import Iterator
@@ -23,6 +25,7 @@ from rich.progress import (
 from heretic.errors import HereticError
 from heretic.locks import sole_process
 
+DEBUG = "WORKFLOW_DEBUG"
 SECONDS_BETWEEN_LINES = 10.0
 
 log = logging.getLogger("heretic")
@@ -44,18 +47,30 @@ def start_logging(log_file: Path | None = None, *, debug: bool = False) -> None:
         log.addHandler(plain)
     if log_file is not None:
         log_file.parent.mkdir(parents=True, exist_ok=True)
-        to_file = logging.FileHandler(log_file, mode="w", encoding="utf-8")
+        to_file = _LogFile(log_file, mode="w", encoding="utf-8")
         to_file.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
         log.addHandler(to_file)
 
 
+class _LogFile(logging.FileHandler):
+    """A log file that falls silent when its disk is full; the terminal says what is wrong."""
+
+    def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802  # logging's name
+        """Report anything but a lack of space."""
+        if getattr(sys.exc_info()[1], "errno", None) not in (errno.ENOSPC, errno.EDQUOT):
+            super().handleError(record)
+
+
 @contextmanager
 def one_line_errors(*, debug: bool = False) -> Iterator[None]:
-    """Report a `HereticError` as one line and exit with status 1; other errors keep their trace."""
+    """Report a `HereticError` as one line and exit with status 1; other errors keep their trace.
+
+    With `debug`, or the variable WORKFLOW_DEBUG by which `heretic --debug` tells jobs, all do.
+    """
     try:
         yield
     except HereticError as error:
-        if debug:
+        if debug or DEBUG in os.environ:
             raise
         log.error("%s: %s", type(error).__name__, " ".join(str(error).splitlines()))
         raise SystemExit(1) from None

@@ -1,13 +1,16 @@
 """One process at a time: a lock that the system releases even when its holder is killed."""
 
+import logging
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from filelock import FileLock, Timeout
 
 from heretic.errors import HereticError
+
+log = logging.getLogger("heretic")
 
 
 @contextmanager
@@ -29,15 +32,20 @@ def sole_process(
     holder = lock.with_suffix(".holder")
     held = FileLock(lock)
     try:
-        held.acquire(timeout=-1 if wait else 0)
+        held.acquire(timeout=0)
     except Timeout:
-        known = holder.read_text().strip() if holder.is_file() else "unknown"
-        raise error(
-            f"another process ({known}) is still {doing}, perhaps left over from a run that was "
-            "killed; wait until it ends or stop it, then run again"
-        ) from None
+        known = (holder.read_text().strip() if holder.is_file() else "") or "unknown"
+        if wait:
+            log.info("Waiting for another process (%s), which is %s", known, doing)
+            held.acquire()
+        else:
+            raise error(
+                f"another process ({known}) is still {doing}, perhaps left over from a run that "
+                "was killed; wait until it ends or stop it, then run again"
+            ) from None
     try:
-        holder.write_text(f"pid {os.getpid()} on {os.uname().nodename}\n")
+        with suppress(OSError):  # a full disk must not keep the lock's owner from saying so
+            holder.write_text(f"pid {os.getpid()} on {os.uname().nodename}\n")
         yield
     finally:
         holder.unlink(missing_ok=True)

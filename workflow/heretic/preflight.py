@@ -4,6 +4,7 @@ import os
 import shutil
 from pathlib import Path
 
+from heretic.artifacts import read_json
 from heretic.errors import ExportError, SettingsError
 from heretic.export.forms import check_form
 from heretic.export.hub import check_upload
@@ -33,12 +34,30 @@ def check_run(run: str, settings: Settings, results: Path) -> None:
     if settings.model != DEMO:
         check_model(settings.model, settings.model_revision)
     check_sources(settings.prompt_sources())
+    check_owner(results / run, settings)
     check_form(settings.export, settings.norm_preservation)
     check_writable(results / run)
     if settings.model != DEMO and settings.export == "merged":
         check_space(results / run, settings)
     if settings.upload_to is not None:
         check_upload(settings.upload_to)
+
+
+def check_owner(folder: Path, settings: Settings) -> None:
+    """Refuse to replace another model's results, which have this name by coincidence.
+
+    Raises:
+        SettingsError: the folder holds a saved model that was made of another one.
+    """
+    record = folder / "model" / "ablation.json"
+    if settings.run_name is not None or not record.is_file():
+        return
+    owner = read_json(record)["source"]["model"]
+    if owner != settings.model:
+        raise SettingsError(
+            f"{folder} holds the results of {owner}; give those of {settings.model} a run_name of "
+            "their own"
+        )
 
 
 def check_writable(folder: Path) -> None:

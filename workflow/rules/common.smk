@@ -17,9 +17,8 @@ from heretic.model.source import resolve_revision, tokenizer_files
 from heretic.model.template import read_template
 from heretic.preflight import check_run
 from heretic.prompts.sources import local_files
-from heretic.settings import ConfigFile, resolve
-from heretic.settings.cascade import variables
-from heretic.settings.config_files import TOML, read_config_file
+from heretic.settings import configuration_files, resolve
+from heretic.settings.cascade import config_argument, variables
 from heretic.settings.prompt_sources import DEMO, OPTIONAL_SETS, PROMPT_SETS
 
 # Threads that spin while they wait cost several times their work on a busy machine; torch reads
@@ -33,28 +32,17 @@ DEMO_MODEL = "results/demo-model"
 DEMO_MANIFEST = "results/demo-model.manifest.json"
 
 
-# Keys of `config` that are no settings: what jobs read but are not compared by.
-UNTRACKED = ("runtime", "settings")
 # Tells jobs, which read this file again, the commits that the main process has found.
 COMMITS = "WORKFLOW_MODEL_COMMITS"
-
-
-def config_files():
-    """What Snakemake merged, and above it `config.toml`, which only further files overrule."""
-    merged = {key: value for key, value in config.items() if key not in UNTRACKED}
-    files = [ConfigFile("configuration file", merged)]
-    if TOML.is_file():
-        files.append(ConfigFile(str(TOML), read_config_file(TOML)))
-        further = workflow.config_settings.overwrite_config
-        files.append(ConfigFile("configuration file", further))
-    return files
 
 
 def resolve_runs():
     start_logging()
     with one_line_errors():
-        cli = workflow.config_settings.config
-        runs = resolve(config_files(), os.environ, cli).runs()
+        # Not `config`, into which Snakemake has merged the files key by key, also inside the
+        # prompt sets, where naming another dataset starts anew.
+        files = configuration_files(Path(), workflow.config_settings.configfiles)
+        runs = resolve(files, os.environ, workflow.config_settings.config).runs()
         if workflow.is_main_process:
             for run, settings in runs.items():
                 check_run(run, settings, RESULTS)
@@ -77,7 +65,7 @@ def pinned(run, settings):
 RUNS = resolve_runs()
 # Jobs parse the command line again; Snakemake's own quoting loses their quotes and line breaks.
 workflow.config_settings.config_args = [
-    f"{key}={json.dumps(value, ensure_ascii=False)}"
+    config_argument(key, value)
     for key, value in workflow.config_settings.config.items()
 ]
 # What no job is compared by: settings that change how something is computed but never what comes

@@ -18,10 +18,10 @@ from heretic.console import log
 from heretic.errors import ExportError
 from heretic.export.checkpoint import Checkpoint
 from heretic.export.folder import write_record, writing
-from heretic.export.forms import ADAPTER_CONFIG, check_form
+from heretic.export.forms import ADAPTER_CONFIG, check_form, is_adapter
 from heretic.export.layout import empty_network
 from heretic.export.record import Ablation
-from heretic.model.loading import Model
+from heretic.model.loading import Model, load_model
 
 WEIGHTS = "adapter_model.safetensors"
 PREFIX = "base_model.model."
@@ -65,6 +65,22 @@ def save_adapter(
             raise ExportError(f"{WEIGHTS} was not saved as it is in memory; check the disk")
         write_record(beside, record)
     log.info("Verified: an adapter of %d matrices", len(ablation.edits))
+
+
+def load_edited(folder: Path, options: Mapping[str, Any], base_model: str) -> Model:
+    """What was saved in `folder`: a whole model, or an adapter at work in its base model.
+
+    Args:
+        folder: of the saved model.
+        options: settings of `load_model`.
+        base_model: hub id or folder of the model before the edit.
+
+    Raises:
+        ModelLoadError, ExportError: it cannot be loaded, or does not fit its base model.
+    """
+    if is_adapter(folder):
+        return attach_adapter(load_model(**{**options, "model": base_model}), folder)
+    return load_model(**{**options, "model": str(folder), "model_revision": None})
 
 
 def attach_adapter(model: Model, folder: Path) -> Model:

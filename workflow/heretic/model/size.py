@@ -1,13 +1,15 @@
 """How large a checkpoint is, told without reading its weights."""
 
 import math
+import re
 from pathlib import Path
 
 from heretic.errors import ModelLoadError, one_line
 from heretic.model.source import is_local
 
 BITS = {"bfloat16": 16, "float16": 16, "float32": 32}
-FLOATS = {"F64": 64, "F32": 32, "F16": 16, "BF16": 16, "F8_E4M3": 8, "F8_E5M2": 8}
+FLOATS = ("F64", "F32", "F16", "BF16")
+OWN_PREFIX = "model"
 
 
 def checkpoint_bytes(model: str, revision: str | None, dtype: str) -> int | None:
@@ -26,8 +28,15 @@ def checkpoint_bytes(model: str, revision: str | None, dtype: str) -> int | None
     """
     if is_local(model):
         folder = Path(model).expanduser()
-        return sum(_file_bytes(path, dtype) for path in sorted(folder.glob("*.safetensors")))
+        return sum(_file_bytes(path, dtype) for path in _weight_files(folder))
     return _hub_bytes(model, revision, dtype)
+
+
+def _weight_files(folder: Path) -> list[Path]:
+    """The files that transformers loads; some models come with a second copy in another layout."""
+    found = sorted(folder.glob("*.safetensors"))
+    own = [path for path in found if path.name.startswith(OWN_PREFIX)]
+    return own or found
 
 
 def _file_bytes(path: Path, dtype: str) -> int:
@@ -50,7 +59,8 @@ def _file_bytes(path: Path, dtype: str) -> int:
 def _bits(stored: str, dtype: str) -> int:
     """Size of one number that is stored as `stored`, once it is saved in `dtype`."""
     if dtype == "auto" or stored not in FLOATS:
-        return FLOATS.get(stored) or int("".join(filter(str.isdecimal, stored)) or 8)
+        digits = re.match(r"[A-Z]+(\d+)", stored)
+        return int(digits[1]) if digits else 8
     return BITS[dtype]
 
 
@@ -66,8 +76,10 @@ def _hub_bytes(model: str, revision: str | None, dtype: str) -> int | None:
     counts = info.safetensors.parameters if info.safetensors else {}
     if dtype != "auto" and counts:
         return sum(n * (BITS[dtype] if k in FLOATS else 8) for k, n in counts.items()) // 8
-    sizes = [file.size or 0 for file in info.siblings or () if _holds_weights(file.rfilename)]
-    return sum(sizes) or None
+    sizes = {file.rfilename: file.size or 0 for file in info.siblings or ()}
+    found = {name: size for name, size in sizes.items() if _holds_weights(name)}
+    own = {name: size for name, size in found.items() if name.startswith(OWN_PREFIX)}
+    return sum((own or found).values()) or None
 
 
 def _holds_weights(name: str) -> bool:

@@ -20,6 +20,15 @@ from heretic.errors import StudyError
 from heretic.locks import sole_process
 
 SECONDS_TO_WAIT_FOR_SQLITE = 60
+# What SQLite says of a file that is whole.
+ADVICE = {
+    "is full": "free some space on the disk and run again, its trials are kept",
+    "disk I/O error": "check the disk and run again, its trials are kept",
+    "locked": "another program holds it; close that and run again, its trials are kept",
+    "readonly": "a search was cut off in the middle of writing; run the search again, which "
+    "brings the file in order, or mend its permissions",
+}
+DAMAGED = "check the disk, or move the file away to start anew"
 
 
 def study_name(objective: Mapping[str, Any]) -> str:
@@ -120,7 +129,5 @@ def database_errors(database: Path) -> Iterator[None]:
         yield
     except (SQLAlchemyError, optuna.exceptions.StorageInternalError) as error:
         reason = str(error).splitlines()[0]
-        raise StudyError(
-            f"the study in {database} cannot be used ({reason}); check the disk, or move the "
-            "file away to start anew"
-        ) from error
+        advice = next((told for said, told in ADVICE.items() if said in reason), DAMAGED)
+        raise StudyError(f"the study in {database} cannot be used ({reason}); {advice}") from error

@@ -76,6 +76,15 @@ def resolve(
     return Resolution(settings, origins)
 
 
+def config_argument(key: str, value: Any) -> str:
+    """A setting as `snakemake --config` takes it, so that it comes out as it went in.
+
+    Snakemake drops quotes at both ends, reads what then looks like a number as one, and the rest
+    as YAML, of which JSON is a part: behind a space quotes stay, and what they hold is a text.
+    """
+    return f"{key}= {json.dumps(value, ensure_ascii=False)} "
+
+
 def variables(environ: Mapping[str, str]) -> list[str]:
     """Names of the environment variables that hold settings, sorted."""
     return sorted(name for name in environ if name.upper().startswith(PREFIX))

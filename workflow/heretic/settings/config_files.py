@@ -29,8 +29,12 @@ def configuration_files(folder: Path, further: Sequence[Path] = ()) -> list[Conf
         further: what `--configfile` names, relative to the working folder.
 
     Raises:
-        SettingsError: a file of `further` is missing, or a file is not YAML, JSON or TOML.
+        SettingsError: a file of `further` is missing or TOML, which Snakemake does not take, or a
+            file is not what its suffix says.
     """
+    for path in further:
+        if path.suffix == ".toml":
+            raise SettingsError(f"{path} is TOML; give YAML or JSON, or name the file {TOML}")
     standing = [path for path in (SHIPPED, TOML) if (folder / path).is_file()]
     return [
         *(ConfigFile(str(path), read_config_file(folder / path)) for path in standing),

@@ -224,7 +224,7 @@ class SettingsFields(BaseSettings):
         "the template's text.",
         *MODEL_RULES,
     )
-    response_prefix: str = setting(
+    response_prefix: Annotated[str, BeforeValidator(lambda value: value or "")] = setting(
         AUTO_PREFIX,
         "Text with which every answer of the model begins; states and scores are taken after it. "
         "`auto` finds what a few dozen answers have in common and closes a think block at once; "

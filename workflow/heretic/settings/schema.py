@@ -51,6 +51,10 @@ class Settings(SettingsFields):
             )
         if self.run_name is not None and not isinstance(self.model, str):
             raise ValueError("run_name names one run but `model` lists several; drop run_name")
+        if self.upload_to is not None and not isinstance(self.model, str):
+            raise ValueError(
+                "upload_to names one repository but `model` lists several; run them one by one"
+            )
         if self.max_memory is not None and self.device_map is None:
             raise ValueError("max_memory limits what device_map fills; set device_map=auto as well")
         for name in self.required_sets():

@@ -7,8 +7,10 @@ from pathlib import Path
 from rich.console import Console
 
 from heretic.artifacts import read_json
+from heretic.export.adapter import load_edited
 from heretic.model.decoding import decode, generate
-from heretic.model.loading import Model, load_model
+from heretic.model.loading import load_model
+from heretic.model.source import is_local
 from heretic.model.threads import set_threads
 from heretic.prompts.prompt import Prompt
 from heretic.settings.prompt_sources import DEMO
@@ -25,27 +27,27 @@ def converse(folder: Path, settings: Settings, compare: bool, max_new_tokens: in
         max_new_tokens: tokens of an answer at most.
 
     Raises:
-        ModelLoadError: a model cannot be loaded.
+        HereticError: a model cannot be loaded.
     """
     set_threads(settings.threads)
-    prefix = read_json(folder / "chat.json")["response_prefix"]
-    models = {"edited": _load(str(folder / "model"), None, prefix, settings)}
+    saved = folder / "model"
+    source = read_json(saved / "ablation.json")["source"]
+    original = source["model"]
+    if original == DEMO:
+        original = str(folder.parent / "demo-model")
+    options = {
+        **settings.model_dump(mode="json"),
+        "model_revision": None if is_local(original) else source["revision"],
+        "response_prefix": read_json(folder / "chat.json")["response_prefix"],
+    }
+    models = {"edited": load_edited(saved, options, original)}
     if compare:
-        source = read_json(folder / "model" / "ablation.json")["source"]
-        path = str(folder.parent / "demo-model") if source["model"] == DEMO else source["model"]
-        models = {"original": _load(path, source["revision"], prefix, settings), **models}
+        models = {"original": load_model(**{**options, "model": original}), **models}
     console = Console(highlight=False, markup=False, soft_wrap=True)
     for question in _questions():
         for name, model in models.items():
             answer = decode(model, generate(model, [Prompt(question)], max_new_tokens))[0]
             console.print(f"{name}: {answer}" if compare else answer)
-
-
-def _load(model: str, revision: str | None, prefix: str, settings: Settings) -> Model:
-    options = settings.model_dump(mode="json")
-    return load_model(
-        **{**options, "model": model, "model_revision": revision, "response_prefix": prefix}
-    )
 
 
 def _questions() -> Iterator[str]:
