@@ -22,7 +22,8 @@ def main(smk: Snakemake) -> None:
         path.name.removesuffix(FINGERPRINT_SUFFIX): read_json(path)
         for path in map(Path, smk.input.prompts)
     }
-    card = model_card(record, read_json(evaluation_file), best, prompts)
+    prefix = read_json(Path(smk.input.chat))["response_prefix"]
+    card = model_card(record, read_json(evaluation_file), best, prompts, prefix)
     write_text(folder / "README.md", card)
     files = manifest(folder)
     log.info("%d files, %.1f MB", len(files), sum(f["bytes"] for f in files.values()) / 1e6)

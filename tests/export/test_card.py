@@ -93,7 +93,7 @@ def card(
         "source": {**source, "card": changes.get("card", {})},
         "provenance": {"versions": {"python": "3.11.9", "torch": "2.13.0"}},
     }
-    text = model_card(record, EVALUATION, BEST, PROMPTS)
+    text = model_card(record, EVALUATION, BEST, PROMPTS, changes.get("prefix", ""))
     start, header, body = text.split("---\n", 2)
     assert start == ""
     return yaml.safe_load(header), body
@@ -123,6 +123,26 @@ def test_a_local_folder_that_looks_like_a_hub_id_is_none(
 @pytest.mark.parametrize("model", ["owner/name: x", 'owner/"quoted"', "owner/- a #b"])
 def test_no_name_breaks_the_front_matter(model: str) -> None:
     assert card(model)[0].get("base_model", model) == model
+
+
+def test_an_answer_prefix_is_told_with_the_table() -> None:
+    told = card(prefix="<think>\n\n</think>")[1].split("## The edit")[0]
+    assert '`"<think>\\n\\n</think>"`' in told
+    assert "begin with" not in card()[1]
+
+
+def test_an_adapter_is_loaded_into_the_revision_that_it_was_made_of() -> None:
+    body = card(export="adapter")[1]
+    assert body.count('from_pretrained("owner/name", revision="abc123")') == 2
+    assert "The adapter holds nothing else" in body
+    assert "Every other tensor was compared" in card()[1]
+    assert "revision=" not in card(export="adapter", revision=None)[1]
+
+
+def test_where_a_local_model_lies_is_not_told() -> None:
+    body = card("/home/me/secret/llama")[1]
+    assert "llama, edited" in body
+    assert "secret" not in body
 
 
 def test_the_table_has_every_model_with_counts_and_intervals() -> None:
@@ -201,7 +221,7 @@ def test_an_adapter_says_how_to_load_it() -> None:
     assert header["library_name"] == "peft"
     assert header["base_model_relation"] == "adapter"
     assert "PeftModel.from_pretrained(base, " in body
-    assert 'AutoModelForCausalLM.from_pretrained("owner/name")' in body
+    assert 'AutoModelForCausalLM.from_pretrained("owner/name", revision="abc123")' in body
 
 
 def test_it_says_how_to_do_it_again() -> None:

@@ -10,6 +10,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from small_edits import export, hashes, plan
 from tiny_models import save_tiny_model
+from transformers import AutoTokenizer
 
 from heretic.artifacts import read_json, write_json
 from heretic.errors import ExportError
@@ -49,6 +50,31 @@ def test_gives_the_same_files(
     compared = reproduce(alone, tmp_path / "again", settings)
     assert hashes(tmp_path / "again") == hashes(record.parent)
     assert len(compared) == len(list(record.parent.iterdir())) - 1
+
+
+def test_a_folder_of_something_else_is_not_replaced(tmp_path: Path, base: Path) -> None:
+    record = saved(base)
+    own = tmp_path / "mine"
+    own.mkdir()
+    reproduce(record, own, SETTINGS)
+    reproduce(record, own, SETTINGS)  # an earlier export may be
+    (own / "ablation.json").unlink()
+    with pytest.raises(ExportError, match=r"mine exists and is no exported model; name another"):
+        reproduce(record, own, SETTINGS)
+    with pytest.raises(ExportError, match="holds the model that is to be made again"):
+        reproduce(record, record.parent, SETTINGS)
+    assert record.is_file()
+
+
+@pytest.mark.parametrize("low_memory", ["true", "false"])
+def test_a_chat_template_that_was_given_is_part_of_the_model(
+    tmp_path: Path, base: Path, low_memory: Literal["true", "false"]
+) -> None:
+    record = saved(base, chat_template="{{ messages }} of mine")
+    assert AutoTokenizer.from_pretrained(record.parent).chat_template == "{{ messages }} of mine"
+    settings = Settings(device="cpu", low_memory_export=low_memory)
+    reproduce(record, tmp_path / "again", settings)
+    assert hashes(tmp_path / "again") == hashes(record.parent)
 
 
 def test_other_settings_than_those_of_the_record_do_not_matter(tmp_path: Path, base: Path) -> None:

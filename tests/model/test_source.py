@@ -9,7 +9,14 @@ import pytest
 from huggingface_hub.errors import LocalEntryNotFoundError
 
 from heretic.errors import ModelLoadError
-from heretic.model.source import check_model, is_local, locate, resolve_revision, source_facts
+from heretic.model.source import (
+    check_model,
+    is_local,
+    locate,
+    resolve_revision,
+    source_facts,
+    weight_files,
+)
 
 
 @pytest.fixture
@@ -142,3 +149,12 @@ def test_a_blob_named_otherwise_is_read(tmp_path: Path) -> None:
     other = cached_snapshot(tmp_path / "b", b"something else", "a" * 40)
 
     assert source_facts("m", None, one)["sha256"] != source_facts("m", None, other)["sha256"]
+
+
+def test_a_second_copy_of_the_weights_is_not_of_the_model(folder: Path) -> None:
+    before = source_facts("a-model", None, folder)["sha256"]
+    (folder / "consolidated.safetensors").write_bytes(b"the same again")
+    assert source_facts("a-model", None, folder)["sha256"] == before
+    assert [path.name for path in weight_files(folder)] == ["model.safetensors"]
+    (folder / "model.safetensors").unlink()
+    assert [path.name for path in weight_files(folder)] == ["consolidated.safetensors"]

@@ -168,9 +168,13 @@ def sacred(**changes):
     found = resolve({}, {}, {"model": "owner/name", "sacred_prompts": changes or True}).settings
     (source,) = found.prompt_sources()["sacred_prompts"]
     return read(**source.model_dump())
-answer = [sacred(), sacred(subjects="law, logic", split="dev[3:6]", answer_column="answer")]
+answer = [sacred(), sacred(subjects="law, logic", split="dev[3:6]", answer_column="answer"),
+          sacred(subjects="law, logik")]
 """
-    built_in, chosen = client(READ + code)["answer"]
+    built_in, chosen, misspelt = client(READ + code)["answer"]
+    assert (
+        "has no row of subject 'logik'; its subjects are: algebra, law, logic" in misspelt["error"]
+    )
     assert len(built_in["texts"]) == 12
     assert built_in["texts"][0] == "algebra 0?\nA. No\nB. Yes\nAnswer:"
     assert [text.split("?")[0] for text in chosen["texts"]] == ["law 3", "logic 0", "logic 1"]

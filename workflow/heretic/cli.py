@@ -61,8 +61,8 @@ def command_line() -> typer.Typer:
         context = {"ignore_unknown_options": True, "allow_extra_args": True}
         app.command(name, context_settings=context)(takes_settings(command))
     app.command("trials")(_trials)
-    app.command("chat")(_chat)
-    app.command("reproduce")(_reproduce)
+    app.command("chat")(takes_settings(_chat))
+    app.command("reproduce")(takes_settings(_reproduce))
     return app
 
 
@@ -156,20 +156,23 @@ def _trials(
 
 
 def _chat(
+    given: dict[str, Any],
     run: Run = None,
     compare: Annotated[
         bool, typer.Option("--compare", help="Let the original answer as well.")
     ] = False,
     max_tokens: Annotated[int, typer.Option(min=1, help="Tokens of an answer at most.")] = 200,
+    configfile: ConfigFiles = None,
 ) -> None:
     """Ask a run's edited model; each line is a conversation of its own."""
     from heretic.conversation import converse
 
     folder = run_folder(run, "model.manifest.json")
-    converse(folder, _resolve({}, []).settings, compare, max_tokens)
+    converse(folder, _resolve(given, configfile or []).settings, compare, max_tokens)
 
 
 def _reproduce(
+    given: dict[str, Any],
     ablation: Annotated[Path, typer.Argument(help="`ablation.json` of an edited model.")],
     target: Annotated[
         Path | None,
@@ -178,12 +181,14 @@ def _reproduce(
     base_model: Annotated[
         str | None, typer.Option(help="Where the base model is, if not where the file says.")
     ] = None,
+    configfile: ConfigFiles = None,
 ) -> None:
     """Make an edited model again from its base model, and compare every file."""
     from heretic.export.reproduce import reproduce
 
     folder = target or Path(f"{ablation.resolve().parent}.reproduced")
-    files = reproduce(ablation, folder, _resolve({}, []).settings, base_model)
+    settings = _resolve(given, configfile or []).settings
+    files = reproduce(ablation, folder, settings, base_model)
     typer.echo(f"{folder}: {len(files)} files as in {ablation}")
 
 

@@ -31,13 +31,15 @@ def converse(folder: Path, settings: Settings, compare: bool, max_new_tokens: in
     """
     set_threads(settings.threads)
     saved = folder / "model"
-    source = read_json(saved / "ablation.json")["source"]
+    record = read_json(saved / "ablation.json")
+    source = record["source"]
     original = source["model"]
     if original == DEMO:
         original = str(folder.parent / "demo-model")
     options = {
         **settings.model_dump(mode="json"),
         "model_revision": None if is_local(original) else source["revision"],
+        "chat_template": record["chat_template"] or settings.chat_template,
         "response_prefix": read_json(folder / "chat.json")["response_prefix"],
     }
     models = {"edited": load_edited(saved, options, original)}

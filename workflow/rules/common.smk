@@ -32,8 +32,8 @@ DEMO_MODEL = "results/demo-model"
 DEMO_MANIFEST = "results/demo-model.manifest.json"
 
 
-# Tells jobs, which read this file again, the commits that the main process has found.
-COMMITS = "WORKFLOW_MODEL_COMMITS"
+# Tells jobs, which read this file again, what the main process has found.
+PINNED = "WORKFLOW_PINNED"
 
 
 def resolve_runs():
@@ -51,15 +51,17 @@ def resolve_runs():
 
 def pinned(run, settings):
     """With what may change while a run goes on as it was at its start: a branch, a template."""
-    commits = json.loads(os.environ.get(COMMITS, "{}"))
-    if settings.model != DEMO and (workflow.is_main_process or run not in commits):
-        commits[run] = resolve_revision(settings.model, settings.model_revision)
-        os.environ[COMMITS] = json.dumps(commits)
-    template = read_template(settings.chat_template)
-    commit = commits.get(run, settings.model_revision)
-    return settings.model_copy(
-        update={"model_revision": commit, "chat_template": template}
-    )
+    known = json.loads(os.environ.get(PINNED, "{}"))
+    if workflow.is_main_process or run not in known:
+        model, revision = settings.model, settings.model_revision
+        known[run] = {
+            "model_revision": (
+                revision if model == DEMO else resolve_revision(model, revision)
+            ),
+            "chat_template": read_template(settings.chat_template),
+        }
+        os.environ[PINNED] = json.dumps(known)
+    return settings.model_copy(update=known[run])
 
 
 RUNS = resolve_runs()
@@ -78,7 +80,7 @@ config["settings"] = {
 
 envvars:
     *variables(os.environ),
-    *(name for name in (COMMITS,) if name in os.environ),
+    PINNED,
 
 
 wildcard_constraints:

@@ -28,6 +28,7 @@ rule save:
         record=rules.apply_best.output,
         evaluation="results/{run}/evaluation.json",
         prompts=fingerprint_files,
+        chat=rules.find_response_prefix.output[0],
         best=rules.select_best.output,
         code=source_of("save"),
     output:

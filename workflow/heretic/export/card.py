@@ -22,8 +22,8 @@ ADAPTER_USE = """\
 from peft import PeftModel
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-tokenizer = AutoTokenizer.from_pretrained("{base}")
-base = AutoModelForCausalLM.from_pretrained("{base}")
+tokenizer = AutoTokenizer.from_pretrained("{base}"{revision})
+base = AutoModelForCausalLM.from_pretrained("{base}"{revision})
 model = PeftModel.from_pretrained(base, "{here}")
 """
 
@@ -33,6 +33,7 @@ def model_card(
     evaluation: Mapping[str, Any],
     best: Mapping[str, Any],
     prompts: Mapping[str, Mapping[str, Any]],
+    response_prefix: str,
 ) -> str:
     """README.md of the saved model.
 
@@ -41,16 +42,17 @@ def model_card(
         evaluation: contents of `evaluation.json`.
         best: contents of `best.json`.
         prompts: contents of each prompt set's `fingerprint.json`, by set.
+        response_prefix: text that every measured answer was made to begin with.
     """
-    source = record["source"]
+    source, name = record["source"], shown_name(record["source"]["model"])
     return f"""---
 {yaml.safe_dump(_front_matter(record), sort_keys=False, allow_unicode=True).strip()}
 ---
 
-# {source["model"]}, edited by directional ablation
+# {name}, edited by directional ablation
 
 **The refusal behaviour of this model was changed.** A direction in the residual stream that
-mediates it was projected out of the weights of {source["model"]} (revision
+mediates it was projected out of the weights of {name} (revision
 {source["revision"] or "not pinned"}, weights sha256 `{source["sha256"]}`). The model may answer
 requests that the original declines. Whoever runs it is responsible for what it is used for.
 
@@ -60,12 +62,11 @@ requests that the original declines. Whoever runs it is responsible for what it 
 
 Rates with 95% Wilson intervals, KL divergence (nats) from the original with 95% bootstrap
 intervals. The controls are the same edit at strength zero and along random directions.
-
+{_prefix(response_prefix)}
 ## The edit
 
 Trial {best["trial"]} of {best["n_trials"]}, {best["selection"]}. {len(record["edits"])} matrices
-were edited, norm preservation: {record["norm_preservation"]}. Every other tensor was compared with
-the base model and is the same.
+were edited, norm preservation: {record["norm_preservation"]}. {_compared(record)}
 
 {_edits(record)}
 
@@ -143,7 +144,33 @@ def _runs(edits: list[Mapping[str, Any]]) -> Iterator[tuple[int, int, float, str
 
 def _use(record: Mapping[str, Any]) -> str:
     text = ADAPTER_USE if record["export"] == "adapter" else MERGED_USE
-    return text.format(base=record["source"]["model"], here="path/or/name/of/this/repository")
+    source = record["source"]
+    revision = f', revision="{source["revision"]}"' if source["revision"] else ""
+    return text.format(
+        base=shown_name(source["model"]),
+        revision=revision,
+        here="path/or/name/of/this/repository",
+    )
+
+
+def shown_name(model: str) -> str:
+    """A hub id as it is, of a local folder the last part: where it lies is nobody's business."""
+    return Path(model).name if is_local(model) else model
+
+
+def _prefix(response_prefix: str) -> str:
+    if not response_prefix:
+        return ""
+    return (
+        f"\nEvery answer was made to begin with `{json.dumps(response_prefix)}`: put it behind the "
+        "generation prompt to get these rates; without it the model was not measured.\n"
+    )
+
+
+def _compared(record: Mapping[str, Any]) -> str:
+    if record["export"] == "adapter":
+        return "The adapter holds nothing else; the base model stays as it is."
+    return "Every other tensor was compared with the base model as it is loaded, and is the same."
 
 
 def _prompts(prompts: Mapping[str, Mapping[str, Any]]) -> str:

@@ -36,6 +36,9 @@ TAKEN_OVER = (
 )
 
 
+CHAT_TEMPLATE = "chat_template.jinja"
+
+
 @contextmanager
 def writing(folder: Path) -> Iterator[Path]:
     """A folder that takes the place of `folder` when the block ends well, and vanishes if not.
@@ -52,14 +55,20 @@ def writing(folder: Path) -> Iterator[Path]:
         ) from error
 
 
-def take_over_files(source: Path, target: Path) -> None:
-    """Copy what the edit leaves alone of the checkpoint in `source`."""
+def take_over_files(source: Path, target: Path, chat_template: str | None) -> None:
+    """Copy what the edit leaves alone of the checkpoint in `source`.
+
+    A `chat_template` that the user gave takes the place of the checkpoint's: what was measured
+    with it must be used with it.
+    """
     found = (path for pattern in TAKEN_OVER for path in source.glob(pattern))
     for path in found:
         if path.is_file() and not any(path.match(pattern) for pattern in WRITTEN_ANEW):
             copy = target / path.relative_to(source)
             copy.parent.mkdir(exist_ok=True)
             shutil.copyfile(path, copy)
+    if chat_template is not None:
+        (target / CHAT_TEMPLATE).write_text(chat_template, encoding="utf-8")
 
 
 def write_record(folder: Path, record: Mapping[str, Any]) -> None:

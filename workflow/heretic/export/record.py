@@ -31,6 +31,7 @@ class Ablation:
         dtype: of the saved weights, such as `bfloat16`.
         export: `merged` weights or an `adapter` for the base model.
         max_shard_size: such as `5GB`.
+        chat_template: what the user gave in place of the base model's own.
     """
 
     edits: tuple[RecordedEdit, ...]
@@ -38,6 +39,7 @@ class Ablation:
     dtype: str
     export: Literal["merged", "adapter"]
     max_shard_size: str
+    chat_template: str | None
 
     @classmethod
     def plan(
@@ -48,7 +50,7 @@ class Ablation:
         Args:
             best: contents of `best.json`.
             directions: unit rows [n_layers + 1, d_model].
-            settings: `norm_preservation`, `export` and `max_shard_size`.
+            settings: `norm_preservation`, `export`, `max_shard_size` and `chat_template`.
 
         Raises:
             DirectionError: the directions do not fit the trial.
@@ -60,6 +62,7 @@ class Ablation:
             best["model"]["dtype"],
             settings["export"],
             settings["max_shard_size"],
+            settings["chat_template"],
         )
 
     @property
@@ -96,6 +99,7 @@ class Ablation:
             "dtype": self.dtype,
             "export": self.export,
             "max_shard_size": self.max_shard_size,
+            "chat_template": self.chat_template,
             "edits": edits,
             "directions": {"encoding": "base64 of little-endian float32", **directions},
         }
@@ -115,7 +119,11 @@ class Ablation:
                 edits.append(RecordedEdit(RecordedWriter(**place), direction, edit["strength"]))
             found = cls(
                 tuple(edits),
-                *(record[k] for k in ("norm_preservation", "dtype", "export", "max_shard_size")),
+                norm_preservation=record["norm_preservation"],
+                dtype=record["dtype"],
+                export=record["export"],
+                max_shard_size=record["max_shard_size"],
+                chat_template=record["chat_template"],
             )
             if not isinstance(found.torch_dtype, torch.dtype):
                 raise ValueError(f"{found.dtype} is no data type")

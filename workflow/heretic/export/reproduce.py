@@ -9,7 +9,7 @@ from heretic.console import log
 from heretic.errors import ExportError
 from heretic.export.export import export_model, wants_low_memory
 from heretic.export.manifest import manifest
-from heretic.export.record import Ablation
+from heretic.export.record import RECORD, Ablation
 from heretic.model.loading import load_model
 from heretic.model.source import locate, source_facts
 from heretic.settings import Settings
@@ -23,7 +23,8 @@ def reproduce(
 
     Args:
         ablation_json: of a saved model.
-        target: folder for the new one, replaced if it exists; it stays when files differ.
+        target: folder for the new one; replaced if it holds an earlier export, and left there
+            when files differ.
         settings: how to do it (`device`, `low_memory_export`, `trust_remote_code`, ...); what to
             do is in the file.
         base_model: where the base model is now, when not where the file says.
@@ -32,14 +33,21 @@ def reproduce(
         The files that were compared.
 
     Raises:
-        ExportError: the file describes no edit, the base model is another one, or a file differs.
+        ExportError: the file describes no edit, the base model is another one, the target holds
+            something else, or a file differs.
         ModelLoadError: the base model cannot be found.
     """
     record = read_json(ablation_json)
     ablation = Ablation.from_dict(record)
+    _require_free(target, ablation_json.resolve().parent)
     facts = {k: v for k, v in record.items() if k not in (*ablation.to_dict(), "files")}
     folder, model, revision = _base_model(record, base_model)
-    changes = {"model": model, "model_revision": revision, "dtype": ablation.dtype}
+    changes = {
+        "model": model,
+        "model_revision": revision,
+        "dtype": ablation.dtype,
+        "chat_template": ablation.chat_template,
+    }
     trust = settings.trust_remote_code
     low_memory = ablation.export == "merged" and wants_low_memory(
         settings.low_memory_export,
@@ -58,6 +66,15 @@ def reproduce(
         trust_remote_code=trust,
     )
     return _compare(record, target)
+
+
+def _require_free(target: Path, original: Path) -> None:
+    """Refuse to replace the model itself, or a folder of something else."""
+    if target.resolve() == original:
+        raise ExportError(f"{target} holds the model that is to be made again; name another folder")
+    taken = target.is_file() or (target.is_dir() and any(target.iterdir()))
+    if taken and not (target / RECORD).is_file():
+        raise ExportError(f"{target} exists and is no exported model; name another folder")
 
 
 def _base_model(record: Mapping[str, Any], base_model: str | None) -> tuple[Path, str, str | None]:

@@ -66,7 +66,7 @@ def save_model(
 
     with writing(folder) as beside:
         network.save_pretrained(beside, max_shard_size=max_shard_size)
-        take_over_files(model.folder, beside)
+        take_over_files(model.folder, beside, record.get("chat_template"))
         require_saved(layout, changed)
         verify_weights(beside, expected, layout)
         log_comparison(layout, checkpoint, changed)

@@ -72,7 +72,7 @@ def save_shard_by_shard(
     with writing(folder) as beside:
         save_configuration(network, beside)
         write_shards(layout, beside, blocks)
-        take_over_files(source, beside)
+        take_over_files(source, beside, ablation.chat_template)
         verify_weights(beside, blocks, layout)
         log_comparison(layout, checkpoint, changed)
         write_record(beside, record)

@@ -115,9 +115,9 @@ def _load(model: str, folder: Path, dtype: str, options: NetworkOptions) -> PreT
     away = [name for name, parameter in network.named_parameters() if parameter.is_meta]
     if away:
         raise ModelLoadError(
-            f"{len(away)} tensors of {model} ({away[0]}, ...) did not fit into the devices' memory "
-            "and were left on disk, where they cannot be edited; raise max_memory, use a smaller "
-            "dtype or more devices"
+            f"{len(away)} tensors of {model} ({away[0]}, ...) did not fit into the devices that "
+            "compute and were offloaded, where they cannot be edited; raise max_memory of a GPU, "
+            "use a smaller dtype or more GPUs"
         )
     found: PreTrainedModel = network.eval().requires_grad_(False)
     return found

@@ -5,7 +5,7 @@ import re
 from pathlib import Path
 
 from heretic.errors import ModelLoadError, one_line
-from heretic.model.source import is_local
+from heretic.model.source import is_local, weight_files
 
 BITS = {"bfloat16": 16, "float16": 16, "float32": 32}
 FLOATS = ("F64", "F32", "F16", "BF16")
@@ -28,15 +28,8 @@ def checkpoint_bytes(model: str, revision: str | None, dtype: str) -> int | None
     """
     if is_local(model):
         folder = Path(model).expanduser()
-        return sum(_file_bytes(path, dtype) for path in _weight_files(folder))
+        return sum(_file_bytes(path, dtype) for path in weight_files(folder))
     return _hub_bytes(model, revision, dtype)
-
-
-def _weight_files(folder: Path) -> list[Path]:
-    """The files that transformers loads; some models come with a second copy in another layout."""
-    found = sorted(folder.glob("*.safetensors"))
-    own = [path for path in found if path.name.startswith(OWN_PREFIX)]
-    return own or found
 
 
 def _file_bytes(path: Path, dtype: str) -> int:

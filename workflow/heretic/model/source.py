@@ -13,6 +13,8 @@ FILES = (
     *("*.json", "*.safetensors", "*.jinja", "*.txt", "*.model", "*.tiktoken", "*.spm", "*.py"),
     *("*.md", "LICENSE*", "NOTICE*"),
 )
+# The same weights in the layout of another program.
+SECOND_COPIES = ("consolidated*.safetensors", "original/*")
 _COMMIT = re.compile(r"[0-9a-f]{40}")
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 
@@ -71,7 +73,14 @@ def locate(model: str, revision: str | None) -> Path:
     from huggingface_hub import snapshot_download
 
     with _hub_errors(model, revision):
-        return Path(snapshot_download(model, revision=revision, allow_patterns=list(FILES)))
+        return Path(
+            snapshot_download(
+                model,
+                revision=revision,
+                allow_patterns=list(FILES),
+                ignore_patterns=list(SECOND_COPIES),
+            )
+        )
 
 
 def _fetched_config(model: str, revision: str | None) -> Path:
@@ -87,9 +96,16 @@ def tokenizer_files(folder: Path) -> list[Path]:
     return sorted([*folder.glob("*.json"), *folder.glob("*.jinja")])
 
 
+def weight_files(folder: Path) -> list[Path]:
+    """The safetensors files that transformers loads; some models bring a second copy of all."""
+    found = sorted(folder.glob("*.safetensors"))
+    own = [path for path in found if path.name.startswith("model")]
+    return own or found
+
+
 def weight_hashes(folder: Path) -> dict[str, str]:
     """SHA-256 of each safetensors file of a checkpoint, by name."""
-    return {path.name: _sha256_of_weights(path) for path in sorted(folder.glob("*.safetensors"))}
+    return {path.name: _sha256_of_weights(path) for path in weight_files(folder)}
 
 
 def source_facts(model: str, revision: str | None, folder: Path) -> dict[str, Any]:

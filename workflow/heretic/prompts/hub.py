@@ -12,7 +12,7 @@ from typing import Any
 from heretic.errors import PromptError, one_line
 from heretic.prompts.files import Row, require_columns
 from heretic.prompts.folders import rows_of
-from heretic.prompts.selection import columns_of, has_subject
+from heretic.prompts.selection import SUBJECT_COLUMN, columns_of, has_subject, require_subjects
 from heretic.prompts.splits import parse_split, require_split, stream_bounds
 from heretic.prompts.streams import resumed_rows, shuffled
 from heretic.settings.prompt_sources import PromptSource
@@ -67,10 +67,21 @@ def _streamed(
     split, start, stop = bounds
     open_stream = partial(builder.as_streaming_dataset, split=split)
     rows = _with_columns(resumed_rows(open_stream, where), source, where)
-    rows = (row for row in rows if has_subject(row, source))
+    if source.subjects:
+        rows = _of_subjects(rows, source, where)
     if source.shuffle_buffer:
         rows = shuffled(rows, source.shuffle_buffer, seed)
     return list(islice(rows, start, max(start, stop)))
+
+
+def _of_subjects(rows: Iterator[Row], source: PromptSource, where: str) -> Iterator[Row]:
+    """Rows of the subjects that are taken; all must have come by the time the stream ends."""
+    known: set[str] = set()
+    for row in rows:
+        known.add(str(row.get(SUBJECT_COLUMN)))
+        if has_subject(row, source):
+            yield row
+    require_subjects(source, known, where)
 
 
 def _with_columns(rows: Iterator[Row], source: PromptSource, where: str) -> Iterator[Row]:

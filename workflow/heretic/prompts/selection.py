@@ -1,6 +1,6 @@
 """Which rows of a dataset a source takes: its subjects, distinct prompts, then its slices."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 
 from heretic.errors import PromptError
 from heretic.prompts.files import Row
@@ -67,6 +67,16 @@ def _of_subjects(
         rows = read(name, places)
         known |= {str(row.get(SUBJECT_COLUMN)) for row in rows}
         found[name] = [p for p, row in zip(places, rows, strict=True) if has_subject(row, source)]
+    require_subjects(source, known, where)
+    return found
+
+
+def require_subjects(source: PromptSource, known: Collection[str], where: str) -> None:
+    """Refuse subjects that do not exist.
+
+    Raises:
+        PromptError: lists some of the subjects there are.
+    """
     missing = [subject for subject in source.subjects if subject not in known]
     if missing:
         shown = sorted(known)
@@ -75,7 +85,6 @@ def _of_subjects(
             f"{where} has no row of subject {missing[0]!r}; its subjects are: "
             f"{', '.join(shown[:SHOWN])}{more}"
         )
-    return found
 
 
 def _distinct(

@@ -151,7 +151,7 @@ class SettingsFields(BaseSettings):
     )
     max_memory: MemoryLimits = setting(
         None,
-        "Memory that `device_map` may fill on each device, such as `0=60GiB,1=60GiB,cpu=100GiB`.",
+        "Memory that `device_map` may fill on each device, such as `0=60GiB,1=60GiB`.",
         runtime=True,
     )
     attn_implementation: OptionalText = setting(
