@@ -93,13 +93,13 @@ def test_options_without_a_command_are_those_of_run(folder: Path) -> None:
 
 def test_what_follows_the_dashes_is_snakemakes(folder: Path) -> None:
     words = called(folder, "run", "--cores", "2", "--configfile", "config/config.yaml", "--", "-F")
-    assert words == ["--cores", "2", "--configfile", "config/config.yaml", "-F"]
+    assert words == ["-F", "--cores", "2", "--configfile", "config/config.yaml"]
     for own in (["--workflow-profile", "profiles/slurm"], ["-c4"], ["-j", "8"], ["--cores=2"]):
         assert called(folder, "run", "--", *own) == own
 
 
 def test_plan_runs_nothing(folder: Path) -> None:
-    assert called(folder, "plan", "--", "--quiet") == ["--cores", "1", "--dry-run", "--quiet"]
+    assert called(folder, "plan", "--", "--quiet") == ["--dry-run", "--quiet", "--cores", "1"]
 
 
 def test_evaluate_asks_for_the_table_of_every_run(folder: Path) -> None:

@@ -1,5 +1,6 @@
 """Bad input: one clear line and status 1, before anything is loaded."""
 
+import json
 from pathlib import Path
 
 import pytest
@@ -81,3 +82,17 @@ def test_slurm_profile_plans_every_rule(workspace: Workspace) -> None:
     plan = workspace.require("--dry-run", "--workflow-profile", "profiles/slurm")
     for rule in ("train_demo_model", "extract_residuals", "optimize", "evaluate", "report"):
         assert rule in plan
+
+
+def test_jobs_take_the_settings_of_the_runs_start(workspace: Workspace) -> None:
+    """As on a cluster, where a job reads the Snakefile and perhaps changed files again."""
+    target = "results/pinned/prompts/bad_prompts.jsonl"
+    source = {"dataset": "demo", "split": "bad_prompts[:7]", "column": "prompt", "prefix": "'\"\n"}
+    pinned = {"pinned": {"model": "demo", "run_name": "pinned", "bad_prompts": source}}
+    (workspace.folder / "config.toml").write_text("n_trials = 'changed meanwhile'")
+    workspace.require(
+        target, "--mode", "subprocess", "--nolock", WORKFLOW_PINNED=json.dumps(pinned)
+    )
+    lines = [json.loads(line) for line in (workspace.folder / target).read_text().splitlines()]
+    assert len(lines) == 7
+    assert all(line["prompt"].startswith("'\"\n") for line in lines)

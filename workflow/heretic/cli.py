@@ -238,14 +238,15 @@ def _command(
             f"there is no Snakefile in {Path.cwd()}; go to your clone of the workflow "
             f"(`cd {clone}`) and run again"
         )
-    command = [sys.executable, "-m", "snakemake", *targets]
+    # First, because --configfile and --config take all words that follow.
+    command = [sys.executable, "-m", "snakemake", *targets, *passed_on]
     if not any(SETS_CORES.match(argument) for argument in passed_on):
         command += ["--cores", cores]
     if further:
         command += ["--configfile", *map(str, further)]
     if given:
         command += ["--config", *(config_argument(k, v) for k, v in given.items())]
-    return [*command, *passed_on]
+    return command
 
 
 def _no_more(extra: Sequence[str]) -> None:

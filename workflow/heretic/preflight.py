@@ -9,7 +9,8 @@ from heretic.errors import ExportError, SettingsError
 from heretic.export.forms import check_form
 from heretic.export.hub import check_upload
 from heretic.model.size import checkpoint_bytes
-from heretic.model.source import check_model
+from heretic.model.source import check_model, resolve_revision
+from heretic.model.template import read_template
 from heretic.prompts.sources import check_sources
 from heretic.settings.prompt_sources import DEMO
 from heretic.settings.schema import Settings
@@ -41,6 +42,19 @@ def check_run(run: str, settings: Settings, results: Path) -> None:
         check_space(results / run, settings)
     if settings.upload_to is not None:
         check_upload(settings.upload_to)
+
+
+def pinned(settings: Settings) -> Settings:
+    """A run's settings with what may change meanwhile as it is now: a branch, a template's file.
+
+    Raises:
+        ModelLoadError: the hub does not know the revision, or the template cannot be read.
+    """
+    assert isinstance(settings.model, str)
+    found = {"chat_template": read_template(settings.chat_template)}
+    if settings.model != DEMO:
+        found["model_revision"] = resolve_revision(settings.model, settings.model_revision)
+    return settings.model_copy(update=found)
 
 
 def check_owner(folder: Path, settings: Settings) -> None:

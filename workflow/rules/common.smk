@@ -13,12 +13,11 @@ except ImportError:
 
 from heretic.console import one_line_errors, start_logging
 from heretic.dependencies import module_files
-from heretic.model.source import resolve_revision, tokenizer_files
-from heretic.model.template import read_template
-from heretic.preflight import check_run
+from heretic.model.source import tokenizer_files
+from heretic.preflight import check_run, pinned
 from heretic.prompts.sources import local_files
-from heretic.settings import configuration_files, resolve
-from heretic.settings.cascade import config_argument, variables
+from heretic.settings import Settings, configuration_files, resolve
+from heretic.settings.cascade import variables
 from heretic.settings.prompt_sources import DEMO, OPTIONAL_SETS, PROMPT_SETS
 
 # Threads that spin while they wait cost several times their work on a busy machine; torch reads
@@ -32,44 +31,35 @@ DEMO_MODEL = "results/demo-model"
 DEMO_MANIFEST = "results/demo-model.manifest.json"
 
 
-# Tells jobs, which read this file again, what the main process has found.
+# Tells jobs, here or on another machine, the settings that the main process has resolved.
 PINNED = "WORKFLOW_PINNED"
 
 
 def resolve_runs():
+    """Settings of each run; jobs, which read this file again, take those of its start."""
+    if not workflow.is_main_process and PINNED in os.environ:
+        known = json.loads(os.environ[PINNED])
+        return {run: Settings(**values) for run, values in known.items()}
     start_logging()
     with one_line_errors():
         # Not `config`, into which Snakemake has merged the files key by key, also inside the
         # prompt sets, where naming another dataset starts anew.
         files = configuration_files(Path(), workflow.config_settings.configfiles)
-        runs = resolve(files, os.environ, workflow.config_settings.config).runs()
-        if workflow.is_main_process:
-            for run, settings in runs.items():
-                check_run(run, settings, RESULTS)
-        return {run: pinned(run, settings) for run, settings in runs.items()}
-
-
-def pinned(run, settings):
-    """With what may change while a run goes on as it was at its start: a branch, a template."""
-    known = json.loads(os.environ.get(PINNED, "{}"))
-    if workflow.is_main_process or run not in known:
-        model, revision = settings.model, settings.model_revision
-        known[run] = {
-            "model_revision": (
-                revision if model == DEMO else resolve_revision(model, revision)
-            ),
-            "chat_template": read_template(settings.chat_template),
-        }
-        os.environ[PINNED] = json.dumps(known)
-    return settings.model_copy(update=known[run])
+        found = resolve(files, os.environ, workflow.config_settings.config).runs()
+        for run, settings in found.items():
+            check_run(run, settings, RESULTS)
+        return {run: pinned(settings) for run, settings in found.items()}
 
 
 RUNS = resolve_runs()
-# Jobs parse the command line again; Snakemake's own quoting loses their quotes and line breaks.
-workflow.config_settings.config_args = [
-    config_argument(key, value)
-    for key, value in workflow.config_settings.config.items()
-]
+os.environ[PINNED] = json.dumps(
+    {
+        run: settings.model_dump(mode="json", exclude_unset=True)
+        for run, settings in RUNS.items()
+    }
+)
+# They need no command line, and Snakemake's own quoting of it would lose line breaks and quotes.
+workflow.config_settings.config_args = []
 # What no job is compared by: settings that change how something is computed but never what comes
 # out, and those that the report prints.
 config["runtime"] = {run: settings.runtime() for run, settings in RUNS.items()}
@@ -160,14 +150,3 @@ def targets(run):
     if RUNS[run].upload_to:
         names.append("upload.json")
     return [f"results/{run}/{name}" for name in names]
-
-
-def print_summaries():
-    from heretic.artifacts import read_json
-    from heretic.report.table import summary_table
-
-    for run in RUNS:
-        path = Path(f"results/{run}/evaluation.json")
-        if path.is_file():
-            print(f"\n{run}: report in results/{run}/report.html")
-            print(summary_table(read_json(path)), flush=True)
