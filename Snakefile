@@ -44,4 +44,4 @@ rule all:
 
 
 onsuccess:
-    print_summaries()
+    print(run_summaries(RESULTS, RUNS), flush=True)

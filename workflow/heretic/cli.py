@@ -105,8 +105,7 @@ def _evaluate(
     configfile: ConfigFiles = None,
 ) -> None:
     """Run up to the held-out comparison and print its table."""
-    from heretic.artifacts import read_json
-    from heretic.report.table import summary_table
+    from heretic.report.table import run_summaries
 
     _no_more(context.args)
     runs = _resolve(given, configfile or []).runs()
@@ -116,8 +115,7 @@ def _evaluate(
     status = subprocess.call(_command(given, cores, configfile or [], context.obj, targets))
     if status == 0 and all(before.get(r) == p.stat().st_mtime_ns for r, p in tables.items()):
         # Nothing was stale, so the workflow has said nothing.
-        for run, path in tables.items():
-            typer.echo(f"\n{run}:\n{summary_table(read_json(path))}")
+        typer.echo(run_summaries(RESULTS, runs))
     raise typer.Exit(status)
 
 

@@ -16,6 +16,7 @@ from heretic.dependencies import module_files
 from heretic.model.source import tokenizer_files
 from heretic.preflight import check_run, pinned
 from heretic.prompts.sources import local_files
+from heretic.report.table import run_summaries
 from heretic.settings import Settings, configuration_files, resolve
 from heretic.settings.cascade import variables
 from heretic.settings.prompt_sources import DEMO, OPTIONAL_SETS, PROMPT_SETS

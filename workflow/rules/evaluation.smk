@@ -1,14 +1,3 @@
-def print_summaries():
-    from heretic.artifacts import read_json
-    from heretic.report.table import summary_table
-
-    for run in RUNS:
-        path = Path(f"results/{run}/evaluation.json")
-        if path.is_file():
-            print(f"\n{run}: report in results/{run}/report.html")
-            print(summary_table(read_json(path)), flush=True)
-
-
 rule evaluate:
     input:
         unpack(prompt_files("good_holdout_prompts", "bad_holdout_prompts")),

@@ -3,13 +3,15 @@
 import io
 import shutil
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+from pathlib import Path
 from typing import Any
 
 from rich import box
 from rich.console import Console
 from rich.table import Table
 
+from heretic.artifacts import read_json
 from heretic.evaluation.summary import Cell, summarise
 
 FIXED_WIDTH = 100
@@ -38,6 +40,15 @@ def summary_table(evaluation: Mapping[str, Any]) -> str:
     text = io.StringIO()
     Console(file=text, width=_width(), color_system=None).print(table)
     return "\n".join(line.rstrip() for line in text.getvalue().splitlines())
+
+
+def run_summaries(results: Path, runs: Iterable[str]) -> str:
+    """Where the report of each run is, and its table, of those that have got so far."""
+    return "\n".join(
+        f"\n{run}: report in {results / run}/report.html\n{summary_table(read_json(path))}"
+        for run in runs
+        if (path := results / run / "evaluation.json").is_file()
+    )
 
 
 def _width() -> int:
