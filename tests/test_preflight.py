@@ -173,3 +173,14 @@ def test_results_of_another_model_are_not_replaced_by_coincidence(tmp_path: Path
     message = complaint(SettingsError, Settings(), "demo", tmp_path / "results")
     assert "holds the results of /elsewhere/demo; give those of demo a run_name" in message
     check_run("demo", Settings(run_name="demo"), tmp_path / "results")
+
+
+def test_the_same_folder_may_be_named_in_another_way(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model, results = checkpoint(tmp_path / "mine"), tmp_path / "results"
+    record = results / "mine" / "model" / "ablation.json"
+    record.parent.mkdir(parents=True)
+    record.write_text(json.dumps({"source": {"model": str(model)}}))
+    monkeypatch.chdir(tmp_path)
+    check_run("mine", Settings(model="./mine", **own_prompts(tmp_path)), results)

@@ -9,7 +9,7 @@ from heretic.errors import ExportError, SettingsError
 from heretic.export.forms import check_form
 from heretic.export.hub import check_upload
 from heretic.model.size import checkpoint_bytes
-from heretic.model.source import check_model, resolve_revision
+from heretic.model.source import check_model, is_local, resolve_revision
 from heretic.model.template import read_template
 from heretic.prompts.sources import check_sources
 from heretic.settings.prompt_sources import DEMO
@@ -67,11 +67,15 @@ def check_owner(folder: Path, settings: Settings) -> None:
     if settings.run_name is not None or not record.is_file():
         return
     owner = read_json(record)["source"]["model"]
-    if owner != settings.model:
+    if _identity(owner) != _identity(str(settings.model)):
         raise SettingsError(
             f"{folder} holds the results of {owner}; give those of {settings.model} a run_name of "
             "their own"
         )
+
+
+def _identity(model: str) -> str:
+    return str(Path(model).expanduser().resolve()) if is_local(model) else model
 
 
 def check_writable(folder: Path) -> None:
