@@ -23,10 +23,12 @@ def heretic(
     folder: Path, *arguments: str, stdin: str = "", **variables: str
 ) -> subprocess.CompletedProcess[str]:
     kept = {k: v for k, v in os.environ.items() if not k.startswith("HERETIC_")}
+    # A workspace has a copy of the library, on which its results depend.
+    library = folder / "workflow" if (folder / "workflow").is_dir() else REPOSITORY / "workflow"
     return subprocess.run(
         [sys.executable, "-c", "from heretic.cli import main; main()", *arguments],
         cwd=folder,
-        env={**kept, "COLUMNS": "200", **variables},
+        env={**kept, "PYTHONPATH": str(library), "COLUMNS": "200", **variables},
         input=stdin,
         capture_output=True,
         text=True,
