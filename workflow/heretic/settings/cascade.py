@@ -12,9 +12,9 @@ from pydantic_core import ErrorDetails
 
 from heretic.errors import SettingsError
 from heretic.settings.config_files import ConfigFile
-from heretic.settings.fields import read_prompt_setting
 from heretic.settings.prompt_sources import DEMO, PromptSource, built_in_source
 from heretic.settings.schema import PROMPT_FIELDS, Settings
+from heretic.settings.values import read_prompt_setting
 
 COMMAND_LINE, FILE, DEFAULT = "command line", "configuration file", "default"
 PREFIX = "HERETIC_"

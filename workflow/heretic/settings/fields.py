@@ -5,71 +5,45 @@ exactly that subset, so changing a setting makes exactly those rules stale. A fi
 `runtime=True` changes how fast or where something is computed, never what comes out.
 """
 
-from typing import Annotated, Any, Final, Literal
+from typing import Annotated, Final, Literal
 
 from pydantic import BeforeValidator, Discriminator, Field, Tag
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from heretic.settings.prompt_sources import DEMO, OptionalText, PromptSource, read_nothing
+from heretic.settings.values import (
+    DirectionWeights,
+    MemoryLimits,
+    Method,
+    MethodWeights,
+    kind_of_prompt_setting,
+    read_prompt_setting,
+    setting,
+)
 
 MODEL_RULES = (
     "find_response_prefix",
     "extract_residuals",
+    "extract_protected_residuals",
     "optimize",
     "apply_best",
     "evaluate",
 )
+RESIDUAL_RULES = ("extract_residuals", "extract_protected_residuals")
 # The value of `response_prefix` that has it found.
 AUTO_PREFIX: Final = "auto"
-
-
-def setting(
-    default: Any, description: str, *rules: str, runtime: bool = False, **bounds: Any
-) -> Any:
-    """A field with its default, its description, the rules that read it and its bounds."""
-    extra: dict[str, Any] = {"rules": list(rules), "runtime": runtime}
-    return Field(default=default, description=description, json_schema_extra=extra, **bounds)
-
-
-def read_prompt_setting(value: object) -> object:
-    """A bare text as the switch or the dataset that it names; in a list, as a dataset."""
-    if isinstance(value, str):
-        switches = {"true": True, "false": False}
-        return switches.get(value.strip().lower(), {"dataset": value})
-    if isinstance(value, list):
-        return [{"dataset": item} if isinstance(item, str) else item for item in value]
-    return value
-
-
-def kind_of_prompt_setting(value: object) -> str:
-    """Which kind of value a prompt set has: one source, several, or a switch."""
-    if isinstance(value, bool):
-        return "switch"
-    return "sources" if isinstance(value, list) else "source"
-
-
-def read_limits(value: object) -> object:
-    """`0=60GiB,cpu=100GiB` as limits by device."""
-    value = read_nothing(value)
-    if isinstance(value, str):
-        pairs = (part.partition("=") for part in value.split(","))
-        return {device.strip(): size.strip() for device, _, size in pairs}
-    return value
-
-
-Memory = Annotated[str, Field(pattern=r"^\d+(\.\d+)? ?([KMGT]i?B)$")]
-MemoryLimits = Annotated[dict[str, Memory] | None, BeforeValidator(read_limits)]
 
 
 SECTIONS: Final = {
     "model": "What to work on",
     "dtype": "How to load and run it",
     "good_prompts": "Prompt sets",
-    "direction_method": "Directions",
+    "positions": "Directions",
     "n_trials": "Search",
     "select": "Choice",
     "kl_tokens": "Held-out evaluation",
     "export": "Saving and uploading",
+    "projection": "Report",
 }
 # Tagged, so that what is wrong with a source is told once and not for each kind of value.
 PromptSetting = Annotated[
@@ -233,10 +207,51 @@ class SettingsFields(BaseSettings):
     )
 
     # Directions
-    direction_method: Literal["mean_difference", "contrastive_pca"] = setting(
+    positions: Literal["last", "all"] = setting(
+        "last",
+        "Where the residual stream is read: at the last prompt token, or at `all` tokens between "
+        "the instruction and the answer, of which the one that separates best is used.",
+        *RESIDUAL_RULES,
+    )
+    winsorize_quantile: float = setting(
+        1.0,
+        "Clip the components of each state to this quantile of their magnitudes; below 1 it tames "
+        "models with a few huge components.",
+        *RESIDUAL_RULES,
+        gt=0.5,
+        le=1,
+    )
+    stream_unhelpfulness: bool = setting(
+        False,
+        "Keep only the running mean of the unhelpfulness prompts, not each one's states: for "
+        "thousands of texts. Sacred prompts are then compared with the good prompts.",
+        "extract_protected_residuals",
+    )
+    direction_method: Method | Literal["ensemble"] = setting(
         "mean_difference",
-        "How a layer's direction is found: difference of means (Arditi et al. 2024) or the top "
-        "eigenvector of the contrast of covariances (Abid et al. 2018).",
+        "How a layer's direction is found: difference of means (Arditi et al. 2024), the top "
+        "eigenvectors of the contrast of covariances (Abid et al. 2018), `pca` of paired "
+        "differences (Zou et al. 2023), a linear `probe`, or an `ensemble` of these.",
+        "compute_directions",
+    )
+    ensemble_weights: MethodWeights = setting(
+        None,
+        "Weight of each method in an `ensemble`, such as `mean_difference=2,probe=1`; empty takes "
+        "all methods alike.",
+        "compute_directions",
+    )
+    n_directions: int = setting(
+        1,
+        "Directions per layer, orthonormal, the one from good to bad first. A difference of means "
+        "is one direction; the other methods find several.",
+        "compute_directions",
+        ge=1,
+        le=16,
+    )
+    direction_weights: DirectionWeights = setting(
+        "equal",
+        "Share of a trial's strength that each of several directions gets: `equal`, by "
+        "`explained_variance` (relative to the largest), or numbers such as `1,0.5`.",
         "compute_directions",
     )
     cpca_alpha: float = setting(
@@ -248,6 +263,25 @@ class SettingsFields(BaseSettings):
     cpca_center: Literal["good", "class"] = setting(
         "good",
         "Mean about which the bad covariance is taken; `class` drops the mean difference.",
+        "compute_directions",
+    )
+    probe_c: float = setting(
+        1.0,
+        "Inverse strength of the probe's L2 penalty, as scikit-learn's `C`.",
+        "compute_directions",
+        gt=0,
+    )
+    n_sacred_directions: int = setting(
+        1,
+        "Directions per layer that span what the sacred prompts protect.",
+        "compute_directions",
+        ge=1,
+        le=16,
+    )
+    orthogonalization: Literal["joint", "sequential"] = setting(
+        "joint",
+        "Remove the span of all protected vectors at once (`joint`), or one after the other "
+        "(`sequential`: good mean, helpfulness, sacred; orthogonal to the last for certain).",
         "compute_directions",
     )
     orthogonalize_to_good: bool = setting(
@@ -279,6 +313,11 @@ class SettingsFields(BaseSettings):
     direction_scope: Literal["global", "per_layer", "both"] = setting(
         "both",
         "Ablate one direction everywhere, each layer's own, or let the search choose.",
+        "optimize",
+    )
+    discriminative_layers: bool = setting(
+        False,
+        "Edit and use only layers whose direction separates held-out prompts better than chance.",
         "optimize",
     )
     max_weight: float = setting(
@@ -347,3 +386,10 @@ class SettingsFields(BaseSettings):
         pattern=r"^[\w.-]+/[\w.-]+$",
     )
     upload_private: bool = setting(True, "Create the uploaded repository as private.", "upload")
+
+    # Report
+    projection: Literal["pca", "pacmap"] = setting(
+        "pca",
+        "How the report draws residuals in two dimensions; `pacmap` needs the extra `plots`.",
+        "report",
+    )

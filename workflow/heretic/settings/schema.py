@@ -55,12 +55,37 @@ class Settings(SettingsFields):
             raise ValueError(
                 "upload_to names one repository but `model` lists several; run them one by one"
             )
+        self._check_directions()
         if self.max_memory is not None and self.device_map is None:
             raise ValueError("max_memory limits what device_map fills; set device_map=auto as well")
         for name in self.required_sets():
             if getattr(self, name) is False:
                 raise ValueError(f"{name} cannot be switched off; name a dataset or leave it out")
         return self
+
+    def _check_directions(self) -> None:
+        methods = self.ensemble_weights
+        if methods is not None and not any(methods.values()):
+            raise ValueError("ensemble_weights gives every method the weight 0; raise one")
+        several = self.n_directions > 1
+        if several and (
+            self.direction_method == "mean_difference"
+            or (
+                self.direction_method == "ensemble"
+                and methods
+                and methods.keys() == {"mean_difference"}
+            )
+        ):
+            raise ValueError(
+                f"n_directions={self.n_directions} needs direction_method contrastive_pca, pca, "
+                "probe or an ensemble with one of them: a difference of means is one direction"
+            )
+        weights = self.direction_weights
+        if isinstance(weights, list) and (len(weights) != self.n_directions or not any(weights)):
+            raise ValueError(
+                f"direction_weights has {len(weights)} numbers; give one for each of n_directions "
+                f"({self.n_directions}), not all 0"
+            )
 
     @classmethod
     def required_sets(cls) -> tuple[str, ...]:

@@ -1,0 +1,78 @@
+"""How a setting is declared, and how texts of the command line become values of its type."""
+
+from typing import Annotated, Any, Literal
+
+from pydantic import BeforeValidator, Field
+
+from heretic.settings.prompt_sources import read_nothing
+
+
+def setting(
+    default: Any, description: str, *rules: str, runtime: bool = False, **bounds: Any
+) -> Any:
+    """A field with its default, its description, the rules that read it and its bounds."""
+    extra: dict[str, Any] = {"rules": list(rules), "runtime": runtime}
+    return Field(default=default, description=description, json_schema_extra=extra, **bounds)
+
+
+def read_prompt_setting(value: object) -> object:
+    """A bare text as the switch or the dataset that it names; in a list, as a dataset."""
+    if isinstance(value, str):
+        switches = {"true": True, "false": False}
+        return switches.get(value.strip().lower(), {"dataset": value})
+    if isinstance(value, list):
+        return [{"dataset": item} if isinstance(item, str) else item for item in value]
+    return value
+
+
+def kind_of_prompt_setting(value: object) -> str:
+    """Which kind of value a prompt set has: one source, several, or a switch."""
+    if isinstance(value, bool):
+        return "switch"
+    return "sources" if isinstance(value, list) else "source"
+
+
+def read_limits(value: object) -> object:
+    """`0=60GiB,cpu=100GiB` as limits by device."""
+    value = read_nothing(value)
+    if isinstance(value, str):
+        pairs = (part.partition("=") for part in value.split(","))
+        return {device.strip(): size.strip() for device, _, size in pairs}
+    return value
+
+
+Memory = Annotated[str, Field(pattern=r"^\d+(\.\d+)? ?([KMGT]i?B)$")]
+MemoryLimits = Annotated[dict[str, Memory] | None, BeforeValidator(read_limits)]
+
+WEIGHTINGS = ("equal", "explained_variance")
+Method = Literal["mean_difference", "contrastive_pca", "pca", "probe"]
+
+
+def read_weights_by_name(value: object) -> object:
+    """`mean_difference=1,probe=0.5` as weights by name."""
+    value = read_nothing(value)
+    if isinstance(value, str):
+        pairs = (part.partition("=") for part in value.split(","))
+        return {name.strip(): weight.strip() for name, _, weight in pairs}
+    return value
+
+
+def read_numbers(value: object) -> object:
+    """`1,0.5` as a list; `equal` and `explained_variance` as they are."""
+    if isinstance(value, int | float) and not isinstance(value, bool):
+        return [value]
+    if isinstance(value, str) and value not in WEIGHTINGS:
+        try:
+            return [float(part) for part in value.strip("[] ").split(",")]
+        except ValueError:
+            names = " or ".join(WEIGHTINGS)
+            raise ValueError(f"name {names}, or give numbers such as 1,0.5") from None
+    return value
+
+
+NotNegative = Annotated[float, Field(ge=0)]
+MethodWeights = Annotated[dict[Method, NotNegative] | None, BeforeValidator(read_weights_by_name)]
+DirectionWeights = Annotated[
+    Literal["equal", "explained_variance"] | Annotated[list[NotNegative], Field(min_length=1)],
+    BeforeValidator(read_numbers),
+]
