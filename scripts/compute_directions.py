@@ -1,7 +1,8 @@
-"""Finds the direction that tells good from bad prompts in each layer.
+"""Finds the directions that tell good from bad prompts in each layer.
 
-d_l = mean h_l(bad) - mean h_l(good), or the top eigenvector of C_bad - alpha C_good, made
-orthogonal to what is to be protected, and normalised.
+d_l = mean h_l(bad) - mean h_l(good), the top eigenvectors of C_bad - alpha C_good, the axes of
+paired differences, a probe's normals or an ensemble of these; made orthogonal to what is to be
+protected, normalised, and judged on prompts that did not give them.
 """
 
 from pathlib import Path
@@ -10,33 +11,38 @@ from snakemake.script import Snakemake
 
 from heretic.artifacts import provenance, read_tensors, write_csv, write_tensors
 from heretic.console import job, log
-from heretic.directions.extract import ExtractionOptions, extract_directions
-from heretic.directions.geometry import geometry_rows
+from heretic.directions import (
+    ExtractionOptions,
+    ResidualSets,
+    extract_directions,
+    geometry_rows,
+)
+from heretic.model.loading import choose_device
 from heretic.model.threads import set_threads
-from heretic.settings.prompt_sources import DIRECTION_SETS, OPTIONAL_SETS
+from heretic.settings.prompt_sources import PROMPT_SETS
 
 snakemake: Snakemake
 
 
 def main(smk: Snakemake) -> None:
     """Compute directions and the geometry that says how far to trust them."""
-    settings = smk.params.settings
-    set_threads(smk.config["runtime"][smk.wildcards.run]["threads"])
-    used = dict(smk.input.items())
-    names = [name for name in DIRECTION_SETS + OPTIONAL_SETS if name in used]
-    paths = {name: Path(used[name]) for name in names}
-    residuals = {name: read_tensors(path)["residuals"] for name, path in paths.items()}
-    good, bad = residuals["good_prompts"], residuals["bad_prompts"]
-    result = extract_directions(
-        good,
-        bad,
-        ExtractionOptions.from_settings(settings),
-        unhelpfulness=residuals.get("unhelpfulness_prompts"),
-        sacred=residuals.get("sacred_prompts"),
+    settings, runtime = smk.params.settings, smk.config["runtime"][smk.wildcards.run]
+    set_threads(runtime["threads"])
+    paths = {name: Path(path) for name, path in smk.input.items() if name in PROMPT_SETS}
+    sets = ResidualSets.from_tensors({name: read_tensors(path) for name, path in paths.items()})
+    options = ExtractionOptions.from_settings(settings)
+    result = extract_directions(sets, options, choose_device(runtime["device"]))
+    rows = geometry_rows(sets, result)
+    best = max(rows, key=lambda row: (row["auroc"], row["cohens_d"]))
+    weak = [row["layer"] - 1 for row in rows[1:] if not row["discriminative"]]
+    log.info(
+        "Separation of held-out prompts is best at state %d: AUROC %.3f (chance: up to %.3f)",
+        best["layer"],
+        best["auroc"],
+        best["chance_high"],
     )
-    rows = geometry_rows(bad, good, result.refusal_directions, settings["seed"])
-    best = max(rows, key=lambda row: (row["auroc"], row["silhouette"]))
-    log.info("Separation is best at state %d: AUROC %.3f", best["layer"], best["auroc"])
+    if weak:
+        log.warning("No better than chance after layers %s", ", ".join(map(str, weak)))
     facts = provenance(settings, paths)
     write_csv(Path(smk.output.geometry), rows, facts)
     write_tensors(Path(smk.output.directions), result.tensors(), facts)

@@ -1,68 +1,64 @@
-"""The numbers that say whether to trust a direction, on clouds made by hand."""
+"""The columns of geometry.csv, on clouds made by hand."""
 
 import math
+from typing import Any
 
 import pytest
 import torch
-from torch import Tensor
+from clouds import options_of, sets_of, states
 
-from heretic.directions.contrast import mean_difference
-from heretic.directions.geometry import cross_fitted_auroc, geometry_rows
-from heretic.directions.orthogonalize import normalize
-from heretic.errors import DirectionError
-
-torch.set_num_threads(1)
+from heretic.directions import ResidualSets, extract_directions, geometry_rows
 
 
-def cloud(n: int, seed: int, shift: float = 0.0, d: int = 16) -> Tensor:
-    """[n, 2, d]: state 0 is the same everywhere, state 1 a normal cloud."""
-    generator = torch.Generator().manual_seed(seed)
-    points = torch.randn(n, 2, d, generator=generator)
-    points[:, 0] = 1.0
-    points[:, 1, 0] += shift
-    return points
+def rows_of(sets: ResidualSets, **options: Any) -> list[dict[str, Any]]:
+    return geometry_rows(sets, extract_directions(sets, options_of(**options)))
+
+
+def far(n: int, seed: int, shift: float) -> torch.Tensor:
+    """Like `states`, about the origin."""
+    return states(n, seed, shift=shift, layers=1) - 1
+
+
+SETS = ResidualSets(far(50, 1, 0), far(60, 0, 12), far(20, 2, 0), far(20, 3, 12))
 
 
 def test_separated_clouds() -> None:
-    bad, good = cloud(60, 0, shift=12.0), cloud(50, 1)
-    directions = normalize(mean_difference(bad, good)).float()
-    first, second = geometry_rows(bad, good, directions, seed=0)
+    first, second = rows_of(SETS)
     assert second["auroc"] == 1.0
+    assert second["cohens_d"] > 5
+    assert second["discriminative"] == 1
     assert second["silhouette"] > 0.5
     assert second["explained_variance"] > 0.6
     assert second["direction_norm"] == pytest.approx(12.0, abs=1.0)
     assert second["cosine_bad_direction"] > 0.99
+    assert second["median_cosine_bad_direction"] > 0.99
+    assert second["stability"] > 0.99
+    assert second["agreement_mean_difference"] == pytest.approx(1)
+    assert all(second[f"agreement_{name}"] > 0.9 for name in ("contrastive_pca", "pca", "probe"))
+    assert second["probe_accuracy"] == 1.0
+    assert second["chance_low"] < second["control_auroc"] < second["chance_high"] < 0.8
     # States that cannot differ say nothing, rather than no number.
-    assert first["layer"] == 0
+    assert (first["layer"], first["position"]) == (0, -1)
     assert first["auroc"] == 0.5
+    assert first["discriminative"] == 0
     assert first["silhouette"] == first["explained_variance"] == first["direction_norm"] == 0.0
-    assert first["cosine_good_direction"] == 0.0
+    assert first["cosine_good_direction"] == first["cohens_d"] == 0.0
     assert first["cosine_good_bad"] == pytest.approx(1.0)
 
 
-def test_alike_clouds_are_at_chance() -> None:
-    # Fitted to the prompts that it is measured on, a direction would separate even these.
-    aurocs = [
-        cross_fitted_auroc(cloud(100, 2 * seed), cloud(100, 2 * seed + 1), seed)[1]
-        for seed in range(20)
-    ]
-    assert sum(aurocs) / len(aurocs) == pytest.approx(0.5, abs=0.05)
-    assert all(0.3 < auroc < 0.7 for auroc in aurocs)
-
-
-def test_the_split_depends_on_the_seed_alone() -> None:
-    bad, good = cloud(30, 0, shift=1.0), cloud(30, 1)
-    once = cross_fitted_auroc(bad, good, seed=4)
-    torch.manual_seed(99)
-    assert cross_fitted_auroc(bad, good, seed=4) == once
-    assert cross_fitted_auroc(bad, good, seed=5) != once
+def test_separation_is_that_of_prompts_that_gave_no_direction() -> None:
+    # What sets these apart is nothing that other prompts share.
+    alike = ResidualSets(far(8, 1, 0), far(8, 0, 0), far(60, 2, 0), far(60, 3, 0))
+    row = rows_of(alike)[1]
+    assert row["chance_low"] < row["auroc"] < row["chance_high"]
+    assert row["discriminative"] == 0
 
 
 def test_explained_variance_and_cosines_by_hand() -> None:
     # Four points: variance 4 along x, 1 along y.
-    good = torch.tensor([[[0.0, 1.0]], [[0.0, -1.0]]])
-    bad = torch.tensor([[[4.0, 1.0]], [[4.0, -1.0]]])
-    (row,) = geometry_rows(bad, good, torch.tensor([[1.0, 0.0]]), seed=0)
+    good = torch.tensor([[[0.0, 1.0]], [[0.0, -1.0]]]).expand(2, 2, 2)
+    bad = torch.tensor([[[4.0, 1.0]], [[4.0, -1.0]]]).expand(2, 2, 2)
+    row = rows_of(ResidualSets(good, bad, good, bad))[1]
     assert row["explained_variance"] == pytest.approx(4 / 5)
     assert row["direction_norm"] == row["bad_norm"] == pytest.approx(4.0)
     assert row["good_norm"] == 0.0
@@ -70,16 +66,29 @@ def test_explained_variance_and_cosines_by_hand() -> None:
     # Silhouette of each point: its own side is 2 away, the other side 4 and sqrt(20).
     other = (4 + math.sqrt(20)) / 2
     assert row["silhouette"] == pytest.approx((other - 2) / other)
-    (across,) = geometry_rows(bad, good, torch.tensor([[0.0, 1.0]]), seed=0)
-    assert across["explained_variance"] == pytest.approx(1 / 5)
+    both = ResidualSets(good, bad, good, bad)
+    row = rows_of(both, direction_method="pca", n_directions=2)[1]
+    assert row["explained_variance"] == pytest.approx(1)
+
+
+def test_angles_are_those_before_orthogonalisation() -> None:
+    plain, sacred = states(30, 5), states(30, 6)
+    plain[..., 1] -= 30
+    sacred[..., 2] += 40
+    sets = sets_of(unhelpfulness=plain, sacred=sacred)
+    rows = rows_of(sets, orthogonalize_to_good=True)
+    assert rows[0]["angle_refusal_helpfulness"] is None
+    for row in rows[1:]:
+        assert row["angle_refusal_helpfulness"] == pytest.approx(90, abs=12)
+        assert row["angle_helpfulness_sacred"] == pytest.approx(53, abs=12)
+        assert row["remaining_norm"] < 1
+    without = rows_of(sets_of())[1]
+    assert without["angle_refusal_helpfulness"] is without["angle_helpfulness_sacred"] is None
 
 
 def test_two_prompts_a_set_are_enough_for_numbers() -> None:
-    rows = geometry_rows(cloud(2, 0), cloud(2, 1), torch.zeros(2, 16), seed=0)
-    assert all(math.isfinite(value) for row in rows for value in row.values())
+    few = ResidualSets(far(2, 0, 0), far(2, 1, 4), far(2, 2, 0), far(2, 3, 4))
+    rows = rows_of(few)
+    values = [value for row in rows for value in row.values() if value is not None]
+    assert all(math.isfinite(value) for value in values)
     assert len({tuple(row) for row in rows}) == 1
-
-
-def test_a_single_prompt_is_refused() -> None:
-    with pytest.raises(DirectionError, match="at least 2 prompts"):
-        geometry_rows(cloud(1, 0), cloud(9, 1), torch.zeros(2, 16), seed=0)

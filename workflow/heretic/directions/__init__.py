@@ -1,9 +1,16 @@
 """Directions in the residual stream: how they are found, protected against, and judged."""
 
-from heretic.directions.extract import (
-    DirectionExtractionResult,
-    ExtractionOptions,
-    extract_directions,
-)
+from heretic.directions.contrast import directions_of
+from heretic.directions.extract import DirectionExtractionResult, extract_directions
+from heretic.directions.geometry import geometry_rows
+from heretic.directions.options import ExtractionOptions
+from heretic.directions.sets import ResidualSets
 
-__all__ = ["DirectionExtractionResult", "ExtractionOptions", "extract_directions"]
+__all__ = [
+    "DirectionExtractionResult",
+    "ExtractionOptions",
+    "ResidualSets",
+    "directions_of",
+    "extract_directions",
+    "geometry_rows",
+]

@@ -1,72 +1,165 @@
-"""Directions that tell two sets of residuals apart, one layer or a batch of layers at a time.
+"""What sets bad residuals apart from good ones, and how far methods, halves and chance agree."""
 
-Residuals are [n_prompts, layers, d_model]; sums are taken in float64.
-"""
-
-from typing import Literal
+from collections.abc import Iterator
+from dataclasses import dataclass, fields, replace
 
 import torch
+from sklearn.metrics import silhouette_score
 from torch import Tensor
 
-# Below this share of the states' own norm two sets are the same but for rounding.
-INDISTINGUISHABLE = 1e-6
+from heretic.directions.methods import find_directions
+from heretic.directions.options import METHODS, ExtractionOptions
+from heretic.directions.probe import probe_accuracy
+from heretic.directions.small_space import SmallSpace, layer_chunks, working_device
+
+MEDIAN_STEPS = 200
+MEDIAN_TOLERANCE = 1e-10  # of the cloud's own extent
+CPU = torch.device("cpu")
 
 
-def mean_difference(bad: Tensor, good: Tensor) -> Tensor:
-    """Difference of means, bad minus good (Arditi et al. 2024, eq. 2).
+@dataclass(frozen=True)
+class Contrast:
+    """Directions of every layer, and what is known of them; float64 on the CPU.
 
-    Returns:
-        [layers, d_model] float64, not normalised; exactly zero where the sets do not differ.
+    Attributes:
+        directions: orthonormal rows [layers, k, d_model], the first from good to bad.
+        control: a direction [layers, d_model], found alike from randomly relabelled prompts.
+        agreement: cosine [layers, methods] of the first direction with what each of `METHODS`
+            finds.
+        stability: cosine [layers] between the first directions of two random halves.
+        probe_accuracy: cross-validated, balanced [layers].
+        silhouette: of the two clouds [layers].
+        good_median, bad_median: geometric medians [layers, d_model].
     """
-    bad_mean, good_mean = bad.double().mean(0), good.double().mean(0)
-    difference = bad_mean - good_mean
-    scale = good_mean.norm(dim=-1, keepdim=True)
-    same = difference.norm(dim=-1, keepdim=True) <= INDISTINGUISHABLE * scale
-    return torch.where(same, 0.0, difference)
+
+    directions: Tensor
+    control: Tensor
+    agreement: Tensor
+    stability: Tensor
+    probe_accuracy: Tensor
+    silhouette: Tensor
+    good_median: Tensor
+    bad_median: Tensor
 
 
-def contrastive_pca(
-    bad: Tensor, good: Tensor, alpha: float, center: Literal["good", "class"]
+def directions_of(
+    bad: Tensor, good: Tensor, options: ExtractionOptions, device: torch.device = CPU
 ) -> Tensor:
-    """Top eigenvector of C_bad - alpha C_good per layer (Abid et al. 2018).
-
-    The matrix has at most n_bad + n_good non-zero eigenvalues, so the eigenproblem is solved
-    exactly in the span of the residuals: with A = [B / sqrt(n_bad); sqrt(alpha / n_good) G],
-    S = diag(+1, -1) and A^T = Q R, it is C = Q (R S R^T) Q^T.
+    """The directions of `options.direction_method` alone.
 
     Args:
         bad, good: residuals [n, layers, d_model].
-        alpha: weight of the good covariance.
-        center: mean about which C_bad is taken. About its own (`class`) the difference of means,
-            which is the main signal, is discarded.
+        options: which method, and how many directions.
+        device: where to compute.
 
     Returns:
-        [layers, d_model] float64 unit vectors with the sign of the mean difference; zero where
-        the sets do not differ.
+        [layers, n_directions, d_model] float64 on the CPU, orthonormal rows; zero where the sets
+        do not differ.
     """
-    difference = mean_difference(bad, good)
-    rows = [
-        _top_contrast(bad[:, layer].double(), good[:, layer].double(), alpha, center)
-        for layer in range(bad.shape[1])
+    found = [
+        space.lift(find_directions(space.bad, space.good, options)).cpu()
+        for space in _spaces(bad, good, device)
     ]
-    top = torch.stack(rows)
-    along = (top * difference).sum(-1, keepdim=True)
-    signed = torch.where(along < 0, -top, top)
-    return torch.where(difference.norm(dim=-1, keepdim=True) > 0, signed, 0.0)
+    return torch.cat(found)
 
 
-def _top_contrast(
-    bad: Tensor, good: Tensor, alpha: float, center: Literal["good", "class"]
-) -> Tensor:
-    """Unit vector [d_model] of one layer's residuals [n, d_model], of either sign."""
-    good_mean = good.mean(0)
-    about = good_mean if center == "good" else bad.mean(0)
-    stacked = torch.cat(
-        [(bad - about) / len(bad) ** 0.5, (good - good_mean) * (alpha / len(good)) ** 0.5]
+def contrast(
+    bad: Tensor, good: Tensor, options: ExtractionOptions, device: torch.device = CPU
+) -> Contrast:
+    """Directions as `directions_of`, with everything that says how far to trust them.
+
+    Raises:
+        DirectionError: there are too few prompts for so many directions.
+    """
+    parts = [_contrast_in(space, options) for space in _spaces(bad, good, device)]
+    return Contrast(
+        **{
+            field.name: torch.cat([getattr(part, field.name) for part in parts])
+            for field in fields(Contrast)
+        }
     )
-    signs = torch.cat([torch.ones(len(bad)), -torch.ones(len(good))]).to(stacked)
-    basis, coordinates = torch.linalg.qr(stacked.T)  # [d, r], [r, n]
-    small = (coordinates * signs) @ coordinates.T
-    top = torch.linalg.eigh(small).eigenvectors[:, -1]
-    vector: Tensor = basis @ top
-    return vector
+
+
+def _spaces(bad: Tensor, good: Tensor, device: torch.device) -> Iterator[SmallSpace]:
+    for layers in layer_chunks(bad, good):
+        yield SmallSpace(bad[:, layers], good[:, layers], working_device(device))
+
+
+def _contrast_in(space: SmallSpace, options: ExtractionOptions) -> Contrast:
+    bad, good = space.bad, space.good
+    generator = torch.Generator().manual_seed(options.seed)
+    directions = find_directions(bad, good, options)
+    medians = torch.stack([geometric_median(good), geometric_median(bad)], 1)
+    good_median, bad_median = (space.lift(medians) + space.origin[:, None]).unbind(1)
+    values = Contrast(
+        directions=space.lift(directions),
+        control=space.lift(_relabelled(bad, good, options, generator)).squeeze(1),
+        agreement=_agreement(bad, good, directions[:, 0], options),
+        stability=_stability(bad, good, options, generator),
+        probe_accuracy=torch.tensor(probe_accuracy(bad, good, options.probe_c, options.seed)),
+        silhouette=torch.tensor(_silhouettes(bad, good)),
+        good_median=good_median,
+        bad_median=bad_median,
+    )
+    return Contrast(**{name: value.double().cpu() for name, value in vars(values).items()})
+
+
+def _relabelled(
+    bad: Tensor, good: Tensor, options: ExtractionOptions, generator: torch.Generator
+) -> Tensor:
+    """One direction [layers, 1, r] of the same prompts with their labels shuffled."""
+    both = torch.cat([bad, good], 1)
+    order = torch.randperm(both.shape[1], generator=generator)
+    first, second = order[: bad.shape[1]], order[bad.shape[1] :]
+    return find_directions(both[:, first], both[:, second], replace(options, n_directions=1))
+
+
+def _agreement(bad: Tensor, good: Tensor, first: Tensor, options: ExtractionOptions) -> Tensor:
+    alone = [replace(options, direction_method=name, n_directions=1) for name in METHODS]
+    found = [find_directions(bad, good, one).squeeze(1) for one in alone]
+    return torch.stack([(first * other).sum(-1) for other in found], -1)
+
+
+def _stability(
+    bad: Tensor, good: Tensor, options: ExtractionOptions, generator: torch.Generator
+) -> Tensor:
+    halves = [
+        torch.randperm(states.shape[1], generator=generator).tensor_split(2)
+        for states in (bad, good)
+    ]
+    one = replace(options, n_directions=1)
+    first, second = (
+        find_directions(bad[:, of_bad], good[:, of_good], one).squeeze(1)
+        for of_bad, of_good in zip(*halves, strict=True)
+    )
+    return (first * second).sum(-1)
+
+
+def geometric_median(states: Tensor) -> Tensor:
+    """The point with the smallest sum of distances to the states, by Weiszfeld's iteration.
+
+    Args:
+        states: [layers, n, r].
+
+    Returns:
+        [layers, r].
+    """
+    extent = states.std(1).norm(dim=-1).max()
+    point = states.mean(1)
+    for _ in range(MEDIAN_STEPS):
+        distance = (states - point[:, None]).norm(dim=-1, keepdim=True)
+        weight = 1 / distance.clamp(min=float(MEDIAN_TOLERANCE * extent) or 1.0)
+        moved = (states * weight).sum(1) / weight.sum(1)
+        step = (moved - point).norm(dim=-1).max()
+        point = moved
+        if step <= MEDIAN_TOLERANCE * extent:
+            break
+    return point
+
+
+def _silhouettes(bad: Tensor, good: Tensor) -> list[float]:
+    labels = [1] * bad.shape[1] + [0] * good.shape[1]
+    both = torch.cat([bad, good], 1).cpu()
+    return [
+        float(silhouette_score(points.numpy(), labels)) if points.any() else 0.0 for points in both
+    ]

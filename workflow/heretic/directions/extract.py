@@ -1,114 +1,172 @@
 """From residuals to the directions that a search ablates."""
 
-from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Any, Literal
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
-from heretic.console import log
-from heretic.directions.contrast import contrastive_pca, mean_difference
+from heretic.directions.contrast import CPU, Contrast, contrast, directions_of
+from heretic.directions.options import GOOD, HELPFULNESS, SACRED, ExtractionOptions
 from heretic.directions.orthogonalize import normalize, orthogonalize
+from heretic.directions.separation import Separation, best_position, judge
+from heretic.directions.sets import ResidualSets
 from heretic.errors import DirectionError
 
 
 @dataclass(frozen=True)
 class DirectionExtractionResult:
-    """Directions by stream state, float32 [n_layers + 1, d_model] with unit rows.
+    """Directions by stream state, float32 with unit rows; index 0 belongs to the embeddings.
 
-    Row 0 belongs to the embeddings. It is zero when all prompts end in the same token, as chat
-    templates make them do: no direction can be there.
+    Row 0 is zero when all prompts end in the same token, as chat templates make them do: no
+    direction can be there.
 
     Attributes:
-        refusal_directions: from good to bad, orthogonal to what is protected.
-        unhelpfulness_directions: from plain text to requests, or None.
-        sacred_directions: from plain text (or good prompts) to the protected ability, or None.
+        refusal_directions: [n_layers + 1, d_model], or [n_layers + 1, k, d_model] if several:
+            orthonormal, orthogonal to what is protected, each from good to bad.
+        direction_weights: share of a trial's strength of each one [n_layers + 1, k].
+        unhelpfulness_directions: from plain text to requests [n_layers + 1, d_model], or None.
+        sacred_directions: from plain text (or good prompts) to the protected ability, of the
+            shape of `refusal_directions`, or None.
+        remaining: what protection left of each direction's length [n_layers + 1, k].
+        contrast: what is known of the directions before that.
+        separation: of the first direction, on held-out prompts.
+        position: of the states, counted from the end of the prompt.
     """
 
     refusal_directions: Tensor
+    direction_weights: Tensor
     unhelpfulness_directions: Tensor | None
     sacred_directions: Tensor | None
+    remaining: Tensor
+    contrast: Contrast
+    separation: Separation
+    position: int
 
     def tensors(self) -> dict[str, Tensor]:
-        """Those directions that exist, by name."""
-        return {name: value for name, value in vars(self).items() if value is not None}
-
-
-@dataclass(frozen=True)
-class ExtractionOptions:
-    """How directions are found; fields as the settings of the same names."""
-
-    direction_method: Literal["mean_difference", "contrastive_pca"]
-    cpca_alpha: float
-    cpca_center: Literal["good", "class"]
-    orthogonalize_to_good: bool
-    min_remaining_norm: float
-
-    @classmethod
-    def from_settings(cls, settings: Mapping[str, Any]) -> "ExtractionOptions":
-        """Pick the options out of a larger set of settings."""
-        return cls(**{name: settings[name] for name in cls.__dataclass_fields__})
+        """What `directions.safetensors` holds, by name."""
+        found = {
+            "refusal_directions": self.refusal_directions,
+            "unhelpfulness_directions": self.unhelpfulness_directions,
+            "sacred_directions": self.sacred_directions,
+            "direction_weights": self.direction_weights,
+            "discriminative": self.separation.discriminative,
+            "position": torch.tensor([self.position]),
+        }
+        return {name: value for name, value in found.items() if value is not None}
 
 
 def extract_directions(
-    good: Tensor,
-    bad: Tensor,
-    options: ExtractionOptions,
-    unhelpfulness: Tensor | None = None,
-    sacred: Tensor | None = None,
+    sets: ResidualSets, options: ExtractionOptions, device: torch.device = CPU
 ) -> DirectionExtractionResult:
-    """Find each layer's direction and take the protected ones out of it.
+    """Find each layer's directions, take the protected ones out of them, and judge what is left.
+
+    Where several positions were read, the one that separates best is used throughout.
 
     Args:
-        good, bad, unhelpfulness, sacred: residuals [n, n_layers + 1, d_model].
-        options: method and protection.
+        sets: residuals of all prompt sets.
+        options: methods and protection.
+        device: where to compute.
 
     Raises:
-        DirectionError: the sets cannot be told apart in a layer, or nothing is left there.
+        DirectionError: good and bad prompts cannot be told apart after a layer, or nothing of a
+            direction is left there.
     """
-    for residuals in (good, bad, unhelpfulness, sacred):
-        if residuals is not None:
-            _require_numbers(residuals)
-    refusal = normalize(_contrast(bad, good, options))
-    _require_directions(refusal)
-    helpful = None if unhelpfulness is None else normalize(mean_difference(good, unhelpfulness))
-    plain = good if unhelpfulness is None else unhelpfulness
-    protected = None if sacred is None else normalize(_contrast(sacred, plain, options))
-    good_mean = good.double().mean(0) if options.orthogonalize_to_good else None
-    against = [vectors for vectors in (good_mean, helpful, protected) if vectors is not None]
-    remaining = orthogonalize(refusal, against, options.min_remaining_norm)
-    if against:
-        kept = (refusal * remaining).sum(-1)[1:]
-        log.info(
-            "Orthogonalised against %d vectors a layer; cosine to before: %.3f to %.3f",
-            len(against),
-            float(kept.min()),
-            float(kept.max()),
-        )
+    position = best_position(sets) if sets.n_positions > 1 else -1
+    sets = sets.at(position)
+    found = contrast(sets.bad, sets.good, options, device)
+    _require_directions(found.directions)
+    helpful, sacred = _helpfulness(sets), _sacred(sets, options, device)
+    against = _protected(sets, helpful, sacred, options)
+    units, remaining = orthogonalize(
+        found.directions, against, options.min_remaining_norm, options.orthogonalization
+    )
+    units = _towards_bad(units, sets)
+    refusal = units.float()
+    separation = judge(
+        sets.held_out_bad, sets.held_out_good, units[:, 0], found.control, options.seed
+    )
     return DirectionExtractionResult(
-        remaining.float(),
-        None if helpful is None else helpful.float(),
-        None if protected is None else protected.float(),
+        refusal_directions=_squeezed(refusal),
+        direction_weights=_weights(units, sets, options).float(),
+        unhelpfulness_directions=None if helpful is None else helpful.float(),
+        sacred_directions=None if sacred is None else _squeezed(sacred.float()),
+        remaining=remaining,
+        contrast=found,
+        separation=separation,
+        position=position,
     )
 
 
-def _contrast(bad: Tensor, good: Tensor, options: ExtractionOptions) -> Tensor:
-    if options.direction_method == "mean_difference":
-        return mean_difference(bad, good)
-    return contrastive_pca(bad, good, options.cpca_alpha, options.cpca_center)
+def _helpfulness(sets: ResidualSets) -> Tensor | None:
+    """From plain texts to requests, unit rows [layers, d_model]."""
+    if sets.unhelpfulness is not None:
+        plain = sets.unhelpfulness.mean(0, dtype=torch.float64)
+    elif sets.unhelpfulness_mean is not None:
+        plain = sets.unhelpfulness_mean.double()
+    else:
+        return None
+    return normalize(sets.good.mean(0, dtype=torch.float64) - plain)
 
 
-def _require_numbers(residuals: Tensor) -> None:
-    if not torch.isfinite(residuals).all():
-        raise DirectionError(
-            "the residual stream holds values that are no numbers; load the model with "
-            "dtype=bfloat16 or dtype=float32"
-        )
+def _sacred(sets: ResidualSets, options: ExtractionOptions, device: torch.device) -> Tensor | None:
+    """Contrastive PCA of the protected ability against plain texts [layers, k, d_model]."""
+    if sets.sacred is None:
+        return None
+    plain = sets.good if sets.unhelpfulness is None else sets.unhelpfulness
+    count = options.n_sacred_directions
+    return directions_of(
+        sets.sacred,
+        plain,
+        replace(options, direction_method="contrastive_pca", n_directions=count),
+        device,
+    )
+
+
+def _protected(
+    sets: ResidualSets, helpful: Tensor | None, sacred: Tensor | None, options: ExtractionOptions
+) -> dict[str, Tensor]:
+    """Vectors [layers, m, d_model] in the order in which `sequential` removes them."""
+    found: dict[str, Tensor] = {}
+    if options.orthogonalize_to_good:
+        found[GOOD] = sets.good.mean(0, dtype=torch.float64)[:, None]
+    if helpful is not None:
+        found[HELPFULNESS] = helpful[:, None]
+    if sacred is not None:
+        found[SACRED] = sacred
+    return found
+
+
+def _towards_bad(units: Tensor, sets: ResidualSets) -> Tensor:
+    """Signs from good to bad again, where taking something out has turned a direction round."""
+    difference = sets.bad.mean(0, dtype=torch.float64) - sets.good.mean(0, dtype=torch.float64)
+    along = torch.einsum("lkd,ld->lk", units, difference)
+    return torch.where((along < 0)[..., None], -units, units)
+
+
+def _weights(units: Tensor, sets: ResidualSets, options: ExtractionOptions) -> Tensor:
+    """Shares of the strength [layers, k]; the largest is 1 for `explained_variance`.
+
+    Explained variance is the second moment of bad states about the good mean along a direction,
+    so that a difference of means counts as well.
+    """
+    layers, count, _ = units.shape
+    if options.direction_weights == "equal":
+        return torch.ones(layers, count)
+    if options.direction_weights != "explained_variance":
+        return torch.tensor(options.direction_weights).expand(layers, count)
+    about = sets.bad.double() - sets.good.mean(0, dtype=torch.float64)
+    explained = torch.einsum("nld,lkd->nlk", about, units).square().mean(0)
+    largest = explained.max(-1, keepdim=True).values
+    return torch.where(largest > 0, explained / largest, 1.0)
+
+
+def _squeezed(directions: Tensor) -> Tensor:
+    """[layers, d_model] instead of [layers, 1, d_model]."""
+    return (directions.squeeze(1) if directions.shape[1] == 1 else directions).contiguous()
 
 
 def _require_directions(directions: Tensor) -> None:
-    empty = [layer for layer in range(1, len(directions)) if directions[layer].norm() == 0]
+    empty = [layer for layer in range(1, len(directions)) if not directions[layer, 0].any()]
     if empty:
         raise DirectionError(
             f"good and bad prompts leave the same state after layer {empty[0] - 1}; use prompt "

@@ -1,92 +1,118 @@
-"""How the two sets of residuals lie to each other and to the direction, layer by layer."""
+"""How the sets of residuals lie to each other and to the directions, layer by layer."""
 
 from typing import Any
 
 import torch
-from sklearn.metrics import roc_auc_score, silhouette_score
 from torch import Tensor
 from torch.nn.functional import cosine_similarity
 
-from heretic.directions.contrast import mean_difference
-from heretic.errors import DirectionError
+from heretic.directions.extract import DirectionExtractionResult
+from heretic.directions.options import METHODS
+from heretic.directions.sets import ResidualSets
+
+Columns = dict[str, list[float] | list[int]]
 
 
-def geometry_rows(bad: Tensor, good: Tensor, directions: Tensor, seed: int) -> list[dict[str, Any]]:
-    """One row per stream state; index 0 is the embeddings.
+def geometry_rows(sets: ResidualSets, result: DirectionExtractionResult) -> list[dict[str, Any]]:
+    """The rows of `geometry.csv`, one per stream state; index 0 is the embeddings.
 
-    Args:
-        bad, good: residuals [n, n_layers + 1, d_model].
-        directions: unit rows [n_layers + 1, d_model].
-        seed: of the split behind `auroc`.
-
-    Returns:
-        Rows with the norms of both means and of their difference, cosines between means and
-        direction, the silhouette of the two sets, the share of the pooled variance that lies
-        along the direction, and `auroc`: how well a difference of means taken on one half of the
-        prompts separates the other half (both halves in turn).
-
-    Raises:
-        DirectionError: a set has a single prompt, which cannot be halved.
+    Norms and cosines of means and geometric medians are of the prompts that gave the directions;
+    `auroc`, `cohens_d` and `control_auroc` of held-out ones. Angles are in degrees, between the
+    directions before orthogonalisation, and empty where there is no such direction.
     """
-    if min(len(bad), len(good)) < 2:
-        raise DirectionError(
-            "a prompt set has a single prompt, so that nothing can be said of its geometry; give "
-            "good_prompts and bad_prompts at least 2 prompts, better 100"
-        )
-    difference = mean_difference(bad, good)
-    separation = cross_fitted_auroc(bad, good, seed)
-    rows = []
-    for layer in range(bad.shape[1]):
-        bad_layer, good_layer = bad[:, layer].double(), good[:, layer].double()
-        bad_mean, good_mean = bad_layer.mean(0), good_layer.mean(0)
-        direction = directions[layer].double()
-        pooled = torch.cat([bad_layer, good_layer])
-        rows.append(
-            {
-                "layer": layer,
-                "good_norm": float(good_mean.norm()),
-                "bad_norm": float(bad_mean.norm()),
-                "direction_norm": float(difference[layer].norm()),
-                "cosine_good_bad": _cosine(good_mean, bad_mean),
-                "cosine_good_direction": _cosine(good_mean, direction),
-                "cosine_bad_direction": _cosine(bad_mean, direction),
-                "silhouette": _silhouette(bad_layer, good_layer),
-                "explained_variance": _explained_variance(pooled, direction),
-                "auroc": separation[layer],
-            }
-        )
-    return rows
+    sets = sets.at(result.position)
+    refusal = result.refusal_directions.double()
+    refusal = refusal if refusal.ndim == 3 else refusal[:, None]
+    columns: Columns = {
+        "layer": list(range(len(refusal))),
+        "position": [result.position] * len(refusal),
+        **_clouds(sets, refusal[:, 0]),
+        **_medians(result, refusal[:, 0]),
+        "silhouette": result.contrast.silhouette.tolist(),
+        "explained_variance": _explained_variance(sets, refusal),
+        **_separation(result),
+        **_trust(result),
+        **_angles(result),
+    }
+    return [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]
 
 
-def cross_fitted_auroc(bad: Tensor, good: Tensor, seed: int) -> list[float]:
-    """AUROC by layer of projections on a difference of means fitted to other prompts."""
-    generator = torch.Generator().manual_seed(seed)
-    bad_halves = torch.randperm(len(bad), generator=generator).tensor_split(2)
-    good_halves = torch.randperm(len(good), generator=generator).tensor_split(2)
-    by_half = []
-    for fit, test in ((0, 1), (1, 0)):
-        fitted = mean_difference(bad[bad_halves[fit]], good[good_halves[fit]])
-        bad_scores = (bad[bad_halves[test]].double() * fitted).sum(-1)
-        good_scores = (good[good_halves[test]].double() * fitted).sum(-1)
-        labels = [1] * len(bad_scores) + [0] * len(good_scores)
-        scores = torch.cat([bad_scores, good_scores])
-        by_half.append([float(roc_auc_score(labels, column)) for column in scores.T.numpy()])
-    return [sum(pair) / 2 for pair in zip(*by_half, strict=True)]
+def _clouds(sets: ResidualSets, direction: Tensor) -> Columns:
+    good, bad = sets.good.mean(0, dtype=torch.float64), sets.bad.mean(0, dtype=torch.float64)
+    return {
+        "good_norm": good.norm(dim=-1).tolist(),
+        "bad_norm": bad.norm(dim=-1).tolist(),
+        "direction_norm": (bad - good).norm(dim=-1).tolist(),
+        "cosine_good_bad": _cosine(good, bad),
+        "cosine_good_direction": _cosine(good, direction),
+        "cosine_bad_direction": _cosine(bad, direction),
+    }
 
 
-def _cosine(first: Tensor, second: Tensor) -> float:
-    return float(cosine_similarity(first, second, dim=0))
+def _medians(result: DirectionExtractionResult, direction: Tensor) -> Columns:
+    good, bad = result.contrast.good_median, result.contrast.bad_median
+    return {
+        "median_cosine_good_bad": _cosine(good, bad),
+        "median_cosine_good_direction": _cosine(good, direction),
+        "median_cosine_bad_direction": _cosine(bad, direction),
+    }
 
 
-def _silhouette(bad: Tensor, good: Tensor) -> float:
-    points = torch.cat([bad, good])
-    if torch.allclose(points, points[0]):
-        return 0.0
-    labels = [1] * len(bad) + [0] * len(good)
-    return float(silhouette_score(points.numpy(), labels))
+def _separation(result: DirectionExtractionResult) -> Columns:
+    found = result.separation
+    low, high = found.chance
+    return {
+        "auroc": list(found.auroc),
+        "cohens_d": list(found.cohens_d),
+        "control_auroc": list(found.control_auroc),
+        "chance_low": [low] * len(found.auroc),
+        "chance_high": [high] * len(found.auroc),
+        "discriminative": found.discriminative.tolist(),
+    }
 
 
-def _explained_variance(pooled: Tensor, direction: Tensor) -> float:
-    centred = pooled - pooled.mean(0)
-    total = float(centred.square().sum())
-    return float((centred @ direction).square().sum()) / total if total > 0 else 0.0
+def _trust(result: DirectionExtractionResult) -> Columns:
+    agreement = result.contrast.agreement.T.tolist()
+    return {
+        "stability": result.contrast.stability.tolist(),
+        **{f"agreement_{name}": row for name, row in zip(METHODS, agreement, strict=True)},
+        "probe_accuracy": result.contrast.probe_accuracy.tolist(),
+        "remaining_norm": result.remaining[:, 0].tolist(),
+    }
+
+
+def _angles(result: DirectionExtractionResult) -> dict[str, Any]:
+    """Between refusal, helpfulness and sacred directions; the first of several."""
+    known = {
+        "refusal": result.contrast.directions[:, 0],
+        "helpfulness": result.unhelpfulness_directions,
+        "sacred": result.sacred_directions,
+    }
+    pairs = (("refusal", "helpfulness"), ("refusal", "sacred"), ("helpfulness", "sacred"))
+    return {f"angle_{a}_{b}": _degrees(known[a], known[b], len(result.remaining)) for a, b in pairs}
+
+
+def _degrees(one: Tensor | None, other: Tensor | None, layers: int) -> list[float | None]:
+    if one is None or other is None:
+        return [None] * layers
+    first, second = (
+        rows.double() if rows.ndim == 2 else rows[:, 0].double() for rows in (one, other)
+    )
+    there = (first.norm(dim=-1) > 0) & (second.norm(dim=-1) > 0)
+    angles = torch.rad2deg(torch.arccos((first * second).sum(-1).clamp(-1, 1))).tolist()
+    return [angle if known else None for angle, known in zip(angles, there.tolist(), strict=True)]
+
+
+def _cosine(first: Tensor, second: Tensor) -> list[float]:
+    found: list[float] = cosine_similarity(first, second, dim=-1).tolist()
+    return found
+
+
+def _explained_variance(sets: ResidualSets, directions: Tensor) -> list[float]:
+    """Share of the pooled variance in the span of the directions [layers, k, d_model]."""
+    pooled = torch.cat([sets.bad, sets.good]).double()
+    pooled -= pooled.mean(0)
+    total = pooled.square().sum((0, 2))
+    along = torch.einsum("nld,lkd->nlk", pooled, directions).square().sum((0, 2))
+    found: list[float] = torch.where(total > 0, along / total, 0.0).tolist()
+    return found

@@ -1,11 +1,16 @@
-"""Taking out of a direction what must not be ablated with it."""
+"""Taking out of directions what must not be ablated with them."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping
+from typing import Literal
 
 import torch
 from torch import Tensor
 
+from heretic.console import log
 from heretic.errors import DirectionError
+
+# A protected vector whose own part, beside the ones before it, is smaller adds rounding errors.
+NEGLIGIBLE = 1e-9
 
 
 def normalize(rows: Tensor) -> Tensor:
@@ -14,47 +19,99 @@ def normalize(rows: Tensor) -> Tensor:
     return torch.where(norms > 0, rows / norms.clamp(min=torch.finfo(rows.dtype).tiny), 0.0)
 
 
-def orthogonalize(directions: Tensor, against: Sequence[Tensor], min_remaining: float) -> Tensor:
-    """Unit directions orthogonal, layer by layer, to the span of all protected vectors.
+def orthonormalize(rows: Tensor) -> tuple[Tensor, Tensor]:
+    """Unit rows orthogonal to the ones before them, by Gram-Schmidt in the order given.
 
     Args:
-        directions: unit rows [layers, d_model]; a zero row stays zero.
-        against: protected vectors, each [layers, d_model]; zero rows protect nothing. The span is
-            removed as a whole, so their order does not matter.
-        min_remaining: smallest norm that must be left of a unit direction.
+        rows: [layers, k, d_model]; the first of each layer keeps its direction.
+
+    Returns:
+        Rows of the same shape, and what the ones before left of each row's length [layers, k].
+    """
+    found: list[Tensor] = []
+    lengths: list[Tensor] = []
+    for row in rows.unbind(1):
+        left = row
+        for _ in range(2):  # the second time removes what rounding left of the first
+            for earlier in found:
+                left = left - (left * earlier).sum(-1, keepdim=True) * earlier
+        lengths.append(left.norm(dim=-1))
+        found.append(normalize(left))
+    return torch.stack(found, 1), torch.stack(lengths, 1)
+
+
+def orthogonalize(
+    directions: Tensor,
+    against: Mapping[str, Tensor],
+    min_remaining: float,
+    how: Literal["joint", "sequential"] = "joint",
+) -> tuple[Tensor, Tensor]:
+    """Orthonormal directions without what lies along the protected vectors.
+
+    Args:
+        directions: orthonormal rows [layers, k, d_model]; zero rows stay zero.
+        against: protected vectors [layers, m, d_model] by name; zero rows protect nothing.
+        min_remaining: smallest length that must be left of each unit direction.
+        how: `joint` removes the span of all protected vectors, whatever their order;
+            `sequential` removes one vector after the other, in the order of `against`, which
+            leaves the result orthogonal to the last one and, where they are not orthogonal to
+            each other, only nearly so to the ones before.
+
+    Returns:
+        Rows of the same shape, and what is left of each one's length [layers, k]: 1 where nothing
+        was taken.
 
     Raises:
-        DirectionError: less than that is left after a layer, which it names. Row 0 is the
-            embeddings', row l the state after decoder layer l - 1.
+        DirectionError: less than `min_remaining` is left; the message names the layer. Row 0 is
+            the embeddings', row l the state after decoder layer l - 1.
     """
-    if not against:
-        return directions
-    remaining = torch.stack(
-        [
-            _outside_span(direction, torch.stack([vectors[layer] for vectors in against]))
-            for layer, direction in enumerate(directions)
-        ]
-    )
-    for layer, (before, after) in enumerate(zip(directions, remaining, strict=True)):
-        if before.norm() > 0 and after.norm() < min_remaining:
-            raise DirectionError(
-                f"{_place(layer)} only {float(after.norm()):.3f} of the direction is left by "
-                f"orthogonalisation (min_remaining_norm is {min_remaining}); protect less: "
-                "switch off orthogonalize_to_good, unhelpfulness_prompts or sacred_prompts"
-            )
-    return normalize(remaining)
+    units = {name: normalize(vectors.to(directions.dtype)) for name, vectors in against.items()}
+    for name, vectors in units.items():
+        _report(name, directions, vectors)
+    remaining = directions
+    if units and how == "joint":
+        remaining = _outside_span(remaining, torch.cat([*units.values()], 1))
+    else:
+        for vectors in units.values():
+            for vector in vectors.unbind(1):
+                remaining = remaining - (remaining @ vector[..., None]) * vector[:, None]
+    found, left = orthonormalize(remaining)
+    _require_rest(directions, left, min_remaining)
+    if units:
+        log.info("Left of the directions: %s", _range(left[directions.norm(dim=-1) > 0]))
+    return found, left
+
+
+def _outside_span(directions: Tensor, vectors: Tensor) -> Tensor:
+    """The part of `directions` [layers, k, d] orthogonal to all `vectors` [layers, m, d]."""
+    _, singular, right = torch.linalg.svd(vectors, full_matrices=False)
+    basis = torch.where((singular > NEGLIGIBLE * vectors.shape[1])[..., None], right, 0.0)
+    for _ in range(2):  # the second time removes what rounding left of the first
+        directions = directions - (directions @ basis.mT) @ basis
+    return directions
+
+
+def _require_rest(directions: Tensor, left: Tensor, min_remaining: float) -> None:
+    lacking = (left < min_remaining) & (directions.norm(dim=-1) > 0)
+    for layer, number in lacking.nonzero().tolist():
+        which = "the direction" if directions.shape[1] == 1 else f"direction {number + 1}"
+        raise DirectionError(
+            f"{_place(layer)} only {float(left[layer, number]):.3f} of {which} is left by "
+            f"orthogonalisation (min_remaining_norm is {min_remaining}); protect less: switch off "
+            "orthogonalize_to_good, unhelpfulness_prompts or sacred_prompts, or find fewer "
+            "directions"
+        )
+
+
+def _report(name: str, directions: Tensor, vectors: Tensor) -> None:
+    """How much of the first direction lies along the vectors of one name."""
+    along = (directions[:, :1] @ vectors.mT).norm(dim=-1).squeeze(1)
+    log.info("Share of the direction along %s: %s", name, _range(along[1:]))
+
+
+def _range(values: Tensor) -> str:
+    return f"{float(values.min()):.3f} to {float(values.max()):.3f}" if values.numel() else "none"
 
 
 def _place(row: int) -> str:
     return f"after layer {row - 1}" if row else "at the embeddings"
-
-
-def _outside_span(direction: Tensor, vectors: Tensor) -> Tensor:
-    """The part of `direction` [d_model] orthogonal to all rows of `vectors` [k, d_model]."""
-    units = normalize(vectors.to(direction.dtype))
-    _, singular, right = torch.linalg.svd(units, full_matrices=False)
-    basis = right[singular > 1e-9 * len(units)]
-    # Twice: the second pass removes what rounding left of the first.
-    for _ in range(2):
-        direction = direction - basis.T @ (basis @ direction)
-    return direction

@@ -1,0 +1,118 @@
+"""Directions that tell bad from good states, for a batch of layers.
+
+States are [layers, n, r]: coordinates of a `SmallSpace`, or the stream itself. Every method gives
+unit, mutually orthogonal rows [layers, k, r] in a fixed order, each with the sign that points from
+good to bad: its product with the difference of means is not negative. Rows are zero where the
+means do not differ.
+"""
+
+from collections.abc import Callable
+from dataclasses import replace
+
+import torch
+from torch import Tensor
+
+from heretic.directions.options import ExtractionOptions
+from heretic.directions.orthogonalize import normalize, orthonormalize
+from heretic.directions.probe import probe_directions
+from heretic.errors import DirectionError
+from heretic.settings.values import Method
+
+
+def mean_difference(bad: Tensor, good: Tensor) -> Tensor:
+    """Difference of means, bad minus good (Arditi et al. 2024, eq. 2); not normalised.
+
+    Returns:
+        [layers, r] float64.
+    """
+    return bad.double().mean(1) - good.double().mean(1)
+
+
+def find_directions(bad: Tensor, good: Tensor, options: ExtractionOptions) -> Tensor:
+    """The directions of `options.direction_method`, [layers, n_directions, r] float64.
+
+    Raises:
+        DirectionError: there are too few prompts for so many directions.
+    """
+    if options.direction_method == "ensemble":
+        return _ensemble(bad, good, options)
+    count, most = options.n_directions, min(bad.shape[1], good.shape[1], bad.shape[2])
+    if count > most:
+        raise DirectionError(
+            f"{most} prompts or dimensions cannot give {count} directions; lower n_directions or "
+            "n_sacred_directions, or give more prompts"
+        )
+    found = FINDERS[options.direction_method](bad.double(), good.double(), options)
+    return _towards_bad(found, mean_difference(bad, good))
+
+
+def _means(bad: Tensor, good: Tensor, _: ExtractionOptions) -> Tensor:
+    return normalize(mean_difference(bad, good))[:, None]
+
+
+def _contrastive_pca(bad: Tensor, good: Tensor, options: ExtractionOptions) -> Tensor:
+    """Top eigenvectors of C_bad - alpha C_good (Abid et al. 2018), largest eigenvalue first.
+
+    C_bad is taken about the good mean unless `cpca_center` is `class`: about its own mean the
+    difference of means, which is the main signal, is discarded.
+    """
+    good_mean = good.mean(1, keepdim=True)
+    about = good_mean if options.cpca_center == "good" else bad.mean(1, keepdim=True)
+    spread, usual = bad - about, good - good_mean
+    contrast = spread.mT @ spread / bad.shape[1]
+    contrast -= options.cpca_alpha / good.shape[1] * (usual.mT @ usual)
+    vectors: Tensor = torch.linalg.eigh(contrast).eigenvectors
+    return vectors[..., -options.n_directions :].flip(-1).mT
+
+
+def _paired_pca(bad: Tensor, good: Tensor, options: ExtractionOptions) -> Tensor:
+    """Principal axes of bad_i - good_i (Zou et al. 2023), largest singular value first.
+
+    About the origin, not about their mean, which is the main signal. The i-th prompts of both
+    sets are paired; what one set has more than the other is left out.
+    """
+    pairs = min(bad.shape[1], good.shape[1])
+    differences = bad[:, :pairs] - good[:, :pairs]
+    axes: Tensor = torch.linalg.svd(differences, full_matrices=False).Vh
+    return axes[:, : options.n_directions]
+
+
+def _probe(bad: Tensor, good: Tensor, options: ExtractionOptions) -> Tensor:
+    return probe_directions(bad, good, options.n_directions, options.probe_c)
+
+
+Finder = Callable[[Tensor, Tensor, ExtractionOptions], Tensor]
+FINDERS: dict[Method, Finder] = {
+    "mean_difference": _means,
+    "contrastive_pca": _contrastive_pca,
+    "pca": _paired_pca,
+    "probe": _probe,
+}
+
+
+def _ensemble(bad: Tensor, good: Tensor, options: ExtractionOptions) -> Tensor:
+    """First the weighted mean of the methods' first directions; then what else they span.
+
+    Further directions are the principal axes of all methods' weighted directions, less the first.
+    """
+    rows = []
+    for method, weight in options.weight_of_method.items():
+        count = 1 if method == "mean_difference" else options.n_directions
+        alone = replace(options, direction_method=method, n_directions=count)
+        rows.append(weight * find_directions(bad, good, alone))
+    first = normalize(sum(found[:, :1] for found in rows) + torch.zeros_like(rows[0][:, :1]))
+    if options.n_directions == 1:
+        return first
+    spanned = torch.cat(rows, 1)
+    beyond = spanned - (spanned @ first.mT) @ first
+    axes = torch.linalg.svd(beyond, full_matrices=False).Vh[:, : options.n_directions - 1]
+    found, _ = orthonormalize(torch.cat([first, axes], 1))
+    return _towards_bad(found, mean_difference(bad, good))
+
+
+def _towards_bad(directions: Tensor, difference: Tensor) -> Tensor:
+    """Each row with the sign of the difference of means; zero where there is none."""
+    along = (directions * difference[:, None]).sum(-1, keepdim=True)
+    signed = torch.where(along < 0, -directions, directions)
+    differs = difference.norm(dim=-1) > 0
+    return torch.where(differs[:, None, None], signed, 0.0)

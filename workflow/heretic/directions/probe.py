@@ -1,0 +1,89 @@
+"""A linear probe: logistic regression of bad against good states, layer by layer."""
+
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from sklearn.exceptions import ConvergenceWarning
+from sklearn.linear_model import LogisticRegression
+from sklearn.model_selection import StratifiedKFold, cross_val_score
+from threadpoolctl import threadpool_limits
+from torch import Tensor
+
+from heretic.directions.orthogonalize import orthonormalize
+
+FOLDS = 5
+MOST_ITERATIONS = 500
+Array = npt.NDArray[np.float64]
+
+
+def probe_directions(bad: Tensor, good: Tensor, n_directions: int, c: float) -> Tensor:
+    """Unit normals [layers, n_directions, r] of the separating planes, from good to bad.
+
+    Each further one is fitted to what is left once the ones before it are projected out (iterative
+    null-space projection, Ravfogel et al. 2020). The L2 penalty makes the solution lie in the span
+    of the states, and one scale for all components makes it the same in any basis.
+
+    Args:
+        bad, good: states [layers, n, r].
+        n_directions: how many.
+        c: inverse strength of the penalty, for components of unit variance on average.
+    """
+    with _fitting():
+        found = [_normals(*layer, n_directions, c) for layer in _layers(bad, good)]
+    return orthonormalize(torch.from_numpy(np.stack(found)))[0].to(bad.device)
+
+
+def _normals(states: Array, labels: Array, n_directions: int, c: float) -> Array:
+    """Rows [n_directions, r]; zero where the states do not differ at all."""
+    normals: list[Array] = []
+    for _ in range(n_directions):
+        normal = _probe(c).fit(states, labels).coef_[0]
+        normal = normal / max(float(np.linalg.norm(normal)), np.finfo(float).tiny)
+        normals.append(normal)
+        states = states - np.outer(states @ normal, normal)
+    return np.stack(normals)
+
+
+def probe_accuracy(bad: Tensor, good: Tensor, c: float, seed: int) -> list[float]:
+    """Cross-validated accuracy by layer: balanced over the two sets, chance is 0.5.
+
+    Five folds, fewer where a set has fewer prompts.
+    """
+    folds = StratifiedKFold(
+        min(FOLDS, bad.shape[1], good.shape[1]), shuffle=True, random_state=seed
+    )
+    with _fitting():
+        return [
+            float(cross_val_score(_probe(c), *layer, cv=folds, scoring="balanced_accuracy").mean())
+            for layer in _layers(bad, good)
+        ]
+
+
+@contextmanager
+def _fitting() -> Iterator[None]:
+    """One thread, as more cost more than they give in problems of this size.
+
+    Where Newton's method makes no more progress, scikit-learn says so and goes on with another.
+    """
+    with threadpool_limits(1), warnings.catch_warnings():
+        warnings.simplefilter("ignore", ConvergenceWarning)
+        yield
+
+
+def _probe(c: float) -> LogisticRegression:
+    # Newton's method, which ends at the optimum: a result must not depend on the basis.
+    return LogisticRegression(C=c, solver="newton-cholesky", max_iter=MOST_ITERATIONS)
+
+
+def _layers(bad: Tensor, good: Tensor) -> list[tuple[Array, Array]]:
+    """Centred states with unit variance per component on average, and labels, of each layer."""
+    labels = np.r_[np.ones(bad.shape[1]), np.zeros(good.shape[1])]
+    states = torch.cat([bad, good], 1).double().cpu()
+    states = states - states.mean(1, keepdim=True)
+    scale = states.square().mean((1, 2), keepdim=True).sqrt()
+    states = states / torch.where(scale > 0, scale, 1.0)
+    return [(layer, labels) for layer in states.numpy()]

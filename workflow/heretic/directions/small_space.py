@@ -1,0 +1,62 @@
+"""The span of a layer's residuals, in which every method works exactly and cheaply.
+
+n states span at most n of d_model dimensions. With X = [B - g; G - g] (g the mean of the good
+states) and X^T = Q R, the rows of R^T are the states in the basis Q: distances, inner products and
+eigenvectors are the same there, and n is usually a tenth of d_model. Q is never formed: a direction
+y is brought back as Q y by the Householder reflections themselves.
+"""
+
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor
+
+CHUNK_BYTES = 256_000_000
+# Below this share of the states' own norm two means are the same but for rounding.
+INDISTINGUISHABLE = 1e-6
+
+
+class SmallSpace:
+    """States of a few layers in coordinates of their own span.
+
+    Attributes:
+        bad, good: coordinates [layers, n, r] in float64, r = min(n_bad + n_good, d_model), about
+            the mean of the good states.
+        origin: that mean [layers, d_model] in float64.
+        distinct: whether the means differ by more than rounding [layers]. Where they do not, all
+            coordinates are zero, so that nothing is found there.
+    """
+
+    def __init__(self, bad: Tensor, good: Tensor, device: torch.device) -> None:
+        """Factorise the residuals [n, layers, d_model] of each layer on `device`."""
+        both = torch.cat([bad, good]).to(device).double()
+        self.origin = both[len(bad) :].mean(0)
+        columns = (both - self.origin).permute(1, 2, 0)  # [layers, d_model, n]
+        reflections, self._scales = torch.geqrf(columns.contiguous())
+        rank = self._scales.shape[-1]
+        coordinates = reflections[:, :rank].triu().mT
+        difference = coordinates[:, : len(bad)].mean(1) - coordinates[:, len(bad) :].mean(1)
+        self.distinct = difference.norm(dim=-1) > INDISTINGUISHABLE * self.origin.norm(dim=-1)
+        coordinates = torch.where(self.distinct[:, None, None], coordinates, 0.0)
+        self._reflections = reflections[:, :, :rank]
+        self.bad, self.good = coordinates[:, : len(bad)], coordinates[:, len(bad) :]
+
+    def lift(self, coordinates: Tensor) -> Tensor:
+        """Vectors [layers, k, r] of the span as vectors [layers, k, d_model] of the stream."""
+        layers, d_model, rank = self._reflections.shape
+        padded = coordinates.new_zeros(layers, d_model, coordinates.shape[1])
+        padded[:, :rank] = coordinates.mT
+        return torch.ormqr(self._reflections, self._scales, padded).mT
+
+
+def layer_chunks(bad: Tensor, good: Tensor) -> Iterator[slice]:
+    """Slices of the layers of residuals [n, layers, d_model], small enough to factorise at once."""
+    a_layer = (len(bad) + len(good)) * bad.shape[-1] * 8
+    width = max(1, CHUNK_BYTES // max(1, a_layer))
+    for start in range(0, bad.shape[1], width):
+        yield slice(start, min(start + width, bad.shape[1]))
+
+
+def working_device(device: torch.device) -> torch.device:
+    """`device`, or the CPU where the device has no float64."""
+    return torch.device("cpu") if device.type == "mps" else device
