@@ -22,7 +22,8 @@ def dense(bad: Tensor, good: Tensor) -> Tensor:
     """Top eigenvector of one layer's residuals [n, d_model] by forming C_bad - C_good."""
     spread, usual = bad - good.mean(0), good - good.mean(0)
     matrix = spread.T @ spread / len(bad) - usual.T @ usual / len(good)
-    return torch.linalg.eigh(matrix).eigenvectors[:, -1]
+    vectors: Tensor = torch.linalg.eigh(matrix).eigenvectors
+    return vectors[:, -1]
 
 
 def timed(work: Callable[[], Tensor], device: torch.device) -> tuple[Tensor, float]:
@@ -34,12 +35,13 @@ def timed(work: Callable[[], Tensor], device: torch.device) -> tuple[Tensor, flo
     return result, time.perf_counter() - started
 
 
-def main(d_model: int, n: int, layers: int, device: torch.device) -> None:
+def main(d_model: int = 5120, n: int = 200, layers: int = 64, device_name: str = "cpu") -> None:
     """Print both times, how far the results are apart, and the ratio."""
     from clouds import options_of
 
     from heretic.directions import directions_of
 
+    device = torch.device(device_name)
     generator = torch.Generator().manual_seed(0)
     shape = (n, layers, d_model)
     good = torch.randn(shape, generator=generator)
@@ -66,6 +68,4 @@ def main(d_model: int, n: int, layers: int, device: torch.device) -> None:
 
 
 if __name__ == "__main__":
-    sizes = [int(text) for text in sys.argv[1:4]]
-    sizes += [5120, 200, 64][len(sizes) :]
-    main(*sizes, torch.device(sys.argv[4] if len(sys.argv) > 4 else "cpu"))
+    main(*map(int, sys.argv[1:4]), *sys.argv[4:5])
