@@ -35,7 +35,7 @@ def timed(work: Callable[[], Tensor], device: torch.device) -> tuple[Tensor, flo
     return result, time.perf_counter() - started
 
 
-def main(d_model: int = 5120, n: int = 200, layers: int = 64, device_name: str = "cpu") -> None:
+def main(device_name: str, d_model: int = 5120, n: int = 200, layers: int = 64) -> None:
     """Print both times, how far the results are apart, and the ratio."""
     from clouds import options_of
 
@@ -68,4 +68,5 @@ def main(d_model: int = 5120, n: int = 200, layers: int = 64, device_name: str =
 
 
 if __name__ == "__main__":
-    main(*map(int, sys.argv[1:4]), *sys.argv[4:5])
+    arguments = dict(zip(("d_model", "n", "layers", "device"), sys.argv[1:], strict=False))
+    main(arguments.pop("device", "cpu"), **{name: int(text) for name, text in arguments.items()})
