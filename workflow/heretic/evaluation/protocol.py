@@ -90,7 +90,8 @@ def random_directions(like: AblationDirections, seed: int) -> AblationDirections
     """Random orthonormal rows, as many as `like` has and with the same weights."""
     generator = torch.Generator().manual_seed(seed)
     drawn = torch.randn(like.rows.shape, generator=generator)
-    return replace(like, rows=torch.stack([orthonormal(rows) for rows in drawn]))
+    units = torch.stack([orthonormal(rows) for rows in drawn])
+    return AblationDirections.of(units, like.weights, like.discriminative)
 
 
 def _controls(
