@@ -1,6 +1,6 @@
 """What a phase before left for the edit: one or several directions per layer, and their shares."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
@@ -120,13 +120,16 @@ class AblationDirections:
     def _require(self, index: float) -> None:
         if not 0 <= index <= len(self.rows) - 1:
             raise DirectionError(
-                f"direction_index={index:.3f} is not in 0 to {len(self.rows) - 1}; are the "
-                "directions those of this model?"
+                f"there are no directions at {index:.3f}, which is not in 0 to "
+                f"{len(self.rows) - 1}; are the directions those of this model?"
             )
 
 
-def orthonormal(vectors: Tensor | Sequence[Tensor]) -> Tensor:
-    """Unit rows [k, d] that span as the first vectors do, for each number of them; Gram-Schmidt.
+def orthonormal(vectors: Tensor) -> Tensor:
+    """Orthonormal rows [k, d_model]; the first n span what the first n vectors do (Gram-Schmidt).
+
+    Args:
+        vectors: [k, d_model], in the order in which they keep their place.
 
     Raises:
         DirectionError: a vector lies in the span of those before it.
