@@ -17,7 +17,8 @@ pytestmark = pytest.mark.slow
 @pytest.fixture(scope="module")
 def sets(demo_run: tuple[Workspace, str]) -> ResidualSets:
     folder: Path = demo_run[0].results / "demo" / "residuals"
-    return ResidualSets.from_tensors({p.stem: read_tensors(p) for p in folder.glob("*.safetensors")})
+    files = folder.glob("*.safetensors")
+    return ResidualSets.from_tensors({path.stem: read_tensors(path) for path in files})
 
 
 @pytest.mark.parametrize(
