@@ -34,7 +34,7 @@ N_TRIALS = 8
 SMALL = (f"n_trials={N_TRIALS}", "n_startup_trials=4", "max_response_length=16",
          "bootstrap_samples=100")  # fmt: skip
 # The phase, and a call in its middle.
-RESIDUALS = "heretic.residuals:_last_position_states:1"
+RESIDUALS = "heretic.residuals:_states_of_batch:1"
 DIRECTIONS = "heretic.artifacts:_flush:1"
 SEARCH = "heretic.evaluation.evaluator:Evaluator.evaluate:5"  # the baseline, then three trials
 SAVING = "heretic.export.folder:write_record:1"
