@@ -157,7 +157,7 @@ def _batches_of_states(
 def _log_effort(task: str, lengths: Sequence[int], seconds: float, memory: PeakMemory) -> None:
     tokens = sum(lengths)  # without padding, which is no work that anyone wanted
     log.info(
-        "%s: %d prompts, %d tokens in %.1f s (%.0f a second), peak memory %s",
+        "%s: %d prompts, %d tokens in %.1f s (%.0f tokens/s), peak memory %s",
         task,
         len(lengths),
         tokens,
