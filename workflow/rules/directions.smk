@@ -94,6 +94,8 @@ rule compute_directions:
         "benchmarks/{run}/compute_directions.tsv"
     conda:
         "../../envs/heretic.yaml"
+    resources:
+        gpu=1,
     params:
         settings=settings_of("compute_directions"),
     message:
