@@ -10,6 +10,9 @@ import torch
 
 from heretic.artifacts import write_csv, write_json, write_tensors
 from heretic.report import write_report
+from heretic.report.chart import Chart
+from heretic.report.figures import draw_all
+from heretic.report.reading import Run, read_run
 from heretic.settings import PromptSource, Settings
 
 LAYERS, WIDTH, PROMPTS = 5, 24, 40
@@ -263,6 +266,23 @@ def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def run_folder(tmp_path: Path, built: Path) -> Path:
     """A finished run to change at will."""
     return shutil.copytree(built, tmp_path / "demo")
+
+
+@pytest.fixture(scope="session")
+def run(built: Path) -> Run:
+    return read_run(built)
+
+
+@pytest.fixture(scope="session")
+def charts(run: Run) -> dict[str, Chart]:
+    return {chart.name: chart for chart in draw_all(run)}
+
+
+def trace(chart: Chart, name: str, axis: str | None = None) -> Any:
+    """The one series of that name."""
+    found = [t for t in chart.figure.data if t.name == name and axis in (None, t.yaxis)]
+    assert len(found) == 1, [t.name for t in chart.figure.data]
+    return found[0]
 
 
 @pytest.fixture(scope="session")
