@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 Point = tuple[float, float]
 Points = tuple[Point, ...]
-MOST_STATES = 1000  # of a prompt set, so that deep models with many prompts take minutes, not hours
+MOST_STATES = 500  # of a prompt set: more would take minutes for a deep model and look the same
 
 
 @dataclass(frozen=True)
