@@ -82,6 +82,7 @@ CHANGED: dict[str, Any] = {
     "export": "adapter",
     "low_memory_export": "true",
     "upload_private": "false",
+    "projection": "pacmap",
 }
 CHANGED |= {
     name: {

@@ -48,6 +48,8 @@ rule report:
         "logs/{run}/report.log",
     conda:
         "../../envs/heretic.yaml"
+    params:
+        settings=settings_of("report"),
     message:
         "Writing the report"
     script:
