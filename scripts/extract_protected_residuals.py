@@ -24,13 +24,12 @@ def main(smk: Snakemake) -> None:
     settings = {**smk.params.settings, "response_prefix": chat["response_prefix"]}
     set_threads(runtime["threads"])
     model = load_model(**{**runtime, **settings, "model": smk.params.model})
-    plain_texts = smk.wildcards.prompts == "unhelpfulness_prompts"
     write_residuals(
         model,
         Path(smk.input.prompts),
         Path(smk.output[0]),
         settings,
-        mean_only=plain_texts and settings["stream_unhelpfulness"],
+        mean_only=settings["stream_unhelpfulness"],
     )
 
 

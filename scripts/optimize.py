@@ -39,9 +39,10 @@ def main(smk: Snakemake) -> None:
         name: Path(smk.input[name])
         for name in ("good_evaluation_prompts", "bad_evaluation_prompts", "directions")
     }
-    name = study_name(objective(settings, inputs, smk))
+    directions = AblationDirections.from_tensors(read_tensors(inputs["directions"]))
+    name = study_name(objective(settings, inputs, directions, smk))
     with open_study(Path(smk.params.database), name) as study:
-        loop = prepare(settings, runtime, inputs, smk.params.model)
+        loop = prepare(settings, runtime, inputs, directions, smk.params.model)
         baseline = loop.evaluator.evaluate()
         require_refusals(baseline.refusals, settings)
         records = loop.run(study, settings["n_trials"])
@@ -78,13 +79,22 @@ def require_refusals(refusals: int | None, settings: dict[str, Any]) -> None:
         )
 
 
-def objective(settings: dict[str, Any], inputs: dict[str, Path], smk: Snakemake) -> dict[str, Any]:
+def objective(
+    settings: dict[str, Any],
+    inputs: dict[str, Path],
+    directions: AblationDirections,
+    smk: Snakemake,
+) -> dict[str, Any]:
     """What decides the score of given parameters; another objective is another study."""
     revision = settings["model_revision"]
     folder = locate(smk.params.model, revision)
     return {
         "settings": {key: value for key, value in settings.items() if key != "n_trials"},
-        "inputs": {name: sha256_of(path) for name, path in inputs.items()},
+        "inputs": {
+            # How directions were found does not matter, if they are the same.
+            name: directions.sha256 if name == "directions" else sha256_of(path)
+            for name, path in inputs.items()
+        },
         "weights": source_facts("", revision, folder)["sha256"],
         "tokenizer": {path.name: sha256_of(path) for path in tokenizer_files(folder)},
         "source": {
@@ -101,10 +111,13 @@ def scores(path: Path) -> bool:
 
 
 def prepare(
-    settings: dict[str, Any], runtime: dict[str, Any], inputs: dict[str, Path], path: str
+    settings: dict[str, Any],
+    runtime: dict[str, Any],
+    inputs: dict[str, Path],
+    directions: AblationDirections,
+    path: str,
 ) -> TrialLoop:
-    """Load the directions, the model and its prompts."""
-    directions = AblationDirections.from_tensors(read_tensors(inputs["directions"]))
+    """Load the model and its prompts."""
     rows = usable_rows(directions, settings["discriminative_layers"])
     model = load_model(**{**runtime, **settings, "model": path})
     good = read_prompts(inputs["good_evaluation_prompts"])

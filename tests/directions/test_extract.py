@@ -170,6 +170,17 @@ def test_overflowed_residuals_are_called_that(value: float, spoilt: str) -> None
         ResidualSets.from_tensors(tensors)
 
 
+def test_directions_that_good_prompts_vary_more_along_are_refused() -> None:
+    options = options_of(direction_method="contrastive_pca", n_directions=8, cpca_alpha=5)
+    with pytest.raises(
+        DirectionError, match=r"after layer 0 .* finds \d directions .*, not 8; low"
+    ):
+        extract_directions(SETS, options)
+    options = options_of(n_sacred_directions=9, cpca_alpha=5)
+    with pytest.raises(DirectionError, match=r"not 9; lower .* n_sacred_directions"):
+        extract_directions(sets_of(unhelpfulness=PLAIN, sacred=SACRED), options)
+
+
 def test_a_single_prompt_is_refused() -> None:
     tensors = tensors_of(sets_of(bad=SETS.bad[:1]))
     with pytest.raises(DirectionError, match="at least 2 prompts"):

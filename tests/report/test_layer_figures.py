@@ -39,7 +39,7 @@ def test_separation_shows_chance_control_and_doubt(charts: dict[str, Chart]) -> 
     assert (min(band.x), max(band.x), min(band.y), max(band.y)) == (0.6, 5.4, 0.31, 0.69)
     assert list(trace(chart, "relabelled control").y) == [None, 0.46, 0.54, 0.46, 0.54, 0.46]
     assert list(trace(chart, "not above chance").x) == [0, 1]
-    assert "no evidence for a direction: layers 0-1." in chart.caption
+    assert "no evidence for a direction: states 0-1." in chart.caption
     assert "control leaves" not in chart.caption
     assert trace(chart, "Cohen's d").yaxis == "y2"
 
@@ -52,7 +52,7 @@ def test_separation_without_doubt_flags_nothing(run: Run) -> None:
 
 def test_a_control_that_leaves_the_band_is_told(run: Run) -> None:
     chart = separation(with_column(run, control_auroc=(None, 0.5, 0.71, 0.2, 0.5, 0.5)))
-    assert "The control leaves the band at layers 2-3." in chart.caption
+    assert "The control leaves the band at states 2-3." in chart.caption
 
 
 def test_the_band_has_gaps_in_both_drawings(run: Run) -> None:
@@ -96,7 +96,7 @@ def test_slider_starts_at_the_layer_that_separates_best(charts: dict[str, Chart]
     (slider,) = chart.figure.layout.sliders
     assert [step.label for step in slider.steps] == ["0", "1", "2", "3", "4", "5"]
     assert slider.active == 3
-    assert draw(chart.figure).get_suptitle() == "Residuals, projected: layer 3"
+    assert draw(chart.figure).get_suptitle() == "Residuals, projected: state 3"
     assert len(trace(chart, "good prompts").x) == len(trace(chart, "bad prompts").x) == 40
 
 
@@ -179,7 +179,7 @@ def test_rotation_marks_reversals_and_missing_directions() -> None:
     chart = rotation(directions)
     assert set(chart.figure.data[0].z[0]) == {None}
     assert len(trace(chart, "negative").x) == 2 * 10 * 9
-    assert "between layers 10 and 11 (-1.00)" in chart.caption
+    assert "between states 10 and 11 (-1.00)" in chart.caption
     assert "carry a minus" in chart.caption
 
 
@@ -200,6 +200,6 @@ def test_a_deep_report_stays_light(tmp_path: Path) -> None:
     assert target.stat().st_size < 8_000_000
     assert (folder / "plots" / "layers.svg").stat().st_size < 2_000_000
     text = target.read_text(encoding="utf-8")
-    assert "uses the directions of layers 1-14, where held-out prompts" in text
+    assert "uses the directions of states 1-14, where held-out prompts" in text
     assert 'id="angles"' in text
     assert 'role="group" tabindex="0"' in text

@@ -120,6 +120,13 @@ def fingerprint_files(wildcards):
     ]
 
 
+def settings_of_protected(wildcards):
+    """Only of plain texts the mean alone may be kept; the other set must not depend on that."""
+    found = RUNS[wildcards.run].subset("extract_protected_residuals")
+    plain_texts = wildcards.prompts == "unhelpfulness_prompts"
+    return found if plain_texts else {**found, "stream_unhelpfulness": False}
+
+
 def seed_of_set(wildcards):
     """A set that nothing is drawn for must not depend on the seed."""
     drawn = any(source.depends_on_seed for source in sources_of_set(wildcards))

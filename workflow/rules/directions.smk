@@ -73,7 +73,7 @@ rule extract_protected_residuals:
     resources:
         gpu=1,
     params:
-        settings=settings_of("extract_protected_residuals"),
+        settings=settings_of_protected,
         model=model_path,
     message:
         "Reading the residual stream of {wildcards.prompts}, which directions keep away from"

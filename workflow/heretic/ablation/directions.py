@@ -1,5 +1,6 @@
 """What a phase before left for the edit: one or several directions per layer, and their shares."""
 
+import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -80,6 +81,14 @@ class AblationDirections:
             tensors.get("direction_weights"),
             tensors.get("discriminative"),
         )
+
+    @property
+    def sha256(self) -> str:
+        """Of what is ablated; two files that differ elsewhere have the same."""
+        digest = hashlib.sha256()
+        for part in (self.rows, self.weights, self.discriminative):
+            digest.update(part.contiguous().numpy().tobytes())
+        return digest.hexdigest()
 
     @property
     def discriminative_rows(self) -> tuple[int, ...]:

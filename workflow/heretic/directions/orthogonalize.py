@@ -36,8 +36,9 @@ def orthogonalize(
         was taken.
 
     Raises:
-        DirectionError: less than `min_remaining` is left; the message names the layer. Row 0 is
-            the embeddings', row l the state after decoder layer l - 1.
+        DirectionError: less than `min_remaining` is left after a layer, which the message names.
+            Row l is the state after decoder layer l - 1. Row 0, the embeddings', is used by no
+            edit, and is zero where that little is left of it.
     """
     units = {name: normalize(vectors.to(directions.dtype)) for name, vectors in against.items()}
     for name, vectors in units.items():
@@ -51,6 +52,7 @@ def orthogonalize(
                 remaining = remaining - (remaining @ vector[..., None]) * vector[:, None]
     found, left = orthonormalize(remaining)
     _require_rest(directions, left, min_remaining)
+    found[0] = torch.where(left[0, :, None] < min_remaining, 0.0, found[0])
     if units:
         log.info("Left of the directions: %s", _range(left[directions.norm(dim=-1) > 0]))
     return found, left
@@ -67,10 +69,11 @@ def _outside_span(directions: Tensor, vectors: Tensor) -> Tensor:
 
 def _require_rest(directions: Tensor, left: Tensor, min_remaining: float) -> None:
     lacking = (left < min_remaining) & (directions.norm(dim=-1) > 0)
+    lacking[0] = False
     for layer, number in lacking.nonzero().tolist():
         which = "the direction" if directions.shape[1] == 1 else f"direction {number + 1}"
         raise DirectionError(
-            f"{_place(layer)} only {float(left[layer, number]):.3f} of {which} is left by "
+            f"after layer {layer - 1} only {float(left[layer, number]):.3f} of {which} is left by "
             f"orthogonalisation (min_remaining_norm is {min_remaining}); protect less: switch off "
             "orthogonalize_to_good, unhelpfulness_prompts or sacred_prompts, or find fewer "
             "directions"
@@ -85,7 +88,3 @@ def _report(name: str, directions: Tensor, vectors: Tensor) -> None:
 
 def _range(values: Tensor) -> str:
     return f"{float(values.min()):.3f} to {float(values.max()):.3f}" if values.numel() else "none"
-
-
-def _place(row: int) -> str:
-    return f"after layer {row - 1}" if row else "at the embeddings"

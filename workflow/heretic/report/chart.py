@@ -17,7 +17,7 @@ CROSS = {"symbol": "x-thin-open", "color": PURPLE, "size": 9, "line": {"width": 
 # the edges of the axis.
 SMALLEST_KL, LARGEST_KL = 1e-4, 20.0
 GAP = 0.1  # between all stacked panels together, as a share of the height
-STATES = "Residual stream after layer (0 = embeddings)"
+STATES = "State (0 = embeddings, n = after layer n - 1)"
 Line = tuple[str, str, str, str, str]  # column, name, colour, dash, symbol
 MOST_MARKERS = 16  # on a line, so that deep models do not turn it into a band
 

@@ -38,10 +38,10 @@ def one_layer(planes: Sequence[Plane], geometry: Geometry) -> Chart:
     return Chart(
         "projection",
         fig,
-        f"At {_token(geometry)}; the slider chooses the layer, {best} separates best. "
+        f"At {_token(geometry)}; the slider chooses the state, {best} separates best. "
         + _about(plane) + _sampled(plane),
         f"Scatter plot of {len(plane.good)} good and {len(plane.bad)} bad prompts "
-        + _axes_in_words(plane) + ", with a slider over the layers; the arrow keys move it too.",
+        + _axes_in_words(plane) + ", with a slider over the states; the arrow keys move it too.",
     )  # fmt: skip
 
 
@@ -54,7 +54,7 @@ def _about(plane: Plane) -> str:
     if plane.arrow is None:
         return NONLINEAR
     return (
-        "The line runs from the middle of the good cloud along the layer's direction, as far as "
+        "The line runs from the middle of the good cloud along the state's direction, as far as "
         "the two means lie apart along it; the legend tells how much of the direction's length "
         "lies in the plane."
     )
@@ -126,7 +126,7 @@ def _slider(drawn: Sequence[_Drawn], active: int) -> dict[str, Any]:
     """Plotly's slider: each step puts another layer's points, names and titles in place."""
     return {
         "active": active,
-        "currentvalue": {"prefix": "Layer ", "xanchor": "left"},
+        "currentvalue": {"prefix": "State ", "xanchor": "left"},
         "pad": {"t": 56, "b": 8},
         "bgcolor": "rgba(138, 138, 138, 0.25)",
         "activebgcolor": BLUE,
@@ -155,7 +155,7 @@ def all_layers(planes: Sequence[Plane], geometry: Geometry) -> Chart:
     rows = math.ceil(len(planes) / columns)
     bare = {"visible": False, "showgrid": False}
     height = 40 + rows * round(980 / columns)
-    fig = figure("Residuals at every layer", "", {"": {**bare, "range": [-rows, 0]}}, height)
+    fig = figure("Residuals at every state", "", {"": {**bare, "range": [-rows, 0]}}, height)
     fig.update_xaxes(**bare, range=[0, columns], constrain="domain", constraintoward="left")
     fig.update_yaxes(scaleanchor="x", constrain="domain", constraintoward="top")
     fig.update_layout(margin={"l": 8, "r": 8, "t": 16, "b": 8}, dragmode=False)
@@ -189,9 +189,9 @@ def all_layers(planes: Sequence[Plane], geometry: Geometry) -> Chart:
     return Chart(
         "layers",
         fig,
-        f"The two {kind} of each layer from 0, the embeddings, on; each panel has its own scale, "
-        f"equal on both axes. Layer {best} separates best.",
-        f"{len(planes)} small scatter plots of good and bad prompts, one per layer.",
+        f"The two {kind} of each state from 0, the embeddings, on; each panel has its own scale, "
+        f"equal on both axes. State {best} separates best.",
+        f"{len(planes)} small scatter plots of good and bad prompts, one per state.",
         wide=len(planes) > 8,
     )
 

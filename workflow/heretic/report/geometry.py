@@ -60,10 +60,13 @@ def read_geometry(path: Path) -> dict[str, Column]:
 
 
 def separating_layer(geometry: Geometry) -> int:
-    """The layer with the highest AUROC; the silhouette decides between equals, then the depth."""
+    """The state with the highest AUROC; the silhouette decides between equals, then the depth.
+
+    The embeddings, whose direction no edit uses, only where there is nothing else.
+    """
     pairs = zip(geometry["auroc"], geometry["silhouette"], strict=True)
     keys = [tuple(-2.0 if value is None else value for value in pair) for pair in pairs]
-    return max(range(len(keys)), key=keys.__getitem__)
+    return max(range(1, len(keys)), key=keys.__getitem__, default=0)
 
 
 def indistinct_layers(geometry: Geometry) -> tuple[int, ...]:

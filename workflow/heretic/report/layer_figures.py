@@ -69,11 +69,17 @@ def layer_profile(run: Run) -> Chart:
     return Chart(
         "layer_profile",
         fig,
-        f"W' = W - w·d(dᵀW) with {which}. w = 1 removes what a matrix writes along the direction, "
-        "w > 1 reverses it, 0 leaves the matrix alone.",
+        f"W' = W - w·d(dᵀW) with {which}{_several(run)}. w = 1 removes what a matrix writes along "
+        "the direction, w > 1 reverses it, 0 leaves the matrix alone.",
         "Bar chart of the strength by layer: "
         + "; ".join(f"{name} edited in {n} of {count} layers" for name, n in touched.items()),
     )
+
+
+def _several(run: Run) -> str:
+    """How many directions the saved edit takes from each matrix, if more than one."""
+    count = max((len(edit["strengths"]) for edit in run.ablation.get("edits", [])), default=1)
+    return f", in turn for each of {count} orthogonal directions and its share of w" * (count > 1)
 
 
 def separation(run: Run) -> Chart:
@@ -107,12 +113,12 @@ def separation(run: Run) -> Chart:
         fig,
         "Of held-out prompts, which gave no direction. AUROC: how often a bad prompt lies further "
         "along the direction than a good one. The band holds what chance gives in 95% of cases, "
-        "over all layers together. Control: the direction of randomly relabelled prompts, judged "
+        "over all states together. Control: the direction of randomly relabelled prompts, judged "
         "on equally relabelled ones. Cohen's d: how far the means part along the direction, in "
         "standard deviations. " + " ".join(_doubts(table)),
-        f"Lines by layer; layer {best} separates best"
+        f"Lines by state; state {best} separates best"
         + (f", with AUROC {auroc:.3f}" if auroc is not None else "")
-        + (f"; layers {spans(flagged)} are not above chance." if flagged else "."),
+        + (f"; states {spans(flagged)} are not above chance." if flagged else "."),
     )
 
 
@@ -155,7 +161,7 @@ def _doubts(table: Geometry) -> Iterator[str]:
     """Sentences on what speaks against the directions of some layers."""
     flagged = indistinct_layers(table)
     if flagged:
-        yield f"Not above chance, so no evidence for a direction: layers {spans(flagged)}."
+        yield f"Not above chance, so no evidence for a direction: states {spans(flagged)}."
     rows = zip(table["control_auroc"], table["chance_low"], table["chance_high"], strict=True)
     outside = [
         layer
@@ -164,7 +170,7 @@ def _doubts(table: Geometry) -> Iterator[str]:
         and ((low is not None and control < low) or (high is not None and control > high))
     ]
     if outside:
-        yield f"The control leaves the band at layers {spans(outside)}."
+        yield f"The control leaves the band at states {spans(outside)}."
 
 
 def clouds_by_layer(run: Run) -> Chart:
@@ -189,7 +195,7 @@ def clouds_by_layer(run: Run) -> Chart:
         "Explained variance: share of the total variance along d. Cosines are those of the "
         "clouds' means"
         + (f"; those of their geometric medians differ by at most {gap:.2f}." if gap else "."),
-        "Two panels by layer: three scores between the clouds, and cosines between their means "
+        "Two panels by state: three scores between the clouds, and cosines between their means "
         "and the direction.",
     )
 

@@ -64,8 +64,9 @@ def agreement(run: Run) -> Chart:
         fig,
         "1 is the same direction, 0 an unrelated one. Random halves: the directions of two halves "
         "of the prompts with each other; where they disagree, more prompts are needed. The other "
-        "lines: the direction with what each method finds on the same prompts.",
-        "Lines by layer of the cosine between directions"
+        "lines: the direction with what each method finds on the same prompts. All before what is "
+        "protected was taken out.",
+        "Lines by state of the cosine between directions"
         + (f"; random halves agree between {min(halves):.2f} and {max(halves):.2f}."
            if halves else "."),
     )  # fmt: skip
@@ -96,7 +97,7 @@ def angles(run: Run) -> Chart | None:
         "Angles before orthogonalisation: at 90° two directions share nothing, and removing one "
         "spares the other. Length left: of the unit refusal direction after what it shares with "
         "the protected ones is taken out.",
-        f"Lines by layer of the angles between directions, in degrees: {told}.",
+        f"Lines by state of the angles between directions, in degrees: {told}.",
     )
 
 
@@ -115,7 +116,7 @@ def rotation(directions: "Tensor") -> Chart:
     cosines = _cosines(directions)
     count = len(cosines)
     down = {**whole_layers(count), "range": [count - 0.5, -0.5]}
-    fig = figure("Where the direction turns", STATES, {"Layer": down}, 640)
+    fig = figure("Where the direction turns", STATES, {"State": down}, 640)
     fig.update_xaxes({**whole_layers(count), "range": [-0.5, count - 0.5], "constrain": "domain"})
     # A square, on the left, however wide the page is.
     fig.update_yaxes(scaleanchor="x", constrain="domain", constraintoward="top", showgrid=False)
@@ -124,7 +125,7 @@ def rotation(directions: "Tensor") -> Chart:
     fig.add_heatmap(
         z=cosines, zmin=-1, zmax=1, colorscale=DIVERGING, hoverongaps=False,
         xgap=1 if numbered else 0, ygap=1 if numbered else 0,
-        hovertemplate="layers %{x} and %{y}: %{z:.2f}<extra></extra>",
+        hovertemplate="states %{x} and %{y}: %{z:.2f}<extra></extra>",
         texttemplate="%{z:.2f}" if numbered else None,
         textfont={"color": GREY} if numbered else None,
         colorbar={
@@ -175,9 +176,9 @@ def _turns(cosines: Sequence[Sequence[float | None]]) -> list[tuple[float, int]]
 
 
 def _about_turns(cosines: Sequence[Sequence[float | None]], numbered: bool) -> str:
-    text = "Cosine between the directions of every two layers: a faint cell is a turn."
+    text = "Cosine between the directions of every two states: a faint cell is a turn."
     for value, layer in _turns(cosines)[:1]:
-        text += f" Neighbours differ most between layers {layer} and {layer + 1} ({value:.2f})."
+        text += f" Neighbours differ most between states {layer} and {layer + 1} ({value:.2f})."
     if not numbered and _negative(cosines):
         text += f" Cells below {OPPOSED} carry a minus."
     return text
@@ -186,4 +187,4 @@ def _about_turns(cosines: Sequence[Sequence[float | None]], numbered: bool) -> s
 def _alt_of_turns(cosines: Sequence[Sequence[float | None]]) -> str:
     found = _turns(cosines)
     span = f"; neighbours have {found[0][0]:.2f} to {found[-1][0]:.2f}" if found else ""
-    return f"Heat map of the cosine between the directions of {len(cosines)} layers{span}."
+    return f"Heat map of the cosine between the directions of {len(cosines)} states{span}."

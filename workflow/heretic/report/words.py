@@ -63,7 +63,7 @@ def _warnings(evaluation: Mapping[str, Any], doubtful: Sequence[int]) -> Iterato
     if doubtful:
         several = len(doubtful) > 1
         yield (
-            f"The edit uses the direction{'s' if several else ''} of layer{'s' if several else ''} "
+            f"The edit uses the direction{'s' if several else ''} of state{'s' if several else ''} "
             f"{spans(doubtful)}, where held-out prompts are not told apart better than by chance: "
             "what it removes there need have nothing to do with refusals."
         )

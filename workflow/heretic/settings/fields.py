@@ -189,7 +189,7 @@ class SettingsFields(BaseSettings):
     sacred_prompts: PromptSetting = setting(
         False,
         "Prompts of abilities to protect (MMLU when `true`): directions are made orthogonal to "
-        "what sets them apart from the good prompts.",
+        "what sets them apart from the plain texts, or from the good prompts without such.",
         "load_prompts",
     )
     chat_template: OptionalText = setting(
@@ -244,6 +244,7 @@ class SettingsFields(BaseSettings):
         1,
         "Directions per layer, orthonormal, the one from good to bad first. A difference of means "
         "is one direction; the other methods find several.",
+        "check_prompts",
         "compute_directions",
         ge=1,
         le=16,
@@ -274,6 +275,7 @@ class SettingsFields(BaseSettings):
     n_sacred_directions: int = setting(
         1,
         "Directions per layer that span what the sacred prompts protect.",
+        "check_prompts",
         "compute_directions",
         ge=1,
         le=16,
@@ -391,5 +393,6 @@ class SettingsFields(BaseSettings):
     projection: Literal["pca", "pacmap"] = setting(
         "pca",
         "How the report draws residuals in two dimensions; `pacmap` needs the extra `plots`.",
+        "check_prompts",
         "report",
     )
