@@ -221,6 +221,7 @@ def without_time(rows: list[dict[str, str]]) -> list[dict[str, str]]:
     return [{k: v for k, v in row.items() if k not in ("seconds", "pareto")} for row in rows]
 
 
+@pytest.mark.heavy
 def test_killed_and_raised_searches_lose_no_trial(demo_run: tuple[Workspace, str]) -> None:
     workspace = demo_run[0]
     for run in ("straight", "killed"):
