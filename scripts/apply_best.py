@@ -4,6 +4,7 @@ from pathlib import Path
 
 from snakemake.script import Snakemake
 
+from heretic.ablation.directions import AblationDirections
 from heretic.artifacts import provenance, read_json, read_tensors
 from heretic.console import job, log
 from heretic.errors import ExportError
@@ -25,7 +26,7 @@ def main(smk: Snakemake) -> None:
     set_threads(runtime["threads"])
     inputs = {"best": Path(smk.input.best[0]), "directions": Path(smk.input.directions)}
     best = read_json(inputs["best"])
-    directions = read_tensors(inputs["directions"])["refusal_directions"]
+    directions = AblationDirections.from_tensors(read_tensors(inputs["directions"]))
     ablation = Ablation.plan(best, directions, settings)
     source = locate(smk.params.model, settings["model_revision"])
     # A manifest and a card of an earlier model must not outlive it.

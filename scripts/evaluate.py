@@ -8,6 +8,7 @@ from pathlib import Path
 
 from snakemake.script import Snakemake
 
+from heretic.ablation.directions import AblationDirections
 from heretic.artifacts import provenance, read_json, read_tensors, write_json
 from heretic.console import job
 from heretic.evaluation.holdout import HoldoutSets
@@ -35,7 +36,7 @@ def main(smk: Snakemake) -> None:
         load_original=lambda: load_model(**{**options, "model": smk.params.model}),
         load_edited=lambda: load_edited(folder, options, smk.params.model),
         record=read_json(Path(smk.input.edited[0])),
-        directions=read_tensors(Path(smk.input.directions))["refusal_directions"],
+        directions=AblationDirections.from_tensors(read_tensors(Path(smk.input.directions))),
         sets=HoldoutSets(*(read_prompts(path) for path in inputs.values())),
         protocol=HoldoutProtocol.from_settings(settings),
         cache_weights=runtime["cache_weights"],

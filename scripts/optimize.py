@@ -1,7 +1,8 @@
 """Searches where and how strongly to ablate: fewest refusals at the smallest divergence.
 
-Each trial edits W' = W - w d (d^T W) from the pristine weights, scores the first-token KL on good
-prompts and the refusals among bad ones, and is stored before the next one starts.
+Each trial edits W' = W - w d (d^T W), or several orthonormal d at once, from the pristine weights,
+scores the first-token KL on good prompts and the refusals among bad ones, and is stored before the
+next one starts.
 """
 
 from pathlib import Path
@@ -9,6 +10,7 @@ from typing import Any
 
 from snakemake.script import Snakemake
 
+from heretic.ablation.directions import AblationDirections
 from heretic.ablation.editor import WeightEditor, pristine_weights
 from heretic.ablation.recorded import record_writers
 from heretic.artifacts import provenance, read_json, read_tensors, sha256_of, write_csv, write_json
@@ -19,7 +21,7 @@ from heretic.model.loading import load_model, model_facts
 from heretic.model.source import locate, source_facts, tokenizer_files
 from heretic.model.threads import set_threads
 from heretic.optimization.records import trial_rows
-from heretic.optimization.search_space import SearchSpace
+from heretic.optimization.search_space import SearchSpace, usable_rows
 from heretic.optimization.study import open_study, study_name
 from heretic.optimization.trials import TrialLoop
 from heretic.prompts.bundle import read_prompts
@@ -101,16 +103,18 @@ def scores(path: Path) -> bool:
 def prepare(
     settings: dict[str, Any], runtime: dict[str, Any], inputs: dict[str, Path], path: str
 ) -> TrialLoop:
-    """Load the model, its directions and prompts."""
+    """Load the directions, the model and its prompts."""
+    directions = AblationDirections.from_tensors(read_tensors(inputs["directions"]))
+    rows = usable_rows(directions, settings["discriminative_layers"])
     model = load_model(**{**runtime, **settings, "model": path})
     good = read_prompts(inputs["good_evaluation_prompts"])
     bad = read_prompts(inputs["bad_evaluation_prompts"])
     pristine = pristine_weights(model, runtime["cache_weights"])
     return TrialLoop(
         space=SearchSpace(
-            model.anatomy.n_layers, settings["direction_scope"], settings["max_weight"]
+            model.anatomy.n_layers, settings["direction_scope"], settings["max_weight"], rows
         ),
-        directions=read_tensors(inputs["directions"])["refusal_directions"],
+        directions=directions,
         editor=WeightEditor(model, pristine, settings["norm_preservation"]),
         evaluator=Evaluator(model, good, bad, settings["max_response_length"]),
         max_kl=settings["max_kl"],

@@ -16,45 +16,51 @@ def random(*shape: int, seed: int = 3) -> Tensor:
     return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
 
 
-def unit() -> Tensor:
-    row = random(D_MODEL, seed=4)
-    found: Tensor = row / row.norm()
-    return found
+def units(k: int = 1, d_model: int = D_MODEL) -> Tensor:
+    """Orthonormal rows [k, d_model]."""
+    found: Tensor = torch.linalg.qr(random(d_model, k, seed=4)).Q
+    return found.T.contiguous()
 
 
+@pytest.mark.parametrize("strengths", [(1.3,), (1.3, 0.4, 2.0)])
 @pytest.mark.parametrize("rows", [1, 7, 1000])
 @pytest.mark.parametrize("transposed", [False, True])
 @pytest.mark.parametrize("kind", KINDS)
 def test_is_the_edit_of_the_whole_matrix(
-    monkeypatch: pytest.MonkeyPatch, kind: NormPreservation, transposed: bool, rows: int
+    monkeypatch: pytest.MonkeyPatch,
+    kind: NormPreservation,
+    transposed: bool,
+    rows: int,
+    strengths: tuple[float, ...],
 ) -> None:
+    directions = units(len(strengths))
     weight = random(D_MODEL, D_IN)
     stored = weight.T.contiguous() if transposed else weight
     monkeypatch.setattr(blocks, "BLOCK_BYTES", rows * 8 * stored.shape[1])
 
-    found = list(edited_blocks(stored, MatrixEdit(unit(), 1.3, transposed, kind), torch.float32))
+    edit = MatrixEdit(directions, strengths, transposed, kind)
+    found = list(edited_blocks(stored, edit, torch.float64))
 
     assert len(found) == -(-len(stored) // rows)
     whole = torch.cat(found)
-    expected = ablate_matrix(weight.double(), unit(), 1.3, kind)
-    torch.testing.assert_close(
-        (whole.T if transposed else whole).double(), expected, rtol=1e-6, atol=1e-7
-    )
+    expected = ablate_matrix(weight.double(), directions, strengths, kind)
+    torch.testing.assert_close(whole.T if transposed else whole, expected, rtol=0, atol=1e-13)
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 def test_rounds_once_and_from_what_loading_gives(dtype: torch.dtype) -> None:
     stored = random(D_MODEL, D_IN)
 
-    found = torch.cat(list(edited_blocks(stored, MatrixEdit(unit(), 1, False, "none"), dtype)))
+    edit = MatrixEdit(units(2), (1.0, 0.5), False, "none")
+    found = torch.cat(list(edited_blocks(stored, edit, dtype)))
 
-    exact = ablate_matrix(stored.to(dtype).double(), unit(), 1)
+    exact = ablate_matrix(stored.to(dtype).double(), units(2), (1.0, 0.5))
     assert found.equal(exact.to(dtype))
 
 
 def test_may_be_written_back_while_it_is_read() -> None:
     stored = random(D_MODEL, D_IN)
-    edit = MatrixEdit(unit(), 0.8, False, "column")
+    edit = MatrixEdit(units(2), (0.8, 0.3), False, "column")
     expected = torch.cat(list(edited_blocks(stored.clone(), edit, torch.float32)))
     start = 0
     for block in edited_blocks(stored, edit, torch.float32):
@@ -65,8 +71,7 @@ def test_may_be_written_back_while_it_is_read() -> None:
 
 def test_threads_leave_no_trace() -> None:
     stored = random(600, 700)
-    direction = random(600, seed=5)
-    edit = MatrixEdit(direction / direction.norm(), 1.1, False, "row")
+    edit = MatrixEdit(units(3, 600), (1.1, 0.5, 0.2), False, "row")
     before = torch.get_num_threads()
     found = []
     for threads in (1, 2):
@@ -78,18 +83,18 @@ def test_threads_leave_no_trace() -> None:
 
 def test_a_column_of_nothing_but_the_direction_is_not_scaled_up() -> None:
     stored = random(D_MODEL, D_IN)
-    stored[:, 3] = 5 * unit()
-    edit = MatrixEdit(unit(), 1, False, "column")
+    stored[:, 3] = torch.tensor([5.0, -2.0]) @ units(2)
+    edit = MatrixEdit(units(2), (1.0, 1.0), False, "column")
     found = torch.cat(list(edited_blocks(stored, edit, torch.float32)))
     assert found[:, 3].abs().max() < 1e-5
     torch.testing.assert_close(found.norm(dim=0)[4:], stored.norm(dim=0)[4:])
 
 
-def test_a_bias_loses_the_direction_too() -> None:
+def test_a_bias_loses_the_directions_too() -> None:
     bias = random(D_MODEL)
-    found = edited_bias(bias, unit(), 1.0, torch.float32)
-    assert abs(float(found @ unit())) < 1e-6
-    torch.testing.assert_close(found, ablate_bias(bias, unit(), 1.0))
+    found = edited_bias(bias, units(2), (1.0, 1.0), torch.float32)
+    assert (units(2) @ found).abs().max() < 1e-6
+    torch.testing.assert_close(found, ablate_bias(bias, units(2), (1.0, 1.0)))
 
 
 @pytest.mark.parametrize("shape", [(), (0, 3), (5,), (3, 4, 5)])

@@ -13,6 +13,7 @@ from tiny_models import D_MODEL, LAYERS, save_tiny_model, tiny_model, tiny_netwo
 from torch import Tensor
 
 from heretic.ablation import editor as editor_module
+from heretic.ablation.directions import AblationDirections
 from heretic.ablation.disk_weights import DiskWeights
 from heretic.ablation.editor import WeightEditor, free_memory, pristine_weights
 from heretic.ablation.parameters import AblationParameters, ComponentParameters
@@ -55,10 +56,11 @@ def model(folder: Path) -> Model:
     return tiny_model("gpt2", folder=folder)
 
 
-def directions() -> Tensor:
-    rows = torch.randn(LAYERS + 1, D_MODEL, generator=torch.Generator().manual_seed(9))
-    unit: Tensor = rows / rows.norm(dim=1, keepdim=True)
-    return unit
+def directions() -> AblationDirections:
+    """Two for each layer, the second at half strength."""
+    draw = torch.Generator().manual_seed(9)
+    rows = torch.linalg.qr(torch.randn(LAYERS + 1, D_MODEL, 2, generator=draw)).Q.mT
+    return AblationDirections.of(rows, torch.tensor([[1.0, 0.5]] * (LAYERS + 1)))
 
 
 def edits(model: Model, chosen: AblationParameters) -> list[Edit]:
@@ -111,24 +113,26 @@ def test_changes_the_writers_and_nothing_else(model: Model) -> None:
     }
 
 
-def test_a_layer_no_longer_writes_along_the_direction(model: Model) -> None:
+def test_a_layer_no_longer_writes_along_its_directions(model: Model) -> None:
     """On the outputs themselves, biases included, through transposed weights."""
     one = ComponentParameters(0, 1, 1.0)
     chosen = AblationParameters("global", 1.0, {ATTENTION: one, MLP: one})
     inputs = torch.randn(5, D_MODEL, generator=torch.Generator().manual_seed(1))
     block: Any = model.anatomy.layers[0]
-    direction = directions()[1]
-    before = (block.mlp(inputs) @ direction).abs().max()
+    rows = directions().rows
+    before = block.mlp(inputs) @ rows[1].T
 
-    WeightEditor(model, LayerWeightsCache(model.anatomy), "column").abliterate(edits(model, chosen))
+    both = AblationDirections.of(rows)
+    cache = LayerWeightsCache(model.anatomy)
+    WeightEditor(model, cache, "column").abliterate(plan_edits(chosen, both, model.anatomy))
 
-    assert before > 0.1
-    assert (block.mlp(inputs) @ direction).abs().max() < 1e-5 * before
+    assert (before.abs().amax(0) > 0.1).all()
+    assert (block.mlp(inputs) @ rows[1].T).abs().max() < 1e-5 * before.abs().max()
 
 
 def test_edits_of_strength_zero_change_no_bit(model: Model) -> None:
     original = weights(model)
-    zero = [Edit(writer, directions()[1], 0.0) for writer in model.anatomy.writers]
+    zero = [Edit(writer, directions().rows[1], (0.0, 0.0)) for writer in model.anatomy.writers]
 
     WeightEditor(model, LayerWeightsCache(model.anatomy), "row").abliterate(zero)
 
@@ -207,7 +211,7 @@ def test_a_checkpoint_that_went_away_changes_nothing(tmp_path: Path, folder: Pat
 
 
 def test_a_direction_of_another_width_names_the_writer(model: Model) -> None:
-    wrong = [Edit(model.anatomy.writers[0], torch.ones(D_MODEL + 1), 1.0)]
+    wrong = [Edit(model.anatomy.writers[0], torch.ones(1, D_MODEL + 1), (1.0,))]
 
     with pytest.raises(ModelLoadError, match=r"transformer\.h\.0\.attn\.c_proj.*load it again"):
         WeightEditor(model, LayerWeightsCache(model.anatomy), "none").abliterate(wrong)

@@ -49,12 +49,35 @@ def test_components_keep_their_own_ranges() -> None:
     assert parameters.strengths(3) == {ATTENTION: [1.0, 1.0, 0.0], MLP: [0.0, 2.0, 2.0]}
 
 
-@given(fractions, fractions, st.floats(0, 3), st.one_of(st.none(), st.floats(0, 30)))
-def test_survives_json(low: float, high: float, weight: float, index: float | None) -> None:
+def test_only_the_layers_that_may_be_edited_have_a_strength() -> None:
+    parts = {ATTENTION: ComponentParameters(0, 1, 1.0), MLP: ComponentParameters(0.5, 1, 2.0)}
+    found = AblationParameters("per_layer", None, parts, layers=(0, 3, 7)).strengths(5)
+    assert found == {ATTENTION: [1.0, 0, 0, 1.0, 0], MLP: [0.0, 0, 0, 2.0, 0]}
+
+
+def test_a_record_from_before_edits_in_every_layer() -> None:
+    parameters = AblationParameters("per_layer", None, {MLP: ComponentParameters(0, 1, 1.0)})
+    old = parameters.to_dict()
+    del old["layers"]
+    assert AblationParameters.from_dict(old) == parameters
+    assert parameters.strengths(3) == {MLP: [1.0] * 3}
+
+
+@given(
+    fractions,
+    fractions,
+    st.floats(0, 3),
+    st.one_of(st.none(), st.floats(0, 30)),
+    st.one_of(st.none(), st.lists(st.integers(0, 30))),
+)
+def test_survives_json(
+    low: float, high: float, weight: float, index: float | None, layers: list[int] | None
+) -> None:
     parameters = AblationParameters(
         "per_layer" if index is None else "global",
         index,
         {ATTENTION: ComponentParameters(low, high, weight), MLP: ComponentParameters(0, 1, 0.0)},
+        None if layers is None else tuple(layers),
     )
 
     read = AblationParameters.from_dict(json.loads(json.dumps(parameters.to_dict())))

@@ -1,13 +1,14 @@
-"""Which writer is edited along which direction."""
+"""Which writer is edited along which directions."""
+
+from dataclasses import replace
 
 import pytest
 import torch
-from hypothesis import given, settings
-from hypothesis import strategies as st
 from tiny_models import D_MODEL, LAYERS, tiny_network
 
+from heretic.ablation.directions import AblationDirections
 from heretic.ablation.parameters import AblationParameters, ComponentParameters
-from heretic.ablation.plan import direction_at, plan_edits
+from heretic.ablation.plan import plan_edits
 from heretic.errors import DirectionError
 from heretic.model.anatomy import Anatomy, dissect
 from heretic.model.components import ATTENTION, MLP
@@ -19,10 +20,10 @@ def anatomy() -> Anatomy:
 
 
 @pytest.fixture(scope="module")
-def directions() -> torch.Tensor:
-    rows = torch.randn(LAYERS + 1, D_MODEL, generator=torch.Generator().manual_seed(5))
-    unit: torch.Tensor = rows / rows.norm(dim=1, keepdim=True)
-    return unit
+def directions() -> AblationDirections:
+    draw = torch.Generator().manual_seed(5)
+    rows = torch.linalg.qr(torch.randn(LAYERS + 1, D_MODEL, 2, generator=draw)).Q.mT
+    return AblationDirections.of(rows, torch.tensor([[1.0, 0.5]] * (LAYERS + 1)))
 
 
 def edit_of(
@@ -41,67 +42,72 @@ EVERYWHERE = ComponentParameters(0, 1, 1.5)
 NOWHERE = ComponentParameters(0, 1, 0.0)
 
 
-def test_a_whole_index_is_that_row(directions: torch.Tensor) -> None:
-    for index in range(len(directions)):
-        torch.testing.assert_close(direction_at(directions, float(index)), directions[index])
-
-
-@settings(deadline=None)
-@given(st.floats(0, LAYERS))
-def test_a_fraction_lies_between_its_neighbours(index: float) -> None:
-    rows = torch.eye(LAYERS + 1, dtype=torch.float64)
-
-    found = direction_at(rows, index)
-
-    low = min(int(index), LAYERS - 1)
-    share = index - low
-    expected = (1 - share) * rows[low] + share * rows[low + 1]
-    torch.testing.assert_close(found, expected / expected.norm())
-    assert float(found.norm()) == pytest.approx(1)
-
-
-def test_neighbours_that_cancel_are_refused() -> None:
-    rows = torch.tensor([[1.0, 0.0], [-1.0, 0.0]])
-
-    with pytest.raises(DirectionError, match=r"0 and 1 cancel at index 0\.500.*per_layer"):
-        direction_at(rows, 0.5)
-
-
 @pytest.mark.parametrize("index", [-0.5, LAYERS + 0.5])
-def test_an_index_beyond_the_model_is_refused(directions: torch.Tensor, index: float) -> None:
+def test_an_index_beyond_the_model_is_refused(
+    anatomy: Anatomy, directions: AblationDirections, index: float
+) -> None:
     with pytest.raises(DirectionError, match=f"not in 0 to {LAYERS}"):
-        direction_at(directions, index)
+        plan_edits(edit_of("global", index, EVERYWHERE, NOWHERE), directions, anatomy)
 
 
 def test_per_layer_takes_the_state_that_the_layer_writes(
-    anatomy: Anatomy, directions: torch.Tensor
+    anatomy: Anatomy, directions: AblationDirections
 ) -> None:
     edits = plan_edits(edit_of("per_layer", None, EVERYWHERE, EVERYWHERE), directions, anatomy)
 
     assert [edit.writer for edit in edits] == list(anatomy.writers)
-    assert all(edit.direction.equal(directions[edit.writer.layer + 1]) for edit in edits)
+    assert all(e.directions.equal(directions.rows[e.writer.layer + 1]) for e in edits)
+    assert {edit.strengths for edit in edits} == {(1.5, 0.75)}
 
 
-def test_global_takes_one_direction_everywhere(anatomy: Anatomy, directions: torch.Tensor) -> None:
+def test_global_takes_one_direction_everywhere(
+    anatomy: Anatomy, directions: AblationDirections
+) -> None:
     edits = plan_edits(edit_of("global", 1.25, EVERYWHERE, EVERYWHERE), directions, anatomy)
 
-    expected = direction_at(directions, 1.25)
+    expected, _ = directions.at(1.25)
     assert len(edits) == len(anatomy.writers)
-    assert all(edit.direction.equal(expected) for edit in edits)
+    assert all(edit.directions.equal(expected) for edit in edits)
+    assert {edit.strengths for edit in edits} == {(1.5, 0.75)}
 
 
-def test_global_without_an_index_is_refused(anatomy: Anatomy, directions: torch.Tensor) -> None:
+def test_global_without_an_index_is_refused(
+    anatomy: Anatomy, directions: AblationDirections
+) -> None:
     with pytest.raises(DirectionError, match="direction_index"):
         plan_edits(edit_of("global", None, EVERYWHERE, EVERYWHERE), directions, anatomy)
 
 
 def test_writers_without_strength_are_left_alone(
-    anatomy: Anatomy, directions: torch.Tensor
+    anatomy: Anatomy, directions: AblationDirections
 ) -> None:
     last = ComponentParameters(1, 1, 0.7)
 
     edits = plan_edits(edit_of("per_layer", None, NOWHERE, last), directions, anatomy)
 
-    assert [(e.writer.component, e.writer.layer, e.strength) for e in edits] == [
-        (MLP, LAYERS - 1, 0.7)
+    assert [(e.writer.component, e.writer.layer, e.strengths) for e in edits] == [
+        (MLP, LAYERS - 1, (0.7, 0.35))
     ]
+
+
+@pytest.mark.parametrize(("scope", "index"), [("per_layer", None), ("global", 1.0)])
+def test_layers_that_may_not_be_edited_are_left_alone(
+    anatomy: Anatomy, directions: AblationDirections, scope: str, index: float | None
+) -> None:
+    chosen = replace(edit_of(scope, index, EVERYWHERE, NOWHERE), layers=(0, 2))
+
+    edits = plan_edits(chosen, directions, anatomy)
+
+    assert [edit.writer.layer for edit in edits] == [0, 2]
+
+
+def test_directions_without_weight_make_no_edit(
+    anatomy: Anatomy, directions: AblationDirections
+) -> None:
+    weights = directions.weights.clone()
+    weights[2] = 0
+    without = AblationDirections.of(directions.rows, weights)
+
+    edits = plan_edits(edit_of("per_layer", None, EVERYWHERE, NOWHERE), without, anatomy)
+
+    assert [edit.writer.layer for edit in edits] == [0, 2]

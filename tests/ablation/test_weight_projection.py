@@ -65,7 +65,7 @@ def test_is_the_formula_in_every_dtype(
     weight, direction = example(rows, columns, seed, dtype)
     before = weight.clone()
 
-    edited = ablate_matrix(weight, direction, strength, kind)
+    edited = ablate_matrix(weight, direction[None], (strength,), kind)
 
     expected = reference(weight, direction, strength, kind)
     # A column (or row) of which little is left is scaled up, and its rounding errors with it.
@@ -87,7 +87,7 @@ def test_nothing_is_written_along_the_direction_at_strength_one(
 ) -> None:
     weight, direction = example(rows, columns, seed)
 
-    edited = ablate_matrix(weight, direction, 1.0, kind)
+    edited = ablate_matrix(weight, direction[None], (1.0,), kind)
 
     assert (direction @ edited).abs().max() <= 1e-9 * weight.norm()
 
@@ -95,7 +95,7 @@ def test_nothing_is_written_along_the_direction_at_strength_one(
 def test_row_norms_put_part_of_the_direction_back() -> None:
     weight, direction = example(64, 256, seed=0)
 
-    edited = ablate_matrix(weight, direction, 1.0, "row")
+    edited = ablate_matrix(weight, direction[None], (1.0,), "row")
 
     residual = (direction @ edited).norm() / (direction @ weight).norm()
     assert 0.001 < residual < 0.2
@@ -109,7 +109,7 @@ def test_promised_norms_are_restored(
     weight, direction = example(rows, columns, seed)
     dims = {"column": (0,), "row": (1,), "frobenius": (0, 1)}[kind]
 
-    edited = ablate_matrix(weight, direction, strength, kind)
+    edited = ablate_matrix(weight, direction[None], (strength,), kind)
 
     before, after = (torch.linalg.vector_norm(x, dim=dims) for x in (weight, edited))
     torch.testing.assert_close(after, before, rtol=1e-10, atol=0)
@@ -124,7 +124,7 @@ def test_what_lies_along_the_direction_is_removed_not_refilled_with_noise(
     direction = example(16, 1, seed=3)[1].to(dtype)
     weight = torch.outer(direction, torch.linspace(1, 5, 16, dtype=dtype))
 
-    edited = ablate_matrix(weight, direction, 1.0, kind)
+    edited = ablate_matrix(weight, direction[None], (1.0,), kind)
 
     assert edited.norm() < 1e-5 * weight.norm()
 
@@ -133,7 +133,7 @@ def test_what_lies_along_the_direction_is_removed_not_refilled_with_noise(
 def test_a_zero_matrix_stays_zero(kind: NormPreservation) -> None:
     direction = example(8, 4, seed=0)[1]
 
-    assert not ablate_matrix(torch.zeros(8, 4), direction, 1.3, kind).any()
+    assert not ablate_matrix(torch.zeros(8, 4), direction[None], (1.3,), kind).any()
 
 
 @pytest.mark.parametrize("kind", ALL)
@@ -141,14 +141,14 @@ def test_a_zero_matrix_stays_zero(kind: NormPreservation) -> None:
 def test_strength_zero_is_bit_identical(kind: NormPreservation, dtype: torch.dtype) -> None:
     weight, direction = example(12, 20, seed=1, dtype=dtype)
 
-    assert ablate_matrix(weight, direction, 0.0, kind).equal(weight)
-    assert ablate_bias(weight[:, 0], direction, 0.0).equal(weight[:, 0])
+    assert ablate_matrix(weight, direction[None], (0.0,), kind).equal(weight)
+    assert ablate_bias(weight[:, 0], direction[None], (0.0,)).equal(weight[:, 0])
 
 
 def test_strength_two_reflects() -> None:
     weight, direction = example(12, 20, seed=1)
 
-    edited = ablate_matrix(weight, direction, 2.0)
+    edited = ablate_matrix(weight, direction[None], (2.0,))
 
     torch.testing.assert_close(direction @ edited, -(direction @ weight))
 
@@ -159,10 +159,10 @@ def test_writes_through_a_transposed_view(kind: NormPreservation, dtype: torch.d
     weight, direction = example(12, 20, seed=1, dtype=dtype)
     stored = torch.full((20, 12), 7.0, dtype=dtype)  # as Conv1D keeps it
 
-    result = ablate_matrix(weight, direction, 1.2, kind, out=stored.T)
+    result = ablate_matrix(weight, direction[None], (1.2,), kind, out=stored.T)
 
     # The kernels of the two memory layouts may round the last bit apart.
-    expected = ablate_matrix(weight, direction, 1.2, kind)
+    expected = ablate_matrix(weight, direction[None], (1.2,), kind)
     torch.testing.assert_close(stored.T, expected)
     assert result.data_ptr() == stored.data_ptr()
 
@@ -174,9 +174,9 @@ def test_may_overwrite_its_own_memory(
     kind: NormPreservation, dtype: torch.dtype, as_view: bool
 ) -> None:
     weight, direction = example(12, 20, seed=1, dtype=dtype)
-    expected = ablate_matrix(weight, direction, 1.2, kind)
+    expected = ablate_matrix(weight, direction[None], (1.2,), kind)
 
-    ablate_matrix(weight, direction, 1.2, kind, out=weight[:] if as_view else weight)
+    ablate_matrix(weight, direction[None], (1.2,), kind, out=weight[:] if as_view else weight)
 
     assert weight.equal(expected)
 
@@ -185,7 +185,7 @@ def test_half_precision_keeps_a_difference_below_its_own_steps() -> None:
     """Multiplying in bfloat16 would lose an edit that is small beside the weights."""
     weight, direction = example(64, 64, seed=2, dtype=torch.bfloat16)
 
-    edited = ablate_matrix(weight, direction, 1.0)
+    edited = ablate_matrix(weight, direction[None], (1.0,))
 
     along = (direction @ edited.double()).norm() / (direction @ weight.double()).norm()
     assert along < 0.02
@@ -199,8 +199,92 @@ def test_bias_is_edited_like_a_column(
     weight, direction = example(rows, 1, seed, dtype)
     bias = weight[:, 0].contiguous()
 
-    edited = ablate_bias(bias, direction, strength)
+    edited = ablate_bias(bias, direction[None], (strength,))
 
     expected = reference(weight, direction, strength, "none")[:, 0]
     assert (edited.double() - expected).norm() <= TOLERANCE[dtype] * bias.double().norm()
     assert edited.dtype == dtype
+
+
+def orthonormal_example(
+    rows: int, columns: int, seed: int, k: int
+) -> tuple[Tensor, Tensor, tuple[float, ...]]:
+    """A matrix, orthonormal directions [k, rows] and a strength for each."""
+    weight, _ = example(rows, columns, seed)
+    generator = torch.Generator().manual_seed(seed)
+    drawn = torch.randn(rows, k, generator=generator, dtype=torch.float64)
+    strengths = torch.rand(k, generator=generator, dtype=torch.float64) * 2.5
+    return weight, torch.linalg.qr(drawn).Q.T, tuple(strengths.tolist())
+
+
+several = st.integers(1, 4)
+larger = st.integers(6, 24)
+
+
+@settings(deadline=None)
+@given(larger, sizes, seeds, several, preservations)
+def test_several_directions_are_the_formula_with_a_diagonal_matrix(
+    rows: int, columns: int, seed: int, k: int, kind: NormPreservation
+) -> None:
+    weight, directions, found = orthonormal_example(rows, columns, seed, k)
+    plain = weight - directions.T @ torch.diag(torch.tensor(found).double()) @ directions @ weight
+    dims = {"none": None, "column": 0, "row": 1, "frobenius": (0, 1)}[kind]
+    expected = plain
+    if dims is not None:
+        norms = [torch.linalg.vector_norm(x, dim=dims, keepdim=True) for x in (weight, plain)]
+        expected = plain * norms[0] / norms[1]
+
+    edited = ablate_matrix(weight, directions, found, kind)
+
+    assert (edited - expected).norm() <= 1e-6 * weight.norm()
+    if kind == "none":
+        column = ablate_bias(weight[:, 0], directions, found)
+        torch.testing.assert_close(column, plain[:, 0], rtol=0, atol=1e-6)
+
+
+@settings(deadline=None)
+@given(larger, sizes, seeds, several, st.sampled_from(["none", "column", "frobenius"]))
+def test_no_direction_is_left_at_strength_one(
+    rows: int, columns: int, seed: int, k: int, kind: NormPreservation
+) -> None:
+    weight, directions, _ = orthonormal_example(rows, columns, seed, k)
+
+    edited = ablate_matrix(weight, directions, (1.0,) * k, kind)
+
+    assert (directions @ edited).abs().max() <= 1e-9 * weight.norm()
+
+
+@settings(deadline=None)
+@given(larger, sizes, seeds, several)
+def test_each_direction_is_edited_by_its_own_strength_in_any_order(
+    rows: int, columns: int, seed: int, k: int
+) -> None:
+    weight, directions, found = orthonormal_example(rows, columns, seed, k)
+
+    edited = ablate_matrix(weight, directions, found)
+
+    along = directions @ weight
+    left = torch.tensor([1 - strength for strength in found], dtype=torch.float64)
+    torch.testing.assert_close(directions @ edited, left[:, None] * along, rtol=0, atol=1e-9)
+    turned = ablate_matrix(weight, directions.flip(0), found[::-1])
+    torch.testing.assert_close(turned, edited, rtol=0, atol=1e-9)
+    one_by_one = weight
+    for direction, strength in zip(directions, found, strict=True):
+        one_by_one = ablate_matrix(one_by_one, direction[None], (strength,))
+    torch.testing.assert_close(one_by_one, edited, rtol=0, atol=1e-9)
+
+
+@pytest.mark.parametrize("kind", ALL)
+@pytest.mark.parametrize("dtype", TOLERANCE)
+def test_several_may_overwrite_the_matrix_or_a_transposed_one(
+    kind: NormPreservation, dtype: torch.dtype
+) -> None:
+    weight, directions, found = orthonormal_example(12, 20, 1, 3)
+    weight = weight.to(dtype)
+    expected = ablate_matrix(weight, directions, found, kind)
+    stored = torch.full((20, 12), 7.0, dtype=dtype)
+    ablate_matrix(weight, directions, found, kind, out=stored.T)
+    torch.testing.assert_close(stored.T, expected)
+    assert ablate_matrix(weight, directions, (0.0,) * 3, kind).equal(weight)
+    ablate_matrix(weight, directions, found, kind, out=weight)
+    assert weight.equal(expected)

@@ -45,6 +45,7 @@ def write_edit(folder: Path, target: Path) -> None:
     import torch
     from small_edits import best_of
 
+    from heretic.ablation.directions import AblationDirections
     from heretic.export.record import Ablation
     from heretic.settings import Settings
 
@@ -53,7 +54,8 @@ def write_edit(folder: Path, target: Path) -> None:
     shape = (facts["layers"] + 1, facts["d_model"])
     rows = torch.randn(shape, generator=torch.Generator().manual_seed(1))
     settings = Settings(max_shard_size="200MB").model_dump()
-    plan = Ablation.plan(best, rows / rows.norm(dim=1, keepdim=True), settings)
+    directions = AblationDirections.of(rows / rows.norm(dim=1, keepdim=True))
+    plan = Ablation.plan(best, directions, settings)
     target.write_text(json.dumps(plan.to_dict()))
 
 

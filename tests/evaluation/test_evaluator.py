@@ -29,9 +29,9 @@ def model() -> Model:
 def edit(model: Model, strength: float, length: float = 1.0) -> WeightEditor:
     """Edit every writer along one random direction."""
     draw = torch.Generator().manual_seed(5)
-    direction = length * normalize(torch.randn(model.anatomy.d_model, generator=draw))
+    directions = length * normalize(torch.randn(1, model.anatomy.d_model, generator=draw))
     editor = WeightEditor(model, pristine_weights(model, "true"), "none")
-    editor.abliterate([Edit(writer, direction, strength) for writer in model.anatomy.writers])
+    editor.abliterate([Edit(writer, directions, (strength,)) for writer in model.anatomy.writers])
     return editor
 
 

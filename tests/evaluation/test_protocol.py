@@ -7,11 +7,10 @@ from typing import Any
 import pytest
 import torch
 from tiny_models import PROMPTS, save_tiny_model
-from torch import Tensor
 
+from heretic.ablation.directions import AblationDirections
 from heretic.ablation.parameters import AblationParameters, ComponentParameters
 from heretic.artifacts import read_json, write_json
-from heretic.directions.orthogonalize import normalize
 from heretic.errors import HereticError
 from heretic.evaluation.holdout import (
     HoldoutSets,
@@ -40,7 +39,11 @@ PARAMETERS = AblationParameters(
     None,
     {ATTENTION: ComponentParameters(0.0, 1.0, 1.2), MLP: ComponentParameters(0.5, 1.0, 0.7)},
 )
-DIRECTIONS = normalize(torch.randn(LAYERS + 1, D_MODEL, generator=torch.Generator().manual_seed(1)))
+DRAWN = torch.randn(LAYERS + 1, D_MODEL, 2, generator=torch.Generator().manual_seed(1))
+# Two for each layer, the second at half strength.
+DIRECTIONS = AblationDirections.of(
+    torch.linalg.qr(DRAWN).Q.mT, torch.tensor([[1.0, 0.5]] * (LAYERS + 1))
+)
 
 
 def load(folder: Path) -> Model:
@@ -48,16 +51,16 @@ def load(folder: Path) -> Model:
     return load_model(**settings)
 
 
-def edit_by_hand(model: Model, directions: Tensor) -> None:
-    """W' = W - w d d^T W, written down matrix by matrix."""
+def edit_by_hand(model: Model, directions: AblationDirections) -> None:
+    """W' = W - w d d^T W, written down matrix by matrix, for one direction after the other."""
     for index, layer in enumerate(model.get_layers()):
         weights = [(1.2, layer.get_parameter("self_attn.o_proj.weight"))]
         if index >= 1:
             weights.append((0.7, layer.get_parameter("mlp.down_proj.weight")))
-        direction = directions[index + 1].double()
-        for strength, weight in weights:
-            projected = torch.outer(direction, direction @ weight.data.double())
-            weight.data = (weight.data.double() - strength * projected).float()
+        for direction, share in zip(directions.rows[index + 1].double(), (1.0, 0.5), strict=True):
+            for strength, weight in weights:
+                projected = torch.outer(direction, direction @ weight.data.double())
+                weight.data = (weight.data.double() - strength * share * projected).float()
 
 
 @pytest.fixture(scope="module")
@@ -141,7 +144,7 @@ def test_an_edit_that_does_not_come_back_is_told(
     original: Path, edited: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # An editor that forgets to take back what strength zero should take back.
-    monkeypatch.setattr("heretic.evaluation.protocol.replace", lambda edit, strength: edit)
+    monkeypatch.setattr("heretic.evaluation.protocol.replace", lambda edit, strengths: edit)
     found = evaluate_edit(
         lambda: load(original),
         lambda: load(edited),
@@ -154,12 +157,13 @@ def test_an_edit_that_does_not_come_back_is_told(
     assert found["noop_identical"] is False
 
 
-def test_random_directions_are_unit_rows_of_their_seed() -> None:
+def test_random_directions_are_orthonormal_rows_of_their_seed() -> None:
     found = random_directions(DIRECTIONS, 4)
-    assert found.shape == DIRECTIONS.shape
-    assert (found.norm(dim=-1) - 1).abs().max() < 1e-6
-    assert found.equal(random_directions(DIRECTIONS, 4))
-    assert not found.equal(random_directions(DIRECTIONS, 5))
+    assert found.rows.shape == DIRECTIONS.rows.shape
+    assert (found.rows @ found.rows.mT - torch.eye(2)).abs().max() < 1e-6
+    assert found.weights.equal(DIRECTIONS.weights)
+    assert found.rows.equal(random_directions(DIRECTIONS, 4).rows)
+    assert not found.rows.equal(random_directions(DIRECTIONS, 5).rows)
 
 
 def test_the_shape_that_other_programs_read(evaluation: dict[str, Any], tmp_path: Path) -> None:

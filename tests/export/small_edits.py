@@ -5,8 +5,8 @@ from typing import Any
 
 import torch
 from tiny_models import D_MODEL, LAYERS
-from torch import Tensor
 
+from heretic.ablation.directions import AblationDirections
 from heretic.ablation.parameters import AblationParameters, ComponentParameters
 from heretic.ablation.recorded import record_writers
 from heretic.artifacts import sha256_of
@@ -24,10 +24,12 @@ PARAMETERS = AblationParameters(
 )
 
 
-def directions() -> Tensor:
-    rows = torch.randn(LAYERS + 1, D_MODEL, generator=torch.Generator().manual_seed(9))
-    unit: Tensor = rows / rows.norm(dim=1, keepdim=True)
-    return unit
+def directions(k: int = 1) -> AblationDirections:
+    """As many for each layer, each with half the weight of the one before it."""
+    draw = torch.Generator().manual_seed(9)
+    rows = torch.linalg.qr(torch.randn(LAYERS + 1, D_MODEL, k, generator=draw)).Q.mT
+    weights = 0.5 ** torch.arange(k).expand(LAYERS + 1, k)
+    return AblationDirections.of(rows, weights)
 
 
 def load(folder: Path, **changes: Any) -> Model:
@@ -45,9 +47,9 @@ def best_of(folder: Path, dtype: str = "auto") -> dict[str, Any]:
     }
 
 
-def plan(folder: Path, dtype: str = "auto", **settings: Any) -> Ablation:
+def plan(folder: Path, dtype: str = "auto", k: int = 1, **settings: Any) -> Ablation:
     chosen = Settings(**settings).model_dump()
-    return Ablation.plan(best_of(folder, dtype), directions(), chosen)
+    return Ablation.plan(best_of(folder, dtype), directions(k), chosen)
 
 
 def export(ablation: Ablation, source: Path, target: Path, *, low_memory: bool) -> Path:

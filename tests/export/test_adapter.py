@@ -35,11 +35,13 @@ def both_forms(source: Path, tmp_path: Path, **settings: Any) -> tuple[Path, Pat
     return merged, export(chosen, source, tmp_path / "adapter", low_memory=False)
 
 
-@pytest.mark.parametrize("family", ["llama", "gpt2", "qwen2"])
-def test_peft_loads_it_into_the_base_model_to_the_same_logits(tmp_path: Path, family: str) -> None:
+@pytest.mark.parametrize(("family", "k"), [("llama", 1), ("gpt2", 1), ("gpt2", 3), ("qwen2", 2)])
+def test_peft_loads_it_into_the_base_model_to_the_same_logits(
+    tmp_path: Path, family: str, k: int
+) -> None:
     """GPT-2 has transposed matrices, and biases that write into the stream."""
     source = save_tiny_model(tmp_path / "base", family)
-    merged, adapter = both_forms(source, tmp_path)
+    merged, adapter = both_forms(source, tmp_path, k=k)
     base = AutoModelForCausalLM.from_pretrained(source)
     before, expected = logits(base), logits(AutoModelForCausalLM.from_pretrained(merged))
     with_adapter: Any = PeftModel.from_pretrained(base, str(adapter))
@@ -50,9 +52,10 @@ def test_peft_loads_it_into_the_base_model_to_the_same_logits(tmp_path: Path, fa
     )
 
 
-def test_the_adapter_is_small_and_names_its_base(tmp_path: Path) -> None:
+@pytest.mark.parametrize("k", [1, 2])
+def test_the_adapter_is_small_and_names_its_base(tmp_path: Path, k: int) -> None:
     source = save_tiny_model(tmp_path / "base")
-    _, adapter = both_forms(source, tmp_path)
+    _, adapter = both_forms(source, tmp_path, k=k)
     assert {path.name for path in adapter.iterdir()} == {
         "adapter_config.json",
         "adapter_model.safetensors",
@@ -61,13 +64,13 @@ def test_the_adapter_is_small_and_names_its_base(tmp_path: Path) -> None:
     assert is_adapter(adapter)
     config = json.loads((adapter / "adapter_config.json").read_text())
     assert config["base_model_name_or_path"] == str(source)
-    assert config["r"] == 1
+    assert config["r"] == config["lora_alpha"] == k
     assert set(read_json(adapter / "ablation.json")["files"]) == {
         "adapter_config.json",
         "adapter_model.safetensors",
     }
     tensors = load_file(adapter / "adapter_model.safetensors")
-    assert {min(tensor.shape) for tensor in tensors.values()} == {1}
+    assert {min(tensor.shape) for tensor in tensors.values()} == {k}
 
 
 def test_the_same_edit_gives_the_same_bytes(tmp_path: Path) -> None:

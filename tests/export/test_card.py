@@ -64,11 +64,11 @@ PROMPTS = {
 }
 
 
-def edit(layer: int, component: str, strength: float) -> dict[str, Any]:
+def edit(layer: int, component: str, *strengths: float) -> dict[str, Any]:
     return {
         "layer": layer,
         "component": component,
-        "strength": strength,
+        "strengths": list(strengths),
         "direction": f"layer {layer}",
     }
 
@@ -89,7 +89,7 @@ def card(
         "parameters": PARAMETERS,
         "norm_preservation": "none",
         "export": changes.get("export", "merged"),
-        "edits": EDITS,
+        "edits": changes.get("edits", EDITS),
         "source": {**source, "card": changes.get("card", {})},
         "provenance": {"versions": {"python": "3.11.9", "torch": "2.13.0"}},
     }
@@ -203,6 +203,13 @@ def test_what_was_edited_and_how_strongly() -> None:
     assert "| `attn.o_proj` | 2 to 4 | 1.25 | each layer's own |" in body
     assert "| `mlp.down_proj` | 3 | 0.5 | each layer's own |" in body
     assert "| `mlp.down_proj` | 4 | 0.75 | each layer's own |" in body
+
+
+def test_several_directions_are_told_with_the_strength_of_each() -> None:
+    edits = [edit(layer, "attn.o_proj", 1.2, 0.6) for layer in (0, 1)]
+    body = card(edits=[*edits, edit(2, "attn.o_proj", 1.2, 0.3)])[1]
+    assert "| `attn.o_proj` | 0 to 1 | 1.2, 0.6 | each layer's own |" in body
+    assert "| `attn.o_proj` | 2 | 1.2, 0.3 | each layer's own |" in body
 
 
 def test_where_the_prompts_come_from_without_folders_of_this_machine() -> None:

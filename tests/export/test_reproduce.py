@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -9,7 +10,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 from small_edits import export, hashes, plan
-from tiny_models import save_tiny_model
+from tiny_models import D_MODEL, save_tiny_model
 from transformers import AutoTokenizer
 
 from heretic.artifacts import read_json, write_json
@@ -39,12 +40,14 @@ def changed(record: Path, **changes: Any) -> Path:
     return record
 
 
-@pytest.mark.parametrize("low_memory", ["true", "false", "auto"])
+@pytest.mark.parametrize(
+    ("low_memory", "k"), [("true", 1), ("false", 1), ("auto", 1), ("true", 2), ("false", 2)]
+)
 @pytest.mark.parametrize("form", ["merged", "adapter"])
 def test_gives_the_same_files(
-    tmp_path: Path, base: Path, form: str, low_memory: Literal["true", "false", "auto"]
+    tmp_path: Path, base: Path, form: str, low_memory: Literal["true", "false", "auto"], k: int
 ) -> None:
-    record = saved(base, export=form)
+    record = saved(base, export=form, k=k)
     alone = shutil.copyfile(record, tmp_path / "alone.json")
     settings = Settings(device="cpu", low_memory_export=low_memory)
     compared = reproduce(alone, tmp_path / "again", settings)
@@ -103,7 +106,7 @@ def test_another_base_model_is_refused(tmp_path: Path, base: Path) -> None:
 def test_files_that_differ_are_named(tmp_path: Path, base: Path) -> None:
     record = saved(base)
     edits = read_json(record)["edits"]
-    edits[0]["strength"] += 0.5
+    edits[0]["strengths"][0] += 0.5
     changed(record, edits=edits)
     with pytest.raises(ExportError, match=r"1 of \d+ files differ: model-0000\d-of-0000\d\.safet"):
         reproduce(record, tmp_path / "again", SETTINGS)
@@ -127,12 +130,23 @@ def test_the_demo_model_has_to_be_named(tmp_path: Path, base: Path) -> None:
     reproduce(record, tmp_path / "again", SETTINGS, base_model=str(base))
 
 
+EDIT = {
+    "name": "transformer.h.0.mlp.c_proj",
+    "layer": 0,
+    "component": "mlp.down_proj",
+    "transposed": True,
+    "bias": True,
+    "direction": "layer 0",
+}
+
+
 @pytest.mark.parametrize(
     ("broken", "words"),
     [
         ({"edits": [{"layer": 1}]}, "does not describe an edit"),
         ({"dtype": "float99"}, "does not describe an edit"),
         ({"directions": {}}, "does not describe an edit"),
+        ({"edits": [{**EDIT, "strengths": [1.0, 2.0]}]}, "2 strengths, 1 directions"),
         ({"source": None}, "names no base model"),
         ({"files": {}}, "no hashes"),
     ],
@@ -145,11 +159,33 @@ def test_a_damaged_record_is_one_line(
         reproduce(record, tmp_path / "again", SETTINGS)
 
 
-def test_the_record_is_read_back_as_it_was(base: Path) -> None:
-    ablation = plan(base)
+@pytest.mark.parametrize("k", [1, 3])
+def test_the_record_is_read_back_as_it_was(base: Path, k: int) -> None:
+    ablation = plan(base, k=k)
     text = json.dumps(ablation.to_dict())
     again = Ablation.from_dict(json.loads(text))
     assert json.dumps(again.to_dict()) == text
     for one, other in zip(ablation.edits, again.edits, strict=True):
-        assert one.direction.equal(other.direction)
-        assert one.writer == other.writer
+        assert one.directions.equal(other.directions)
+        assert one.directions.shape == (k, D_MODEL)
+        assert (one.writer, one.strengths) == (other.writer, other.strengths)
+
+
+def test_directions_that_all_layers_share_are_written_once(base: Path) -> None:
+    ablation = plan(base, k=2)
+    everywhere = ablation.edits[0].directions
+    edits = tuple(replace(edit, directions=everywhere) for edit in ablation.edits)
+    record = replace(ablation, edits=edits).to_dict()
+    assert record["directions"].keys() == {"encoding", "everywhere"}
+    assert record["directions"]["everywhere"]["shape"] == [2, D_MODEL]
+    assert record["edits"][0]["strengths"] == [1.2, 0.6]
+
+
+def test_a_record_from_before_several_directions_is_read(tmp_path: Path, base: Path) -> None:
+    record = saved(base)
+    now = read_json(record)
+    for edit in now["edits"]:
+        (edit["strength"],) = edit.pop("strengths")
+    texts = {k: v["data"] if k != "encoding" else v for k, v in now["directions"].items()}
+    changed(record, edits=now["edits"], directions=texts)
+    reproduce(record, tmp_path / "again", SETTINGS)

@@ -61,12 +61,12 @@ def test_shards_of_another_size(tmp_path: Path, max_shard_size: str) -> None:
 
 
 @pytest.mark.parametrize("norm_preservation", ["none", "column", "row", "frobenius"])
-@pytest.mark.parametrize("family", ["llama", "gpt2", "qwen2"])
-def test_families_and_norms(tmp_path: Path, family: str, norm_preservation: str) -> None:
+@pytest.mark.parametrize(("family", "k"), [("llama", 1), ("gpt2", 1), ("gpt2", 2), ("qwen2", 2)])
+def test_families_and_norms(tmp_path: Path, family: str, k: int, norm_preservation: str) -> None:
     """GPT-2 keeps its matrices transposed and writes biases into the stream."""
     source = save_tiny_model(tmp_path / "base", family, dtype=torch.bfloat16)
     memory, files = both_ways(
-        source, tmp_path, norm_preservation=norm_preservation, max_shard_size="30KB"
+        source, tmp_path, k=k, norm_preservation=norm_preservation, max_shard_size="30KB"
     )
     assert hashes(files) == hashes(memory)
 
@@ -114,7 +114,7 @@ def test_a_checkpoint_of_the_bare_decoder(tmp_path: Path) -> None:
 
 def test_only_the_edited_tensors_differ_and_by_the_edit(tmp_path: Path) -> None:
     source = save_tiny_model(tmp_path / "base", max_shard_size=THREE_SHARDS)
-    _, files = both_ways(source, tmp_path, norm_preservation="column")
+    _, files = both_ways(source, tmp_path, k=2, norm_preservation="column")
     before, after = tensors(source), tensors(files)
     attention = {f"model.layers.{layer}.self_attn.o_proj.weight": 1.2 for layer in range(LAYERS)}
     mlp = {f"model.layers.{layer}.mlp.down_proj.weight": 0.7 for layer in (1, 2)}
@@ -122,8 +122,8 @@ def test_only_the_edited_tensors_differ_and_by_the_edit(tmp_path: Path) -> None:
     kind: NormPreservation = "column"
     assert {name for name in before if not before[name].equal(after[name])} == strengths.keys()
     for name, strength in strengths.items():
-        direction = directions()[int(name.split(".")[2]) + 1]
-        expected = ablate_matrix(before[name], direction, strength, kind)
+        rows = directions(2).rows[int(name.split(".")[2]) + 1]
+        expected = ablate_matrix(before[name], rows, (strength, strength / 2), kind)
         torch.testing.assert_close(after[name], expected, rtol=1e-4, atol=1e-6)
 
 

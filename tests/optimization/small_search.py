@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from tiny_models import PROMPTS, tiny_model
 
+from heretic.ablation.directions import AblationDirections
 from heretic.ablation.editor import WeightEditor, pristine_weights
 from heretic.directions.orthogonalize import normalize
 from heretic.evaluation.evaluator import Evaluator, TrialScores
@@ -44,6 +45,7 @@ def small_loop(
     max_kl: float = 0.5,
     overflowing: bool = False,
     hang_at: int | None = None,
+    rows: tuple[int, ...] | None = None,
 ) -> TrialLoop:
     """Everything but the study; `overflowing` makes every edit end in values that are none."""
     torch.set_num_threads(1)
@@ -52,8 +54,8 @@ def small_loop(
     draw = torch.Generator().manual_seed(1)
     directions = normalize(torch.randn(layers + 1, d_model, generator=draw))
     return TrialLoop(
-        space=SearchSpace(layers, "per_layer" if overflowing else "both", 2.0),
-        directions=directions * (1e30 if overflowing else 1.0),
+        space=SearchSpace(layers, "per_layer" if overflowing else "both", 2.0, rows),
+        directions=AblationDirections.of(directions * (1e30 if overflowing else 1.0)),
         editor=WeightEditor(model, pristine_weights(model, "true"), "none"),
         evaluator=HangingEvaluator(model, PROMPTS[:2], PROMPTS[2:4], 3, hang_at=hang_at),
         max_kl=max_kl,

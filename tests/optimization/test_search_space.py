@@ -4,12 +4,15 @@ from typing import Any
 
 import optuna
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from heretic.ablation.directions import AblationDirections
 from heretic.ablation.parameters import AblationParameters
+from heretic.errors import StudyError
 from heretic.model.components import COMPONENTS
-from heretic.optimization.search_space import SearchSpace
+from heretic.optimization.search_space import SearchSpace, usable_rows
 
 unit = st.floats(0, 1)
 
@@ -80,3 +83,57 @@ def test_a_fixed_scope_is_the_only_one(scope: Any) -> None:
             assert 1 <= found.direction_index <= 4
     # Every trial is asked for the same names, or the multivariate sampler learns nothing.
     assert trial.params.keys() == sampled().keys()
+
+
+ROWS = (2, 3, 6, 9)
+
+
+@pytest.mark.parametrize(
+    ("sample", "taken"),
+    [
+        (2.0, 2.0),
+        (2.4, 2.4),
+        (3.0, 3.0),
+        (4.4, 3.0),
+        (4.6, 6.0),
+        (7.5, 6.0),
+        (8.9, 9.0),
+        (9.0, 9.0),
+    ],
+)
+def test_an_index_between_rows_that_may_not_be_used_is_the_nearest_that_may(
+    sample: float, taken: float
+) -> None:
+    found = suggest(SearchSpace(10, "both", 2.0, ROWS), **sampled(direction_index=sample))
+    assert found.direction_index == taken
+
+
+def test_only_layers_that_write_such_a_row_are_edited() -> None:
+    values = sampled(attn_layer_min=0.0, attn_layer_span=1.0)
+    found = suggest(SearchSpace(10, "both", 2.0, ROWS), **values).strengths(10)["attn.o_proj"]
+    assert [layer for layer, strength in enumerate(found) if strength] == [1, 2, 5, 8]
+
+
+@pytest.mark.parametrize("rows", [ROWS, (4,)])
+def test_the_index_is_sought_between_the_first_and_the_last_such_row(rows: tuple[int, ...]) -> None:
+    study = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=0))
+    trial = study.ask()
+    SearchSpace(10, "global", 2.0, rows).suggest(trial)
+    index = trial.distributions["direction_index"]
+    assert isinstance(index, optuna.distributions.FloatDistribution)
+    assert (index.low, index.high) == (rows[0], rows[-1])
+
+
+def test_the_setting_confines_a_search_to_what_separates() -> None:
+    known = torch.tensor([1, 0, 1, 1])
+    directions = AblationDirections.of(torch.eye(4), discriminative=known)
+    assert usable_rows(directions, discriminative_layers=True) == (2, 3)
+    assert usable_rows(directions, discriminative_layers=False) is None
+    # Files from before it was known.
+    assert usable_rows(AblationDirections.of(torch.eye(4)), True) == (1, 2, 3)
+
+
+def test_a_search_without_layers_is_refused() -> None:
+    directions = AblationDirections.of(torch.eye(3), discriminative=torch.tensor([1, 0, 0]))
+    with pytest.raises(StudyError, match=r"none of 2 layers .*layers=true.*set it to"):
+        usable_rows(directions, discriminative_layers=True)

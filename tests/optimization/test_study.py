@@ -16,7 +16,7 @@ import pytest
 from optuna.trial import TrialState
 from sqlalchemy.exc import OperationalError
 
-from heretic.ablation.plan import Edit
+from heretic.ablation.plan import Edit, plan_edits
 from heretic.errors import StudyError
 from heretic.optimization.pareto import Scales
 from heretic.optimization.records import TrialRecord, choose, trial_rows
@@ -319,5 +319,20 @@ def test_a_stored_trial_is_the_edit_that_was_scored(
     for record, edits in zip(records, seen, strict=False):
         strengths = record.parameters.strengths(3)
         for edit in edits:
-            assert edit.strength == strengths[edit.writer.component][edit.writer.layer] > 0
+            assert edit.strengths == (strengths[edit.writer.component][edit.writer.layer],)
+            assert edit.strengths > (0,)
     assert seen[-1] == []
+
+
+def test_a_confined_search_edits_nothing_else_and_its_records_say_so() -> None:
+    loop = small_loop(rows=(1, 3))
+    records = loop.run(optuna.create_study(directions=["minimize", "minimize"]), 6)
+    edited = set()
+    for record in records:
+        stored = json.loads(json.dumps(record.to_dict()))
+        parameters = TrialRecord.from_dict(stored).parameters
+        assert parameters == record.parameters
+        edits = plan_edits(parameters, loop.directions, loop.editor.model.anatomy)
+        edited |= {edit.writer.layer for edit in edits}
+        assert parameters.direction_index in (None, 1.0, 3.0)
+    assert edited == {0, 2}

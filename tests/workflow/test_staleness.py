@@ -59,6 +59,7 @@ CHANGED: dict[str, Any] = {
     "n_startup_trials": 2,
     "norm_preservation": "column",
     "direction_scope": "per_layer",
+    "discriminative_layers": "true",
     "max_weight": 1.5,
     "max_kl": 0.9,
     "max_response_length": 17,

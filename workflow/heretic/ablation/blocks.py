@@ -1,12 +1,13 @@
 """The edit of a stored matrix, a few rows at a time: what an export writes.
 
-The mathematics is that of `projection`, in another order: the whole of v = W^T d and the norms are
+The mathematics is that of `projection`, in another order: the whole of V = D W and the norms are
 gathered in passes over blocks of rows, so that a matrix is edited without a second copy of it, and
 straight from a file if need be. Everything is computed on the CPU in float64 and rounded once, so
-that the device, the number of threads and the way of reading leave no trace in the result.
+that the device, the number of threads and the way of reading leave no trace in the result. For the
+same reason directions take their turns: products of matrices add up in an order of their own.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -24,14 +25,14 @@ class MatrixEdit:
     """How one stored matrix is edited.
 
     Attributes:
-        direction: unit vector [d_model].
-        strength: w in W' = W - w d v^T.
+        directions: D, orthonormal rows [k, d_model].
+        strengths: s in W' = W - D^T diag(s) V, one for each direction.
         transposed: whether the matrix is stored as [d_in, d_model], rather than [d_model, d_in].
         norm_preservation: which norms of W are restored.
     """
 
-    direction: Tensor
-    strength: float
+    directions: Tensor
+    strengths: tuple[float, ...]
     transposed: bool
     norm_preservation: NormPreservation
 
@@ -64,21 +65,25 @@ def edited_blocks(stored: Tensor, edit: MatrixEdit, dtype: torch.dtype) -> Itera
 
 
 def projection_of(stored: Tensor, edit: MatrixEdit, dtype: torch.dtype) -> Tensor:
-    """v = W^T d [d_in] in float64, of the matrix rounded to `dtype`."""
-    unit = edit.direction.double()
-    along = torch.zeros(stored.shape[0 if edit.transposed else 1], dtype=torch.float64)
+    """V = D W [k, d_in] in float64, of the matrix rounded to `dtype`."""
+    units = edit.directions.double()
+    inputs = stored.shape[0 if edit.transposed else 1]
+    found = torch.zeros(len(units), inputs, dtype=torch.float64)
     for rows, block in _double_blocks(stored, dtype):
-        if edit.transposed:
-            along[rows] = block @ unit
-        else:
-            along += unit[rows] @ block
-    return along
+        for unit, along in zip(units, found, strict=True):
+            if edit.transposed:
+                along[rows] = block @ unit
+            else:
+                along += unit[rows] @ block
+    return found
 
 
-def edited_bias(stored: Tensor, direction: Tensor, strength: float, dtype: torch.dtype) -> Tensor:
-    """The edited bias b' = b - w d (d^T b) [d_model] in `dtype` on the CPU, as `edited_blocks`."""
+def edited_bias(
+    stored: Tensor, directions: Tensor, strengths: Sequence[float], dtype: torch.dtype
+) -> Tensor:
+    """The edited bias b' = b - D^T diag(s) D b [d_model] in `dtype` on the CPU."""
     rounded = stored.to("cpu", dtype).double()
-    return ablate_bias(rounded, direction.double(), strength).to(dtype)
+    return ablate_bias(rounded, directions.double(), strengths).to(dtype)
 
 
 def plain_blocks(stored: Tensor, dtype: torch.dtype) -> Iterator[Tensor]:
@@ -96,9 +101,10 @@ def _double_blocks(stored: Tensor, dtype: torch.dtype) -> Iterator[tuple[slice, 
 
 
 def _project(block: Tensor, rows: slice, edit: MatrixEdit, along: Tensor) -> Tensor:
-    unit = edit.direction.double()
-    left, right = (along[rows], unit) if edit.transposed else (unit[rows], along)
-    return torch.addr(block, left, right, alpha=-edit.strength)
+    for unit, seen, strength in zip(edit.directions.double(), along, edit.strengths, strict=True):
+        left, right = (seen[rows], unit) if edit.transposed else (unit[rows], seen)
+        block = torch.addr(block, left, right, alpha=-strength)
+    return block
 
 
 def _scale(stored: Tensor, edit: MatrixEdit, dtype: torch.dtype, along: Tensor) -> Tensor | None:

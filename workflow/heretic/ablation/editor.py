@@ -72,11 +72,13 @@ class WeightEditor:
         with overwriting(edit.writer), torch.no_grad():
             target = edit.writer.weight
             weight = parts.weight.to(target.device)
-            ablate_matrix(weight, edit.direction, edit.strength, self.norm_preservation, out=target)
+            ablate_matrix(
+                weight, edit.directions, edit.strengths, self.norm_preservation, out=target
+            )
             bias = edit.writer.bias
             if bias is not None and parts.bias is not None:
                 pristine = parts.bias.to(bias.device)
-                bias.copy_(ablate_bias(pristine, edit.direction, edit.strength))
+                bias.copy_(ablate_bias(pristine, edit.directions, edit.strengths))
 
 
 def pristine_weights(model: Model, cache_weights: str) -> PristineWeights:

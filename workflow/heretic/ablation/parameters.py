@@ -34,15 +34,24 @@ class AblationParameters:
         direction_scope: `global` uses one direction everywhere, `per_layer` each layer's own.
         direction_index: index into the stream's states, for `global`; a fraction interpolates.
         components: parameters by component name.
+        layers: the only ones that may be edited, whatever the components' ranges; all when None.
     """
 
     direction_scope: Literal["global", "per_layer"]
     direction_index: float | None
     components: Mapping[str, ComponentParameters]
+    layers: tuple[int, ...] | None = None
 
     def strengths(self, n_layers: int) -> dict[str, list[float]]:
         """Strength by component and layer."""
-        return {name: part.strengths(n_layers) for name, part in self.components.items()}
+        allowed = set(range(n_layers) if self.layers is None else self.layers)
+        return {
+            name: [
+                strength if layer in allowed else 0.0
+                for layer, strength in enumerate(part.strengths(n_layers))
+            ]
+            for name, part in self.components.items()
+        }
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values that `from_dict` reads back."""
@@ -50,9 +59,11 @@ class AblationParameters:
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> "AblationParameters":
-        """Inverse of `to_dict`."""
+        """Inverse of `to_dict`; records from before `layers` was known edit in all of them."""
+        layers = values.get("layers")
         return cls(
             direction_scope=values["direction_scope"],
             direction_index=values["direction_index"],
             components={k: ComponentParameters(**v) for k, v in values["components"].items()},
+            layers=None if layers is None else tuple(layers),
         )

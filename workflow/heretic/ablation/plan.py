@@ -4,9 +4,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol, TypeVar
 
-import torch
 from torch import Tensor
 
+from heretic.ablation.directions import AblationDirections
 from heretic.ablation.parameters import AblationParameters
 from heretic.errors import DirectionError
 from heretic.model.anatomy import Anatomy, StreamWriter
@@ -29,72 +29,53 @@ PlacedT = TypeVar("PlacedT", bound=Placed)
 
 @dataclass(frozen=True)
 class Edit:
-    """One writer's edit: a unit direction [d_model] and a strength."""
+    """One writer's edit: orthonormal directions [k, d_model] and a strength for each."""
 
     writer: StreamWriter
-    direction: Tensor
-    strength: float
+    directions: Tensor
+    strengths: tuple[float, ...]
 
 
-def direction_at(directions: Tensor, index: float) -> Tensor:
-    """The unit direction at a fractional index, between the two neighbours' directions.
-
-    Args:
-        directions: unit rows [n_layers + 1, d_model].
-        index: position in [0, n_layers].
-
-    Raises:
-        DirectionError: the index is outside the rows, or the neighbours cancel each other.
-    """
-    if not 0 <= index <= len(directions) - 1:
-        raise DirectionError(
-            f"direction_index={index:.3f} is not in 0 to {len(directions) - 1}; are the "
-            "directions those of this model?"
-        )
-    low = int(index)
-    high = min(low + 1, len(directions) - 1)
-    mixed = torch.lerp(directions[low].double(), directions[high].double(), index - low)
-    norm = mixed.norm()
-    if norm < 1e-6:
-        raise DirectionError(
-            f"directions {low} and {high} cancel at index {index:.3f}; use direction_scope="
-            "per_layer"
-        )
-    unit: Tensor = (mixed / norm).to(directions.dtype)
-    return unit
-
-
-def plan_edits(parameters: AblationParameters, directions: Tensor, anatomy: Anatomy) -> list[Edit]:
+def plan_edits(
+    parameters: AblationParameters, directions: AblationDirections, anatomy: Anatomy
+) -> list[Edit]:
     """The edits of a trial, one per writer with a strength above zero.
 
-    Layer l is edited along the direction of the state that it writes: row l + 1.
+    Layer l is edited along the directions of the state that it writes: row l + 1.
 
     Raises:
-        DirectionError: there is no direction at the index of a global edit.
+        DirectionError: there are no directions at the index of a global edit, or for a layer.
     """
     placed = place_edits(parameters, directions, anatomy.n_layers, anatomy.writers)
     return [Edit(*edit) for edit in placed]
 
 
 def place_edits(
-    parameters: AblationParameters, directions: Tensor, n_layers: int, writers: Sequence[PlacedT]
-) -> list[tuple[PlacedT, Tensor, float]]:
-    """Writer, direction and strength of each edit, for writers that know their place.
+    parameters: AblationParameters,
+    directions: AblationDirections,
+    n_layers: int,
+    writers: Sequence[PlacedT],
+) -> list[tuple[PlacedT, Tensor, tuple[float, ...]]]:
+    """Writer, directions and strengths of each edit, for writers that know their place.
+
+    A direction's strength is the trial's, times the direction's weight.
 
     Raises:
-        DirectionError: there is no direction at the index of a global edit.
+        DirectionError: there are no directions at the index of a global edit, or for a layer.
     """
-    strengths = parameters.strengths(n_layers)
+    by_component = parameters.strengths(n_layers)
     everywhere = None
     if parameters.direction_scope == "global":
         if parameters.direction_index is None:
             raise DirectionError("direction_scope=global needs a direction_index")
-        everywhere = direction_at(directions, parameters.direction_index)
+        everywhere = directions.at(parameters.direction_index)
     edits = []
     for writer in writers:
-        by_layer = strengths.get(writer.component)
+        by_layer = by_component.get(writer.component)
         strength = by_layer[writer.layer] if by_layer else 0.0
         if strength > 0:
-            direction = directions[writer.layer + 1] if everywhere is None else everywhere
-            edits.append((writer, direction, strength))
+            rows, weights = everywhere or directions.of_layer(writer.layer)
+            strengths = tuple(strength * weight for weight in weights)
+            if any(strengths):
+                edits.append((writer, rows, strengths))
     return edits

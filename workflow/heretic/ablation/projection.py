@@ -1,16 +1,19 @@
-"""The edit: take a direction out of what a matrix writes into the residual stream.
+"""The edit: take directions out of what a matrix writes into the residual stream.
 
-With W [d_model, d_in], unit d [d_model] and strength w >= 0, v = W^T d:
+With W [d_model, d_in], orthonormal rows D [k, d_model], strengths s >= 0 [k], V = D W and
+E = W - D^T diag(s) V:
 
-    none:       W' = W - w d v^T                                 (Arditi et al. 2024, eq. 4 at w=1)
-    column:     W' = (W - w d v^T) diag(c),  c_j = |W_:j| / |(W - w d v^T)_:j|
-    row:        W' = diag(s) (W - w d v^T),  s_i = |W_i:| / |(W - w d v^T)_i:|
-    frobenius:  W' = g (W - w d v^T),        g = |W| / |W - w d v^T|
+    none:       W' = E                          (k = 1, s = 1: Arditi et al. 2024, eq. 4)
+    column:     W' = E diag(c),  c_j = |W_:j| / |E_:j|
+    row:        W' = diag(r) E,  r_i = |W_i:| / |E_i:|
+    frobenius:  W' = g E,        g = |W| / |E|
 
-Scaling columns or the whole matrix keeps d^T W' = 0 at w = 1. Scaling rows does not: it puts
-part of the direction back. w = 1 removes the direction, w > 1 reflects it.
+Scaling columns or the whole matrix keeps D W' = 0 at s = 1. Scaling rows does not: it puts part of
+the directions back. A strength of 1 removes its direction, more than 1 reflects it. Since the rows
+of D are orthonormal, each direction is edited as if it were alone, and their order is of no matter.
 """
 
+from collections.abc import Sequence
 from typing import Literal
 
 import torch
@@ -21,8 +24,8 @@ NormPreservation = Literal["none", "column", "row", "frobenius"]
 
 def ablate_matrix(
     pristine: Tensor,
-    direction: Tensor,
-    strength: float,
+    directions: Tensor,
+    strengths: Sequence[float],
     norm_preservation: NormPreservation = "none",
     out: Tensor | None = None,
 ) -> Tensor:
@@ -30,8 +33,8 @@ def ablate_matrix(
 
     Args:
         pristine: W [d_model, d_in]; not changed unless it is `out`.
-        direction: unit vector [d_model].
-        strength: w; 0 returns W bit for bit.
+        directions: D, orthonormal rows [k, d_model].
+        strengths: s, one for each direction; W is returned bit for bit where all are 0.
         norm_preservation: which norms are restored afterwards.
         out: where to write, of W's shape and dtype, perhaps W itself or another view of its
             memory; a new tensor when None.
@@ -41,27 +44,29 @@ def ablate_matrix(
         difference away.
     """
     result = torch.empty_like(pristine) if out is None else out
-    if strength == 0:
+    if not any(strengths):
         return result.copy_(pristine)
     weight = pristine.to(torch.promote_types(pristine.dtype, torch.float32))
-    unit = direction.to(weight)
-    projection = weight.T @ unit  # v [d_in]
+    units = directions.to(weight)
+    scaled = units * units.new_tensor(strengths)[:, None]
     # Norms are taken of W after the edit, so W must not be written over before.
     target = None if result.dtype != weight.dtype or _share_memory(result, weight) else result
-    edited = torch.addr(weight, unit, projection, alpha=-strength, out=target)
+    edited = torch.addmm(weight, scaled.T, units @ weight, alpha=-1, out=target)
     scale = _scale(weight, edited, norm_preservation)
     if scale is not None:
         edited = edited.mul_(scale)
     return edited if edited is result else result.copy_(edited)
 
 
-def ablate_bias(pristine: Tensor, direction: Tensor, strength: float) -> Tensor:
-    """The edited bias b' = b - w d (d^T b) [d_model], in b's dtype."""
-    if strength == 0:
+def ablate_bias(pristine: Tensor, directions: Tensor, strengths: Sequence[float]) -> Tensor:
+    """The edited bias b' = b - D^T diag(s) D b [d_model], in b's dtype."""
+    if not any(strengths):
         return pristine.clone()
     bias = pristine.to(torch.promote_types(pristine.dtype, torch.float32))
-    unit = direction.to(bias)
-    return (bias - strength * unit * (unit @ bias)).to(pristine.dtype)
+    edited = bias
+    for unit, strength in zip(directions.to(bias), strengths, strict=True):
+        edited = edited - strength * unit * (unit @ bias)
+    return edited.to(pristine.dtype)
 
 
 def _scale(before: Tensor, after: Tensor, norm_preservation: NormPreservation) -> Tensor | None:

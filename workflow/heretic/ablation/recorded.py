@@ -6,6 +6,7 @@ from typing import Any
 
 from torch import Tensor
 
+from heretic.ablation.directions import AblationDirections
 from heretic.ablation.parameters import AblationParameters
 from heretic.ablation.plan import place_edits
 from heretic.model.anatomy import Anatomy
@@ -46,11 +47,11 @@ class RecordedWriter:
 
 @dataclass(frozen=True)
 class RecordedEdit:
-    """One writer's edit: a unit direction [d_model] and a strength."""
+    """One writer's edit: orthonormal directions [k, d_model] and a strength for each."""
 
     writer: RecordedWriter
-    direction: Tensor
-    strength: float
+    directions: Tensor
+    strengths: tuple[float, ...]
 
 
 def record_writers(anatomy: Anatomy) -> list[RecordedWriter]:
@@ -64,17 +65,17 @@ def record_writers(anatomy: Anatomy) -> list[RecordedWriter]:
 
 
 def plan_recorded(
-    parameters: AblationParameters, directions: Tensor, facts: Mapping[str, Any]
+    parameters: AblationParameters, directions: AblationDirections, facts: Mapping[str, Any]
 ) -> list[RecordedEdit]:
     """The edits of a trial, as `plan_edits` has them, for writers known by name.
 
     Args:
         parameters: of the trial.
-        directions: unit rows [n_layers + 1, d_model].
+        directions: of every state of the model's stream.
         facts: `layers` and `writers` of the model, as the search recorded them.
 
     Raises:
-        DirectionError: there is no direction at the index of a global edit.
+        DirectionError: there are no directions at the index of a global edit, or for a layer.
     """
     writers: Sequence[RecordedWriter] = [RecordedWriter(**writer) for writer in facts["writers"]]
     placed = place_edits(parameters, directions, facts["layers"], writers)

@@ -6,8 +6,8 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
-from torch import Tensor
 
+from heretic.ablation.directions import AblationDirections, orthonormal
 from heretic.ablation.editor import WeightEditor, pristine_weights
 from heretic.ablation.parameters import AblationParameters
 from heretic.ablation.plan import plan_edits
@@ -46,7 +46,7 @@ def evaluate_edit(
     load_original: Callable[[], Model],
     load_edited: Callable[[], Model],
     record: Mapping[str, Any],
-    directions: Tensor,
+    directions: AblationDirections,
     sets: HoldoutSets,
     protocol: HoldoutProtocol,
     cache_weights: str,
@@ -57,7 +57,7 @@ def evaluate_edit(
         load_original: loads the model before the edit.
         load_edited: loads the saved model, so that what is measured is what was written.
         record: contents of the saved model's `ablation.json`.
-        directions: unit rows [n_layers + 1, d_model] that the edit used.
+        directions: those that the edit used.
         sets: held-out prompts.
         protocol: lengths, resamples, seed.
         cache_weights: as the setting.
@@ -86,18 +86,18 @@ def evaluate_edit(
     }
 
 
-def random_directions(like: Tensor, seed: int) -> Tensor:
-    """Random unit rows of the shape of `like` [n_layers + 1, d_model]."""
+def random_directions(like: AblationDirections, seed: int) -> AblationDirections:
+    """Random orthonormal rows, as many as `like` has and with the same weights."""
     generator = torch.Generator().manual_seed(seed)
-    rows = torch.randn(like.shape, generator=generator)
-    units: Tensor = rows / rows.norm(dim=-1, keepdim=True)
-    return units
+    drawn = torch.randn(like.rows.shape, generator=generator)
+    units = torch.stack([orthonormal(rows) for rows in drawn])
+    return AblationDirections.of(units, like.weights, like.discriminative)
 
 
 def _controls(
     model: Model,
     record: Mapping[str, Any],
-    directions: Tensor,
+    directions: AblationDirections,
     sets: HoldoutSets,
     original: Original,
     protocol: HoldoutProtocol,
@@ -109,7 +109,7 @@ def _controls(
     editor = WeightEditor(model, pristine, record["norm_preservation"])
     edits = plan_edits(parameters, directions, model.anatomy)
     editor.abliterate(edits)
-    editor.abliterate([replace(edit, strength=0.0) for edit in edits])
+    editor.abliterate([replace(edit, strengths=(0.0,) * len(edit.strengths)) for edit in edits])
     length = protocol.max_response_length
     noop = measure(model, sets, original, length, "no-op control")
     elsewhere = random_directions(directions, protocol.seed)

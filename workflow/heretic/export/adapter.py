@@ -1,8 +1,8 @@
 """The edit as a LoRA adapter that PEFT loads into the base model.
 
-W' - W = -w d v^T is of rank 1 for the plain edit, so the pair A = v^T [1, d_in] and
-B = -w d [d_model, 1] holds it exactly. Restored norms multiply the rows or columns of W, which no
-low rank holds.
+W' - W = -D^T diag(s) V is of rank k for the plain edit along k directions, so the pair A = V
+[k, d_in] and B = -D^T diag(s) [d_model, k] holds it exactly. Restored norms multiply the rows or
+columns of W, which no low rank holds.
 """
 
 import json
@@ -10,6 +10,7 @@ from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
+import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
@@ -117,28 +118,31 @@ def _tensors(ablation: Ablation, checkpoint: Checkpoint) -> dict[str, Tensor]:
     matrices = ablation.matrix_edits()
     found: dict[str, Tensor] = {}
     for edit in ablation.edits:
-        writer, unit = edit.writer, edit.direction.double()
+        writer, units = edit.writer, edit.directions.double()
         with checkpoint.tensor(writer.weight_name) as weight:
             along = projection_of(weight, matrices[writer.weight_name], ablation.torch_dtype)
         name = f"{PREFIX}{writer.name}"
-        found[f"{name}.lora_A.weight"] = along[None].float()
-        found[f"{name}.lora_B.weight"] = (-edit.strength * unit)[:, None].float().contiguous()
+        found[f"{name}.lora_A.weight"] = along.float()
+        scaled = units * -units.new_tensor(edit.strengths)[:, None]
+        found[f"{name}.lora_B.weight"] = scaled.T.float().contiguous()
         if writer.bias:
             with checkpoint.tensor(writer.bias_name) as stored:
                 bias = stored.to("cpu", ablation.torch_dtype).double()
-            found[f"{name}.lora_B.bias"] = (-edit.strength * unit * (unit @ bias)).float()
+            parts = [row * (unit @ bias) for row, unit in zip(scaled, units, strict=True)]
+            found[f"{name}.lora_B.bias"] = torch.stack(parts).sum(0).float()
     return found
 
 
 def _config(ablation: Ablation, lora_bias: bool, base_model: str, revision: str | None) -> str:
     from peft import LoraConfig
 
+    rank = max(len(edit.directions) for edit in ablation.edits)
     config = LoraConfig(
         task_type="CAUSAL_LM",
         base_model_name_or_path=base_model,
         revision=revision,
-        r=1,
-        lora_alpha=1,
+        r=rank,
+        lora_alpha=rank,  # PEFT multiplies by alpha / r
         lora_bias=lora_bias,
         target_modules=[edit.writer.name for edit in ablation.edits],
         fan_in_fan_out=any(edit.writer.transposed for edit in ablation.edits),

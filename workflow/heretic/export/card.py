@@ -124,22 +124,25 @@ def _edits(record: Mapping[str, Any]) -> str:
     lines = ["| Component | Layers | Strength | Direction |", "|---|---|---|---|"]
     for component in dict.fromkeys(edit["component"] for edit in record["edits"]):
         edits = [edit for edit in record["edits"] if edit["component"] == component]
-        for first, last, strength, scope in _runs(edits):
+        for first, last, strengths, scope in _runs(edits):
             layers = str(first) if first == last else f"{first} to {last}"
-            lines.append(f"| `{component}` | {layers} | {strength:.4g} | {scope} |")
+            told = ", ".join(f"{strength:.4g}" for strength in strengths)
+            lines.append(f"| `{component}` | {layers} | {told} | {scope} |")
     return "\n".join(lines)
 
 
-def _runs(edits: list[Mapping[str, Any]]) -> Iterator[tuple[int, int, float, str]]:
-    def kind(numbered: tuple[int, Mapping[str, Any]]) -> tuple[int, float]:
+def _runs(
+    edits: list[Mapping[str, Any]],
+) -> Iterator[tuple[int, int, tuple[float, ...], str]]:
+    def kind(numbered: tuple[int, Mapping[str, Any]]) -> tuple[int, tuple[float, ...]]:
         position, edit = numbered
-        return edit["layer"] - position, edit["strength"]
+        return edit["layer"] - position, tuple(edit["strengths"])
 
     one_a_layer = {edit["layer"]: edit for edit in edits}
     for _, run in groupby(enumerate(one_a_layer.values()), kind):
         found = [edit for _, edit in run]
         scope = "each layer's own" if found[0]["direction"].startswith("layer") else "one for all"
-        yield found[0]["layer"], found[-1]["layer"], found[0]["strength"], scope
+        yield found[0]["layer"], found[-1]["layer"], tuple(found[0]["strengths"]), scope
 
 
 def _use(record: Mapping[str, Any]) -> str:

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from heretic.ablation.blocks import MatrixEdit
+from heretic.ablation.directions import AblationDirections
 from heretic.ablation.parameters import AblationParameters
 from heretic.ablation.projection import NormPreservation
 from heretic.ablation.recorded import RecordedEdit, RecordedWriter, plan_recorded
@@ -19,6 +20,7 @@ RECORD = "ablation.json"
 # The card is written later and tells of the evaluation, the record cannot hold its own hash.
 NOT_REPRODUCED = (RECORD, "README.md")
 EVERYWHERE = "everywhere"
+OF_THE_EDIT = ("strengths", "strength", "direction")
 
 
 @dataclass(frozen=True)
@@ -43,13 +45,13 @@ class Ablation:
 
     @classmethod
     def plan(
-        cls, best: Mapping[str, Any], directions: Tensor, settings: Mapping[str, Any]
+        cls, best: Mapping[str, Any], directions: AblationDirections, settings: Mapping[str, Any]
     ) -> "Ablation":
         """The edit of a chosen trial.
 
         Args:
             best: contents of `best.json`.
-            directions: unit rows [n_layers + 1, d_model].
+            directions: of every state of the model's stream.
             settings: `norm_preservation`, `export`, `max_shard_size` and `chat_template`.
 
         Raises:
@@ -75,7 +77,7 @@ class Ablation:
         """The edit of each matrix by the name of its parameter."""
         return {
             edit.writer.weight_name: MatrixEdit(
-                edit.direction, edit.strength, edit.writer.transposed, self.norm_preservation
+                edit.directions, edit.strengths, edit.writer.transposed, self.norm_preservation
             )
             for edit in self.edits
         }
@@ -85,15 +87,16 @@ class Ablation:
         return {edit.writer.bias_name: edit for edit in self.edits if edit.writer.bias}
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain values that `from_dict` reads back; each direction is written once."""
-        rows = [edit.direction for edit in self.edits]
+        """Plain values that `from_dict` reads back; each layer's directions are written once."""
+        rows = [edit.directions for edit in self.edits]
         shared = len(rows) > 0 and all(row.equal(rows[0]) for row in rows)
-        directions: dict[str, str] = {}
+        directions: dict[str, dict[str, Any]] = {}
         edits = []
         for edit in self.edits:
             key = EVERYWHERE if shared else f"layer {edit.writer.layer}"
-            directions.setdefault(key, _encode(edit.direction))
-            edits.append({**asdict(edit.writer), "strength": edit.strength, "direction": key})
+            directions.setdefault(key, _encode(edit.directions))
+            strengths = list(edit.strengths)
+            edits.append({**asdict(edit.writer), "strengths": strengths, "direction": key})
         return {
             "norm_preservation": self.norm_preservation,
             "dtype": self.dtype,
@@ -114,9 +117,12 @@ class Ablation:
         try:
             edits = []
             for edit in record["edits"]:
-                place = {k: v for k, v in edit.items() if k not in ("strength", "direction")}
-                direction = _decode(record["directions"][edit["direction"]])
-                edits.append(RecordedEdit(RecordedWriter(**place), direction, edit["strength"]))
+                place = {k: v for k, v in edit.items() if k not in OF_THE_EDIT}
+                directions = _decode(record["directions"][edit["direction"]])
+                strengths = _strengths(edit)
+                if len(strengths) != len(directions):
+                    raise ValueError(f"{len(strengths)} strengths, {len(directions)} directions")
+                edits.append(RecordedEdit(RecordedWriter(**place), directions, strengths))
             found = cls(
                 tuple(edits),
                 norm_preservation=record["norm_preservation"],
@@ -135,9 +141,21 @@ class Ablation:
         return found
 
 
-def _encode(direction: Tensor) -> str:
-    return base64.b64encode(direction.float().numpy().astype("<f4").tobytes()).decode("ascii")
+def _strengths(edit: Mapping[str, Any]) -> tuple[float, ...]:
+    """Strength along each direction; the first records knew one direction, and its `strength`."""
+    return tuple(edit["strengths"]) if "strengths" in edit else (edit["strength"],)
 
 
-def _decode(text: str) -> Tensor:
-    return torch.from_numpy(np.frombuffer(base64.b64decode(text), "<f4").astype(np.float32))
+def _encode(directions: Tensor) -> dict[str, Any]:
+    """Directions [k, d_model] as text."""
+    data = directions.float().numpy().astype("<f4").tobytes()
+    return {"shape": list(directions.shape), "data": base64.b64encode(data).decode("ascii")}
+
+
+def _decode(stored: Mapping[str, Any] | str) -> Tensor:
+    """Directions [k, d_model]; the first records held the one direction as bare text."""
+    text, shape = (
+        (stored, (1, -1)) if isinstance(stored, str) else (stored["data"], stored["shape"])
+    )
+    values = np.frombuffer(base64.b64decode(text), "<f4").astype(np.float32)
+    return torch.from_numpy(values.reshape(shape))

@@ -95,7 +95,7 @@ def edit_in_memory(model: Model, ablation: Ablation) -> set[str]:
             start += len(block)
     for name, edit in biases.items():
         stored = parameters[name]
-        stored.copy_(edited_bias(stored, edit.direction, edit.strength, stored.dtype))
+        stored.copy_(edited_bias(stored, edit.directions, edit.strengths, stored.dtype))
     return {*matrices, *biases}
 
 

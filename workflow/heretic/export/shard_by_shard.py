@@ -65,7 +65,7 @@ def save_shard_by_shard(
                 yield from edited_blocks(tensor, matrices[parameter], dtype)
             elif parameter in biases:
                 edit = biases[parameter]
-                yield edited_bias(tensor, edit.direction, edit.strength, dtype)
+                yield edited_bias(tensor, edit.directions, edit.strengths, dtype)
             else:
                 yield from plain_blocks(tensor, dtype)
 

@@ -1,11 +1,14 @@
-"""What a trial may try: a range of layers and a strength per component, and a direction."""
+"""What a trial may try: a range of layers and a strength per component, and directions."""
 
 from dataclasses import dataclass
 from typing import Literal
 
 import optuna
 
+from heretic.ablation.directions import AblationDirections
 from heretic.ablation.parameters import AblationParameters, ComponentParameters
+from heretic.console import log
+from heretic.errors import StudyError
 from heretic.model.components import ATTENTION, MLP
 
 SHORT_NAMES = {ATTENTION: "attn", MLP: "mlp"}
@@ -19,11 +22,14 @@ class SearchSpace:
         n_layers: decoder layers of the model.
         direction_scope: `global`, `per_layer`, or `both` to let the search choose.
         max_weight: largest strength.
+        rows: the only directions that may be used, ascending from 1 on, and with them the only
+            layers that may be edited; all when None.
     """
 
     n_layers: int
     direction_scope: Literal["global", "per_layer", "both"]
     max_weight: float
+    rows: tuple[int, ...] | None = None
 
     def suggest(self, trial: optuna.trial.BaseTrial) -> AblationParameters:
         """Ask for one set of parameters.
@@ -33,13 +39,25 @@ class SearchSpace:
         """
         scopes = ["global", "per_layer"] if self.direction_scope == "both" else []
         scope = trial.suggest_categorical("direction_scope", scopes or [self.direction_scope])
-        index = trial.suggest_float("direction_index", 1.0, float(self.n_layers))
+        first, last = (1, self.n_layers) if self.rows is None else (self.rows[0], self.rows[-1])
+        index = trial.suggest_float("direction_index", float(first), float(last))
         components = {name: self._suggest_component(trial, name) for name in SHORT_NAMES}
         return AblationParameters(
             "global" if scope == "global" else "per_layer",
-            index if scope == "global" else None,
+            self._snapped(index) if scope == "global" else None,
             components,
+            None if self.rows is None else tuple(row - 1 for row in self.rows),
         )
+
+    def _snapped(self, index: float) -> float:
+        """The index, or the nearest row that may be used where one of its neighbours may not."""
+        if self.rows is None:
+            return index
+        below = max(row for row in self.rows if row <= index)
+        above = min(row for row in self.rows if row >= index)
+        if above - below <= 1:
+            return index
+        return float(below if index - below <= above - index else above)
 
     def _suggest_component(self, trial: optuna.trial.BaseTrial, name: str) -> ComponentParameters:
         short = SHORT_NAMES[name]
@@ -48,3 +66,24 @@ class SearchSpace:
         span = trial.suggest_float(f"{short}_layer_span", 0.0, 1.0)
         weight = trial.suggest_float(f"{short}_weight", 0.0, self.max_weight)
         return ComponentParameters(layer_min, layer_min + span * (1.0 - layer_min), weight)
+
+
+def usable_rows(
+    directions: AblationDirections, discriminative_layers: bool
+) -> tuple[int, ...] | None:
+    """The rows to which the setting `discriminative_layers` confines a search; None for all.
+
+    Raises:
+        StudyError: the setting leaves no layer over.
+    """
+    if not discriminative_layers:
+        return None
+    rows, layers = directions.discriminative_rows, len(directions.rows) - 1
+    if not rows:
+        raise StudyError(
+            f"none of {layers} layers has a direction that separates held-out prompts better than "
+            "chance, so discriminative_layers=true leaves nothing to edit; set it to false, take "
+            "more prompts, or another direction_method"
+        )
+    log.info("Searching in %d of %d layers: those whose directions separate", len(rows), layers)
+    return rows

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 
 import optuna
 from optuna.trial import FrozenTrial
-from torch import Tensor
 
+from heretic.ablation.directions import AblationDirections
 from heretic.ablation.editor import WeightEditor
 from heretic.ablation.parameters import AblationParameters
 from heretic.ablation.plan import plan_edits
@@ -30,7 +30,7 @@ class TrialLoop:
 
     Attributes:
         space: what trials may try.
-        directions: unit rows [n_layers + 1, d_model].
+        directions: of every state of the model's stream.
         editor: of a model in its original state.
         evaluator: of the same model.
         max_kl: nats above which a trial is infeasible.
@@ -38,7 +38,7 @@ class TrialLoop:
     """
 
     space: SearchSpace
-    directions: Tensor
+    directions: AblationDirections
     editor: WeightEditor
     evaluator: Evaluator
     max_kl: float

@@ -1,0 +1,157 @@
+"""What a phase before left for the edit: one or several directions per layer, and their shares."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from heretic.errors import DirectionError
+
+# Of a unit vector; less than this is rounding, and says nothing of where it points.
+SMALLEST_NORM = 1e-6
+AGAIN = "delete the directions and run again"
+
+
+@dataclass(frozen=True)
+class AblationDirections:
+    """Orthonormal directions of each state of the residual stream.
+
+    Attributes:
+        rows: [n_layers + 1, k, d_model]; row 0 is the embeddings', row l + 1 that of the state
+            which layer l writes.
+        weights: [n_layers + 1, k], the share of a trial's strength that each direction gets.
+        discriminative: bool [n_layers + 1], whether a row separates held-out prompts better than
+            chance.
+    """
+
+    rows: Tensor
+    weights: Tensor
+    discriminative: Tensor
+
+    @classmethod
+    def of(
+        cls, rows: Tensor, weights: Tensor | None = None, discriminative: Tensor | None = None
+    ) -> "AblationDirections":
+        """Directions [n_layers + 1, d_model] or [n_layers + 1, k, d_model].
+
+        Args:
+            rows: orthonormal for each state; those of the embeddings may be zero.
+            weights: [n_layers + 1, k]; the whole strength for each direction when None.
+            discriminative: [n_layers + 1]; every row when None.
+
+        Raises:
+            DirectionError: the shapes do not fit together.
+        """
+        if rows.ndim == 2:
+            rows = rows[:, None]
+        if rows.ndim != 3:
+            raise DirectionError(f"directions have {rows.ndim} dimensions, not 2 or 3; {AGAIN}")
+        found = cls(
+            rows,
+            torch.ones(rows.shape[:2]) if weights is None else weights,
+            torch.ones(len(rows), dtype=torch.bool)
+            if discriminative is None
+            else discriminative.bool(),
+        )
+        for name, part, shape in (
+            ("direction_weights", found.weights, rows.shape[:2]),
+            ("discriminative", found.discriminative, rows.shape[:1]),
+        ):
+            if part.shape != shape:
+                raise DirectionError(
+                    f"{name} has shape {tuple(part.shape)}, the directions ask for {tuple(shape)}; "
+                    f"{AGAIN}"
+                )
+        return found
+
+    @classmethod
+    def from_tensors(cls, tensors: Mapping[str, Tensor]) -> "AblationDirections":
+        """The contents of `directions.safetensors`; only `refusal_directions` must be there.
+
+        Raises:
+            DirectionError: it is not, or the shapes do not fit together.
+        """
+        if "refusal_directions" not in tensors:
+            raise DirectionError(f"there are no refusal_directions; {AGAIN}")
+        return cls.of(
+            tensors["refusal_directions"],
+            tensors.get("direction_weights"),
+            tensors.get("discriminative"),
+        )
+
+    @property
+    def discriminative_rows(self) -> tuple[int, ...]:
+        """Rows of layers, so from 1 on, that separate held-out prompts."""
+        return tuple(row for row in range(1, len(self.rows)) if self.discriminative[row])
+
+    def of_layer(self, layer: int) -> tuple[Tensor, list[float]]:
+        """Directions [k, d_model] of the state that a layer writes, and their weights.
+
+        Raises:
+            DirectionError: there is no such layer.
+        """
+        self._require(layer + 1)
+        return self.rows[layer + 1], self.weights[layer + 1].tolist()
+
+    def at(self, index: float) -> tuple[Tensor, list[float]]:
+        """Orthonormal directions [k, d_model] between two neighbours' at an index, and weights.
+
+        Args:
+            index: position in [0, n_layers].
+
+        Raises:
+            DirectionError: the index is outside the rows, or the neighbours cancel each other.
+        """
+        self._require(index)
+        low = int(index)
+        high, share = min(low + 1, len(self.rows) - 1), index - low
+        below, above = self.rows[low].double(), self.rows[high].double()
+        try:
+            units = orthonormal(torch.lerp(below, _aligned(above, below), share))
+        except DirectionError as error:
+            raise DirectionError(
+                f"directions {low} and {high} cancel at index {index:.3f}; use direction_scope="
+                "per_layer"
+            ) from error
+        weights = torch.lerp(self.weights[low].double(), self.weights[high].double(), share)
+        return units.to(self.rows.dtype), weights.tolist()
+
+    def _require(self, index: float) -> None:
+        if not 0 <= index <= len(self.rows) - 1:
+            raise DirectionError(
+                f"there are no directions at {index:.3f}, which is not in 0 to "
+                f"{len(self.rows) - 1}; are the directions those of this model?"
+            )
+
+
+def orthonormal(vectors: Tensor) -> Tensor:
+    """Orthonormal rows [k, d_model]; the first n span what the first n vectors do (Gram-Schmidt).
+
+    Args:
+        vectors: [k, d_model], in the order in which they keep their place.
+
+    Raises:
+        DirectionError: a vector lies in the span of those before it.
+    """
+    units: list[Tensor] = []
+    for vector in vectors:
+        # Twice: the second pass removes what rounding left of the first.
+        for unit in [*units, *units]:
+            vector = vector - (unit @ vector) * unit
+        norm = vector.norm()
+        if norm < SMALLEST_NORM:
+            raise DirectionError(f"direction {len(units)} lies in the span of those before it")
+        units.append(vector / norm)
+    return torch.stack(units)
+
+
+def _aligned(above: Tensor, below: Tensor) -> Tensor:
+    """The rows of `above`, turned round where they point away from those of `below`.
+
+    All but the first are eigenvectors or the like, whose sign says nothing. The first points from
+    good to bad in every layer and stays.
+    """
+    signs = torch.where((above * below).sum(-1) < 0, -1.0, 1.0)
+    signs[0] = 1.0
+    return above * signs[:, None]
