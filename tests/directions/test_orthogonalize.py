@@ -6,7 +6,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from heretic.directions.orthogonalize import normalize, orthogonalize, orthonormalize
+from heretic.ablation.vectors import normalize, orthonormalize
+from heretic.directions.orthogonalize import orthogonalize
 from heretic.errors import DirectionError
 
 torch.set_num_threads(1)

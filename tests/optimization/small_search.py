@@ -13,7 +13,7 @@ from tiny_models import PROMPTS, tiny_model
 
 from heretic.ablation.directions import AblationDirections
 from heretic.ablation.editor import WeightEditor, pristine_weights
-from heretic.directions.orthogonalize import normalize
+from heretic.ablation.vectors import normalize
 from heretic.evaluation.evaluator import Evaluator, TrialScores
 from heretic.optimization.records import TrialRecord
 from heretic.optimization.search_space import SearchSpace

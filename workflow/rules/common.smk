@@ -19,7 +19,7 @@ from heretic.prompts.sources import local_files
 from heretic.report.table import run_summaries
 from heretic.settings import Settings, configuration_files, resolve
 from heretic.settings.cascade import variables
-from heretic.settings.prompt_sources import DEMO, OPTIONAL_SETS, PROMPT_SETS
+from heretic.settings.prompt_sources import DEMO, OPTIONAL_SETS, PROMPT_SETS, STATE_SETS
 
 # Threads that spin while they wait cost several times their work on a busy machine; torch reads
 # this when a job imports it.
@@ -140,7 +140,7 @@ def source_files(wildcards):
 
 
 def residual_files(wildcards):
-    sets = ("good_prompts", "bad_prompts", *OPTIONAL_SETS)
+    sets = (*STATE_SETS, *OPTIONAL_SETS)
     folder = f"results/{wildcards.run}/residuals"
     used = RUNS[wildcards.run].prompt_sources()
     return {name: f"{folder}/{name}.safetensors" for name in sets if name in used}

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from heretic.ablation.vectors import orthonormalize
 from heretic.errors import DirectionError
 
 # Of a unit vector; less than this is rounding, and says nothing of where it points.
@@ -134,16 +135,10 @@ def orthonormal(vectors: Tensor) -> Tensor:
     Raises:
         DirectionError: a vector lies in the span of those before it.
     """
-    units: list[Tensor] = []
-    for vector in vectors:
-        # Twice: the second pass removes what rounding left of the first.
-        for unit in [*units, *units]:
-            vector = vector - (unit @ vector) * unit
-        norm = vector.norm()
-        if norm < SMALLEST_NORM:
-            raise DirectionError(f"direction {len(units)} lies in the span of those before it")
-        units.append(vector / norm)
-    return torch.stack(units)
+    units, lengths = orthonormalize(vectors)
+    for number in (lengths < SMALLEST_NORM).nonzero().flatten().tolist():
+        raise DirectionError(f"direction {number} lies in the span of those before it")
+    return units
 
 
 def _aligned(above: Tensor, below: Tensor) -> Tensor:

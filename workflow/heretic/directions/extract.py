@@ -5,9 +5,10 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
+from heretic.ablation.vectors import normalize
 from heretic.directions.contrast import CPU, Contrast, contrast, directions_of
 from heretic.directions.options import GOOD, HELPFULNESS, SACRED, ExtractionOptions
-from heretic.directions.orthogonalize import normalize, orthogonalize
+from heretic.directions.orthogonalize import orthogonalize
 from heretic.directions.separation import Separation, best_position, judge
 from heretic.directions.sets import ResidualSets
 from heretic.errors import DirectionError

@@ -12,8 +12,8 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
+from heretic.ablation.vectors import normalize, orthonormalize
 from heretic.directions.options import ExtractionOptions
-from heretic.directions.orthogonalize import normalize, orthonormalize
 from heretic.directions.probe import probe_directions
 from heretic.errors import DirectionError
 from heretic.settings.values import Method

@@ -6,38 +6,12 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from heretic.ablation.vectors import normalize, orthonormalize
 from heretic.console import log
 from heretic.errors import DirectionError
 
 # A protected vector whose own part, beside the ones before it, is smaller adds rounding errors.
 NEGLIGIBLE = 1e-9
-
-
-def normalize(rows: Tensor) -> Tensor:
-    """Unit rows [..., d_model]; zero rows stay zero."""
-    norms = rows.norm(dim=-1, keepdim=True)
-    return torch.where(norms > 0, rows / norms.clamp(min=torch.finfo(rows.dtype).tiny), 0.0)
-
-
-def orthonormalize(rows: Tensor) -> tuple[Tensor, Tensor]:
-    """Unit rows orthogonal to the ones before them, by Gram-Schmidt in the order given.
-
-    Args:
-        rows: [layers, k, d_model]; the first of each layer keeps its direction.
-
-    Returns:
-        Rows of the same shape, and what the ones before left of each row's length [layers, k].
-    """
-    found: list[Tensor] = []
-    lengths: list[Tensor] = []
-    for row in rows.unbind(1):
-        left = row
-        for _ in range(2):  # the second time removes what rounding left of the first
-            for earlier in found:
-                left = left - (left * earlier).sum(-1, keepdim=True) * earlier
-        lengths.append(left.norm(dim=-1))
-        found.append(normalize(left))
-    return torch.stack(found, 1), torch.stack(lengths, 1)
 
 
 def orthogonalize(

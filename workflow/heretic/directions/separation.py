@@ -7,8 +7,8 @@ import torch
 from sklearn.metrics import roc_auc_score
 from torch import Tensor
 
+from heretic.ablation.vectors import normalize
 from heretic.console import log
-from heretic.directions.orthogonalize import normalize
 from heretic.directions.sets import ResidualSets
 
 CONFIDENCE = 0.95
