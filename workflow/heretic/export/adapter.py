@@ -103,6 +103,12 @@ def attach_adapter(model: Model, folder: Path) -> Model:
 def _needs_bias(ablation: Ablation) -> bool:
     if not ablation.edits:
         raise ExportError("the chosen trial edits nothing, so there is no adapter; choose another")
+    for edit in ablation.edits:
+        if edit.writer.parameter is not None:
+            raise ExportError(
+                f"{edit.writer.name} belongs to no linear module, and an adapter holds changes of "
+                "such modules only; set export=merged"
+            )
     kinds: Collection[bool] = {edit.writer.bias for edit in ablation.edits}
     if len(kinds) > 1:
         names = {edit.writer.bias: edit.writer.name for edit in ablation.edits}

@@ -74,7 +74,17 @@ class Ablation:
         return dtype
 
     def matrix_edits(self) -> dict[str, MatrixEdit]:
-        """The edit of each matrix by the name of its parameter."""
+        """The edit of each matrix by the name of its parameter.
+
+        Raises:
+            ExportError: matrices of several experts are stored as one.
+        """
+        for edit in self.edits:
+            if edit.writer.experts is not None:
+                raise ExportError(
+                    f"{edit.writer.name} holds the matrices of {edit.writer.experts} experts, "
+                    "which cannot be exported yet"
+                )
         return {
             edit.writer.weight_name: MatrixEdit(
                 edit.directions, edit.strengths, edit.writer.transposed, self.norm_preservation
@@ -94,9 +104,13 @@ class Ablation:
         edits = []
         for edit in self.edits:
             key = EVERYWHERE if shared else f"layer {edit.writer.layer}"
+            if edit.writer.gain is not None and not shared:
+                key = edit.writer.name  # what suits a gain is its writer's own
             directions.setdefault(key, _encode(edit.directions))
             strengths = list(edit.strengths)
-            edits.append({**asdict(edit.writer), "strengths": strengths, "direction": key})
+            # The directions are those of the writer's output: its gain is in them already.
+            writer = {k: v for k, v in asdict(edit.writer).items() if k != "gain"}
+            edits.append({**writer, "strengths": strengths, "direction": key})
         return {
             "norm_preservation": self.norm_preservation,
             "dtype": self.dtype,

@@ -102,7 +102,8 @@ def edit_in_memory(model: Model, ablation: Ablation) -> set[str]:
 def _writer_parameters(model: Model) -> set[str]:
     """Names of the weights and biases of every stream writer."""
     return {
-        f"{writer.name}.{name}"
+        name
         for writer in model.anatomy.writers
-        for name, _ in writer.module.named_parameters(recurse=False)
+        for name in (writer.parameter_name, writer.bias_name)
+        if name is not None
     }

@@ -25,11 +25,19 @@ __all__ = ["Anatomy", "StreamWriter", "dissect", "find_layers"]
 
 @dataclass(frozen=True)
 class Anatomy:
-    """The decoder layers and their writers, in order of layer, then of appearance."""
+    """The decoder layers and their writers, in order of layer, then of appearance.
+
+    Attributes:
+        layers: the modules.
+        writers: what writes into the stream.
+        d_model: number of the stream's channels.
+        scales: by which constant each layer multiplies its stream, 1 in most architectures.
+    """
 
     layers: tuple[nn.Module, ...]
     writers: tuple[StreamWriter, ...]
     d_model: int
+    scales: tuple[float, ...]
 
     @property
     def n_layers(self) -> int:
@@ -56,10 +64,11 @@ def dissect(network: PreTrainedModel) -> Anatomy:
     layers = find_layers(network)
     d_model = stream_width(network)
     candidates = find_candidates(network, layers, d_model)
-    writers = Dissection(Probe(network, layers), candidates, d_model).find_writers()
+    dissection = Dissection(Probe(network, layers), candidates, d_model)
+    writers = dissection.find_writers()
     _require_complete(network, writers, len(layers))
     _require_own_weights(network, writers)
-    return Anatomy(tuple(layers), tuple(writers), d_model)
+    return Anatomy(tuple(layers), tuple(writers), d_model, tuple(dissection.scales))
 
 
 def _require_complete(

@@ -20,7 +20,7 @@ import torch
 from torch import Tensor, nn
 
 from heretic.errors import ModelLoadError
-from heretic.model.candidates import Candidate
+from heretic.model.candidates import Candidate, require_plain_product
 from heretic.model.components import ATTENTION, MLP
 from heretic.model.gains import HALF_TOLERANCE, TOLERANCE, on_ray, read_gain
 from heretic.model.probe import TOKENS, Observation, Place, Probe
@@ -108,10 +108,11 @@ class Dissection:
                 if self._is_nothing(update, seen, candidate.layer):
                     continue
                 if not self._propose(candidate, update, seen):
+                    self._require_silence(candidate.layer, silent)
                     raise ModelLoadError(
                         f"{candidate.path} writes into the residual stream through a step that "
-                        "mixes channels, where a projection of its weights would not remove the "
-                        f"direction; {UNSUPPORTED}"
+                        "mixes channels or positions, where a projection of its weights would "
+                        f"not remove the direction; {UNSUPPORTED}"
                     )
 
     def _try_matrices(self) -> None:
@@ -179,33 +180,42 @@ class Dissection:
         passes = [self._run(silent, stream, watched=watched) for stream in self.streams]
         for seen in passes:
             for layer in range(len(self.scales)):
-                if not self._is_nothing(self._update(seen, layer), seen, layer):
-                    raise ModelLoadError(
-                        f"layer {layer} of {self.probe.architecture} still writes into the "
-                        "residual stream with its linear maps silenced, through "
-                        f"{self._other_writers(layer, silent)}, so an edit would be partial; "
-                        f"{UNSUPPORTED}"
-                    )
+                self._require_silence(layer, silent, seen)
         return passes
 
-    def _other_writers(self, layer: int, silent: Mapping[Candidate, Tensor]) -> str:
-        """Modules of a layer, beside its writers, without which it would write something else."""
-        known = {c.module for c in silent if not c.raw}
+    def _require_silence(
+        self, layer: int, silent: Mapping[Candidate, Tensor], seen: Observation | None = None
+    ) -> None:
+        """A layer must hand on its stream when some of its candidates are silent."""
+        seen = seen or self._run(silent)
+        update = self._update(seen, layer)
+        if not self._is_nothing(update, seen, layer):
+            raise ModelLoadError(
+                f"layer {layer} of {self.probe.architecture} still changes the residual stream "
+                "with the linear maps silenced that write into it, through "
+                f"{self._other_writers(layer, silent, update)}, so an edit would be partial; "
+                f"{UNSUPPORTED}"
+            )
+
+    def _other_writers(self, layer: int, silent: Mapping[Candidate, Tensor], update: Tensor) -> str:
+        """Modules of a layer without whose parameters it would change its stream otherwise."""
+        known = {candidate.module for candidate in silent if not candidate.raw}
         paths = {module: name for name, module in self.probe.network.named_modules()}
-        others = [
-            (name, module)
-            for name, module in self.probe.layers[layer].named_modules()
-            if next(module.parameters(recurse=False), None) is not None and module not in known
-        ]
-        usual = self._update(self._run(silent), layer).norm()
-        left = {
-            paths[module]: self._update(self._run(silent, silenced=[(layer, name)]), layer).norm()
-            for name, module in others
-        }
-        culprits = [path for path, norm in left.items() if norm <= HALF_TOLERANCE * usual]
-        named = culprits or list(left) or [paths[self.probe.layers[layer]]]
+        left: dict[str, float] = {}
+        for module in self.probe.layers[layer].modules():
+            names = [name for name, _ in module.named_parameters(recurse=False)]
+            if names and module not in known:
+                gone = {
+                    Candidate(layer, name, name, module, name, True, -1): torch.zeros(1, 1)
+                    for name in names
+                }
+                changed = self._update(self._run({**silent, **gone}), layer)
+                left[paths[module]] = float(changed.norm() / update.norm())
+        alone = [path for path, share in left.items() if share <= HALF_TOLERANCE]
+        part = [path for path, share in left.items() if abs(share - 1) > HALF_TOLERANCE]
+        named = alone or part or list(left) or [paths[self.probe.layers[layer]]]
         more = f" and {len(named) - NAMED} more" if len(named) > NAMED else ""
-        return f"{'' if culprits else 'one of '}{', '.join(named[:NAMED])}{more}"
+        return f"{'' if alone else 'some of '}{', '.join(named[:NAMED])}{more}"
 
     def _require_proved(
         self, group: Sequence[Candidate], silent: Mapping[Candidate, Tensor]
@@ -247,6 +257,8 @@ class Dissection:
     def _writers(self, mixing: set[Candidate]) -> list[StreamWriter]:
         biases = _biases([c for c in self.found if c.raw])
         writers = [c for c in self.candidates if c in self.found and not c.bias]
+        for candidate in writers:
+            require_plain_product(candidate)
         return [
             StreamWriter(
                 layer=c.layer,
@@ -279,10 +291,9 @@ class Dissection:
         stream: Tensor | None = None,
         *,
         watched: Iterable[Place] = (),
-        silenced: Iterable[Place] = (),
     ) -> Observation:
         given = self.streams[0] if stream is None else stream
-        seen = self.probe.run(given, replaced, watched=watched, silenced=silenced)
+        seen = self.probe.run(given, replaced, watched=watched)
         self.used |= seen.used
         return seen
 

@@ -75,8 +75,10 @@ def _factors(layer: nn.Module, like: Tensor) -> list[Tensor]:
 
 
 def _unit(vector: Tensor) -> Tensor:
-    return vector / vector.norm().clamp_min(torch.finfo(vector.dtype).tiny)
+    unit: Tensor = vector / vector.norm().clamp_min(torch.finfo(vector.dtype).tiny)
+    return unit
 
 
 def _beside(rows: Tensor, unit: Tensor) -> Tensor:
-    return rows - (rows @ unit)[:, None] * unit
+    beside: Tensor = rows - (rows @ unit)[:, None] * unit
+    return beside
