@@ -99,14 +99,14 @@ SPECIAL: dict[str, dict[str, Any]] = {
 """What single types need beside that."""
 
 
-def tiny_configuration(model_type: str) -> PreTrainedConfig:
-    """The configuration of a model type, of about its default shape but tiny.
+def tiny_configuration(model_type: str, **changes: Any) -> PreTrainedConfig:
+    """The configuration of a model type, of about its default shape but tiny; `changes` win.
 
     Raises:
         Exception: what the configuration's constructor raises for sizes that it does not accept.
     """
     default = AutoConfig.for_model(model_type)
-    return _shrunk(default, SPECIAL.get(model_type, {}))
+    return _shrunk(default, {**SPECIAL.get(model_type, {}), **changes})
 
 
 def _shrunk(default: PreTrainedConfig, special: dict[str, Any]) -> PreTrainedConfig:
