@@ -15,7 +15,8 @@ from transformers import PreTrainedModel
 from heretic.errors import ModelLoadError
 from heretic.model.candidates import find_candidates
 from heretic.model.components import COMPONENTS
-from heretic.model.dissection import Dissection
+from heretic.model.dissection import find_writers
+from heretic.model.experiment import Experiment
 from heretic.model.layers import find_layers, stream_width
 from heretic.model.probe import Probe
 from heretic.model.writer import StreamWriter
@@ -25,11 +26,19 @@ __all__ = ["Anatomy", "StreamWriter", "dissect", "find_layers"]
 
 @dataclass(frozen=True)
 class Anatomy:
-    """The decoder layers and their writers, in order of layer, then of appearance."""
+    """The decoder layers and their writers, in order of layer, then of appearance.
+
+    Attributes:
+        layers: the modules.
+        writers: what writes into the stream.
+        d_model: number of the stream's channels.
+        scales: by which constant each layer multiplies its stream, 1 in most architectures.
+    """
 
     layers: tuple[nn.Module, ...]
     writers: tuple[StreamWriter, ...]
     d_model: int
+    scales: tuple[float, ...]
 
     @property
     def n_layers(self) -> int:
@@ -56,10 +65,11 @@ def dissect(network: PreTrainedModel) -> Anatomy:
     layers = find_layers(network)
     d_model = stream_width(network)
     candidates = find_candidates(network, layers, d_model)
-    writers = Dissection(Probe(network, layers), candidates, d_model).find_writers()
+    experiment = Experiment(Probe(network, layers), candidates, d_model)
+    writers = find_writers(experiment)
     _require_complete(network, writers, len(layers))
     _require_own_weights(network, writers)
-    return Anatomy(tuple(layers), tuple(writers), d_model)
+    return Anatomy(tuple(layers), tuple(writers), d_model, tuple(experiment.scales))
 
 
 def _require_complete(

@@ -3,6 +3,7 @@
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import nn
@@ -74,6 +75,32 @@ def find_candidates(
     for candidate in found:
         _require_editable(candidate)
     return found
+
+
+def require_plain_product(candidate: Candidate) -> None:
+    """Refuse a map of a class of its own that does more than multiply by its matrix.
+
+    Raises:
+        ModelLoadError: it quantises, clamps or adds something, or makes its matrix anew each time.
+    """
+    module: Any = candidate.module
+    if candidate.raw or type(module).forward in (nn.Linear.forward, Conv1D.forward):
+        return
+    stored = module._parameters.get("weight")
+    plain = stored is not None
+    if stored is not None:
+        weight = stored.mT if candidate.stream_dim == -1 else stored
+        states = torch.randn(4, weight.shape[1], generator=torch.Generator().manual_seed(0))
+        given = 8 * states.to(weight)  # large enough to be clamped
+        with torch.inference_mode():
+            expected = nn.functional.linear(given, weight, module.bias).float()
+            miss = (module(given).float() - expected).norm()
+        plain = bool(miss <= 4 * torch.finfo(weight.dtype).eps * expected.norm())
+    if not plain:
+        raise ModelLoadError(
+            f"{candidate.path} writes into the residual stream and is a {type(module).__name__}, "
+            "which does not simply multiply by its weights; this architecture is not supported"
+        )
 
 
 def _map(

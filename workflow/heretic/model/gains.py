@@ -21,13 +21,14 @@ def on_ray(update: Tensor, after: Tensor, ray: Tensor, dtype: torch.dtype) -> bo
 
     Args:
         update: [tokens, d_model].
-        after: the stream [tokens, d_model] of which it is a part, which bounds its rounding.
+        after: the stream [tokens, d_model] of which it is a part, which tells its rounding.
         ray: [d_model].
         dtype: in which the network computes.
     """
     unit = ray.to(update) / ray.norm()
     sizes, rest = update.norm(dim=-1), _beside(update, unit).norm(dim=-1)
-    rounding = 2 * torch.finfo(dtype).eps * after.norm(dim=-1)
+    # Of a token for which experts cancel each other hardly more than rounding may be left.
+    rounding = 2 * torch.finfo(dtype).eps * after.norm(dim=-1).max()
     strongest = int(sizes.argmax())
     share = TOLERANCE.get(dtype, HALF_TOLERANCE)
     return bool(
@@ -75,8 +76,10 @@ def _factors(layer: nn.Module, like: Tensor) -> list[Tensor]:
 
 
 def _unit(vector: Tensor) -> Tensor:
-    return vector / vector.norm().clamp_min(torch.finfo(vector.dtype).tiny)
+    unit: Tensor = vector / vector.norm().clamp_min(torch.finfo(vector.dtype).tiny)
+    return unit
 
 
 def _beside(rows: Tensor, unit: Tensor) -> Tensor:
-    return rows - (rows @ unit)[:, None] * unit
+    beside: Tensor = rows - (rows @ unit)[:, None] * unit
+    return beside

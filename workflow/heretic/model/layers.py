@@ -21,11 +21,8 @@ def find_layers(network: PreTrainedModel) -> list[nn.Module]:
     """
     expected = _size(network, "num_hidden_layers")
     decoder: nn.Module = network.get_decoder()  # type: ignore[no-untyped-call]
-    lists: dict[str, nn.ModuleList] = {}
-    for name, module in decoder.named_modules():
-        inside = any(name.startswith(f"{outer}.") for outer in lists)
-        if isinstance(module, nn.ModuleList) and len(module) == expected and not inside:
-            lists[name] = module
+    # What calls itself a decoder may be the head that decodes states into tokens.
+    lists = _lists(decoder, expected) or _lists(network, expected)
     if len(lists) > 1:
         lists = _that_run(network, lists)
     if len(lists) != 1:
@@ -34,6 +31,16 @@ def find_layers(network: PreTrainedModel) -> list[nn.Module]:
             "decoder is expected; this architecture is not supported"
         )
     return list(*lists.values())
+
+
+def _lists(module: nn.Module, length: int) -> dict[str, nn.ModuleList]:
+    """Lists of `length` modules that lie in no other such list."""
+    found: dict[str, nn.ModuleList] = {}
+    for name, inner in module.named_modules():
+        inside = any(name.startswith(f"{outer}.") for outer in found)
+        if isinstance(inner, nn.ModuleList) and len(inner) == length and not inside:
+            found[name] = inner
+    return found
 
 
 def stream_width(network: PreTrainedModel) -> int:

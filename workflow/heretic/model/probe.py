@@ -57,7 +57,6 @@ class Probe:
         replaced: Mapping[Candidate, Tensor],
         *,
         watched: Iterable[Place] = (),
-        silenced: Iterable[Place] = (),
     ) -> Observation:
         """One pass.
 
@@ -67,13 +66,12 @@ class Probe:
                 (the first row everywhere if they see only some of the tokens), matrices the first
                 row for every unit of their input, biases the first row for every expert.
             watched: modules whose input is of interest.
-            silenced: further modules whose output is replaced by zero.
 
         Raises:
             ModelLoadError: the network cannot be run so.
         """
         seen = Observation()
-        with self._hooked(stream, replaced, seen, watched, silenced), torch.inference_mode():
+        with self._hooked(stream, replaced, seen, watched), torch.inference_mode():
             try:
                 self.network(**few_tokens(self.network, len(stream)))
             except (RuntimeError, ValueError, TypeError, LookupError, AttributeError) as error:
@@ -97,7 +95,6 @@ class Probe:
         replaced: Mapping[Candidate, Tensor],
         seen: Observation,
         watched: Iterable[Place],
-        silenced: Iterable[Place],
     ) -> Iterator[None]:
         handles: list[RemovableHandle] = []
         swaps = [
@@ -112,8 +109,6 @@ class Probe:
             for index, name in watched:
                 module = self.layers[index].get_submodule(name)
                 handles.append(_watch_input(module, (index, name), len(stream), seen))
-            for index, name in silenced:
-                handles.append(_silence(self.layers[index].get_submodule(name)))
             yield
         finally:
             for handle in handles:
@@ -206,17 +201,6 @@ def _watch_input(
             seen.inputs[place] = _rows(first)
 
     return module.register_forward_pre_hook(keep, with_kwargs=True)
-
-
-def _silence(module: nn.Module) -> RemovableHandle:
-    def overwrite(_: nn.Module, args: Any, output: Any) -> Any:
-        if isinstance(output, Tensor) and output.is_floating_point():
-            return torch.zeros_like(output)
-        if isinstance(output, tuple) and isinstance(output[0], Tensor):
-            return (torch.zeros_like(output[0]), *output[1:])
-        return output
-
-    return module.register_forward_hook(overwrite)
 
 
 def _rows(states: Tensor) -> Tensor:
