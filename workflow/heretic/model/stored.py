@@ -84,8 +84,8 @@ def places(origins: Mapping[str, Origin]) -> dict[str, list[str]]:
     """The tensors of the files that hold a parameter as it is, by the parameter's name.
 
     Returns:
-        One name, or that of each expert's matrix in their order, to be stacked. A parameter that
-        the files hold in another form is left out.
+        One name, or that of each expert's matrix in their order: one after the other their values
+        are the parameter's. A parameter that the files hold in another form is left out.
     """
     found: dict[str, dict[int | None, str]] = {}
     otherwise: set[str] = set()
