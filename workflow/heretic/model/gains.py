@@ -14,10 +14,14 @@ from torch import Tensor, nn
 # in a thousand of a probe of size 1 at a residual multiplier of 0.1.
 TOLERANCE = {torch.float64: 1e-6, torch.float32: 1e-3}
 HALF_TOLERANCE = 0.02
+SMALLEST = 1e-30
 
 
 def on_ray(update: Tensor, after: Tensor, ray: Tensor, dtype: torch.dtype) -> bool:
     """Whether what every token received is a multiple of one vector, and for some token not zero.
+
+    In half precision a token for which experts cancel each other may be left with their rounding,
+    which a norm makes as large as the rest; half as many of these are let pass as are not.
 
     Args:
         update: [tokens, d_model].
@@ -27,15 +31,12 @@ def on_ray(update: Tensor, after: Tensor, ray: Tensor, dtype: torch.dtype) -> bo
     """
     unit = ray.to(update) / ray.norm()
     sizes, rest = update.norm(dim=-1), _beside(update, unit).norm(dim=-1)
-    # Of a token for which experts cancel each other hardly more than rounding may be left.
-    rounding = 2 * torch.finfo(dtype).eps * after.norm(dim=-1).max()
-    strongest = int(sizes.argmax())
     share = TOLERANCE.get(dtype, HALF_TOLERANCE)
-    return bool(
-        sizes[strongest] > 0
-        and rest[strongest] <= share * sizes[strongest]
-        and (rest <= share * sizes + rounding).all()
-    )
+    rounding = 2 * torch.finfo(dtype).eps * after.norm(dim=-1).max()
+    good = (sizes > 0) & (rest <= share * sizes)
+    off = ~(rest <= share * sizes + rounding)
+    let_pass = 0 if dtype in TOLERANCE else int(good.sum()) // 2
+    return bool(good.any() and off.sum() <= let_pass)
 
 
 def read_gain(update: Tensor, signs: Tensor, layer: nn.Module, dtype: torch.dtype) -> Tensor | None:
@@ -55,9 +56,11 @@ def read_gain(update: Tensor, signs: Tensor, layer: nn.Module, dtype: torch.dtyp
         gain [d_model], scaled to a mean square of 1.
     """
     per_token = update * signs
-    strongest = per_token[per_token.norm(dim=-1).argmax()]
-    towards = torch.where(per_token @ strongest < 0, -1.0, 1.0).to(update)
-    measured = _unit((per_token * towards[:, None]).sum(0))
+    units = per_token / per_token.norm(dim=-1, keepdim=True).clamp_min(SMALLEST)
+    # The token that most others resemble, and these: the rest is rounding.
+    cosines = units @ units[(units @ units.T).abs().sum(-1).argmax()]
+    alike = torch.where(cosines.abs() > 1 - HALF_TOLERANCE, cosines.sign(), 0.0)
+    measured = _unit((per_token * alike[:, None]).sum(0))
     known = [torch.ones_like(measured), *_factors(layer, measured)]
     products = [_unit(one * other) for one, other in combinations_with_replacement(known, 2)]
     misses = [float(_beside(measured[None], product).norm()) for product in products]
@@ -76,7 +79,7 @@ def _factors(layer: nn.Module, like: Tensor) -> list[Tensor]:
 
 
 def _unit(vector: Tensor) -> Tensor:
-    unit: Tensor = vector / vector.norm().clamp_min(torch.finfo(vector.dtype).tiny)
+    unit: Tensor = vector / vector.norm().clamp_min(SMALLEST)
     return unit
 
 
