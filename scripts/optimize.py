@@ -17,6 +17,7 @@ from heretic.artifacts import provenance, read_json, read_tensors, sha256_of, wr
 from heretic.console import job, log
 from heretic.errors import StudyError
 from heretic.evaluation.evaluator import Evaluator
+from heretic.export.forms import check_adapter
 from heretic.model.loading import load_model, model_facts
 from heretic.model.source import locate, source_facts, tokenizer_files
 from heretic.model.threads import set_threads
@@ -43,12 +44,14 @@ def main(smk: Snakemake) -> None:
     name = study_name(objective(settings, inputs, directions, smk))
     with open_study(Path(smk.params.database), name) as study:
         loop = prepare(settings, runtime, inputs, directions, smk.params.model)
+        writers = record_writers(loop.editor.model.anatomy)
+        # Hours before the export would refuse.
+        check_adapter(smk.config["settings"][smk.wildcards.run]["export"], writers)
         baseline = loop.evaluator.evaluate()
         require_refusals(baseline.refusals, settings)
         records = loop.run(study, settings["n_trials"])
     facts, model = provenance(settings, inputs), loop.editor.model
     weights = source_facts("", settings["model_revision"], model.folder)["sha256"]
-    writers = record_writers(model.anatomy)
     write_csv(Path(smk.output.trials), trial_rows(records), facts)
     write_json(
         Path(smk.output.study),

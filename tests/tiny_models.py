@@ -10,10 +10,12 @@ from transformers import (
     Gemma2Config,
     GemmaConfig,
     GPT2Config,
+    GptOssConfig,
     GraniteConfig,
     LlamaConfig,
     MambaConfig,
     MixtralConfig,
+    Olmo2Config,
     PreTrainedConfig,
     PreTrainedModel,
     PreTrainedTokenizerFast,
@@ -26,6 +28,7 @@ from heretic.model.anatomy import dissect
 from heretic.model.batching import BatchSize
 from heretic.model.chat import ChatFormat
 from heretic.model.loading import Model, load_model
+from heretic.model.tiny import tiny_configuration
 from heretic.prompts.prompt import Prompt
 from heretic.settings import Settings
 
@@ -91,7 +94,10 @@ VOCABULARY = len(tiny_tokenizer())
 
 
 def tiny_config(family: str, **changes: Any) -> PreTrainedConfig:
-    """The configuration of a family with tiny sizes; `changes` win."""
+    """The configuration of a family with tiny sizes; `changes` win.
+
+    Other families are known by their model type in transformers.
+    """
     known: dict[str, tuple[type[PreTrainedConfig], dict[str, Any]]] = {
         "llama": (LlamaConfig, SIZES),
         # Query, key and value projections of the stream's width.
@@ -106,8 +112,13 @@ def tiny_config(family: str, **changes: Any) -> PreTrainedConfig:
         "gemma2": (Gemma2Config, SIZES),
         "mixtral": (MixtralConfig, {**SIZES, **EXPERTS, "num_local_experts": 4}),
         "qwen3_moe": (Qwen3MoeConfig, {**SIZES, **EXPERTS, "num_experts": 4}),
+        # Experts' matrices transposed, with biases.
+        "gpt_oss": (GptOssConfig, {**SIZES, **EXPERTS, "num_local_experts": 4}),
+        "olmo2": (Olmo2Config, SIZES),
         "mamba": (MambaConfig, {**SIZES, "state_size": 4}),
     }
+    if family not in known:
+        return tiny_configuration(family, vocab_size=VOCABULARY, **changes)
     kind, sizes = known[family]
     special = {"bos_token_id": None, "pad_token_id": 0, "eos_token_id": 1}
     return kind(**{"vocab_size": VOCABULARY, **special, **sizes, **changes})
@@ -121,8 +132,9 @@ def tiny_network(
         torch.manual_seed(seed)
         config = tiny_config(family, **changes)
         network: Any = AutoModelForCausalLM.from_config(config)  # type: ignore[no-untyped-call]
-        for parameter in network.parameters():
-            if parameter.dim() == 1 and family != "mamba":
+        for name, parameter in network.named_parameters():
+            is_vector = parameter.dim() == 1 or name.endswith("bias")  # experts have several
+            if is_vector and "mamba" not in family:
                 parameter.data.add_(0.1 * torch.randn_like(parameter))
     result: PreTrainedModel = network.to(dtype).eval().requires_grad_(False)
     return result

@@ -69,11 +69,26 @@ def test_creation_refuses_a_model_without_layers(anatomy: Anatomy) -> None:
 
 
 @pytest.mark.parametrize("component", [ATTENTION, MLP])
-def test_creation_refuses_a_layer_without_a_component(anatomy: Anatomy, component: str) -> None:
-    kept = tuple(w for w in anatomy.writers if (w.layer, w.component) != (1, component))
+def test_creation_refuses_a_model_without_a_component(anatomy: Anatomy, component: str) -> None:
+    kept = tuple(writer for writer in anatomy.writers if writer.component != component)
 
-    with pytest.raises(ModelLoadError, match=f"layer 1 has no {component} to cache"):
+    with pytest.raises(ModelLoadError, match=f"no layer has an {component} to cache"):
         LayerWeightsCache(replace(anatomy, writers=kept))
+
+
+def test_creation_refuses_a_layer_with_nothing_to_edit(anatomy: Anatomy) -> None:
+    kept = tuple(writer for writer in anatomy.writers if writer.layer != 1)
+
+    with pytest.raises(ModelLoadError, match="layer 1 has nothing to cache"):
+        LayerWeightsCache(replace(anatomy, writers=kept))
+
+
+@pytest.mark.parametrize("component", [ATTENTION, MLP])
+def test_a_layer_of_a_hybrid_may_lack_a_component(anatomy: Anatomy, component: str) -> None:
+    kept = tuple(w for w in anatomy.writers if (w.layer, w.component) != (1, component))
+    hybrid = replace(anatomy, writers=kept)
+
+    LayerWeightsCache(hybrid).check(hybrid)
 
 
 def larger_than_any_memory() -> nn.Linear:

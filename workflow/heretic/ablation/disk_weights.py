@@ -36,25 +36,25 @@ class DiskWeights:
     def check(self, anatomy: Anatomy) -> None:
         """Refuse a model whose writers the checkpoint does not hold in their shape."""
         for writer in anatomy.writers:
-            for name, parameter in writer.module.named_parameters(writer.name, recurse=False):
+            for name, tensor in _stored(writer):
                 with self._open(name) as (tensors, stored):
                     on_disk = tuple(tensors.get_slice(stored).get_shape())
-                in_memory = tuple(parameter.shape)
+                in_memory = tuple(tensor.shape)
                 if on_disk != in_memory:
                     raise ModelLoadError(
                         f"{name} has shape {in_memory} in memory and {on_disk} on disk; {ADVICE}"
                     )
 
     def pristine(self, writer: StreamWriter, anatomy: Anatomy) -> PristineParts:
-        """Weight [d_model, d_in] and bias [d_model] as the model was loaded.
+        """Weight and bias, in the writer's shapes, as the model was loaded.
 
         Raises:
             ModelLoadError: the file is gone or damaged, or has no such tensor.
         """
         dtype = writer.weight.dtype
-        weight = self._read(f"{writer.name}.weight", dtype)
-        bias = None if writer.bias is None else self._read(f"{writer.name}.bias", dtype)
-        return PristineParts(weight.T if writer.transposed else weight, bias)
+        weight = self._read(writer.parameter_name, dtype)
+        bias = None if writer.bias_name is None else self._read(writer.bias_name, dtype)
+        return PristineParts(weight.mT if writer.transposed else weight, bias)
 
     def _read(self, name: str, dtype: torch.dtype) -> Tensor:
         with self._open(name) as (tensors, stored):
@@ -74,6 +74,13 @@ class DiskWeights:
                 yield tensors, stored
         except (OSError, SafetensorError) as error:
             raise ModelLoadError(f"cannot read {name} from disk: {error}; {ADVICE}") from error
+
+
+def _stored(writer: StreamWriter) -> Iterator[tuple[str, Tensor]]:
+    """A writer's parameters as they are stored, by name."""
+    yield writer.parameter_name, writer.weight.mT if writer.transposed else writer.weight
+    if writer.bias_name is not None and writer.bias is not None:
+        yield writer.bias_name, writer.bias
 
 
 def tensor_files(folder: Path) -> dict[str, Path]:

@@ -4,9 +4,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol, TypeVar
 
+import torch
 from torch import Tensor
 
-from heretic.ablation.directions import AblationDirections
+from heretic.ablation.directions import AblationDirections, orthonormal
 from heretic.ablation.parameters import AblationParameters
 from heretic.errors import DirectionError
 from heretic.model.anatomy import Anatomy, StreamWriter
@@ -23,13 +24,20 @@ class Placed(Protocol):
     def component(self) -> str:
         """Which kind of map it is."""
 
+    @property
+    def gain(self) -> Tensor | Sequence[float] | None:
+        """Factors [d_model] between what it writes and the stream; None if they are alike."""
+
 
 PlacedT = TypeVar("PlacedT", bound=Placed)
 
 
 @dataclass(frozen=True)
 class Edit:
-    """One writer's edit: orthonormal directions [k, d_model] and a strength for each."""
+    """One writer's edit: orthonormal directions [k, d_model] and a strength for each.
+
+    The directions are those of the writer's output, which are not the stream's where it has a gain.
+    """
 
     writer: StreamWriter
     directions: Tensor
@@ -61,7 +69,8 @@ def place_edits(
     A direction's strength is the trial's, times the direction's weight.
 
     Raises:
-        DirectionError: there are no directions at the index of a global edit, or for a layer.
+        DirectionError: there are no directions at the index of a global edit, or for a layer; or
+            nothing that a writer does can move the stream along one.
     """
     by_component = parameters.strengths(n_layers)
     everywhere = None
@@ -77,5 +86,28 @@ def place_edits(
             rows, weights = everywhere or directions.of_layer(writer.layer)
             strengths = tuple(strength * weight for weight in weights)
             if any(strengths):
-                edits.append((writer, rows, strengths))
+                edits.append((writer, suited(rows, writer.gain), strengths))
     return edits
+
+
+def suited(rows: Tensor, gain: Tensor | Sequence[float] | None) -> Tensor:
+    """Directions of a writer's output, without which the stream does not move along `rows`.
+
+    Where the stream moves along gain * y, d (gain * y) = (gain * d) y. All directions together are
+    removed exactly at a strength of 1 each; at others each stands for its part of what is left by
+    those before it, since gain * d of several d are no longer at right angles.
+
+    Args:
+        rows: orthonormal directions [k, d_model] of the stream.
+        gain: factors [d_model] between output and stream, or None if they are all alike.
+
+    Returns:
+        Orthonormal rows [k, d_model] in the dtype of `rows`.
+
+    Raises:
+        DirectionError: the gain leaves nothing of a direction.
+    """
+    if gain is None:
+        return rows
+    factors = torch.as_tensor(gain, dtype=torch.float64).to(rows.device)
+    return orthonormal(rows.double() * factors).to(rows.dtype)

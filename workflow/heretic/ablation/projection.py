@@ -11,6 +11,8 @@ E = W - D^T diag(s) V:
 Scaling columns or the whole matrix keeps D W' = 0 at s = 1. Scaling rows does not: it puts part of
 the directions back. A strength of 1 removes its direction, more than 1 reflects it. Since the rows
 of D are orthonormal, each direction is edited as if it were alone, and their order is of no matter.
+
+The matrices of a layer's experts are edited each on its own.
 """
 
 from collections.abc import Sequence
@@ -32,7 +34,7 @@ def ablate_matrix(
     """The edited matrix.
 
     Args:
-        pristine: W [d_model, d_in]; not changed unless it is `out`.
+        pristine: W [d_model, d_in], or [experts, d_model, d_in]; not changed unless it is `out`.
         directions: D, orthonormal rows [k, d_model].
         strengths: s, one for each direction; W is returned bit for bit where all are 0.
         norm_preservation: which norms are restored afterwards.
@@ -46,6 +48,10 @@ def ablate_matrix(
     result = torch.empty_like(pristine) if out is None else out
     if not any(strengths):
         return result.copy_(pristine)
+    if pristine.ndim == 3:  # one by one, so that only one is in memory in float32
+        for expert, place in zip(pristine, result, strict=True):
+            ablate_matrix(expert, directions, strengths, norm_preservation, out=place)
+        return result
     weight = pristine.to(torch.promote_types(pristine.dtype, torch.float32))
     units = directions.to(weight)
     scaled = units * units.new_tensor(strengths)[:, None]
@@ -59,13 +65,19 @@ def ablate_matrix(
 
 
 def ablate_bias(pristine: Tensor, directions: Tensor, strengths: Sequence[float]) -> Tensor:
-    """The edited bias b' = b - D^T diag(s) D b [d_model], in b's dtype."""
+    """The edited bias b' = b - D^T diag(s) D b, in b's dtype.
+
+    Args:
+        pristine: b [d_model], or [experts, d_model].
+        directions: D, orthonormal rows [k, d_model].
+        strengths: s, one for each direction.
+    """
     if not any(strengths):
         return pristine.clone()
     bias = pristine.to(torch.promote_types(pristine.dtype, torch.float32))
     edited = bias
     for unit, strength in zip(directions.to(bias), strengths, strict=True):
-        edited = edited - strength * unit * (unit @ bias)
+        edited = edited - strength * unit * (bias @ unit)[..., None]
     return edited.to(pristine.dtype)
 
 

@@ -18,7 +18,7 @@ PROGRAM_ERROR = "this is a defect of the program or the model was changed meanwh
 
 @dataclass(frozen=True)
 class PristineParts:
-    """Original weight [d_model, d_in] and bias [d_model] of one writer."""
+    """Original weight [d_model, d_in] and bias [d_model] of one writer, stacked for experts."""
 
     weight: Tensor
     bias: Tensor | None
@@ -34,8 +34,8 @@ class LayerWeightsCache:
         """Clone the writers of every layer.
 
         Raises:
-            ModelLoadError: there are no layers, a layer lacks a component, memory runs out, or a
-                tensor cannot be cloned.
+            ModelLoadError: there are no layers, a layer has nothing to edit, a component is in no
+                layer, memory runs out, or a tensor cannot be cloned.
         """
         self.layer_weights_cache: dict[int, dict[str, list[PristineParts]]] = {}
         if anatomy.n_layers == 0:
@@ -45,16 +45,19 @@ class LayerWeightsCache:
             )
         for layer in range(anatomy.n_layers):
             by_component = anatomy.of_layer(layer)
-            for component in COMPONENTS:
-                if not by_component[component]:
-                    raise ModelLoadError(
-                        f"layer {layer} has no {component} to cache; this architecture is not "
-                        "supported"
-                    )
+            if not any(by_component.values()):
+                raise ModelLoadError(
+                    f"layer {layer} has nothing to cache; this architecture is not supported"
+                )
             self.layer_weights_cache[layer] = {
                 component: [_clone(writer) for writer in by_component[component]]
                 for component in COMPONENTS
             }
+        for component in COMPONENTS:
+            if not any(cached[component] for cached in self.layer_weights_cache.values()):
+                raise ModelLoadError(
+                    f"no layer has an {component} to cache; this architecture is not supported"
+                )
         log.info("Weights cache: %.2f GB in %d layers", self.bytes / 1e9, anatomy.n_layers)
 
     @property

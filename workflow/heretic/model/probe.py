@@ -1,10 +1,10 @@
-"""Runs a few tokens through a network with chosen layer inputs and chosen module outputs.
+"""Runs a few tokens through a network with chosen layer inputs and chosen outputs of its parts.
 
 Every decoder layer gets the same stream as its input, whatever the layer before it wrote, so one
 pass examines all layers on their own, and rounding does not grow with depth.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any, TypeAlias
@@ -15,81 +15,133 @@ from torch.utils.hooks import RemovableHandle
 from transformers import PreTrainedModel
 
 from heretic.errors import ModelLoadError
+from heretic.model.candidates import Candidate
+from heretic.model.layers import few_tokens
 
 TOKENS = 6
-Key: TypeAlias = tuple[int, str]
+Place: TypeAlias = tuple[int, str]
 """A layer's index and the dotted path of a module inside it."""
 
 
 @dataclass
 class Observation:
-    """What one pass showed.
+    """What one pass showed, in float32 (float64 where the network is) on the CPU.
 
     Attributes:
-        updates: by layer, what it added to its stream [tokens, d_model], float32 on the CPU.
-        inputs: by module that was run with its output replaced, its input [tokens, d_in].
+        before: by layer, the stream that it was given [tokens, d_model].
+        after: by layer, the stream that it left.
+        used: replaced candidates whose module ran.
+        inputs: by watched module, its input with one row per token [tokens, d_in], if it has that.
     """
 
-    updates: dict[int, Tensor] = field(default_factory=dict)
-    inputs: dict[Key, Tensor] = field(default_factory=dict)
+    before: dict[int, Tensor] = field(default_factory=dict)
+    after: dict[int, Tensor] = field(default_factory=dict)
+    used: set[Candidate] = field(default_factory=set)
+    inputs: dict[Place, Tensor] = field(default_factory=dict)
 
 
 class Probe:
-    """The modules of a network's layers, and passes with some of their outputs replaced.
+    """Passes through a network with parts of its layers replaced; nothing of that stays."""
 
-    Attributes:
-        modules: modules with parameters of their own, in order of layer, then of appearance.
-        paths: their dotted paths in the network.
-    """
-
-    def __init__(self, network: PreTrainedModel, layers: list[nn.Module]) -> None:
+    def __init__(self, network: PreTrainedModel, layers: Sequence[nn.Module]) -> None:
         self.network, self.layers = network, layers
-        self.modules: dict[Key, nn.Module] = {
-            (index, name): module
-            for index, layer in enumerate(layers)
-            for name, module in layer.named_modules()
-            if next(module.parameters(recurse=False), None) is not None
-        }
-        known = {id(module): path for path, module in network.named_modules()}
-        self.paths = {key: known[id(module)] for key, module in self.modules.items()}
 
-    def run(self, stream: Tensor, outputs: Mapping[Key, Tensor]) -> Observation:
-        """Feed `stream` [tokens, d_model] to every layer, with `outputs` in place of modules' own.
+    @property
+    def architecture(self) -> str:
+        """Name of the network's class."""
+        return type(self.network).__name__
+
+    def run(
+        self,
+        stream: Tensor,
+        replaced: Mapping[Candidate, Tensor],
+        *,
+        watched: Iterable[Place] = (),
+    ) -> Observation:
+        """One pass.
+
+        Args:
+            stream: [tokens, d_model], which every layer gets as its input.
+            replaced: what candidates write in place of their own: maps the rows [tokens, d_model]
+                (the first row everywhere if they see only some of the tokens), matrices the first
+                row for every unit of their input, biases the first row for every expert.
+            watched: modules whose input is of interest.
 
         Raises:
             ModelLoadError: the network cannot be run so.
         """
         seen = Observation()
-        embeddings: Any = self.network.get_input_embeddings()
-        vocabulary = len(embeddings.weight)
-        tokens = torch.arange(len(stream), device=self.network.device)[None] % vocabulary
-        with self._hooked(stream, outputs, seen), torch.inference_mode():
+        with self._hooked(stream, replaced, seen, watched), torch.inference_mode():
             try:
-                self.network(
-                    input_ids=tokens, attention_mask=torch.ones_like(tokens), use_cache=False
-                )
-            except (RuntimeError, ValueError, TypeError, LookupError) as error:
+                self.network(**few_tokens(self.network, len(stream)))
+            except (RuntimeError, ValueError, TypeError, LookupError, AttributeError) as error:
                 reason = " ".join(str(error).split())
                 raise ModelLoadError(
-                    f"{type(self.network).__name__} does not run on a few tokens ({reason}); "
-                    "this architecture is not supported"
+                    f"{self.architecture} does not run on a few tokens ({reason}); this "
+                    "architecture is not supported"
                 ) from error
+        missing = [index for index in range(len(self.layers)) if index not in seen.after]
+        if missing:
+            raise ModelLoadError(
+                f"{self.architecture} does not run layer {missing[0]} on text alone; this "
+                "architecture is not supported"
+            )
         return seen
 
     @contextmanager
     def _hooked(
-        self, stream: Tensor, outputs: Mapping[Key, Tensor], seen: Observation
+        self,
+        stream: Tensor,
+        replaced: Mapping[Candidate, Tensor],
+        seen: Observation,
+        watched: Iterable[Place],
     ) -> Iterator[None]:
         handles: list[RemovableHandle] = []
+        swaps = [
+            _Swap({c: value for c, value in replaced.items() if c.raw and c.layer == index})
+            for index in range(len(self.layers))
+        ]
         try:
             for index, layer in enumerate(self.layers):
-                handles += _watch_layer(layer, index, stream, seen)
-            for key, value in outputs.items():
-                handles.append(_replace_output(self.modules[key], key, value, seen))
+                handles += _watch_layer(layer, index, stream, seen, swaps[index])
+            for candidate, value in replaced.items():
+                handles.append(_replace_output(candidate, value, seen))
+            for index, name in watched:
+                module = self.layers[index].get_submodule(name)
+                handles.append(_watch_input(module, (index, name), len(stream), seen))
             yield
         finally:
             for handle in handles:
                 handle.remove()
+            for swap in swaps:
+                swap.restore()
+
+
+class _Swap:
+    """Other parameters in a layer's modules while it runs; the originals are put aside as such.
+
+    A layer at a time, because what is put in place takes as much memory as what it replaces.
+    """
+
+    def __init__(self, values: Mapping[Candidate, Tensor]) -> None:
+        self.values = values
+        self.originals: dict[Candidate, nn.Parameter] = {}
+
+    def replace(self) -> None:
+        for candidate, value in self.values.items():
+            original = getattr(candidate.module, candidate.parameter)
+            row = value[0].to(original)
+            if candidate.stream_dim == -2:
+                row = row[:, None]
+            other = nn.Parameter(row.expand_as(original).contiguous(), requires_grad=False)
+            self.originals[candidate] = original
+            candidate.module._parameters[candidate.parameter] = other
+
+    def restore(self) -> None:
+        # Backwards: where one parameter is two candidates, the first put the original aside.
+        for candidate, original in reversed(self.originals.items()):
+            candidate.module._parameters[candidate.parameter] = original
+        self.originals.clear()
 
 
 def first_tensor(output: Any) -> Tensor:
@@ -104,17 +156,23 @@ def stream_of(args: Any, kwargs: Any) -> Tensor:
 
 
 def _watch_layer(
-    layer: nn.Module, index: int, stream: Tensor, seen: Observation
+    layer: nn.Module, index: int, stream: Tensor, seen: Observation, swap: _Swap
 ) -> list[RemovableHandle]:
     def feed(_: nn.Module, args: Any, kwargs: Any) -> tuple[Any, Any]:
         hidden = stream_of(args, kwargs)
-        fed = stream.to(hidden).expand_as(hidden).clone()
+        if hidden.shape != (1, *stream.shape):
+            raise ModelLoadError(
+                f"layer {index} is given states of shape {tuple(hidden.shape)} where "
+                f"{(1, *stream.shape)} is one residual stream; this architecture is not supported"
+            )
+        fed = stream.to(hidden)[None].clone()
+        seen.before[index] = _rows(fed)
+        swap.replace()
         return ((fed, *args[1:]), kwargs) if args else (args, {**kwargs, "hidden_states": fed})
 
     def record(_: nn.Module, args: Any, kwargs: Any, output: Any) -> None:
-        after = first_tensor(output)
-        before = stream.to(stream_of(args, kwargs))
-        seen.updates[index] = (after.float() - before.float()).flatten(0, -2).cpu()
+        swap.restore()
+        seen.after[index] = _rows(first_tensor(output))
 
     return [
         layer.register_forward_pre_hook(feed, with_kwargs=True),
@@ -122,15 +180,29 @@ def _watch_layer(
     ]
 
 
-def _replace_output(
-    module: nn.Module, key: Key, value: Tensor, seen: Observation
-) -> RemovableHandle:
-    def overwrite(_: nn.Module, args: Any, output: Any) -> Any:
-        if args:
-            seen.inputs[key] = args[0].flatten(0, -2).float().cpu()
-        if not isinstance(output, Tensor) or output.shape[-1] != value.shape[-1]:
+def _replace_output(candidate: Candidate, value: Tensor, seen: Observation) -> RemovableHandle:
+    def overwrite(_: nn.Module, args: Any, output: Tensor) -> Tensor:
+        seen.used.add(candidate)
+        if candidate.raw:
             return output
         fits = output.shape[-2] == len(value)
         return (value if fits else value[:1]).to(output).expand_as(output).clone()
 
-    return module.register_forward_hook(overwrite)
+    return candidate.module.register_forward_hook(overwrite)
+
+
+def _watch_input(
+    module: nn.Module, place: Place, tokens: int, seen: Observation
+) -> RemovableHandle:
+    def keep(_: nn.Module, args: Any, kwargs: Any) -> None:
+        given = (value for value in (*args, *kwargs.values()) if isinstance(value, Tensor))
+        first = next(given, None)
+        if first is not None and first.dim() > 1 and first.shape[:-1].numel() == tokens:
+            seen.inputs[place] = _rows(first)
+
+    return module.register_forward_pre_hook(keep, with_kwargs=True)
+
+
+def _rows(states: Tensor) -> Tensor:
+    rows = states.detach().flatten(0, -2)
+    return rows.to("cpu", torch.promote_types(rows.dtype, torch.float32), copy=True)

@@ -366,7 +366,8 @@ class SettingsFields(BaseSettings):
     export: Literal["merged", "adapter"] = setting(
         "merged",
         "What is saved: the whole edited model (`merged`), or a LoRA `adapter` of a few megabytes "
-        "that PEFT loads into the base model and that needs `norm_preservation: none`.",
+        "that PEFT loads into the base model and that needs `norm_preservation: none` and a model "
+        "whose experts, if it has any, are not one parameter.",
         "apply_best",
     )
     low_memory_export: Literal["true", "false", "auto"] = setting(

@@ -1,0 +1,141 @@
+"""What may write into the residual stream, by shape: maps and parameters of the stream's width."""
+
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import nn
+from transformers import PreTrainedModel
+from transformers.pytorch_utils import Conv1D
+
+from heretic.errors import ModelLoadError
+
+EDITABLE = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
+INDEX = re.compile(r"(?<=\.)\d+(?=\.)")
+
+
+@dataclass(frozen=True, eq=False)
+class Candidate:
+    """A linear map, matrix or bias of a layer that may write into the stream.
+
+    Attributes:
+        layer: index of its decoder layer.
+        name: dotted path inside the layer, of the module or of the parameter.
+        path: the same in the network.
+        module: the map, or what holds the parameter.
+        parameter: name in `module` of the matrix or bias.
+        raw: whether the module is no linear map, so that only the parameter can be replaced.
+        stream_dim: which dimension of the parameter has the stream's width: -1 or -2.
+        bias: whether it is added to the products of all experts, [experts, d_model].
+    """
+
+    layer: int
+    name: str
+    path: str
+    module: nn.Module
+    parameter: str
+    raw: bool
+    stream_dim: int
+    bias: bool = False
+
+    @property
+    def group(self) -> tuple[str, int]:
+        """Same for candidates that play the same part in different layers."""
+        return self.name, self.stream_dim
+
+    def is_twin_of(self, other: "Candidate") -> bool:
+        """Whether the two are experts of one list: alike but for their number in it."""
+        mine, theirs = self.module, other.module
+        return (
+            self.layer == other.layer
+            and INDEX.sub("*", f".{self.name}.") == INDEX.sub("*", f".{other.name}.")
+            and type(mine) is type(theirs)
+            and [p.shape for p in mine.parameters()] == [p.shape for p in theirs.parameters()]
+        )
+
+
+def find_candidates(
+    network: PreTrainedModel, layers: Sequence[nn.Module], d_model: int
+) -> list[Candidate]:
+    """Candidates in order of layer, then of appearance.
+
+    Raises:
+        ModelLoadError: one is quantised, so that it cannot be edited in place.
+    """
+    paths = {id(module): path for path, module in network.named_modules()}
+    found: list[Candidate] = []
+    for index, layer in enumerate(layers):
+        for name, module in layer.named_modules():
+            if isinstance(module, nn.Linear | Conv1D):
+                found += _map(index, name, paths[id(module)], module, d_model)
+            else:
+                found += _raw(index, name, paths[id(module)], module, d_model)
+    for candidate in found:
+        _require_editable(candidate)
+    return found
+
+
+def require_plain_product(candidate: Candidate) -> None:
+    """Refuse a map of a class of its own that does more than multiply by its matrix.
+
+    Raises:
+        ModelLoadError: it quantises, clamps or adds something, or makes its matrix anew each time.
+    """
+    module: Any = candidate.module
+    if candidate.raw or type(module).forward in (nn.Linear.forward, Conv1D.forward):
+        return
+    stored = module._parameters.get("weight")
+    plain = stored is not None
+    if stored is not None:
+        weight = stored.mT if candidate.stream_dim == -1 else stored
+        states = torch.randn(4, weight.shape[1], generator=torch.Generator().manual_seed(0))
+        given = 8 * states.to(weight)  # large enough to be clamped
+        with torch.inference_mode():
+            expected = nn.functional.linear(given, weight, module.bias).float()
+            miss = (module(given).float() - expected).norm()
+        plain = bool(miss <= 4 * torch.finfo(weight.dtype).eps * expected.norm())
+    if not plain:
+        raise ModelLoadError(
+            f"{candidate.path} writes into the residual stream and is a {type(module).__name__}, "
+            "which does not simply multiply by its weights; this architecture is not supported"
+        )
+
+
+def _map(
+    layer: int, name: str, path: str, module: nn.Linear | Conv1D, d_model: int
+) -> Iterator[Candidate]:
+    stored_first = isinstance(module, nn.Linear)
+    width = module.out_features if isinstance(module, nn.Linear) else int(module.nf)
+    if width == d_model:
+        yield Candidate(layer, name, path, module, "weight", False, -2 if stored_first else -1)
+
+
+def _raw(layer: int, name: str, path: str, module: nn.Module, d_model: int) -> Iterator[Candidate]:
+    """Matrices that belong to no linear map; where both dimensions fit, once for each."""
+    parameters = dict(module.named_parameters(recurse=False))
+    stacks = {len(parameter) for parameter in parameters.values() if parameter.dim() == 3}
+    for parameter_name, parameter in parameters.items():
+        if parameter.dim() not in (2, 3):
+            continue
+        bias = parameter.dim() == 2 and len(parameter) in stacks
+        for dim in (-1,) if bias else (-2, -1):
+            if parameter.shape[dim] == d_model:
+                inside = f"{name}.{parameter_name}"
+                inside, whole = inside.lstrip("."), f"{path}.{parameter_name}"
+                yield Candidate(layer, inside, whole, module, parameter_name, True, dim, bias)
+
+
+def _require_editable(candidate: Candidate) -> None:
+    parameter = getattr(candidate.module, candidate.parameter)
+    module = candidate.module
+    whole = not isinstance(module, nn.Linear) or parameter.shape == (
+        module.out_features,
+        module.in_features,
+    )
+    if parameter.dtype not in EDITABLE or not whole:
+        raise ModelLoadError(
+            f"{candidate.path} is quantised ({parameter.dtype}, shape {tuple(parameter.shape)}), "
+            "and quantised matrices cannot be edited in place; use the checkpoint in bfloat16"
+        )

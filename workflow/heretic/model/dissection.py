@@ -1,0 +1,74 @@
+"""The questions by which the writers of a network are found and proved.
+
+1. With every candidate silent, what a layer hands on is its stream, times one constant.
+2. A map that is made to write plus and minus one into a layer whose other candidates are silent
+   shows whether that arrives, and by which factor per channel. So does a matrix of experts, the
+   columns of all of which are replaced by one vector.
+3. With those that arrive silent, and everything else at work, a layer must hand on its stream
+   and nothing else: then nothing else writes.
+4. Among everything else at work, what each of them is made to write must arrive along the factors
+   that were read, so that no gate or norm turns a direction on its way.
+
+Of a list of experts in modules of their own, those that none of the probe's tokens is sent to take
+the proof of another of the same list, class and shapes. A matrix of all experts is proved as one.
+"""
+
+from collections.abc import Sequence
+
+from torch import nn
+
+from heretic.errors import ModelLoadError
+from heretic.model.candidates import Candidate, require_plain_product
+from heretic.model.components import ATTENTION, MLP
+from heretic.model.experiment import UNSUPPORTED, Experiment
+from heretic.model.proof import Proof
+from heretic.model.search import Search
+from heretic.model.writer import StreamWriter
+
+
+def find_writers(experiment: Experiment) -> list[StreamWriter]:
+    """The candidates that write into the stream, with their components.
+
+    Raises:
+        ModelLoadError: something else writes too, or what a candidate writes is changed on its
+            way by more than a gain.
+    """
+    search = Search(experiment)
+    search.find()
+    mixing = Proof(experiment, search.found, search.adopted).mixing()
+    biases = _biases([c for c in search.found if c.raw])
+    writers = [c for c in experiment.candidates if c in search.found and not c.bias]
+    for candidate in writers:
+        require_plain_product(candidate)
+    return [
+        StreamWriter(
+            layer=c.layer,
+            component=ATTENTION if c in mixing else MLP,
+            name=c.path,
+            module=c.module,
+            parameter=c.parameter,
+            bias_parameter=biases.get(c) if c.raw else _bias_of(c.module),
+            transposed=c.stream_dim == -1,
+            gain=search.found[c].gain,
+        )
+        for c in writers
+    ]
+
+
+def _bias_of(module: nn.Module) -> str | None:
+    return "bias" if getattr(module, "bias", None) is not None else None
+
+
+def _biases(found: Sequence[Candidate]) -> dict[Candidate, str]:
+    """The bias of each matrix of experts."""
+    paired: dict[Candidate, str] = {}
+    for bias in (candidate for candidate in found if candidate.bias):
+        owners = [c for c in found if c.module is bias.module and not c.bias]
+        named = [c for c in owners if bias.parameter.startswith(c.parameter)] or owners
+        if len(named) != 1 or named[0] in paired:
+            raise ModelLoadError(
+                f"{bias.path} writes into the residual stream, and it cannot be told to which "
+                f"matrix it belongs; {UNSUPPORTED}"
+            )
+        paired[named[0]] = bias.parameter
+    return paired

@@ -1,0 +1,113 @@
+"""What is done to a network to learn who writes into its stream, and how the outcome is read."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from heretic.model.candidates import Candidate
+from heretic.model.probe import TOKENS, Observation, Place, Probe
+
+# The stream is small beside what is written into it, so that half precision rounds little of that
+# away.
+STREAM_SIZE = 1 / 16
+UNSUPPORTED = "this architecture is not supported"
+
+
+@dataclass(frozen=True)
+class Proposal:
+    """A candidate that arrives.
+
+    Attributes:
+        gain: along which factors [d_model]; None if they are all alike.
+        size: by what factor an output is made larger, so that what arrives is not lost in rounding.
+    """
+
+    gain: Tensor | None
+    size: float = 1.0
+
+    def ray(self, output: Tensor) -> Tensor:
+        """Where an output [d_model] should point in the stream."""
+        return output if self.gain is None else self.gain * output.to(self.gain)
+
+
+class Experiment:
+    """Passes with some candidates silent and others writing known outputs.
+
+    Attributes:
+        probe: runs them.
+        candidates: what may write.
+        dtype: in which the network computes.
+        streams: two streams [tokens, d_model] that end alike, so that only what looks back can
+            tell them apart there.
+        signs: an output [d_model] of +1 and -1.
+        other: another output, off its mean, which some norms take away.
+        scales: by which constant each layer multiplies its stream, 1 in most.
+    """
+
+    def __init__(self, probe: Probe, candidates: Sequence[Candidate], d_model: int) -> None:
+        self.probe, self.candidates = probe, candidates
+        self.dtype = probe.network.dtype
+        generator = torch.Generator().manual_seed(0)
+        self.streams = STREAM_SIZE * torch.randn(2, TOKENS, d_model, generator=generator)
+        self.streams[1, -1] = self.streams[0, -1]
+        self.signs = torch.randn(d_model, generator=generator).sign()
+        self.other = 1 + torch.randn(d_model, generator=generator)
+        self.scales = [1.0] * len(probe.layers)
+        self._read_scales()
+
+    def _read_scales(self) -> None:
+        """By what constant a layer multiplies its stream, which is 1 in most."""
+        seen = self.run(silent(self.candidates))
+        for layer, after in seen.after.items():
+            before = seen.before[layer]
+            scale = float((after * before).sum() / before.square().sum())
+            rounding = self._rounding(after)
+            if not after.equal(before) and bool(((after - scale * before).abs() <= rounding).all()):
+                self.scales[layer] = scale
+
+    def run(
+        self,
+        replaced: Mapping[Candidate, Tensor],
+        stream: Tensor | None = None,
+        *,
+        watched: Iterable[Place] = (),
+    ) -> Observation:
+        """One pass, with the first stream unless another is given."""
+        given = self.streams[0] if stream is None else stream
+        return self.probe.run(given, replaced, watched=watched)
+
+    def update(self, seen: Observation, layer: int) -> Tensor:
+        """What a layer added to its stream [tokens, d_model]."""
+        return seen.after[layer] - self.scales[layer] * seen.before[layer]
+
+    def is_nothing(self, update: Tensor, seen: Observation, layer: int) -> bool:
+        """Whether a layer handed on its stream, bit for bit unless it multiplies that."""
+        if self.scales[layer] == 1:
+            return not update.any()
+        return bool((update.abs() <= self._rounding(seen.after[layer])).all())
+
+    def _rounding(self, after: Tensor) -> Tensor:
+        return 2 * torch.finfo(self.dtype).eps * after.abs()
+
+
+def silent(candidates: Iterable[Candidate]) -> dict[Candidate, Tensor]:
+    """Candidates that write zero."""
+    return {candidate: torch.zeros(TOKENS, 1) for candidate in candidates}
+
+
+def writing(
+    group: Iterable[Candidate], row: Tensor, sizes: Mapping[Candidate, float] | None = None
+) -> dict[Candidate, Tensor]:
+    """Candidates that write one output in two sizes, which a norm would make equal."""
+    rows = (1 + torch.arange(TOKENS) % 2)[:, None] * row
+    return {candidate: (sizes[candidate] if sizes else 1.0) * rows for candidate in group}
+
+
+def in_groups(candidates: Iterable[Candidate]) -> list[list[Candidate]]:
+    """Candidates that are tried at once: those of one name, which lie in different layers."""
+    groups: dict[tuple[str, int], list[Candidate]] = {}
+    for candidate in candidates:
+        groups.setdefault(candidate.group, []).append(candidate)
+    return list(groups.values())

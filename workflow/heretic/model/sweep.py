@@ -1,0 +1,228 @@
+"""Every causal language model of the installed transformers, tiny: can it be edited as a whole?
+
+`python -m heretic.model.sweep` makes a random network of a few thousand parameters of every model
+type, dissects it, takes a direction out of all that writes and measures what is left of it in what
+the layers write. The table goes into this folder's README, between marks.
+"""
+
+import argparse
+import multiprocessing
+import re
+import time
+from collections.abc import Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass
+from multiprocessing.connection import Connection
+from pathlib import Path
+from typing import Any
+
+import torch
+import transformers
+from torch import Tensor, nn
+from transformers import AutoModelForCausalLM, PreTrainedModel
+from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
+
+from heretic.ablation.projection import ablate_bias, ablate_matrix
+from heretic.console import log
+from heretic.errors import ModelLoadError
+from heretic.model.anatomy import Anatomy, dissect
+from heretic.model.components import ATTENTION, MLP
+from heretic.model.layers import few_tokens
+from heretic.model.probe import first_tensor, stream_of
+from heretic.model.tiny import tiny_configuration
+
+README = Path(__file__).with_name("README.md")
+MARKS = ("<!-- sweep -->", "<!-- end of sweep -->")
+TIME_LIMIT = 120.0
+SUPPORTED, REFUSED, NOT_MADE, FAILED = "supported", "refused", "not made", "failed"
+OUTCOMES = (SUPPORTED, REFUSED, NOT_MADE, FAILED)
+TOKENS = 12
+
+
+@dataclass(frozen=True)
+class Row:
+    """What became of one model type.
+
+    Attributes:
+        model_type: as configurations name it.
+        outcome: `supported`, `refused`, `not made` if there is no tiny network to try, or `failed`
+            if the attempt did not end in either way, which is a defect.
+        why: the reason unless supported, in a line.
+        attention: number of maps that mix positions.
+        mlp: number of maps that do not.
+        left: largest share of a layer's update that lies along a direction which was taken out.
+    """
+
+    model_type: str
+    outcome: str
+    why: str = ""
+    attention: int = 0
+    mlp: int = 0
+    left: float = 0.0
+
+
+def examine(model_type: str) -> Row:
+    """Make a tiny network of a type and try it; whatever goes wrong is the outcome."""
+    torch.set_num_threads(1)
+    for dtype in (torch.float64, torch.float32):  # some compute in single precision only
+        try:
+            network = random_network(model_type, dtype)
+            with torch.inference_mode():
+                network(**few_tokens(network, TOKENS))
+            break
+        except ModelLoadError as error:
+            return Row(model_type, REFUSED, one_line(str(error)))
+        except Exception as error:  # anything that a constructor or a pass may raise
+            why = f"{type(error).__name__}: {one_line(str(error))}"
+    else:
+        return Row(model_type, NOT_MADE, why)
+    try:
+        anatomy = dissect(network)
+    except ModelLoadError as error:
+        return Row(model_type, REFUSED, one_line(str(error)))
+    found = {name: sum(w.component == name for w in anatomy.writers) for name in (ATTENTION, MLP)}
+    left = what_is_left(network, anatomy)
+    return Row(model_type, SUPPORTED, "", found[ATTENTION], found[MLP], left)
+
+
+def random_network(model_type: str, dtype: torch.dtype) -> PreTrainedModel:
+    """A tiny network of which no parameter is zero, one or the like."""
+    torch.manual_seed(0)
+    config = tiny_configuration(model_type)
+    network: Any = AutoModelForCausalLM.from_config(config)  # type: ignore[no-untyped-call]
+    if dtype == torch.float64 and network._can_set_experts_implementation():
+        network.set_experts_implementation("eager")  # the fast ones know no float64
+    for parameter in network.parameters():
+        if parameter.is_floating_point():
+            noise = torch.randn_like(parameter)
+            parameter.data = 0.2 * noise if parameter.dim() > 1 else parameter.data + 0.1 * noise
+    found: PreTrainedModel = network.to(dtype).eval().requires_grad_(False)
+    return found
+
+
+def what_is_left(network: PreTrainedModel, anatomy: Anatomy) -> float:
+    """Take a random direction out of every writer, for good; what layers still write along it.
+
+    Returns:
+        The largest share of a layer's update, over tokens and layers.
+    """
+    unit = torch.randn(anatomy.d_model, generator=torch.Generator().manual_seed(1)).double()
+    unit /= unit.norm()
+    for writer in anatomy.writers:
+        suited = unit if writer.gain is None else unit * writer.gain
+        rows = (suited / suited.norm())[None]
+        ablate_matrix(writer.weight, rows, [1.0], "column", out=writer.weight)
+        if writer.bias is not None:
+            writer.bias.copy_(ablate_bias(writer.bias, rows, [1.0]))
+    shares = [(update @ unit).abs() / update.norm(dim=-1) for update in updates(network, anatomy)]
+    return float(torch.stack(shares).nan_to_num().max())
+
+
+def updates(network: PreTrainedModel, anatomy: Anatomy) -> list[Tensor]:
+    """What each layer adds to its stream [tokens, d_model] on a few tokens."""
+    found: list[Tensor] = []
+    scales = iter(anatomy.scales)
+
+    def keep(_: nn.Module, args: Any, kwargs: Any, output: Any) -> None:
+        before, after = stream_of(args, kwargs).double(), first_tensor(output).double()
+        found.append((after - next(scales) * before).flatten(0, -2))
+
+    handles = [layer.register_forward_hook(keep, with_kwargs=True) for layer in anatomy.layers]
+    try:
+        with torch.inference_mode():
+            network(**few_tokens(network, TOKENS))
+    finally:
+        for handle in handles:
+            handle.remove()
+    return found
+
+
+def sweep(model_types: Iterable[str], workers: int = 2) -> list[Row]:
+    """Rows of several model types, each from a process of its own."""
+    with ThreadPoolExecutor(workers) as pool:
+        return list(pool.map(_examine_apart, model_types))
+
+
+def _examine_apart(model_type: str) -> Row:
+    """A crash or an endless loop of one network must not stop the others."""
+    context = multiprocessing.get_context("fork")  # what is imported already need not be again
+    ours, theirs = context.Pipe(duplex=False)
+    process = context.Process(target=_report, args=(model_type, theirs))
+    start = time.monotonic()
+    process.start()
+    theirs.close()
+    try:
+        row = ours.recv() if ours.poll(TIME_LIMIT) else None
+    except EOFError:
+        row = Row(model_type, FAILED, "the process died")
+    if row is None:
+        row = Row(model_type, FAILED, f"no outcome within {TIME_LIMIT:.0f} s")
+        process.kill()
+    process.join()
+    seconds = time.monotonic() - start
+    log.info("%s: %s %s (%.1f s)", model_type, row.outcome, row.why, seconds)
+    return row
+
+
+def _report(model_type: str, connection: Connection) -> None:
+    connection.send(examine(model_type))
+
+
+def table(rows: Sequence[Row]) -> str:
+    """The table and what it sums up to, in Markdown."""
+    counts = {name: sum(row.outcome == name for row in rows) for name in OUTCOMES}
+    lines = [
+        f"Of the {len(rows)} model types of transformers {transformers.__version__} that "
+        f"`AutoModelForCausalLM` knows, {counts[SUPPORTED]} are supported, {counts[REFUSED]} "
+        f"refused, {counts[NOT_MADE]} could not be made tiny and were not tried, and "
+        f"{counts[FAILED]} failed.",
+        "",
+        "| Model type | Outcome | Attention maps | MLP maps | Left of the direction |",
+        "|---|---|---|---|---|",
+    ]
+    for row in rows:
+        if row.outcome == SUPPORTED:
+            cells = [SUPPORTED, str(row.attention), str(row.mlp), f"{row.left:.0e}"]
+        else:
+            cells = [f"{row.outcome}: {row.why.replace('|', '/')}", "", "", ""]
+        lines.append(f"| {' | '.join([f'`{row.model_type}`', *cells])} |")
+    return "\n".join(lines)
+
+
+def write_between_marks(path: Path, text: str) -> None:
+    """Replace what stands between the marks of a file.
+
+    Raises:
+        ValueError: the file lacks the marks.
+    """
+    old = path.read_text(encoding="utf-8")
+    begin, end = (old.index(mark) for mark in MARKS)
+    new = f"{old[: begin + len(MARKS[0])]}\n{text}\n{old[end:]}"
+    path.write_text(new, encoding="utf-8")
+
+
+def one_line(text: str) -> str:
+    """A message without line breaks, its first sentence or so."""
+    line = re.sub(r"\s+", " ", text).removesuffix("; this architecture is not supported")
+    return line if len(line) <= 300 else f"{line[:300]} ..."
+
+
+def as_dict(row: Row) -> Mapping[str, Any]:
+    """Plain values of a row."""
+    return asdict(row)
+
+
+def main() -> None:
+    """Sweep all model types, or those given."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("model_types", nargs="*", help="print their rows and write nothing")
+    chosen = parser.parse_args().model_types
+    rows = sweep(chosen or sorted(set(MODEL_FOR_CAUSAL_LM_MAPPING_NAMES)))
+    if chosen:
+        log.info("%s", table(rows))
+    else:
+        write_between_marks(README, table(rows))
+
+
+if __name__ == "__main__":
+    main()

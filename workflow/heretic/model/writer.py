@@ -1,0 +1,72 @@
+"""A linear map that writes into the residual stream, and how its weights are reached."""
+
+from dataclasses import dataclass
+
+from torch import Tensor, nn
+
+
+@dataclass(frozen=True, eq=False)
+class StreamWriter:
+    """A linear map, or a stack of experts' maps, whose output is added to the residual stream.
+
+    What it writes arrives up to a factor per token: constants, the router's share and the size
+    that a norm leaves do not turn a direction. A norm's or a layer scale's factor per channel
+    does: where `gain` is given the stream moves along gain * (W x), and a direction d stays out
+    of the stream exactly if normalise(gain * d) is taken out of W. Such a norm sets the size of
+    what arrives anew: a strength other than 1 weakens or reflects the direction relative to what
+    is written beside it, not in absolute terms, and norms of W that are restored show only where
+    they change the relation between channels or experts.
+
+    Attributes:
+        layer: index of its decoder layer, from 0.
+        component: `attn.o_proj` if it mixes positions, `mlp.down_proj` otherwise.
+        name: dotted path in the network of the module, or of the parameter where the weights of
+            all experts are one.
+        module: what holds the parameters.
+        parameter: name in `module` of the matrix.
+        bias_parameter: name in `module` of what is added to the product, or None.
+        transposed: whether the matrix is stored as [..., d_in, d_model].
+        gain: factors [d_model] between its output and the stream, float32 on the CPU, or None if
+            they are all the same.
+    """
+
+    layer: int
+    component: str
+    name: str
+    module: nn.Module
+    parameter: str = "weight"
+    bias_parameter: str | None = None
+    transposed: bool = False
+    gain: Tensor | None = None
+
+    @property
+    def parameter_name(self) -> str:
+        """Name of the matrix among the network's parameters."""
+        return self.name if self.is_raw else f"{self.name}.{self.parameter}"
+
+    @property
+    def bias_name(self) -> str | None:
+        """Name of the bias among the network's parameters, or None."""
+        if self.bias_parameter is None:
+            return None
+        owner = self.parameter_name.removesuffix(self.parameter)
+        return f"{owner}{self.bias_parameter}"
+
+    @property
+    def is_raw(self) -> bool:
+        """Whether `name` is that of a parameter, which has no module to itself."""
+        return self.name.rpartition(".")[2] == self.parameter
+
+    @property
+    def weight(self) -> Tensor:
+        """The matrix [d_model, d_in], or [experts, d_model, d_in]; writing into it edits it."""
+        weight: Tensor = getattr(self.module, self.parameter).data
+        return weight.mT if self.transposed else weight
+
+    @property
+    def bias(self) -> Tensor | None:
+        """The bias [d_model], or [experts, d_model], or None."""
+        if self.bias_parameter is None:
+            return None
+        bias: Tensor = getattr(self.module, self.bias_parameter).data
+        return bias
