@@ -11,7 +11,7 @@ from typing import Any
 from snakemake.script import Snakemake
 
 from heretic.ablation.directions import AblationDirections
-from heretic.ablation.editor import WeightEditor, pristine_weights
+from heretic.ablation.engines import make_editor
 from heretic.ablation.recorded import record_writers
 from heretic.artifacts import provenance, read_json, read_tensors, sha256_of, write_csv, write_json
 from heretic.console import job, log
@@ -125,13 +125,15 @@ def prepare(
     model = load_model(**{**runtime, **settings, "model": path})
     good = read_prompts(inputs["good_evaluation_prompts"])
     bad = read_prompts(inputs["bad_evaluation_prompts"])
-    pristine = pristine_weights(model, runtime["cache_weights"])
+    editor = make_editor(
+        model, settings["engine"], settings["norm_preservation"], runtime["cache_weights"]
+    )
     return TrialLoop(
         space=SearchSpace(
             model.anatomy.n_layers, settings["direction_scope"], settings["max_weight"], rows
         ),
         directions=directions,
-        editor=WeightEditor(model, pristine, settings["norm_preservation"]),
+        editor=editor,
         evaluator=Evaluator(model, good, bad, settings["max_response_length"]),
         max_kl=settings["max_kl"],
         seed=settings["seed"],

@@ -69,6 +69,7 @@ CHANGED: dict[str, Any] = {
     "n_trials": 4,
     "n_startup_trials": 2,
     "norm_preservation": "column",
+    "engine": "output_side",
     "direction_scope": "per_layer",
     "discriminative_layers": "true",
     "max_weight": 1.5,

@@ -312,6 +312,13 @@ class SettingsFields(BaseSettings):
         "optimize",
         "apply_best",
     )
+    engine: Literal["auto", "edited_weights", "output_side"] = setting(
+        "auto",
+        "How a trial changes the model: by `edited_weights`, or on the `output_side` of the same "
+        "matrices, which stay as they are: no copies and nothing to write, and the same scores but "
+        "for rounding. `auto` edits the weights.",
+        "optimize",
+    )
     direction_scope: Literal["global", "per_layer", "both"] = setting(
         "both",
         "Ablate one direction everywhere, each layer's own, or let the search choose.",
