@@ -60,7 +60,7 @@ def unpadded(family: str) -> tuple[Model, Tensor]:
     network: Any = tiny_network(family)
     decoder = network.base_model
     layers = decoder.h if hasattr(decoder, "h") else decoder.layers
-    anatomy = Anatomy(tuple(layers), (), D_MODEL)
+    anatomy = Anatomy(tuple(layers), (), D_MODEL, (1.0,) * len(layers))
     model = Model(network, ChatFormat(tiny_tokenizer(), "So"), anatomy, Path(), BatchSize(1))
     return model, get_residuals_batched(model, PROMPTS, positions="all")
 
