@@ -160,7 +160,7 @@ def test_a_norm_of_unit_gain_turns_no_direction() -> None:
 
 
 def test_the_gains_of_two_norms_in_a_row_are_one() -> None:
-    experts = {"num_experts": 4, "top_k_experts": 2, "moe_intermediate_size": 16}
+    experts: dict[str, Any] = {"num_experts": 4, "top_k_experts": 2, "moe_intermediate_size": 16}
     network = tiny_network("gemma4_text", enable_moe_block=True, **experts)
     layer: Any = find_layers(network)[1]
     writers = {

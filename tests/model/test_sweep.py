@@ -107,7 +107,8 @@ def test_only_what_stands_between_the_marks_is_replaced(tmp_path: Path) -> None:
     write_between_marks(path, text)
 
     written = path.read_text(encoding="utf-8")
-    assert written.startswith("above\n") and written.endswith("below\n")
+    assert written.startswith("above\n")
+    assert written.endswith("below\n")
     assert "old" not in written
     assert "| `llama` | supported | 4 | 4 | 3e-16 |" in written
     assert "| `bert` | refused: a / b |" in written
