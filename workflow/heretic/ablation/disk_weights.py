@@ -37,12 +37,11 @@ class DiskWeights:
         """Refuse a model whose writers the checkpoint does not hold in their shape."""
         for writer in anatomy.writers:
             for name, tensor in _stored(writer):
-                with self._open(name) as (tensors, stored):
-                    on_disk = tuple(tensors.get_slice(stored).get_shape())
-                in_memory = tuple(tensor.shape)
-                if on_disk != in_memory:
+                on_disk = self._shape(name, writer)
+                if on_disk != tuple(tensor.shape):
                     raise ModelLoadError(
-                        f"{name} has shape {in_memory} in memory and {on_disk} on disk; {ADVICE}"
+                        f"{name} has shape {tuple(tensor.shape)} in memory and {on_disk} on disk; "
+                        f"{ADVICE}"
                     )
 
     def pristine(self, writer: StreamWriter, anatomy: Anatomy) -> PristineParts:
@@ -52,9 +51,32 @@ class DiskWeights:
             ModelLoadError: the file is gone or damaged, or has no such tensor.
         """
         dtype = writer.weight.dtype
-        weight = self._read(writer.parameter_name, dtype)
+        parts = [self._read(name, dtype) for name in self._names(writer.parameter_name, writer)]
+        weight = parts[0] if self._is_whole(writer.parameter_name) else torch.stack(parts)
         bias = None if writer.bias_name is None else self._read(writer.bias_name, dtype)
         return PristineParts(weight.mT if writer.transposed else weight, bias)
+
+    def _shape(self, name: str, writer: StreamWriter) -> tuple[int, ...]:
+        """Shape of a parameter on disk."""
+        shapes = []
+        for part in self._names(name, writer):
+            with self._open(part) as (tensors, stored):
+                shapes.append(tuple(tensors.get_slice(stored).get_shape()))
+        if self._is_whole(name):
+            return shapes[0]
+        alike = len(set(shapes)) == 1
+        return (len(shapes), *shapes[0]) if alike else ()
+
+    def _names(self, name: str, writer: StreamWriter) -> list[str]:
+        """What a parameter is called on disk, where each expert may have a matrix of its own."""
+        if self._is_whole(name) or writer.transposed or writer.weight.ndim != 3:
+            return [name]
+        owner, _, own = name.rpartition(".")
+        names = [f"{owner}.{expert}.{own}.weight" for expert in range(len(writer.weight))]
+        return names if all(map(self._is_whole, names)) else [name]
+
+    def _is_whole(self, name: str) -> bool:
+        return name in self._files or name.removeprefix(self._prefix) in self._files
 
     def _read(self, name: str, dtype: torch.dtype) -> Tensor:
         with self._open(name) as (tensors, stored):
