@@ -314,9 +314,9 @@ class SettingsFields(BaseSettings):
     )
     engine: Literal["auto", "edited_weights", "output_side"] = setting(
         "auto",
-        "How a trial changes the model: by `edited_weights`, or on the `output_side` of the same "
-        "matrices, which stay as they are: no copies and nothing to write, and the same scores but "
-        "for rounding. `auto` edits the weights.",
+        "How a trial changes the model: `edited_weights` rewrites matrices; `output_side` changes "
+        "what they put out, which needs no copies and gives the same scores but for rounding (with "
+        "`compile`, each new choice of layers is compiled again). `auto` edits weights.",
         "optimize",
     )
     direction_scope: Literal["global", "per_layer", "both"] = setting(
