@@ -5,7 +5,7 @@
 #   └── {run}/
 #       ├── prompts/{set}.jsonl          phase 1   load_prompts, check_prompts
 #       ├── chat.json                    phase 2a  find_response_prefix
-#       ├── residuals/{set}.safetensors            extract_residuals
+#       ├── residuals/{set}.safetensors            extract_residuals, extract_protected_residuals
 #       ├── directions.safetensors       phase 2b  compute_directions
 #       ├── geometry.csv
 #       ├── study.db                     phase 3   optimize (state: outlives every run)

@@ -1,4 +1,4 @@
-"""Refuses prompt sets that overlap, before any model is loaded."""
+"""Refuses prompt sets that overlap or are too small, before any model is loaded."""
 
 from pathlib import Path
 
@@ -7,6 +7,7 @@ from snakemake.script import Snakemake
 from heretic.artifacts import provenance, write_json
 from heretic.console import job, log
 from heretic.prompts.bundle import DatasetBundle
+from heretic.prompts.counts import require_enough
 from heretic.settings.prompt_sources import PROMPT_SETS
 
 snakemake: Snakemake
@@ -19,8 +20,12 @@ def main(smk: Snakemake) -> None:
     bundle = DatasetBundle.read(Path(smk.output[0]).parent, sets=paths)
     bundle.check()
     counts = bundle.summary()
+    require_enough(counts, smk.params.settings)
     log.info("%d prompts in %d sets, none in two", sum(counts.values()), len(counts))
-    write_json(Path(smk.output[0]), {"counts": counts, "provenance": provenance({}, paths)})
+    write_json(
+        Path(smk.output[0]),
+        {"counts": counts, "provenance": provenance(smk.params.settings, paths)},
+    )
 
 
 with job(snakemake.log[0]):

@@ -11,12 +11,13 @@ from typing import Any
 from snakemake.script import Snakemake
 
 from heretic.ablation.directions import AblationDirections
-from heretic.ablation.editor import WeightEditor, pristine_weights
+from heretic.ablation.engines import make_editor
 from heretic.ablation.recorded import record_writers
 from heretic.artifacts import provenance, read_json, read_tensors, sha256_of, write_csv, write_json
 from heretic.console import job, log
 from heretic.errors import StudyError
 from heretic.evaluation.evaluator import Evaluator
+from heretic.export.forms import check_adapter
 from heretic.model.loading import load_model, model_facts
 from heretic.model.source import locate, source_facts, tokenizer_files
 from heretic.model.threads import set_threads
@@ -39,15 +40,18 @@ def main(smk: Snakemake) -> None:
         name: Path(smk.input[name])
         for name in ("good_evaluation_prompts", "bad_evaluation_prompts", "directions")
     }
-    name = study_name(objective(settings, inputs, smk))
+    directions = AblationDirections.from_tensors(read_tensors(inputs["directions"]))
+    name = study_name(objective(settings, inputs, directions, smk))
     with open_study(Path(smk.params.database), name) as study:
-        loop = prepare(settings, runtime, inputs, smk.params.model)
+        loop = prepare(settings, runtime, inputs, directions, smk.params.model)
+        writers = record_writers(loop.editor.model.anatomy)
+        # Hours before the export would refuse.
+        check_adapter(smk.config["settings"][smk.wildcards.run]["export"], writers)
         baseline = loop.evaluator.evaluate()
         require_refusals(baseline.refusals, settings)
         records = loop.run(study, settings["n_trials"])
     facts, model = provenance(settings, inputs), loop.editor.model
     weights = source_facts("", settings["model_revision"], model.folder)["sha256"]
-    writers = record_writers(model.anatomy)
     write_csv(Path(smk.output.trials), trial_rows(records), facts)
     write_json(
         Path(smk.output.study),
@@ -78,13 +82,22 @@ def require_refusals(refusals: int | None, settings: dict[str, Any]) -> None:
         )
 
 
-def objective(settings: dict[str, Any], inputs: dict[str, Path], smk: Snakemake) -> dict[str, Any]:
+def objective(
+    settings: dict[str, Any],
+    inputs: dict[str, Path],
+    directions: AblationDirections,
+    smk: Snakemake,
+) -> dict[str, Any]:
     """What decides the score of given parameters; another objective is another study."""
     revision = settings["model_revision"]
     folder = locate(smk.params.model, revision)
     return {
         "settings": {key: value for key, value in settings.items() if key != "n_trials"},
-        "inputs": {name: sha256_of(path) for name, path in inputs.items()},
+        "inputs": {
+            # How directions were found does not matter, if they are the same.
+            name: directions.sha256 if name == "directions" else sha256_of(path)
+            for name, path in inputs.items()
+        },
         "weights": source_facts("", revision, folder)["sha256"],
         "tokenizer": {path.name: sha256_of(path) for path in tokenizer_files(folder)},
         "source": {
@@ -101,21 +114,26 @@ def scores(path: Path) -> bool:
 
 
 def prepare(
-    settings: dict[str, Any], runtime: dict[str, Any], inputs: dict[str, Path], path: str
+    settings: dict[str, Any],
+    runtime: dict[str, Any],
+    inputs: dict[str, Path],
+    directions: AblationDirections,
+    path: str,
 ) -> TrialLoop:
-    """Load the directions, the model and its prompts."""
-    directions = AblationDirections.from_tensors(read_tensors(inputs["directions"]))
+    """Load the model and its prompts."""
     rows = usable_rows(directions, settings["discriminative_layers"])
     model = load_model(**{**runtime, **settings, "model": path})
     good = read_prompts(inputs["good_evaluation_prompts"])
     bad = read_prompts(inputs["bad_evaluation_prompts"])
-    pristine = pristine_weights(model, runtime["cache_weights"])
+    editor = make_editor(
+        model, settings["engine"], settings["norm_preservation"], runtime["cache_weights"]
+    )
     return TrialLoop(
         space=SearchSpace(
             model.anatomy.n_layers, settings["direction_scope"], settings["max_weight"], rows
         ),
         directions=directions,
-        editor=WeightEditor(model, pristine, settings["norm_preservation"]),
+        editor=editor,
         evaluator=Evaluator(model, good, bad, settings["max_response_length"]),
         max_kl=settings["max_kl"],
         seed=settings["seed"],

@@ -43,8 +43,9 @@ def found(tmp_path: Path, library: Path, script: str) -> set[str]:
     }
 
 
-def test_residuals_depend_on_the_anatomy_and_not_on_the_report() -> None:
-    files = files_of("extract_residuals")
+@pytest.mark.parametrize("script", ["extract_residuals", "extract_protected_residuals"])
+def test_residuals_depend_on_the_anatomy_and_not_on_the_report(script: str) -> None:
+    files = files_of(script)
     assert {"residuals.py", "model/anatomy.py", "model/chat.py", "artifacts.py"} <= files
     rooms = {file.split("/")[0] for file in files if "/" in file}
     assert not rooms & {"report", "optimization", "evaluation", "directions", "export", "ablation"}

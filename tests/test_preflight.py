@@ -72,6 +72,14 @@ def test_an_adapter_of_an_edit_that_restores_norms() -> None:
     assert "set norm_preservation=none, or export=merged" in message
 
 
+def test_a_projection_whose_package_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("heretic.report.embedding.find_spec", lambda name: None)
+    check_run("demo", Settings(), Path("results"))
+    message = complaint(SettingsError, Settings(projection="pacmap"), "demo")
+    assert "needs the package pacmap: pip install" in message
+    assert "or set projection=pca" in message
+
+
 def test_the_demo_models_folder_is_taken() -> None:
     message = complaint(SettingsError, Settings(run_name="demo-model"), "demo-model")
     assert "run_name = 'demo-model'" in message

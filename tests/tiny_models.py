@@ -10,10 +10,12 @@ from transformers import (
     Gemma2Config,
     GemmaConfig,
     GPT2Config,
+    GptOssConfig,
     GraniteConfig,
     LlamaConfig,
     MambaConfig,
     MixtralConfig,
+    Olmo2Config,
     PreTrainedConfig,
     PreTrainedModel,
     PreTrainedTokenizerFast,
@@ -110,6 +112,9 @@ def tiny_config(family: str, **changes: Any) -> PreTrainedConfig:
         "gemma2": (Gemma2Config, SIZES),
         "mixtral": (MixtralConfig, {**SIZES, **EXPERTS, "num_local_experts": 4}),
         "qwen3_moe": (Qwen3MoeConfig, {**SIZES, **EXPERTS, "num_experts": 4}),
+        # Experts' matrices transposed, with biases.
+        "gpt_oss": (GptOssConfig, {**SIZES, **EXPERTS, "num_local_experts": 4}),
+        "olmo2": (Olmo2Config, SIZES),
         "mamba": (MambaConfig, {**SIZES, "state_size": 4}),
     }
     if family not in known:
@@ -127,8 +132,9 @@ def tiny_network(
         torch.manual_seed(seed)
         config = tiny_config(family, **changes)
         network: Any = AutoModelForCausalLM.from_config(config)  # type: ignore[no-untyped-call]
-        for parameter in network.parameters():
-            if parameter.dim() == 1 and "mamba" not in family:
+        for name, parameter in network.named_parameters():
+            is_vector = parameter.dim() == 1 or name.endswith("bias")  # experts have several
+            if is_vector and "mamba" not in family:
                 parameter.data.add_(0.1 * torch.randn_like(parameter))
     result: PreTrainedModel = network.to(dtype).eval().requires_grad_(False)
     return result

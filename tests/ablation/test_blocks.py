@@ -97,6 +97,30 @@ def test_a_bias_loses_the_directions_too() -> None:
     torch.testing.assert_close(found, ablate_bias(bias, units(2), (1.0, 1.0)))
 
 
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("transposed", [False, True])
+def test_experts_are_edited_as_if_each_were_alone(kind: NormPreservation, transposed: bool) -> None:
+    weight = random(3, 400, 800)  # in several blocks each
+    stored = weight.mT.contiguous() if transposed else weight
+    edit = MatrixEdit(units(2, 400), (1.2, 0.5), transposed, kind)
+    threads = torch.get_num_threads()
+    torch.set_num_threads(2)
+
+    found = list(edited_blocks(stored, edit, torch.bfloat16))
+
+    torch.set_num_threads(threads)
+    assert all(block.numel() * 8 <= blocks.BLOCK_BYTES for block in found)
+    alone = [torch.cat(list(edited_blocks(one, edit, torch.bfloat16))) for one in stored]
+    assert torch.cat(found).reshape(stored.shape).equal(torch.stack(alone))
+
+
+def test_biases_of_experts_are_edited_as_if_each_were_alone() -> None:
+    biases = random(5, D_MODEL)
+    found = edited_bias(biases, units(2), (1.0, 0.4), torch.float32)
+    alone = [edited_bias(bias, units(2), (1.0, 0.4), torch.float32) for bias in biases]
+    assert found.equal(torch.stack(alone))
+
+
 @pytest.mark.parametrize("shape", [(), (0, 3), (5,), (3, 4, 5)])
 def test_plain_blocks_are_the_tensor(
     monkeypatch: pytest.MonkeyPatch, shape: tuple[int, ...]

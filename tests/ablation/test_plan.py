@@ -157,7 +157,7 @@ def test_writers_known_by_name_get_the_same_edits(
 
     assert len(edits) == len(recorded) == len(anatomy.writers)
     for one, other in zip(edits, recorded, strict=True):
-        assert other.writer.weight_name == one.writer.parameter_name
+        assert other.writer.parameter_name == one.writer.parameter_name
         assert other.writer.bias == (one.writer.bias_name is not None)
         if other.writer.bias:
             assert other.writer.bias_name == one.writer.bias_name

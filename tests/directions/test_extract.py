@@ -5,9 +5,9 @@ import torch
 from clouds import options_of, sets_of, states
 from torch import Tensor
 
+from heretic.ablation.vectors import normalize
 from heretic.directions import ResidualSets, directions_of, extract_directions
 from heretic.directions.options import ExtractionOptions
-from heretic.directions.orthogonalize import normalize
 from heretic.errors import DirectionError
 from heretic.settings import Settings
 
@@ -168,6 +168,17 @@ def test_overflowed_residuals_are_called_that(value: float, spoilt: str) -> None
     tensors = tensors_of(sets_of(**{"sacred": SACRED, spoilt: changed}))
     with pytest.raises(DirectionError, match=r"no numbers.*dtype=bfloat16"):
         ResidualSets.from_tensors(tensors)
+
+
+def test_directions_that_good_prompts_vary_more_along_are_refused() -> None:
+    options = options_of(direction_method="contrastive_pca", n_directions=8, cpca_alpha=5)
+    with pytest.raises(
+        DirectionError, match=r"after layer 0 .* finds \d directions .*, not 8; low"
+    ):
+        extract_directions(SETS, options)
+    options = options_of(n_sacred_directions=9, cpca_alpha=5)
+    with pytest.raises(DirectionError, match=r"not 9; lower .* n_sacred_directions"):
+        extract_directions(sets_of(unhelpfulness=PLAIN, sacred=SACRED), options)
 
 
 def test_a_single_prompt_is_refused() -> None:

@@ -8,7 +8,7 @@ from tiny_models import PROMPTS, tiny_model
 
 from heretic.ablation.editor import WeightEditor, pristine_weights
 from heretic.ablation.plan import Edit
-from heretic.directions.orthogonalize import normalize
+from heretic.ablation.vectors import normalize
 from heretic.evaluation import evaluator as module
 from heretic.evaluation.evaluator import Evaluator, TrialScores
 from heretic.evaluation.scorers import is_degenerate, is_refusal

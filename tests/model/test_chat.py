@@ -1,9 +1,12 @@
 """Prompts through the chat template."""
 
+import json
 from typing import Any
 
 import pytest
 from tiny_models import CHAT_TEMPLATE, NO_SYSTEM_ROLE, PROMPTS, tiny_tokenizer
+from tokenizers import Tokenizer
+from transformers import PreTrainedTokenizerFast
 
 from heretic.errors import ModelLoadError
 from heretic.model.chat import ChatFormat, require_template
@@ -14,6 +17,8 @@ DROPS_SYSTEM = (
     "{{ '<|user|>' + message['content'] + '<|end|>' }}"
     "{% endfor %}{% if add_generation_prompt %}{{ '<|assistant|>' }}{% endif %}"
 )
+PLAIN = "{% for message in messages %}{{ message['content'] + '\n' }}{% endfor %}Answer:"
+NOTHING_AFTER = "{% for message in messages %}{{ message['content'] }}{% endfor %}"
 TRIMS = CHAT_TEMPLATE.replace("message['content']", "message['content'] | trim")
 
 
@@ -51,6 +56,58 @@ def test_encodes_each_prompt_without_padding() -> None:
     chat = ChatFormat(tiny_tokenizer())
 
     assert chat.encode(PROMPTS) == [chat.encode([prompt])[0] for prompt in PROMPTS]
+
+
+@pytest.mark.parametrize(
+    ("template", "prefix", "ends"),
+    [
+        (CHAT_TEMPLATE, "", 2),
+        (CHAT_TEMPLATE, "So", 4),
+        (NO_SYSTEM_ROLE, "", 2),
+        (DROPS_SYSTEM, "", 2),
+        (TRIMS, "", 2),
+        (PLAIN, "", len("\nAnswer:")),
+        (PLAIN, " So", len("\nAnswer: So")),
+        (NOTHING_AFTER, "", 1),
+    ],
+)
+def test_end_tokens_are_those_that_no_user_can_change(
+    template: str, prefix: str, ends: int
+) -> None:
+    chat = ChatFormat(tiny_tokenizer(template), prefix)
+
+    assert chat.n_end_tokens == ends
+
+
+def test_prompts_of_all_sets_share_their_end_tokens() -> None:
+    chat = ChatFormat(tiny_tokenizer(), "So")
+    prompts = [*PROMPTS, Prompt(""), Prompt("\n"), Prompt("So"), Prompt("<|end|><|assistant|>")]
+
+    (end,) = {tuple(ids[-chat.n_end_tokens :]) for ids in chat.encode(prompts)}
+
+    tokens = ["<|end|>", "<|assistant|>", "S", "o"]
+    assert list(end) == chat.tokenizer.convert_tokens_to_ids(tokens)
+
+
+def test_a_token_that_merges_with_the_users_text_is_none_of_the_end() -> None:
+    """Here a question mark and the template's line break are one token."""
+    chat = ChatFormat(merging_tokenizer("?", "\u010a"))
+
+    assert chat.n_end_tokens == len("Answer:")
+
+
+def merging_tokenizer(left: str, right: str) -> PreTrainedTokenizerFast:
+    """The tiny tokenizer with one merge, which no word boundary prevents."""
+    tokenizer = tiny_tokenizer(PLAIN)
+    parts = json.loads(tokenizer.backend_tokenizer.to_str())
+    parts["model"]["vocab"][left + right] = len(tokenizer)
+    parts["model"]["merges"] = [[left, right]]
+    parts["pre_tokenizer"]["use_regex"] = False
+    merging = PreTrainedTokenizerFast(  # type: ignore[no-untyped-call]
+        tokenizer_object=Tokenizer.from_str(json.dumps(parts))
+    )
+    merging.chat_template = PLAIN
+    return merging
 
 
 def test_decodes_without_special_tokens() -> None:

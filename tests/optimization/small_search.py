@@ -12,8 +12,9 @@ import torch
 from tiny_models import PROMPTS, tiny_model
 
 from heretic.ablation.directions import AblationDirections
-from heretic.ablation.editor import WeightEditor, pristine_weights
-from heretic.directions.orthogonalize import normalize
+from heretic.ablation.engines import make_editor
+from heretic.ablation.projection import NormPreservation
+from heretic.ablation.vectors import normalize
 from heretic.evaluation.evaluator import Evaluator, TrialScores
 from heretic.optimization.records import TrialRecord
 from heretic.optimization.search_space import SearchSpace
@@ -46,6 +47,8 @@ def small_loop(
     overflowing: bool = False,
     hang_at: int | None = None,
     rows: tuple[int, ...] | None = None,
+    engine: str = "auto",
+    norm_preservation: NormPreservation = "none",
 ) -> TrialLoop:
     """Everything but the study; `overflowing` makes every edit end in values that are none."""
     torch.set_num_threads(1)
@@ -56,7 +59,7 @@ def small_loop(
     return TrialLoop(
         space=SearchSpace(layers, "per_layer" if overflowing else "both", 2.0, rows),
         directions=AblationDirections.of(directions * (1e30 if overflowing else 1.0)),
-        editor=WeightEditor(model, pristine_weights(model, "true"), "none"),
+        editor=make_editor(model, engine, norm_preservation, "true"),
         evaluator=HangingEvaluator(model, PROMPTS[:2], PROMPTS[2:4], 3, hang_at=hang_at),
         max_kl=max_kl,
         seed=seed,

@@ -114,6 +114,17 @@ def test_only_layers_that_write_such_a_row_are_edited() -> None:
     assert [layer for layer, strength in enumerate(found) if strength] == [1, 2, 5, 8]
 
 
+@settings(deadline=None)
+@given(start=unit, span=unit, rows=st.sets(st.integers(1, 40), min_size=1))
+def test_a_confined_range_always_holds_a_layer(start: float, span: float, rows: set[int]) -> None:
+    space = SearchSpace(40, "both", 2.0, tuple(sorted(rows)))
+    values = sampled(attn_layer_min=start, attn_layer_span=span, direction_index=float(min(rows)))
+    found = suggest(space, **values).strengths(40)["attn.o_proj"]
+    edited = {layer + 1 for layer, strength in enumerate(found) if strength}
+    assert edited
+    assert edited <= rows
+
+
 @pytest.mark.parametrize("rows", [ROWS, (4,)])
 def test_the_index_is_sought_between_the_first_and_the_last_such_row(rows: tuple[int, ...]) -> None:
     study = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=0))

@@ -1,6 +1,7 @@
 """A finished run in small, with planted numbers, for the tests of the report."""
 
 import shutil
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +10,9 @@ import torch
 
 from heretic.artifacts import write_csv, write_json, write_tensors
 from heretic.report import write_report
+from heretic.report.chart import Chart
+from heretic.report.figures import draw_all
+from heretic.report.reading import Run, read_run
 from heretic.settings import PromptSource, Settings
 
 LAYERS, WIDTH, PROMPTS = 5, 24, 40
@@ -126,28 +130,68 @@ def trial_rows() -> list[dict[str, Any]]:
     return rows
 
 
-def geometry_rows() -> list[dict[str, Any]]:
-    """Layer 3 separates best; the embeddings tell nothing apart."""
+@dataclass(frozen=True)
+class Shape:
+    """What a synthetic run is like."""
+
+    layers: int = LAYERS
+    protected: bool = False  # helpfulness and sacred prompts were used
+    directions: int = 1  # per layer
+    positions: int = 0  # prompt tokens in the residuals; 0: the last one, without an axis
+
+
+def geometry_rows(shape: Shape = Shape()) -> list[dict[str, Any]]:
+    """The layer at 3/5 of the depth separates best; the embeddings tell nothing apart."""
     return [
-        {
-            "layer": layer,
-            "good_norm": 3.0 + layer,
-            "bad_norm": 3.2 + layer,
-            "direction_norm": 0.9 * layer,
-            "cosine_good_bad": 1.0 - 0.1 * layer,
-            "cosine_good_direction": -0.05 * layer,
-            "cosine_bad_direction": 0.11 * layer,
-            "silhouette": "nan" if layer == 0 else 0.12 * layer - 0.02 * max(0, layer - 3) * 10,
-            "explained_variance": 0.07 * layer,
-            "auroc": min(1.0, 0.5 + 0.17 * layer),
-        }
-        for layer in range(LAYERS + 1)
+        _geometry_row(layer, 5 * layer / shape.layers, shape) for layer in range(shape.layers + 1)
     ]
 
 
-def build_run(folder: Path) -> Path:
+def _geometry_row(layer: int, depth: float, shape: Shape) -> dict[str, Any]:
+    """Row of a layer at a depth from 0 to 5; angles only where there are protected prompts."""
+    agreement = min(0.97, 0.2 + 0.3 * depth)
+    angles = ("refusal_helpfulness", "refusal_sacred", "helpfulness_sacred")
+    cosines = {
+        "cosine_good_bad": 1.0 - 0.1 * depth,
+        "cosine_good_direction": -0.05 * depth,
+        "cosine_bad_direction": 0.11 * depth,
+    }
+    row: dict[str, Any] = {
+        "layer": layer,
+        "position": -2 if shape.positions else -1,
+        "good_norm": 3.0 + layer,
+        "bad_norm": 3.2 + layer,
+        "direction_norm": 0.9 * layer,
+        **cosines,
+        **{f"median_{name}": value - 0.02 * (layer > 0) for name, value in cosines.items()},
+        "silhouette": 0.12 * depth - 0.2 * max(0.0, depth - 3),
+        "explained_variance": 0.07 * depth,
+        "auroc": min(1.0, 0.5 + 0.17 * depth),
+        "cohens_d": 0.9 * depth,
+        "control_auroc": 0.5 + 0.04 * (-1) ** layer,
+        "chance_low": 0.31,
+        "chance_high": 0.69,
+        "discriminative": int(0.5 + 0.17 * depth > 0.69),
+        "stability": agreement,
+        "agreement_mean_difference": 1.0,
+        "agreement_contrastive_pca": agreement - 0.03,
+        "agreement_pca": agreement - 0.2,
+        "agreement_probe": 0.6 * agreement,
+        "probe_accuracy": min(1.0, 0.5 + 0.15 * depth),
+        "remaining_norm": 0.98 if shape.protected else 1.0,
+        **{f"angle_{pair}": 70.0 + 10 * place + depth for place, pair in enumerate(angles)},
+    }
+    if layer == 0:  # the same token ends all prompts
+        row |= dict.fromkeys(row.keys() - {"layer", "position", "discriminative", "auroc"}, "")
+    if not shape.protected:
+        row |= {f"angle_{pair}": "" for pair in angles}
+    return row
+
+
+def build_run(folder: Path, shape: Shape = Shape()) -> Path:
     """Fill a folder with every artifact that the report reads."""
     provenance = {"settings": {}, "inputs": {}, "versions": VERSIONS}
+    strengths = {"attn.o_proj": 1.23, "mlp.down_proj": 0.23}
     best = {
         "trial": 17,
         "parameters": {
@@ -160,35 +204,47 @@ def build_run(folder: Path) -> Path:
         "study": "heretic-1234abcd",
         "n_trials": 30,
         "strengths": {
-            "attn.o_proj": [1.23, 1.23, 1.23, 1.23, 0.0],
-            "mlp.down_proj": [0.23, 0.23, 0.23, 0.23, 0.0],
+            name: [*[value] * (shape.layers - 1), 0.0] for name, value in strengths.items()
         },
         "directions": {"scope": "per_layer"},
         "provenance": provenance,
     }
     write_json(folder / "best.json", best)
     write_csv(folder / "trials.csv", trial_rows(), provenance)
-    write_csv(folder / "geometry.csv", geometry_rows(), provenance)
+    write_csv(folder / "geometry.csv", geometry_rows(shape), provenance)
     write_json(folder / "evaluation.json", make_evaluation())
     write_json(
         folder / "prompts" / "bad_prompts.fingerprint.json",
         {"fingerprint": "cafe" * 16, "n": PROMPTS, "source": {"dataset": "demo"}},
     )
-    write_states(folder)
+    write_states(folder, shape)
     return folder
 
 
-def write_states(folder: Path) -> None:
-    """Two clouds per layer that part along the first coordinate, the more the deeper."""
+def write_states(folder: Path, shape: Shape = Shape()) -> None:
+    """Two clouds per layer that part along a direction that turns, the more the deeper."""
     draw = torch.Generator().manual_seed(5)
-    shift = torch.zeros(LAYERS + 1, WIDTH)
-    shift[:, 0] = 1.8 * torch.arange(LAYERS + 1)
-    directions = torch.zeros(LAYERS + 1, WIDTH)
-    directions[:, 0] = 1.0
+    depth = torch.linspace(0, 5, shape.layers + 1)
+    directions = torch.zeros(shape.layers + 1, WIDTH)
+    directions[:, 0], directions[:, 1] = torch.cos(depth / 4), torch.sin(depth / 4)
+    shift = 1.8 * depth[:, None] * directions
     for name, part in (("good_prompts", -shift), ("bad_prompts", shift)):
-        noise = torch.randn(PROMPTS, LAYERS + 1, WIDTH, generator=draw)
-        write_tensors(folder / "residuals" / f"{name}.safetensors", {"residuals": noise + part}, {})
-    write_tensors(folder / "directions.safetensors", {"refusal_directions": directions}, {})
+        noise = torch.randn(PROMPTS, shape.layers + 1, WIDTH, generator=draw)
+        states = noise + part
+        if shape.positions:  # the last but one is the chosen one
+            states = torch.stack([0 * states] * shape.positions, dim=1)
+            states[:, -2] = noise + part
+        write_tensors(folder / "residuals" / f"{name}.safetensors", {"residuals": states}, {})
+    tensors = {"refusal_directions": directions, "position": torch.tensor([-1])}
+    if shape.positions:
+        tensors["position"] = torch.tensor([-2])
+    if shape.directions > 1:
+        several = torch.stack(
+            [directions, *[directions.roll(2, dims=1)] * (shape.directions - 1)], 1
+        )
+        tensors["refusal_directions"] = several
+        tensors["direction_weights"] = torch.ones(several.shape[:2]) / shape.directions
+    write_tensors(folder / "directions.safetensors", tensors, {})
 
 
 @pytest.fixture
@@ -210,6 +266,23 @@ def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def run_folder(tmp_path: Path, built: Path) -> Path:
     """A finished run to change at will."""
     return shutil.copytree(built, tmp_path / "demo")
+
+
+@pytest.fixture(scope="session")
+def run(built: Path) -> Run:
+    return read_run(built)
+
+
+@pytest.fixture(scope="session")
+def charts(run: Run) -> dict[str, Chart]:
+    return {chart.name: chart for chart in draw_all(run)}
+
+
+def trace(chart: Chart, name: str, axis: str | None = None) -> Any:
+    """The one series of that name."""
+    found = [t for t in chart.figure.data if t.name == name and axis in (None, t.yaxis)]
+    assert len(found) == 1, [t.name for t in chart.figure.data]
+    return found[0]
 
 
 @pytest.fixture(scope="session")

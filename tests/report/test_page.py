@@ -16,7 +16,10 @@ from heretic.errors import HereticError
 from heretic.evaluation.summary import summarise
 from heretic.report import write_report
 
-FIGURES = ("pareto", "history", "layer_profile", "separation", "projection")
+FIGURES = (
+    "pareto", "history", "layer_profile", "separation", "projection", "layers", "agreement",
+    "rotation", "geometry",
+)  # fmt: skip
 LOADING = ("src", "href", "srcset", "data", "action", "poster")
 
 

@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from heretic.errors import HereticError
+from heretic.report.geometry import COLUMNS, indistinct_layers, spans, used_states
 from heretic.report.reading import flat, read_run
 
 
@@ -70,6 +71,78 @@ def test_a_table_cut_short_is_named(run_folder: Path) -> None:
     path.write_text(path.read_text()[:-12])
     with pytest.raises(HereticError, match=r"geometry\.csv is damaged: a row"):
         read_run(run_folder)
+
+
+def write_cell(path: Path, column: str, row: int, value: str) -> None:
+    """Change one cell of a table."""
+    lines = [line.split(",") for line in path.read_text().splitlines()]
+    lines[row + 1][lines[0].index(column)] = value
+    path.write_text("".join(",".join(line) + "\n" for line in lines))
+
+
+@pytest.mark.parametrize(
+    ("column", "value", "complaint"),
+    [
+        ("auroc", "1.2", "auroc 1.2 is not in 0 to 1"),
+        ("stability", "-1.01", "stability -1.01 is not in -1 to 1"),
+        ("angle_refusal_sacred", "200", "angle_refusal_sacred 200 is not in 0 to 180"),
+        ("chance_low", "0.9", "chance_low 0.9 is above chance_high 0.69"),
+        ("discriminative", "0.5", "discriminative is neither 0 nor 1"),
+        ("position", "0", "a position is no negative index"),
+        ("cohens_d", "much", "could not convert string to float"),
+        ("layer", "9", "layers do not count up from 0"),
+    ],
+)
+def test_geometry_must_make_sense(
+    run_folder: Path, column: str, value: str, complaint: str
+) -> None:
+    write_cell(run_folder / "geometry.csv", column, 2, value)
+    with pytest.raises(HereticError, match=rf"geometry\.csv is damaged: .*{complaint}"):
+        read_run(run_folder)
+
+
+@pytest.mark.parametrize("column", COLUMNS)
+def test_every_column_of_the_geometry_is_needed(run_folder: Path, column: str) -> None:
+    path = run_folder / "geometry.csv"
+    header, rest = path.read_text().split("\n", 1)
+    renamed = ["spare" if name == column else name for name in header.split(",")]
+    path.write_text(",".join(renamed) + "\n" + rest)
+    with pytest.raises(HereticError, match=f"column {column} is missing"):
+        read_run(run_folder)
+
+
+def test_rounding_may_carry_a_cosine_over_the_edge(run_folder: Path) -> None:
+    write_cell(run_folder / "geometry.csv", "stability", 2, "1.00000012")
+    read_run(run_folder)
+
+
+@pytest.mark.parametrize(
+    ("directions", "strengths", "used", "doubtful"),
+    [
+        ({"scope": "per_layer"}, [0, 1.0, 0.5, 0, 0], (2, 3), ()),
+        ({"scope": "per_layer"}, [0.1, 1.0, 0, 0, 0], (1, 2), (1,)),
+        ({"scope": "global", "index": 3}, [1.0, 1.0, 1.0, 1.0, 1.0], (3,), ()),
+        ({"scope": "global", "index": 1.0}, [0, 0, 0, 1.0, 0], (1,), (1,)),
+        ({"scope": "global", "index": 1.4}, [0, 0, 0, 1.0, 0], (1, 2), (1,)),
+        ({"scope": "global", "index": 1.4}, [0, 0, 0, 0, 0], (), ()),
+    ],
+)
+def test_layers_that_the_edit_relies_on(
+    run_folder: Path,
+    directions: dict[str, Any],
+    strengths: list[float],
+    used: tuple[int, ...],
+    doubtful: tuple[int, ...],
+) -> None:
+    change(run_folder / "best.json", directions=directions, strengths={"mlp": strengths})
+    run = read_run(run_folder)
+    assert indistinct_layers(run.geometry) == (0, 1)
+    assert used_states(run.best) == used
+    assert run.doubtful() == doubtful
+
+
+def test_spans_join_neighbours() -> None:
+    assert spans([0, 1, 2, 5, 7, 8]) == "0-2, 5, 7-8"
 
 
 def test_flat_joins_keys_with_dots() -> None:

@@ -42,6 +42,13 @@ def test_each_misbehaving_control_is_a_warning(evaluation: dict[str, Any]) -> No
     assert "47% degenerate" in found[2]
 
 
+def test_layers_that_tell_nothing_apart_are_a_warning(evaluation: dict[str, Any]) -> None:
+    (one,) = warnings(evaluation, [3])
+    assert "uses the direction of state 3, where held-out prompts are not told apart" in one
+    (more,) = warnings(evaluation, [1, 2, 5])
+    assert "uses the directions of states 1-2, 5, where" in more
+
+
 def test_command_names_what_differs_from_the_default() -> None:
     given = Settings(
         model="demo", n_trials=80, upload_private=False, bad_prompts=PromptSource(dataset="a b.txt")

@@ -79,8 +79,13 @@ def test_examples_are_valid(workspace: Workspace) -> None:
 
 
 def test_slurm_profile_plans_every_rule(workspace: Workspace) -> None:
-    plan = workspace.require("--dry-run", "--workflow-profile", "profiles/slurm")
-    for rule in ("train_demo_model", "extract_residuals", "optimize", "evaluate", "report"):
+    plan = workspace.require(
+        "--dry-run", "--workflow-profile", "profiles/slurm", "--config", "sacred_prompts=true"
+    )
+    for rule in (
+        "train_demo_model", "extract_residuals", "extract_protected_residuals", "optimize",
+        "evaluate", "report",
+    ):  # fmt: skip
         assert rule in plan
 
 

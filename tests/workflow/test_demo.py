@@ -18,6 +18,7 @@ from safetensors import safe_open
 from sqlalchemy.exc import OperationalError
 
 from heretic.artifacts import read_json, sha256_of
+from heretic.settings.prompt_sources import STATE_SETS
 
 pytestmark = pytest.mark.slow
 
@@ -105,6 +106,9 @@ def test_every_artifact_of_the_contract_is_there(demo_run: tuple[Workspace, str]
     with safe_open(folder / "residuals" / "bad_prompts.safetensors", framework="pt") as tensors:
         residuals = tensors.get_tensor("residuals")
     assert residuals.shape[1:] == directions.shape
+    assert {path.name for path in (folder / "residuals").iterdir()} == {
+        f"{name}.safetensors" for name in STATE_SETS
+    }
     assert directions[1:].norm(dim=-1).allclose(directions.new_ones(len(directions) - 1))
     trials = list(csv.DictReader((folder / "trials.csv").open()))
     assert len(trials) == 60
@@ -217,6 +221,7 @@ def without_time(rows: list[dict[str, str]]) -> list[dict[str, str]]:
     return [{k: v for k, v in row.items() if k not in ("seconds", "pareto")} for row in rows]
 
 
+@pytest.mark.heavy
 def test_killed_and_raised_searches_lose_no_trial(demo_run: tuple[Workspace, str]) -> None:
     workspace = demo_run[0]
     for run in ("straight", "killed"):

@@ -34,7 +34,7 @@ N_TRIALS = 8
 SMALL = (f"n_trials={N_TRIALS}", "n_startup_trials=4", "max_response_length=16",
          "bootstrap_samples=100")  # fmt: skip
 # The phase, and a call in its middle.
-RESIDUALS = "heretic.residuals:_last_position_states:1"
+RESIDUALS = "heretic.residuals:_states_of_batch:3"  # two of the four sets are written
 DIRECTIONS = "heretic.artifacts:_flush:1"
 SEARCH = "heretic.evaluation.evaluator:Evaluator.evaluate:5"  # the baseline, then three trials
 SAVING = "heretic.export.folder:write_record:1"
@@ -249,10 +249,10 @@ def test_a_full_disk(
 
 @pytest.fixture
 def small_disk(demo_run: tuple[Workspace, str]) -> Iterator[Path]:
-    """A disk on which the prompts have room and the residuals have not."""
+    """A disk on which the prompts have room and only one set of residuals has."""
     folder = demo_run[0].results / "full"
     folder.mkdir()
-    mount = ["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", str(folder)]
+    mount = ["mount", "-t", "tmpfs", "-o", "size=512k", "tmpfs", str(folder)]
     if subprocess.run(mount, capture_output=True).returncode != 0:
         pytest.skip("only root may mount a small file system")
     try:

@@ -30,6 +30,8 @@ BASE: dict[str, Any] = {
     "sacred_prompts": "true",
     "n_trials": 3,
     "n_startup_trials": 3,
+    "direction_method": "contrastive_pca",
+    "n_directions": 2,
     "max_response_length": 16,
     "bootstrap_samples": 100,
 }
@@ -50,7 +52,16 @@ CHANGED: dict[str, Any] = {
     "chat_template": "{{ messages }}",
     "cache_weights": "false",
     "response_prefix": "Well",
-    "direction_method": "contrastive_pca",
+    "positions": "all",
+    "winsorize_quantile": 0.99,
+    "stream_unhelpfulness": "true",
+    "direction_method": "pca",
+    "ensemble_weights": "probe=1,pca=0.5",
+    "n_directions": 1,
+    "direction_weights": "1,0.5",
+    "probe_c": 0.1,
+    "n_sacred_directions": 2,
+    "orthogonalization": "sequential",
     "cpca_alpha": 0.5,
     "cpca_center": "class",
     "orthogonalize_to_good": "true",
@@ -58,6 +69,7 @@ CHANGED: dict[str, Any] = {
     "n_trials": 4,
     "n_startup_trials": 2,
     "norm_preservation": "column",
+    "engine": "output_side",
     "direction_scope": "per_layer",
     "discriminative_layers": "true",
     "max_weight": 1.5,
@@ -71,6 +83,7 @@ CHANGED: dict[str, Any] = {
     "export": "adapter",
     "low_memory_export": "true",
     "upload_private": "false",
+    "projection": "pacmap",
 }
 CHANGED |= {
     name: {

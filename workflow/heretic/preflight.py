@@ -12,6 +12,7 @@ from heretic.model.size import checkpoint_bytes
 from heretic.model.source import check_model, is_local, resolve_revision
 from heretic.model.template import read_template
 from heretic.prompts.sources import check_sources
+from heretic.report.embedding import check_projection
 from heretic.settings.prompt_sources import DEMO
 from heretic.settings.schema import Settings
 
@@ -19,7 +20,7 @@ RESERVED_RUNS = ("demo-model",)
 
 
 def check_run(run: str, settings: Settings, results: Path) -> None:
-    """Check the model, the prompt sets, the export, the results folder and the upload of a run.
+    """Check a run's model, prompt sets, export, results folder, upload and what its report needs.
 
     Args:
         run: name of the run's folder.
@@ -37,6 +38,7 @@ def check_run(run: str, settings: Settings, results: Path) -> None:
     check_sources(settings.prompt_sources())
     check_owner(results / run, settings)
     check_form(settings.export, settings.norm_preservation)
+    check_projection(settings.projection)
     check_writable(results / run)
     if settings.model != DEMO and settings.export == "merged":
         check_space(results / run, settings)

@@ -1,57 +1,188 @@
-"""Hidden states of the residual stream at the last prompt token (Arditi et al. 2024, §2.3)."""
+"""Hidden states of the residual stream where the answer begins (Arditi et al. 2024, section 2.3).
 
-from collections.abc import Sequence
-from typing import Any
+States are read at the last prompt token, or at all tokens between the instruction and the answer.
+"""
+
+import math
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 
-from heretic.console import ProgressLine
+from heretic.console import ProgressLine, log
 from heretic.model.batching import by_length, run_in_batches
-from heretic.model.decoding import forward, pad_left
+from heretic.model.decoding import Side, forward, pad
 from heretic.model.loading import Model
+from heretic.model.memory import PeakMemory
 from heretic.model.probe import first_tensor, stream_of
 from heretic.prompts.prompt import Prompt
 
+Positions = Literal["last", "all"]
+TASK = "Reading the residual stream"
+
+
+@dataclass(frozen=True)
+class _Reading:
+    """What is read and how; fields as the arguments of `get_residuals_batched`."""
+
+    positions: Positions
+    winsorize_quantile: float
+    padding_side: Side
+
+    def n_positions(self, model: Model) -> int:
+        return model.chat.n_end_tokens if self.positions == "all" else 1
+
+    def shape(self, model: Model) -> tuple[int, int, int]:
+        return (self.n_positions(model), model.anatomy.n_layers + 1, model.anatomy.d_model)
+
+    def shaped(self, states: Tensor) -> Tensor:
+        """`states` [..., P, n_layers + 1, d_model] without the axis of a single position."""
+        return states if self.positions == "all" else states.squeeze(-3)
+
 
 def get_residuals_batched(
-    model: Model, prompts: Sequence[Prompt], task: str = "Reading the residual stream"
+    model: Model,
+    prompts: Sequence[Prompt],
+    task: str = TASK,
+    *,
+    positions: Positions = "last",
+    winsorize_quantile: float = 1.0,
+    padding_side: Side = "right",
 ) -> Tensor:
     """The stream after the embeddings (index 0) and after each layer, where the answer begins.
 
-    Only the last position of each layer is kept, so memory does not grow with prompt length.
+    Only the wanted positions of each layer are kept, so memory does not grow with prompt length.
+
+    Args:
+        model: its batch size is halved, and stays so, when memory runs out.
+        prompts: rendered through the model's chat template.
+        task: name for log lines; empty for silence.
+        positions: `last` reads the last prompt token, `all` the `model.chat.n_end_tokens` tokens
+            of the template between the user's text and the answer, of which it is the last.
+        winsorize_quantile: below 1, clips each state as `winsorize` does.
+        padding_side: where shorter prompts of a batch are padded. On the right no token sees the
+            padding, also in recurrent and state-space models, which would carry it along.
 
     Returns:
-        [n_prompts, n_layers + 1, d_model] float32 on the CPU, in the order of `prompts`.
+        [n_prompts, n_layers + 1, d_model], or for `all` [n_prompts, P, n_layers + 1, d_model];
+        float32 on the CPU, in the order of `prompts`.
+
+    Raises:
+        ModelLoadError: a single prompt runs out of memory.
+    """
+    reading = _Reading(positions, winsorize_quantile, padding_side)
+    residuals = torch.empty((len(prompts), *reading.shape(model)), dtype=torch.float32)
+    for indices, states in _batches_of_states(model, prompts, task, reading):
+        residuals[indices] = states
+    return reading.shaped(residuals)
+
+
+def get_residual_means(
+    model: Model,
+    prompts: Sequence[Prompt],
+    task: str = TASK,
+    *,
+    positions: Positions = "last",
+    winsorize_quantile: float = 1.0,
+    padding_side: Side = "right",
+) -> Tensor:
+    """The mean over `prompts` of what `get_residuals_batched` gives, without holding all of it.
+
+    Memory does not grow with the number of prompts: each batch is added to a sum in float64, which
+    thousands of states do not round, and forgotten.
+
+    Returns:
+        [n_layers + 1, d_model], or for `all` [P, n_layers + 1, d_model]; float64 on the CPU.
+
+    Raises:
+        ModelLoadError: a single prompt runs out of memory.
+        ValueError: there is no prompt.
+    """
+    if not prompts:
+        raise ValueError("no prompts to take a mean of; give at least one")
+    reading = _Reading(positions, winsorize_quantile, padding_side)
+    total = torch.zeros(reading.shape(model), dtype=torch.float64)
+    for _, states in _batches_of_states(model, prompts, task, reading):
+        total += states.sum(0, dtype=torch.float64)
+    return reading.shaped(total / len(prompts))
+
+
+def winsorize(states: Tensor, quantile: float) -> Tensor:
+    """Clip the components of each state to +- the ceil(quantile * d)-th smallest magnitude.
+
+    Residual streams have a few components thousands of times as large as the others (Sun et al.
+    2024, "Massive activations"), which otherwise decide every mean and covariance. What is no
+    finite number stays as it is, so that later phases notice it.
+
+    Args:
+        states: [..., d] floating point; `torch.quantile` would refuse this many.
+        quantile: in (0, 1]; 1 changes nothing.
+
+    Returns:
+        A tensor like `states`.
+    """
+    if quantile >= 1:
+        return states
+    rank = math.ceil(quantile * states.shape[-1])
+    limit = states.abs().kthvalue(rank, dim=-1, keepdim=True).values
+    return torch.where(states.isfinite(), states.clamp(-limit, limit), states)
+
+
+def _batches_of_states(
+    model: Model, prompts: Sequence[Prompt], task: str, reading: _Reading
+) -> Iterator[tuple[list[int], Tensor]]:
+    """Yield indices of prompts and their states [batch, P, n_layers + 1, d_model], longest first.
+
+    States are float32 on the CPU. A log line at the end says what it took.
     """
     ids = model.chat.encode(prompts)
-    shape = (len(ids), model.anatomy.n_layers + 1, model.anatomy.d_model)
-    residuals = torch.empty(shape, dtype=torch.float32)
 
     def work(indices: Sequence[int]) -> Tensor:
-        inputs, mask = pad_left([ids[i] for i in indices], model)
-        return _last_position_states(model, inputs, mask)
+        inputs, mask = pad([ids[i] for i in indices], model, reading.padding_side)
+        return _states_of_batch(model, inputs, mask, reading)
 
-    order = by_length([len(row) for row in ids])
+    lengths = [len(row) for row in ids]
+    memory, started = PeakMemory(model.network), time.monotonic()
     with ProgressLine(task, len(ids)) as progress:
-        for indices, states in run_in_batches(order, model.batch_size, work):
-            residuals[list(indices)] = states
+        for indices, states in run_in_batches(by_length(lengths), model.batch_size, work):
+            yield list(indices), states
             progress.advance(len(indices))
-    return residuals
+    if task:
+        _log_effort(task, lengths, time.monotonic() - started, memory)
 
 
-def _last_position_states(model: Model, inputs: Tensor, mask: Tensor) -> Tensor:
-    """Stream states [batch, n_layers + 1, d_model], float32 on the CPU."""
+def _log_effort(task: str, lengths: Sequence[int], seconds: float, memory: PeakMemory) -> None:
+    tokens = sum(lengths)  # without padding, which is no work that anyone wanted
+    log.info(
+        "%s: %d prompts, %d tokens in %.1f s (%.0f tokens/s), peak memory %s",
+        task,
+        len(lengths),
+        tokens,
+        seconds,
+        tokens / max(seconds, 1e-9),
+        memory,
+    )
+
+
+def _states_of_batch(model: Model, inputs: Tensor, mask: Tensor, reading: _Reading) -> Tensor:
+    """Stream states [batch, P, n_layers + 1, d_model], float32 on the CPU."""
+    rows = torch.arange(len(inputs), device=inputs.device)[:, None]
+    columns = _last_tokens(mask, reading.n_positions(model))
     states: list[Tensor] = []
 
-    def keep_last(hidden: Tensor) -> None:
-        states.append(hidden[:, -1].float().cpu())
+    def keep(hidden: Tensor) -> None:
+        # The layers of one network may lie on several devices.
+        there = hidden[rows.to(hidden.device), columns.to(hidden.device)].float()
+        states.append(winsorize(there, reading.winsorize_quantile).cpu())
 
     def before_first(_: nn.Module, args: Any, kwargs: Any) -> None:
-        keep_last(stream_of(args, kwargs))
+        keep(stream_of(args, kwargs))
 
     def after(_: nn.Module, args: Any, output: Any) -> None:
-        keep_last(first_tensor(output))
+        keep(first_tensor(output))
 
     layers = model.get_layers()
     handles = [layers[0].register_forward_pre_hook(before_first, with_kwargs=True)]
@@ -61,4 +192,11 @@ def _last_position_states(model: Model, inputs: Tensor, mask: Tensor) -> Tensor:
     finally:
         for handle in handles:
             handle.remove()
-    return torch.stack(states, dim=1)
+    return torch.stack(states, dim=2)
+
+
+def _last_tokens(mask: Tensor, count: int) -> Tensor:
+    """Columns [batch, count] of each row's last tokens, wherever its padding is."""
+    columns = torch.arange(mask.shape[1], device=mask.device)
+    last = (mask * columns).amax(dim=1, keepdim=True)
+    return last + torch.arange(1 - count, 1, device=mask.device)

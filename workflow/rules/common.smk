@@ -19,7 +19,7 @@ from heretic.prompts.sources import local_files
 from heretic.report.table import run_summaries
 from heretic.settings import Settings, configuration_files, resolve
 from heretic.settings.cascade import variables
-from heretic.settings.prompt_sources import DEMO, OPTIONAL_SETS, PROMPT_SETS
+from heretic.settings.prompt_sources import DEMO, OPTIONAL_SETS, PROMPT_SETS, STATE_SETS
 
 # Threads that spin while they wait cost several times their work on a busy machine; torch reads
 # this when a job imports it.
@@ -120,6 +120,13 @@ def fingerprint_files(wildcards):
     ]
 
 
+def settings_of_protected(wildcards):
+    """Only of plain texts the mean alone may be kept; the other set must not depend on that."""
+    found = RUNS[wildcards.run].subset("extract_protected_residuals")
+    plain_texts = wildcards.prompts == "unhelpfulness_prompts"
+    return found if plain_texts else {**found, "stream_unhelpfulness": False}
+
+
 def seed_of_set(wildcards):
     """A set that nothing is drawn for must not depend on the seed."""
     drawn = any(source.depends_on_seed for source in sources_of_set(wildcards))
@@ -140,7 +147,7 @@ def source_files(wildcards):
 
 
 def residual_files(wildcards):
-    sets = ("good_prompts", "bad_prompts", *OPTIONAL_SETS)
+    sets = (*STATE_SETS, *OPTIONAL_SETS)
     folder = f"results/{wildcards.run}/residuals"
     used = RUNS[wildcards.run].prompt_sources()
     return {name: f"{folder}/{name}.safetensors" for name in sets if name in used}

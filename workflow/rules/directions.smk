@@ -25,17 +25,21 @@ rule find_response_prefix:
 
 rule extract_residuals:
     input:
-        prompts="results/{run}/prompts/{prompts}.jsonl",
+        unpack(prompt_files(*STATE_SETS)),
         checked=ancient(rules.check_prompts.output[0]),
         chat=rules.find_response_prefix.output[0],
         model=model_files,
         code=source_of("extract_residuals"),
     output:
-        "results/{run}/residuals/{prompts}.safetensors",
+        good_prompts="results/{run}/residuals/good_prompts.safetensors",
+        bad_prompts="results/{run}/residuals/bad_prompts.safetensors",
+        # The trials' prompts are unseen by the directions, which can be judged by them.
+        good_evaluation_prompts="results/{run}/residuals/good_evaluation_prompts.safetensors",
+        bad_evaluation_prompts="results/{run}/residuals/bad_evaluation_prompts.safetensors",
     log:
-        "logs/{run}/extract_residuals/{prompts}.log",
+        "logs/{run}/extract_residuals.log",
     benchmark:
-        "benchmarks/{run}/extract_residuals/{prompts}.tsv"
+        "benchmarks/{run}/extract_residuals.tsv"
     conda:
         "../../envs/heretic.yaml"
     resources:
@@ -44,9 +48,37 @@ rule extract_residuals:
         settings=settings_of("extract_residuals"),
         model=model_path,
     message:
-        "Reading the residual stream of {wildcards.prompts} at the last prompt token"
+        "Reading the residual stream of good and bad prompts where the answer begins"
     script:
         "../../scripts/extract_residuals.py"
+
+
+rule extract_protected_residuals:
+    input:
+        prompts="results/{run}/prompts/{prompts}.jsonl",
+        checked=ancient(rules.check_prompts.output[0]),
+        chat=rules.find_response_prefix.output[0],
+        model=model_files,
+        code=source_of("extract_protected_residuals"),
+    output:
+        "results/{run}/residuals/{prompts}.safetensors",
+    log:
+        "logs/{run}/extract_protected_residuals/{prompts}.log",
+    benchmark:
+        "benchmarks/{run}/extract_protected_residuals/{prompts}.tsv"
+    wildcard_constraints:
+        prompts="|".join(OPTIONAL_SETS),
+    conda:
+        "../../envs/heretic.yaml"
+    resources:
+        gpu=1,
+    params:
+        settings=settings_of_protected,
+        model=model_path,
+    message:
+        "Reading the residual stream of {wildcards.prompts}, which directions keep away from"
+    script:
+        "../../scripts/extract_protected_residuals.py"
 
 
 rule compute_directions:
@@ -62,6 +94,8 @@ rule compute_directions:
         "benchmarks/{run}/compute_directions.tsv"
     conda:
         "../../envs/heretic.yaml"
+    resources:
+        gpu=1,
     params:
         settings=settings_of("compute_directions"),
     message:

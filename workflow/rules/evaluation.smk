@@ -34,8 +34,8 @@ rule report:
         trials=rules.optimize.output.trials,
         geometry=rules.compute_directions.output.geometry,
         directions=rules.compute_directions.output.directions,
-        good="results/{run}/residuals/good_prompts.safetensors",
-        bad="results/{run}/residuals/bad_prompts.safetensors",
+        good=rules.extract_residuals.output.good_prompts,
+        bad=rules.extract_residuals.output.bad_prompts,
         code=source_of("report"),
     output:
         report(
@@ -48,6 +48,8 @@ rule report:
         "logs/{run}/report.log",
     conda:
         "../../envs/heretic.yaml"
+    params:
+        settings=settings_of("report"),
     message:
         "Writing the report"
     script:

@@ -4,10 +4,11 @@ The mathematics is that of `projection`, in another order: the whole of V = D W 
 gathered in passes over blocks of rows, so that a matrix is edited without a second copy of it, and
 straight from a file if need be. Everything is computed on the CPU in float64 and rounded once, so
 that the device, the number of threads and the way of reading leave no trace in the result. For the
-same reason directions take their turns: products of matrices add up in an order of their own.
+same reason directions take their turns: products of matrices add up in an order of their own. The
+matrices of several experts are edited one after the other, as if each were stored alone.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -22,7 +23,7 @@ NOISE = torch.finfo(torch.float32).eps ** 0.5
 
 @dataclass(frozen=True)
 class MatrixEdit:
-    """How one stored matrix is edited.
+    """How one stored matrix is edited, or each one of several experts.
 
     Attributes:
         directions: D, orthonormal rows [k, d_model].
@@ -49,12 +50,22 @@ def edited_blocks(stored: Tensor, edit: MatrixEdit, dtype: torch.dtype) -> Itera
     """The edited matrix as consecutive blocks of its rows, in `dtype` on the CPU.
 
     Args:
-        stored: the original [d_model, d_in], or [d_in, d_model] if `edit.transposed`. It may be
-            mapped from a file or lie on an accelerator, and may be overwritten by the block that
-            was yielded last.
+        stored: the original [d_model, d_in], or [d_in, d_model] if `edit.transposed`; of several
+            experts [experts, ...], whose rows follow one another. It may be mapped from a file or
+            lie on an accelerator, and may be overwritten by the block that was yielded last.
         edit: what to do with it.
         dtype: of the result; the original is rounded to it before the edit, as loading does.
     """
+    for matrix in matrices_of(stored):
+        yield from _edited_matrix(matrix, edit, dtype)
+
+
+def matrices_of(stored: Tensor) -> Iterable[Tensor]:
+    """The matrix, or that of each expert: views, so that writing into them edits `stored`."""
+    return stored.unbind() if stored.ndim == 3 else (stored,)
+
+
+def _edited_matrix(stored: Tensor, edit: MatrixEdit, dtype: torch.dtype) -> Iterator[Tensor]:
     along = projection_of(stored, edit, dtype)
     scale = _scale(stored, edit, dtype, along)
     for rows, block in _double_blocks(stored, dtype):
@@ -65,7 +76,7 @@ def edited_blocks(stored: Tensor, edit: MatrixEdit, dtype: torch.dtype) -> Itera
 
 
 def projection_of(stored: Tensor, edit: MatrixEdit, dtype: torch.dtype) -> Tensor:
-    """V = D W [k, d_in] in float64, of the matrix rounded to `dtype`."""
+    """V = D W [k, d_in] in float64, of one matrix rounded to `dtype`."""
     units = edit.directions.double()
     inputs = stored.shape[0 if edit.transposed else 1]
     found = torch.zeros(len(units), inputs, dtype=torch.float64)
@@ -81,9 +92,20 @@ def projection_of(stored: Tensor, edit: MatrixEdit, dtype: torch.dtype) -> Tenso
 def edited_bias(
     stored: Tensor, directions: Tensor, strengths: Sequence[float], dtype: torch.dtype
 ) -> Tensor:
-    """The edited bias b' = b - D^T diag(s) D b [d_model] in `dtype` on the CPU."""
-    rounded = stored.to("cpu", dtype).double()
-    return ablate_bias(rounded, directions.double(), strengths).to(dtype)
+    """The edited bias b' = b - D^T diag(s) D b in `dtype` on the CPU.
+
+    Args:
+        stored: b [d_model], or [experts, d_model].
+        directions: D, orthonormal rows [k, d_model].
+        strengths: s, one for each direction.
+        dtype: of the result; the original is rounded to it before the edit.
+    """
+    rounded, units = stored.to("cpu", dtype).double(), directions.double()
+    if rounded.ndim == 1:
+        return ablate_bias(rounded, units, strengths).to(dtype)
+    # One by one: together they would be a product of matrices.
+    rows = [ablate_bias(row, units, strengths) for row in rounded]
+    return torch.stack(rows).to(dtype)
 
 
 def plain_blocks(stored: Tensor, dtype: torch.dtype) -> Iterator[Tensor]:

@@ -1,11 +1,13 @@
 """What a phase before left for the edit: one or several directions per layer, and their shares."""
 
+import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
+from heretic.ablation.vectors import orthonormalize
 from heretic.errors import DirectionError
 
 # Of a unit vector; less than this is rounding, and says nothing of where it points.
@@ -81,6 +83,14 @@ class AblationDirections:
         )
 
     @property
+    def sha256(self) -> str:
+        """Of what is ablated; two files that differ elsewhere have the same."""
+        digest = hashlib.sha256()
+        for part in (self.rows, self.weights, self.discriminative):
+            digest.update(part.contiguous().numpy().tobytes())
+        return digest.hexdigest()
+
+    @property
     def discriminative_rows(self) -> tuple[int, ...]:
         """Rows of layers, so from 1 on, that separate held-out prompts."""
         return tuple(row for row in range(1, len(self.rows)) if self.discriminative[row])
@@ -134,16 +144,10 @@ def orthonormal(vectors: Tensor) -> Tensor:
     Raises:
         DirectionError: a vector lies in the span of those before it.
     """
-    units: list[Tensor] = []
-    for vector in vectors:
-        # Twice: the second pass removes what rounding left of the first.
-        for unit in [*units, *units]:
-            vector = vector - (unit @ vector) * unit
-        norm = vector.norm()
-        if norm < SMALLEST_NORM:
-            raise DirectionError(f"direction {len(units)} lies in the span of those before it")
-        units.append(vector / norm)
-    return torch.stack(units)
+    units, lengths = orthonormalize(vectors)
+    for number in (lengths < SMALLEST_NORM).nonzero().flatten().tolist():
+        raise DirectionError(f"direction {number} lies in the span of those before it")
+    return units
 
 
 def _aligned(above: Tensor, below: Tensor) -> Tensor:

@@ -77,7 +77,7 @@ def ablate_bias(pristine: Tensor, directions: Tensor, strengths: Sequence[float]
     bias = pristine.to(torch.promote_types(pristine.dtype, torch.float32))
     edited = bias
     for unit, strength in zip(directions.to(bias), strengths, strict=True):
-        edited = edited - strength * (bias @ unit)[..., None] * unit
+        edited = edited - strength * unit * (bias @ unit)[..., None]
     return edited.to(pristine.dtype)
 
 

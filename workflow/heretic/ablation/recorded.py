@@ -1,9 +1,12 @@
 """Writers and edits as plain values, so that an edit can be made without the network in memory."""
 
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+import base64
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields
 from typing import Any
 
+import numpy as np
+import torch
 from torch import Tensor
 
 from heretic.ablation.directions import AblationDirections
@@ -22,10 +25,11 @@ class RecordedWriter:
         component: `attn.o_proj` or `mlp.down_proj`.
         transposed: whether its matrix is kept as [..., d_in, d_model].
         bias: whether it has a bias.
-        parameter: name of its matrix among the network's parameters; None for `name`.weight.
-        bias_parameter: name of its bias likewise; None for `name`.bias.
-        experts: how many matrices are stored as one; None for a single one.
-        gain: factors [d_model] between what it writes and the stream; None if they are alike.
+        parameter: the matrix among the network's parameters; None for `name`.weight.
+        bias_parameter: the bias likewise; None for `name`.bias.
+        experts: how many matrices are kept as one parameter; None for a single one.
+        gain: factors [d_model] between what it writes and the stream, float32; None if they are
+            all the same.
     """
 
     name: str
@@ -36,26 +40,57 @@ class RecordedWriter:
     parameter: str | None = None
     bias_parameter: str | None = None
     experts: int | None = None
-    gain: Sequence[float] | None = None
+    gain: Tensor | None = field(default=None, compare=False)
+
+    @classmethod
+    def of(cls, writer: StreamWriter) -> "RecordedWriter":
+        """Of a writer in memory."""
+        return cls(
+            writer.name,
+            writer.layer,
+            writer.component,
+            writer.transposed,
+            writer.bias is not None,
+            _unless(writer.parameter_name, f"{writer.name}.weight"),
+            _unless(writer.bias_name, f"{writer.name}.bias"),
+            len(writer.weight) if writer.weight.ndim == 3 else None,
+            writer.gain,
+        )
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> "RecordedWriter":
+        """Inverse of `to_dict`.
+
+        Raises:
+            TypeError, ValueError: a value is missing, unknown or damaged.
+        """
+        gain = values.get("gain")
+        return cls(**{**values, "gain": None if gain is None else decode_floats(gain)})
 
     @property
-    def weight_name(self) -> str:
+    def parameter_name(self) -> str:
         """Name of its matrix among the network's parameters."""
         return self.parameter or f"{self.name}.weight"
 
     @property
-    def bias_name(self) -> str:
-        """Name of its bias among the network's parameters, where it has one."""
-        return self.bias_parameter or f"{self.name}.bias"
+    def bias_name(self) -> str | None:
+        """Name of its bias among the network's parameters, or None."""
+        return (self.bias_parameter or f"{self.name}.bias") if self.bias else None
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain values that the constructor takes back."""
-        return asdict(self)
+        """Plain values, without those that a writer of the usual kind leaves open."""
+        values = {f.name: getattr(self, f.name) for f in fields(self)}
+        if self.gain is not None:
+            values["gain"] = encode_floats(self.gain)
+        return {name: value for name, value in values.items() if value is not None}
 
 
 @dataclass(frozen=True)
 class RecordedEdit:
-    """One writer's edit: orthonormal directions [k, d_model] and a strength for each."""
+    """One writer's edit: orthonormal directions [k, d_model] and a strength for each.
+
+    The directions are those of the writer's output: where it has a gain, that is in them.
+    """
 
     writer: RecordedWriter
     directions: Tensor
@@ -64,21 +99,7 @@ class RecordedEdit:
 
 def record_writers(anatomy: Anatomy) -> list[RecordedWriter]:
     """The writers of a network, in its order."""
-    return [_record(writer) for writer in anatomy.writers]
-
-
-def _record(writer: StreamWriter) -> RecordedWriter:
-    return RecordedWriter(
-        writer.name,
-        writer.layer,
-        writer.component,
-        writer.transposed,
-        writer.bias is not None,
-        parameter=writer.parameter_name if writer.is_raw else None,
-        bias_parameter=writer.bias_name if writer.is_raw else None,
-        experts=len(writer.weight) if writer.weight.ndim == 3 else None,
-        gain=None if writer.gain is None else writer.gain.tolist(),
-    )
+    return [RecordedWriter.of(writer) for writer in anatomy.writers]
 
 
 def plan_recorded(
@@ -92,8 +113,28 @@ def plan_recorded(
         facts: `layers` and `writers` of the model, as the search recorded them.
 
     Raises:
-        DirectionError: there are no directions at the index of a global edit, or for a layer.
+        DirectionError: there are no directions at the index of a global edit, or for a layer; or
+            nothing that a writer does can move the stream along one.
     """
-    writers: Sequence[RecordedWriter] = [RecordedWriter(**writer) for writer in facts["writers"]]
+    writers = [RecordedWriter.from_dict(writer) for writer in facts["writers"]]
     placed = place_edits(parameters, directions, facts["layers"], writers)
     return [RecordedEdit(*edit) for edit in placed]
+
+
+def encode_floats(values: Tensor) -> str:
+    """A tensor's float32 values as text: base64 of their little-endian bytes."""
+    data = values.float().numpy().astype("<f4").tobytes()
+    return base64.b64encode(data).decode("ascii")
+
+
+def decode_floats(text: str) -> Tensor:
+    """Inverse of `encode_floats`: float32, flat.
+
+    Raises:
+        ValueError: it is no such text.
+    """
+    return torch.from_numpy(np.frombuffer(base64.b64decode(text), "<f4").astype(np.float32))
+
+
+def _unless(name: str | None, usual: str) -> str | None:
+    return None if name == usual else name

@@ -7,6 +7,7 @@ import torch
 from sklearn.metrics import silhouette_score
 from torch import Tensor
 
+from heretic.directions.chance import generator
 from heretic.directions.methods import find_directions
 from heretic.directions.options import METHODS, ExtractionOptions
 from heretic.directions.probe import probe_accuracy
@@ -87,15 +88,14 @@ def _spaces(bad: Tensor, good: Tensor, device: torch.device) -> Iterator[SmallSp
 
 def _contrast_in(space: SmallSpace, options: ExtractionOptions) -> Contrast:
     bad, good = space.bad, space.good
-    generator = torch.Generator().manual_seed(options.seed)
     directions = find_directions(bad, good, options)
     medians = torch.stack([geometric_median(good), geometric_median(bad)], 1)
     good_median, bad_median = (space.lift(medians) + space.origin[:, None]).unbind(1)
     values = Contrast(
         directions=space.lift(directions),
-        control=space.lift(_relabelled(bad, good, options, generator)).squeeze(1),
+        control=space.lift(_relabelled(bad, good, options)).squeeze(1),
         agreement=_agreement(bad, good, directions[:, 0], options),
-        stability=_stability(bad, good, options, generator),
+        stability=_stability(bad, good, options),
         probe_accuracy=torch.tensor(probe_accuracy(bad, good, options.probe_c, options.seed)),
         silhouette=torch.tensor(_silhouettes(bad, good)),
         good_median=good_median,
@@ -104,12 +104,10 @@ def _contrast_in(space: SmallSpace, options: ExtractionOptions) -> Contrast:
     return Contrast(**{name: value.double().cpu() for name, value in vars(values).items()})
 
 
-def _relabelled(
-    bad: Tensor, good: Tensor, options: ExtractionOptions, generator: torch.Generator
-) -> Tensor:
+def _relabelled(bad: Tensor, good: Tensor, options: ExtractionOptions) -> Tensor:
     """One direction [layers, 1, r] of the same prompts with their labels shuffled."""
     both = torch.cat([bad, good], 1)
-    order = torch.randperm(both.shape[1], generator=generator)
+    order = torch.randperm(both.shape[1], generator=generator(options.seed, "control"))
     first, second = order[: bad.shape[1]], order[bad.shape[1] :]
     return find_directions(both[:, first], both[:, second], replace(options, n_directions=1))
 
@@ -120,19 +118,24 @@ def _agreement(bad: Tensor, good: Tensor, first: Tensor, options: ExtractionOpti
     return torch.stack([(first * other).sum(-1) for other in found], -1)
 
 
-def _stability(
-    bad: Tensor, good: Tensor, options: ExtractionOptions, generator: torch.Generator
-) -> Tensor:
-    halves = [
-        torch.randperm(states.shape[1], generator=generator).tensor_split(2)
-        for states in (bad, good)
-    ]
+def _stability(bad: Tensor, good: Tensor, options: ExtractionOptions) -> Tensor:
     one = replace(options, n_directions=1)
     first, second = (
         find_directions(bad[:, of_bad], good[:, of_good], one).squeeze(1)
-        for of_bad, of_good in zip(*halves, strict=True)
+        for of_bad, of_good in random_halves(bad.shape[1], good.shape[1], options.seed)
     )
     return (first * second).sum(-1)
+
+
+def random_halves(n_bad: int, n_good: int, seed: int) -> list[tuple[Tensor, Tensor]]:
+    """Indices of bad and of good prompts in each of two halves; pairs stay together."""
+    shuffle, pairs = generator(seed, "halves"), min(n_bad, n_good)
+    halves = torch.randperm(pairs, generator=shuffle).tensor_split(2)
+    unpaired = pairs + torch.randperm(max(n_bad, n_good) - pairs, generator=shuffle)
+    # The larger part of what has no partner joins the smaller half.
+    joined = zip(halves, reversed(unpaired.tensor_split(2)), strict=True)
+    both = [(half, torch.cat([half, more])) for half, more in joined]
+    return both if n_good >= n_bad else [(more, half) for half, more in both]
 
 
 def geometric_median(states: Tensor) -> Tensor:

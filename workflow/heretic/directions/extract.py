@@ -5,9 +5,11 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
+from heretic.ablation.vectors import normalize
+from heretic.directions.chance import chance_band
 from heretic.directions.contrast import CPU, Contrast, contrast, directions_of
 from heretic.directions.options import GOOD, HELPFULNESS, SACRED, ExtractionOptions
-from heretic.directions.orthogonalize import normalize, orthogonalize
+from heretic.directions.orthogonalize import orthogonalize
 from heretic.directions.separation import Separation, best_position, judge
 from heretic.directions.sets import ResidualSets
 from heretic.errors import DirectionError
@@ -71,10 +73,13 @@ def extract_directions(
         DirectionError: good and bad prompts cannot be told apart after a layer, or nothing of a
             direction is left there.
     """
+    chance = chance_band(sets, options.seed)
     position = best_position(sets) if sets.n_positions > 1 else -1
     sets = sets.at(position)
     found = contrast(sets.bad, sets.good, options, device)
     _require_directions(found.directions)
+    if options.direction_method == "contrastive_pca":
+        _require_contrast(found.directions, sets.bad, sets.good, options)
     helpful, sacred = _helpfulness(sets), _sacred(sets, options, device)
     against = _protected(sets, helpful, sacred, options)
     units, remaining = orthogonalize(
@@ -82,9 +87,7 @@ def extract_directions(
     )
     units = _towards_bad(units, sets)
     refusal = units.float()
-    separation = judge(
-        sets.held_out_bad, sets.held_out_good, units[:, 0], found.control, options.seed
-    )
+    separation = judge(sets, units[:, 0], found.control, chance, options.seed)
     return DirectionExtractionResult(
         refusal_directions=_squeezed(refusal),
         direction_weights=_weights(units, sets, options).float(),
@@ -113,13 +116,12 @@ def _sacred(sets: ResidualSets, options: ExtractionOptions, device: torch.device
     if sets.sacred is None:
         return None
     plain = sets.good if sets.unhelpfulness is None else sets.unhelpfulness
-    count = options.n_sacred_directions
-    return directions_of(
-        sets.sacred,
-        plain,
-        replace(options, direction_method="contrastive_pca", n_directions=count),
-        device,
+    alone = replace(
+        options, direction_method="contrastive_pca", n_directions=options.n_sacred_directions
     )
+    found = directions_of(sets.sacred, plain, alone, device)
+    _require_contrast(found, sets.sacred, plain, alone)
+    return found
 
 
 def _protected(
@@ -143,6 +145,25 @@ def _towards_bad(units: Tensor, sets: ResidualSets) -> Tensor:
     return torch.where((along < 0)[..., None], -units, units)
 
 
+def _require_contrast(
+    directions: Tensor, bad: Tensor, good: Tensor, options: ExtractionOptions
+) -> None:
+    """Refuse eigenvectors along which good prompts vary as much as bad ones, or more."""
+    for layer, rows in enumerate(directions):
+        good_mean = good[:, layer].mean(0, dtype=torch.float64)
+        bad_mean = bad[:, layer].mean(0, dtype=torch.float64)
+        about = good_mean if options.cpca_center == "good" else bad_mean
+        spread = ((bad[:, layer] - about) @ rows.T).square().mean(0)
+        usual = ((good[:, layer] - good_mean) @ rows.T).square().mean(0)
+        usable = int((spread > options.cpca_alpha * usual).sum())
+        if layer > 0 and usable < len(rows):
+            raise DirectionError(
+                f"after layer {layer - 1} contrastive PCA finds {usable} directions along which "
+                f"one set varies more than cpca_alpha={options.cpca_alpha:g} times the other, not "
+                f"{len(rows)}; lower cpca_alpha, n_directions or n_sacred_directions"
+            )
+
+
 def _weights(units: Tensor, sets: ResidualSets, options: ExtractionOptions) -> Tensor:
     """Shares of the strength [layers, k]; the largest is 1 for `explained_variance`.
 
@@ -154,8 +175,12 @@ def _weights(units: Tensor, sets: ResidualSets, options: ExtractionOptions) -> T
         return torch.ones(layers, count)
     if options.direction_weights != "explained_variance":
         return torch.tensor(options.direction_weights).expand(layers, count)
-    about = sets.bad.double() - sets.good.mean(0, dtype=torch.float64)
-    explained = torch.einsum("nld,lkd->nlk", about, units).square().mean(0)
+    explained = torch.stack(
+        [
+            ((bad - good.mean(0, dtype=torch.float64)) @ rows.T).square().mean(0)
+            for bad, good, rows in zip(sets.bad.unbind(1), sets.good.unbind(1), units, strict=True)
+        ]
+    )
     largest = explained.max(-1, keepdim=True).values
     return torch.where(largest > 0, explained / largest, 1.0)
 

@@ -78,6 +78,10 @@ def _trust(result: DirectionExtractionResult) -> Columns:
         **{f"agreement_{name}": row for name, row in zip(METHODS, agreement, strict=True)},
         "probe_accuracy": result.contrast.probe_accuracy.tolist(),
         "remaining_norm": result.remaining[:, 0].tolist(),
+        **{
+            f"remaining_norm_{number + 1}": result.remaining[:, number].tolist()
+            for number in range(1, result.remaining.shape[1])
+        },
     }
 
 
@@ -110,9 +114,10 @@ def _cosine(first: Tensor, second: Tensor) -> list[float]:
 
 def _explained_variance(sets: ResidualSets, directions: Tensor) -> list[float]:
     """Share of the pooled variance in the span of the directions [layers, k, d_model]."""
-    pooled = torch.cat([sets.bad, sets.good]).double()
-    pooled -= pooled.mean(0)
-    total = pooled.square().sum((0, 2))
-    along = torch.einsum("nld,lkd->nlk", pooled, directions).square().sum((0, 2))
-    found: list[float] = torch.where(total > 0, along / total, 0.0).tolist()
+    found = []
+    for bad, good, rows in zip(sets.bad.unbind(1), sets.good.unbind(1), directions, strict=True):
+        pooled = torch.cat([bad, good]).double()
+        pooled -= pooled.mean(0)
+        total = float(pooled.square().sum())
+        found.append(float((pooled @ rows.T).square().sum()) / total if total > 0 else 0.0)
     return found

@@ -12,8 +12,8 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
+from heretic.ablation.vectors import normalize, orthonormalize
 from heretic.directions.options import ExtractionOptions
-from heretic.directions.orthogonalize import normalize, orthonormalize
 from heretic.directions.probe import probe_directions
 from heretic.errors import DirectionError
 from heretic.settings.values import Method
@@ -34,6 +34,10 @@ def find_directions(bad: Tensor, good: Tensor, options: ExtractionOptions) -> Te
     Raises:
         DirectionError: there are too few prompts for so many directions.
     """
+    if options.n_directions > 1 and options.methods == {"mean_difference"}:
+        raise DirectionError(
+            "a difference of means is one direction; set n_directions=1 or another direction_method"
+        )
     if options.direction_method == "ensemble":
         return _ensemble(bad, good, options)
     count, most = options.n_directions, min(bad.shape[1], good.shape[1], bad.shape[2])
@@ -100,12 +104,13 @@ def _ensemble(bad: Tensor, good: Tensor, options: ExtractionOptions) -> Tensor:
         count = 1 if method == "mean_difference" else options.n_directions
         alone = replace(options, direction_method=method, n_directions=count)
         rows.append(weight * find_directions(bad, good, alone))
-    first = normalize(sum(found[:, :1] for found in rows) + torch.zeros_like(rows[0][:, :1]))
+    first = normalize(torch.stack([found[:, :1] for found in rows]).sum(0))
     if options.n_directions == 1:
         return first
     spanned = torch.cat(rows, 1)
     beyond = spanned - (spanned @ first.mT) @ first
-    axes = torch.linalg.svd(beyond, full_matrices=False).Vh[:, : options.n_directions - 1]
+    axes = torch.linalg.svd(beyond, full_matrices=False).Vh
+    axes = axes[:, : options.n_directions - 1]
     found, _ = orthonormalize(torch.cat([first, axes], 1))
     return _towards_bad(found, mean_difference(bad, good))
 

@@ -36,6 +36,12 @@ class ExtractionOptions:
         return cls(**values)
 
     @property
+    def methods(self) -> set[str]:
+        """The methods that take part."""
+        alone = self.direction_method != "ensemble"
+        return {self.direction_method} if alone else set(self.weight_of_method)
+
+    @property
     def weight_of_method(self) -> dict[Method, float]:
         """Weights of an ensemble's methods, those above zero."""
         weights = self.ensemble_weights or dict.fromkeys(METHODS, 1.0)

@@ -6,38 +6,12 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from heretic.ablation.vectors import normalize, orthonormalize
 from heretic.console import log
 from heretic.errors import DirectionError
 
 # A protected vector whose own part, beside the ones before it, is smaller adds rounding errors.
 NEGLIGIBLE = 1e-9
-
-
-def normalize(rows: Tensor) -> Tensor:
-    """Unit rows [..., d_model]; zero rows stay zero."""
-    norms = rows.norm(dim=-1, keepdim=True)
-    return torch.where(norms > 0, rows / norms.clamp(min=torch.finfo(rows.dtype).tiny), 0.0)
-
-
-def orthonormalize(rows: Tensor) -> tuple[Tensor, Tensor]:
-    """Unit rows orthogonal to the ones before them, by Gram-Schmidt in the order given.
-
-    Args:
-        rows: [layers, k, d_model]; the first of each layer keeps its direction.
-
-    Returns:
-        Rows of the same shape, and what the ones before left of each row's length [layers, k].
-    """
-    found: list[Tensor] = []
-    lengths: list[Tensor] = []
-    for row in rows.unbind(1):
-        left = row
-        for _ in range(2):  # the second time removes what rounding left of the first
-            for earlier in found:
-                left = left - (left * earlier).sum(-1, keepdim=True) * earlier
-        lengths.append(left.norm(dim=-1))
-        found.append(normalize(left))
-    return torch.stack(found, 1), torch.stack(lengths, 1)
 
 
 def orthogonalize(
@@ -62,8 +36,9 @@ def orthogonalize(
         was taken.
 
     Raises:
-        DirectionError: less than `min_remaining` is left; the message names the layer. Row 0 is
-            the embeddings', row l the state after decoder layer l - 1.
+        DirectionError: less than `min_remaining` is left after a layer, which the message names.
+            Row l is the state after decoder layer l - 1. Row 0, the embeddings', is used by no
+            edit, and is zero where that little is left of it.
     """
     units = {name: normalize(vectors.to(directions.dtype)) for name, vectors in against.items()}
     for name, vectors in units.items():
@@ -77,6 +52,7 @@ def orthogonalize(
                 remaining = remaining - (remaining @ vector[..., None]) * vector[:, None]
     found, left = orthonormalize(remaining)
     _require_rest(directions, left, min_remaining)
+    found[0] = torch.where(left[0, :, None] < min_remaining, 0.0, found[0])
     if units:
         log.info("Left of the directions: %s", _range(left[directions.norm(dim=-1) > 0]))
     return found, left
@@ -93,10 +69,11 @@ def _outside_span(directions: Tensor, vectors: Tensor) -> Tensor:
 
 def _require_rest(directions: Tensor, left: Tensor, min_remaining: float) -> None:
     lacking = (left < min_remaining) & (directions.norm(dim=-1) > 0)
+    lacking[0] = False
     for layer, number in lacking.nonzero().tolist():
         which = "the direction" if directions.shape[1] == 1 else f"direction {number + 1}"
         raise DirectionError(
-            f"{_place(layer)} only {float(left[layer, number]):.3f} of {which} is left by "
+            f"after layer {layer - 1} only {float(left[layer, number]):.3f} of {which} is left by "
             f"orthogonalisation (min_remaining_norm is {min_remaining}); protect less: switch off "
             "orthogonalize_to_good, unhelpfulness_prompts or sacred_prompts, or find fewer "
             "directions"
@@ -111,7 +88,3 @@ def _report(name: str, directions: Tensor, vectors: Tensor) -> None:
 
 def _range(values: Tensor) -> str:
     return f"{float(values.min()):.3f} to {float(values.max()):.3f}" if values.numel() else "none"
-
-
-def _place(row: int) -> str:
-    return f"after layer {row - 1}" if row else "at the embeddings"

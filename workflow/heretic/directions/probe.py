@@ -13,7 +13,7 @@ from sklearn.model_selection import StratifiedKFold, cross_val_score
 from threadpoolctl import threadpool_limits
 from torch import Tensor
 
-from heretic.directions.orthogonalize import orthonormalize
+from heretic.ablation.vectors import orthonormalize
 
 FOLDS = 5
 MOST_ITERATIONS = 500

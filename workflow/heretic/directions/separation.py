@@ -1,28 +1,26 @@
-"""How well directions tell bad from good prompts that did not give them, and what chance gives."""
+"""How well directions tell bad from good prompts that did not give them."""
 
 from dataclasses import dataclass
-from statistics import NormalDist
 
 import torch
 from sklearn.metrics import roc_auc_score
 from torch import Tensor
 
+from heretic.ablation.vectors import normalize
 from heretic.console import log
-from heretic.directions.orthogonalize import normalize
+from heretic.directions.chance import generator
 from heretic.directions.sets import ResidualSets
-
-CONFIDENCE = 0.95
 
 
 @dataclass(frozen=True)
 class Separation:
-    """Separation by layer on held-out prompts, index 0 the embeddings.
+    """Separation by state on held-out prompts, index 0 the embeddings.
 
     Attributes:
         auroc: how often a bad prompt lies further along the direction than a good one.
         cohens_d: distance of the means along the direction, in pooled standard deviations.
-        control_auroc: the same for a direction from relabelled prompts, and relabelled prompts.
-        chance: AUROC between which chance stays in all layers at once with 95% probability.
+        control_auroc: AUROC of a direction from relabelled prompts, on relabelled prompts.
+        chance: what relabelled prompts stay between, see `chance_band`.
     """
 
     auroc: tuple[float, ...]
@@ -32,41 +30,34 @@ class Separation:
 
     @property
     def discriminative(self) -> Tensor:
-        """Whether each layer separates better than chance, uint8 [n_layers + 1]."""
+        """Whether each state separates better than chance, uint8 [n_layers + 1]."""
         return torch.tensor([value > self.chance[1] for value in self.auroc], dtype=torch.uint8)
 
 
-def judge(bad: Tensor, good: Tensor, directions: Tensor, control: Tensor, seed: int) -> Separation:
+def judge(
+    sets: ResidualSets, directions: Tensor, control: Tensor, chance: tuple[float, float], seed: int
+) -> Separation:
     """Project held-out prompts onto directions that come from other prompts.
 
     Args:
-        bad, good: residuals [n, n_layers + 1, d_model] of held-out prompts.
+        sets: residuals at one position.
         directions: unit rows [n_layers + 1, d_model].
         control: the same of relabelled prompts.
-        seed: of the relabelling of these prompts. Their true labels would not do: a direction of
-            any origin often lies along the largest difference there is, with either sign.
+        chance: see `chance_band`.
+        seed: of the relabelling of the held-out prompts. Their true labels would not do: a
+            direction of any origin often lies along the largest difference there is, with either
+            sign.
     """
+    bad, good = sets.held_out_bad, sets.held_out_good
     scores = [_along(bad, directions), _along(good, directions)]
-    both = _along(torch.cat([bad, good]), control)
-    order = torch.randperm(len(both), generator=torch.Generator().manual_seed(seed))
-    shuffled = torch.split(both[order], [len(bad), len(good)])
+    both = torch.cat([_along(bad, control), _along(good, control)])
+    order = torch.randperm(len(both), generator=generator(seed, "held-out control"))
     return Separation(
         auroc=_auroc(*scores),
         cohens_d=_cohens_d(*scores),
-        control_auroc=_auroc(*shuffled),
-        chance=chance_band(len(bad), len(good), bad.shape[1] - 1),
+        control_auroc=_auroc(*torch.split(both[order], [len(bad), len(good)])),
+        chance=chance,
     )
-
-
-def chance_band(n_bad: int, n_good: int, n_layers: int) -> tuple[float, float]:
-    """AUROC that prompts of one kind stay between in all layers, with 95% probability.
-
-    The normal approximation of the Mann-Whitney statistic, whose standard deviation is
-    sqrt((n_bad + n_good + 1) / (12 n_bad n_good)), with Bonferroni's correction for the layers.
-    """
-    deviation: float = ((n_bad + n_good + 1) / (12 * n_bad * n_good)) ** 0.5
-    reach = deviation * NormalDist().inv_cdf(1 - (1 - CONFIDENCE) / 2 / n_layers)
-    return max(0.0, 0.5 - reach), min(1.0, 0.5 + reach)
 
 
 def best_position(sets: ResidualSets) -> int:
@@ -78,11 +69,10 @@ def best_position(sets: ResidualSets) -> int:
     found: list[tuple[tuple[float, float], int]] = []
     for position in range(-sets.n_positions, 0):
         states = sets.at(position)
-        directions = normalize(
-            states.bad.mean(0, dtype=torch.float64) - states.good.mean(0, dtype=torch.float64)
-        )
+        means = [known.mean(0, dtype=torch.float64) for known in (states.bad, states.good)]
+        directions = normalize(means[0] - means[1])
         scores = [_along(held, directions) for held in (states.held_out_bad, states.held_out_good)]
-        by_layer = zip(_auroc(*scores), _cohens_d(*scores), strict=True)
+        by_layer = zip(_auroc(*scores)[1:], _cohens_d(*scores)[1:], strict=True)
         key = max((round(auroc, 6), d) for auroc, d in by_layer)
         log.info("Position %d: AUROC %.3f, Cohen's d %.2f at best", position, *key)
         found.append((key, position))
@@ -90,8 +80,9 @@ def best_position(sets: ResidualSets) -> int:
 
 
 def _along(states: Tensor, directions: Tensor) -> Tensor:
-    """Projections [n, layers] of [n, layers, d_model], in float64."""
-    return torch.einsum("nld,ld->nl", states.double(), directions.double())
+    """Projections [n, layers] of [n, layers, d_model], in float64, one layer at a time."""
+    layers = zip(states.unbind(1), directions.double(), strict=True)
+    return torch.stack([layer.double() @ row for layer, row in layers], 1)
 
 
 def _auroc(bad: Tensor, good: Tensor) -> tuple[float, ...]:

@@ -7,6 +7,7 @@ y is brought back as Q y by the Householder reflections themselves.
 """
 
 from collections.abc import Iterator
+from contextlib import contextmanager
 
 import torch
 from torch import Tensor
@@ -32,7 +33,8 @@ class SmallSpace:
         both = torch.cat([bad, good]).to(device).double()
         self.origin = both[len(bad) :].mean(0)
         columns = (both - self.origin).permute(1, 2, 0)  # [layers, d_model, n]
-        reflections, self._scales = torch.geqrf(columns.contiguous())
+        with _one_thread():
+            reflections, self._scales = torch.geqrf(columns.contiguous())
         rank = self._scales.shape[-1]
         coordinates = reflections[:, :rank].triu().mT
         difference = coordinates[:, : len(bad)].mean(1) - coordinates[:, len(bad) :].mean(1)
@@ -47,6 +49,17 @@ class SmallSpace:
         padded = coordinates.new_zeros(layers, d_model, coordinates.shape[1])
         padded[:, :rank] = coordinates.mT
         return torch.ormqr(self._reflections, self._scales, padded).mT
+
+
+@contextmanager
+def _one_thread() -> Iterator[None]:
+    """Factorisations of this size gain little from threads, and stall where cores are shared."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
 
 
 def layer_chunks(bad: Tensor, good: Tensor) -> Iterator[slice]:

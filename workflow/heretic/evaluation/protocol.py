@@ -8,7 +8,7 @@ from typing import Any
 import torch
 
 from heretic.ablation.directions import AblationDirections, orthonormal
-from heretic.ablation.editor import WeightEditor, pristine_weights
+from heretic.ablation.engines import make_editor
 from heretic.ablation.parameters import AblationParameters
 from heretic.ablation.plan import plan_edits
 from heretic.console import log
@@ -105,8 +105,8 @@ def _controls(
 ) -> tuple[Measurement, Measurement]:
     """The edit at strength zero after the real one, and the edit along random directions."""
     parameters = AblationParameters.from_dict(record["parameters"])
-    pristine = pristine_weights(model, cache_weights)
-    editor = WeightEditor(model, pristine, record["norm_preservation"])
+    # The edited model has edited weights, so its controls have them too.
+    editor = make_editor(model, "edited_weights", record["norm_preservation"], cache_weights)
     edits = plan_edits(parameters, directions, model.anatomy)
     editor.abliterate(edits)
     editor.abliterate([replace(edit, strengths=(0.0,) * len(edit.strengths)) for edit in edits])

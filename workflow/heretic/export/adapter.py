@@ -6,7 +6,8 @@ columns of W, which no low rank holds.
 """
 
 import json
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
@@ -19,10 +20,11 @@ from heretic.console import log
 from heretic.errors import ExportError
 from heretic.export.checkpoint import Checkpoint
 from heretic.export.folder import write_record, writing
-from heretic.export.forms import ADAPTER_CONFIG, check_form, is_adapter
-from heretic.export.layout import empty_network
+from heretic.export.forms import ADAPTER_CONFIG, check_adapter, check_form, is_adapter
+from heretic.export.layout import Layout, empty_network, lay_out
 from heretic.export.record import Ablation
 from heretic.model.loading import Model, load_model
+from heretic.model.stored import places
 
 WEIGHTS = "adapter_model.safetensors"
 PREFIX = "base_model.model."
@@ -50,14 +52,17 @@ def save_adapter(
         trust_remote_code: whether the base model's own code may run.
 
     Raises:
-        ExportError: the edit is not of low rank, changes nothing, or changes biases that the
-            adapter cannot hold; the disk is full.
+        ExportError: the edit is not of low rank, changes nothing, or changes matrices or biases
+            that the adapter cannot hold; the disk is full.
     """
     check_form(ablation.export, ablation.norm_preservation)
-    lora_bias = _needs_bias(ablation)
+    check_adapter(ablation.export, [edit.writer for edit in ablation.edits])
+    if not ablation.edits:
+        raise ExportError("the chosen trial edits nothing, so there is no adapter; choose another")
     network = empty_network(source, ablation.dtype, trust_remote_code=trust_remote_code)
-    tensors = _tensors(ablation, Checkpoint(source, network.base_model_prefix))
-    config = _config(ablation, lora_bias, base_model, revision)
+    layout = lay_out(network, ablation.max_shard_size)
+    tensors = _tensors(ablation, Checkpoint(source, network.base_model_prefix), layout)
+    config = _config(ablation, base_model, revision)
     with writing(folder) as beside:
         save_file(tensors, beside / WEIGHTS, metadata={"format": "pt"})
         (beside / ADAPTER_CONFIG).write_text(config, encoding="utf-8")
@@ -100,46 +105,40 @@ def attach_adapter(model: Model, folder: Path) -> Model:
     return model
 
 
-def _needs_bias(ablation: Ablation) -> bool:
-    if not ablation.edits:
-        raise ExportError("the chosen trial edits nothing, so there is no adapter; choose another")
-    for edit in ablation.edits:
-        if edit.writer.parameter is not None:
-            raise ExportError(
-                f"{edit.writer.name} belongs to no linear module, and an adapter holds changes of "
-                "such modules only; set export=merged"
-            )
-    kinds: Collection[bool] = {edit.writer.bias for edit in ablation.edits}
-    if len(kinds) > 1:
-        names = {edit.writer.bias: edit.writer.name for edit in ablation.edits}
-        raise ExportError(
-            f"{names[True]} writes a bias into the stream and {names[False]} has none: one adapter "
-            "holds biases for all of its matrices or for none; set export=merged"
-        )
-    return kinds == {True}
-
-
-def _tensors(ablation: Ablation, checkpoint: Checkpoint) -> dict[str, Tensor]:
+def _tensors(ablation: Ablation, checkpoint: Checkpoint, layout: Layout) -> dict[str, Tensor]:
     """A and B of each matrix, in float32: half precision would round the small difference away."""
-    matrices = ablation.matrix_edits()
+    matrices, files = ablation.matrix_edits(), places(layout.origins)
     found: dict[str, Tensor] = {}
     for edit in ablation.edits:
         writer, units = edit.writer, edit.directions.double()
-        with checkpoint.tensor(writer.weight_name) as weight:
-            along = projection_of(weight, matrices[writer.weight_name], ablation.torch_dtype)
+        with _parameter(writer.parameter_name, checkpoint, files) as weight:
+            along = projection_of(weight, matrices[writer.parameter_name], ablation.torch_dtype)
         name = f"{PREFIX}{writer.name}"
         found[f"{name}.lora_A.weight"] = along.float()
         scaled = units * -units.new_tensor(edit.strengths)[:, None]
         found[f"{name}.lora_B.weight"] = scaled.T.float().contiguous()
-        if writer.bias:
-            with checkpoint.tensor(writer.bias_name) as stored:
+        if writer.bias_name is not None:
+            with _parameter(writer.bias_name, checkpoint, files) as stored:
                 bias = stored.to("cpu", ablation.torch_dtype).double()
             parts = [row * (unit @ bias) for row, unit in zip(scaled, units, strict=True)]
             found[f"{name}.lora_B.bias"] = torch.stack(parts).sum(0).float()
     return found
 
 
-def _config(ablation: Ablation, lora_bias: bool, base_model: str, revision: str | None) -> str:
+def _parameter(
+    name: str, checkpoint: Checkpoint, files: Mapping[str, list[str]]
+) -> AbstractContextManager[Tensor]:
+    """A parameter of the network, which the files may know by another name."""
+    stored = files.get(name, ())
+    if len(stored) != 1:
+        raise ExportError(
+            f"{checkpoint.folder} does not hold {name} as the network has it, which an adapter is "
+            "made from; set export=merged"
+        )
+    return checkpoint.tensor(stored[0])
+
+
+def _config(ablation: Ablation, base_model: str, revision: str | None) -> str:
     from peft import LoraConfig
 
     rank = max(len(edit.directions) for edit in ablation.edits)
@@ -149,7 +148,7 @@ def _config(ablation: Ablation, lora_bias: bool, base_model: str, revision: str 
         revision=revision,
         r=rank,
         lora_alpha=rank,  # PEFT multiplies by alpha / r
-        lora_bias=lora_bias,
+        lora_bias=any(edit.writer.bias for edit in ablation.edits),
         target_modules=[edit.writer.name for edit in ablation.edits],
         fan_in_fan_out=any(edit.writer.transposed for edit in ablation.edits),
         inference_mode=True,

@@ -1,7 +1,7 @@
 """Tensors of a checkpoint by name, mapped from its files one at a time."""
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -37,11 +37,23 @@ class Checkpoint:
         except ModelLoadError as error:
             raise ExportError(f"{folder} holds no weights to export ({one_line(error)})") from error
         self.folder, self._prefix = folder, f"{prefix}."
+        self._headers: dict[Path, tuple[int, dict[str, Any]]] = {}
 
     def stored_name(self, name: str) -> str | None:
         """The name of a tensor in the files, or None if they do not hold it."""
         names = (name, name.removeprefix(self._prefix))
         return next((known for known in names if known in self.files), None)
+
+    def holds(self, name: str, shape: Sequence[int]) -> bool:
+        """Whether the files have a tensor of this name, or without the prefix, and of this shape.
+
+        Raises:
+            ExportError: a file cannot be read.
+        """
+        stored = self.stored_name(name)
+        return stored is not None and self._header(self.files[stored])[1][stored]["shape"] == list(
+            shape
+        )
 
     @contextmanager
     def tensor(self, name: str) -> Iterator[Tensor]:
@@ -71,8 +83,21 @@ class Checkpoint:
         Args:
             name: as the files have it.
         """
+        start, entries = self._header(self.files[name])
+        entry: dict[str, Any] = entries[name]
         with self.files[name].open("rb") as stream:
-            length = int.from_bytes(stream.read(8), "little")
-            entry: dict[str, Any] = json.loads(stream.read(length))[name]
-            stream.seek(8 + length + entry["data_offsets"][0])
+            stream.seek(start + entry["data_offsets"][0])
             yield entry, stream
+
+    def _header(self, path: Path) -> tuple[int, dict[str, Any]]:
+        """Where the data of a file begin, and what it says of its tensors."""
+        if path not in self._headers:
+            try:
+                with path.open("rb") as stream:
+                    length = int.from_bytes(stream.read(8), "little")
+                    self._headers[path] = 8 + length, json.loads(stream.read(length))
+            except (OSError, ValueError) as error:
+                raise ExportError(
+                    f"cannot read {path}: {one_line(error)}; check the disk"
+                ) from error
+        return self._headers[path]

@@ -78,12 +78,13 @@ def write_record(folder: Path, record: Mapping[str, Any]) -> None:
 
 
 def require_saved(layout: Layout, changed: Collection[str]) -> None:
-    """Refuse a network that saves an edited parameter as part of something else.
+    """Refuse a network that does not save an edited parameter.
 
     Raises:
         ExportError: naming the parameter.
     """
-    lacking = sorted(set(changed) - set(layout.parameters.values()))
+    saved = {name for origin in layout.origins.values() for name in origin.parameters}
+    lacking = sorted(set(changed) - saved)
     if lacking:
         raise ExportError(
             f"the saved model would have no tensor {lacking[0]}; report this architecture"
@@ -92,7 +93,7 @@ def require_saved(layout: Layout, changed: Collection[str]) -> None:
 
 def log_comparison(layout: Layout, checkpoint: Checkpoint, changed: Collection[str]) -> None:
     """Say what was compared with the base model, and what the network does not use of it."""
-    edited = sum(parameter in changed for parameter in layout.parameters.values())
+    edited = len(layout.edited(changed))
     log.info(
         "Verified: %d tensors edited, the other %d as in the base model",
         edited,

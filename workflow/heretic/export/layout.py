@@ -7,27 +7,27 @@ another type come out as `save_pretrained` would have them.
 
 import json
 import sys
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from huggingface_hub import split_torch_state_dict_into_shards
+from huggingface_hub import split_state_dict_into_shards_factory
 from torch import Tensor
 from transformers import AutoModelForCausalLM, PreTrainedModel
-from transformers.core_model_loading import revert_weight_conversion
 from transformers.dynamic_module_utils import custom_object_save
-from transformers.modeling_utils import remove_tied_weights_from_state_dict
 from transformers.utils.logging import disable_progress_bar
 
 from heretic.ablation.blocks import plain_blocks
 from heretic.errors import ExportError, one_line
 from heretic.export.checkpoint import Checkpoint
 from heretic.model.loading import LOADING_ERRORS
+from heretic.model.stored import Origin, storage_of, trace
 
 INDEX = "model.safetensors.index.json"
+SHARDS = "model{suffix}.safetensors"
 
 
 @dataclass(frozen=True)
@@ -36,18 +36,25 @@ class Layout:
 
     Attributes:
         tensors: on the meta device, by the name under which each is saved.
-        parameters: the network's name of each saved tensor; one that is made of several
-            parameters, or of a part of one, has none.
+        origins: of which of the network's parameters each saved tensor is made.
         shards: names of the tensors by file, in the order of the network.
         total_size: bytes of all tensors.
         total_parameters: as the index tells it.
     """
 
     tensors: dict[str, Tensor]
-    parameters: dict[str, str]
+    origins: dict[str, Origin]
     shards: dict[str, list[str]]
     total_size: int
     total_parameters: int
+
+    def edited(self, changed: Collection[str]) -> set[str]:
+        """Names of the saved tensors in which any of some parameters is."""
+        return {
+            name
+            for name, origin in self.origins.items()
+            if not origin.parameters.isdisjoint(changed)
+        }
 
     def index(self) -> str | None:
         """Contents of the index file, where there is more than one shard."""
@@ -94,18 +101,18 @@ def lay_out(network: PreTrainedModel, max_shard_size: str) -> Layout:
         ExportError: the names of the checkpoint cannot be restored.
     """
     with _building(network.name_or_path or type(network).__name__):
-        state: dict[str, Tensor] = network.state_dict()
-        for ignored in network._keys_to_ignore_on_save or ():
-            state.pop(ignored, None)
-        state = remove_tied_weights_from_state_dict(state, network)
-        parameters = {id(tensor): name for name, tensor in state.items()}
-        restored = revert_weight_conversion(network, dict(state))
-    known = {name: parameters.get(id(tensor)) for name, tensor in restored.items()}
-    tensors = {name: tensor.to("meta") for name, tensor in restored.items()}
-    split = split_torch_state_dict_into_shards(tensors, max_shard_size=max_shard_size)
+        tensors, origins = trace(network)
+    # As for tensors with data, of which those that share memory go into one file, counted once.
+    split = split_state_dict_into_shards_factory(
+        tensors,
+        get_storage_size=lambda tensor: tensor.untyped_storage().nbytes(),
+        get_storage_id=storage_of,
+        filename_pattern=SHARDS,
+        max_shard_size=max_shard_size,
+    )
     return Layout(
         tensors,
-        {name: parameter for name, parameter in known.items() if parameter is not None},
+        origins,
         split.filename_to_tensors,
         split.metadata["total_size"],
         network.num_parameters(),

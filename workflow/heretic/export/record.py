@@ -1,11 +1,9 @@
 """`ablation.json`: all that is needed, beside the base model, to make the edited one again."""
 
-import base64
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -13,7 +11,13 @@ from heretic.ablation.blocks import MatrixEdit
 from heretic.ablation.directions import AblationDirections
 from heretic.ablation.parameters import AblationParameters
 from heretic.ablation.projection import NormPreservation
-from heretic.ablation.recorded import RecordedEdit, RecordedWriter, plan_recorded
+from heretic.ablation.recorded import (
+    RecordedEdit,
+    RecordedWriter,
+    decode_floats,
+    encode_floats,
+    plan_recorded,
+)
 from heretic.errors import ExportError
 
 RECORD = "ablation.json"
@@ -74,19 +78,9 @@ class Ablation:
         return dtype
 
     def matrix_edits(self) -> dict[str, MatrixEdit]:
-        """The edit of each matrix by the name of its parameter.
-
-        Raises:
-            ExportError: matrices of several experts are stored as one.
-        """
-        for edit in self.edits:
-            if edit.writer.experts is not None:
-                raise ExportError(
-                    f"{edit.writer.name} holds the matrices of {edit.writer.experts} experts, "
-                    "which cannot be exported yet"
-                )
+        """The edit of each matrix by the name of its parameter."""
         return {
-            edit.writer.weight_name: MatrixEdit(
+            edit.writer.parameter_name: MatrixEdit(
                 edit.directions, edit.strengths, edit.writer.transposed, self.norm_preservation
             )
             for edit in self.edits
@@ -94,23 +88,22 @@ class Ablation:
 
     def bias_edits(self) -> dict[str, RecordedEdit]:
         """The edit of each bias by the name of its parameter."""
-        return {edit.writer.bias_name: edit for edit in self.edits if edit.writer.bias}
+        named = ((edit.writer.bias_name, edit) for edit in self.edits)
+        return {name: edit for name, edit in named if name is not None}
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain values that `from_dict` reads back; each layer's directions are written once."""
+        """Plain values that `from_dict` reads back; what edits of a layer share is written once."""
         rows = [edit.directions for edit in self.edits]
         shared = len(rows) > 0 and all(row.equal(rows[0]) for row in rows)
         directions: dict[str, dict[str, Any]] = {}
         edits = []
         for edit in self.edits:
-            key = EVERYWHERE if shared else f"layer {edit.writer.layer}"
-            if edit.writer.gain is not None and not shared:
-                key = edit.writer.name  # what suits a gain is its writer's own
-            directions.setdefault(key, _encode(edit.directions))
-            strengths = list(edit.strengths)
-            # The directions are those of the writer's output: its gain is in them already.
-            writer = {k: v for k, v in asdict(edit.writer).items() if k != "gain"}
-            edits.append({**writer, "strengths": strengths, "direction": key})
+            found = _encode(edit.directions)
+            keys = (EVERYWHERE,) if shared else _keys(edit.writer)
+            key = next(key for key in keys if directions.setdefault(key, found) == found)
+            # A writer's gain is in its directions already.
+            writer = replace(edit.writer, gain=None).to_dict()
+            edits.append({**writer, "strengths": list(edit.strengths), "direction": key})
         return {
             "norm_preservation": self.norm_preservation,
             "dtype": self.dtype,
@@ -136,7 +129,8 @@ class Ablation:
                 strengths = _strengths(edit)
                 if len(strengths) != len(directions):
                     raise ValueError(f"{len(strengths)} strengths, {len(directions)} directions")
-                edits.append(RecordedEdit(RecordedWriter(**place), directions, strengths))
+                writer = RecordedWriter.from_dict(place)
+                edits.append(RecordedEdit(writer, directions, strengths))
             found = cls(
                 tuple(edits),
                 norm_preservation=record["norm_preservation"],
@@ -147,12 +141,18 @@ class Ablation:
             )
             if not isinstance(found.torch_dtype, torch.dtype):
                 raise ValueError(f"{found.dtype} is no data type")
-        except (KeyError, TypeError, ValueError, AttributeError) as error:
+        except (KeyError, TypeError, ValueError, AttributeError, RuntimeError) as error:
             raise ExportError(
                 f"{RECORD} does not describe an edit ({type(error).__name__}: {error}); use the "
                 "file of a model that this program saved"
             ) from error
         return found
+
+
+def _keys(writer: RecordedWriter) -> tuple[str, ...]:
+    """Under what a writer's directions may be found; those behind a norm can be its own."""
+    layer = f"layer {writer.layer}"
+    return layer, f"{layer}, {writer.component}", writer.name
 
 
 def _strengths(edit: Mapping[str, Any]) -> tuple[float, ...]:
@@ -162,8 +162,7 @@ def _strengths(edit: Mapping[str, Any]) -> tuple[float, ...]:
 
 def _encode(directions: Tensor) -> dict[str, Any]:
     """Directions [k, d_model] as text."""
-    data = directions.float().numpy().astype("<f4").tobytes()
-    return {"shape": list(directions.shape), "data": base64.b64encode(data).decode("ascii")}
+    return {"shape": list(directions.shape), "data": encode_floats(directions)}
 
 
 def _decode(stored: Mapping[str, Any] | str) -> Tensor:
@@ -171,5 +170,4 @@ def _decode(stored: Mapping[str, Any] | str) -> Tensor:
     text, shape = (
         (stored, (1, -1)) if isinstance(stored, str) else (stored["data"], stored["shape"])
     )
-    values = np.frombuffer(base64.b64decode(text), "<f4").astype(np.float32)
-    return torch.from_numpy(values.reshape(shape))
+    return decode_floats(text).reshape(tuple(shape))

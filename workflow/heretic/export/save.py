@@ -1,13 +1,15 @@
 """Saves a model in memory as a standard Hugging Face folder, verified tensor by tensor."""
 
 from collections.abc import Collection, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from heretic.ablation.blocks import edited_bias, edited_blocks, plain_blocks
+from heretic.ablation.blocks import edited_bias, edited_blocks, matrices_of, plain_blocks
+from heretic.ablation.recorded import RecordedWriter, record_writers
 from heretic.errors import ExportError
 from heretic.export.checkpoint import Checkpoint
 from heretic.export.folder import (
@@ -21,6 +23,7 @@ from heretic.export.layout import lay_out
 from heretic.export.record import Ablation
 from heretic.export.verify import verify_weights
 from heretic.model.loading import Model
+from heretic.model.stored import as_stored, saved_parameters
 
 
 def save_model(
@@ -47,7 +50,7 @@ def save_model(
     if changed is None:
         changed = _writer_parameters(model)
     network = model.network
-    state = network.state_dict()
+    state = saved_parameters(network)
     if any(state[name].is_meta for name in changed):
         raise ExportError(
             "parts of the model are not in memory but offloaded; run with low_memory_export=true"
@@ -55,19 +58,26 @@ def save_model(
     layout = lay_out(network, max_shard_size)
     checkpoint = Checkpoint(model.folder, network.base_model_prefix)
 
+    require_saved(layout, changed)
+    # What is stored otherwise than it is saved cannot be compared with the checkpoint.
+    own = layout.edited(changed) | {
+        name for name, like in layout.tensors.items() if not checkpoint.holds(name, like.shape)
+    }
+    needed = {parameter for name in own for parameter in layout.origins[name].parameters}
+    in_memory: dict[str, Tensor] = {}
+
     def expected(name: str, dtype: torch.dtype) -> Iterator[Tensor]:
-        parameter = layout.parameters.get(name, "")
-        # What is renamed when it is loaded cannot be looked up in the checkpoint.
-        if parameter in changed or (parameter and checkpoint.stored_name(name) is None):
-            yield from plain_blocks(state[parameter], dtype)
+        if name in own:
+            yield from plain_blocks(in_memory[name], dtype)
         else:
             with checkpoint.tensor(name) as tensor:
                 yield from plain_blocks(tensor, dtype)
 
     with writing(folder) as beside:
-        network.save_pretrained(beside, max_shard_size=max_shard_size)
+        with _nothing_offloaded(network):
+            network.save_pretrained(beside, max_shard_size=max_shard_size)
         take_over_files(model.folder, beside, record.get("chat_template"))
-        require_saved(layout, changed)
+        in_memory |= as_stored(network, {name: state[name] for name in needed})
         verify_weights(beside, expected, layout)
         log_comparison(layout, checkpoint, changed)
         write_record(beside, record)
@@ -79,24 +89,30 @@ def edit_in_memory(model: Model, ablation: Ablation) -> set[str]:
     Raises:
         ExportError: the model is not the one that the edit was found on.
     """
-    writers = {writer.name for writer in model.anatomy.writers}
+    writers = {_form(writer) for writer in record_writers(model.anatomy)}
     parameters = model.network.state_dict()
     for edit in ablation.edits:
-        if edit.writer.name not in writers or parameters[edit.writer.weight_name].is_meta:
+        if _form(edit.writer) not in writers or parameters[edit.writer.parameter_name].is_meta:
             raise ExportError(
                 f"{edit.writer.name}, which the search edited, is not in the loaded model; is it "
                 "the same, and whole in memory? Run the search again, or set low_memory_export=true"
             )
     matrices, biases = ablation.matrix_edits(), ablation.bias_edits()
     for name, matrix in matrices.items():
-        stored, start = parameters[name], 0
-        for block in edited_blocks(stored, matrix, stored.dtype):
-            stored[start : start + len(block)] = block.to(stored.device)
-            start += len(block)
+        for stored in matrices_of(parameters[name]):
+            start = 0
+            for block in edited_blocks(stored, matrix, stored.dtype):
+                stored[start : start + len(block)] = block.to(stored.device)
+                start += len(block)
     for name, edit in biases.items():
         stored = parameters[name]
         stored.copy_(edited_bias(stored, edit.directions, edit.strengths, stored.dtype))
     return {*matrices, *biases}
+
+
+def _form(writer: RecordedWriter) -> tuple[object, ...]:
+    """What must be the same for an edit to fit."""
+    return writer.parameter_name, writer.bias_name, writer.transposed, writer.experts
 
 
 def _writer_parameters(model: Model) -> set[str]:
@@ -107,3 +123,18 @@ def _writer_parameters(model: Model) -> set[str]:
         for name in (writer.parameter_name, writer.bias_name)
         if name is not None
     }
+
+
+@contextmanager
+def _nothing_offloaded(network: Any) -> Iterator[None]:
+    """Let transformers know that all of the network is in memory.
+
+    It takes what a `device_map` put on the CPU for offloaded, and would then restore the names
+    and forms of the checkpoint file by file, where it has not always all that it needs.
+    """
+    kept = vars(network).pop("hf_device_map", None)
+    try:
+        yield
+    finally:
+        if kept is not None:
+            network.hf_device_map = kept

@@ -4,7 +4,7 @@ Each tensor goes from the memory-mapped file of the base model to the new one, e
 block at a time. The bytes are those that `save` writes of the network in memory.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -56,10 +56,11 @@ def save_shard_by_shard(
     matrices, biases = ablation.matrix_edits(), ablation.bias_edits()
     changed = {*matrices, *biases}
     require_saved(layout, changed)
-    _require_names(layout, checkpoint)
+    _require_tensors(layout, checkpoint)
+    _require_parts(layout, changed)
 
     def blocks(name: str, dtype: torch.dtype) -> Iterator[Tensor]:
-        parameter = layout.parameters.get(name, "")
+        parameter = layout.origins[name].parameter or ""
         with checkpoint.tensor(name) as tensor:
             if parameter in matrices:
                 yield from edited_blocks(tensor, matrices[parameter], dtype)
@@ -78,11 +79,21 @@ def save_shard_by_shard(
         write_record(beside, record)
 
 
-def _require_names(layout: Layout, checkpoint: Checkpoint) -> None:
+def _require_tensors(layout: Layout, checkpoint: Checkpoint) -> None:
     """Refuse before writing what cannot be read tensor by tensor."""
-    for name in layout.tensors:
-        if checkpoint.stored_name(name) is None:
+    for name, like in layout.tensors.items():
+        if not checkpoint.holds(name, like.shape):
             raise ExportError(
-                f"{checkpoint.folder} does not hold {name} under the name by which it is saved; "
-                f"{OTHER_WAY}"
+                f"{checkpoint.folder} does not hold {name} under the name and in the shape "
+                f"{tuple(like.shape)} in which it is saved; {OTHER_WAY}"
+            )
+
+
+def _require_parts(layout: Layout, changed: Collection[str]) -> None:
+    """Refuse before writing what is not edited in the form in which it is saved."""
+    for name in layout.edited(changed):
+        if layout.origins[name].parameter is None:
+            raise ExportError(
+                f"{name} is saved in another form than the network has it in, which cannot be "
+                f"edited file by file; {OTHER_WAY}"
             )

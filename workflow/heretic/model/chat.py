@@ -3,12 +3,27 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import takewhile
 
 from jinja2 import TemplateError
 from transformers import PreTrainedTokenizerBase
 
 from heretic.errors import ModelLoadError, one_line
 from heretic.prompts.prompt import Prompt
+
+# What users say ends in all kinds of ways; a tokenizer may merge an end with the template after it.
+PROBES = (
+    Prompt("Tell me about the sea"),
+    Prompt("Count from 1 to 57"),
+    Prompt("Who are you?"),
+    Prompt("Say this: "),
+    Prompt("Name three of these:\n"),
+    Prompt("A list\n\n"),
+    Prompt("print(a[0])"),
+    Prompt("Where is the caf\u00e9"),
+    Prompt("\u4f60\u597d\u3002"),
+    Prompt("Hello", system="Be brief."),
+)
 
 
 @dataclass(frozen=True)
@@ -32,6 +47,20 @@ class ChatFormat:
             return marker in self._apply({"system": marker, "user": "what the user says"})
         except TemplateError:
             return False
+
+    @cached_property
+    def n_end_tokens(self) -> int:
+        """Number of tokens, at least 1, with which every prompt ends whatever the user says.
+
+        They are the end-of-instruction tokens (Arditi et al. 2024, section 2.3) and those of the
+        response prefix: a property of the template alone, the same for all prompt sets.
+
+        Raises:
+            ModelLoadError: the template cannot render a prompt.
+        """
+        backwards = [row[::-1] for row in self.encode(PROBES)]
+        columns = zip(*backwards, strict=False)  # as many as the shortest has
+        return max(1, sum(1 for _ in takewhile(lambda column: len(set(column)) == 1, columns)))
 
     def render(self, prompt: Prompt) -> str:
         """The conversation up to the point where the model answers.

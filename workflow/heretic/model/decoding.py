@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -13,6 +13,8 @@ from heretic.console import ProgressLine
 from heretic.model.batching import by_length, run_in_batches
 from heretic.model.loading import Model
 from heretic.prompts.prompt import Prompt
+
+Side = Literal["left", "right"]
 
 
 def generate(
@@ -79,7 +81,11 @@ def forced_log_probabilities(
 
 
 def forward(model: Model, inputs: Tensor, mask: Tensor, logits_to_keep: int) -> Any:
-    """One forward pass over left-padded `inputs` [batch, tokens] without a key/value cache."""
+    """One forward pass over padded `inputs` [batch, tokens] without a key/value cache.
+
+    The logits that are kept are those of the last columns: with padding on the right they may
+    belong to no token.
+    """
     positions = (mask.cumsum(-1) - 1).clamp(min=0)
     with torch.inference_mode():
         return model.network(
@@ -93,10 +99,20 @@ def forward(model: Model, inputs: Tensor, mask: Tensor, logits_to_keep: int) -> 
 
 def pad_left(rows: Sequence[Sequence[int]], model: Model) -> tuple[Tensor, Tensor]:
     """Token ids and attention mask [batch, tokens] with padding on the left."""
+    return pad(rows, model, "left")
+
+
+def pad(rows: Sequence[Sequence[int]], model: Model, side: Side) -> tuple[Tensor, Tensor]:
+    """Token ids and attention mask, both int64 [batch, tokens], with padding on one side."""
     width = max(len(row) for row in rows)
     filler = model.chat.tokenizer.pad_token_id
-    inputs = [[filler] * (width - len(row)) + list(row) for row in rows]
-    mask = [[0] * (width - len(row)) + [1] * len(row) for row in rows]
+
+    def filled(row: Sequence[int], value: int) -> list[int]:
+        padding = [value] * (width - len(row))
+        return [*padding, *row] if side == "left" else [*row, *padding]
+
+    inputs = [filled(row, filler) for row in rows]
+    mask = [filled([1] * len(row), 0) for row in rows]
     return torch.tensor(inputs, device=model.device), torch.tensor(mask, device=model.device)
 
 

@@ -65,7 +65,19 @@ class SearchSpace:
         # The upper end as a share of what is left keeps the range valid for every sample.
         span = trial.suggest_float(f"{short}_layer_span", 0.0, 1.0)
         weight = trial.suggest_float(f"{short}_weight", 0.0, self.max_weight)
-        return ComponentParameters(layer_min, layer_min + span * (1.0 - layer_min), weight)
+        layer_max = layer_min + span * (1.0 - layer_min)
+        return ComponentParameters(self._depth(layer_min), self._depth(layer_max), weight)
+
+    def _depth(self, share: float) -> float:
+        """The share as a fraction of depth.
+
+        Where layers are confined it is a share of those that are left, so that every range holds
+        one that may be edited.
+        """
+        if self.rows is None:
+            return share
+        layer = self.rows[round(share * (len(self.rows) - 1))] - 1
+        return layer / max(1, self.n_layers - 1)
 
 
 def usable_rows(

@@ -9,7 +9,7 @@ import optuna
 from optuna.trial import FrozenTrial
 
 from heretic.ablation.directions import AblationDirections
-from heretic.ablation.editor import WeightEditor
+from heretic.ablation.engines import Editor
 from heretic.ablation.parameters import AblationParameters
 from heretic.ablation.plan import plan_edits
 from heretic.console import ProgressLine
@@ -39,7 +39,7 @@ class TrialLoop:
 
     space: SearchSpace
     directions: AblationDirections
-    editor: WeightEditor
+    editor: Editor
     evaluator: Evaluator
     max_kl: float
     seed: int

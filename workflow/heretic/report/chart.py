@@ -3,7 +3,7 @@ and for every series its own marker, dash or pattern, so that nothing hangs on c
 """
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,7 +16,10 @@ CROSS = {"symbol": "x-thin-open", "color": PURPLE, "size": 9, "line": {"width": 
 # nats; a logarithmic axis has no zero, and weights that overflow have no KL: such values lie on
 # the edges of the axis.
 SMALLEST_KL, LARGEST_KL = 1e-4, 20.0
-GAP = 0.1  # between stacked panels, as a share of the height
+GAP = 0.1  # between all stacked panels together, as a share of the height
+STATES = "State (0 = embeddings, n = after layer n - 1)"
+Line = tuple[str, str, str, str, str]  # column, name, colour, dash, symbol
+MOST_MARKERS = 16  # on a line, so that deep models do not turn it into a band
 
 
 @dataclass(frozen=True)
@@ -27,6 +30,7 @@ class Chart:
     figure: go.Figure
     caption: str
     alt: str
+    wide: bool = False  # does not shrink to a narrow screen: it is scrolled there
 
     @property
     def title(self) -> str:
@@ -39,7 +43,8 @@ def figure(title: str, x: str, panels: Mapping[str, Mapping[str, Any]], height: 
 
     Each panel's mapping holds further plotly options of its y axis.
     """
-    share = (1 - GAP * (len(panels) - 1)) / len(panels)
+    gap = GAP / max(1, len(panels) - 1)
+    share = (1 - gap * (len(panels) - 1)) / len(panels)
     layout: dict[str, Any] = {
         "template": "none",
         "title": {"text": title},
@@ -52,7 +57,7 @@ def figure(title: str, x: str, panels: Mapping[str, Mapping[str, Any]], height: 
         "hoverlabel": {"align": "left"},
     }
     for row, (label, options) in enumerate(panels.items()):
-        end = 1 - row * (share + GAP)
+        end = 1 - row * (share + gap)
         start = max(0.0, end - share)
         layout[f"yaxis{_suffix(row)}"] = {**_axis(label), "domain": [start, end], **options}
     bottom = _suffix(len(panels) - 1)
@@ -79,6 +84,35 @@ def _axis(label: str) -> dict[str, Any]:
 def whole_layers(count: int) -> dict[str, Any]:
     """Options of an axis over `count` layers: whole numbers, at most about 16 of them."""
     return {"dtick": max(1, round(count / 16)), "tick0": 0, "range": [-0.6, count - 0.4]}
+
+
+def layer_figure(
+    title: str, panels: Mapping[str, Mapping[str, Any]], states: int, height: int
+) -> go.Figure:
+    """An empty figure of panels over the states of the residual stream."""
+    fig = figure(title, STATES, panels, height)
+    return fig.update_xaxes(whole_layers(states))
+
+
+def add_lines(
+    fig: go.Figure, table: Mapping[str, Sequence[float | None]], axis: str, lines: Sequence[Line]
+) -> None:
+    """Columns of a table by layer as lines of one panel, with gaps where a value is missing."""
+    for column, name, colour, dash, symbol in lines:
+        fig.add_scatter(
+            x=list(range(len(table[column]))), y=list(table[column]), name=name,
+            yaxis=axis, mode="lines+markers", connectgaps=False,
+            line={"color": colour, "dash": dash, "width": 2},
+            marker={"symbol": symbol, "size": 7, "maxdisplayed": MOST_MARKERS},
+        )  # fmt: skip
+
+
+def add_level(fig: go.Figure, states: int, level: float, name: str, axis: str = "y") -> None:
+    """A dotted grey line across all layers, for values to be compared with."""
+    fig.add_scatter(
+        x=[-0.6, states - 0.4], y=[level, level], mode="lines", name=name, yaxis=axis,
+        hoverinfo="skip", line={"color": GREY, "dash": "dot", "width": 1.5},
+    )  # fmt: skip
 
 
 def kl_axis(values: list[float]) -> dict[str, Any]:

@@ -1,10 +1,9 @@
 """Figures by layer: where the edit acts, where good and bad prompts part, and how far."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator
 
 import plotly.graph_objects as go
 
-from heretic.evaluation.summary import percent
 from heretic.report.chart import (
     BLUE,
     GREEN,
@@ -12,18 +11,31 @@ from heretic.report.chart import (
     ORANGE,
     PURPLE,
     Chart,
+    Line,
+    add_level,
+    add_lines,
     figure,
+    layer_figure,
     whole_layers,
 )
-from heretic.report.projection import Projection, separating_layer
+from heretic.report.geometry import (
+    MEAN_COSINES,
+    MEDIAN_COSINES,
+    Column,
+    Geometry,
+    indistinct_layers,
+    separating_layer,
+    spans,
+)
 from heretic.report.reading import Run
 
-MOST_MARKERS = 16  # on a line, so that deep models do not turn it into a band
-WEAK_AUROC = 0.7  # layers below it are named in the caption
-
-Line = tuple[str, str, str, str, str]
+BAND = "rgba(138, 138, 138, 0.28)"
+FLAG = {"symbol": "x-thin-open", "color": ORANGE, "size": 9, "line": {"width": 2}}
+CONTROL = {"symbol": "triangle-down", "color": PURPLE, "size": 8}
+AUROC: tuple[Line, ...] = (("auroc", "AUROC", BLUE, "solid", "circle"),)
+DISTANCE: tuple[Line, ...] = (("cohens_d", "Cohen's d", GREEN, "dash", "diamond"),)
 SCORES: tuple[Line, ...] = (
-    ("auroc", "AUROC", BLUE, "solid", "circle"),
+    ("probe_accuracy", "probe accuracy", BLUE, "solid", "circle"),
     ("silhouette", "silhouette", ORANGE, "dash", "square"),
     ("explained_variance", "explained variance", GREEN, "dot", "diamond"),
 )
@@ -57,99 +69,142 @@ def layer_profile(run: Run) -> Chart:
     return Chart(
         "layer_profile",
         fig,
-        f"W' = W - w·d(dᵀW) with {which}. w = 1 removes what a matrix writes along the direction, "
-        "w > 1 reverses it, 0 leaves the matrix alone.",
+        f"W' = W - w·d(dᵀW) with {which}{_several(run)}. w = 1 removes what a matrix writes along "
+        "the direction, w > 1 reverses it, 0 leaves the matrix alone.",
         "Bar chart of the strength by layer: "
         + "; ".join(f"{name} edited in {n} of {count} layers" for name, n in touched.items()),
     )
 
 
+def _several(run: Run) -> str:
+    """How many directions the saved edit takes from each matrix, if more than one."""
+    count = max((len(edit["strengths"]) for edit in run.ablation.get("edits", [])), default=1)
+    return f", in turn for each of {count} orthogonal directions and its share of w" * (count > 1)
+
+
 def separation(run: Run) -> Chart:
-    """How well good and bad prompts are told apart at each layer, and how directions lie."""
-    layers = list(range(len(run.geometry["layer"])))
-    lowest = min((value for value in run.geometry["silhouette"] if value is not None), default=0.0)
+    """How well held-out prompts are told apart at each layer, against chance and a control."""
+    table = run.geometry
+    count = len(table["layer"])
+    shown = [*table["auroc"], *table["control_auroc"], *table["chance_low"]]
+    lowest = min((value for value in shown if value is not None), default=0.5)
+    panels = {
+        "AUROC": {"range": [lowest - 0.12, 1.04]},
+        "Cohen's d": {"range": _around(table["cohens_d"])},
+    }
+    fig = layer_figure("Where good and bad prompts part", panels, count, 560)
+    _add_band(fig, table["chance_low"], table["chance_high"])
+    add_lines(fig, table, "y", AUROC)
+    fig.add_scatter(
+        x=list(range(count)), y=list(table["control_auroc"]), mode="markers",
+        name="relabelled control", marker=CONTROL,
+    )  # fmt: skip
+    flagged = indistinct_layers(table)
+    if flagged:
+        fig.add_scatter(
+            x=list(flagged), y=[lowest - 0.07] * len(flagged), mode="markers",
+            name="not above chance", hoverinfo="name", marker=FLAG,
+        )  # fmt: skip
+    add_lines(fig, table, "y2", DISTANCE)
+    best = separating_layer(table)
+    auroc = table["auroc"][best]
+    return Chart(
+        "separation",
+        fig,
+        "Of held-out prompts, which gave no direction. AUROC: how often a bad prompt lies further "
+        "along the direction than a good one. The band holds what chance gives in 95% of cases, "
+        "over all states together. Control: the direction of randomly relabelled prompts, judged "
+        "on equally relabelled ones. Cohen's d: how far the means part along the direction, in "
+        "standard deviations. " + " ".join(_doubts(table)),
+        f"Lines by state; state {best} separates best"
+        + (f", with AUROC {auroc:.3f}" if auroc is not None else "")
+        + (f"; states {spans(flagged)} are not above chance." if flagged else "."),
+    )
+
+
+def _around(values: Column) -> list[float]:
+    """A range that holds zero and all values, with room for markers."""
+    known = [0.0, *(value for value in values if value is not None)]
+    room = 0.06 * (max(known) - min(known) or 1.0)
+    return [min(known) - room, max(known) + room]
+
+
+def _add_band(fig: go.Figure, low: Column, high: Column) -> None:
+    """A filled band between two columns, in pieces where one of them is missing."""
+    x: list[float | None] = []
+    y: list[float | None] = []
+    for piece in _pieces(low, high):
+        ends = [piece[0] - 0.4, *piece, piece[-1] + 0.4]  # a lone layer has a width too
+        rows = [piece[0], *piece, piece[-1]]
+        x += [*ends, *reversed(ends), None]
+        y += [*(high[row] for row in rows), *(low[row] for row in reversed(rows)), None]
+    fig.add_scatter(
+        x=x[:-1], y=y[:-1], mode="lines", name="chance (95%)", fill="toself", fillcolor=BAND,
+        line={"color": GREY, "width": 1, "dash": "dot"}, hoverinfo="skip",
+    )  # fmt: skip
+
+
+def _pieces(low: Column, high: Column) -> Iterator[list[int]]:
+    """Runs of neighbouring layers that have both values."""
+    piece: list[int] = []
+    for layer, pair in enumerate(zip(low, high, strict=True)):
+        if None not in pair:
+            piece.append(layer)
+        elif piece:
+            yield piece
+            piece = []
+    if piece:
+        yield piece
+
+
+def _doubts(table: Geometry) -> Iterator[str]:
+    """Sentences on what speaks against the directions of some layers."""
+    flagged = indistinct_layers(table)
+    if flagged:
+        yield f"Not above chance, so no evidence for a direction: states {spans(flagged)}."
+    rows = zip(table["control_auroc"], table["chance_low"], table["chance_high"], strict=True)
+    outside = [
+        layer
+        for layer, (control, low, high) in enumerate(rows)
+        if control is not None
+        and ((low is not None and control < low) or (high is not None and control > high))
+    ]
+    if outside:
+        yield f"The control leaves the band at states {spans(outside)}."
+
+
+def clouds_by_layer(run: Run) -> Chart:
+    """How compact the clouds are, and how their means lie to the direction."""
+    table = run.geometry
+    count = len(table["layer"])
+    lowest = min((value for value in table["silhouette"] if value is not None), default=0.0)
     panels = {
         "Score": {"range": [min(0.0, lowest) - 0.05, 1.05]},
         "Cosine": {"range": [-1.05, 1.05]},
     }
-    title = "Where good and bad prompts part"
-    fig = figure(title, "Residual stream after layer (0 = embeddings)", panels, 560)
-    fig.update_xaxes(whole_layers(len(layers)))
-    _add_panel(fig, run, "y", SCORES)
-    _add_panel(fig, run, "y2", COSINES)
-    fig.add_scatter(
-        x=[-0.6, len(layers) - 0.4], y=[0.5, 0.5], mode="lines", name="AUROC of chance",
-        hoverinfo="skip", line={"color": GREY, "dash": "dot", "width": 1.5},
-    )  # fmt: skip
-    best = separating_layer(run.geometry)
-    auroc = run.geometry["auroc"][best]
-    lows = [layer for layer in layers if (run.geometry["auroc"][layer] or 0.0) < WEAK_AUROC]
-    weak = f" AUROC below {WEAK_AUROC} at layers {spans(lows)}." if lows else ""
+    fig = layer_figure("The two clouds and the direction", panels, count, 560)
+    add_lines(fig, table, "y", SCORES)
+    add_lines(fig, table, "y2", COSINES)
+    add_level(fig, count, 0.0, "right angle", "y2")
+    gap = _largest_gap(table)
     return Chart(
-        "separation",
+        "geometry",
         fig,
-        "AUROC: how often a bad prompt lies further along a direction than a good one, each half "
-        "of the prompts judged by the other half's direction. Silhouette (-1 to 1): how compact "
-        "and how far apart the two clouds are. Explained variance: share of the total variance "
-        "along the direction d; cosines are those of the clouds' means. These are taken on the "
-        "prompts that gave the direction." + weak,
-        f"Lines by layer; layer {best} separates best"
-        + (f", with AUROC {auroc:.3f}." if auroc is not None else "."),
+        "Of the prompts that gave the direction d. Probe accuracy: of a cross-validated linear "
+        "classifier. Silhouette (-1 to 1): how compact and how far apart the two clouds are. "
+        "Explained variance: share of the total variance along d. Cosines are those of the "
+        "clouds' means"
+        + (f"; those of their geometric medians differ by at most {gap:.2f}." if gap else "."),
+        "Two panels by state: three scores between the clouds, and cosines between their means "
+        "and the direction.",
     )
 
 
-def _add_panel(fig: go.Figure, run: Run, axis: str, lines: Sequence[Line]) -> None:
-    """Lines of geometry.csv in one panel: (column, name, colour, dash, symbol) each."""
-    for column, name, colour, dash, symbol in lines:
-        fig.add_scatter(
-            x=list(range(len(run.geometry[column]))), y=list(run.geometry[column]), name=name,
-            yaxis=axis, mode="lines+markers", connectgaps=False,
-            line={"color": colour, "dash": dash, "width": 2},
-            marker={"symbol": symbol, "size": 7, "maxdisplayed": MOST_MARKERS},
-        )  # fmt: skip
-
-
-def spans(numbers: Sequence[int]) -> str:
-    """Rising whole numbers with neighbours joined: 0-2, 5."""
-    groups: list[list[int]] = []
-    for number in numbers:
-        if groups and number == groups[-1][-1] + 1:
-            groups[-1].append(number)
-        else:
-            groups.append([number])
-    return ", ".join(f"{g[0]}-{g[-1]}" if len(g) > 1 else str(g[0]) for g in groups)
-
-
-def clouds(plane: Projection) -> Chart:
-    """Good and bad residuals of one layer in their first two principal components."""
-    title = f"Residuals after layer {plane.layer}, projected"
-    first, second = (percent(share) for share in plane.variance)
-    label = f"Second component ({second} of variance)"
-    fig = figure(title, f"First component ({first} of variance)", {label: {}}, 460)
-    for points, name, symbol, colour in (
-        (plane.good, "good prompts", "circle-open", BLUE),
-        (plane.bad, "bad prompts", "triangle-up", ORANGE),
-    ):
-        x, y = zip(*points, strict=True)
-        fig.add_scatter(
-            x=list(x), y=list(y), mode="markers", name=name, hoverinfo="name",
-            marker={"symbol": symbol, "color": colour, "size": 8},
-        )  # fmt: skip
-    (x0, y0), (x1, y1) = plane.arrow
-    fig.add_scatter(
-        x=[x0, x1], y=[y0, y1], mode="lines", name="direction", hoverinfo="name",
-        line={"color": GREY, "width": 2.5},
-    )  # fmt: skip
-    fig.add_scatter(
-        x=[x1], y=[y1], mode="markers", name="direction", hoverinfo="name", showlegend=False,
-        marker={"symbol": "diamond", "color": GREY, "size": 10},
-    )  # fmt: skip
-    return Chart(
-        "projection",
-        fig,
-        f"Layer {plane.layer} separates best. The line runs from the middle of the good cloud "
-        "along this layer's direction, as far as the two means lie apart along it; the plane "
-        f"holds {percent(plane.in_plane)} of the direction's length.",
-        f"Scatter plot of {len(plane.good)} good and {len(plane.bad)} bad prompts in the first "
-        f"two principal components, which hold {first} and {second} of the variance.",
-    )
+def _largest_gap(table: Geometry) -> float | None:
+    """The most that a cosine changes when medians take the place of means."""
+    pairs = [
+        pair
+        for mean, median in zip(MEAN_COSINES, MEDIAN_COSINES, strict=True)
+        for pair in zip(table[mean], table[median], strict=True)
+    ]
+    return max((abs(a - b) for a, b in pairs if a is not None and b is not None), default=None)

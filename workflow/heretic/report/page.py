@@ -19,6 +19,7 @@ from heretic.artifacts import write_text
 from heretic.evaluation.summary import short, summarise
 from heretic.report import words
 from heretic.report.chart import Chart
+from heretic.report.embedding import Method
 from heretic.report.figures import draw_all
 from heretic.report.reading import Run, flat, read_run
 from heretic.report.static import save_static
@@ -47,6 +48,8 @@ class ShownChart:
     caption: str
     alt: str
     height: int
+    wide: bool
+    slider: bool
     data: Markup
     picture: Markup
 
@@ -72,7 +75,7 @@ def write_report(
         HereticError: an artifact is missing or damaged; the message names it.
     """
     found = read_run(run_folder)
-    charts = draw_all(found)
+    charts = draw_all(found, _projection(settings))
     shown = [_show(chart, *save_static(chart.figure, chart.name, plots)) for chart in charts]
     loader = FileSystemLoader(Path(__file__).parent)
     environment = Environment(
@@ -87,6 +90,10 @@ def write_report(
     write_text(target, page.render(**_content(found, run, settings), charts=shown))
 
 
+def _projection(settings: Mapping[str, object]) -> Method:
+    return "pacmap" if settings.get("projection") == "pacmap" else "pca"
+
+
 def _show(chart: Chart, svg: Path, png: Path) -> ShownChart:
     """The page's heading takes the place of the figure's title, which a narrow screen would cut."""
     figure = go.Figure(chart.figure).update_layout(title=None)
@@ -96,6 +103,8 @@ def _show(chart: Chart, svg: Path, png: Path) -> ShownChart:
         caption=chart.caption,
         alt=chart.alt,
         height=int(figure.layout.height),
+        wide=chart.wide,
+        slider=bool(figure.layout.sliders),
         data=_inside_script(figure.to_json()),
         picture=Markup(base64.b64encode(svg.read_bytes()).decode()),
     )
@@ -114,7 +123,7 @@ def _content(found: Run, run: str, settings: Mapping[str, object]) -> dict[str, 
         "run": run,
         "model": _model(settings),
         "headline": words.headline(evaluation),
-        "warnings": words.warnings(evaluation),
+        "warnings": words.warnings(evaluation, found.doubtful()),
         "summary": summarise(evaluation),
         "noop_identical": evaluation.get("noop_identical"),
         "best": found.best,

@@ -1,66 +1,62 @@
-"""Residuals of one layer in two dimensions, by principal components, with the direction in them.
+"""Residuals of every layer in two dimensions, with the direction among them where there is a line.
 
-Good and bad states are stacked and centred, X = U S Vᵀ; points are the first two columns of U S.
+By principal components good and bad states are stacked and centred, X = U S Vᵀ; points are the
+first two columns of U S. PaCMAP is not linear: a direction has no place in its picture.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING
 
-from heretic.errors import HereticError
-from heretic.report.reading import read_layer
+from heretic.report.embedding import Method, embed
+from heretic.report.states import States
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-Points = tuple[tuple[float, float], ...]
+Point = tuple[float, float]
+Points = tuple[Point, ...]
+MOST_STATES = 500  # of a prompt set: more would take minutes for a deep model and look the same
 
 
 @dataclass(frozen=True)
-class Projection:
-    """Two clouds of points in the plane of the first two principal components.
+class Arrow:
+    """The direction in the plane: from the middle of the good cloud as far as the means part.
 
-    `arrow` runs from the middle of the good cloud along the direction, as far as the means of the
-    clouds lie apart along it; `in_plane` is the share of the unit direction's length that the
-    plane holds, `variance` the share of the total variance on each axis.
+    `in_plane` is the share of the unit direction's length that the plane holds.
     """
+
+    start: Point
+    end: Point
+    in_plane: float
+
+
+@dataclass(frozen=True)
+class Plane:
+    """Two clouds of points; `variance` is the share of the total on each axis, None of PaCMAP's."""
 
     layer: int
     good: Points
     bad: Points
-    arrow: tuple[tuple[float, float], tuple[float, float]]
-    in_plane: float
-    variance: tuple[float, float]
+    arrow: Arrow | None
+    variance: tuple[float, float] | None
 
 
-def separating_layer(geometry: Mapping[str, Sequence[float | None]]) -> int:
-    """The layer with the highest AUROC; the silhouette decides between equals, then the depth."""
-    pairs = zip(geometry["auroc"], geometry["silhouette"], strict=True)
-    keys = [tuple(-2.0 if value is None else value for value in pair) for pair in pairs]
-    return max(range(len(keys)), key=keys.__getitem__)
-
-
-def project(folder: Path, layer: int) -> Projection:
-    """Project both prompt sets' residuals of `layer` onto their two main axes.
+def project(states: States, method: Method) -> Iterator[Plane]:
+    """The plane of each layer, from the embeddings on.
 
     Raises:
-        HereticError: a file is missing or damaged, or the files do not fit together.
+        HereticError: residuals are not finite, or PaCMAP is missing or has too few of them.
     """
-    good = read_layer(folder / "residuals" / "good_prompts.safetensors", "residuals", layer)
-    bad = read_layer(folder / "residuals" / "bad_prompts.safetensors", "residuals", layer)
-    source = folder / "directions.safetensors"
-    direction = read_layer(source, "refusal_directions", layer)
-    direction = direction if direction.ndim == 1 else direction[0]  # the first of several
-    if good.ndim != 2 or bad.ndim != 2 or {good.shape[1], bad.shape[1]} != {direction.shape[0]}:
-        raise HereticError(
-            f"{source} has width {direction.shape[0]} but the residuals beside it have shapes "
-            f"{list(good.shape)} and {list(bad.shape)}; delete them and run again"
-        )
-    return project_states(layer, good, bad, direction)
+    for layer, direction in enumerate(states.directions):
+        good, bad = states.layer(layer, MOST_STATES)
+        if method == "pacmap":
+            yield embed_states(layer, good, bad)
+        else:
+            yield project_states(layer, good, bad, direction)
 
 
-def project_states(layer: int, good: "Tensor", bad: "Tensor", direction: "Tensor") -> Projection:
+def project_states(layer: int, good: "Tensor", bad: "Tensor", direction: "Tensor") -> Plane:
     """Project states [n_good, d_model] and [n_bad, d_model] of one layer and its unit direction.
 
     The bad cloud lies on the right: signs of the axes are otherwise arbitrary.
@@ -69,9 +65,15 @@ def project_states(layer: int, good: "Tensor", bad: "Tensor", direction: "Tensor
 
     states = torch.cat([good, bad])
     states = states - states.mean(dim=0)
-    _, spread, axes = torch.linalg.svd(states, full_matrices=False)
-    plane = torch.zeros(2, states.shape[1], dtype=states.dtype)
-    plane[: min(2, len(axes))] = axes[:2]
+    # Of the small Gram matrix X Xᵀ = U S² Uᵀ, since a state has far more components than there
+    # are states.
+    squares, left = torch.linalg.eigh(states @ states.T)
+    squares, left = squares.clamp(min=0).flip(0)[:2], left.flip(1)[:, :2]
+    total = float(states.square().sum())
+    shares = [float(value) / total if total else 0.0 for value in squares]
+    kept = torch.tensor([share > 1e-12 for share in shares])  # the rest is rounding
+    roots = squares.sqrt()
+    plane = torch.where(kept[:, None], left.T @ states / roots.clamp(min=1e-300)[:, None], 0.0)
     gap = bad.mean(dim=0) - good.mean(dim=0)
     signs = [gap @ plane[0], plane[1][plane[1].abs().argmax()]]
     plane *= torch.tensor([-1.0 if sign < 0 else 1.0 for sign in signs]).unsqueeze(1)
@@ -79,17 +81,29 @@ def project_states(layer: int, good: "Tensor", bad: "Tensor", direction: "Tensor
     flat = plane @ direction
     start = points[: len(good)].mean(dim=0)
     end = start + flat * (gap @ direction)
-    total = float(spread.square().sum()) or 1.0
-    shares = [float(value) ** 2 / total for value in spread[:2]] + [0.0, 0.0]
-    return Projection(
+    return Plane(
         layer=layer,
         good=_pairs(points[: len(good)]),
         bad=_pairs(points[len(good) :]),
-        arrow=(_pairs(start[None])[0], _pairs(end[None])[0]),
-        in_plane=float(flat.norm()),
+        arrow=Arrow(_pairs(start[None])[0], _pairs(end[None])[0], float(flat.norm())),
         variance=(shares[0], shares[1]),
     )
 
 
+def embed_states(layer: int, good: "Tensor", bad: "Tensor") -> Plane:
+    """PaCMAP of states [n_good, d_model] and [n_bad, d_model], with the bad cloud on the right.
+
+    Raises:
+        HereticError: PaCMAP is missing or has too few states.
+    """
+    import torch
+
+    points = embed(torch.cat([good, bad]))
+    points = points - points.mean(dim=0)
+    if points[: len(good), 0].mean() > points[len(good) :, 0].mean():
+        points[:, 0] *= -1
+    return Plane(layer, _pairs(points[: len(good)]), _pairs(points[len(good) :]), None, None)
+
+
 def _pairs(points: "Tensor") -> Points:
-    return tuple((round(float(x), 6), round(float(y), 6)) for x, y in points)
+    return tuple((float(x), float(y)) for x, y in points)

@@ -3,20 +3,16 @@
 Every complaint names the file it is about.
 """
 
-import csv
 import json
-import math
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from heretic.artifacts import read_json, read_tensors, sha256_of
+from heretic.artifacts import read_json, sha256_of
 from heretic.errors import HereticError
-
-if TYPE_CHECKING:
-    from torch import Tensor
+from heretic.report.files import blaming, number, read_rows
+from heretic.report.geometry import Column, indistinct_layers, read_geometry, used_states
 
 TRIAL_COLUMNS = ("trial", "state", "kl_first_token", "refusals", "pareto", "seconds")
 SCORE_COLUMNS = ("degenerate", "unanswered", "false_refusals")  # where the search has them
@@ -25,10 +21,6 @@ OPTIONAL_RATES = ("recovered", "kept")
 MEANS = ("kl_first_token", "kl_teacher_forced")
 SAMPLE_KEYS = (
     "set", "prompt", "system", "original", "edited", "refused_before", "refused_after",
-)  # fmt: skip
-GEOMETRY_COLUMNS = (
-    "layer", "good_norm", "bad_norm", "direction_norm", "cosine_good_bad",
-    "cosine_good_direction", "cosine_bad_direction", "silhouette", "explained_variance", "auroc",
 )  # fmt: skip
 HASHED = (
     "best.json",
@@ -60,12 +52,12 @@ class Trial:
 
 @dataclass(frozen=True)
 class Run:
-    """The light artifacts of one run; states and directions are read a layer at a time."""
+    """The light artifacts of one run; `states` reads the heavy ones."""
 
     folder: Path
     best: dict[str, Any]
     trials: tuple[Trial, ...]
-    geometry: dict[str, tuple[float | None, ...]]
+    geometry: dict[str, Column]
     evaluation: dict[str, Any]
     prompt_sets: dict[str, dict[str, Any]]
     ablation: dict[str, Any]
@@ -88,6 +80,11 @@ class Run:
         """The trial whose edit was applied."""
         return next(trial for trial in self.trials if trial.number == self.best["trial"])
 
+    def doubtful(self) -> tuple[int, ...]:
+        """States whose direction the edit uses though prompts are not told apart by it."""
+        used = set(used_states(self.best))
+        return tuple(layer for layer in indistinct_layers(self.geometry) if layer in used)
+
 
 def read_run(folder: Path) -> Run:
     """Read and check what the report is made of.
@@ -107,39 +104,12 @@ def read_run(folder: Path) -> Run:
         folder=folder,
         best=best,
         trials=trials,
-        geometry=_read_geometry(folder / "geometry.csv"),
+        geometry=read_geometry(folder / "geometry.csv"),
         evaluation=_read_evaluation(folder / "evaluation.json"),
         prompt_sets=_read_prompt_sets(folder / "prompts"),
         ablation=_read_object(ablation) if ablation.exists() else {},
         hashes={name: sha256_of(folder / name) for name in HASHED if (folder / name).exists()},
     )
-
-
-def read_layer(path: Path, tensor: str, layer: int) -> "Tensor":
-    """One layer of a tensor whose last axes are layer and width, as float64.
-
-    Shape [n, d_model] for residuals, [d_model] or [k, d_model] for directions. The file is mapped
-    into memory, so the other layers are never read.
-    """
-    tensors = read_tensors(path)
-    with blaming(path):
-        full = tensors[tensor]
-        if full.ndim not in (2, 3) or not full.numel():
-            raise ValueError(f"{tensor} has shape {list(full.shape)}")
-        part = (full[:, layer] if tensor == "residuals" else full[layer]).double()
-        if not part.isfinite().all():
-            raise ValueError(f"{tensor} of layer {layer} is not finite")
-        return part
-
-
-@contextmanager
-def blaming(path: Path) -> Iterator[None]:
-    """Turn whatever a file's content makes go wrong into one line that names the file."""
-    try:
-        yield
-    except (KeyError, IndexError, TypeError, ValueError, AttributeError) as error:
-        what = f"{error.args[0]!r} is missing" if isinstance(error, KeyError) else str(error)
-        raise HereticError(f"{path} is damaged: {what}; delete it and run again") from error
 
 
 def _read_object(path: Path) -> dict[str, Any]:
@@ -186,7 +156,7 @@ def _check_interval(measure: Mapping[str, Any]) -> None:
 
 
 def _read_trials(path: Path) -> tuple[Trial, ...]:
-    rows = _read_rows(path, TRIAL_COLUMNS)
+    rows = read_rows(path, TRIAL_COLUMNS)
     with blaming(path):
         return tuple(_trial(row) for row in rows)
 
@@ -195,45 +165,13 @@ def _trial(row: Mapping[str, str]) -> Trial:
     return Trial(
         number=int(row["trial"]),
         feasible=row["state"] == "complete",
-        kl=_number(row["kl_first_token"]),
-        refusals=_number(row["refusals"]),
-        unanswered=_number(row.get("unanswered", row["refusals"])),
+        kl=number(row["kl_first_token"]),
+        refusals=number(row["refusals"]),
+        unanswered=number(row.get("unanswered", row["refusals"])),
         on_front=row["pareto"] in ("1", "True", "true"),
-        seconds=_number(row["seconds"]),
+        seconds=number(row["seconds"]),
         parameters={k: v for k, v in row.items() if k not in TRIAL_COLUMNS + SCORE_COLUMNS and v},
     )
-
-
-def _read_geometry(path: Path) -> dict[str, tuple[float | None, ...]]:
-    rows = _read_rows(path, GEOMETRY_COLUMNS)
-    with blaming(path):
-        columns = {name: tuple(_number(row[name]) for row in rows) for name in rows[0]}
-        if columns["layer"] != tuple(range(len(rows))):
-            raise ValueError("its layers do not count up from 0")
-        return columns
-
-
-def _read_rows(path: Path, columns: tuple[str, ...]) -> list[dict[str, str]]:
-    try:
-        with path.open(newline="", encoding="utf-8") as stream:
-            rows = list(csv.DictReader(stream))
-    except (OSError, ValueError, csv.Error) as error:
-        raise HereticError(f"cannot read {path}: {error}; delete it and run again") from error
-    with blaming(path):
-        if not rows:
-            raise ValueError("it has no rows")
-        missing = [name for name in columns if name not in rows[0]]
-        if missing:
-            raise ValueError(f"column {missing[0]} is missing")
-        if any(None in row or None in row.values() for row in rows):
-            raise ValueError("a row has more or fewer values than the header")
-    return rows
-
-
-def _number(text: str) -> float | None:
-    """The number in a cell; None for an empty cell and for what is no finite number."""
-    value = float(text) if text.strip() else math.nan
-    return value if math.isfinite(value) else None
 
 
 def _read_prompt_sets(folder: Path) -> dict[str, dict[str, Any]]:

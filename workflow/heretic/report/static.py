@@ -1,12 +1,12 @@
 """Draws the report's plotly figures with matplotlib, so that files need no browser.
 
-Understands what `figures` uses: scatter traces (lines, markers), grouped bars, stacked panels over
-one x axis, linear and logarithmic axes. Anything else is an error rather than a wrong picture.
+Understands what `figures` uses: the traces of `static_traces`, stacked panels over one x axis,
+linear and logarithmic axes, axes of equal scale; of a slider it draws the step that is chosen.
+Anything else is an error rather than a wrong picture.
 """
 
 import re
 from collections.abc import Iterable
-from math import ceil
 from pathlib import Path
 from typing import Any
 
@@ -18,17 +18,12 @@ from matplotlib.ticker import FuncFormatter
 
 from heretic.artifacts import replacing
 from heretic.report.chart import GREY
+from heretic.report.static_traces import draw_bars, draw_heatmap, draw_scatter
 
 WIDTH, TOP, BOTTOM, LEFT, RIGHT = 7.5, 0.9, 0.6, 0.8, 0.2  # inches
 PIXELS_PER_INCH = 100  # of plotly's heights
 PNG_DPI = 160
-SYMBOLS = {
-    "circle": "o", "circle-open": "o", "square": "s", "diamond": "D", "star": "*", "x": "X",
-    "x-thin-open": "x", "triangle-up": "^", "triangle-down": "v",
-}  # fmt: skip
-DASHES = {None: "-", "solid": "-", "dash": "--", "dot": ":", "dashdot": "-."}
-HATCHES = {None: "", "": "", "/": "//", "x": "xx", ".": ".."}
-STEPS = {None: "default", "linear": "default", "hv": "steps-post"}
+UNKNOWN = ("annotations", "images", "selections", "shapes", "updatemenus", "xaxis2")
 
 
 def save_static(figure: go.Figure, name: str, folder: Path) -> tuple[Path, Path]:
@@ -48,27 +43,54 @@ def draw(figure: go.Figure) -> Figure:
     """The same picture as a matplotlib figure.
 
     Raises:
-        NotImplementedError: the figure holds a kind of trace that is not understood.
+        NotImplementedError: the figure holds a kind of trace, or something else, that is not
+            understood.
     """
     layout = figure.layout
-    height = layout.height / PIXELS_PER_INCH + TOP
+    for part in UNKNOWN:
+        if part in layout.to_plotly_json():
+            raise NotImplementedError(f"cannot draw {part}")
+    height = _height(layout)
     drawn = Figure(figsize=(WIDTH, height))
     panels = _panels(figure, drawn, height)
     bars = [trace for trace in figure.data if trace.type == "bar"]
     for order, trace in enumerate(figure.data):
         axes = panels[trace.yaxis or "y"]
         if trace.type == "scatter":
-            _draw_scatter(axes, trace, order)
+            draw_scatter(axes, trace, order)
         elif trace.type == "bar":
-            _draw_bars(axes, trace, bars.index(trace), len(bars))
+            draw_bars(axes, trace, bars.index(trace), len(bars))
+        elif trace.type == "heatmap":
+            across = (WIDTH - LEFT - RIGHT) / WIDTH
+            bar = (LEFT / WIDTH, 1 - (TOP - 0.15) / height, 0.4 * across, 0.1 / height)
+            draw_heatmap(axes, trace, drawn.add_axes(bar))
         else:
             raise NotImplementedError(f"cannot draw a trace of type {trace.type!r}")
     drawn.suptitle(
-        layout.title.text, x=LEFT / WIDTH, y=1 - 0.1 / height, ha="left", va="top", color=GREY,
+        _title(layout), x=LEFT / WIDTH, y=1 - 0.1 / height, ha="left", va="top", color=GREY,
         fontsize=12,
     )  # fmt: skip
     _add_legend(drawn, panels.values(), height)
     return drawn
+
+
+def _height(layout: Any) -> float:
+    """Inches; of axes of equal scale in a box of their own no more than the box needs."""
+    height = float(layout.height) / PIXELS_PER_INCH + TOP
+    if layout.yaxis.constrain != "domain":
+        return height
+    (left, right), (low, high) = layout.xaxis.range, layout.yaxis.range
+    box = (WIDTH - LEFT - RIGHT) * abs(float(high - low) / float(right - left))
+    return min(height, box + TOP + BOTTOM)
+
+
+def _title(layout: Any) -> str:
+    """The figure's title, and which step of a slider is drawn."""
+    title = str(layout.title.text)
+    for slider in layout.sliders:
+        step = slider.steps[slider.active or 0]
+        title += f": {str(slider.currentvalue.prefix).lower()}{step.label}"
+    return title
 
 
 def _panels(figure: go.Figure, drawn: Figure, height: float) -> dict[str, Axes]:
@@ -89,8 +111,20 @@ def _panels(figure: go.Figure, drawn: Figure, height: float) -> dict[str, Axes]:
         axes.tick_params(labelbottom=lowest)
         axes.set_xlabel(layout.xaxis.title.text if lowest else "", color=GREY)
         axes.set_ylabel(layout[name].title.text, color=GREY)
+        _set_aspect(axes, layout[name])
+        if layout[name].visible is False:
+            axes.set_axis_off()
         panels[name.replace("axis", "")] = axes
     return panels
+
+
+def _set_aspect(axes: Axes, axis: Any) -> None:
+    """Equal scales where plotly has them, by a smaller box or by more room in the same one."""
+    if axis.scaleanchor is not None:
+        boxed = axis.constrain == "domain"
+        axes.set_aspect("equal", adjustable="box" if boxed else "datalim", anchor="NW")
+    if axis.showgrid is False:
+        axes.grid(False)
 
 
 def _style(axes: Axes) -> None:
@@ -116,46 +150,7 @@ def _set_scale(axes: Axes, letter: str, axis: Any) -> None:
     elif axis.tickvals is not None:
         axes.set(**{f"{letter}ticks": list(axis.tickvals)})
     elif axis.dtick is not None:
-        axes.set(**{f"{letter}ticks": range(0, int(axis.range[1]) + 1, int(axis.dtick))})
-
-
-def _draw_scatter(axes: Axes, trace: Any, order: int) -> None:
-    """Lines, markers or both; gaps where a value is missing."""
-    x = [float("nan") if value is None else value for value in trace.x]
-    y = [float("nan") if value is None else value for value in trace.y]
-    lines, markers = "lines" in trace.mode, "markers" in trace.mode
-    colour = trace.line.color or trace.marker.color
-    symbol = trace.marker.symbol
-    axes.plot(
-        x,
-        y,
-        label=trace.name if trace.showlegend is not False else None,
-        color=colour,
-        linestyle=DASHES[trace.line.dash] if lines else "none",
-        linewidth=trace.line.width or 1.5,
-        drawstyle=STEPS[trace.line.shape],
-        marker=SYMBOLS[symbol or "circle"] if markers else "",
-        markevery=ceil(len(x) / trace.marker.maxdisplayed) if trace.marker.maxdisplayed else None,
-        markersize=0.72 * (trace.marker.size or 8),
-        markerfacecolor="none" if symbol and symbol.endswith("open") else colour,
-        zorder=2 + 0.01 * order,
-    )
-
-
-def _draw_bars(axes: Axes, trace: Any, place: int, of: int) -> None:
-    """One trace of grouped bars, beside those of the others."""
-    width = 0.7 / of
-    shift = (place - (of - 1) / 2) * width
-    hatch = HATCHES[trace.marker.pattern.shape]
-    axes.bar(
-        [x + shift for x in trace.x],
-        trace.y,
-        width,
-        label=trace.name,
-        facecolor="none" if hatch else trace.marker.color,
-        edgecolor=trace.marker.color,
-        hatch=hatch,
-    )
+        axes.set(**{f"{letter}ticks": range(0, int(max(axis.range)) + 1, int(axis.dtick))})
 
 
 def _add_legend(drawn: Figure, panels: Iterable[Axes], height: float) -> None:
@@ -164,6 +159,8 @@ def _add_legend(drawn: Figure, panels: Iterable[Axes], height: float) -> None:
     for axes in panels:
         for handle, name in zip(*axes.get_legend_handles_labels(), strict=True):
             named.setdefault(name, handle)
+    if not named:
+        return
     drawn.legend(
         list(named.values()), list(named), loc="lower left", ncols=4, frameon=False,
         bbox_to_anchor=(LEFT / WIDTH, 1 - (TOP - 0.08) / height), labelcolor=GREY, fontsize=9,

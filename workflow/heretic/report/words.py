@@ -2,10 +2,11 @@
 
 import json
 import shlex
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from heretic.evaluation.summary import nats, percent
+from heretic.report.geometry import spans
 from heretic.settings import PromptSource, Settings
 
 ORDINARY_REFUSAL_GAP = 0.1  # a random direction that removes more refusals than this is a warning
@@ -30,12 +31,16 @@ def _change(before: Mapping[str, Any], after: Mapping[str, Any], key: str) -> st
     return f"{'fell' if new < old else 'rose'} from {first} to {last}"
 
 
-def warnings(evaluation: Mapping[str, Any]) -> tuple[str, ...]:
-    """What a reader must know before believing the table; empty when the controls behave."""
-    return tuple(_warnings(evaluation))
+def warnings(evaluation: Mapping[str, Any], doubtful: Sequence[int] = ()) -> tuple[str, ...]:
+    """What a reader must know before believing the table; empty when the controls behave.
+
+    `doubtful` are the layers whose directions the edit uses though held-out prompts are not told
+    apart there.
+    """
+    return tuple(_warnings(evaluation, doubtful))
 
 
-def _warnings(evaluation: Mapping[str, Any]) -> Iterator[str]:
+def _warnings(evaluation: Mapping[str, Any], doubtful: Sequence[int]) -> Iterator[str]:
     original, edited = evaluation["original"], evaluation["edited"]
     if not evaluation.get("noop_identical", True):
         yield (
@@ -54,6 +59,13 @@ def _warnings(evaluation: Mapping[str, Any]) -> Iterator[str]:
             f"The edited model gives {percent(edited['degenerate']['rate'])} degenerate answers, "
             f"the original {percent(original['degenerate']['rate'])}: fewer refusals are partly "
             "broken answers."
+        )
+    if doubtful:
+        several = len(doubtful) > 1
+        yield (
+            f"The edit uses the direction{'s' if several else ''} of state{'s' if several else ''} "
+            f"{spans(doubtful)}, where held-out prompts are not told apart better than by chance: "
+            "what it removes there need have nothing to do with refusals."
         )
 
 

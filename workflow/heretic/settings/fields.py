@@ -189,7 +189,7 @@ class SettingsFields(BaseSettings):
     sacred_prompts: PromptSetting = setting(
         False,
         "Prompts of abilities to protect (MMLU when `true`): directions are made orthogonal to "
-        "what sets them apart from the good prompts.",
+        "what sets them apart from the plain texts, or from the good prompts without such.",
         "load_prompts",
     )
     chat_template: OptionalText = setting(
@@ -244,6 +244,7 @@ class SettingsFields(BaseSettings):
         1,
         "Directions per layer, orthonormal, the one from good to bad first. A difference of means "
         "is one direction; the other methods find several.",
+        "check_prompts",
         "compute_directions",
         ge=1,
         le=16,
@@ -274,6 +275,7 @@ class SettingsFields(BaseSettings):
     n_sacred_directions: int = setting(
         1,
         "Directions per layer that span what the sacred prompts protect.",
+        "check_prompts",
         "compute_directions",
         ge=1,
         le=16,
@@ -309,6 +311,13 @@ class SettingsFields(BaseSettings):
         "exact), its rows' (puts part of the direction back), the whole matrix's, or none.",
         "optimize",
         "apply_best",
+    )
+    engine: Literal["auto", "edited_weights", "output_side"] = setting(
+        "auto",
+        "How a trial changes the model: `edited_weights` rewrites matrices; `output_side` changes "
+        "what they put out, which needs no copies and gives the same scores but for rounding (with "
+        "`compile`, each new choice of layers is compiled again). `auto` edits weights.",
+        "optimize",
     )
     direction_scope: Literal["global", "per_layer", "both"] = setting(
         "both",
@@ -364,7 +373,8 @@ class SettingsFields(BaseSettings):
     export: Literal["merged", "adapter"] = setting(
         "merged",
         "What is saved: the whole edited model (`merged`), or a LoRA `adapter` of a few megabytes "
-        "that PEFT loads into the base model and that needs `norm_preservation: none`.",
+        "that PEFT loads into the base model and that needs `norm_preservation: none` and a model "
+        "whose experts, if it has any, are not one parameter.",
         "apply_best",
     )
     low_memory_export: Literal["true", "false", "auto"] = setting(
@@ -391,5 +401,6 @@ class SettingsFields(BaseSettings):
     projection: Literal["pca", "pacmap"] = setting(
         "pca",
         "How the report draws residuals in two dimensions; `pacmap` needs the extra `plots`.",
+        "check_prompts",
         "report",
     )

@@ -8,6 +8,8 @@ DEMO: Final = "demo"
 
 DIRECTION_SETS: Final = ("good_prompts", "bad_prompts")
 EVALUATION_SETS: Final = ("good_evaluation_prompts", "bad_evaluation_prompts")
+# Sets whose residuals every run reads: those that make the directions and those that judge them.
+STATE_SETS: Final = DIRECTION_SETS + EVALUATION_SETS
 HOLDOUT_SETS: Final = ("good_holdout_prompts", "bad_holdout_prompts")
 OPTIONAL_SETS: Final = ("unhelpfulness_prompts", "sacred_prompts")
 PROMPT_SETS: Final = DIRECTION_SETS + EVALUATION_SETS + HOLDOUT_SETS + OPTIONAL_SETS

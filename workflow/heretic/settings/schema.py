@@ -65,17 +65,13 @@ class Settings(SettingsFields):
 
     def _check_directions(self) -> None:
         methods = self.ensemble_weights
-        if methods is not None and not any(methods.values()):
+        taking_part = {name for name, weight in (methods or {}).items() if weight > 0}
+        if methods is not None and not taking_part:
             raise ValueError("ensemble_weights gives every method the weight 0; raise one")
-        several = self.n_directions > 1
-        if several and (
-            self.direction_method == "mean_difference"
-            or (
-                self.direction_method == "ensemble"
-                and methods
-                and methods.keys() == {"mean_difference"}
-            )
-        ):
+        one_alone = self.direction_method == "mean_difference" or (
+            self.direction_method == "ensemble" and taking_part == {"mean_difference"}
+        )
+        if self.n_directions > 1 and one_alone:
             raise ValueError(
                 f"n_directions={self.n_directions} needs direction_method contrastive_pca, pca, "
                 "probe or an ensemble with one of them: a difference of means is one direction"

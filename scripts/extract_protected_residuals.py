@@ -1,0 +1,37 @@
+"""Reads the residual stream of one set of prompts that directions are kept away from.
+
+h_l(x) as in `extract_residuals`. Where only the mean of h_l over plain texts is wanted, it is
+summed up batch by batch.
+"""
+
+from pathlib import Path
+
+from snakemake.script import Snakemake
+
+from heretic.artifacts import read_json
+from heretic.console import job
+from heretic.model.loading import load_model
+from heretic.model.threads import set_threads
+from heretic.residual_files import write_residuals
+
+snakemake: Snakemake
+
+
+def main(smk: Snakemake) -> None:
+    """Load the model and write the states of the set, or their mean."""
+    runtime = smk.config["runtime"][smk.wildcards.run]
+    chat = read_json(Path(smk.input.chat))
+    settings = {**smk.params.settings, "response_prefix": chat["response_prefix"]}
+    set_threads(runtime["threads"])
+    model = load_model(**{**runtime, **settings, "model": smk.params.model})
+    write_residuals(
+        model,
+        Path(smk.input.prompts),
+        Path(smk.output[0]),
+        settings,
+        mean_only=settings["stream_unhelpfulness"],
+    )
+
+
+with job(snakemake.log[0]):
+    main(snakemake)

@@ -1,0 +1,29 @@
+"""Trials score the same whichever way they are tried."""
+
+from pathlib import Path
+
+import pytest
+
+from heretic.ablation.plan import plan_edits
+from heretic.ablation.projection import NormPreservation
+from optimization.small_search import search, small_loop
+
+N = 6
+
+
+@pytest.mark.parametrize("kind", ["none", "column", "row", "frobenius"])
+def test_a_search_on_the_output_side_scores_as_one_of_edited_weights(
+    tmp_path: Path, kind: NormPreservation
+) -> None:
+    records = search(
+        tmp_path / "study.db", N, engine="output_side", norm_preservation=kind, max_kl=1e9
+    )
+    loop = small_loop(engine="edited_weights", norm_preservation=kind)
+
+    for record in records:
+        edits = plan_edits(record.parameters, loop.directions, loop.editor.model.anatomy)
+        loop.editor.abliterate(edits)
+        scores = loop.evaluator.evaluate().to_dict()
+        assert dict(record.scores) == pytest.approx(scores, rel=1e-4)
+    assert len({record.scores["kl_first_token"] for record in records}) == N
+    assert min(record.scores["kl_first_token"] for record in records) > 1e-3

@@ -1,0 +1,40 @@
+"""The two ways of trying an edit, behind one interface."""
+
+from collections.abc import Sequence
+from typing import Protocol
+
+from heretic.ablation.editor import WeightEditor, pristine_weights
+from heretic.ablation.output_side import OutputSideEditor
+from heretic.ablation.plan import Edit
+from heretic.ablation.projection import NormPreservation
+from heretic.model.loading import Model
+
+
+class Editor(Protocol):
+    """Brings a model from one edited state into the next, and back to the original."""
+
+    @property
+    def model(self) -> Model:
+        """The model that is edited."""
+
+    def abliterate(self, edits: Sequence[Edit]) -> None:
+        """Bring the model into the state of these edits, whatever its state was."""
+
+    def restore(self) -> None:
+        """Bring the original model back, bit for bit."""
+
+
+def make_editor(
+    model: Model, engine: str, norm_preservation: NormPreservation, cache_weights: str
+) -> Editor:
+    """The editor that the settings of these names ask for, of a model in its original state.
+
+    `engine: auto` edits weights, which a loaded model's always can be: `dissect` refuses others.
+
+    Raises:
+        ModelLoadError: original weights cannot be kept or re-read, or experts' outputs cannot be
+            edited in this way.
+    """
+    if engine == "output_side":
+        return OutputSideEditor(model, norm_preservation)
+    return WeightEditor(model, pristine_weights(model, cache_weights), norm_preservation)

@@ -1,0 +1,32 @@
+"""Unit vectors and orthonormal rows, of one layer or of many at once."""
+
+import torch
+from torch import Tensor
+
+
+def normalize(rows: Tensor) -> Tensor:
+    """Unit rows [..., d_model]; zero rows stay zero."""
+    norms = rows.norm(dim=-1, keepdim=True)
+    return torch.where(norms > 0, rows / norms.clamp(min=torch.finfo(rows.dtype).tiny), 0.0)
+
+
+def orthonormalize(rows: Tensor) -> tuple[Tensor, Tensor]:
+    """Unit rows orthogonal to the ones before them, by Gram-Schmidt in the order given.
+
+    Args:
+        rows: [..., k, d_model]; the first keeps its direction, and the first n of the result span
+            what the first n rows do.
+
+    Returns:
+        Rows of the same shape, and what the ones before left of each row's length [..., k].
+    """
+    found: list[Tensor] = []
+    lengths: list[Tensor] = []
+    for row in rows.unbind(-2):
+        left = row
+        for _ in range(2):  # the second time removes what rounding left of the first
+            for earlier in found:
+                left = left - (left * earlier).sum(-1, keepdim=True) * earlier
+        lengths.append(left.norm(dim=-1))
+        found.append(normalize(left))
+    return torch.stack(found, -2), torch.stack(lengths, -1)

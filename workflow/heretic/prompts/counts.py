@@ -1,0 +1,53 @@
+"""How many prompts later phases need: told before a model is loaded."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from heretic.errors import PromptError
+
+FEWEST = 2
+FEWEST_FOR_PACMAP = 10
+
+
+def require_enough(counts: Mapping[str, int], settings: Mapping[str, Any]) -> None:
+    """Refuse prompt sets that are too small for what the settings ask of them.
+
+    Args:
+        counts: number of prompts by set, of the sets in use.
+        settings: `n_directions`, `n_sacred_directions` and `projection`.
+
+    Raises:
+        PromptError: names the set, and what to change.
+    """
+    for name in (
+        "good_prompts",
+        "bad_prompts",
+        "good_evaluation_prompts",
+        "bad_evaluation_prompts",
+    ):
+        if counts[name] < FEWEST:
+            raise PromptError(
+                f"{name} has a single prompt, so that nothing can be said of directions; give it "
+                f"at least {FEWEST} prompts, better 100"
+            )
+    pairs = min(counts["good_prompts"], counts["bad_prompts"])
+    _require(pairs, settings["n_directions"], "n_directions", "good_prompts and bad_prompts")
+    if "sacred_prompts" in counts:
+        plain = "unhelpfulness_prompts" if "unhelpfulness_prompts" in counts else "good_prompts"
+        pairs = min(counts["sacred_prompts"], counts[plain])
+        wanted = settings["n_sacred_directions"]
+        _require(pairs, wanted, "n_sacred_directions", f"sacred_prompts and {plain}")
+    drawn = counts["good_prompts"] + counts["bad_prompts"]
+    if settings["projection"] == "pacmap" and drawn < FEWEST_FOR_PACMAP:
+        raise PromptError(
+            f"projection=pacmap needs {FEWEST_FOR_PACMAP} good and bad prompts, there are {drawn}; "
+            "use projection=pca"
+        )
+
+
+def _require(found: int, wanted: int, setting: str, sets: str) -> None:
+    if wanted > found:
+        raise PromptError(
+            f"{setting}={wanted} needs as many prompts in each of {sets}, where the smaller has "
+            f"{found}; lower it or give more prompts"
+        )

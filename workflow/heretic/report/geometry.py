@@ -1,0 +1,101 @@
+"""geometry.csv: what is known of every layer's direction, and which layers an edit relies on."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from heretic.report.files import blaming, number, read_rows
+
+Column = tuple[float | None, ...]
+Geometry = Mapping[str, Column]
+
+MEAN_COSINES = ("cosine_good_bad", "cosine_good_direction", "cosine_bad_direction")
+MEDIAN_COSINES = tuple(f"median_{name}" for name in MEAN_COSINES)
+AGREEMENTS = (
+    "agreement_mean_difference", "agreement_contrastive_pca", "agreement_pca", "agreement_probe",
+)  # fmt: skip
+ANGLES = ("angle_refusal_helpfulness", "angle_refusal_sacred", "angle_helpfulness_sacred")
+SHARES = (
+    "explained_variance", "auroc", "control_auroc", "chance_low", "chance_high", "probe_accuracy",
+    "remaining_norm",
+)  # fmt: skip
+# What every value of a column lies between; rounding may carry it a little over the edge.
+BOUNDS: dict[str, tuple[float, float]] = {
+    **dict.fromkeys(SHARES, (0.0, 1.0)),
+    **dict.fromkeys((*MEAN_COSINES, *MEDIAN_COSINES, *AGREEMENTS, "stability"), (-1.0, 1.0)),
+    **dict.fromkeys(ANGLES, (0.0, 180.0)),
+    "silhouette": (-1.0, 1.0),
+}
+SLACK = 1e-4
+COLUMNS = (
+    "layer", "position", "good_norm", "bad_norm", "direction_norm", "cohens_d", "discriminative",
+    *BOUNDS,
+)  # fmt: skip
+
+
+def read_geometry(path: Path) -> dict[str, Column]:
+    """Columns of geometry.csv by name, one value per state of the stream; empty cells are None.
+
+    Raises:
+        HereticError: it is missing, lacks a column, or a value cannot be what the column says.
+    """
+    rows = read_rows(path, COLUMNS)
+    with blaming(path):
+        columns = {name: tuple(number(row[name]) for row in rows) for name in rows[0]}
+        if columns["layer"] != tuple(range(len(rows))):
+            raise ValueError("its layers do not count up from 0")
+        for name, (low, high) in BOUNDS.items():
+            for value in columns[name]:
+                if value is not None and not low - SLACK <= value <= high + SLACK:
+                    raise ValueError(f"{name} {value:g} is not in {low:g} to {high:g}")
+        if not set(columns["discriminative"]) <= {0, 1, None}:
+            raise ValueError("discriminative is neither 0 nor 1")
+        places = [place for place in columns["position"] if place is not None]
+        if any(place >= 0 or place % 1 for place in places):
+            raise ValueError("a position is no negative index of a token")
+        for low_end, high_end in zip(columns["chance_low"], columns["chance_high"], strict=True):
+            if low_end is not None and high_end is not None and low_end > high_end:
+                raise ValueError(f"chance_low {low_end:g} is above chance_high {high_end:g}")
+    return columns
+
+
+def separating_layer(geometry: Geometry) -> int:
+    """The state with the highest AUROC; the silhouette decides between equals, then the depth.
+
+    The embeddings, whose direction no edit uses, only where there is nothing else.
+    """
+    pairs = zip(geometry["auroc"], geometry["silhouette"], strict=True)
+    keys = [tuple(-2.0 if value is None else value for value in pair) for pair in pairs]
+    return max(range(1, len(keys)), key=keys.__getitem__, default=0)
+
+
+def indistinct_layers(geometry: Geometry) -> tuple[int, ...]:
+    """States at which held-out prompts are not told apart better than by chance."""
+    flags = enumerate(geometry["discriminative"])
+    return tuple(layer for layer, flag in flags if flag != 1)
+
+
+def used_states(best: Mapping[str, Any]) -> tuple[int, ...]:
+    """States whose direction the chosen edit removes, rising.
+
+    Decoder layer l of a per-layer edit uses state l + 1, which it writes; a global edit uses the
+    state at its index, or both neighbours of a fractional one.
+    """
+    strengths = best["strengths"].values()
+    edited = {layer for values in strengths for layer, value in enumerate(values) if value}
+    if best["directions"]["scope"] != "global":
+        return tuple(sorted(layer + 1 for layer in edited))
+    index = float(best["directions"]["index"])
+    neighbours = {int(index), int(index) + (index % 1 > 0)}
+    return tuple(sorted(neighbours)) if edited else ()
+
+
+def spans(numbers: Sequence[int]) -> str:
+    """Rising whole numbers with neighbours joined: 0-2, 5."""
+    groups: list[list[int]] = []
+    for index in numbers:
+        if groups and index == groups[-1][-1] + 1:
+            groups[-1].append(index)
+        else:
+            groups.append([index])
+    return ", ".join(f"{g[0]}-{g[-1]}" if len(g) > 1 else str(g[0]) for g in groups)
