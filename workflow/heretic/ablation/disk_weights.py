@@ -32,6 +32,17 @@ class DiskWeights:
         self._files = tensor_files(model.folder)
         self._prefix = f"{model.network.base_model_prefix}."
         self.check(model.anatomy)
+        self._require_same_experts(model.anatomy)
+
+    def _require_same_experts(self, anatomy: Anatomy) -> None:
+        """What is put together of several tensors must be what loading made of them."""
+        for writer in anatomy.writers:
+            if len(self._names(writer.parameter_name, writer)) > 1:
+                if not self.pristine(writer, anatomy).weight.equal(writer.weight.cpu()):
+                    raise ModelLoadError(
+                        f"{writer.name} in memory is not what its experts are on disk; {ADVICE}"
+                    )
+                return  # the others are put together likewise
 
     def check(self, anatomy: Anatomy) -> None:
         """Refuse a model whose writers the checkpoint does not hold in their shape."""
