@@ -125,7 +125,11 @@ def prepare(
     good = read_prompts(inputs["good_evaluation_prompts"])
     bad = read_prompts(inputs["bad_evaluation_prompts"])
     editor = make_editor(
-        model, settings["engine"], settings["norm_preservation"], runtime["cache_weights"]
+        model,
+        settings["engine"],
+        settings["norm_preservation"],
+        runtime["cache_weights"],
+        runtime["cache_device"],
     )
     return TrialLoop(
         space=SearchSpace(

@@ -160,6 +160,12 @@ class SettingsFields(BaseSettings):
         "after each trial (false, for models that fill the memory); `auto` decides by free memory.",
         runtime=True,
     )
+    cache_device: Literal["auto", "model", "host"] = setting(
+        "auto",
+        "Where these copies are kept: on the `model`'s own devices, or in `host` memory, pinned "
+        "where there is an accelerator; `auto` takes the model's devices if they have room.",
+        runtime=True,
+    )
 
     # Prompt sets
     good_prompts: PromptSetting = setting(
