@@ -105,8 +105,8 @@ def _controls(
 ) -> tuple[Measurement, Measurement]:
     """The edit at strength zero after the real one, and the edit along random directions."""
     parameters = AblationParameters.from_dict(record["parameters"])
-    # The edited model has edited weights, so its controls have them too.
-    editor = make_editor(model, "edited_weights", record["norm_preservation"], cache_weights)
+    # The edited model has edited weights, so its controls have them too, unless they are quantised.
+    editor = make_editor(model, "auto", record["norm_preservation"], cache_weights)
     edits = plan_edits(parameters, directions, model.anatomy)
     editor.abliterate(edits)
     editor.abliterate([replace(edit, strengths=(0.0,) * len(edit.strengths)) for edit in edits])

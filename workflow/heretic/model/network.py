@@ -16,6 +16,8 @@ from transformers import AutoModelForCausalLM, GenerationConfig, PreTrainedModel
 from heretic.console import log
 from heretic.errors import ModelLoadError, one_line
 from heretic.model.batching import is_out_of_memory
+from heretic.model.devices import computing_device
+from heretic.model.quantization import NONE, loading_arguments
 
 AUTO = "auto"
 # Tried in this order after the checkpoint's own.
@@ -37,6 +39,7 @@ class NetworkOptions:
     max_memory: Mapping[str, str] | None = None
     attn_implementation: str | None = None
     trust_remote_code: bool = False
+    quantization: str = NONE
 
     def arguments(self) -> dict[str, Any]:
         """Arguments of `from_pretrained`, without the data type."""
@@ -50,8 +53,9 @@ class NetworkOptions:
                     int(name) if name.isdecimal() else name: size
                     for name, size in self.max_memory.items()
                 }
-        elif self.device.type != "cpu":
-            # Straight to the accelerator: a large model need not fit into main memory as well.
+        elif self.device.type != "cpu" or self.quantization != NONE:
+            # Straight to the accelerator: a large model need not fit into main memory as well. And
+            # quantised ones would choose a device themselves.
             given["device_map"] = {"": str(self.device)}
         return given
 
@@ -102,7 +106,11 @@ def _candidates(dtype: str) -> Iterator[str]:
 
 def _load(model: str, folder: Path, dtype: str, options: NetworkOptions) -> PreTrainedModel:
     loaded: Any = AutoModelForCausalLM.from_pretrained(
-        folder, dtype=dtype, output_loading_info=True, **options.arguments()
+        folder,
+        dtype=dtype,
+        output_loading_info=True,
+        **options.arguments(),
+        **loading_arguments(options.quantization, dtype, folder),
     )
     network, report = loaded
     if report["missing_keys"]:
@@ -114,10 +122,13 @@ def _load(model: str, folder: Path, dtype: str, options: NetworkOptions) -> PreT
         )
     away = [name for name, parameter in network.named_parameters() if parameter.is_meta]
     if away:
-        raise ModelLoadError(
-            f"{len(away)} tensors of {model} ({away[0]}, ...) did not fit into the devices that "
-            "compute and were offloaded, where they cannot be edited; raise max_memory of a GPU, "
-            "use a smaller dtype or more GPUs"
+        log.warning(
+            "%d tensors of %s (%s, ...) did not fit into the devices that compute and were "
+            "offloaded, which makes every pass slow; raise max_memory, or set "
+            "quantization=bnb_4bit",
+            len(away),
+            model,
+            away[0],
         )
     found: PreTrainedModel = network.eval().requires_grad_(False)
     return found
@@ -125,7 +136,7 @@ def _load(model: str, folder: Path, dtype: str, options: NetworkOptions) -> PreT
 
 def _complaint(network: Any, prompt: list[int]) -> str | None:
     """What is wrong with the logits of a short greedy answer, or None."""
-    ids = torch.tensor([prompt], device=network.device)
+    ids = torch.tensor([prompt], device=computing_device(network.get_input_embeddings()))
     try:
         with torch.inference_mode():
             answer = network.generate(
