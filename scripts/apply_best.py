@@ -49,9 +49,7 @@ def main(smk: Snakemake) -> None:
         origin = source_facts(original, None, source)
     if needs_fitting(best["model"], original):
         dtype = None if original is None else settings["dtype"]
-        ablation = fit_to_original(
-            ablation, best["model"], source, dtype, trust_remote_code=trust
-        )
+        ablation = fit_to_original(ablation, best["model"], source, dtype, trust_remote_code=trust)
     facts = {
         "trial": best["trial"],
         "parameters": best["parameters"],

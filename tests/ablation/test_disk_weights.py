@@ -50,7 +50,7 @@ def test_equals_the_cache_bit_for_bit(
     cache, disk = LayerWeightsCache(model.anatomy), DiskWeights(model)
 
     for writer in model.anatomy.writers:
-        cached, read = (source.pristine(writer, model.anatomy) for source in (cache, disk))
+        cached, read = (source.pristine(writer) for source in (cache, disk))
         assert read.weight.equal(cached.weight)
         assert read.weight.stride() == cached.weight.stride()
         assert read.weight.dtype == cached.weight.dtype
@@ -86,7 +86,7 @@ def test_a_checkpoint_of_the_bare_decoder_has_no_prefix(folder: Path) -> None:
     disk = DiskWeights(model)
 
     for writer in model.anatomy.writers:
-        assert disk.pristine(writer, model.anatomy).weight.equal(writer.weight)
+        assert disk.pristine(writer).weight.equal(writer.weight)
 
 
 def test_does_not_follow_the_model(folder: Path) -> None:
@@ -97,7 +97,7 @@ def test_does_not_follow_the_model(folder: Path) -> None:
 
     writer.weight.zero_()
 
-    assert disk.pristine(writer, model.anatomy).weight.equal(before)
+    assert disk.pristine(writer).weight.equal(before)
 
 
 @pytest.mark.parametrize("part", ["weight", "bias"])

@@ -52,6 +52,8 @@ class Model:
         batch_size: prompts per batch, shared by all phases of one process.
         compile: whether the decoding step is compiled.
         quantization: as the setting.
+        damaged: why an edit of the weights failed half-way, after which the model is of no more
+            use; None as long as it is sound.
     """
 
     network: PreTrainedModel
@@ -61,6 +63,7 @@ class Model:
     batch_size: BatchSize = field(default_factory=lambda: BatchSize(1))
     compile: bool = False
     quantization: str = NONE
+    damaged: str | None = None
 
     @property
     def loaded_dtype(self) -> torch.dtype:

@@ -105,14 +105,7 @@ def _candidates(dtype: str) -> Iterator[str]:
 
 
 def _load(model: str, folder: Path, dtype: str, options: NetworkOptions) -> PreTrainedModel:
-    loaded: Any = AutoModelForCausalLM.from_pretrained(
-        folder,
-        dtype=dtype,
-        output_loading_info=True,
-        **options.arguments(),
-        **loading_arguments(options.quantization, dtype, folder),
-    )
-    network, report = loaded
+    network, report = _from_pretrained(model, folder, dtype, options)
     if report["missing_keys"]:
         lacking = sorted(report["missing_keys"])
         raise ModelLoadError(
@@ -132,6 +125,25 @@ def _load(model: str, folder: Path, dtype: str, options: NetworkOptions) -> PreT
         )
     found: PreTrainedModel = network.eval().requires_grad_(False)
     return found
+
+
+def _from_pretrained(model: str, folder: Path, dtype: str, options: NetworkOptions) -> Any:
+    try:
+        found: Any = AutoModelForCausalLM.from_pretrained(
+            folder,
+            dtype=dtype,
+            output_loading_info=True,
+            **options.arguments(),
+            **loading_arguments(options.quantization, dtype, folder),
+        )
+        return found
+    except (ValueError, RuntimeError) as error:
+        if "offload_folder" not in str(error):
+            raise
+        raise ModelLoadError(
+            f"parts of {model} did not fit into the devices that compute, and experts that are one "
+            "parameter cannot be offloaded; raise max_memory, or use more GPUs"
+        ) from error
 
 
 def _complaint(network: Any, prompt: list[int]) -> str | None:

@@ -116,7 +116,7 @@ class SettingsFields(BaseSettings):
     quantization: Literal["none", "bnb_4bit", "bnb_8bit", "as_is"] = setting(
         "none",
         "Measure and search a quantised network: `bnb_4bit` (NF4) or `bnb_8bit` (LLM.int8), made "
-        "by bitsandbytes of a full-precision checkpoint; or a checkpoint that is quantised `as_is`. "
+        "by bitsandbytes of a full-precision checkpoint; or a quantised checkpoint `as_is`. "
         "The export edits full precision in any case.",
         *MEASURING_RULES,
     )
@@ -167,6 +167,12 @@ class SettingsFields(BaseSettings):
         "auto",
         "Keep pristine copies of the edited matrices in memory (true) or re-read them from disk "
         "after each trial (false, for models that fill the memory); `auto` decides by free memory.",
+        runtime=True,
+    )
+    cache_device: Literal["auto", "model", "host"] = setting(
+        "auto",
+        "Where these copies are kept: on the `model`'s own devices, or in `host` memory, pinned "
+        "where there is an accelerator; `auto` takes the model's devices if they have room.",
         runtime=True,
     )
 
