@@ -80,6 +80,38 @@ def test_a_projection_whose_package_is_missing(monkeypatch: pytest.MonkeyPatch) 
     assert "or set projection=pca" in message
 
 
+def test_a_quantisation_whose_package_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("heretic.model.quantization.find_spec", lambda name: None)
+    message = complaint(SettingsError, Settings(quantization="bnb_4bit"), "demo")
+    assert "needs the package bitsandbytes: pip install" in message
+    assert "or set quantization=none" in message
+
+
+def test_a_quantised_checkpoint_needs_its_original(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="name that with export_from"):
+        Settings(quantization="as_is")
+    with pytest.raises(ValueError, match="run them one by one"):
+        Settings(model=["a", "b"], export_from="c")
+    quantised, original = checkpoint(tmp_path / "quantised"), checkpoint(tmp_path / "original")
+    config = {"model_type": "llama", "quantization_config": {"quant_method": "gptq"}}
+    (quantised / "config.json").write_text(json.dumps(config))
+    options = {"model": str(quantised), "export_from": str(original), **own_prompts(tmp_path)}
+
+    check_run("mine", Settings(quantization="as_is", **options), tmp_path / "results")
+
+    message = complaint(ModelLoadError, Settings(**options))
+    assert "is quantised (gptq)" in message
+    assert "quantization=as_is and export_from=" in message
+    twice = {**options, "export_from": str(quantised)}
+    message = complaint(ModelLoadError, Settings(quantization="as_is", **twice))
+    assert "the export edits full-precision weights" in message
+    nowhere = {**options, "export_from": str(tmp_path / "none")}
+    message = complaint(ModelLoadError, Settings(quantization="as_is", **nowhere))
+    assert "does not exist; check the path" in message
+    demo = Settings(quantization="as_is", export_from=str(original))
+    assert "demo model is not quantised" in complaint(SettingsError, demo, "demo")
+
+
 def test_the_demo_models_folder_is_taken() -> None:
     message = complaint(SettingsError, Settings(run_name="demo-model"), "demo-model")
     assert "run_name = 'demo-model'" in message

@@ -1,0 +1,176 @@
+"""What was searched quantised is exported in full precision, as without quantisation."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from quantized_models import KINDS, WIDTH, logits, save_wide
+from small_edits import PARAMETERS, hashes
+from tiny_models import LAYERS, load_saved
+
+from heretic.ablation.directions import AblationDirections
+from heretic.ablation.engines import make_editor
+from heretic.ablation.output_side import OutputSideEditor
+from heretic.ablation.plan import plan_edits
+from heretic.ablation.recorded import record_writers
+from heretic.artifacts import read_json
+from heretic.errors import ExportError
+from heretic.evaluation.holdout import HoldoutSets
+from heretic.evaluation.protocol import HoldoutProtocol, evaluate_edit
+from heretic.export.adapter import load_edited
+from heretic.export.export import export_model
+from heretic.export.original import fit_to_original, needs_fitting
+from heretic.export.record import Ablation
+from heretic.model.loading import Model, model_facts
+from heretic.model.source import source_facts
+from heretic.prompts.prompt import Prompt
+from heretic.settings import Settings
+
+pytest.importorskip("bitsandbytes")
+FAMILIES = ("llama", "gpt2", "mixtral")
+OPTIONS = Settings(device="cpu", response_prefix="").model_dump(mode="json")
+
+
+def directions() -> AblationDirections:
+    draw = torch.Generator().manual_seed(9)
+    rows = torch.linalg.qr(torch.randn(LAYERS + 1, WIDTH, 2, generator=draw)).Q.mT
+    return AblationDirections.of(rows, torch.ones(LAYERS + 1, 2))
+
+
+def facts_of(model: Model) -> dict[str, Any]:
+    """What `best.json` tells of the model that was searched."""
+    return {
+        **model_facts(model),
+        "writers": [writer.to_dict() for writer in record_writers(model.anatomy)],
+        "shapes": [list(writer.shape) for writer in model.anatomy.writers],
+    }
+
+
+def planned(facts: dict[str, Any], **settings: Any) -> Ablation:
+    best = {"parameters": PARAMETERS.to_dict(), "model": facts}
+    return Ablation.plan(best, directions(), Settings(**settings).model_dump())
+
+
+def fitted(ablation: Ablation, facts: dict[str, Any], source: Path, **changes: Any) -> Ablation:
+    options = {"dtype": None, "trust_remote_code": False, **changes}
+    return fit_to_original(ablation, facts, source, options.pop("dtype"), **options)
+
+
+def export(ablation: Ablation, source: Path, target: Path, *, low_memory: bool) -> Path:
+    export_model(
+        ablation,
+        source,
+        target,
+        {"source": source_facts(str(source), None, source), "parameters": PARAMETERS.to_dict()},
+        load=lambda: load_saved(source, dtype=ablation.dtype),
+        low_memory=low_memory,
+        trust_remote_code=False,
+    )
+    return target
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("family", FAMILIES)
+def test_the_files_are_those_of_a_run_in_full_precision(
+    tmp_path: Path, family: str, kind: str
+) -> None:
+    source = save_wide(tmp_path / "base", family, dtype=torch.bfloat16)
+    plain = planned(facts_of(load_saved(source)))
+    wanted = export(plain, source, tmp_path / "plain" / "model", low_memory=False)
+    facts = facts_of(load_saved(source, quantization=kind))
+    assert needs_fitting(facts, None)
+
+    ablation = fitted(planned(facts), facts, source)
+
+    assert ablation.dtype == "bfloat16"
+    for low_memory in (False, True):
+        target = tmp_path / f"low-memory-{low_memory}" / "model"
+        assert hashes(export(ablation, source, target, low_memory=low_memory)) == hashes(wanted)
+
+
+def test_the_original_of_a_quantised_checkpoint_decides_the_data_type(tmp_path: Path) -> None:
+    source = save_wide(tmp_path / "base")
+    facts = {**facts_of(load_saved(source)), "dtype": "float16"}
+    assert needs_fitting(facts, str(source))
+    assert not needs_fitting(facts, None)
+
+    ablation = planned(facts)
+
+    assert fitted(ablation, facts, source, dtype="auto").dtype == "float32"
+    assert fitted(ablation, facts, source, dtype="bfloat16").dtype == "bfloat16"
+    assert fitted(ablation, facts, source).dtype == "float16"
+
+
+@pytest.mark.parametrize(
+    ("changes", "says"),
+    [
+        ({"num_hidden_layers": 2}, "of 2 layers .* of 3 and 64 was searched"),
+        ({"intermediate_size": 192}, r"mlp\.down_proj\.weight was searched in the shape \[64, 128"),
+        ({"attention_bias": False}, r"o_proj\.weight has bias in the searched model, unlike"),
+    ],
+)
+def test_another_model_is_refused(tmp_path: Path, changes: dict[str, Any], says: str) -> None:
+    searched = save_wide(tmp_path / "searched")
+    facts = facts_of(load_saved(searched, quantization="bnb_4bit"))
+    other = save_wide(tmp_path / "other", **changes)
+
+    with pytest.raises(ExportError, match=says):
+        fitted(planned(facts), facts, other)
+
+
+def test_another_architecture_is_refused(tmp_path: Path) -> None:
+    facts = facts_of(load_saved(save_wide(tmp_path / "searched"), quantization="bnb_4bit"))
+
+    with pytest.raises(ExportError, match=r"GPT2LMHeadModel .* a LlamaForCausalLM"):
+        fitted(planned(facts), facts, save_wide(tmp_path / "other", "gpt2"))
+
+
+@pytest.mark.parametrize("form", ["merged", "adapter"])
+def test_original_and_edited_are_compared_in_one_quantisation(tmp_path: Path, form: str) -> None:
+    source = save_wide(tmp_path / "base")
+    options = {**OPTIONS, "model": str(source), "quantization": "bnb_8bit"}
+    searched = load_saved(source, quantization="bnb_8bit")
+    facts = facts_of(searched)
+    ablation = fitted(planned(facts, export=form), facts, source)
+    saved = export(ablation, source, tmp_path / "run" / "model", low_memory=True)
+
+    found = evaluate_edit(
+        load_original=lambda: load_saved(source, quantization="bnb_8bit"),
+        load_edited=lambda: load_edited(saved, options, str(source)),
+        record=read_json(saved / "ablation.json"),
+        directions=directions(),
+        sets=HoldoutSets([Prompt("Hi")], [Prompt("What?")]),
+        protocol=HoldoutProtocol(4, 4, 100, 0),
+        cache_weights="auto",
+    )
+
+    assert found["noop_identical"] is True
+    means = [found[name]["kl_first_token"]["mean"] for name in ("original", "edited")]
+    assert means[0] == 0 < means[1]
+    edited = load_edited(saved, options, str(source))
+    assert edited.quantization == "bnb_8bit"
+    # The edit of outputs is that of the weights, but for what rounding these makes of it.
+    tried = load_saved(source, quantization="bnb_8bit")
+    before = logits(tried)
+    editor = make_editor(tried, "auto", "none", "auto")
+    assert isinstance(editor, OutputSideEditor)
+    editor.abliterate(plan_edits(PARAMETERS, directions(), tried.anatomy))
+    after = logits(tried)
+    assert (logits(edited) - after).norm() < 0.2 * (after - before).norm()
+
+
+@pytest.mark.parametrize("form", ["merged", "adapter"])
+def test_what_was_made_of_a_quantised_checkpoint_is_loaded_in_full_precision(
+    tmp_path: Path, form: str
+) -> None:
+    source = save_wide(tmp_path / "base")
+    facts = facts_of(load_saved(source))
+    ablation = planned(facts, export=form)
+    saved = export(ablation, source, tmp_path / "run" / "model", low_memory=True)
+    options = {**OPTIONS, "model": "somebody/quantised", "quantization": "as_is"}
+
+    edited = load_edited(saved, options, "somebody/quantised")
+
+    assert edited.quantization == "none"
+    assert not logits(edited).equal(logits(load_saved(source)))
