@@ -13,17 +13,17 @@ from heretic.model.source import is_local
 
 TAGS = ("abliterated", "directional-ablation", "heretic-workflow")
 MERGED_USE = """\
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers import {loader}, {reader}
 
-tokenizer = AutoTokenizer.from_pretrained("{here}")
-model = AutoModelForCausalLM.from_pretrained("{here}")
+{read_by} = {reader}.from_pretrained("{here}")
+model = {loader}.from_pretrained("{here}")
 """
 ADAPTER_USE = """\
 from peft import PeftModel
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers import {loader}, {reader}
 
-tokenizer = AutoTokenizer.from_pretrained("{base}"{revision})
-base = AutoModelForCausalLM.from_pretrained("{base}"{revision})
+{read_by} = {reader}.from_pretrained("{base}"{revision})
+base = {loader}.from_pretrained("{base}"{revision})
 model = PeftModel.from_pretrained(base, "{here}")
 """
 
@@ -149,7 +149,12 @@ def _use(record: Mapping[str, Any]) -> str:
     text = ADAPTER_USE if record["export"] == "adapter" else MERGED_USE
     source = record["source"]
     revision = f', revision="{source["revision"]}"' if source["revision"] else ""
+    loader = record.get("model", {}).get("loader", "AutoModelForCausalLM")
+    read_by = "tokenizer" if loader.endswith("CausalLM") else "processor"
     return text.format(
+        loader=loader,
+        reader=f"Auto{read_by.title()}",
+        read_by=read_by,
         base=shown_name(source["model"]),
         revision=revision,
         here="path/or/name/of/this/repository",

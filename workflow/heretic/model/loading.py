@@ -18,10 +18,11 @@ from heretic.errors import ModelLoadError
 from heretic.model.anatomy import Anatomy, dissect
 from heretic.model.batching import BatchSize, is_out_of_memory
 from heretic.model.chat import ChatFormat, require_template
+from heretic.model.classes import loader_name
 from heretic.model.components import COMPONENTS
 from heretic.model.network import NetworkOptions, load_network
 from heretic.model.source import locate
-from heretic.model.template import read_template
+from heretic.model.template import processor_template, read_template
 from heretic.prompts.prompt import Prompt
 from heretic.settings.fields import AUTO_PREFIX
 
@@ -40,7 +41,7 @@ LOADING_ERRORS = (
 
 @dataclass
 class Model:
-    """A loaded causal language model with its anatomy and its chat format.
+    """A loaded language model, alone or in a multimodal network, with anatomy and chat format.
 
     Attributes:
         network: the transformers model in evaluation mode.
@@ -103,8 +104,9 @@ def load_model(
     `find_response_prefix` needs a loaded model.
 
     Raises:
-        ModelLoadError: not found, not a causal language model, no chat template, out of memory,
-            no data type in which it answers, or an architecture that cannot be edited as a whole.
+        ModelLoadError: not found, no network that answers with text, no chat template, out of
+            memory, no data type in which it answers, or an architecture that cannot be edited as a
+            whole.
     """
     folder = locate(model, model_revision)
     template = read_template(chat_template)
@@ -119,6 +121,8 @@ def load_model(
         )
         if template is not None:
             tokenizer.chat_template = template
+        elif not tokenizer.chat_template:
+            tokenizer.chat_template = processor_template(folder)
         require_template(tokenizer, model)
         if tokenizer.pad_token_id is None:  # masked wherever it stands, so any token will do
             tokenizer.pad_token = tokenizer.eos_token or tokenizer.convert_ids_to_tokens(0)
@@ -179,6 +183,7 @@ def model_facts(model: Model) -> Mapping[str, Any]:
     """What a report says of a model."""
     return {
         "architecture": type(model.network).__name__,
+        "loader": loader_name(type(model.network).__name__),
         "parameters": model.network.num_parameters(),
         "dtype": str(model.loaded_dtype).removeprefix("torch."),
         "layers": model.anatomy.n_layers,

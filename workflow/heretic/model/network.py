@@ -11,11 +11,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import AutoModelForCausalLM, GenerationConfig, PreTrainedModel
+from transformers import GenerationConfig, PreTrainedModel
 
 from heretic.console import log
 from heretic.errors import ModelLoadError, one_line
 from heretic.model.batching import is_out_of_memory
+from heretic.model.classes import class_of_checkpoint
 
 AUTO = "auto"
 # Tried in this order after the checkpoint's own.
@@ -101,7 +102,8 @@ def _candidates(dtype: str) -> Iterator[str]:
 
 
 def _load(model: str, folder: Path, dtype: str, options: NetworkOptions) -> PreTrainedModel:
-    loaded: Any = AutoModelForCausalLM.from_pretrained(
+    kind = class_of_checkpoint(folder, trust_remote_code=options.trust_remote_code)
+    loaded: Any = kind.from_pretrained(
         folder, dtype=dtype, output_loading_info=True, **options.arguments()
     )
     network, report = loaded
