@@ -40,6 +40,7 @@ def main(smk: Snakemake) -> None:
         sets=HoldoutSets(*(read_prompts(path) for path in inputs.values())),
         protocol=HoldoutProtocol.from_settings(settings),
         cache_weights=runtime["cache_weights"],
+        cache_device=runtime["cache_device"],
     )
     inputs |= {"edited": Path(smk.input.edited[0]), "directions": Path(smk.input.directions)}
     write_json(Path(smk.output[0]), {**result, "provenance": provenance(settings, inputs)})

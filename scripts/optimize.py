@@ -12,12 +12,11 @@ from snakemake.script import Snakemake
 
 from heretic.ablation.directions import AblationDirections
 from heretic.ablation.engines import make_editor
-from heretic.ablation.recorded import record_writers
+from heretic.ablation.recorded import check_adapter, record_writers
 from heretic.artifacts import provenance, read_json, read_tensors, sha256_of, write_csv, write_json
 from heretic.console import job, log
 from heretic.errors import StudyError
 from heretic.evaluation.evaluator import Evaluator
-from heretic.export.forms import check_adapter
 from heretic.model.loading import load_model, model_facts
 from heretic.model.source import locate, source_facts, tokenizer_files
 from heretic.model.threads import set_threads
@@ -126,7 +125,11 @@ def prepare(
     good = read_prompts(inputs["good_evaluation_prompts"])
     bad = read_prompts(inputs["bad_evaluation_prompts"])
     editor = make_editor(
-        model, settings["engine"], settings["norm_preservation"], runtime["cache_weights"]
+        model,
+        settings["engine"],
+        settings["norm_preservation"],
+        runtime["cache_weights"],
+        runtime["cache_device"],
     )
     return TrialLoop(
         space=SearchSpace(

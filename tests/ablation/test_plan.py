@@ -1,5 +1,6 @@
 """Which writer is edited along which directions."""
 
+import json
 from dataclasses import replace
 
 import pytest
@@ -8,7 +9,8 @@ from tiny_models import D_MODEL, LAYERS, tiny_network
 
 from heretic.ablation.directions import AblationDirections
 from heretic.ablation.parameters import AblationParameters, ComponentParameters
-from heretic.ablation.plan import plan_edits
+from heretic.ablation.plan import plan_edits, suited
+from heretic.ablation.recorded import plan_recorded, record_writers
 from heretic.errors import DirectionError
 from heretic.model.anatomy import Anatomy, dissect
 from heretic.model.components import ATTENTION, MLP
@@ -111,3 +113,53 @@ def test_directions_without_weight_make_no_edit(
     edits = plan_edits(edit_of("per_layer", None, EVERYWHERE, NOWHERE), without, anatomy)
 
     assert [edit.writer.layer for edit in edits] == [0, 2]
+
+
+def test_without_a_gain_directions_stay_as_they_are(directions: AblationDirections) -> None:
+    rows = directions.rows[1]
+
+    assert suited(rows, None) is rows
+
+
+def test_behind_a_gain_what_is_left_cannot_reach_the_stream_along_the_directions(
+    directions: AblationDirections,
+) -> None:
+    rows = directions.rows[1].double()
+    gain = torch.linspace(0.2, 3, D_MODEL, dtype=torch.float64)
+
+    units = suited(rows, gain)
+    outputs = torch.eye(D_MODEL).double() - units.T @ units
+
+    torch.testing.assert_close(units @ units.T, torch.eye(2).double())
+    assert (rows @ (gain[:, None] * outputs)).abs().max() < 1e-12
+
+
+def test_a_gain_that_silences_a_direction_is_refused() -> None:
+    rows = torch.eye(D_MODEL)[:1]
+    gain = torch.ones(D_MODEL)
+    gain[0] = 0
+
+    with pytest.raises(DirectionError, match="span"):
+        suited(rows, gain)
+
+
+@pytest.mark.parametrize("family", ["gemma2", "gpt_oss", "mixtral"])
+def test_writers_known_by_name_get_the_same_edits(
+    family: str, directions: AblationDirections
+) -> None:
+    anatomy = dissect(tiny_network(family, num_hidden_layers=LAYERS))
+    parameters = edit_of("per_layer", None, EVERYWHERE, EVERYWHERE)
+    written = json.dumps([writer.to_dict() for writer in record_writers(anatomy)])
+    facts = {"layers": anatomy.n_layers, "writers": json.loads(written)}
+
+    edits = plan_edits(parameters, directions, anatomy)
+    recorded = plan_recorded(parameters, directions, facts)
+
+    assert len(edits) == len(recorded) == len(anatomy.writers)
+    for one, other in zip(edits, recorded, strict=True):
+        assert other.writer.parameter_name == one.writer.parameter_name
+        assert other.writer.bias == (one.writer.bias_name is not None)
+        if other.writer.bias:
+            assert other.writer.bias_name == one.writer.bias_name
+        assert one.directions.equal(other.directions)
+        assert one.strengths == other.strengths

@@ -288,3 +288,33 @@ def test_several_may_overwrite_the_matrix_or_a_transposed_one(
     assert ablate_matrix(weight, directions, (0.0,) * 3, kind).equal(weight)
     ablate_matrix(weight, directions, found, kind, out=weight)
     assert weight.equal(expected)
+
+
+@pytest.mark.parametrize("kind", ALL)
+@pytest.mark.parametrize("dtype", list(TOLERANCE))
+@pytest.mark.parametrize("transposed", [False, True])
+def test_each_expert_is_edited_on_its_own(
+    kind: NormPreservation, dtype: torch.dtype, transposed: bool
+) -> None:
+    examples = [orthonormal_example(12, 7, seed, 2) for seed in range(3)]
+    units, strengths = examples[0][1:]
+    # One is far larger: norms must not be taken of all together.
+    stack = torch.stack([weight * 10**n for n, (weight, _, _) in enumerate(examples)]).to(dtype)
+    stored = stack.mT.contiguous() if transposed else stack.clone()
+    place = stored.mT if transposed else stored
+
+    edited = ablate_matrix(place, units, strengths, kind, out=place)
+
+    alone = [ablate_matrix(weight, units, strengths, kind) for weight in stack]
+    torch.testing.assert_close(edited, torch.stack(alone))
+    assert edited.data_ptr() == stored.data_ptr()
+
+
+def test_biases_of_experts_are_edited_each_on_its_own() -> None:
+    _, units, strengths = orthonormal_example(12, 7, 0, 2)
+    biases = torch.randn(3, 12, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+
+    edited = ablate_bias(biases, units, strengths)
+
+    alone = [ablate_bias(bias, units, strengths) for bias in biases]
+    torch.testing.assert_close(edited, torch.stack(alone))

@@ -47,7 +47,7 @@ def test_holds_every_writer_and_nothing_else(anatomy: Anatomy) -> None:
     assert cache.bytes == anatomy.n_layers * per_layer * 4
     for writer in anatomy.writers:
         assert writer.bias is not None
-        parts = cache.pristine(writer, anatomy)
+        parts = cache.pristine(writer)
         assert parts.weight.equal(writer.weight)
         assert parts.bias is not None
         assert parts.bias.equal(writer.bias)
@@ -60,7 +60,7 @@ def test_copies_do_not_follow_the_model(anatomy: Anatomy) -> None:
 
     writer.weight.zero_()
 
-    assert cache.pristine(writer, anatomy).weight.equal(before)
+    assert cache.pristine(writer).weight.equal(before)
 
 
 def test_creation_refuses_a_model_without_layers(anatomy: Anatomy) -> None:
@@ -134,13 +134,13 @@ def lose_component(cache: LayerWeightsCache) -> None:
 
 
 def change_shape(cache: LayerWeightsCache) -> None:
-    parts = cache.layer_weights_cache[1][MLP][0]
-    cache.layer_weights_cache[1][MLP][0] = replace(parts, weight=torch.zeros(D_MODEL, D_MLP))
+    ((name, parts),) = cache.layer_weights_cache[1][MLP].items()
+    cache.layer_weights_cache[1][MLP][name] = replace(parts, weight=torch.zeros(D_MODEL, D_MLP))
 
 
 def lose_bias(cache: LayerWeightsCache) -> None:
-    parts = cache.layer_weights_cache[1][MLP][0]
-    cache.layer_weights_cache[1][MLP][0] = replace(parts, bias=None)
+    ((name, parts),) = cache.layer_weights_cache[1][MLP].items()
+    cache.layer_weights_cache[1][MLP][name] = replace(parts, bias=None)
 
 
 @pytest.mark.parametrize(

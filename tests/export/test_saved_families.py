@@ -22,10 +22,10 @@ from heretic.ablation.disk_weights import tensor_files
 from heretic.ablation.editor import WeightEditor
 from heretic.ablation.plan import plan_edits
 from heretic.ablation.projection import NormPreservation
+from heretic.ablation.recorded import check_adapter
 from heretic.ablation.weights_cache import LayerWeightsCache
 from heretic.artifacts import read_json
 from heretic.errors import ExportError
-from heretic.export.forms import check_adapter
 from heretic.export.record import Ablation
 from heretic.export.reproduce import reproduce
 from heretic.export.save import edit_in_memory, save_model

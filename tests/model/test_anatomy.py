@@ -305,6 +305,19 @@ def test_a_linear_map_of_its_own_class_must_multiply_and_nothing_else() -> None:
         dissect(network)
 
 
+def test_what_writes_between_two_layers_is_refused() -> None:
+    network = tiny_network()
+    layers = find_layers(network)
+    layers[2].register_forward_pre_hook(
+        lambda _, args, kwargs: ((args[0] * 1.001, *args[1:]), kwargs), with_kwargs=True
+    )
+
+    with pytest.raises(
+        ModelLoadError, match=r"layer 2 of LlamaForCausalLM is not given what layer 1"
+    ):
+        dissect(network)
+
+
 def test_weights_of_two_layers_at_once_are_refused() -> None:
     network = tiny_network()
     layers: Any = find_layers(network)

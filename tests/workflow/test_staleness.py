@@ -51,6 +51,7 @@ CHANGED: dict[str, Any] = {
     "attn_implementation": "eager",
     "chat_template": "{{ messages }}",
     "cache_weights": "false",
+    "cache_device": "host",
     "response_prefix": "Well",
     "positions": "all",
     "winsorize_quantile": 0.99,

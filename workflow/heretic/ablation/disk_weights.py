@@ -1,83 +1,148 @@
 """Pristine matrices straight from the checkpoint, for models that leave no room for copies."""
 
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from itertools import groupby
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from heretic.ablation.weights_cache import PristineParts
-from heretic.errors import ModelLoadError
+from heretic.errors import ModelLoadError, one_line
 from heretic.model.anatomy import Anatomy, StreamWriter
-from heretic.model.loading import Model
+from heretic.model.loading import LOADING_ERRORS, Model
+from heretic.model.stored import places, trace
 
 INDEX = "model.safetensors.index.json"
 ADVICE = "run with cache_weights=true"
 
+T = TypeVar("T")
+
 
 class DiskWeights:
-    """Reads single tensors of the checkpoint's memory-mapped safetensors files."""
+    """Reads single tensors of the checkpoint's memory-mapped safetensors files.
+
+    A parameter may be several tensors there, such as the matrix of each expert.
+    """
 
     def __init__(self, model: Model) -> None:
-        """Find every writer's tensor in the checkpoint.
+        """Find every writer's tensors in the checkpoint of a model in its original state.
+
+        All are read once, since nothing else tells whether transformers did more while it loaded
+        them than to put them one behind the other.
 
         Raises:
-            ModelLoadError: the checkpoint lacks a writer's tensor under its name in the network,
-                or holds it in another shape.
+            ModelLoadError: the checkpoint lacks a writer's tensors or holds others, or transformers
+                does not say how it holds them.
         """
         self._files = tensor_files(model.folder)
         self._prefix = f"{model.network.base_model_prefix}."
+        try:
+            self._places = places(trace(model.network)[1])
+        except LOADING_ERRORS as error:
+            raise ModelLoadError(
+                f"cannot tell how {model.folder} holds the weights: {one_line(error)}; {ADVICE}"
+            ) from error
         self.check(model.anatomy)
+        for writer in model.anatomy.writers:
+            self._require_unchanged(writer)
 
     def check(self, anatomy: Anatomy) -> None:
-        """Refuse a model whose writers the checkpoint does not hold in their shape."""
-        for writer in anatomy.writers:
-            for name, tensor in _stored(writer):
-                with self._open(name) as (tensors, stored):
-                    on_disk = tuple(tensors.get_slice(stored).get_shape())
-                in_memory = tuple(tensor.shape)
-                if on_disk != in_memory:
-                    raise ModelLoadError(
-                        f"{name} has shape {in_memory} in memory and {on_disk} on disk; {ADVICE}"
-                    )
+        """Refuse a model whose writers the checkpoint does not hold in their shape.
 
-    def pristine(self, writer: StreamWriter, anatomy: Anatomy) -> PristineParts:
+        Raises:
+            ModelLoadError: a tensor is missing, has another shape or cannot be read.
+        """
+        for writer in anatomy.writers:
+            for name, tensor in _parameters(writer):
+                self._check_shapes(name, tuple(tensor.shape))
+
+    def pristine(self, writer: StreamWriter) -> PristineParts:
         """Weight and bias, in the writer's shapes, as the model was loaded.
 
         Raises:
             ModelLoadError: the file is gone or damaged, or has no such tensor.
         """
-        dtype = writer.weight.dtype
-        weight = self._read(writer.parameter_name, dtype)
-        bias = None if writer.bias_name is None else self._read(writer.bias_name, dtype)
+        weight, *biases = (self._read(name, like) for name, like in _parameters(writer))
+        bias = biases[0] if biases else None
         return PristineParts(weight.mT if writer.transposed else weight, bias)
 
-    def _read(self, name: str, dtype: torch.dtype) -> Tensor:
-        with self._open(name) as (tensors, stored):
-            # A copy: the mapped file may change, and products depend on how memory is aligned.
-            found: Tensor = tensors.get_tensor(stored)
-            return found.to(dtype, copy=True)
+    def _require_unchanged(self, writer: StreamWriter) -> None:
+        for name, tensor in _parameters(writer):
+            if not self._read(name, tensor).to(tensor.device).equal(tensor):
+                raise ModelLoadError(
+                    f"{name} in memory is not what {self._names(name)[0]} is on disk, so that it "
+                    f"cannot be read back; {ADVICE}"
+                )
 
-    @contextmanager
-    def _open(self, name: str) -> Iterator[tuple[Any, str]]:
+    def _check_shapes(self, name: str, in_memory: tuple[int, ...]) -> None:
+        names = self._names(name)
+        # Either the parameter as it is, or one tensor for each matrix stacked in it.
+        wanted = {in_memory} if len(names) == 1 else set()
+        if in_memory[0] == len(names):
+            wanted.add(in_memory[1:])
+        for stored, on_disk in zip(names, self._each(names, _shape), strict=True):
+            if on_disk not in wanted:
+                raise ModelLoadError(
+                    f"{name} has shape {in_memory} in memory and {on_disk} on disk ({stored}); "
+                    f"{ADVICE}"
+                )
+
+    def _read(self, name: str, like: Tensor) -> Tensor:
+        """A parameter in the shape and data type of `like`, in main memory."""
+        names = self._names(name)
+        # New memory: the mapped file may change, and products depend on how memory is aligned.
+        found = torch.empty(like.shape, dtype=like.dtype)
+        for row, part in zip(found.view(len(names), -1), self._each(names, _tensor), strict=True):
+            row.copy_(part.reshape(-1))
+        return found
+
+    def _names(self, name: str) -> list[str]:
+        """What a parameter is called in the files: as it was loaded, or as the network calls it."""
+        ways = [names for names in (self._places.get(name), [name]) if names is not None]
+        for names in ways:
+            found = [self._in_files(part) for part in names]
+            if all(found):
+                return [part for part in found if part is not None]
+        missing = next(part for part in ways[0] if self._in_files(part) is None)
+        raise ModelLoadError(f"the checkpoint has no tensor {missing}; {ADVICE}")
+
+    def _in_files(self, name: str) -> str | None:
         # A checkpoint of the bare decoder lacks the prefix that the network with head has.
         names = (name, name.removeprefix(self._prefix))
-        stored = next((known for known in names if known in self._files), None)
-        if stored is None:
-            raise ModelLoadError(f"the checkpoint has no tensor {name}; {ADVICE}")
-        try:
-            with safe_open(self._files[stored], framework="pt") as tensors:
-                yield tensors, stored
-        except (OSError, SafetensorError) as error:
-            raise ModelLoadError(f"cannot read {name} from disk: {error}; {ADVICE}") from error
+        return next((known for known in names if known in self._files), None)
+
+    def _each(self, names: Sequence[str], read: Callable[[Any, str], T]) -> Iterator[T]:
+        """What `read` makes of an open file and each name; neighbours open their file once."""
+        for path, neighbours in groupby(names, key=self._files.__getitem__):
+            with _reading(path), safe_open(path, framework="pt") as tensors:
+                for name in neighbours:
+                    yield read(tensors, name)
 
 
-def _stored(writer: StreamWriter) -> Iterator[tuple[str, Tensor]]:
-    """A writer's parameters as they are stored, by name."""
+def _shape(tensors: Any, name: str) -> tuple[int, ...]:
+    return tuple(tensors.get_slice(name).get_shape())
+
+
+def _tensor(tensors: Any, name: str) -> Tensor:
+    found: Tensor = tensors.get_tensor(name)
+    return found
+
+
+@contextmanager
+def _reading(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except (OSError, SafetensorError) as error:
+        raise ModelLoadError(f"cannot read {path} from disk: {error}; {ADVICE}") from error
+
+
+def _parameters(writer: StreamWriter) -> Iterator[tuple[str, Tensor]]:
+    """A writer's parameters as the network stores them, by name: the weight, then the bias."""
     yield writer.parameter_name, writer.weight.mT if writer.transposed else writer.weight
     if writer.bias_name is not None and writer.bias is not None:
         yield writer.bias_name, writer.bias

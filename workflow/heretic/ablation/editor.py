@@ -1,12 +1,13 @@
 """Applies a trial's edits to the weights and takes them back."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Protocol
 
-import psutil
 import torch
 
 from heretic.ablation.disk_weights import DiskWeights
+from heretic.ablation.memory_plan import choose_place
 from heretic.ablation.plan import Edit
 from heretic.ablation.projection import NormPreservation, ablate_bias, ablate_matrix
 from heretic.ablation.weights_cache import (
@@ -15,12 +16,9 @@ from heretic.ablation.weights_cache import (
     copy_back,
     overwriting,
 )
-from heretic.console import log
+from heretic.errors import ModelLoadError, one_line
 from heretic.model.anatomy import Anatomy, StreamWriter
 from heretic.model.loading import Model
-
-# Batches of the evaluation need room beside the model and its copies.
-SHARE_OF_FREE_MEMORY = 0.5
 
 
 class PristineWeights(Protocol):
@@ -29,7 +27,7 @@ class PristineWeights(Protocol):
     def check(self, anatomy: Anatomy) -> None:
         """Raise `ModelLoadError` if the weights are not those of `anatomy`."""
 
-    def pristine(self, writer: StreamWriter, anatomy: Anatomy) -> PristineParts:
+    def pristine(self, writer: StreamWriter) -> PristineParts:
         """Original weight and bias of one writer."""
 
 
@@ -37,12 +35,19 @@ class WeightEditor:
     """Edits a model in place, always from its pristine weights.
 
     Restoring and editing is one pass per matrix, and touches only the matrices that this edit or
-    the one before it changes.
+    the one before it changes. If that fails half-way the model is of no more use: it is marked as
+    damaged, and no editor takes it until it is loaded again.
     """
 
     def __init__(
         self, model: Model, pristine: PristineWeights, norm_preservation: NormPreservation
     ) -> None:
+        """Edit `model`, which is in its original state.
+
+        Raises:
+            ModelLoadError: the model is damaged.
+        """
+        _require_sound(model)
         self.model, self.pristine = model, pristine
         self.norm_preservation: NormPreservation = norm_preservation
         self._edited: dict[str, StreamWriter] = {}
@@ -52,17 +57,18 @@ class WeightEditor:
 
         Raises:
             ModelLoadError: the pristine weights do not fit the model, and nothing was changed; or
-                writing failed, and the message says that the model must not be used.
+                writing failed, now or earlier, and the model must be loaded again.
         """
-        anatomy = self.model.anatomy
-        self.pristine.check(anatomy)
+        _require_sound(self.model)
+        self.pristine.check(self.model.anatomy)
         wanted = {edit.writer.name: edit for edit in edits}
-        for name in [name for name in self._edited if name not in wanted]:
-            copy_back(self._edited[name], self.pristine.pristine(self._edited[name], anatomy))
-            del self._edited[name]
-        for name, edit in wanted.items():
-            self._edited[name] = edit.writer
-            self._write(edit, self.pristine.pristine(edit.writer, anatomy))
+        with _damaging(self.model):
+            for name in [name for name in self._edited if name not in wanted]:
+                copy_back(self._edited[name], self.pristine.pristine(self._edited[name]))
+                del self._edited[name]
+            for name, edit in wanted.items():
+                self._edited[name] = edit.writer
+                self._write(edit, self.pristine.pristine(edit.writer))
 
     def restore(self) -> None:
         """Bring the original model back, bit for bit."""
@@ -81,29 +87,33 @@ class WeightEditor:
                 bias.copy_(ablate_bias(pristine, edit.directions, edit.strengths))
 
 
-def pristine_weights(model: Model, cache_weights: str) -> PristineWeights:
-    """The source of original weights that `cache_weights` asks for; `auto` looks at free memory.
+def _require_sound(model: Model) -> None:
+    if model.damaged is not None:
+        raise ModelLoadError(
+            "the weights in memory are neither the original's nor an edit's, because an edit "
+            f"failed half-way ({model.damaged}); load the model again"
+        )
+
+
+@contextmanager
+def _damaging(model: Model) -> Iterator[None]:
+    """Note why the block failed. Ctrl-C is no failure: what was touched is known, and restored."""
+    try:
+        yield
+    except Exception as error:
+        model.damaged = one_line(error)
+        raise
+
+
+def pristine_weights(
+    model: Model, cache_weights: str, cache_device: str = "auto"
+) -> PristineWeights:
+    """The source of original weights that the settings of these names ask for.
 
     Raises:
         ModelLoadError: the copies do not fit, or the checkpoint lacks a tensor.
     """
-    if cache_weights == "auto":
-        needed = sum(writer.weight.nbytes for writer in model.anatomy.writers)
-        free = free_memory(model.device)
-        cached = needed <= SHARE_OF_FREE_MEMORY * free
-        log.info(
-            "Weights cache needs %.2f GB of %.2f GB free: %s",
-            needed / 1e9,
-            free / 1e9,
-            "caching in memory" if cached else "re-reading from disk",
-        )
-    else:
-        cached = cache_weights == "true"
-    return LayerWeightsCache(model.anatomy) if cached else DiskWeights(model)
-
-
-def free_memory(device: torch.device) -> int:
-    """Bytes that new tensors on `device` may take."""
-    if device.type == "cuda":
-        return int(torch.cuda.mem_get_info(device)[0])
-    return int(psutil.virtual_memory().available)
+    place = choose_place(model.anatomy.writers, cache_weights, cache_device)
+    if place == "disk":
+        return DiskWeights(model)
+    return LayerWeightsCache(model.anatomy, place, model.network)

@@ -25,7 +25,11 @@ class Editor(Protocol):
 
 
 def make_editor(
-    model: Model, engine: str, norm_preservation: NormPreservation, cache_weights: str
+    model: Model,
+    engine: str,
+    norm_preservation: NormPreservation,
+    cache_weights: str,
+    cache_device: str = "auto",
 ) -> Editor:
     """The editor that the settings of these names ask for, of a model in its original state.
 
@@ -37,4 +41,5 @@ def make_editor(
     """
     if engine == "output_side":
         return OutputSideEditor(model, norm_preservation)
-    return WeightEditor(model, pristine_weights(model, cache_weights), norm_preservation)
+    pristine = pristine_weights(model, cache_weights, cache_device)
+    return WeightEditor(model, pristine, norm_preservation)

@@ -1,7 +1,7 @@
 """Writers and edits as plain values, so that an edit can be made without the network in memory."""
 
 import base64
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, fields
 from typing import Any
 
@@ -12,6 +12,7 @@ from torch import Tensor
 from heretic.ablation.directions import AblationDirections
 from heretic.ablation.parameters import AblationParameters
 from heretic.ablation.plan import place_edits
+from heretic.errors import ExportError
 from heretic.model.anatomy import Anatomy, StreamWriter
 
 
@@ -138,3 +139,30 @@ def decode_floats(text: str) -> Tensor:
 
 def _unless(name: str | None, usual: str) -> str | None:
     return None if name == usual else name
+
+
+def check_adapter(export: str, writers: Iterable[RecordedWriter]) -> None:
+    """Refuse an adapter for a model whose edit it cannot hold.
+
+    Args:
+        export: `merged` or `adapter`.
+        writers: all that may be edited.
+
+    Raises:
+        ExportError: a writer is no linear module, or only some have biases.
+    """
+    if export != "adapter":
+        return
+    by_bias: dict[bool, str] = {}
+    for writer in writers:
+        if writer.parameter is not None:
+            raise ExportError(
+                f"{writer.name} belongs to no linear module, and an adapter holds changes of such "
+                "modules only; set export=merged"
+            )
+        by_bias.setdefault(writer.bias, writer.name)
+    if len(by_bias) > 1:
+        raise ExportError(
+            f"{by_bias[True]} writes a bias into the stream and {by_bias[False]} has none: one "
+            "adapter holds biases for all of its matrices or for none; set export=merged"
+        )

@@ -1,19 +1,23 @@
 """Pristine copies of the matrices that trials edit, and only of those."""
 
-from collections.abc import Iterator, Mapping
+import time
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
+from heretic.ablation.memory_plan import GIGABYTE, CachePlace
 from heretic.console import log
-from heretic.errors import ModelLoadError
+from heretic.errors import ModelLoadError, one_line
 from heretic.model.anatomy import Anatomy, StreamWriter
 from heretic.model.batching import is_out_of_memory
 from heretic.model.components import COMPONENTS
 
 PROGRAM_ERROR = "this is a defect of the program or the model was changed meanwhile; load it again"
+ON_DISK = "cache_weights=false, which re-reads edited matrices from disk"
+IN_MAIN_MEMORY = "cache_device=host, which keeps the copies in main memory"
 
 
 @dataclass(frozen=True)
@@ -23,54 +27,64 @@ class PristineParts:
     weight: Tensor
     bias: Tensor | None
 
+    @property
+    def tensors(self) -> tuple[Tensor, ...]:
+        """The weight, and the bias where there is one."""
+        return (self.weight,) if self.bias is None else (self.weight, self.bias)
+
 
 class LayerWeightsCache:
-    """Clones of every stream writer's weight and bias, by layer and component.
+    """Clones of every stream writer's weight and bias, by layer, component and name.
 
     Embeddings, norms, query, key, value and up projections are never edited and not copied.
     """
 
-    def __init__(self, anatomy: Anatomy) -> None:
+    def __init__(
+        self,
+        anatomy: Anatomy,
+        place: CachePlace = "model",
+        network: nn.Module | None = None,
+    ) -> None:
         """Clone the writers of every layer.
+
+        Args:
+            anatomy: what to clone.
+            place: `model` for each copy on the device of what it is a copy of, or `host` for main
+                memory, pinned where that makes the way to an accelerator faster.
+            network: of which the log line tells the share that is cached.
 
         Raises:
             ModelLoadError: there are no layers, a layer has nothing to edit, a component is in no
                 layer, memory runs out, or a tensor cannot be cloned.
         """
-        self.layer_weights_cache: dict[int, dict[str, list[PristineParts]]] = {}
-        if anatomy.n_layers == 0:
-            raise ModelLoadError(
-                "the weights cache would be empty: no decoder layers were found; this "
-                "architecture is not supported"
-            )
-        for layer in range(anatomy.n_layers):
-            by_component = anatomy.of_layer(layer)
-            if not any(by_component.values()):
-                raise ModelLoadError(
-                    f"layer {layer} has nothing to cache; this architecture is not supported"
-                )
-            self.layer_weights_cache[layer] = {
-                component: [_clone(writer) for writer in by_component[component]]
-                for component in COMPONENTS
-            }
-        for component in COMPONENTS:
-            if not any(cached[component] for cached in self.layer_weights_cache.values()):
-                raise ModelLoadError(
-                    f"no layer has an {component} to cache; this architecture is not supported"
-                )
-        log.info("Weights cache: %.2f GB in %d layers", self.bytes / 1e9, anatomy.n_layers)
+        started = time.perf_counter()
+        _require_complete(anatomy)
+        self.layer_weights_cache: dict[int, dict[str, dict[str, PristineParts]]] = {
+            layer: {component: {} for component in COMPONENTS} for layer in range(anatomy.n_layers)
+        }
+        for writer in anatomy.writers:
+            cached = self.layer_weights_cache[writer.layer][writer.component]
+            cached[writer.name] = _clone(writer, place)
+        log.info(
+            "Weights cache: %s, made in %.2f s",
+            _statistics(self, network),
+            time.perf_counter() - started,
+        )
+
+    def parts(self) -> Iterator[PristineParts]:
+        """All copies, in order of layer."""
+        for by_component in self.layer_weights_cache.values():
+            for by_name in by_component.values():
+                yield from by_name.values()
+
+    def tensors(self) -> list[Tensor]:
+        """The copied weights and biases."""
+        return [tensor for parts in self.parts() for tensor in parts.tensors]
 
     @property
     def bytes(self) -> int:
         """Size of the copies."""
-        return sum(
-            part.nbytes
-            for by_component in self.layer_weights_cache.values()
-            for copies in by_component.values()
-            for parts in copies
-            for part in (parts.weight, parts.bias)
-            if part is not None
-        )
+        return sum(tensor.nbytes for tensor in self.tensors())
 
     def check(self, anatomy: Anatomy) -> None:
         """Refuse a model that the cache was not made of, before any weight is touched.
@@ -84,7 +98,7 @@ class LayerWeightsCache:
                 f"{anatomy.n_layers}; {PROGRAM_ERROR}"
             )
         for writer in anatomy.writers:
-            cached = self.pristine(writer, anatomy)
+            cached = self.pristine(writer)
             for now, then in ((writer.weight, cached.weight), (writer.bias, cached.bias)):
                 shape, cached_shape = _shape(now), _shape(then)
                 if shape != cached_shape:
@@ -93,7 +107,7 @@ class LayerWeightsCache:
                         f"{PROGRAM_ERROR}"
                     )
 
-    def pristine(self, writer: StreamWriter, anatomy: Anatomy) -> PristineParts:
+    def pristine(self, writer: StreamWriter) -> PristineParts:
         """The copies of one writer.
 
         Raises:
@@ -104,40 +118,94 @@ class LayerWeightsCache:
             raise ModelLoadError(
                 f"layer {writer.layer} is missing from the weights cache; {PROGRAM_ERROR}"
             )
-        copies = by_component.get(writer.component, [])
-        position = _position(anatomy.of_layer(writer.layer), writer)
-        if position >= len(copies):
+        cached = by_component.get(writer.component, {}).get(writer.name)
+        if cached is None:
             raise ModelLoadError(
-                f"{writer.component} of layer {writer.layer} is missing from the weights cache; "
-                f"{PROGRAM_ERROR}"
+                f"{writer.component} of layer {writer.layer} is missing from the weights cache "
+                f"({writer.name}); {PROGRAM_ERROR}"
             )
-        return copies[position]
+        return cached
+
+
+def _require_complete(anatomy: Anatomy) -> None:
+    """Refuse what cannot be edited before any memory is taken."""
+    if anatomy.n_layers == 0:
+        raise ModelLoadError(
+            "the weights cache would be empty: no decoder layers were found; this "
+            "architecture is not supported"
+        )
+    empty = set(range(anatomy.n_layers)) - {writer.layer for writer in anatomy.writers}
+    if empty:
+        raise ModelLoadError(
+            f"layer {min(empty)} has nothing to cache; this architecture is not supported"
+        )
+    for component in COMPONENTS:
+        if not any(writer.component == component for writer in anatomy.writers):
+            raise ModelLoadError(
+                f"no layer has an {component} to cache; this architecture is not supported"
+            )
+
+
+def _statistics(cache: LayerWeightsCache, network: nn.Module | None) -> str:
+    """Bytes, shares of the model, numbers of maps and layers, and where the copies lie."""
+    tensors = cache.tensors()
+    n_bytes, count = _size(tensors)
+    size = f"{n_bytes / GIGABYTE:.2f} GB"
+    if network is not None:
+        all_bytes, all_count = _size(network.parameters())
+        size += (
+            f" of the model's {all_bytes / GIGABYTE:.2f} GB ({n_bytes / all_bytes:.0%} of its "
+            f"bytes, {count / all_count:.0%} of its parameters)"
+        )
+    maps, layers = sum(1 for _ in cache.parts()), len(cache.layer_weights_cache)
+    places = sorted({_place(tensor) for tensor in tensors})
+    return f"{size}, {maps} maps in {layers} layers, {' and '.join(places)}"
+
+
+def _size(tensors: Iterable[Tensor]) -> tuple[int, int]:
+    """Bytes and numbers of all tensors together."""
+    sizes = [(tensor.nbytes, tensor.numel()) for tensor in tensors]
+    return sum(n_bytes for n_bytes, _ in sizes), sum(count for _, count in sizes)
+
+
+def _place(tensor: Tensor) -> str:
+    if tensor.device.type != "cpu":
+        return f"on {tensor.device}"
+    return "in pinned main memory" if tensor.is_pinned() else "in main memory"
 
 
 def _shape(tensor: Tensor | None) -> tuple[int, ...] | None:
     return None if tensor is None else tuple(tensor.shape)
 
 
-def _position(by_component: Mapping[str, list[StreamWriter]], writer: StreamWriter) -> int:
-    names = [other.name for other in by_component[writer.component]]
-    return names.index(writer.name)
-
-
-def _clone(writer: StreamWriter) -> PristineParts:
+def _clone(writer: StreamWriter, place: CachePlace) -> PristineParts:
     try:
         bias = writer.bias
         return PristineParts(
-            writer.weight.detach().clone(), None if bias is None else bias.detach().clone()
+            _copy(writer.weight, place), None if bias is None else _copy(bias, place)
         )
     except (RuntimeError, MemoryError) as error:
         if is_out_of_memory(error):
+            advice = ON_DISK if place == "host" else f"{IN_MAIN_MEMORY}, or {ON_DISK}"
             raise ModelLoadError(
-                f"insufficient memory to cache {writer.name}; run with cache_weights=false, "
-                "which re-reads edited matrices from disk"
+                f"insufficient memory to cache {writer.name}; run with {advice}"
             ) from error
         raise ModelLoadError(
-            f"cannot clone {writer.name}: {error}; run with cache_weights=false"
+            f"cannot clone {writer.name}: {one_line(error)}; run with {ON_DISK}"
         ) from error
+
+
+def _copy(tensor: Tensor, place: CachePlace) -> Tensor:
+    """A copy with the same strides."""
+    if place == "model":
+        return tensor.detach().clone()
+    pinned = profits_from_pinning(tensor.device)
+    return torch.empty_like(tensor, device="cpu", pin_memory=pinned).copy_(tensor.detach())
+
+
+def profits_from_pinning(device: torch.device) -> bool:
+    """Whether copies to `device` are faster from memory that cannot be paged out."""
+    return device.type in ("cuda", "xpu")
 
 
 def copy_back(writer: StreamWriter, parts: PristineParts) -> None:
@@ -163,6 +231,6 @@ def overwriting(writer: StreamWriter) -> Iterator[None]:
         yield
     except (RuntimeError, MemoryError) as error:
         raise ModelLoadError(
-            f"cannot overwrite {writer.name}: {error}; the model in memory is no longer the "
-            "original, load it again"
+            f"cannot overwrite {writer.name}: {one_line(error)}; the model in memory is no longer "
+            "the original, load it again"
         ) from error

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 
 from heretic.ablation.directions import AblationDirections, orthonormal
-from heretic.ablation.engines import make_editor
+from heretic.ablation.engines import Editor, make_editor
 from heretic.ablation.parameters import AblationParameters
 from heretic.ablation.plan import plan_edits
 from heretic.console import log
@@ -50,6 +50,7 @@ def evaluate_edit(
     sets: HoldoutSets,
     protocol: HoldoutProtocol,
     cache_weights: str,
+    cache_device: str = "auto",
 ) -> dict[str, Any]:
     """Measure original, no-op, random direction and the edited model, in that order.
 
@@ -61,6 +62,7 @@ def evaluate_edit(
         sets: held-out prompts.
         protocol: lengths, resamples, seed.
         cache_weights: as the setting.
+        cache_device: as the setting.
 
     Returns:
         `evaluation.json` without its provenance.
@@ -69,7 +71,12 @@ def evaluate_edit(
     model = load_original()
     original = record_original(model, sets, length, protocol.kl_tokens)
     unedited = unchanged(model, original)
-    noop, random = _controls(model, record, directions, sets, original, protocol, cache_weights)
+    # The edited model has edited weights, so its controls have them too.
+    editor = make_editor(
+        model, "edited_weights", record["norm_preservation"], cache_weights, cache_device
+    )
+    noop, random = _controls(editor, record, directions, sets, original, protocol)
+    del editor
     del model
     gc.collect()
     edited = measure(load_edited(), sets, original, length, "edited model")
@@ -95,18 +102,16 @@ def random_directions(like: AblationDirections, seed: int) -> AblationDirections
 
 
 def _controls(
-    model: Model,
+    editor: Editor,
     record: Mapping[str, Any],
     directions: AblationDirections,
     sets: HoldoutSets,
     original: Original,
     protocol: HoldoutProtocol,
-    cache_weights: str,
 ) -> tuple[Measurement, Measurement]:
     """The edit at strength zero after the real one, and the edit along random directions."""
     parameters = AblationParameters.from_dict(record["parameters"])
-    # The edited model has edited weights, so its controls have them too.
-    editor = make_editor(model, "edited_weights", record["norm_preservation"], cache_weights)
+    model = editor.model
     edits = plan_edits(parameters, directions, model.anatomy)
     editor.abliterate(edits)
     editor.abliterate([replace(edit, strengths=(0.0,) * len(edit.strengths)) for edit in edits])

@@ -16,11 +16,12 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from heretic.ablation.blocks import projection_of
+from heretic.ablation.recorded import check_adapter
 from heretic.console import log
 from heretic.errors import ExportError
 from heretic.export.checkpoint import Checkpoint
 from heretic.export.folder import write_record, writing
-from heretic.export.forms import ADAPTER_CONFIG, check_adapter, check_form, is_adapter
+from heretic.export.forms import ADAPTER_CONFIG, check_form, is_adapter
 from heretic.export.layout import Layout, empty_network, lay_out
 from heretic.export.record import Ablation
 from heretic.model.loading import Model, load_model

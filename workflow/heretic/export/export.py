@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 
-from heretic.ablation.editor import SHARE_OF_FREE_MEMORY, free_memory
+from heretic.ablation.memory_plan import SHARE_OF_FREE_MEMORY, free_memory
 from heretic.console import log
 from heretic.export.adapter import save_adapter
 from heretic.export.layout import empty_network, lay_out

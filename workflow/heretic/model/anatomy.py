@@ -59,14 +59,17 @@ def dissect(network: PreTrainedModel) -> Anatomy:
 
     Raises:
         ModelLoadError: no decoder layers, a layer that is not explained by its linear maps, a
-            map whose output is changed on its way to the stream by more than a gain, a layer
-            without a writer, a component that no layer has, or weights that several maps share.
+            map whose output is changed on its way to the stream by more than a gain, something
+            that writes between two layers, a layer without a writer, a component that no layer
+            has, or weights that several maps share.
     """
     layers = find_layers(network)
     d_model = stream_width(network)
     candidates = find_candidates(network, layers, d_model)
-    experiment = Experiment(Probe(network, layers), candidates, d_model)
+    probe = Probe(network, layers)
+    experiment = Experiment(probe, candidates, d_model)
     writers = find_writers(experiment)
+    probe.require_handed_on()
     _require_complete(network, writers, len(layers))
     _require_own_weights(network, writers)
     return Anatomy(tuple(layers), tuple(writers), d_model, tuple(experiment.scales))

@@ -50,6 +50,8 @@ class Model:
         folder: local folder of the checkpoint.
         batch_size: prompts per batch, shared by all phases of one process.
         compile: whether the decoding step is compiled.
+        damaged: why an edit of the weights failed half-way, after which the model is of no more
+            use; None as long as it is sound.
     """
 
     network: PreTrainedModel
@@ -58,6 +60,7 @@ class Model:
     folder: Path
     batch_size: BatchSize = field(default_factory=lambda: BatchSize(1))
     compile: bool = False
+    damaged: str | None = None
 
     @property
     def loaded_dtype(self) -> torch.dtype:

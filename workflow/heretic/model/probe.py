@@ -4,7 +4,7 @@ Every decoder layer gets the same stream as its input, whatever the layer before
 pass examines all layers on their own, and rounding does not grow with depth.
 """
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any, TypeAlias
@@ -71,15 +71,8 @@ class Probe:
             ModelLoadError: the network cannot be run so.
         """
         seen = Observation()
-        with self._hooked(stream, replaced, seen, watched), torch.inference_mode():
-            try:
-                self.network(**few_tokens(self.network, len(stream)))
-            except (RuntimeError, ValueError, TypeError, LookupError, AttributeError) as error:
-                reason = " ".join(str(error).split())
-                raise ModelLoadError(
-                    f"{self.architecture} does not run on a few tokens ({reason}); this "
-                    "architecture is not supported"
-                ) from error
+        with self._hooked(stream, replaced, seen, watched):
+            self._pass(len(stream))
         missing = [index for index in range(len(self.layers)) if index not in seen.after]
         if missing:
             raise ModelLoadError(
@@ -87,6 +80,44 @@ class Probe:
                 "architecture is not supported"
             )
         return seen
+
+    def require_handed_on(self) -> None:
+        """Every layer must get the stream as the layer before it left it, and run once.
+
+        Raises:
+            ModelLoadError: something between two layers writes into the stream, or they do not
+                run one after the other.
+        """
+        left: list[tuple[int, Tensor]] = []
+
+        def compare(index: int, given: Tensor) -> None:
+            before = left[-1] if left else (-1, _rows(given))
+            if before[0] != index - 1 or not before[1].equal(_rows(given)):
+                raise ModelLoadError(
+                    f"layer {index} of {self.architecture} is not given what layer {index - 1} "
+                    "leaves of the residual stream, so that something else writes into it; this "
+                    "architecture is not supported"
+                )
+
+        handles: list[RemovableHandle] = []
+        try:
+            for index, layer in enumerate(self.layers):
+                handles += _listen(layer, index, compare, left)
+            self._pass(TOKENS)
+        finally:
+            for handle in handles:
+                handle.remove()
+
+    def _pass(self, tokens: int) -> None:
+        with torch.inference_mode():
+            try:
+                self.network(**few_tokens(self.network, tokens))
+            except (RuntimeError, ValueError, TypeError, LookupError, AttributeError) as error:
+                reason = " ".join(str(error).split())
+                raise ModelLoadError(
+                    f"{self.architecture} does not run on a few tokens ({reason}); this "
+                    "architecture is not supported"
+                ) from error
 
     @contextmanager
     def _hooked(
@@ -177,6 +208,24 @@ def _watch_layer(
     return [
         layer.register_forward_pre_hook(feed, with_kwargs=True),
         layer.register_forward_hook(record, with_kwargs=True),
+    ]
+
+
+def _listen(
+    layer: nn.Module,
+    index: int,
+    compare: Callable[[int, Tensor], None],
+    left: list[tuple[int, Tensor]],
+) -> list[RemovableHandle]:
+    def before(_: nn.Module, args: Any, kwargs: Any) -> None:
+        compare(index, stream_of(args, kwargs))
+
+    def after(_: nn.Module, args: Any, output: Any) -> None:
+        left.append((index, _rows(first_tensor(output))))
+
+    return [
+        layer.register_forward_pre_hook(before, with_kwargs=True),
+        layer.register_forward_hook(after),
     ]
 
 

@@ -1,17 +1,18 @@
-"""Every causal language model of the installed transformers, tiny: can it be edited as a whole?
+"""Every language model of the installed transformers, tiny: can it be edited as a whole?
 
 `python -m heretic.model.sweep` makes a random network of a few thousand parameters of every model
-type, dissects it, takes a direction out of all that writes and measures what is left of it in what
-the layers write. The table goes into this folder's README, between marks.
+type, of those too that see images, dissects it, takes a direction out of all that writes and
+measures what is left of it in what the layers write. The table goes into this folder's README,
+between marks.
 """
 
 import argparse
 import multiprocessing
 import re
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
@@ -19,8 +20,11 @@ from typing import Any
 import torch
 import transformers
 from torch import Tensor, nn
-from transformers import AutoModelForCausalLM, PreTrainedModel
-from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
+from transformers import AutoModelForCausalLM, AutoModelForImageTextToText, PreTrainedModel
+from transformers.models.auto.modeling_auto import (
+    MODEL_FOR_CAUSAL_LM_MAPPING_NAMES,
+    MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES,
+)
 
 from heretic.ablation.projection import ablate_bias, ablate_matrix
 from heretic.console import log
@@ -35,6 +39,8 @@ README = Path(__file__).with_name("README.md")
 MARKS = ("<!-- sweep -->", "<!-- end of sweep -->")
 TIME_LIMIT = 120.0
 SUPPORTED, REFUSED, NOT_MADE, FAILED = "supported", "refused", "not made", "failed"
+TEXT = frozenset(MODEL_FOR_CAUSAL_LM_MAPPING_NAMES)
+IMAGES = frozenset(MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES) - TEXT
 OUTCOMES = (SUPPORTED, REFUSED, NOT_MADE, FAILED)
 TOKENS = 12
 
@@ -89,7 +95,8 @@ def random_network(model_type: str, dtype: torch.dtype) -> PreTrainedModel:
     """A tiny network of which no parameter is zero, one or the like."""
     torch.manual_seed(0)
     config = tiny_configuration(model_type)
-    network: Any = AutoModelForCausalLM.from_config(config)  # type: ignore[no-untyped-call]
+    kind: Any = AutoModelForCausalLM if model_type in TEXT else AutoModelForImageTextToText
+    network: Any = kind.from_config(config)
     if dtype == torch.float64 and network._can_set_experts_implementation():
         network.set_experts_implementation("eager")  # the fast ones know no float64
     for parameter in network.parameters():
@@ -170,23 +177,29 @@ def _report(model_type: str, connection: Connection) -> None:
 
 def table(rows: Sequence[Row]) -> str:
     """The table and what it sums up to, in Markdown."""
-    counts = {name: sum(row.outcome == name for row in rows) for name in OUTCOMES}
-    lines = [
-        f"Of the {len(rows)} model types of transformers {transformers.__version__} that "
-        f"`AutoModelForCausalLM` knows, {counts[SUPPORTED]} are supported, {counts[REFUSED]} "
-        f"refused, {counts[NOT_MADE]} could not be made tiny and were not tried, and "
-        f"{counts[FAILED]} failed.",
-        "",
-        "| Model type | Outcome | Attention maps | MLP maps | Left of the direction |",
-        "|---|---|---|---|---|",
-    ]
-    for row in rows:
-        if row.outcome == SUPPORTED:
-            cells = [SUPPORTED, str(row.attention), str(row.mlp), f"{row.left:.0e}"]
-        else:
-            cells = [f"{row.outcome}: {row.why.replace('|', '/')}", "", "", ""]
-        lines.append(f"| {' | '.join([f'`{row.model_type}`', *cells])} |")
+    lines = [f"With transformers {transformers.__version__}."]
+    for kind, types in (("AutoModelForCausalLM", TEXT), ("AutoModelForImageTextToText", IMAGES)):
+        chosen = [row for row in rows if row.model_type in types]
+        counts = {name: sum(row.outcome == name for row in chosen) for name in OUTCOMES}
+        lines += [
+            "",
+            f"Of {len(chosen)} model types of `{kind}`, {counts[SUPPORTED]} are supported, "
+            f"{counts[REFUSED]} refused, {counts[NOT_MADE]} could not be made tiny and were not "
+            f"tried, and {counts[FAILED]} failed.",
+            "",
+            "| Model type | Outcome | Attention maps | MLP maps | Left of the direction |",
+            "|---|---|---|---|---|",
+            *map(_line, chosen),
+        ]
     return "\n".join(lines)
+
+
+def _line(row: Row) -> str:
+    if row.outcome == SUPPORTED:
+        cells = [SUPPORTED, str(row.attention), str(row.mlp), f"{row.left:.0e}"]
+    else:
+        cells = [f"{row.outcome}: {row.why.replace('|', '/')}", "", "", ""]
+    return f"| {' | '.join([f'`{row.model_type}`', *cells])} |"
 
 
 def write_between_marks(path: Path, text: str) -> None:
@@ -207,17 +220,12 @@ def one_line(text: str) -> str:
     return line if len(line) <= 300 else f"{line[:300]} ..."
 
 
-def as_dict(row: Row) -> Mapping[str, Any]:
-    """Plain values of a row."""
-    return asdict(row)
-
-
 def main() -> None:
     """Sweep all model types, or those given."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("model_types", nargs="*", help="print their rows and write nothing")
     chosen = parser.parse_args().model_types
-    rows = sweep(chosen or sorted(set(MODEL_FOR_CAUSAL_LM_MAPPING_NAMES)))
+    rows = sweep(chosen or [*sorted(TEXT), *sorted(IMAGES)])
     if chosen:
         log.info("%s", table(rows))
     else:

@@ -72,7 +72,12 @@ INDEXED = {
     "indexer_compress_ratio": 2,
 }
 ROTARY = {"rope_type": "default", "rope_theta": 10000.0}
+# Parts of a head that turn with time, height and width.
+IN_SPACE = {"text_config": {"rope_parameters": {**ROTARY, "mrope_section": [2, 1, 1]}}}
 SPECIAL: dict[str, dict[str, Any]] = {
+    **dict.fromkeys(("qwen2_vl", "qwen2_5_vl", "paddleocr_vl"), IN_SPACE),
+    **dict.fromkeys(("glm4v", "glm46v", "glm_ocr", "glmga"), IN_SPACE),
+    "glm4v_moe": {"text_config": {"rope_parameters": {**ROTARY, "mrope_section": [1, 1, 0]}}},
     "cohere_compass_text": {
         "rope_parameters": {"full_attention": ROTARY, "sliding_attention": ROTARY}
     },

@@ -68,5 +68,5 @@ class StreamWriter:
         """The bias [d_model], or [experts, d_model], or None."""
         if self.bias_parameter is None:
             return None
-        bias: Tensor = getattr(self.module, self.bias_parameter).data
-        return bias
+        bias: Tensor | None = getattr(self.module, self.bias_parameter)
+        return None if bias is None else bias.data

@@ -160,6 +160,12 @@ class SettingsFields(BaseSettings):
         "after each trial (false, for models that fill the memory); `auto` decides by free memory.",
         runtime=True,
     )
+    cache_device: Literal["auto", "model", "host"] = setting(
+        "auto",
+        "Where these copies are kept: on the `model`'s own devices, or in `host` memory, pinned "
+        "where there is an accelerator; `auto` takes the model's devices if they have room.",
+        runtime=True,
+    )
 
     # Prompt sets
     good_prompts: PromptSetting = setting(
@@ -314,9 +320,9 @@ class SettingsFields(BaseSettings):
     )
     engine: Literal["auto", "edited_weights", "output_side"] = setting(
         "auto",
-        "How a trial changes the model: by `edited_weights`, or on the `output_side` of the same "
-        "matrices, which stay as they are: no copies and nothing to write, and the same scores but "
-        "for rounding. `auto` edits the weights.",
+        "How a trial changes the model: `edited_weights` rewrites matrices; `output_side` changes "
+        "what they put out, which needs no copies and gives the same scores but for rounding (with "
+        "`compile`, each new choice of layers is compiled again). `auto` edits weights.",
         "optimize",
     )
     direction_scope: Literal["global", "per_layer", "both"] = setting(

@@ -1,0 +1,111 @@
+"""Where original weights are kept, by what they take and what is free."""
+
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import psutil
+import torch
+
+from heretic.console import log
+from heretic.model.anatomy import StreamWriter
+
+CachePlace = Literal["model", "host"]
+Place = Literal["model", "host", "disk"]
+# Batches of the evaluation need room beside the model and its copies.
+SHARE_OF_FREE_MEMORY = 0.5
+GIGABYTE = 1e9
+WORDS: Mapping[Place, str] = {
+    "model": "copied on the model's devices",
+    "host": "copied to main memory",
+    "disk": "re-read from disk",
+}
+
+
+@dataclass(frozen=True)
+class Memory:
+    """Bytes that a plan goes by.
+
+    Attributes:
+        needed: of the edited maps, by the device on which they lie.
+        free: on each of these devices.
+        host: free in main memory.
+    """
+
+    needed: Mapping[torch.device, int]
+    free: Mapping[torch.device, int]
+    host: int
+
+    def fits(self, place: CachePlace) -> bool:
+        """Whether copies there leave the share of the free memory that evaluations need."""
+        if place == "host":
+            return sum(self.needed.values()) <= SHARE_OF_FREE_MEMORY * self.host
+        return all(
+            needed <= SHARE_OF_FREE_MEMORY * self.free[device]
+            for device, needed in self.needed.items()
+        )
+
+    def __str__(self) -> str:
+        devices = {str(device): n for device, n in self.needed.items() if device.type != "cpu"}
+        free = {str(device): n for device, n in self.free.items()}
+        needed = f"{sum(self.needed.values()) / GIGABYTE:.2f} GB"
+        figures = [
+            *(
+                f"{n / GIGABYTE:.2f} of {free[at] / GIGABYTE:.2f} GB free on {at}"
+                for at, n in sorted(devices.items())
+            ),
+            f"{self.host / GIGABYTE:.2f} GB of main memory free",
+        ]
+        return f"{needed} ({', '.join(figures)})"
+
+
+def plan_place(memory: Memory, cache_weights: str, cache_device: str) -> Place:
+    """Where original weights come from.
+
+    Args:
+        memory: what there is.
+        cache_weights: as the setting; `true` has copies made even where memory looks too small.
+        cache_device: as the setting; where the model lies in main memory all values mean that.
+    """
+    if cache_weights == "false":
+        return "disk"
+    places = _places(memory, cache_device)
+    fitting = next((place for place in places if memory.fits(place)), None)
+    if fitting is None:
+        return "disk" if cache_weights == "auto" else places[-1]
+    return fitting
+
+
+def _places(memory: Memory, cache_device: str) -> tuple[CachePlace, ...]:
+    """Those that may be tried, in order."""
+    if cache_device == "host" or all(device.type == "cpu" for device in memory.needed):
+        return ("host",)
+    return ("model",) if cache_device == "model" else ("model", "host")
+
+
+def choose_place(writers: Iterable[StreamWriter], cache_weights: str, cache_device: str) -> Place:
+    """`plan_place` for the writers of a loaded model, told in a log line."""
+    memory = measure(writers)
+    place = plan_place(memory, cache_weights, cache_device)
+    log.info("Original weights take %s: %s", memory, WORDS[place])
+    return place
+
+
+def measure(writers: Iterable[StreamWriter]) -> Memory:
+    """What copies of the writers would take, and what is free for them."""
+    needed: Counter[torch.device] = Counter()
+    for writer in writers:
+        for tensor in (writer.weight, writer.bias):
+            if tensor is not None:
+                needed[tensor.device] += tensor.nbytes
+    free = {device: free_memory(device) for device in needed}
+    return Memory(needed, free, free_memory(torch.device("cpu")))
+
+
+def free_memory(device: torch.device) -> int:
+    """Bytes that new tensors on `device` may take."""
+    if device.type in ("cuda", "xpu"):
+        module: Any = torch.get_device_module(device)
+        return int(module.mem_get_info(device)[0])
+    return int(psutil.virtual_memory().available)  # of the CPU, and of those that share it
