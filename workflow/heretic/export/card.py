@@ -9,6 +9,7 @@ from typing import Any
 import yaml
 
 from heretic.evaluation.summary import Summary, summarise
+from heretic.model.components import EMBEDDINGS
 from heretic.model.source import is_local
 
 TAGS = ("abliterated", "directional-ablation", "heretic-workflow")
@@ -126,6 +127,8 @@ def _edits(record: Mapping[str, Any]) -> str:
         edits = [edit for edit in record["edits"] if edit["component"] == component]
         for first, last, strengths, scope in _runs(edits):
             layers = str(first) if first == last else f"{first} to {last}"
+            if component == EMBEDDINGS:
+                layers, scope = "before the first", scope.replace("each", "the first")
             told = ", ".join(f"{strength:.4g}" for strength in strengths)
             lines.append(f"| `{component}` | {layers} | {told} | {scope} |")
     return "\n".join(lines)
