@@ -10,6 +10,7 @@ from heretic.console import job, log
 from heretic.errors import ExportError
 from heretic.export.export import export_model, wants_low_memory
 from heretic.export.forms import check_form
+from heretic.export.original import fit_to_original, needs_fitting
 from heretic.export.record import Ablation
 from heretic.export.source_card import carried_over
 from heretic.model.loading import load_model
@@ -17,6 +18,9 @@ from heretic.model.source import locate, source_facts
 from heretic.model.threads import set_threads
 
 snakemake: Snakemake
+
+# Of the model that was searched; the record has them of each edit, or of the base model.
+NOT_TOLD = ("writers", "shapes", "weights")
 
 
 def main(smk: Snakemake) -> None:
@@ -28,27 +32,33 @@ def main(smk: Snakemake) -> None:
     best = read_json(inputs["best"])
     directions = AblationDirections.from_tensors(read_tensors(inputs["directions"]))
     ablation = Ablation.plan(best, directions, settings)
-    source = locate(smk.params.model, settings["model_revision"])
+    searched = locate(smk.params.model, settings["model_revision"])
+    original, trust = settings["export_from"], runtime["trust_remote_code"]
+    source = searched if original is None else locate(original, None)
     # A manifest and a card of an earlier model must not outlive it.
     folder = Path(smk.output[0]).parent
     folder.with_name("model.manifest.json").unlink(missing_ok=True)
     log.info("Editing %d of %d maps", len(ablation.edits), len(best["model"]["writers"]))
-    origin = source_facts(settings["model"], settings["model_revision"], source)
+    origin = source_facts(settings["model"], settings["model_revision"], searched)
     if origin["sha256"] != best["model"]["weights"]:
         raise ExportError(
             f"the weights of {settings['model']} are not those that were searched; did another run "
             "train or replace the model meanwhile? Run again"
         )
+    if original is not None:
+        origin = source_facts(original, None, source)
+    if needs_fitting(best["model"], original):
+        dtype = None if original is None else settings["dtype"]
+        ablation = fit_to_original(ablation, best["model"], source, dtype, trust_remote_code=trust)
     facts = {
         "trial": best["trial"],
         "parameters": best["parameters"],
         "strengths": best["strengths"],
-        "model": {k: v for k, v in best["model"].items() if k not in ("writers", "weights")},
+        "model": {k: v for k, v in best["model"].items() if k not in NOT_TOLD},
         "source": {**origin, "card": carried_over(source)},
         "provenance": provenance(settings, inputs),
     }
-    changes = {"model": smk.params.model, "dtype": ablation.dtype}
-    trust = runtime["trust_remote_code"]
+    changes = {"model": str(source), "model_revision": None, "dtype": ablation.dtype}
     export_model(
         ablation,
         source,

@@ -61,6 +61,7 @@ def main(smk: Snakemake) -> None:
             "model": {
                 **model_facts(model),
                 "writers": [w.to_dict() for w in writers],
+                "shapes": [list(writer.shape) for writer in model.anatomy.writers],
                 "weights": weights,
             },
             "baseline": {**baseline.to_dict(), "total": len(loop.evaluator.bad_prompts)},

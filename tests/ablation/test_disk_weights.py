@@ -1,6 +1,7 @@
 """Pristine weights read back from the checkpoint."""
 
 import json
+import re
 import shutil
 from pathlib import Path
 from typing import Any
@@ -8,8 +9,10 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from tiny_models import load_saved, save_tiny_model, tiny_model
+from tiny_models import D_MODEL, load_saved, save_tiny_model, tiny_model
+from transformers.core_model_loading import Transpose, WeightConverter
 
+from heretic.ablation import disk_weights
 from heretic.ablation.disk_weights import INDEX, DiskWeights, tensor_files
 from heretic.ablation.weights_cache import LayerWeightsCache
 from heretic.errors import ModelLoadError
@@ -37,9 +40,8 @@ def folder(saved: Path, tmp_path: Path) -> Path:
     return Path(shutil.copytree(saved, tmp_path / "gpt2"))
 
 
-@pytest.mark.parametrize("family", ["llama", "qwen2", "gpt2", "gpt_oss", "qwen3_moe", "gemma2"])
-@pytest.mark.parametrize("max_shard_size", ["5GB", "20KB"])
-@pytest.mark.parametrize("dtype", ["auto", "bfloat16"])
+@pytest.mark.parametrize("family", ["llama", "gpt2", "gpt_oss", "mixtral", "gemma2"])
+@pytest.mark.parametrize(("max_shard_size", "dtype"), [("5GB", "auto"), ("20KB", "bfloat16")])
 def test_equals_the_cache_bit_for_bit(
     tmp_path: Path, family: str, max_shard_size: str, dtype: str
 ) -> None:
@@ -59,23 +61,106 @@ def test_equals_the_cache_bit_for_bit(
             assert read.bias.equal(cached.bias)
 
 
-def test_experts_under_other_names_are_refused(tmp_path: Path) -> None:
-    """Mixtral's files call the last matrix of an expert `w2`."""
-    model = load_saved(save_tiny_model(tmp_path, "mixtral"))
+def without(name: str) -> Any:
+    return lambda tensors: {k: t for k, t in tensors.items() if k != name}
 
-    with pytest.raises(ModelLoadError, match=r"no tensor .*down_proj; run with cache_weights=true"):
+
+@pytest.mark.parametrize(
+    ("family", "name"),
+    [
+        ("mixtral", "model.layers.1.block_sparse_moe.experts.2.w2.weight"),
+        ("qwen3_moe", "model.layers.1.mlp.experts.2.down_proj.weight"),
+    ],
+)
+def test_an_expert_that_is_missing_is_named(tmp_path: Path, family: str, name: str) -> None:
+    model = load_saved(save_tiny_model(tmp_path, family))
+    rewrite(tmp_path, without(name))
+
+    with pytest.raises(ModelLoadError, match=f"no tensor {re.escape(name)}; .*cache_weights=true"):
         DiskWeights(model)
 
 
-def test_an_expert_that_is_missing_is_refused(tmp_path: Path) -> None:
+@pytest.mark.parametrize("shape", [(D_MODEL, 15), (16, D_MODEL), (D_MODEL * 16,)])
+def test_an_expert_of_another_shape_is_refused(tmp_path: Path, shape: tuple[int, ...]) -> None:
     model = load_saved(save_tiny_model(tmp_path, "qwen3_moe"))
     name = "model.layers.1.mlp.experts.2.down_proj.weight"
-    rewrite(tmp_path, lambda tensors: {k: t for k, t in tensors.items() if k != name})
+    rewrite(tmp_path, lambda tensors: {**tensors, name: torch.zeros(shape)})
 
     with pytest.raises(
-        ModelLoadError, match=r"no tensor model\.layers\.1\.mlp\.experts\.down_proj"
+        ModelLoadError, match=r"experts\.down_proj has shape .* on disk \(.*2\.down"
     ):
         DiskWeights(model)
+
+
+def test_experts_may_be_packed_in_the_files_too(tmp_path: Path) -> None:
+    """As programs save them that know the network's names only."""
+    model = load_saved(save_tiny_model(tmp_path, "mixtral"))
+    state = {name: tensor.clone() for name, tensor in model.network.state_dict().items()}
+    rewrite(tmp_path, lambda _: state)
+
+    disk = DiskWeights(model)
+
+    for writer in model.anatomy.writers:
+        assert disk.pristine(writer).weight.equal(writer.weight)
+
+
+def test_a_single_expert_is_a_stack_of_one(tmp_path: Path) -> None:
+    changes = {"num_local_experts": 1, "num_experts_per_tok": 1}
+    model = load_saved(save_tiny_model(tmp_path, "mixtral", **changes))
+
+    disk = DiskWeights(model)
+
+    for writer in model.anatomy.writers:
+        assert disk.pristine(writer).weight.equal(writer.weight)
+
+
+def test_what_loading_transposes_is_refused(tmp_path: Path) -> None:
+    """Square matrices do not tell by their shape."""
+    model = load_saved(save_tiny_model(tmp_path))
+    name = "model.layers.1.self_attn.o_proj.weight"
+    rewrite(tmp_path, lambda tensors: {**tensors, name: tensors[name].mT.contiguous()})
+    pattern = "self_attn.o_proj.weight"
+    turned: Any = model.network
+    turned._weight_conversions = [WeightConverter(pattern, pattern, [Transpose(0, 1)])]
+
+    with pytest.raises(
+        ModelLoadError, match=r"in memory is not what .*run with cache_weights=true"
+    ):
+        DiskWeights(model)
+
+
+@pytest.mark.parametrize("part", ["weight", "bias"])
+def test_other_values_are_refused(folder: Path, part: str) -> None:
+    model = load_saved(folder)
+    name = f"transformer.h.2.mlp.c_proj.{part}"
+    rewrite(folder, lambda tensors: {**tensors, name: tensors[name] + 1e-3})
+
+    with pytest.raises(ModelLoadError, match=rf"{name} in memory is not what {name} is on disk"):
+        DiskWeights(model)
+
+
+def test_names_that_transformers_cannot_restore_are_one_line(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: object) -> None:
+        raise ValueError("no\nway back")
+
+    model = load_saved(folder)
+    monkeypatch.setattr(disk_weights, "trace", fail)
+
+    with pytest.raises(ModelLoadError, match=r"cannot tell how .*: no way back; .*=true$"):
+        DiskWeights(model)
+
+
+def test_a_file_that_was_cut_off_is_one_line(folder: Path) -> None:
+    model = load_saved(folder)
+    disk = DiskWeights(model)
+    content = (folder / "model.safetensors").read_bytes()
+    (folder / "model.safetensors").unlink()
+    (folder / "model.safetensors").write_bytes(content[: len(content) // 2])
+
+    with pytest.raises(ModelLoadError, match=r"cannot read .* from disk: .*cache_weights=true"):
+        disk.pristine(model.anatomy.writers[-1])
 
 
 def test_a_checkpoint_of_the_bare_decoder_has_no_prefix(folder: Path) -> None:
@@ -104,7 +189,7 @@ def test_does_not_follow_the_model(folder: Path) -> None:
 def test_a_missing_tensor_is_named(folder: Path, part: str) -> None:
     model = load_saved(folder)
     name = f"transformer.h.1.mlp.c_proj.{part}"
-    rewrite(folder, lambda tensors: {k: t for k, t in tensors.items() if k != name})
+    rewrite(folder, without(name))
 
     with pytest.raises(ModelLoadError, match=f"no tensor {name}; run with cache_weights=true"):
         DiskWeights(model)

@@ -1,5 +1,7 @@
 """Edits of a whole model: always from the pristine weights, and back to them bit for bit."""
 
+import math
+import re
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
@@ -19,8 +21,9 @@ from heretic.ablation.editor import WeightEditor, pristine_weights
 from heretic.ablation.parameters import AblationParameters, ComponentParameters
 from heretic.ablation.plan import Edit, plan_edits
 from heretic.ablation.projection import NormPreservation
-from heretic.ablation.weights_cache import LayerWeightsCache
-from heretic.errors import ModelLoadError
+from heretic.ablation.weights_cache import LayerWeightsCache, PristineParts
+from heretic.errors import ModelLoadError, one_line
+from heretic.model.anatomy import Anatomy, StreamWriter
 from heretic.model.components import ATTENTION, MLP
 from heretic.model.loading import Model
 
@@ -170,13 +173,89 @@ def test_the_setting_decides_where_originals_come_from(
 
 
 @pytest.mark.parametrize(("factor", "kind"), [(1.9, DiskWeights), (2.1, LayerWeightsCache)])
+@pytest.mark.parametrize("cache_device", ["auto", "model", "host"])
 def test_auto_caches_what_fits_into_half_of_the_free_memory(
-    model: Model, monkeypatch: pytest.MonkeyPatch, factor: float, kind: type
+    model: Model, monkeypatch: pytest.MonkeyPatch, cache_device: str, factor: float, kind: type
 ) -> None:
-    needed = sum(writer.weight.nbytes for writer in model.anatomy.writers)
+    needed = LayerWeightsCache(model.anatomy).bytes
     monkeypatch.setattr(memory_plan, "free_memory", lambda device: int(factor * needed))
 
-    assert type(pristine_weights(model, "auto")) is kind
+    assert type(pristine_weights(model, "auto", cache_device)) is kind
+
+
+class FailsLater(LayerWeightsCache):
+    """Once armed, gives an error or a copy of another shape for the second map of an edit."""
+
+    def __init__(self, anatomy: Anatomy, error: BaseException | None) -> None:
+        super().__init__(anatomy)
+        self.error, self.armed, self.left = error, False, math.inf
+
+    def check(self, anatomy: Anatomy) -> None:
+        self.left = math.inf
+        super().check(anatomy)
+        self.left = 2 if self.armed else math.inf
+
+    def pristine(self, writer: StreamWriter) -> PristineParts:
+        self.left -= 1
+        if self.left != 0:
+            return super().pristine(writer)
+        if self.error is not None:
+            raise self.error
+        return PristineParts(torch.zeros(3, 5), None)
+
+
+@pytest.mark.parametrize("error", [None, RuntimeError("device lost"), ModelLoadError("disk gone")])
+def test_a_half_restored_model_is_of_no_more_use(model: Model, error: Exception | None) -> None:
+    original = weights(model)
+    source = FailsLater(model.anatomy, error)
+    editor = WeightEditor(model, source, "none")
+    editor.abliterate(edits(model, STRONG))
+    edited, source.armed = weights(model), True
+
+    with pytest.raises(Exception, match=r"h\.0\.mlp\.c_proj: |device lost|disk gone") as first:
+        editor.restore()
+
+    assert differing(weights(model), original) != differing(edited, original)
+    assert differing(weights(model), original)
+    why = re.escape(one_line(first.value))
+    half = weights(model)
+    for further in (
+        editor.restore,
+        lambda: editor.abliterate(edits(model, STRONG)),
+        lambda: WeightEditor(model, LayerWeightsCache(model.anatomy), "none"),
+    ):
+        with pytest.raises(ModelLoadError, match=rf"half-way \({why}\); load the model again"):
+            further()
+    assert not differing(weights(model), half)
+
+
+def test_an_edit_that_failed_needs_another_model_too(model: Model) -> None:
+    editor = WeightEditor(model, LayerWeightsCache(model.anatomy), "none")
+    wrong = [Edit(model.anatomy.writers[0], torch.ones(1, D_MODEL + 1), (1.0,))]
+    with pytest.raises(ModelLoadError, match="cannot overwrite"):
+        editor.abliterate(wrong)
+
+    with pytest.raises(ModelLoadError, match="load the model again"):
+        editor.restore()
+
+    fresh = tiny_model("gpt2")
+    WeightEditor(fresh, LayerWeightsCache(fresh.anatomy), "none").restore()
+
+
+def test_an_interrupted_edit_is_taken_back(model: Model) -> None:
+    """The search restores the model when Ctrl-C ends it."""
+    original = weights(model)
+    source = FailsLater(model.anatomy, KeyboardInterrupt())
+    editor = WeightEditor(model, source, "none")
+    source.armed = True
+    with pytest.raises(KeyboardInterrupt):
+        editor.abliterate(edits(model, STRONG))
+    assert differing(weights(model), original)
+
+    source.armed = False
+    editor.restore()
+
+    assert not differing(weights(model), original)
 
 
 def test_a_cache_of_another_model_changes_nothing(model: Model) -> None:

@@ -1,5 +1,7 @@
 """The cache of pristine weights: what it holds, and every way in which it refuses."""
 
+import logging
+import re
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
@@ -9,7 +11,13 @@ import torch
 from tiny_models import D_MLP, D_MODEL, tiny_network
 from torch import nn
 
-from heretic.ablation.weights_cache import LayerWeightsCache, PristineParts, copy_back
+from heretic.ablation.memory_plan import CachePlace
+from heretic.ablation.weights_cache import (
+    LayerWeightsCache,
+    PristineParts,
+    copy_back,
+    profits_from_pinning,
+)
 from heretic.errors import ModelLoadError
 from heretic.model.anatomy import Anatomy, StreamWriter, dissect
 from heretic.model.components import ATTENTION, MLP
@@ -91,6 +99,56 @@ def test_a_layer_of_a_hybrid_may_lack_a_component(anatomy: Anatomy, component: s
     LayerWeightsCache(hybrid).check(hybrid)
 
 
+@pytest.mark.parametrize("place", ["model", "host"])
+@pytest.mark.parametrize("family", ["gpt2", "gpt_oss"])
+def test_copies_are_laid_out_as_the_originals(family: str, place: CachePlace) -> None:
+    """The same strides make the same products, and one stack of experts is one copy."""
+    anatomy = dissect(tiny_network(family))
+    cache = LayerWeightsCache(anatomy, place)
+
+    assert len(cache.tensors()) == 2 * len(anatomy.writers)
+    for writer in anatomy.writers:
+        for original, copy in zip(
+            (writer.weight, writer.bias), cache.pristine(writer).tensors, strict=True
+        ):
+            assert original is not None
+            assert copy.equal(original)
+            assert copy.stride() == original.stride()
+            assert copy.data_ptr() != original.data_ptr()
+
+
+def test_copies_lie_on_the_devices_of_their_maps(anatomy: Anatomy) -> None:
+    anatomy.layers[1].to("meta")
+
+    cache = LayerWeightsCache(anatomy, "model")
+
+    for writer in anatomy.writers:
+        wanted = "meta" if writer.layer == 1 else "cpu"
+        assert {copy.device.type for copy in cache.pristine(writer).tensors} == {wanted}
+
+
+@pytest.mark.parametrize(("device", "pinned"), [("cuda:1", True), ("xpu", True), ("cpu", False)])
+def test_main_memory_is_pinned_for_accelerators(device: str, pinned: bool) -> None:
+    assert profits_from_pinning(torch.device(device)) == pinned
+
+
+def test_creation_tells_what_is_cached(caplog: pytest.LogCaptureFixture) -> None:
+    network = tiny_network("gpt2", dtype=torch.bfloat16)
+    anatomy = dissect(network)
+    total = sum(parameter.numel() for parameter in network.parameters())
+
+    with caplog.at_level(logging.INFO, "heretic"):
+        cache = LayerWeightsCache(anatomy, "host", network)
+
+    (line,) = caplog.messages
+    share = f"{cache.bytes / 2 / total:.0%}"
+    assert re.fullmatch(
+        rf"Weights cache: 0\.00 GB of the model's 0\.00 GB \({share} of its bytes, {share} of its "
+        r"parameters\), 6 maps in 3 layers, in main memory, made in 0\.\d\d s",
+        line,
+    )
+
+
 def larger_than_any_memory() -> nn.Linear:
     module = nn.Linear(1, 1, bias=False)
     module.weight = nn.Parameter(torch.zeros(1).expand(2**46, 1), requires_grad=False)
@@ -105,11 +163,20 @@ def larger_than_any_memory() -> nn.Linear:
         FailingLinear(MemoryError()),
     ],
 )
-def test_creation_out_of_memory_advises_to_do_without(anatomy: Anatomy, module: nn.Linear) -> None:
+@pytest.mark.parametrize(
+    ("place", "advice"),
+    [
+        ("model", r"run with cache_device=host, .*, or cache_weights=false, which re-reads"),
+        ("host", r"run with cache_weights=false, which re-reads"),
+    ],
+)
+def test_creation_out_of_memory_says_how_to_do_with_less(
+    anatomy: Anatomy, module: nn.Linear, place: CachePlace, advice: str
+) -> None:
     broken = with_writer(anatomy, 3, module=module)
 
-    with pytest.raises(ModelLoadError, match=r"insufficient memory .*cache_weights=false"):
-        LayerWeightsCache(broken)
+    with pytest.raises(ModelLoadError, match=rf"insufficient memory to cache \S+; {advice}"):
+        LayerWeightsCache(broken, place)
 
 
 def test_creation_that_fails_otherwise_says_why(anatomy: Anatomy) -> None:
@@ -138,6 +205,11 @@ def change_shape(cache: LayerWeightsCache) -> None:
     cache.layer_weights_cache[1][MLP][name] = replace(parts, weight=torch.zeros(D_MODEL, D_MLP))
 
 
+def rename(cache: LayerWeightsCache) -> None:
+    cached = cache.layer_weights_cache[1][MLP]
+    cached["another"] = cached.pop("transformer.h.1.mlp.c_proj")
+
+
 def lose_bias(cache: LayerWeightsCache) -> None:
     ((name, parts),) = cache.layer_weights_cache[1][MLP].items()
     cache.layer_weights_cache[1][MLP][name] = replace(parts, bias=None)
@@ -149,6 +221,7 @@ def lose_bias(cache: LayerWeightsCache) -> None:
         (lose_layer_count, "cache has 2 layers, the model 3"),
         (lose_layer, "layer 1 is missing from the weights cache"),
         (lose_component, r"mlp\.down_proj of layer 1 is missing from the weights cache"),
+        (rename, r"mlp\.down_proj of layer 1 is missing from the weights cache \(.*h\.1\.mlp"),
         (change_shape, r"h\.1\.mlp\.c_proj has shape \(32, 128\), its cached copy \(32, 48\)"),
         (lose_bias, r"h\.1\.mlp\.c_proj has shape \(32,\), its cached copy None"),
     ],
@@ -160,7 +233,7 @@ def test_restoration_refuses_what_does_not_fit(
     cache.check(anatomy)
     damage(cache)
 
-    with pytest.raises(ModelLoadError, match=rf"{says}; .*load it again"):
+    with pytest.raises(ModelLoadError, match=rf"{says}.*; .*load it again"):
         cache.check(anatomy)
 
 

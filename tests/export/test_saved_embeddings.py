@@ -21,6 +21,7 @@ from heretic.evaluation.holdout import HoldoutSets
 from heretic.evaluation.protocol import HoldoutProtocol, evaluate_edit
 from heretic.export.adapter import load_edited
 from heretic.export.card import _edits
+from heretic.export.original import fit_to_original
 from heretic.export.record import Ablation
 from heretic.export.reproduce import reproduce
 from heretic.model.components import EMBEDDINGS
@@ -110,10 +111,26 @@ def test_an_adapter_is_refused(source: Path, tmp_path: Path) -> None:
     assert not (tmp_path / "a").exists()
 
 
-def test_a_model_that_is_tied_meanwhile_is_not_edited(source: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("low_memory", [True, False])
+def test_a_base_model_that_decodes_with_them_is_not_edited(
+    source: Path, tmp_path: Path, low_memory: bool
+) -> None:
     tied = save_tiny_model(tmp_path / "tied", "gemma")
     with pytest.raises(ModelLoadError, match="tie_word_embeddings"):
-        export(plan(source), tied, tmp_path / "out", low_memory=False)
+        export(plan(source), tied, tmp_path / "out", low_memory=low_memory)
+    assert not (tmp_path / "out").exists()
+
+
+def test_they_are_found_in_the_original_of_a_quantised_model(source: Path) -> None:
+    model = with_embeddings(load(source))
+    facts = {
+        **model_facts(model),
+        "writers": [writer.to_dict() for writer in record_writers(model.anatomy)],
+        "shapes": [list(writer.shape) for writer in model.anatomy.writers],
+    }
+    ablation = plan(source)
+    fitted = fit_to_original(ablation, facts, source, None, trust_remote_code=False)
+    assert fitted.to_dict() == ablation.to_dict()
 
 
 def test_the_card_says_where_they_are(source: Path) -> None:

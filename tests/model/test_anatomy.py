@@ -327,13 +327,15 @@ def test_weights_of_two_layers_at_once_are_refused() -> None:
         dissect(network)
 
 
-def test_quantised_weights_are_refused() -> None:
-    network = tiny_network()
+def test_quantised_experts_are_refused() -> None:
+    network = tiny_network("mixtral")
     layer: Any = find_layers(network)[1]
-    quantised = layer.mlp.down_proj.weight.to(torch.float8_e4m3fn)
-    layer.mlp.down_proj.weight = nn.Parameter(quantised, requires_grad=False)
+    quantised = layer.mlp.experts.down_proj.to(torch.float8_e4m3fn)
+    layer.mlp.experts.down_proj = nn.Parameter(quantised, requires_grad=False)
 
-    with pytest.raises(ModelLoadError, match=r"1\.mlp\.down_proj is quantised .* in bfloat16"):
+    with pytest.raises(
+        ModelLoadError, match=r"1\.mlp\.experts\.down_proj is quantised .* in bfloat16"
+    ):
         dissect(network)
 
 

@@ -93,3 +93,10 @@ def test_another_width_is_refused() -> None:
 def test_those_of_a_multimodal_network(tmp_path: Path) -> None:
     found = with_embeddings(load_saved(save_multimodal(tmp_path, "llava")))
     assert found.anatomy.writers[0].name == "model.language_model.embed_tokens"
+
+
+def test_what_is_offloaded_cannot_be_proved() -> None:
+    model = tiny_model("llama")
+    put_embeddings(model, nn.Embedding(VOCABULARY, D_MODEL, device="meta"))
+    with pytest.raises(ModelLoadError, match=r"are offloaded; raise max_memory"):
+        with_embeddings(model)

@@ -10,6 +10,7 @@ from heretic.artifacts import read_json
 from heretic.export.adapter import load_edited
 from heretic.model.decoding import decode, generate
 from heretic.model.loading import load_model
+from heretic.model.quantization import AS_IS, NONE
 from heretic.model.source import is_local
 from heretic.model.threads import set_threads
 from heretic.prompts.prompt import Prompt
@@ -38,7 +39,9 @@ def converse(folder: Path, settings: Settings, compare: bool, max_new_tokens: in
         original = str(folder.parent / "demo-model")
     options = {
         **settings.model_dump(mode="json"),
+        "model": source["model"],
         "model_revision": None if is_local(original) else source["revision"],
+        "quantization": NONE if settings.quantization == AS_IS else settings.quantization,
         "chat_template": record["chat_template"] or settings.chat_template,
         "response_prefix": read_json(folder / "chat.json")["response_prefix"],
     }

@@ -8,6 +8,7 @@ from heretic.artifacts import read_json
 from heretic.errors import ExportError, SettingsError
 from heretic.export.forms import check_form
 from heretic.export.hub import check_upload
+from heretic.model.quantization import AS_IS, check_checkpoint, check_original, check_package
 from heretic.model.size import checkpoint_bytes
 from heretic.model.source import check_model, is_local, resolve_revision
 from heretic.model.template import read_template
@@ -33,17 +34,40 @@ def check_run(run: str, settings: Settings, results: Path) -> None:
     if run in RESERVED_RUNS:
         raise SettingsError(f"run_name = {run!r} is where the demo model lies; choose another")
     assert isinstance(settings.model, str)
-    if settings.model != DEMO:
-        check_model(settings.model, settings.model_revision)
+    check_models(settings)
     check_sources(settings.prompt_sources())
     check_owner(results / run, settings)
     check_form(settings.export, settings.norm_preservation, settings.ablate_embeddings)
     check_projection(settings.projection)
     check_writable(results / run)
-    if settings.model != DEMO and settings.export == "merged":
+    if source_of_export(settings) != DEMO and settings.export == "merged":
         check_space(results / run, settings)
     if settings.upload_to is not None:
         check_upload(settings.upload_to)
+
+
+def check_models(settings: Settings) -> None:
+    """Refuse a model that cannot be had or is not quantised as the settings say.
+
+    Raises:
+        ModelLoadError: it, or the one that is exported, is not there or in another form.
+        SettingsError: what quantises is not installed, or the demo is taken for quantised.
+    """
+    check_package(settings.quantization)
+    assert isinstance(settings.model, str)
+    if settings.model != DEMO:
+        config = check_model(settings.model, settings.model_revision)
+        check_checkpoint(settings.model, config, settings.quantization)
+    elif settings.quantization == AS_IS:
+        raise SettingsError("the demo model is not quantised; set quantization=none")
+    if settings.export_from is not None:
+        check_original(settings.export_from, check_model(settings.export_from, None))
+
+
+def source_of_export(settings: Settings) -> str:
+    """The model whose weights are edited and saved, for the settings of one run."""
+    assert isinstance(settings.model, str)
+    return settings.export_from or settings.model
 
 
 def pinned(settings: Settings) -> Settings:
@@ -69,10 +93,10 @@ def check_owner(folder: Path, settings: Settings) -> None:
     if settings.run_name is not None or not record.is_file():
         return
     owner = read_json(record)["source"]["model"]
-    if _identity(owner) != _identity(str(settings.model)):
+    if _identity(owner) != _identity(source_of_export(settings)):
         raise SettingsError(
-            f"{folder} holds the results of {owner}; give those of {settings.model} a run_name of "
-            "their own"
+            f"{folder} holds the results of {owner}; give those of {source_of_export(settings)} a "
+            "run_name of their own"
         )
 
 
@@ -108,8 +132,9 @@ def check_space(folder: Path, settings: Settings) -> None:
     """
     if (folder / "model.manifest.json").exists():
         return
-    assert isinstance(settings.model, str)
-    needed = checkpoint_bytes(settings.model, settings.model_revision, settings.dtype)
+    source = source_of_export(settings)
+    revision = settings.model_revision if source == settings.model else None
+    needed = checkpoint_bytes(source, revision, settings.dtype)
     free = shutil.disk_usage(_nearest(folder)).free
     if needed is not None and needed > free:
         raise ExportError(

@@ -13,7 +13,7 @@ except ImportError:
 
 from heretic.console import one_line_errors, start_logging
 from heretic.dependencies import module_files
-from heretic.model.source import tokenizer_files
+from heretic.model.source import is_local, tokenizer_files
 from heretic.preflight import check_run, pinned
 from heretic.prompts.sources import local_files
 from heretic.report.table import run_summaries
@@ -101,6 +101,14 @@ def model_files(wildcards):
         return [DEMO_MANIFEST]
     folder = Path(model_path(wildcards)).expanduser()
     return sorted(map(str, [*tokenizer_files(folder), *folder.glob("*.safetensors")]))
+
+
+def original_files(wildcards):
+    """The weights that are exported, where they are not those that are searched."""
+    original = RUNS[wildcards.run].export_from
+    if original is None or not is_local(original):
+        return []
+    return sorted(map(str, Path(original).expanduser().glob("*.safetensors")))
 
 
 def prompt_files(*sets):

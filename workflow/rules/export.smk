@@ -3,6 +3,7 @@ rule apply_best:
         best=rules.select_best.output,
         directions=rules.compute_directions.output.directions,
         model=model_files,
+        original=original_files,
         code=source_of("apply_best"),
     output:
         "results/{run}/model/ablation.json",

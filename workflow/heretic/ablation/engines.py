@@ -7,6 +7,7 @@ from heretic.ablation.editor import WeightEditor, pristine_weights
 from heretic.ablation.output_side import OutputSideEditor
 from heretic.ablation.plan import Edit
 from heretic.ablation.projection import NormPreservation
+from heretic.errors import ModelLoadError
 from heretic.model.loading import Model
 
 
@@ -33,13 +34,19 @@ def make_editor(
 ) -> Editor:
     """The editor that the settings of these names ask for, of a model in its original state.
 
-    `engine: auto` edits weights, which a loaded model's always can be: `dissect` refuses others.
+    `engine: auto` edits weights, or outputs if any matrix is quantised or offloaded.
 
     Raises:
-        ModelLoadError: original weights cannot be kept or re-read, or experts' outputs cannot be
-            edited in this way.
+        ModelLoadError: weights are to be edited that cannot be, original weights cannot be kept
+            or re-read, or outputs cannot be edited in this way.
     """
-    if engine == "output_side":
+    fixed = next((w for w in model.anatomy.writers if not w.editable), None)
+    if engine == "edited_weights" and fixed is not None:
+        raise ModelLoadError(
+            f"{fixed.name} is quantised or offloaded, so that its weights cannot be edited; set "
+            "engine=auto"
+        )
+    if engine == "output_side" or fixed is not None:
         return OutputSideEditor(model, norm_preservation)
     pristine = pristine_weights(model, cache_weights, cache_device)
     return WeightEditor(model, pristine, norm_preservation)

@@ -19,6 +19,7 @@ expert's norms can no longer be applied.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -78,7 +79,7 @@ class OutputSideEditor:
 
         Raises:
             ModelLoadError: the output of a module of experts is not that of its matrices alone, or
-                norms are to be restored in such a module.
+                norms are to be restored in such a module, or of a matrix that is offloaded.
         """
         self.model = model
         self.norm_preservation: NormPreservation = norm_preservation
@@ -88,6 +89,7 @@ class OutputSideEditor:
                 f"norm_preservation={norm_preservation} is each expert's own, and the experts of "
                 f"{packed[0].name} have one output in common; {INSTEAD} or norm_preservation=none"
             )
+        _require_at_hand(model, norm_preservation)
         require_summed_outputs(model)
         self._norms: dict[str, RestoredNorms] = {}
         with_inputs = norm_preservation == "column"
@@ -113,14 +115,14 @@ class OutputSideEditor:
         self.abliterate([])
 
     def _output_edit(self, edit: Edit) -> OutputEdit:
-        writer, weight = edit.writer, edit.writer.weight
-        if edit.directions.shape[-1] != weight.shape[-2]:
+        writer, width = edit.writer, self.model.anatomy.d_model
+        if edit.directions.shape[-1] != width:
             raise ModelLoadError(
-                f"{writer.name} writes {weight.shape[-2]} channels, and its directions have "
+                f"{writer.name} writes {width} channels, and its directions have "
                 f"{edit.directions.shape[-1]}; are they those of this model?"
             )
-        wide = torch.promote_types(weight.dtype, torch.float32)
-        units = edit.directions.to(weight.device, wide)
+        wide = torch.promote_types(self.model.loaded_dtype, torch.float32)
+        units = edit.directions.to(writer.device, wide)
         scaled = units * units.new_tensor(edit.strengths)[:, None]
         if self.norm_preservation == "none":
             return OutputEdit(units, scaled)
@@ -135,8 +137,21 @@ class OutputSideEditor:
 
     def _norms_of(self, writer: StreamWriter) -> RestoredNorms:
         if writer.name not in self._norms:
-            self._norms[writer.name] = RestoredNorms(writer.weight, self.norm_preservation)
+            self._norms[writer.name] = RestoredNorms(
+                partial(writer.numbers, self.model.loaded_dtype), self.norm_preservation
+            )
         return self._norms[writer.name]
+
+
+def _require_at_hand(model: Model, norm_preservation: NormPreservation) -> None:
+    if norm_preservation == "none":
+        return
+    away = next((w for w in model.anatomy.writers if w.offloaded), None)
+    if away is not None:
+        raise ModelLoadError(
+            f"norm_preservation={norm_preservation} needs the weights of {away.name}, which are "
+            "offloaded; set norm_preservation=none, or raise max_memory"
+        )
 
 
 class _Tap:

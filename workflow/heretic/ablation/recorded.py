@@ -55,7 +55,7 @@ class RecordedWriter:
             writer.bias is not None,
             _unless(writer.parameter_name, f"{writer.name}.weight"),
             _unless(writer.bias_name, f"{writer.name}.bias"),
-            len(writer.weight) if writer.weight.ndim == 3 else None,
+            writer.shape[0] if len(writer.shape) == 3 else None,
             writer.gain,
         )
 

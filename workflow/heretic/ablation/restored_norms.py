@@ -10,7 +10,7 @@ set of directions; those of the last few are kept, so that a study whose trials 
 own directions reads W no more. What depends on the strengths is a handful of vectors per trial.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -44,19 +44,26 @@ class Products:
 class RestoredNorms:
     """Factors of one matrix W [d_model, d_in], which must not change meanwhile."""
 
-    def __init__(self, weight: Tensor, norm_preservation: NormPreservation) -> None:
+    def __init__(
+        self, weight: Tensor | Callable[[], Tensor], norm_preservation: NormPreservation
+    ) -> None:
         """Norms of W, in float32 at least, are taken here.
 
         Args:
-            weight: W, perhaps a view.
+            weight: W, perhaps a view; or what makes it, anew each time it is needed.
             norm_preservation: `column`, `row` or `frobenius`.
         """
-        self.weight = weight
+        self._source = weight
         self.norm_preservation: NormPreservation = norm_preservation
         self._by_row = norm_preservation == "row"
-        wide = self._wide(weight)
+        wide = self._wide(self.weight)
         self._wanted = wide.square().sum(1 if self._by_row else 0)
         self._kept: dict[bytes, Products] = {}
+
+    @property
+    def weight(self) -> Tensor:
+        """W."""
+        return self._source if isinstance(self._source, Tensor) else self._source()
 
     def factors(self, directions: Tensor, strengths: Sequence[float]) -> Tensor:
         """By what the edited matrix is multiplied: its rows, its columns, or all of it.

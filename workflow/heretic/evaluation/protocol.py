@@ -75,10 +75,8 @@ def evaluate_edit(
         model = with_embeddings(model)
     original = record_original(model, sets, length, protocol.kl_tokens)
     unedited = unchanged(model, original)
-    # The edited model has edited weights, so its controls have them too.
-    editor = make_editor(
-        model, "edited_weights", record["norm_preservation"], cache_weights, cache_device
-    )
+    # The edited model has edited weights, so its controls have them too, where they can.
+    editor = make_editor(model, "auto", record["norm_preservation"], cache_weights, cache_device)
     noop, random = _controls(editor, record, directions, sets, original, protocol)
     del editor
     del model

@@ -17,14 +17,16 @@ from torch import Tensor
 
 from heretic.ablation.blocks import projection_of
 from heretic.ablation.recorded import check_adapter
+from heretic.artifacts import read_json
 from heretic.console import log
 from heretic.errors import ExportError
 from heretic.export.checkpoint import Checkpoint
 from heretic.export.folder import write_record, writing
 from heretic.export.forms import ADAPTER_CONFIG, check_form, is_adapter
 from heretic.export.layout import Layout, empty_network, lay_out
-from heretic.export.record import Ablation
+from heretic.export.record import RECORD, Ablation
 from heretic.model.loading import Model, load_model
+from heretic.model.quantization import AS_IS, NONE
 from heretic.model.stored import places
 
 WEIGHTS = "adapter_model.safetensors"
@@ -77,6 +79,9 @@ def save_adapter(
 def load_edited(folder: Path, options: Mapping[str, Any], base_model: str) -> Model:
     """What was saved in `folder`: a whole model, or an adapter at work in its base model.
 
+    It is quantised as the original is by `bnb_4bit` and `bnb_8bit`; what was made of a checkpoint
+    that is quantised `as_is` is in full precision, and loaded so.
+
     Args:
         folder: of the saved model.
         options: settings of `load_model`.
@@ -85,7 +90,12 @@ def load_edited(folder: Path, options: Mapping[str, Any], base_model: str) -> Mo
     Raises:
         ModelLoadError, ExportError: it cannot be loaded, or does not fit its base model.
     """
+    if options.get("quantization") == AS_IS:
+        options = {**options, "quantization": NONE}
     if is_adapter(folder):
+        source = read_json(folder / RECORD)["source"]
+        if source["model"] != options["model"]:  # another one was exported than was searched
+            base_model, options = source["model"], {**options, "model_revision": source["revision"]}
         return attach_adapter(load_model(**{**options, "model": base_model}), folder)
     return load_model(**{**options, "model": str(folder), "model_revision": None})
 

@@ -11,6 +11,7 @@ from heretic.export.export import export_model, wants_low_memory
 from heretic.export.manifest import manifest
 from heretic.export.record import RECORD, Ablation
 from heretic.model.loading import load_model
+from heretic.model.quantization import NONE
 from heretic.model.source import locate, source_facts
 from heretic.settings import Settings
 from heretic.settings.prompt_sources import DEMO
@@ -47,6 +48,7 @@ def reproduce(
         "model_revision": revision,
         "dtype": ablation.dtype,
         "chat_template": ablation.chat_template,
+        "quantization": NONE,
     }
     trust = settings.trust_remote_code
     low_memory = ablation.export == "merged" and wants_low_memory(

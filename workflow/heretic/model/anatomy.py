@@ -99,10 +99,17 @@ def _require_complete(
 def _require_own_weights(network: PreTrainedModel, writers: Sequence[StreamWriter]) -> None:
     """Weights at work in two places cannot be edited along a direction for each."""
     places: dict[int, list[str]] = {}
+    identities: dict[str, int] = {}
     for name, parameter in network.named_parameters(remove_duplicate=False):
-        places.setdefault(parameter.data_ptr(), []).append(name)
+        # What is offloaded has no address, and what is tied stays one parameter.
+        identities[name] = id(parameter) if parameter.is_meta else parameter.data_ptr()
+        places.setdefault(identities[name], []).append(name)
+    tied = network.all_tied_weights_keys
     for writer in writers:
-        shared = places[writer.weight.data_ptr()]
+        name = writer.parameter_name
+        shared = places.get(identities.get(name, 0), [name])
+        shared += [other for pair in tied.items() if name in pair for other in pair]
+        shared = list(dict.fromkeys(shared))
         if len(shared) > 1:
             raise ModelLoadError(
                 f"{' and '.join(shared[:2])} of {type(network).__name__} are the same weights, "

@@ -11,8 +11,9 @@ from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
 from heretic.errors import ModelLoadError
+from heretic.model.devices import brought
+from heretic.model.matrices import EDITABLE, is_linear, is_packed_map, is_quantised
 
-EDITABLE = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
 INDEX = re.compile(r"(?<=\.)\d+(?=\.)")
 
 
@@ -62,23 +63,28 @@ def find_candidates(
     """Candidates in order of layer, then of appearance.
 
     Raises:
-        ModelLoadError: one is quantised, so that it cannot be edited in place.
+        ModelLoadError: one belongs to no linear map and is quantised or offloaded, so that it can
+            neither be replaced nor told apart in what its module puts out.
     """
     paths = {id(module): path for path, module in network.named_modules()}
     found: list[Candidate] = []
     for index, layer in enumerate(layers):
         for name, module in layer.named_modules():
-            if isinstance(module, nn.Linear | Conv1D):
+            if is_linear(module):
                 found += _map(index, name, paths[id(module)], module, d_model)
             else:
                 found += _raw(index, name, paths[id(module)], module, d_model)
     for candidate in found:
-        _require_editable(candidate)
+        if candidate.raw:
+            _require_replaceable(candidate)
     return found
 
 
 def require_plain_product(candidate: Candidate) -> None:
     """Refuse a map of a class of its own that does more than multiply by its matrix.
+
+    What is quantised stands for such a product in the full precision of which it was made, where
+    that is proved of what is edited.
 
     Raises:
         ModelLoadError: it quantises, clamps or adds something, or makes its matrix anew each time.
@@ -86,16 +92,10 @@ def require_plain_product(candidate: Candidate) -> None:
     module: Any = candidate.module
     if candidate.raw or type(module).forward in (nn.Linear.forward, Conv1D.forward):
         return
-    stored = module._parameters.get("weight")
-    plain = stored is not None
-    if stored is not None:
-        weight = stored.mT if candidate.stream_dim == -1 else stored
-        states = torch.randn(4, weight.shape[1], generator=torch.Generator().manual_seed(0))
-        given = 8 * states.to(weight)  # large enough to be clamped
-        with torch.inference_mode():
-            expected = nn.functional.linear(given, weight, module.bias).float()
-            miss = (module(given).float() - expected).norm()
-        plain = bool(miss <= 4 * torch.finfo(weight.dtype).eps * expected.norm())
+    if is_quantised(module, candidate.parameter):
+        return
+    with brought(module):
+        plain = _multiplies(module, candidate.stream_dim == -1)
     if not plain:
         raise ModelLoadError(
             f"{candidate.path} writes into the residual stream and is a {type(module).__name__}, "
@@ -103,11 +103,22 @@ def require_plain_product(candidate: Candidate) -> None:
         )
 
 
-def _map(
-    layer: int, name: str, path: str, module: nn.Linear | Conv1D, d_model: int
-) -> Iterator[Candidate]:
-    stored_first = isinstance(module, nn.Linear)
-    width = module.out_features if isinstance(module, nn.Linear) else int(module.nf)
+def _multiplies(module: Any, transposed: bool) -> bool:
+    stored = module._parameters.get("weight")
+    if stored is None:
+        return False
+    weight = stored.mT if transposed else stored
+    states = torch.randn(4, weight.shape[1], generator=torch.Generator().manual_seed(0))
+    given = 8 * states.to(weight)  # large enough to be clamped
+    with torch.inference_mode():
+        expected = nn.functional.linear(given, weight, module.bias).float()
+        miss = (module(given).float() - expected).norm()
+    return bool(miss <= 4 * torch.finfo(weight.dtype).eps * expected.norm())
+
+
+def _map(layer: int, name: str, path: str, module: nn.Module, d_model: int) -> Iterator[Candidate]:
+    stored_first = isinstance(module, nn.Linear) or is_packed_map(module)
+    width: Any = module.out_features if stored_first else module.nf
     if width == d_model:
         yield Candidate(layer, name, path, module, "weight", False, -2 if stored_first else -1)
 
@@ -127,15 +138,17 @@ def _raw(layer: int, name: str, path: str, module: nn.Module, d_model: int) -> I
                 yield Candidate(layer, inside, whole, module, parameter_name, True, dim, bias)
 
 
-def _require_editable(candidate: Candidate) -> None:
+def _require_replaceable(candidate: Candidate) -> None:
     parameter = getattr(candidate.module, candidate.parameter)
-    module = candidate.module
-    whole = not isinstance(module, nn.Linear) or parameter.shape == (
-        module.out_features,
-        module.in_features,
-    )
-    if parameter.dtype not in EDITABLE or not whole:
+    if parameter.is_meta:
         raise ModelLoadError(
-            f"{candidate.path} is quantised ({parameter.dtype}, shape {tuple(parameter.shape)}), "
-            "and quantised matrices cannot be edited in place; use the checkpoint in bfloat16"
+            f"{candidate.path} was offloaded, and matrices that belong to no linear map, such as "
+            "those of experts, must lie on a device that computes; raise max_memory, or set "
+            "quantization=bnb_4bit"
+        )
+    if parameter.dtype not in EDITABLE:
+        raise ModelLoadError(
+            f"{candidate.path} is quantised ({parameter.dtype}, shape {tuple(parameter.shape)}) "
+            "and belongs to no linear map, so it cannot be told what it writes; use the "
+            "checkpoint in bfloat16, with quantization=bnb_4bit if it is too large"
         )

@@ -14,11 +14,11 @@ from transformers import PreTrainedModel
 
 from heretic.errors import ModelLoadError
 from heretic.model.anatomy import Anatomy
-from heretic.model.candidates import EDITABLE
 from heretic.model.components import BEFORE_LAYERS, EMBEDDINGS
 from heretic.model.gains import HALF_TOLERANCE, TOLERANCE
 from heretic.model.layers import few_tokens
 from heretic.model.loading import Model
+from heretic.model.matrices import EDITABLE
 from heretic.model.probe import TOKENS, stream_of
 from heretic.model.writer import StreamWriter
 
@@ -45,12 +45,21 @@ def embedding_writer(network: PreTrainedModel, anatomy: Anatomy) -> StreamWriter
     Raises:
         ModelLoadError: as `with_embeddings`.
     """
-    module: Any = network.get_input_embeddings()
-    path = next(path for path, other in network.named_modules() if other is module)
+    module, path = _embeddings(network)
     _require_one_matrix(module, path, anatomy.d_model)
-    _require_untied(network, module, path)
+    require_untied(network)
     _require_written(network, anatomy, module, path)
     return StreamWriter(BEFORE_LAYERS, EMBEDDINGS, path, module, transposed=True)
+
+
+def _embeddings(network: PreTrainedModel) -> tuple[Any, str]:
+    """The module and its path."""
+    module: Any = network.get_input_embeddings()
+    return module, next(path for path, other in network.named_modules() if other is module)
+
+
+def _are_one(one: Tensor, other: Tensor) -> bool:
+    return one is other or (not one.is_meta and one.data_ptr() == other.data_ptr())
 
 
 def _require_one_matrix(module: nn.Module, path: str, d_model: int) -> None:
@@ -61,6 +70,10 @@ def _require_one_matrix(module: nn.Module, path: str, d_model: int) -> None:
             f"the embeddings {path} are not one matrix of plain numbers, so an edit would be "
             f"partial; {INSTEAD}"
         )
+    if weight.is_meta:
+        raise ModelLoadError(
+            f"the embeddings {path} are offloaded; raise max_memory of a GPU, or {INSTEAD}"
+        )
     if weight.dim() != 2 or weight.shape[1] != d_model:
         raise ModelLoadError(
             f"the embeddings {path} have shape {tuple(weight.shape)}, not the stream's {d_model} "
@@ -68,13 +81,19 @@ def _require_one_matrix(module: nn.Module, path: str, d_model: int) -> None:
         )
 
 
-def _require_untied(network: PreTrainedModel, module: Any, path: str) -> None:
-    """Refuse a matrix that does more than embed; the edit would be felt where nobody sought it."""
-    mine = module.weight.data_ptr()
+def require_untied(network: PreTrainedModel) -> None:
+    """Refuse a matrix that does more than embed; the edit would be felt where nobody sought it.
+
+    The network may be without weights.
+
+    Raises:
+        ModelLoadError: the output head or anything else uses the matrix of the embeddings.
+    """
+    module, path = _embeddings(network)
     shared = [
         name
         for name, parameter in network.named_parameters(remove_duplicate=False)
-        if parameter.data_ptr() == mine and name != f"{path}.weight"
+        if _are_one(parameter, module.weight) and name != f"{path}.weight"
     ]
     head = network.get_output_embeddings()  # type: ignore[no-untyped-call]
     if head is None and network.config.get_text_config().tie_word_embeddings:

@@ -10,6 +10,8 @@ from itertools import combinations_with_replacement
 import torch
 from torch import Tensor, nn
 
+from heretic.model.devices import brought
+
 # What may be left over beside the ray, as a share of it: rounding of half precision is a few parts
 # in a thousand of a probe of size 1 at a residual multiplier of 0.1.
 TOLERANCE = {torch.float64: 1e-6, torch.float32: 1e-3}
@@ -73,9 +75,21 @@ def read_gain(update: Tensor, signs: Tensor, layer: nn.Module, dtype: torch.dtyp
 
 def _factors(layer: nn.Module, like: Tensor) -> list[Tensor]:
     """Parameters and buffers [d_model] of a layer, and those to which a norm adds 1."""
-    named = [*layer.named_parameters(), *layer.named_buffers()]
-    vectors = [v.detach().to("cpu", like.dtype) for _, v in named if v.shape == like.shape]
+    vectors = [vector for module in layer.modules() for vector in _vectors(module, like)]
     return [factor for vector in vectors for factor in (vector, 1 + vector)]
+
+
+def _vectors(module: nn.Module, like: Tensor) -> list[Tensor]:
+    """Those that a module holds itself, wherever they are kept."""
+
+    def own() -> list[Tensor]:
+        named = (*module.named_parameters(recurse=False), *module.named_buffers(recurse=False))
+        return [tensor for _, tensor in named if tensor.shape == like.shape]
+
+    if not own():
+        return []
+    with brought(module):
+        return [tensor.detach().to("cpu", like.dtype, copy=True) for tensor in own()]
 
 
 def _unit(vector: Tensor) -> Tensor:

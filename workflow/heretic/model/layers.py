@@ -8,6 +8,7 @@ from torch import nn
 from transformers import PreTrainedConfig, PreTrainedModel
 
 from heretic.errors import ModelLoadError
+from heretic.model.devices import computing_device
 
 FEW_TOKENS = 4
 
@@ -61,7 +62,7 @@ def text_config(network: PreTrainedModel) -> PreTrainedConfig:
 def few_tokens(network: PreTrainedModel, count: int) -> dict[str, Any]:
     """Arguments of a pass over `count` tokens of text."""
     embeddings: Any = network.get_input_embeddings()
-    device = embeddings.weight.device
+    device = computing_device(embeddings)
     tokens = torch.arange(count, device=device)[None] % len(embeddings.weight)
     return {"input_ids": tokens, "attention_mask": torch.ones_like(tokens), "use_cache": False}
 

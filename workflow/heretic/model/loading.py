@@ -20,7 +20,9 @@ from heretic.model.batching import BatchSize, is_out_of_memory
 from heretic.model.chat import ChatFormat, require_template
 from heretic.model.classes import loader_name
 from heretic.model.components import COMPONENTS
+from heretic.model.devices import computing_device
 from heretic.model.network import NetworkOptions, load_network
+from heretic.model.quantization import NONE, check_checkpoint, check_package
 from heretic.model.source import locate
 from heretic.model.template import processor_template, read_template
 from heretic.prompts.prompt import Prompt
@@ -50,6 +52,7 @@ class Model:
         folder: local folder of the checkpoint.
         batch_size: prompts per batch, shared by all phases of one process.
         compile: whether the decoding step is compiled.
+        quantization: as the setting.
         damaged: why an edit of the weights failed half-way, after which the model is of no more
             use; None as long as it is sound.
     """
@@ -60,6 +63,7 @@ class Model:
     folder: Path
     batch_size: BatchSize = field(default_factory=lambda: BatchSize(1))
     compile: bool = False
+    quantization: str = NONE
     damaged: str | None = None
 
     @property
@@ -71,8 +75,7 @@ class Model:
     def device(self) -> torch.device:
         """Device of the embeddings, where inputs go."""
         embeddings: Any = self.network.get_input_embeddings()
-        device: torch.device = embeddings.weight.device
-        return device
+        return computing_device(embeddings)
 
     def get_layers(self) -> tuple[nn.Module, ...]:
         """The decoder layers."""
@@ -98,6 +101,7 @@ def load_model(
     attn_implementation: str | None,
     chat_template: str | None,
     response_prefix: str = AUTO_PREFIX,
+    quantization: str = NONE,
     **_: Any,
 ) -> Model:
     """Load a model and prove what writes into its residual stream.
@@ -108,14 +112,17 @@ def load_model(
 
     Raises:
         ModelLoadError: not found, no network that answers with text, no chat template, out of
-            memory, no data type in which it answers, or an architecture that cannot be edited as a
-            whole.
+            memory, no data type in which it answers, a checkpoint whose form is not what
+            `quantization` expects, or an architecture that cannot be edited as a whole.
+        SettingsError: the package that quantises is missing.
     """
+    check_package(quantization)
     folder = locate(model, model_revision)
+    check_checkpoint(model, folder / "config.json", quantization)
     template = read_template(chat_template)
     chosen = choose_device(device)
     options = NetworkOptions(
-        dtype, chosen, device_map, max_memory, attn_implementation, trust_remote_code
+        dtype, chosen, device_map, max_memory, attn_implementation, trust_remote_code, quantization
     )
     prefix = "" if response_prefix == AUTO_PREFIX else response_prefix
     with _loading(model, chosen):
@@ -146,7 +153,7 @@ def load_model(
         len(anatomy.writers),
     )
     batch_size = BatchSize(max_batch_size)
-    return Model(network, chat, anatomy, folder, batch_size, compile)
+    return Model(network, chat, anatomy, folder, batch_size, compile, quantization=quantization)
 
 
 @contextmanager
@@ -184,7 +191,7 @@ def choose_device(device: str) -> torch.device:
 
 def model_facts(model: Model) -> Mapping[str, Any]:
     """What a report says of a model."""
-    return {
+    facts = {
         "architecture": type(model.network).__name__,
         "loader": loader_name(type(model.network).__name__),
         "parameters": model.network.num_parameters(),
@@ -192,3 +199,5 @@ def model_facts(model: Model) -> Mapping[str, Any]:
         "layers": model.anatomy.n_layers,
         "d_model": model.anatomy.d_model,
     }
+    quantised = {"quantization": model.quantization} if model.quantization != NONE else {}
+    return {**facts, **quantised}

@@ -17,6 +17,8 @@ from heretic.console import log
 from heretic.errors import ModelLoadError, one_line
 from heretic.model.batching import is_out_of_memory
 from heretic.model.classes import class_of_checkpoint
+from heretic.model.devices import computing_device
+from heretic.model.quantization import NONE, loading_arguments
 
 AUTO = "auto"
 # Tried in this order after the checkpoint's own.
@@ -38,6 +40,7 @@ class NetworkOptions:
     max_memory: Mapping[str, str] | None = None
     attn_implementation: str | None = None
     trust_remote_code: bool = False
+    quantization: str = NONE
 
     def arguments(self) -> dict[str, Any]:
         """Arguments of `from_pretrained`, without the data type."""
@@ -51,8 +54,9 @@ class NetworkOptions:
                     int(name) if name.isdecimal() else name: size
                     for name, size in self.max_memory.items()
                 }
-        elif self.device.type != "cpu":
-            # Straight to the accelerator: a large model need not fit into main memory as well.
+        elif self.device.type != "cpu" or self.quantization != NONE:
+            # Straight to the accelerator: a large model need not fit into main memory as well. And
+            # quantised ones would choose a device themselves.
             given["device_map"] = {"": str(self.device)}
         return given
 
@@ -102,11 +106,7 @@ def _candidates(dtype: str) -> Iterator[str]:
 
 
 def _load(model: str, folder: Path, dtype: str, options: NetworkOptions) -> PreTrainedModel:
-    kind = class_of_checkpoint(folder, trust_remote_code=options.trust_remote_code)
-    loaded: Any = kind.from_pretrained(
-        folder, dtype=dtype, output_loading_info=True, **options.arguments()
-    )
-    network, report = loaded
+    network, report = _from_pretrained(model, folder, dtype, options)
     if report["missing_keys"]:
         lacking = sorted(report["missing_keys"])
         raise ModelLoadError(
@@ -116,18 +116,41 @@ def _load(model: str, folder: Path, dtype: str, options: NetworkOptions) -> PreT
         )
     away = [name for name, parameter in network.named_parameters() if parameter.is_meta]
     if away:
-        raise ModelLoadError(
-            f"{len(away)} tensors of {model} ({away[0]}, ...) did not fit into the devices that "
-            "compute and were offloaded, where they cannot be edited; raise max_memory of a GPU, "
-            "use a smaller dtype or more GPUs"
+        log.warning(
+            "%d tensors of %s (%s, ...) did not fit into the devices that compute and were "
+            "offloaded, which makes every pass slow; raise max_memory, or set "
+            "quantization=bnb_4bit",
+            len(away),
+            model,
+            away[0],
         )
     found: PreTrainedModel = network.eval().requires_grad_(False)
     return found
 
 
+def _from_pretrained(model: str, folder: Path, dtype: str, options: NetworkOptions) -> Any:
+    kind = class_of_checkpoint(folder, trust_remote_code=options.trust_remote_code)
+    try:
+        found: Any = kind.from_pretrained(
+            folder,
+            dtype=dtype,
+            output_loading_info=True,
+            **options.arguments(),
+            **loading_arguments(options.quantization, dtype, folder),
+        )
+        return found
+    except (ValueError, RuntimeError) as error:
+        if "offload_folder" not in str(error):
+            raise
+        raise ModelLoadError(
+            f"parts of {model} did not fit into the devices that compute, and experts that are one "
+            "parameter cannot be offloaded; raise max_memory, or use more GPUs"
+        ) from error
+
+
 def _complaint(network: Any, prompt: list[int]) -> str | None:
     """What is wrong with the logits of a short greedy answer, or None."""
-    ids = torch.tensor([prompt], device=network.device)
+    ids = torch.tensor([prompt], device=computing_device(network.get_input_embeddings()))
     try:
         with torch.inference_mode():
             answer = network.generate(

@@ -10,6 +10,7 @@ from heretic.errors import ModelLoadError
 from heretic.model.candidates import Candidate
 from heretic.model.experiment import UNSUPPORTED, Experiment, Proposal, in_groups, silent, writing
 from heretic.model.gains import HALF_TOLERANCE, TOLERANCE, on_ray
+from heretic.model.matrices import EDITABLE
 from heretic.model.probe import Observation, Place
 
 NAMED = 6
@@ -121,7 +122,8 @@ def _other_writers(
     paths = {module: name for name, module in experiment.probe.network.named_modules()}
     left: dict[str, float] = {}
     for module in experiment.probe.layers[layer].modules():
-        names = [name for name, _ in module.named_parameters(recurse=False)]
+        # What is quantised or offloaded cannot be replaced to see what it does.
+        names = [n for n, p in module.named_parameters(recurse=False) if _is_plain(p)]
         if names and module not in known:
             gone = {
                 Candidate(layer, name, name, module, name, True, -1): torch.zeros(1, 1)
@@ -134,6 +136,10 @@ def _other_writers(
     named = alone or part or list(left) or [paths[experiment.probe.layers[layer]]]
     more = f" and {len(named) - NAMED} more" if len(named) > NAMED else ""
     return f"{'' if alone else 'some of '}{', '.join(named[:NAMED])}{more}"
+
+
+def _is_plain(parameter: Tensor) -> bool:
+    return parameter.dtype in EDITABLE and not parameter.is_meta
 
 
 def unused(candidate: Candidate, architecture: str) -> ModelLoadError:

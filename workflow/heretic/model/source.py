@@ -24,8 +24,11 @@ def is_local(model: str) -> bool:
     return model.startswith((".", "/", "~")) or Path(model).is_dir() or model.count("/") > 1
 
 
-def check_model(model: str, revision: str | None) -> None:
+def check_model(model: str, revision: str | None) -> Path:
     """Refuse a model that cannot exist, before any expensive work; fetches only its config.
+
+    Returns:
+        Its `config.json`.
 
     Raises:
         ModelLoadError: no such folder, no config.json, or unknown to the hub.
@@ -43,8 +46,8 @@ def check_model(model: str, revision: str | None) -> None:
                 f"model folder {model} has no .safetensors files; convert its weights by "
                 "loading and saving it with transformers"
             )
-        return
-    _fetched_config(model, revision)
+        return folder / "config.json"
+    return _fetched_config(model, revision)
 
 
 def resolve_revision(model: str, revision: str | None) -> str | None:

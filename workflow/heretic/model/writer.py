@@ -2,7 +2,16 @@
 
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor, nn
+
+from heretic.model.devices import computing_device
+from heretic.model.matrices import (
+    is_offloaded,
+    is_quantised,
+    matrix_shape,
+    read_matrix,
+)
 
 
 @dataclass(frozen=True, eq=False)
@@ -59,8 +68,42 @@ class StreamWriter:
         return self.name.rpartition(".")[2] == self.parameter
 
     @property
+    def editable(self) -> bool:
+        """Whether the matrix can be written over: it is neither quantised nor offloaded."""
+        quantised = is_quantised(self.module, self.parameter)
+        return not quantised and not self.offloaded
+
+    @property
+    def offloaded(self) -> bool:
+        """Whether the matrix is kept elsewhere until it is needed."""
+        return is_offloaded(self.module, self.parameter)
+
+    @property
+    def device(self) -> torch.device:
+        """Where its products are computed."""
+        return computing_device(self.module)
+
+    @property
+    def shape(self) -> torch.Size:
+        """Of the matrix: (d_model, d_in), or (experts, d_model, d_in); quantised or not."""
+        *experts, rows, columns = matrix_shape(self.module, self.parameter)
+        return torch.Size((*experts, *((columns, rows) if self.transposed else (rows, columns))))
+
+    def numbers(self, dtype: torch.dtype) -> Tensor:
+        """The matrix [d_model, d_in]: `weight` or, of what is quantised, a new tensor in `dtype`.
+
+        Raises:
+            ModelLoadError: it is offloaded.
+        """
+        matrix = read_matrix(self.module, self.parameter, dtype)
+        return matrix.mT if self.transposed else matrix
+
+    @property
     def weight(self) -> Tensor:
-        """The matrix [d_model, d_in], or [experts, d_model, d_in]; writing into it edits it."""
+        """The matrix [d_model, d_in], or [experts, d_model, d_in]; writing into it edits it.
+
+        Only of writers that are `editable`.
+        """
         weight: Tensor = getattr(self.module, self.parameter).data
         return weight.mT if self.transposed else weight
 

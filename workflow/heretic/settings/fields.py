@@ -29,6 +29,8 @@ MODEL_RULES = (
     "apply_best",
     "evaluate",
 )
+# The edited weights are written in full precision, however the network was measured.
+MEASURING_RULES = tuple(rule for rule in MODEL_RULES if rule != "apply_best")
 RESIDUAL_RULES = ("extract_residuals", "extract_protected_residuals")
 # The value of `response_prefix` that has it found.
 AUTO_PREFIX: Final = "auto"
@@ -111,6 +113,13 @@ class SettingsFields(BaseSettings):
         "not made of numbers, the first of bfloat16, float16 and float32 that is sound.",
         *MODEL_RULES,
     )
+    quantization: Literal["none", "bnb_4bit", "bnb_8bit", "as_is"] = setting(
+        "none",
+        "Measure and search a quantised network: `bnb_4bit` (NF4) or `bnb_8bit` (LLM.int8), made "
+        "by bitsandbytes of a full-precision checkpoint; or a quantised checkpoint `as_is`. "
+        "The export edits full precision in any case.",
+        *MEASURING_RULES,
+    )
     device: str = setting(
         "auto", "Torch device; `auto` takes a GPU where there is one.", runtime=True
     )
@@ -120,7 +129,7 @@ class SettingsFields(BaseSettings):
     ] = setting(
         None,
         "Spread a model that is too large for one GPU over several, as accelerate does; `device` "
-        "then does not count.",
+        "then does not count. What fits nowhere is offloaded, which is slow.",
         runtime=True,
     )
     max_memory: MemoryLimits = setting(
@@ -322,7 +331,8 @@ class SettingsFields(BaseSettings):
         "auto",
         "How a trial changes the model: `edited_weights` rewrites matrices; `output_side` changes "
         "what they put out, which needs no copies and gives the same scores but for rounding (with "
-        "`compile`, each new choice of layers is compiled again). `auto` edits weights.",
+        "`compile`, each new choice of layers is compiled again). `auto` edits weights, "
+        "unless some are quantised or offloaded.",
         "optimize",
     )
     direction_scope: Literal["global", "per_layer", "both"] = setting(
@@ -387,6 +397,12 @@ class SettingsFields(BaseSettings):
         "What is saved: the whole edited model (`merged`), or a LoRA `adapter` of a few megabytes "
         "that PEFT loads into the base model and that needs `norm_preservation: none` and a model "
         "whose experts, if it has any, are not one parameter.",
+        "apply_best",
+    )
+    export_from: OptionalText = setting(
+        None,
+        "Full-precision model, a hub id or a folder, that the export edits in place of `model`; "
+        "needed with `quantization: as_is`.",
         "apply_best",
     )
     low_memory_export: Literal["true", "false", "auto"] = setting(

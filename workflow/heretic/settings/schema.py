@@ -56,6 +56,7 @@ class Settings(SettingsFields):
                 "upload_to names one repository but `model` lists several; run them one by one"
             )
         self._check_directions()
+        self._check_quantization()
         if self.max_memory is not None and self.device_map is None:
             raise ValueError("max_memory limits what device_map fills; set device_map=auto as well")
         for name in self.required_sets():
@@ -81,6 +82,18 @@ class Settings(SettingsFields):
             raise ValueError(
                 f"direction_weights has {len(weights)} numbers; give one for each of n_directions "
                 f"({self.n_directions}), not all 0"
+            )
+
+    def _check_quantization(self) -> None:
+        if self.quantization == "as_is" and self.export_from is None:
+            raise ValueError(
+                "quantization=as_is searches a quantised checkpoint, and the export edits the "
+                "full-precision one of which it was made: name that with export_from"
+            )
+        if self.export_from is not None and not isinstance(self.model, str):
+            raise ValueError(
+                "export_from names the original of one model but `model` lists several; run them "
+                "one by one"
             )
 
     @classmethod

@@ -1,0 +1,110 @@
+"""The edit of a model that was searched quantised, as the full-precision network has its matrices.
+
+A quantised network may keep a matrix the other way round, and it may have been made of another
+checkpoint. So each matrix is looked up in the network that is exported, which takes none of its
+weights, and what differs is refused before anything is written.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+from transformers import PreTrainedModel
+from transformers.pytorch_utils import Conv1D
+
+from heretic.ablation.recorded import RecordedEdit, RecordedWriter
+from heretic.errors import ExportError
+from heretic.export.layout import empty_network
+from heretic.export.record import Ablation
+from heretic.model.components import EMBEDDINGS
+
+
+def needs_fitting(facts: Mapping[str, Any], export_from: str | None) -> bool:
+    """Whether the network that was searched is not the one that is exported.
+
+    Args:
+        facts: of the model, in `best.json`.
+        export_from: as the setting.
+    """
+    return export_from is not None or "quantization" in facts
+
+
+def fit_to_original(
+    ablation: Ablation,
+    facts: Mapping[str, Any],
+    source: Path,
+    dtype: str | None,
+    *,
+    trust_remote_code: bool,
+) -> Ablation:
+    """The same edit of the full-precision network.
+
+    Args:
+        ablation: as it was found.
+        facts: of the model that was searched: `architecture`, `layers`, `d_model`, and the
+            `writers` with their `shapes`.
+        source: folder of the full-precision model.
+        dtype: of the saved weights, where it is not that of the search; `auto` is the source's own.
+        trust_remote_code: whether the source's own code may run.
+
+    Raises:
+        ExportError: the source is another model than was searched.
+    """
+    wanted = dtype or ablation.dtype
+    network = empty_network(source, wanted, trust_remote_code=trust_remote_code)
+    _require_alike(network, facts, source)
+    shapes = _shapes(facts)
+    edits = tuple(_fitted(edit, network, shapes, source) for edit in ablation.edits)
+    own = str(network.dtype).removeprefix("torch.")
+    return replace(ablation, edits=edits, dtype=own if wanted == "auto" else wanted)
+
+
+def _require_alike(network: PreTrainedModel, facts: Mapping[str, Any], source: Path) -> None:
+    config = network.config.get_text_config(decoder=True)
+    found = (type(network).__name__, config.num_hidden_layers, config.hidden_size)
+    wanted = (facts["architecture"], facts["layers"], facts["d_model"])
+    if found != wanted:
+        raise ExportError(
+            f"{source} holds a {found[0]} of {found[1]} layers and {found[2]} channels, and a "
+            f"{wanted[0]} of {wanted[1]} and {wanted[2]} was searched; name its original with "
+            "export_from"
+        )
+
+
+def _shapes(facts: Mapping[str, Any]) -> dict[str, Sequence[int]]:
+    """By parameter, the shape of its matrix with the stream first."""
+    names = [RecordedWriter.from_dict(writer).parameter_name for writer in facts["writers"]]
+    return dict(zip(names, facts["shapes"], strict=True))
+
+
+def _fitted(
+    edit: RecordedEdit,
+    network: PreTrainedModel,
+    shapes: Mapping[str, Sequence[int]],
+    source: Path,
+) -> RecordedEdit:
+    writer, parameters = edit.writer, dict(network.named_parameters(remove_duplicate=False))
+    name = writer.parameter_name
+    matrix, bias = parameters.get(name), parameters.get(writer.bias_name or "")
+    owner = network.get_submodule(name.rpartition(".")[0]) if matrix is not None else None
+    is_map = writer.parameter is None and writer.component != EMBEDDINGS
+    transposed = isinstance(owner, Conv1D) if is_map else writer.transposed
+    has_bias = getattr(owner, "bias", None) is not None if is_map else bias is not None
+    if matrix is None or _upright(matrix, transposed) != list(shapes[name]):
+        found = "no such matrix" if matrix is None else f"{_upright(matrix, transposed)}"
+        raise ExportError(
+            f"{name} was searched in the shape {list(shapes[name])}, and {source} has {found}; "
+            "name the original of the searched model with export_from"
+        )
+    if has_bias != writer.bias:
+        raise ExportError(
+            f"{name} {'has' if writer.bias else 'has no'} bias in the searched model, unlike in "
+            f"{source}; name the original of the searched model with export_from"
+        )
+    return replace(edit, writer=replace(writer, transposed=transposed))
+
+
+def _upright(matrix: Tensor, transposed: bool) -> list[int]:
+    return list((matrix.mT if transposed else matrix).shape)

@@ -1,0 +1,34 @@
+"""Where modules compute, which is not where their parameters are if these were offloaded.
+
+accelerate keeps offloaded parameters on the CPU or on the disk and leaves torch's `meta` device in
+their place; a hook brings them while their module runs.
+"""
+
+from contextlib import AbstractContextManager
+from itertools import chain
+from typing import Any
+
+import torch
+from accelerate.utils import align_module_device
+from torch import nn
+
+
+def computing_device(module: nn.Module) -> torch.device:
+    """Where a module's products are computed; the CPU if it has no tensors."""
+    for hook in _hooks(module):
+        place = getattr(hook, "execution_device", None)
+        if place is not None:
+            return torch.device(place)
+    tensors = chain(module.parameters(), module.buffers())
+    return next((t.device for t in tensors if not t.is_meta), torch.device("cpu"))
+
+
+def brought(module: nn.Module) -> AbstractContextManager[None]:
+    """While it lasts, a module's own parameters are where it computes, if they were offloaded."""
+    there: AbstractContextManager[None] = align_module_device(module)
+    return there
+
+
+def _hooks(module: nn.Module) -> list[Any]:
+    hook: Any = getattr(module, "_hf_hook", None)
+    return [] if hook is None else list(getattr(hook, "hooks", (hook,)))

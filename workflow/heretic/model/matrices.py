@@ -1,0 +1,91 @@
+"""Which matrices can be written over, and what those that cannot stand for.
+
+bitsandbytes packs a matrix into a parameter of another shape or type, other programs keep integers
+in buffers, and accelerate leaves only a shadow of what it offloads. Such a module can still be run,
+and what it puts out can be edited.
+"""
+
+from typing import Any, TypeGuard
+
+import torch
+from torch import Tensor, nn
+from transformers.pytorch_utils import Conv1D
+
+from heretic.errors import ModelLoadError
+from heretic.model.devices import computing_device
+
+EDITABLE = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
+UNITS_AT_ONCE = 1024
+
+
+def is_linear(module: nn.Module) -> bool:
+    """Whether a module is a linear map, quantised or not."""
+    return isinstance(module, nn.Linear | Conv1D) or is_packed_map(module)
+
+
+def is_packed_map(module: nn.Module) -> TypeGuard[nn.Linear]:
+    """Whether a module stands for a `nn.Linear` without being one, as those of GPTQ and AWQ do."""
+    sizes = (getattr(module, "in_features", None), getattr(module, "out_features", None))
+    if isinstance(module, nn.Linear) or not all(isinstance(size, int) for size in sizes):
+        return False
+    own = [*module.parameters(recurse=False), *module.buffers(recurse=False)]
+    return any(tensor.dim() == 2 and tensor.dtype not in EDITABLE for tensor in own)
+
+
+def is_quantised(module: nn.Module, parameter: str) -> bool:
+    """Whether a module keeps a matrix in a form that only the module itself understands."""
+    stored = module._parameters.get(parameter)
+    if stored is None:
+        return is_packed_map(module)
+    packed = isinstance(module, nn.Linear) and stored.shape != _shape_of(module)
+    return stored.dtype not in EDITABLE or packed
+
+
+def is_offloaded(module: nn.Module, parameter: str) -> bool:
+    """Whether accelerate keeps a matrix elsewhere until its module runs."""
+    stored = module._parameters.get(parameter)
+    return stored is not None and stored.is_meta
+
+
+def matrix_shape(module: nn.Module, parameter: str) -> torch.Size:
+    """Shape of a matrix as it is stored where it is not quantised."""
+    if is_quantised(module, parameter) and (isinstance(module, nn.Linear) or is_packed_map(module)):
+        return _shape_of(module)
+    stored: Tensor = getattr(module, parameter)
+    return stored.shape
+
+
+def read_matrix(module: nn.Module, parameter: str, dtype: torch.dtype) -> Tensor:
+    """A matrix in numbers: itself or, where it is quantised, what a module makes of unit vectors.
+
+    Packed forms differ between programs and processors; what they are at work as is asked of the
+    module itself, past the hooks that edit what it puts out.
+
+    Args:
+        module: a linear map if it is quantised.
+        parameter: name of the matrix.
+        dtype: in which the module is given the unit vectors, and in which the numbers are then.
+
+    Raises:
+        ModelLoadError: it is offloaded.
+    """
+    if is_offloaded(module, parameter):
+        raise ModelLoadError(f"a matrix of {type(module).__name__} is offloaded; raise max_memory")
+    if not is_quantised(module, parameter):
+        stored: Tensor = getattr(module, parameter).data
+        return stored
+    linear: Any = module
+    device, bias = computing_device(linear), getattr(linear, "bias", None)
+    columns = []
+    with torch.no_grad():
+        for start in range(0, linear.in_features, UNITS_AT_ONCE):
+            stop = min(start + UNITS_AT_ONCE, linear.in_features)
+            units = torch.arange(start, stop, device=device)
+            given = nn.functional.one_hot(units, linear.in_features).to(dtype)
+            written: Tensor = linear.forward(given)
+            columns.append(written if bias is None else written - bias)
+        return torch.cat(columns).mT
+
+
+def _shape_of(module: nn.Linear) -> torch.Size:
+    return torch.Size((module.out_features, module.in_features))

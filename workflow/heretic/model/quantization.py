@@ -1,0 +1,138 @@
+"""Networks whose matrices are quantised: while they load, or in their checkpoint already.
+
+Nothing is imported here before it is needed, so that what does not go together is found before
+any work.
+"""
+
+import json
+import logging
+from collections.abc import Mapping
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+from heretic.errors import ModelLoadError, SettingsError
+
+NONE, AS_IS = "none", "as_is"
+BITSANDBYTES = ("bnb_4bit", "bnb_8bit")
+# Under which names configurations tell how the tensors beside them are quantised.
+KEYS = ("quantization_config", "compression_config")
+
+
+def check_package(quantization: str) -> None:
+    """Refuse a quantisation whose package is not installed; imports nothing.
+
+    Raises:
+        SettingsError: says how to install it.
+    """
+    if quantization in BITSANDBYTES and find_spec("bitsandbytes") is None:
+        raise SettingsError(
+            f"quantization={quantization} needs the package bitsandbytes: pip install -c "
+            "envs/constraints.txt -e '.[quantized]', or set quantization=none"
+        )
+
+
+def check_checkpoint(model: str, config: Path, quantization: str) -> None:
+    """Refuse a checkpoint that is stored in another form than `quantization` expects.
+
+    Args:
+        model: name for messages.
+        config: its `config.json`.
+        quantization: as the setting.
+
+    Raises:
+        ModelLoadError: the file is damaged, or the checkpoint is quantised where it must not be,
+            or not where it must be.
+    """
+    method = stored_quantization(model, config)
+    if quantization == AS_IS and method is None:
+        raise ModelLoadError(
+            f"quantization=as_is takes a checkpoint as it is quantised, and {model} is not "
+            "quantised; set quantization=none, bnb_4bit or bnb_8bit"
+        )
+    if quantization == NONE and method is not None:
+        raise ModelLoadError(
+            f"the checkpoint of {model} is quantised ({method}), and quantised matrices cannot be "
+            "edited; use its full-precision original, or search on this one with "
+            "quantization=as_is and export_from=<the original>"
+        )
+    if quantization in BITSANDBYTES and method is not None:
+        raise ModelLoadError(
+            f"quantization={quantization} quantises full-precision weights, and the checkpoint of "
+            f"{model} is quantised already ({method}); set quantization=as_is, or use its original"
+        )
+
+
+def check_original(model: str, config: Path) -> None:
+    """Refuse a source of exported weights that is quantised itself.
+
+    Raises:
+        ModelLoadError: it is, or its `config.json` is damaged.
+    """
+    method = stored_quantization(model, config)
+    if method is not None:
+        raise ModelLoadError(
+            f"export_from={model} is quantised ({method}), and the export edits full-precision "
+            "weights; name the checkpoint of which it was made"
+        )
+
+
+def stored_quantization(model: str, config: Path) -> str | None:
+    """By which method a checkpoint is quantised, from its `config.json`; None if it is not.
+
+    Raises:
+        ModelLoadError: the file is damaged.
+    """
+    try:
+        found = json.loads(config.read_text(encoding="utf-8"))
+        parts = [found, *(part for part in found.values() if isinstance(part, dict))]
+    except (OSError, ValueError, AttributeError) as error:
+        raise ModelLoadError(
+            f"cannot read config.json of {model} ({error}); copy or download it again"
+        ) from error
+    for part in parts:
+        for key in KEYS:
+            if part.get(key):
+                known = part[key] if isinstance(part[key], Mapping) else {}
+                return str(known.get("quant_method") or key)
+    return None
+
+
+def loading_arguments(quantization: str, dtype: str, folder: Path) -> dict[str, Any]:
+    """What `from_pretrained` is to be told beside the data type.
+
+    Args:
+        quantization: as the setting.
+        dtype: of what is not quantised; `auto` is the checkpoint's own.
+        folder: of the checkpoint.
+
+    Raises:
+        SettingsError: the package is missing.
+    """
+    if quantization not in BITSANDBYTES:
+        return {}
+    check_package(quantization)
+    # It tells of every product that its input is cast, and of kernels that it does without.
+    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
+    from transformers import BitsAndBytesConfig
+
+    if quantization == "bnb_8bit":
+        chosen: dict[str, Any] = {"load_in_8bit": True}
+    else:
+        computing = _computing_dtype(dtype, folder)
+        chosen = {
+            "load_in_4bit": True,
+            "bnb_4bit_quant_type": "nf4",
+            "bnb_4bit_compute_dtype": computing,
+        }
+    return {"quantization_config": BitsAndBytesConfig(**chosen)}  # type: ignore[no-untyped-call]
+
+
+def _computing_dtype(dtype: str, folder: Path) -> str:
+    """The network's own data type, in which products with 4-bit matrices are computed too."""
+    if dtype != "auto":
+        return dtype
+    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    texts = [config, config.get("text_config") or {}]
+    names = [part.get(key) for part in texts for key in ("dtype", "torch_dtype")]
+    return next((name for name in names if isinstance(name, str)), "float32")
