@@ -17,6 +17,7 @@ from heretic.artifacts import provenance, read_json, read_tensors, sha256_of, wr
 from heretic.console import job, log
 from heretic.errors import StudyError
 from heretic.evaluation.evaluator import Evaluator
+from heretic.model.embeddings import with_embeddings
 from heretic.model.loading import load_model, model_facts
 from heretic.model.source import locate, source_facts, tokenizer_files
 from heretic.model.threads import set_threads
@@ -123,6 +124,8 @@ def prepare(
     """Load the model and its prompts."""
     rows = usable_rows(directions, settings["discriminative_layers"])
     model = load_model(**{**runtime, **settings, "model": path})
+    if settings["ablate_embeddings"]:
+        model = with_embeddings(model)
     good = read_prompts(inputs["good_evaluation_prompts"])
     bad = read_prompts(inputs["bad_evaluation_prompts"])
     editor = make_editor(
@@ -134,7 +137,11 @@ def prepare(
     )
     return TrialLoop(
         space=SearchSpace(
-            model.anatomy.n_layers, settings["direction_scope"], settings["max_weight"], rows
+            model.anatomy.n_layers,
+            settings["direction_scope"],
+            settings["max_weight"],
+            rows,
+            settings["ablate_embeddings"],
         ),
         directions=directions,
         editor=editor,

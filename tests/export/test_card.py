@@ -91,6 +91,7 @@ def card(
         "export": changes.get("export", "merged"),
         "edits": changes.get("edits", EDITS),
         "source": {**source, "card": changes.get("card", {})},
+        "model": {"loader": changes.get("loader", "AutoModelForCausalLM")},
         "provenance": {"versions": {"python": "3.11.9", "torch": "2.13.0"}},
     }
     text = model_card(record, EVALUATION, BEST, PROMPTS, changes.get("prefix", ""))
@@ -229,6 +230,15 @@ def test_an_adapter_says_how_to_load_it() -> None:
     assert header["base_model_relation"] == "adapter"
     assert "PeftModel.from_pretrained(base, " in body
     assert 'AutoModelForCausalLM.from_pretrained("owner/name", revision="abc123")' in body
+
+
+@pytest.mark.parametrize("export", ["merged", "adapter"])
+def test_a_multimodal_model_is_used_with_its_processor(export: str) -> None:
+    body = card(export=export, loader="AutoModelForMultimodalLM")[1]
+    assert "from transformers import AutoModelForMultimodalLM, AutoProcessor" in body
+    assert "processor = AutoProcessor.from_pretrained(" in body
+    assert "= AutoModelForMultimodalLM.from_pretrained(" in body
+    assert "AutoTokenizer" in card(export=export)[1]
 
 
 def test_it_says_how_to_do_it_again() -> None:

@@ -76,6 +76,7 @@ def test_facts_for_the_report(folder: Path) -> None:
 
     assert model_facts(model) == {
         "architecture": "LlamaForCausalLM",
+        "loader": "AutoModelForCausalLM",
         "parameters": tiny_network("llama").num_parameters(),
         "dtype": "float32",
         "layers": LAYERS,

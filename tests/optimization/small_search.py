@@ -16,6 +16,7 @@ from heretic.ablation.engines import make_editor
 from heretic.ablation.projection import NormPreservation
 from heretic.ablation.vectors import normalize
 from heretic.evaluation.evaluator import Evaluator, TrialScores
+from heretic.model.embeddings import with_embeddings
 from heretic.optimization.records import TrialRecord
 from heretic.optimization.search_space import SearchSpace
 from heretic.optimization.study import open_study
@@ -49,15 +50,16 @@ def small_loop(
     rows: tuple[int, ...] | None = None,
     engine: str = "auto",
     norm_preservation: NormPreservation = "none",
+    embeddings: bool = False,
 ) -> TrialLoop:
     """Everything but the study; `overflowing` makes every edit end in values that are none."""
     torch.set_num_threads(1)
-    model = tiny_model()
+    model = with_embeddings(tiny_model()) if embeddings else tiny_model()
     layers, d_model = model.anatomy.n_layers, model.anatomy.d_model
     draw = torch.Generator().manual_seed(1)
     directions = normalize(torch.randn(layers + 1, d_model, generator=draw))
     return TrialLoop(
-        space=SearchSpace(layers, "per_layer" if overflowing else "both", 2.0, rows),
+        space=SearchSpace(layers, "per_layer" if overflowing else "both", 2.0, rows, embeddings),
         directions=AblationDirections.of(directions * (1e30 if overflowing else 1.0)),
         editor=make_editor(model, engine, norm_preservation, "true"),
         evaluator=HangingEvaluator(model, PROMPTS[:2], PROMPTS[2:4], 3, hang_at=hang_at),

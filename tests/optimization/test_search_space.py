@@ -57,6 +57,14 @@ def test_the_index_means_nothing_to_layers_with_their_own_direction() -> None:
     assert found.direction_index is None
 
 
+def test_embeddings_have_a_strength_of_their_own_where_they_are_edited() -> None:
+    found = suggest(SearchSpace(5, "both", 2.0, embeddings=True), **sampled(embed_weight=1.25))
+    assert found.strengths(5)["embed"] == [1.25]
+    assert found.strengths(5).keys() == {*COMPONENTS, "embed"}
+    with pytest.raises(ValueError, match="embed_weight"):
+        suggest(SearchSpace(5, "both", 2.0, embeddings=True), **sampled())
+
+
 @settings(deadline=None)
 @given(start=unit, span=unit, n_layers=st.integers(1, 80))
 def test_every_sample_is_a_range_of_layers(start: float, span: float, n_layers: int) -> None:

@@ -75,6 +75,18 @@ def test_profile_tells_a_shared_direction(run: Run) -> None:
     assert "the direction at index 2.4" in chart.caption
 
 
+def test_profile_draws_embeddings_before_the_first_layer(run: Run) -> None:
+    strengths = {**run.best["strengths"], "embed": [0.7]}
+    best = {**run.best, "strengths": strengths}
+    chart = {c.name: c for c in draw_all(replace(run, best=best))}["layer_profile"]
+    bar = trace(chart, "embed")
+    assert (list(bar.x), list(bar.y)) == ([-1], [0.7])
+    axes = draw(chart.figure).axes[0]
+    assert axes.get_xlim()[0] < -1.3
+    assert axes.get_xlabel() == "Decoder layer (0 = first, -1 = embeddings)"
+    assert chart.alt.endswith("; embed edited")
+
+
 def test_deep_models_thin_the_markers_in_both_drawings(run: Run) -> None:
     deep = {name: values * 11 for name, values in run.geometry.items()}
     chart = separation(replace(run, geometry=deep))

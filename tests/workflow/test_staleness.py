@@ -73,6 +73,7 @@ CHANGED: dict[str, Any] = {
     "norm_preservation": "column",
     "engine": "output_side",
     "direction_scope": "per_layer",
+    "ablate_embeddings": "true",
     "discriminative_layers": "true",
     "max_weight": 1.5,
     "max_kl": 0.9,

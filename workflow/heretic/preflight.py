@@ -37,7 +37,7 @@ def check_run(run: str, settings: Settings, results: Path) -> None:
     check_models(settings)
     check_sources(settings.prompt_sources())
     check_owner(results / run, settings)
-    check_form(settings.export, settings.norm_preservation)
+    check_form(settings.export, settings.norm_preservation, settings.ablate_embeddings)
     check_projection(settings.projection)
     check_writable(results / run)
     if source_of_export(settings) != DEMO and settings.export == "merged":

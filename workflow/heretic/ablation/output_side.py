@@ -9,7 +9,8 @@ of the plain edit P(y) = y - D^T diag(s) D y, for which b' = P(b), that is
     frobenius:  g P(y) + (1 - g) b'
 
 so nothing is written over, nothing has to be kept and nothing has to be restored. `restored_norms`
-says what the factors cost; without norms to restore a trial reads no weights at all.
+says what the factors cost; without norms to restore a trial reads no weights at all. Embeddings are
+given tokens instead of x, so that c of a token multiplies what is put out.
 
 Experts whose matrices are one parameter give one output, the sum of theirs weighted by the router:
 the plain edit of that sum is the sum of plain edits, biases included, but factors of a single
@@ -30,6 +31,7 @@ from heretic.ablation.restored_norms import RestoredNorms
 from heretic.ablation.summed_outputs import INSTEAD, require_summed_outputs
 from heretic.errors import ModelLoadError
 from heretic.model.anatomy import StreamWriter
+from heretic.model.components import EMBEDDINGS
 from heretic.model.loading import Model
 
 
@@ -40,7 +42,7 @@ class OutputEdit:
     Attributes:
         units: D [k, d_model].
         scaled: diag(s) D [k, d_model].
-        input_scale: c [d_in], or None.
+        input_scale: c [d_in], or None; of embeddings that of each token.
         output_scale: r [d_model] or g [1], or None.
         shift: what is added at the end [d_model], or None.
     """
@@ -91,7 +93,12 @@ class OutputSideEditor:
         require_summed_outputs(model)
         self._norms: dict[str, RestoredNorms] = {}
         with_inputs = norm_preservation == "column"
-        self._taps = {w.name: _Tap(w.module, with_inputs) for w in model.anatomy.writers}
+        self._taps = {
+            w.name: _TokenTap(w.module)
+            if w.component == EMBEDDINGS
+            else _Tap(w.module, with_inputs)
+            for w in model.anatomy.writers
+        }
 
     def abliterate(self, edits: Sequence[Edit]) -> None:
         """Bring the model into the state of these edits, whatever its state was.
@@ -161,3 +168,17 @@ class _Tap:
 
     def _change_output(self, _: nn.Module, args: Any, output: Tensor) -> Tensor | None:
         return None if self.edit is None else self.edit.of_output(output)
+
+
+class _TokenTap(_Tap):
+    """Hooks of the embeddings, which are given tokens."""
+
+    def __init__(self, module: nn.Module) -> None:
+        super().__init__(module, with_inputs=False)
+
+    def _change_output(self, module: nn.Module, args: Any, output: Tensor) -> Tensor | None:
+        edited = super()._change_output(module, args, output)
+        if self.edit is None or edited is None or self.edit.input_scale is None:
+            return edited
+        factors = self.edit.input_scale[args[0].to(self.edit.input_scale.device)]
+        return (edited * factors[..., None]).to(edited.dtype)

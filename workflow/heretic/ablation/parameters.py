@@ -4,6 +4,8 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
+from heretic.model.components import EMBEDDINGS
+
 
 @dataclass(frozen=True)
 class ComponentParameters:
@@ -33,7 +35,8 @@ class AblationParameters:
     Attributes:
         direction_scope: `global` uses one direction everywhere, `per_layer` each layer's own.
         direction_index: index into the stream's states, for `global`; a fraction interpolates.
-        components: parameters by component name.
+        components: parameters by component name; the range of layers of `embed`, if that is edited
+            at all, is of no meaning.
         layers: the only ones that may be edited, whatever the components' ranges; all when None.
     """
 
@@ -43,15 +46,25 @@ class AblationParameters:
     layers: tuple[int, ...] | None = None
 
     def strengths(self, n_layers: int) -> dict[str, list[float]]:
-        """Strength by component and layer."""
+        """Strength by component and layer; of the embeddings a single one.
+
+        They count as a part of the first layer where layers are edited by their own directions,
+        since they are then edited along that layer's: of their own state the prompts' last tokens,
+        which are all the same, tell none.
+        """
         allowed = set(range(n_layers) if self.layers is None else self.layers)
-        return {
+        found = {
             name: [
                 strength if layer in allowed else 0.0
                 for layer, strength in enumerate(part.strengths(n_layers))
             ]
             for name, part in self.components.items()
+            if name != EMBEDDINGS
         }
+        if EMBEDDINGS in self.components:
+            allows = self.direction_scope == "global" or 0 in allowed
+            found[EMBEDDINGS] = [self.components[EMBEDDINGS].weight if allows else 0.0]
+        return found
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values that `from_dict` reads back."""

@@ -9,8 +9,9 @@ from torch import Tensor
 
 from heretic.ablation.directions import AblationDirections, orthonormal
 from heretic.ablation.parameters import AblationParameters
-from heretic.errors import DirectionError
+from heretic.errors import DirectionError, ModelLoadError
 from heretic.model.anatomy import Anatomy, StreamWriter
+from heretic.model.components import EMBEDDINGS
 
 
 class Placed(Protocol):
@@ -18,7 +19,7 @@ class Placed(Protocol):
 
     @property
     def layer(self) -> int:
-        """Index of its decoder layer."""
+        """Index of its decoder layer; -1 for the embeddings."""
 
     @property
     def component(self) -> str:
@@ -49,10 +50,12 @@ def plan_edits(
 ) -> list[Edit]:
     """The edits of a trial, one per writer with a strength above zero.
 
-    Layer l is edited along the directions of the state that it writes: row l + 1.
+    Layer l is edited along the directions of the state that it writes: row l + 1. So are the
+    embeddings along the first layer's.
 
     Raises:
         DirectionError: there are no directions at the index of a global edit, or for a layer.
+        ModelLoadError: the embeddings are to be edited and are no part of the anatomy.
     """
     placed = place_edits(parameters, directions, anatomy.n_layers, anatomy.writers)
     return [Edit(*edit) for edit in placed]
@@ -71,8 +74,14 @@ def place_edits(
     Raises:
         DirectionError: there are no directions at the index of a global edit, or for a layer; or
             nothing that a writer does can move the stream along one.
+        ModelLoadError: the embeddings are to be edited and are none of the writers.
     """
     by_component = parameters.strengths(n_layers)
+    if EMBEDDINGS in by_component and not any(w.component == EMBEDDINGS for w in writers):
+        raise ModelLoadError(
+            "the trial edits the embeddings, which are not among what the model was found to write "
+            "with; run the search again"
+        )
     everywhere = None
     if parameters.direction_scope == "global":
         if parameters.direction_index is None:
@@ -81,9 +90,10 @@ def place_edits(
     edits = []
     for writer in writers:
         by_layer = by_component.get(writer.component)
-        strength = by_layer[writer.layer] if by_layer else 0.0
+        layer = max(writer.layer, 0)  # the embeddings lie before the first
+        strength = by_layer[layer] if by_layer else 0.0
         if strength > 0:
-            rows, weights = everywhere or directions.of_layer(writer.layer)
+            rows, weights = everywhere or directions.of_layer(layer)
             strengths = tuple(strength * weight for weight in weights)
             if any(strengths):
                 edits.append((writer, suited(rows, writer.gain), strengths))

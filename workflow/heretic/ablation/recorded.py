@@ -14,6 +14,7 @@ from heretic.ablation.parameters import AblationParameters
 from heretic.ablation.plan import place_edits
 from heretic.errors import ExportError
 from heretic.model.anatomy import Anatomy, StreamWriter
+from heretic.model.components import EMBEDDINGS
 
 
 @dataclass(frozen=True)
@@ -22,8 +23,8 @@ class RecordedWriter:
 
     Attributes:
         name: dotted path in the network of the module, or of the parameter if that has no module.
-        layer: index of its decoder layer.
-        component: `attn.o_proj` or `mlp.down_proj`.
+        layer: index of its decoder layer; -1 for the embeddings.
+        component: `attn.o_proj`, `mlp.down_proj` or `embed`.
         transposed: whether its matrix is kept as [..., d_in, d_model].
         bias: whether it has a bias.
         parameter: the matrix among the network's parameters; None for `name`.weight.
@@ -155,6 +156,11 @@ def check_adapter(export: str, writers: Iterable[RecordedWriter]) -> None:
         return
     by_bias: dict[bool, str] = {}
     for writer in writers:
+        if writer.component == EMBEDDINGS:
+            raise ExportError(
+                f"{writer.name} holds the embeddings, and an adapter holds changes of linear "
+                "modules only; set export=merged, or ablate_embeddings=false"
+            )
         if writer.parameter is not None:
             raise ExportError(
                 f"{writer.name} belongs to no linear module, and an adapter holds changes of such "

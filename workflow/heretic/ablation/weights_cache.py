@@ -13,7 +13,7 @@ from heretic.console import log
 from heretic.errors import ModelLoadError, one_line
 from heretic.model.anatomy import Anatomy, StreamWriter
 from heretic.model.batching import is_out_of_memory
-from heretic.model.components import COMPONENTS
+from heretic.model.components import BEFORE_LAYERS, COMPONENTS
 
 PROGRAM_ERROR = "this is a defect of the program or the model was changed meanwhile; load it again"
 ON_DISK = "cache_weights=false, which re-reads edited matrices from disk"
@@ -36,7 +36,8 @@ class PristineParts:
 class LayerWeightsCache:
     """Clones of every stream writer's weight and bias, by layer, component and name.
 
-    Embeddings, norms, query, key, value and up projections are never edited and not copied.
+    Norms, query, key, value and up projections are never edited and not copied, embeddings only
+    where they are to be edited.
     """
 
     def __init__(
@@ -63,8 +64,8 @@ class LayerWeightsCache:
             layer: {component: {} for component in COMPONENTS} for layer in range(anatomy.n_layers)
         }
         for writer in anatomy.writers:
-            cached = self.layer_weights_cache[writer.layer][writer.component]
-            cached[writer.name] = _clone(writer, place)
+            cached = self.layer_weights_cache.setdefault(writer.layer, {})
+            cached.setdefault(writer.component, {})[writer.name] = _clone(writer, place)
         log.info(
             "Weights cache: %s, made in %.2f s",
             _statistics(self, network),
@@ -82,6 +83,11 @@ class LayerWeightsCache:
         return [tensor for parts in self.parts() for tensor in parts.tensors]
 
     @property
+    def n_layers(self) -> int:
+        """Number of decoder layers."""
+        return len(self.layer_weights_cache.keys() - {BEFORE_LAYERS})
+
+    @property
     def bytes(self) -> int:
         """Size of the copies."""
         return sum(tensor.nbytes for tensor in self.tensors())
@@ -92,9 +98,9 @@ class LayerWeightsCache:
         Raises:
             ModelLoadError: the number of layers, a layer, a component or a shape differs.
         """
-        if len(self.layer_weights_cache) != anatomy.n_layers:
+        if self.n_layers != anatomy.n_layers:
             raise ModelLoadError(
-                f"the weights cache has {len(self.layer_weights_cache)} layers, the model "
+                f"the weights cache has {self.n_layers} layers, the model "
                 f"{anatomy.n_layers}; {PROGRAM_ERROR}"
             )
         for writer in anatomy.writers:
@@ -157,7 +163,10 @@ def _statistics(cache: LayerWeightsCache, network: nn.Module | None) -> str:
             f" of the model's {all_bytes / GIGABYTE:.2f} GB ({n_bytes / all_bytes:.0%} of its "
             f"bytes, {count / all_count:.0%} of its parameters)"
         )
-    maps, layers = sum(1 for _ in cache.parts()), len(cache.layer_weights_cache)
+    maps, layers = (
+        sum(1 for _ in cache.parts()),
+        len(cache.layer_weights_cache.keys() - {BEFORE_LAYERS}),
+    )
     places = sorted({_place(tensor) for tensor in tensors})
     return f"{size}, {maps} maps in {layers} layers, {' and '.join(places)}"
 

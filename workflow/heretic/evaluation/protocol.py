@@ -22,6 +22,8 @@ from heretic.evaluation.holdout import (
     summarize,
     unchanged,
 )
+from heretic.model.components import EMBEDDINGS
+from heretic.model.embeddings import with_embeddings
 from heretic.model.loading import Model
 
 SAMPLES_PER_SET = 8
@@ -69,6 +71,8 @@ def evaluate_edit(
     """
     length = protocol.max_response_length
     model = load_original()
+    if EMBEDDINGS in record["parameters"]["components"]:
+        model = with_embeddings(model)
     original = record_original(model, sets, length, protocol.kl_tokens)
     unedited = unchanged(model, original)
     # The edited model has edited weights, so its controls have them too, where they can.

@@ -9,21 +9,22 @@ from typing import Any
 import yaml
 
 from heretic.evaluation.summary import Summary, summarise
+from heretic.model.components import EMBEDDINGS
 from heretic.model.source import is_local
 
 TAGS = ("abliterated", "directional-ablation", "heretic-workflow")
 MERGED_USE = """\
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers import {loader}, {reader}
 
-tokenizer = AutoTokenizer.from_pretrained("{here}")
-model = AutoModelForCausalLM.from_pretrained("{here}")
+{read_by} = {reader}.from_pretrained("{here}")
+model = {loader}.from_pretrained("{here}")
 """
 ADAPTER_USE = """\
 from peft import PeftModel
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers import {loader}, {reader}
 
-tokenizer = AutoTokenizer.from_pretrained("{base}"{revision})
-base = AutoModelForCausalLM.from_pretrained("{base}"{revision})
+{read_by} = {reader}.from_pretrained("{base}"{revision})
+base = {loader}.from_pretrained("{base}"{revision})
 model = PeftModel.from_pretrained(base, "{here}")
 """
 
@@ -126,6 +127,8 @@ def _edits(record: Mapping[str, Any]) -> str:
         edits = [edit for edit in record["edits"] if edit["component"] == component]
         for first, last, strengths, scope in _runs(edits):
             layers = str(first) if first == last else f"{first} to {last}"
+            if component == EMBEDDINGS:
+                layers, scope = "before the first", scope.replace("each", "the first")
             told = ", ".join(f"{strength:.4g}" for strength in strengths)
             lines.append(f"| `{component}` | {layers} | {told} | {scope} |")
     return "\n".join(lines)
@@ -149,7 +152,12 @@ def _use(record: Mapping[str, Any]) -> str:
     text = ADAPTER_USE if record["export"] == "adapter" else MERGED_USE
     source = record["source"]
     revision = f', revision="{source["revision"]}"' if source["revision"] else ""
+    loader = record.get("model", {}).get("loader", "AutoModelForCausalLM")
+    read_by = "tokenizer" if loader.endswith("CausalLM") else "processor"
     return text.format(
+        loader=loader,
+        reader=f"Auto{read_by.title()}",
+        read_by=read_by,
         base=shown_name(source["model"]),
         revision=revision,
         here="path/or/name/of/this/repository",

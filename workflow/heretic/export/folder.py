@@ -1,5 +1,6 @@
 """What every saved folder has in common: it appears whole, with the base model's other files."""
 
+import json
 import shutil
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
@@ -8,13 +9,14 @@ from typing import Any
 
 from safetensors import SafetensorError
 
-from heretic.artifacts import replacing_folder, write_json
+from heretic.artifacts import read_json, replacing_folder, write_json
 from heretic.console import log
 from heretic.errors import ExportError, one_line
 from heretic.export.checkpoint import Checkpoint
 from heretic.export.layout import Layout
 from heretic.export.manifest import manifest
 from heretic.export.record import NOT_REPRODUCED, RECORD
+from heretic.model.template import LEGACY_TEMPLATE, PROCESSOR
 
 # Written anew: from the network, or of the edited model only.
 WRITTEN_ANEW = ("config.json", "*.index.json", *NOT_REPRODUCED)
@@ -69,6 +71,16 @@ def take_over_files(source: Path, target: Path, chat_template: str | None) -> No
             shutil.copyfile(path, copy)
     if chat_template is not None:
         (target / CHAT_TEMPLATE).write_text(chat_template, encoding="utf-8")
+        _forget_processor_template(target)
+
+
+def _forget_processor_template(folder: Path) -> None:
+    """Processors prefer templates that they keep elsewhere to `chat_template.jinja`."""
+    (folder / LEGACY_TEMPLATE).unlink(missing_ok=True)
+    path = folder / PROCESSOR
+    known = read_json(path) if path.is_file() else {}
+    if known.pop("chat_template", None) is not None:
+        path.write_text(json.dumps(known, indent=2, sort_keys=True) + "\n", encoding="utf-8")
 
 
 def write_record(folder: Path, record: Mapping[str, Any]) -> None:

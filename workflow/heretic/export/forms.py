@@ -7,12 +7,17 @@ from heretic.errors import ExportError
 ADAPTER_CONFIG = "adapter_config.json"
 
 
-def check_form(export: str, norm_preservation: str) -> None:
+def check_form(export: str, norm_preservation: str, ablate_embeddings: bool = False) -> None:
     """Refuse settings that do not go together.
 
     Raises:
-        ExportError: an adapter is wanted of an edit that is not of low rank.
+        ExportError: an adapter is wanted of an edit that is not of low rank, or of embeddings.
     """
+    if export == "adapter" and ablate_embeddings:
+        raise ExportError(
+            "export=adapter does not go with ablate_embeddings=true: an adapter holds changes of "
+            "linear modules only; set ablate_embeddings=false, or export=merged"
+        )
     if export == "adapter" and norm_preservation != "none":
         raise ExportError(
             f"export=adapter does not go with norm_preservation={norm_preservation}: scaled rows "

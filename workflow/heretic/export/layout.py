@@ -16,13 +16,14 @@ from typing import Any
 import torch
 from huggingface_hub import split_state_dict_into_shards_factory
 from torch import Tensor
-from transformers import AutoModelForCausalLM, PreTrainedModel
+from transformers import PreTrainedModel
 from transformers.dynamic_module_utils import custom_object_save
 from transformers.utils.logging import disable_progress_bar
 
 from heretic.ablation.blocks import plain_blocks
 from heretic.errors import ExportError, one_line
 from heretic.export.checkpoint import Checkpoint
+from heretic.model.classes import class_of_checkpoint
 from heretic.model.loading import LOADING_ERRORS
 from heretic.model.stored import Origin, storage_of, trace
 
@@ -73,7 +74,8 @@ def empty_network(folder: Path, dtype: str, *, trust_remote_code: bool) -> PreTr
         ExportError: transformers cannot build it.
     """
     with _building(folder):
-        network: PreTrainedModel = AutoModelForCausalLM.from_pretrained(
+        kind = class_of_checkpoint(folder, trust_remote_code=trust_remote_code)
+        network: PreTrainedModel = kind.from_pretrained(
             folder, dtype=dtype, device_map={"": "meta"}, trust_remote_code=trust_remote_code
         )
         _tie_repeated(network, Checkpoint(folder, network.base_model_prefix))

@@ -18,6 +18,7 @@ from heretic.ablation.recorded import RecordedEdit, RecordedWriter
 from heretic.errors import ExportError
 from heretic.export.layout import empty_network
 from heretic.export.record import Ablation
+from heretic.model.components import EMBEDDINGS
 
 
 def needs_fitting(facts: Mapping[str, Any], export_from: str | None) -> bool:
@@ -88,7 +89,7 @@ def _fitted(
     name = writer.parameter_name
     matrix, bias = parameters.get(name), parameters.get(writer.bias_name or "")
     owner = network.get_submodule(name.rpartition(".")[0]) if matrix is not None else None
-    is_map = writer.parameter is None
+    is_map = writer.parameter is None and writer.component != EMBEDDINGS
     transposed = isinstance(owner, Conv1D) if is_map else writer.transposed
     has_bias = getattr(owner, "bias", None) is not None if is_map else bias is not None
     if matrix is None or _upright(matrix, transposed) != list(shapes[name]):

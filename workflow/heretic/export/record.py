@@ -151,7 +151,7 @@ class Ablation:
 
 def _keys(writer: RecordedWriter) -> tuple[str, ...]:
     """Under what a writer's directions may be found; those behind a norm can be its own."""
-    layer = f"layer {writer.layer}"
+    layer = f"layer {max(writer.layer, 0)}"  # the embeddings' are the first layer's
     return layer, f"{layer}, {writer.component}", writer.name
 
 

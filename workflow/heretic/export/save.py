@@ -22,6 +22,8 @@ from heretic.export.folder import (
 from heretic.export.layout import lay_out
 from heretic.export.record import Ablation
 from heretic.export.verify import verify_weights
+from heretic.model.components import EMBEDDINGS
+from heretic.model.embeddings import with_embeddings
 from heretic.model.loading import Model
 from heretic.model.stored import as_stored, saved_parameters
 
@@ -88,7 +90,10 @@ def edit_in_memory(model: Model, ablation: Ablation) -> set[str]:
 
     Raises:
         ExportError: the model is not the one that the edit was found on.
+        ModelLoadError: its embeddings, of which that is told, cannot be edited.
     """
+    if any(edit.writer.component == EMBEDDINGS for edit in ablation.edits):
+        model = with_embeddings(model)
     writers = {_form(writer) for writer in record_writers(model.anatomy)}
     parameters = model.network.state_dict()
     for edit in ablation.edits:

@@ -25,6 +25,8 @@ from heretic.export.layout import Layout, empty_network, lay_out, save_configura
 from heretic.export.record import Ablation
 from heretic.export.shards import write_shards
 from heretic.export.verify import verify_weights
+from heretic.model.components import EMBEDDINGS
+from heretic.model.embeddings import require_untied
 
 OTHER_WAY = "run with low_memory_export=false"
 
@@ -49,8 +51,11 @@ def save_shard_by_shard(
     Raises:
         ExportError: the disk is full, or the base model's files do not hold each tensor as it is
             saved.
+        ModelLoadError: the embeddings are edited, and the base model decodes with them.
     """
     network = empty_network(source, ablation.dtype, trust_remote_code=trust_remote_code)
+    if any(edit.writer.component == EMBEDDINGS for edit in ablation.edits):
+        require_untied(network)
     layout = lay_out(network, ablation.max_shard_size)
     checkpoint = Checkpoint(source, network.base_model_prefix)
     matrices, biases = ablation.matrix_edits(), ablation.bias_edits()

@@ -30,7 +30,8 @@ class Anatomy:
 
     Attributes:
         layers: the modules.
-        writers: what writes into the stream.
+        writers: what writes into the stream; the embeddings are among them only where
+            `with_embeddings` put them there.
         d_model: number of the stream's channels.
         scales: by which constant each layer multiplies its stream, 1 in most architectures.
     """

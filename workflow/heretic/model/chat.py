@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import takewhile
+from typing import Any
 
 from jinja2 import TemplateError
 from transformers import PreTrainedTokenizerBase
@@ -42,11 +43,19 @@ class ChatFormat:
     @cached_property
     def has_system_role(self) -> bool:
         """Whether the template shows a system prompt, and neither refuses nor drops it."""
-        marker = "what the system says"
-        try:
-            return marker in self._apply({"system": marker, "user": "what the user says"})
-        except TemplateError:
-            return False
+        return self._shows("what the system says", role="system", parts=self.takes_parts)
+
+    @cached_property
+    def takes_parts(self) -> bool:
+        """Whether the template shows only what comes as a list of parts.
+
+        Templates of multimodal models, whose turns are texts and images, may drop a bare text
+        without a word.
+        """
+        says = "what the user says"
+        return not self._shows(says, role="user", parts=False) and self._shows(
+            says, role="user", parts=True
+        )
 
     @cached_property
     def n_end_tokens(self) -> int:
@@ -77,15 +86,25 @@ class ChatFormat:
         elif prompt.system is not None:
             turns = {"user": f"{prompt.system}\n\n{prompt.text}"}
         try:
-            return self._apply(turns) + self.response_prefix
+            return self._apply(turns, parts=self.takes_parts) + self.response_prefix
         except TemplateError as error:
             raise ModelLoadError(
                 f"the chat template refuses a conversation ({one_line(error)}); give another one "
                 "with chat_template"
             ) from error
 
-    def _apply(self, turns: Mapping[str, str]) -> str:
-        messages = [{"role": role, "content": content} for role, content in turns.items()]
+    def _shows(self, marker: str, *, role: str, parts: bool) -> bool:
+        turns = {role: marker, "user": marker if role == "user" else "what the user says"}
+        try:
+            return marker in self._apply(turns, parts=parts)
+        except (TemplateError, TypeError):  # the latter where a text is added to a list
+            return False
+
+    def _apply(self, turns: Mapping[str, str], *, parts: bool) -> str:
+        messages: Any = [
+            {"role": role, "content": [{"type": "text", "text": text}] if parts else text}
+            for role, text in turns.items()
+        ]
         return str(
             self.tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
         )

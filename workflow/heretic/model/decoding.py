@@ -1,7 +1,8 @@
 """Greedy answers and next-token distributions, in length-sorted batches."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from inspect import Parameter, signature
 from typing import Any, Literal
 
 import torch
@@ -84,17 +85,25 @@ def forward(model: Model, inputs: Tensor, mask: Tensor, logits_to_keep: int) -> 
     """One forward pass over padded `inputs` [batch, tokens] without a key/value cache.
 
     The logits that are kept are those of the last columns: with padding on the right they may
-    belong to no token.
+    belong to no token. A network that cannot leave some out gives those of all columns.
     """
-    positions = (mask.cumsum(-1) - 1).clamp(min=0)
+    further = {
+        "position_ids": (mask.cumsum(-1) - 1).clamp(min=0),
+        "use_cache": False,
+        "logits_to_keep": logits_to_keep,
+    }
     with torch.inference_mode():
         return model.network(
-            input_ids=inputs,
-            attention_mask=mask,
-            position_ids=positions,
-            use_cache=False,
-            logits_to_keep=logits_to_keep,
+            input_ids=inputs, attention_mask=mask, **_understood(model.network, further)
         )
+
+
+def _understood(network: Any, arguments: Mapping[str, Any]) -> dict[str, Any]:
+    """Those of some arguments that a network knows; it finds positions itself, or has none."""
+    known = signature(network.forward).parameters
+    if any(parameter.kind is Parameter.VAR_KEYWORD for parameter in known.values()):
+        return dict(arguments)
+    return {name: value for name, value in arguments.items() if name in known}
 
 
 def pad_left(rows: Sequence[Sequence[int]], model: Model) -> tuple[Tensor, Tensor]:

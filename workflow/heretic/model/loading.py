@@ -18,12 +18,13 @@ from heretic.errors import ModelLoadError
 from heretic.model.anatomy import Anatomy, dissect
 from heretic.model.batching import BatchSize, is_out_of_memory
 from heretic.model.chat import ChatFormat, require_template
+from heretic.model.classes import loader_name
 from heretic.model.components import COMPONENTS
 from heretic.model.devices import computing_device
 from heretic.model.network import NetworkOptions, load_network
 from heretic.model.quantization import NONE, check_checkpoint, check_package
 from heretic.model.source import locate
-from heretic.model.template import read_template
+from heretic.model.template import processor_template, read_template
 from heretic.prompts.prompt import Prompt
 from heretic.settings.fields import AUTO_PREFIX
 
@@ -42,7 +43,7 @@ LOADING_ERRORS = (
 
 @dataclass
 class Model:
-    """A loaded causal language model with its anatomy and its chat format.
+    """A loaded language model, alone or in a multimodal network, with anatomy and chat format.
 
     Attributes:
         network: the transformers model in evaluation mode.
@@ -110,9 +111,9 @@ def load_model(
     `find_response_prefix` needs a loaded model.
 
     Raises:
-        ModelLoadError: not found, not a causal language model, no chat template, out of memory,
-            no data type in which it answers, a checkpoint whose form is not what `quantization`
-            expects, or an architecture that cannot be edited as a whole.
+        ModelLoadError: not found, no network that answers with text, no chat template, out of
+            memory, no data type in which it answers, a checkpoint whose form is not what
+            `quantization` expects, or an architecture that cannot be edited as a whole.
         SettingsError: the package that quantises is missing.
     """
     check_package(quantization)
@@ -130,6 +131,8 @@ def load_model(
         )
         if template is not None:
             tokenizer.chat_template = template
+        elif not tokenizer.chat_template:
+            tokenizer.chat_template = processor_template(folder)
         require_template(tokenizer, model)
         if tokenizer.pad_token_id is None:  # masked wherever it stands, so any token will do
             tokenizer.pad_token = tokenizer.eos_token or tokenizer.convert_ids_to_tokens(0)
@@ -190,6 +193,7 @@ def model_facts(model: Model) -> Mapping[str, Any]:
     """What a report says of a model."""
     facts = {
         "architecture": type(model.network).__name__,
+        "loader": loader_name(type(model.network).__name__),
         "parameters": model.network.num_parameters(),
         "dtype": str(model.loaded_dtype).removeprefix("torch."),
         "layers": model.anatomy.n_layers,

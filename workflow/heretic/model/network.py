@@ -11,11 +11,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import AutoModelForCausalLM, GenerationConfig, PreTrainedModel
+from transformers import GenerationConfig, PreTrainedModel
 
 from heretic.console import log
 from heretic.errors import ModelLoadError, one_line
 from heretic.model.batching import is_out_of_memory
+from heretic.model.classes import class_of_checkpoint
 from heretic.model.devices import computing_device
 from heretic.model.quantization import NONE, loading_arguments
 
@@ -128,8 +129,9 @@ def _load(model: str, folder: Path, dtype: str, options: NetworkOptions) -> PreT
 
 
 def _from_pretrained(model: str, folder: Path, dtype: str, options: NetworkOptions) -> Any:
+    kind = class_of_checkpoint(folder, trust_remote_code=options.trust_remote_code)
     try:
-        found: Any = AutoModelForCausalLM.from_pretrained(
+        found: Any = kind.from_pretrained(
             folder,
             dtype=dtype,
             output_loading_info=True,

@@ -27,8 +27,9 @@ class StreamWriter:
     they change the relation between channels or experts.
 
     Attributes:
-        layer: index of its decoder layer, from 0.
-        component: `attn.o_proj` if it mixes positions, `mlp.down_proj` otherwise.
+        layer: index of its decoder layer, from 0; -1 for the embeddings.
+        component: `attn.o_proj` if it mixes positions, `mlp.down_proj` otherwise, `embed` for the
+            embeddings, which are a map of one-hot vectors.
         name: dotted path in the network of the module, or of the parameter where the weights of
             all experts are one.
         module: what holds the parameters.

@@ -9,7 +9,7 @@ from heretic.ablation.directions import AblationDirections
 from heretic.ablation.parameters import AblationParameters, ComponentParameters
 from heretic.console import log
 from heretic.errors import StudyError
-from heretic.model.components import ATTENTION, MLP
+from heretic.model.components import ATTENTION, EMBEDDINGS, MLP
 
 SHORT_NAMES = {ATTENTION: "attn", MLP: "mlp"}
 
@@ -24,12 +24,14 @@ class SearchSpace:
         max_weight: largest strength.
         rows: the only directions that may be used, ascending from 1 on, and with them the only
             layers that may be edited; all when None.
+        embeddings: whether the embeddings are edited too, with a strength of their own.
     """
 
     n_layers: int
     direction_scope: Literal["global", "per_layer", "both"]
     max_weight: float
     rows: tuple[int, ...] | None = None
+    embeddings: bool = False
 
     def suggest(self, trial: optuna.trial.BaseTrial) -> AblationParameters:
         """Ask for one set of parameters.
@@ -42,6 +44,9 @@ class SearchSpace:
         first, last = (1, self.n_layers) if self.rows is None else (self.rows[0], self.rows[-1])
         index = trial.suggest_float("direction_index", float(first), float(last))
         components = {name: self._suggest_component(trial, name) for name in SHORT_NAMES}
+        if self.embeddings:
+            weight = trial.suggest_float("embed_weight", 0.0, self.max_weight)
+            components[EMBEDDINGS] = ComponentParameters(0.0, 0.0, weight)
         return AblationParameters(
             "global" if scope == "global" else "per_layer",
             self._snapped(index) if scope == "global" else None,

@@ -1,9 +1,11 @@
 """Figures by layer: where the edit acts, where good and bad prompts part, and how far."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
 
 import plotly.graph_objects as go
 
+from heretic.model.components import BEFORE_LAYERS, EMBEDDINGS
 from heretic.report.chart import (
     BLUE,
     GREEN,
@@ -50,30 +52,44 @@ def layer_profile(run: Run) -> Chart:
     """Strength of the chosen edit by layer and component."""
     strengths = run.best["strengths"]
     count = max(len(values) for values in strengths.values())
-    fig = figure("Where the chosen edit acts", "Decoder layer (0 = first)", {"Strength w": {}}, 360)
+    fig = figure("Where the chosen edit acts", _layer_title(strengths), {"Strength w": {}}, 360)
     fig.update_xaxes(whole_layers(count))
+    if EMBEDDINGS in strengths:
+        fig.update_xaxes(range=[BEFORE_LAYERS - 0.6, count - 0.4])
     looks = zip((BLUE, ORANGE, GREEN, PURPLE), ("", "/", "x", "."), strict=True)
     for (name, values), (colour, pattern) in zip(strengths.items(), looks, strict=False):
         # A pattern is drawn in the colour on transparency: distinct in grey, readable in the dark.
         marker = {"color": colour, "line": {"color": colour, "width": 1}}
         if pattern:
             marker["pattern"] = {"shape": pattern, "fillmode": "replace", "size": 7}
-        fig.add_bar(x=list(range(len(values))), y=list(values), name=name, marker=marker)
+        layers = [BEFORE_LAYERS] if name == EMBEDDINGS else list(range(len(values)))
+        fig.add_bar(x=layers, y=list(values), name=name, marker=marker)
     fig.update_layout(bargap=0.3)
     found = run.best["directions"]
     shared = found["scope"] == "global"
     which = (
         f"the direction at index {found['index']:.4g}" if shared else "each layer's own direction"
     )
-    touched = {name: sum(value != 0 for value in values) for name, values in strengths.items()}
     return Chart(
         "layer_profile",
         fig,
         f"W' = W - w·d(dᵀW) with {which}{_several(run)}. w = 1 removes what a matrix writes along "
         "the direction, w > 1 reverses it, 0 leaves the matrix alone.",
         "Bar chart of the strength by layer: "
-        + "; ".join(f"{name} edited in {n} of {count} layers" for name, n in touched.items()),
+        + "; ".join(_touched(name, values) for name, values in strengths.items()),
     )
+
+
+def _layer_title(strengths: Mapping[str, Any]) -> str:
+    return f"Decoder layer (0 = first{', -1 = embeddings' * (EMBEDDINGS in strengths)})"
+
+
+def _touched(name: str, values: Sequence[float]) -> str:
+    """Where a component is edited."""
+    edited = sum(value != 0 for value in values)
+    if name == EMBEDDINGS:
+        return f"{name} {'edited' if edited else 'not edited'}"
+    return f"{name} edited in {edited} of {len(values)} layers"
 
 
 def _several(run: Run) -> str:

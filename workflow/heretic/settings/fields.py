@@ -340,6 +340,12 @@ class SettingsFields(BaseSettings):
         "Ablate one direction everywhere, each layer's own, or let the search choose.",
         "optimize",
     )
+    ablate_embeddings: bool = setting(
+        False,
+        "Edit the token embeddings too, with a strength of their own and, where each layer has its "
+        "own direction, along the first layer's. Not for models that decode with the same matrix.",
+        "optimize",
+    )
     discriminative_layers: bool = setting(
         False,
         "Edit and use only layers whose direction separates held-out prompts better than chance.",

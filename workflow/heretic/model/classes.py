@@ -1,0 +1,65 @@
+"""Which class of transformers loads the whole of a checkpoint, with whatever it sees or hears.
+
+A language model that is the text decoder of a multimodal network is edited in place: its vision
+tower and the like are loaded and saved with it. `AutoModelForCausalLM` knows no class for most of
+these networks, and for some only that of the decoder, which would leave the rest behind.
+"""
+
+from pathlib import Path
+from typing import Any
+
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoModelForImageTextToText,
+    AutoModelForMultimodalLM,
+    PreTrainedConfig,
+)
+from transformers.models.auto.modeling_auto import (
+    MODEL_FOR_CAUSAL_LM_MAPPING_NAMES,
+    MODEL_FOR_MULTIMODAL_LM_MAPPING_NAMES,
+)
+
+TEXT_ONLY = AutoModelForCausalLM
+CLASSES = (AutoModelForCausalLM, AutoModelForMultimodalLM, AutoModelForImageTextToText)
+
+
+def class_of_checkpoint(folder: Path, *, trust_remote_code: bool) -> Any:
+    """The `AutoModelFor...` that loads the network in `folder` as a whole.
+
+    Raises:
+        Exception: what transformers raises for a configuration that it cannot read.
+    """
+    config = AutoConfig.from_pretrained(folder, trust_remote_code=trust_remote_code)
+    return class_of(config, trust_remote_code=trust_remote_code)
+
+
+def class_of(config: PreTrainedConfig, *, trust_remote_code: bool = False) -> Any:
+    """The `AutoModelFor...` of the whole network that a configuration describes.
+
+    The repository's own code goes first where it may run, as it does in transformers. A checkpoint
+    that names the class of the bare decoder holds no more than that. What is not known at all is
+    left to `AutoModelForCausalLM`, which says so.
+    """
+    own = getattr(config, "auto_map", None) or {}
+    if trust_remote_code:
+        for candidate in CLASSES:
+            if candidate.__name__ in own:
+                return candidate
+    whole = _named(MODEL_FOR_MULTIMODAL_LM_MAPPING_NAMES, config)
+    decoder = _named(MODEL_FOR_CAUSAL_LM_MAPPING_NAMES, config)
+    if whole is None or whole == decoder or decoder in (config.architectures or ()):
+        return TEXT_ONLY
+    return AutoModelForMultimodalLM
+
+
+def loader_name(architecture: str) -> str:
+    """The `AutoModelFor...` that users load a network of this class with."""
+    whole, decoders = MODEL_FOR_MULTIMODAL_LM_MAPPING_NAMES, MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
+    only_whole = architecture in whole.values() and architecture not in decoders.values()
+    return (AutoModelForMultimodalLM if only_whole else TEXT_ONLY).__name__
+
+
+def _named(names: Any, config: PreTrainedConfig) -> str | None:
+    found = names.get(config.model_type)
+    return found if isinstance(found, str) else None
