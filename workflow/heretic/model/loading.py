@@ -26,7 +26,7 @@ from heretic.model.quantization import NONE, check_checkpoint, check_package
 from heretic.model.source import locate
 from heretic.model.template import processor_template, read_template
 from heretic.prompts.prompt import Prompt
-from heretic.settings.fields import AUTO_PREFIX
+from heretic.settings.input_fields import AUTO_PREFIX
 
 LOADING_ERRORS = (
     OSError,
