@@ -153,10 +153,15 @@ def test_gpus_are_numbers_in_memory_limits() -> None:
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="the CPU's limit is not reached first")
-def test_memory_limits_are_kept(folder: Path) -> None:
-    load_saved(folder, device_map="auto", max_memory={"cpu": "1GiB"})
-    message = refusal(folder, device_map="auto", max_memory={"cpu": "20KB"})
-    assert "raise max_memory" in message
+def test_memory_limits_are_kept(
+    folder: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(logging.getLogger("heretic"), "propagate", True)
+    with caplog.at_level(logging.WARNING, "heretic"):
+        load_saved(folder, device_map="auto", max_memory={"cpu": "1GiB"})
+        assert "offloaded" not in caplog.text
+        load_saved(folder, device_map="auto", max_memory={"cpu": "20KB"})
+    assert "were offloaded, which makes every pass slow; raise max_memory" in caplog.text
 
 
 def test_a_template_makes_a_model_without_one_loadable(folder: Path, tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from heretic.errors import ModelLoadError, SettingsError
+from heretic.errors import ModelLoadError, SettingsError, one_line
 
 NONE, AS_IS = "none", "as_is"
 BITSANDBYTES = ("bnb_4bit", "bnb_8bit")
@@ -88,7 +88,8 @@ def stored_quantization(model: str, config: Path) -> str | None:
         parts = [found, *(part for part in found.values() if isinstance(part, dict))]
     except (OSError, ValueError, AttributeError) as error:
         raise ModelLoadError(
-            f"cannot read config.json of {model} ({error}); copy or download it again"
+            f"cannot load {model}: config.json cannot be read ({one_line(error)}); copy or "
+            "download it again"
         ) from error
     for part in parts:
         for key in KEYS:
