@@ -13,7 +13,7 @@ from heretic.model.loading import load_model
 from heretic.model.response_prefix import find_response_prefix
 from heretic.model.threads import set_threads
 from heretic.prompts.bundle import read_prompts
-from heretic.settings.fields import AUTO_PREFIX
+from heretic.settings.input_fields import AUTO_PREFIX
 
 snakemake: Snakemake
 
