@@ -213,6 +213,10 @@ def test_results_of_another_model_are_not_replaced_by_coincidence(tmp_path: Path
     message = complaint(SettingsError, Settings(), "demo", tmp_path / "results")
     assert "holds the results of /elsewhere/demo; give those of demo a run_name" in message
     check_run("demo", Settings(run_name="demo"), tmp_path / "results")
+    # What was saved of another model than was searched is still this run's.
+    searched = {"settings": {"model": "demo"}}
+    record.write_text(json.dumps({"source": {"model": "/its/original"}, "provenance": searched}))
+    check_run("demo", Settings(), tmp_path / "results")
 
 
 def test_the_same_folder_may_be_named_in_another_way(

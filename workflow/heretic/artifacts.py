@@ -31,6 +31,7 @@ PACKAGES = (
     "safetensors",
     "datasets",
     "peft",
+    "bitsandbytes",
 )
 PROVENANCE = "provenance"
 

@@ -2,7 +2,9 @@
 
 import os
 import shutil
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from heretic.artifacts import read_json
 from heretic.errors import ExportError, SettingsError
@@ -92,12 +94,18 @@ def check_owner(folder: Path, settings: Settings) -> None:
     record = folder / "model" / "ablation.json"
     if settings.run_name is not None or not record.is_file():
         return
-    owner = read_json(record)["source"]["model"]
-    if _identity(owner) != _identity(source_of_export(settings)):
+    owner = _searched(read_json(record))
+    if _identity(owner) != _identity(str(settings.model)):
         raise SettingsError(
-            f"{folder} holds the results of {owner}; give those of {source_of_export(settings)} a "
-            "run_name of their own"
+            f"{folder} holds the results of {owner}; give those of {settings.model} a run_name of "
+            "their own"
         )
+
+
+def _searched(record: Mapping[str, Any]) -> str:
+    """The model that a record's edit was found on, which need not be the one that was saved."""
+    settings = record.get("provenance", {}).get("settings", {})
+    return str(settings.get("model", record["source"]["model"]))
 
 
 def _identity(model: str) -> str:
