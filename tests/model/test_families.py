@@ -1,7 +1,8 @@
 """Every family of models: its writers are found, and an edit does what its formula says.
 
 The edited network is held against the same network with weights that are computed here from the
-formula, matrix by matrix. The largest deviations are printed with `pytest -s`.
+formula, matrix by matrix; so is the output side, where it is defined. `pytest -s` prints how far
+each family and edit is from the reference in float64.
 """
 
 from collections.abc import Iterator, Mapping
@@ -19,10 +20,12 @@ from transformers import PreTrainedModel
 
 from heretic.ablation.directions import AblationDirections
 from heretic.ablation.editor import WeightEditor
+from heretic.ablation.output_side import OutputSideEditor
 from heretic.ablation.parameters import AblationParameters, ComponentParameters
 from heretic.ablation.plan import plan_edits
 from heretic.ablation.projection import NormPreservation
 from heretic.ablation.weights_cache import LayerWeightsCache
+from heretic.errors import ModelLoadError
 from heretic.model.anatomy import StreamWriter, dissect
 from heretic.model.batching import BatchSize
 from heretic.model.chat import ChatFormat
@@ -127,14 +130,18 @@ def reference(model: Model, directions: Tensor, norms: NormPreservation) -> dict
     return found
 
 
+COLUMNS = ("logits", "left of the directions", "output side")
+
+
 @dataclass
 class Largest:
-    """The largest deviation by family."""
+    """The largest deviation by family and edit, and by what was compared."""
 
-    of: dict[str, float]
+    of: dict[tuple[str, str], dict[str, float]]
 
-    def note(self, what: str, deviation: float) -> float:
-        self.of[what] = max(self.of.get(what, 0.0), deviation)
+    def note(self, family: str, norms: str, what: str, deviation: float) -> float:
+        row = self.of.setdefault((family, norms), {})
+        row[what] = max(row.get(what, 0.0), deviation)
         return deviation
 
 
@@ -142,8 +149,11 @@ class Largest:
 def largest() -> Iterator[Largest]:
     found = Largest({})
     yield found
-    for what, deviation in sorted(found.of.items()):
-        print(f"{what}: {deviation:.1e}")  # noqa: T201
+    lines = [f"{'family':18} {'norms':10} " + " ".join(f"{name:>22}" for name in COLUMNS)]
+    for (family, norms), row in sorted(found.of.items()):
+        cells = (f"{row[name]:.1e}" if name in row else "-" for name in COLUMNS)
+        lines.append(f"{family:18} {norms:10} " + " ".join(f"{cell:>22}" for cell in cells))
+    print("\n" + "\n".join(lines))  # noqa: T201
 
 
 @pytest.mark.parametrize("family", FAMILIES)
@@ -180,13 +190,23 @@ def test_an_edit_does_what_its_formula_says(
 
     assert len(edits) == len(model.anatomy.writers)
     off = float((edited - wanted).abs().max() / wanted.abs().max())
-    assert largest.note(f"{family}, logits", off) < TOLERANCE
+    assert largest.note(family, norms, "logits", off) < TOLERANCE
     assert float((edited - untouched).abs().max()) > 1e-3
     if norms != "row":  # which puts part of the directions back
         left = [
             (update @ rows[layer + 1].T).abs().max() / update.norm(dim=-1).max()
             for layer, update in enumerate(written)
         ]
-        assert largest.note(f"{family}, left of the directions", float(max(left))) < TOLERANCE
+        assert largest.note(family, norms, "left of the directions", float(max(left))) < TOLERANCE
+    if norms == "none" or not any(writer.is_raw for writer in model.anatomy.writers):
+        other = OutputSideEditor(model, norms)
+        other.abliterate(edits)
+        off = float((logits(model.network) - wanted).abs().max() / wanted.abs().max())
+        assert largest.note(family, norms, "output side", off) < TOLERANCE
+        other.restore()
+        assert logits(model.network).equal(untouched)
+    else:
+        with pytest.raises(ModelLoadError, match="run with engine=edited_weights"):
+            OutputSideEditor(model, norms)
     after = model.network.state_dict()
     assert all(after[name].equal(value) for name, value in before.items())
