@@ -15,6 +15,7 @@ from heretic.evaluation.holdout import HoldoutSets
 from heretic.evaluation.protocol import HoldoutProtocol, evaluate_edit
 from heretic.export.adapter import load_edited
 from heretic.model.loading import load_model
+from heretic.model.quantization import unquantised_original
 from heretic.model.threads import set_threads
 from heretic.prompts.bundle import read_prompts
 
@@ -32,8 +33,9 @@ def main(smk: Snakemake) -> None:
     }
     folder = Path(smk.input.edited[0]).parent
     options = {**runtime, **settings}
+    original = {**options, **unquantised_original(settings, smk.params.model)}
     result = evaluate_edit(
-        load_original=lambda: load_model(**{**options, "model": smk.params.model}),
+        load_original=lambda: load_model(**original),
         load_edited=lambda: load_edited(folder, options, smk.params.model),
         record=read_json(Path(smk.input.edited[0])),
         directions=AblationDirections.from_tensors(read_tensors(Path(smk.input.directions))),

@@ -27,6 +27,7 @@ from heretic.errors import ModelLoadError, SettingsError
 from heretic.model.anatomy import dissect, find_layers
 from heretic.model.decoding import generate
 from heretic.model.loading import Model, model_facts
+from heretic.model.quantization import require_alike, unquantised_original
 
 pytest.importorskip("bitsandbytes")
 NORMS: tuple[NormPreservation, ...] = get_args(NormPreservation)
@@ -52,6 +53,25 @@ def stored(folders: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) -
     for name in ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja"):
         (folder / name).write_bytes((folders["llama"] / name).read_bytes())
     return folder
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_large_activations_do_not_turn_an_mlp_into_attention(
+    folders: dict[str, Path], tmp_path: Path, kind: str
+) -> None:
+    """Which columns 8 bits keep apart depends on all tokens of a pass."""
+    network = AutoModelForCausalLM.from_pretrained(folders["llama"])
+    for name, parameter in network.named_parameters():
+        if "norm" in name:
+            parameter.data *= 4
+    network.save_pretrained(tmp_path)
+    for name in ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja"):
+        (tmp_path / name).write_bytes((folders["llama"] / name).read_bytes())
+
+    found = load_saved(tmp_path, quantization=kind).anatomy.writers
+
+    plain = load_saved(tmp_path).anatomy.writers
+    assert [(w.name, w.component) for w in found] == [(w.name, w.component) for w in plain]
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -241,3 +261,23 @@ def test_numbers_are_read_past_an_edit(folders: dict[str, Path], kind: str) -> N
     make_editor(model, "auto", "column", "auto").abliterate(edits_of(model))
 
     assert writer.numbers(torch.float32).equal(before)
+
+
+def test_what_is_quantised_already_is_compared_with_its_original() -> None:
+    chosen = {"quantization": "as_is", "export_from": "org/full"}
+    assert unquantised_original(chosen, "org/small") == {
+        "model": "org/full",
+        "model_revision": None,
+        "quantization": "none",
+    }
+    assert unquantised_original({**chosen, "quantization": "bnb_4bit"}, "x") == {"model": "x"}
+
+
+def test_an_original_of_another_size_is_refused_by_its_config(tmp_path: Path) -> None:
+    one, other = tmp_path / "one.json", tmp_path / "other.json"
+    one.write_text(json.dumps({"model_type": "llama", "hidden_size": 64}))
+    other.write_text(json.dumps({"model_type": "llama", "hidden_size": 64, "num_hidden_layers": 2}))
+    require_alike(one, other, "org/full")
+    other.write_text(json.dumps({"model_type": "llama", "text_config": {"hidden_size": 32}}))
+    with pytest.raises(ModelLoadError, match=r"org/full is another model .* hidden_size is 32 and"):
+        require_alike(one, other, "org/full")

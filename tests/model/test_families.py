@@ -32,7 +32,7 @@ from heretic.model.chat import ChatFormat
 from heretic.model.components import ATTENTION, COMPONENTS, MLP
 from heretic.model.layers import few_tokens
 from heretic.model.loading import Model
-from heretic.model.sweep import random_network, updates
+from heretic.sweep import random_network, updates
 
 # Maps that mix positions and maps that do not, in four layers.
 FAMILIES = {

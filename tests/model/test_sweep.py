@@ -6,9 +6,9 @@ from pathlib import Path
 import pytest
 import transformers
 
+from heretic import sweep as sweep_module
 from heretic.errors import ModelLoadError
-from heretic.model import sweep as sweep_module
-from heretic.model.sweep import (
+from heretic.sweep import (
     FAILED,
     IMAGES,
     MARKS,

@@ -19,7 +19,7 @@ COUNTS = {
 
 
 def settings(**changes: Any) -> dict[str, Any]:
-    return Settings(direction_method="pca", **changes).subset("check_prompts")
+    return Settings(direction_method="pca", **changes).model_dump(mode="json")
 
 
 def test_enough_is_enough() -> None:

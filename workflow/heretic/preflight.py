@@ -10,7 +10,13 @@ from heretic.artifacts import read_json
 from heretic.errors import ExportError, SettingsError
 from heretic.export.forms import check_form
 from heretic.export.hub import check_upload
-from heretic.model.quantization import AS_IS, check_checkpoint, check_original, check_package
+from heretic.model.quantization import (
+    AS_IS,
+    check_checkpoint,
+    check_original,
+    check_package,
+    require_alike,
+)
 from heretic.model.size import checkpoint_bytes
 from heretic.model.source import check_model, is_local, resolve_revision
 from heretic.model.template import read_template
@@ -63,7 +69,10 @@ def check_models(settings: Settings) -> None:
     elif settings.quantization == AS_IS:
         raise SettingsError("the demo model is not quantised; set quantization=none")
     if settings.export_from is not None:
-        check_original(settings.export_from, check_model(settings.export_from, None))
+        exported = check_model(settings.export_from, None)
+        check_original(settings.export_from, exported)
+        if settings.model != DEMO:
+            require_alike(config, exported, settings.export_from)
 
 
 def source_of_export(settings: Settings) -> str:

@@ -108,7 +108,8 @@ def original_files(wildcards):
     original = RUNS[wildcards.run].export_from
     if original is None or not is_local(original):
         return []
-    return sorted(map(str, Path(original).expanduser().glob("*.safetensors")))
+    folder = Path(original).expanduser()
+    return sorted(map(str, [*tokenizer_files(folder), *folder.glob("*.safetensors")]))
 
 
 def prompt_files(*sets):

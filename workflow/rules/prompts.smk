@@ -33,8 +33,6 @@ rule check_prompts:
     priority: 1
     conda:
         "../../envs/heretic.yaml"
-    params:
-        settings=settings_of("check_prompts"),
     message:
         "Checking that the prompt sets do not overlap and are large enough"
     script:

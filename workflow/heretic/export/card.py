@@ -10,6 +10,7 @@ import yaml
 
 from heretic.evaluation.summary import Summary, summarise
 from heretic.model.components import EMBEDDINGS
+from heretic.model.quantization import AS_IS
 from heretic.model.source import is_local
 
 TAGS = ("abliterated", "directional-ablation", "heretic-workflow")
@@ -63,7 +64,7 @@ requests that the original declines. Whoever runs it is responsible for what it 
 
 Rates with 95% Wilson intervals, KL divergence (nats) from the original with 95% bootstrap
 intervals. The controls are the same edit at strength zero and along random directions.
-{_prefix(response_prefix)}
+{_quantised(record)}{_prefix(response_prefix)}
 ## The edit
 
 Trial {best["trial"]} of {best["n_trials"]}, {best["selection"]}. {len(record["edits"])} matrices
@@ -97,6 +98,18 @@ heretic reproduce ablation.json
 edits the base model again and compares the files byte for byte. Made with
 {", ".join(f"{k} {v}" for k, v in record["provenance"]["versions"].items())}.
 """
+
+
+def _quantised(record: Mapping[str, Any]) -> str:
+    """In which form the network was searched and measured, if not in full precision."""
+    kind = record.get("model", {}).get("quantization")
+    if kind is None:
+        return ""
+    if kind == AS_IS:
+        return "The search was made on a quantised checkpoint; the table is of full precision.\n"
+    return (
+        f"Search and table were made with networks quantised to `{kind}`; these weights are not.\n"
+    )
 
 
 def _front_matter(record: Mapping[str, Any]) -> dict[str, Any]:

@@ -10,7 +10,7 @@ from heretic.errors import ModelLoadError
 from heretic.model.candidates import Candidate
 from heretic.model.experiment import UNSUPPORTED, Experiment, Proposal, in_groups, silent, writing
 from heretic.model.gains import HALF_TOLERANCE, TOLERANCE, on_ray
-from heretic.model.matrices import EDITABLE
+from heretic.model.matrices import EDITABLE, is_quantised
 from heretic.model.probe import Observation, Place
 
 NAMED = 6
@@ -84,6 +84,18 @@ class Proof:
         share = TOLERANCE.get(self.experiment.dtype, HALF_TOLERANCE)
         return bool((one - other).norm() > share * one.norm())
 
+    @property
+    def _share_of_others(self) -> float:
+        """What the other tokens must change in a state that is said to depend on them.
+
+        Where activations are quantised, the scale of all tokens of a pass rounds each of them.
+        """
+        quantised = any(
+            is_quantised(candidate.module, candidate.parameter)
+            for candidate in self.experiment.candidates
+        )
+        return 0.05 if quantised else 1e-6
+
     def _looking_back(self, passes: Sequence[Observation]) -> set[Candidate]:
         """Maps whose input at the last position depends on the positions before it."""
         mixing = set()
@@ -91,7 +103,7 @@ class Proof:
             places = [p for p in _places(candidate) if all(p in seen.inputs for seen in passes)]
             if places and not candidate.raw:
                 one, other = (seen.inputs[places[0]][-1] for seen in passes)
-                if (one - other).norm() > 1e-6 * one.norm():
+                if (one - other).norm() > self._share_of_others * one.norm():
                     mixing.add(candidate)
         return mixing
 

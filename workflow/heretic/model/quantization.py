@@ -17,6 +17,8 @@ NONE, AS_IS = "none", "as_is"
 BITSANDBYTES = ("bnb_4bit", "bnb_8bit")
 # Under which names configurations tell how the tensors beside them are quantised.
 KEYS = ("quantization_config", "compression_config")
+# What a checkpoint and the one that it was made of have in common.
+COMPARED = ("model_type", "num_hidden_layers", "hidden_size", "intermediate_size")
 
 
 def check_package(quantization: str) -> None:
@@ -61,6 +63,52 @@ def check_checkpoint(model: str, config: Path, quantization: str) -> None:
             f"quantization={quantization} quantises full-precision weights, and the checkpoint of "
             f"{model} is quantised already ({method}); set quantization=as_is, or use its original"
         )
+
+
+def unquantised_original(settings: Mapping[str, Any], model: str) -> dict[str, Any]:
+    """Settings that load the model which an edited one is to be compared with.
+
+    The edit of a checkpoint that is quantised already is saved in full precision, so that what
+    quantising costs must not be taken for what the edit costs.
+
+    Args:
+        settings: `quantization` and `export_from`.
+        model: hub id or folder of the searched model.
+    """
+    if settings["quantization"] != AS_IS:
+        return {"model": model}
+    return {"model": settings["export_from"], "model_revision": None, "quantization": NONE}
+
+
+def require_alike(searched: Path, exported: Path, model: str) -> None:
+    """Refuse an original that cannot be the one of which the searched model was made.
+
+    Args:
+        searched, exported: their `config.json` files.
+        model: name of the exported one, for the message.
+
+    Raises:
+        ModelLoadError: they differ in architecture or size, or a file is damaged.
+    """
+    one, other = (_sizes(path) for path in (searched, exported))
+    different = [name for name in one if name in other and one[name] != other[name]]
+    if different:
+        name = different[0]
+        raise ModelLoadError(
+            f"export_from={model} is another model than is searched: {name} is {other[name]} and "
+            f"not {one[name]}; name the original of the searched model"
+        )
+
+
+def _sizes(config: Path) -> dict[str, Any]:
+    try:
+        found = json.loads(config.read_text(encoding="utf-8"))
+        text = {**found, **found.get("text_config", {})}
+    except (OSError, ValueError, AttributeError, TypeError) as error:
+        raise ModelLoadError(
+            f"{config} cannot be read ({one_line(error)}); copy or download the model again"
+        ) from error
+    return {name: text[name] for name in COMPARED if text.get(name) is not None}
 
 
 def check_original(model: str, config: Path) -> None:

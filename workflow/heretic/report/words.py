@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from heretic.evaluation.summary import nats, percent
+from heretic.model.quantization import BITSANDBYTES, NONE
 from heretic.report.geometry import spans
 from heretic.settings import PromptSource, Settings
 
@@ -81,7 +82,13 @@ def reading_aids(evaluation: Mapping[str, Any], settings: Mapping[str, object]) 
         else "Recovered and kept count answers that contain the string a right answer contains; "
         "they do not judge the rest of the answer."
     )
+    quantization = settings.get("quantization", NONE)
+    quantised = (
+        f"The networks were quantised to {quantization} when they were searched and measured; the "
+        "saved weights are not, and may answer otherwise here and there.",
+    ) * (quantization in BITSANDBYTES)
     return (
+        *quantised,
         "The held-out prompts gave no direction and scored no trial, so the table is no echo of "
         "the search. Its 95% intervals (Wilson for counts, bootstrap over prompts for KL) cover "
         "the luck of which prompts were drawn. They do not cover other kinds of prompts, other "

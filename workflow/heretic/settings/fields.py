@@ -67,7 +67,6 @@ class SettingsFields(InputFields):
         1,
         "Directions per layer, orthonormal, the one from good to bad first. A difference of means "
         "is one direction; the other methods find several.",
-        "check_prompts",
         "compute_directions",
         ge=1,
         le=16,
@@ -98,7 +97,6 @@ class SettingsFields(InputFields):
     n_sacred_directions: int = setting(
         1,
         "Directions per layer that span what the sacred prompts protect.",
-        "check_prompts",
         "compute_directions",
         ge=1,
         le=16,
@@ -139,7 +137,8 @@ class SettingsFields(InputFields):
         "auto",
         "How a trial changes the model: `edited_weights` rewrites matrices; `output_side` changes "
         "what they put out, which needs no copies and gives the same scores but for rounding (with "
-        "`compile`, each new choice of layers is compiled again). `auto` edits weights, "
+        "`compile`, each new choice of layers is compiled again, as often as torch allows). `auto` "
+        "edits weights, "
         "unless some are quantised or offloaded.",
         "optimize",
     )
@@ -210,8 +209,9 @@ class SettingsFields(InputFields):
     export_from: OptionalText = setting(
         None,
         "Full-precision model, a hub id or a folder, that the export edits in place of `model`; "
-        "needed with `quantization: as_is`.",
+        "needed with `quantization: as_is`, and then the original of the held-out table.",
         "apply_best",
+        "evaluate",
     )
     low_memory_export: Literal["true", "false", "auto"] = setting(
         "auto",
@@ -237,6 +237,5 @@ class SettingsFields(InputFields):
     projection: Literal["pca", "pacmap"] = setting(
         "pca",
         "How the report draws residuals in two dimensions; `pacmap` needs the extra `plots`.",
-        "check_prompts",
         "report",
     )

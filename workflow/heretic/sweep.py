@@ -1,8 +1,8 @@
 """Every language model of the installed transformers, tiny: can it be edited as a whole?
 
-`python -m heretic.model.sweep` makes a random network of a few thousand parameters of every model
+`python -m heretic.sweep` makes a random network of a few thousand parameters of every model
 type, of those too that see images, dissects it, takes a direction out of all that writes and
-measures what is left of it in what the layers write. The table goes into this folder's README,
+measures what is left of it in what the layers write. The table goes into model/README.md,
 between marks.
 """
 
@@ -35,7 +35,7 @@ from heretic.model.layers import few_tokens
 from heretic.model.probe import first_tensor, stream_of
 from heretic.model.tiny import tiny_configuration
 
-README = Path(__file__).with_name("README.md")
+README = Path(__file__).parent / "model" / "README.md"
 MARKS = ("<!-- sweep -->", "<!-- end of sweep -->")
 TIME_LIMIT = 120.0
 SUPPORTED, REFUSED, NOT_MADE, FAILED = "supported", "refused", "not made", "failed"
