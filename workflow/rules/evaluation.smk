@@ -6,6 +6,7 @@ rule evaluate:
         edited=rules.apply_best.output,
         directions=rules.compute_directions.output.directions,
         model=model_files,
+        original=original_files,
         code=source_of("evaluate"),
     output:
         "results/{run}/evaluation.json",
