@@ -16,6 +16,7 @@ from heretic.ablation.weights_cache import (
     LayerWeightsCache,
     PristineParts,
     copy_back,
+    overwriting,
     profits_from_pinning,
 )
 from heretic.errors import ModelLoadError
@@ -235,6 +236,14 @@ def test_restoration_refuses_what_does_not_fit(
 
     with pytest.raises(ModelLoadError, match=rf"{says}.*; .*load it again"):
         cache.check(anatomy)
+
+
+def test_a_copy_that_ran_out_of_memory_says_what_takes_less(anatomy: Anatomy) -> None:
+    with (
+        pytest.raises(ModelLoadError, match=r"load it again with engine=output_side or cache_"),
+        overwriting(anatomy.writers[0]),
+    ):
+        raise torch.OutOfMemoryError("CUDA out of memory")
 
 
 def test_a_failed_copy_declares_the_model_lost(anatomy: Anatomy) -> None:

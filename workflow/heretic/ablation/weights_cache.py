@@ -239,7 +239,8 @@ def overwriting(writer: StreamWriter) -> Iterator[None]:
     try:
         yield
     except (RuntimeError, MemoryError) as error:
+        remedy = " with engine=output_side or cache_device=host" * is_out_of_memory(error)
         raise ModelLoadError(
             f"cannot overwrite {writer.name}: {one_line(error)}; the model in memory is no longer "
-            "the original, load it again"
+            f"the original, load it again{remedy}"
         ) from error
