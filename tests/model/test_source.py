@@ -11,6 +11,7 @@ from huggingface_hub.errors import LocalEntryNotFoundError
 from heretic.errors import ModelLoadError
 from heretic.model.source import (
     check_model,
+    checkpoint_files,
     is_local,
     locate,
     resolve_revision,
@@ -158,3 +159,11 @@ def test_a_second_copy_of_the_weights_is_not_of_the_model(folder: Path) -> None:
     assert [path.name for path in weight_files(folder)] == ["model.safetensors"]
     (folder / "model.safetensors").unlink()
     assert [path.name for path in weight_files(folder)] == ["consolidated.safetensors"]
+
+
+def test_the_files_of_a_local_model_are_watched_and_a_hub_model_has_none(folder: Path) -> None:
+    (folder / "chat_template.jinja").write_text("")
+    (folder / "notes.txt").write_text("")
+    names = [Path(path).name for path in checkpoint_files(str(folder))]
+    assert names == ["chat_template.jinja", "config.json", "model.safetensors"]
+    assert checkpoint_files("owner/name") == checkpoint_files(None) == []

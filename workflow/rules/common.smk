@@ -13,7 +13,7 @@ except ImportError:
 
 from heretic.console import one_line_errors, start_logging
 from heretic.dependencies import module_files
-from heretic.model.source import is_local, tokenizer_files
+from heretic.model.source import checkpoint_files
 from heretic.preflight import check_run, pinned
 from heretic.prompts.sources import local_files
 from heretic.report.table import run_summaries
@@ -97,19 +97,13 @@ def model_path(wildcards):
 
 def model_files(wildcards):
     """What makes results stale when the model changes on disk; a hub model has its revision."""
-    if RUNS[wildcards.run].model == DEMO:
-        return [DEMO_MANIFEST]
-    folder = Path(model_path(wildcards)).expanduser()
-    return sorted(map(str, [*tokenizer_files(folder), *folder.glob("*.safetensors")]))
+    model = RUNS[wildcards.run].model
+    return [DEMO_MANIFEST] if model == DEMO else checkpoint_files(model)
 
 
 def original_files(wildcards):
-    """The weights that are exported, where they are not those that are searched."""
-    original = RUNS[wildcards.run].export_from
-    if original is None or not is_local(original):
-        return []
-    folder = Path(original).expanduser()
-    return sorted(map(str, [*tokenizer_files(folder), *folder.glob("*.safetensors")]))
+    """The same of the model that is exported, where that is not the one that is searched."""
+    return checkpoint_files(RUNS[wildcards.run].export_from)
 
 
 def prompt_files(*sets):
@@ -148,18 +142,14 @@ def sources_of_set(wildcards):
 
 def source_files(wildcards):
     """The files of a set that comes from some, so that editing one makes the set stale."""
-    return [
-        str(path)
-        for source in sources_of_set(wildcards)
-        for path in local_files(source)
-    ]
+    paths = (local_files(source) for source in sources_of_set(wildcards))
+    return [str(path) for found in paths for path in found]
 
 
 def residual_files(wildcards):
-    sets = (*STATE_SETS, *OPTIONAL_SETS)
     folder = f"results/{wildcards.run}/residuals"
-    used = RUNS[wildcards.run].prompt_sources()
-    return {name: f"{folder}/{name}.safetensors" for name in sets if name in used}
+    used = prompt_files(*STATE_SETS, *OPTIONAL_SETS)(wildcards)
+    return {name: f"{folder}/{name}.safetensors" for name in used}
 
 
 def targets(run):

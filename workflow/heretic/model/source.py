@@ -99,6 +99,14 @@ def tokenizer_files(folder: Path) -> list[Path]:
     return sorted([*folder.glob("*.json"), *folder.glob("*.jinja")])
 
 
+def checkpoint_files(model: str | None) -> list[str]:
+    """Paths of the files of a local model that decide what it does; none for one of the hub."""
+    if model is None or not is_local(model):
+        return []
+    folder = Path(model).expanduser()
+    return sorted(map(str, [*tokenizer_files(folder), *folder.glob("*.safetensors")]))
+
+
 def weight_files(folder: Path) -> list[Path]:
     """The safetensors files that transformers loads; some models bring a second copy of all."""
     found = sorted(folder.glob("*.safetensors"))
