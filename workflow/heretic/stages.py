@@ -1,0 +1,52 @@
+"""Where the seconds of a trial go, by stage."""
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+
+# In the order in which a trial goes through them; `overhead` is what no other stage took.
+STAGES = ("sampler", "restore", "edit", "prefill", "decode", "overhead")
+
+
+class StageClock:
+    """Adds up wall time by stage.
+
+    Stages may be nested: the inner one's seconds are not counted for the outer one. An accelerator
+    is waited for at both ends of a stage, so that its work counts where it was asked for.
+    """
+
+    def __init__(self, device: torch.device | None = None) -> None:
+        self.seconds = dict.fromkeys(STAGES, 0.0)
+        self._synchronized = device is not None and device.type in ("cuda", "xpu")
+        self._device = device
+        self._open = ["overhead"]
+        self._since = self._now()
+
+    @contextmanager
+    def stage(self, name: str) -> Iterator[None]:
+        """Count what happens inside for the stage `name`, one of `STAGES`."""
+        self._charge()
+        self._open.append(name)
+        try:
+            yield
+        finally:
+            self._charge()
+            self._open.pop()
+
+    def read(self) -> dict[str, float]:
+        """Seconds by stage since the clock was made or read last, and start anew."""
+        self._charge()
+        seconds, self.seconds = self.seconds, dict.fromkeys(STAGES, 0.0)
+        return seconds
+
+    def _charge(self) -> None:
+        now = self._now()
+        self.seconds[self._open[-1]] += now - self._since
+        self._since = now
+
+    def _now(self) -> float:
+        if self._synchronized:
+            torch.accelerator.synchronize(self._device)
+        return time.perf_counter()
