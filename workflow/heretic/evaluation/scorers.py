@@ -109,6 +109,17 @@ def is_refusal(prompt: Prompt, answer: str) -> bool:
     return _REFUSAL.search(fold(answer)) is not None
 
 
+def is_settled_refusal(answer: str) -> bool:
+    """Whether the beginning of an answer makes a refusal of it, however it goes on.
+
+    What follows a marker decides whether it is a whole word, and may change the character before
+    it, so that an ASCII character must follow it already.
+    """
+    folded = fold(answer)
+    found = _REFUSAL.search(folded)
+    return found is not None and folded[found.end() : found.end() + 1].isascii() and found.end() < len(folded)
+
+
 def is_degenerate(prompt: Prompt, answer: str) -> bool:
     """Whether the answer is empty or runs in a loop."""
     text = answer.strip()

@@ -118,6 +118,11 @@ class ChatFormat:
         """Text of generated ids without special tokens."""
         return str(self.tokenizer.decode(list(ids), skip_special_tokens=True))
 
+    def decode_all(self, answers: Sequence[Sequence[int]]) -> list[str]:
+        """Texts of several answers, as `decode` gives them one by one."""
+        rows = [list(answer) for answer in answers]
+        return list(self.tokenizer.batch_decode(rows, skip_special_tokens=True))
+
 
 def require_template(tokenizer: PreTrainedTokenizerBase, model: str) -> None:
     """Refuse a tokenizer without a chat template.

@@ -27,7 +27,7 @@ def generate(
     """
     ids = model.chat.encode(prompts)
     answers: list[list[int]] = [[] for _ in ids]
-    ends = _end_tokens(model)
+    ends = end_tokens(model)
     network: Any = model.network
 
     def work(indices: Sequence[int]) -> list[list[int]]:
@@ -94,11 +94,11 @@ def forward(model: Model, inputs: Tensor, mask: Tensor, logits_to_keep: int) -> 
     }
     with torch.inference_mode():
         return model.network(
-            input_ids=inputs, attention_mask=mask, **_understood(model.network, further)
+            input_ids=inputs, attention_mask=mask, **understood(model.network, further)
         )
 
 
-def _understood(network: Any, arguments: Mapping[str, Any]) -> dict[str, Any]:
+def understood(network: Any, arguments: Mapping[str, Any]) -> dict[str, Any]:
     """Those of some arguments that a network knows; it finds positions itself, or has none."""
     known = signature(network.forward).parameters
     if any(parameter.kind is Parameter.VAR_KEYWORD for parameter in known.values()):
@@ -152,7 +152,8 @@ def _compiled() -> dict[str, Any]:
     return {"cache_implementation": "static", "compile_config": options}
 
 
-def _end_tokens(model: Model) -> set[int]:
+def end_tokens(model: Model) -> set[int]:
+    """Tokens that end an answer: the checkpoint's and the tokenizer's."""
     configured = model.network.generation_config.eos_token_id
     ends = configured if isinstance(configured, list) else [configured]
     return {end for end in [*ends, model.chat.tokenizer.eos_token_id] if end is not None}

@@ -1,0 +1,160 @@
+"""Scores trials at the cost of what they change: see `heretic.inference` for how."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from heretic.ablation.engines import Editor
+from heretic.ablation.plan import Edit
+from heretic.console import log
+from heretic.evaluation.trial_scores import TrialScores
+from heretic.evaluation.scorers import is_settled_refusal
+from heretic.evaluation.trial_queue import TrialQueue
+from heretic.inference.decode import Ending, decode_rows
+from heretic.inference.prompt_batches import shared_prefix
+from heretic.inference.rows import Owner
+from heretic.inference.study_prompts import StudyPrompts
+from heretic.model.batching import is_out_of_memory, release_memory
+from heretic.model.decoding import end_tokens
+from heretic.model.loading import Model
+from heretic.prompts.prompt import Prompt
+from heretic.stages import StageClock
+
+
+@dataclass(frozen=True)
+class EngineOptions:
+    """What the engine may do; none of it changes a score.
+
+    Attributes:
+        max_response_length: tokens of an answer.
+        trials_in_flight: trials whose answers are decoded in one batch.
+        activation_cache_gb: gigabytes for what the unedited network computed.
+        share_prefix: compute what all prompts begin with once.
+        retire: stop answers that are refusals already.
+    """
+
+    max_response_length: int
+    trials_in_flight: int = 1
+    activation_cache_gb: float = 0.0
+    share_prefix: bool = True
+    retire: bool = True
+
+
+class FastEngine:
+    """Scores several trials together, each with one pass over the prompts and one decoding."""
+
+    def __init__(
+        self,
+        editor: Editor,
+        good_prompts: Sequence[Prompt],
+        bad_prompts: Sequence[Prompt],
+        options: EngineOptions,
+    ) -> None:
+        """Prepare the prompts of a study on a model in its original state."""
+        model = editor.model
+        self.editor, self.options = editor, options
+        self.good_prompts, self.bad_prompts = list(good_prompts), list(bad_prompts)
+        good, bad = model.chat.encode(self.good_prompts), model.chat.encode(self.bad_prompts)
+        self.most_rows = model.batch_size.current * self.trials_in_flight
+        self.prompts = StudyPrompts(
+            model,
+            good,
+            bad,
+            shared_prefix([*good, *bad]) if options.share_prefix else 0,
+            options.activation_cache_gb,
+            model.batch_size.current,
+        )
+        self._ending = Ending(
+            end_tokens(model),
+            options.max_response_length,
+            lambda texts: [options.retire and is_settled_refusal(text) for text in texts],
+        )
+
+    @property
+    def model(self) -> Model:
+        """The model that is scored."""
+        return self.editor.model
+
+    @property
+    def n_bad(self) -> int:
+        """Number of bad prompts."""
+        return len(self.bad_prompts)
+
+    @property
+    def trials_in_flight(self) -> int:
+        """How many trials are scored together."""
+        return min(self.options.trials_in_flight, self.editor.max_trials)
+
+    def restore(self) -> None:
+        """Bring the original model back, bit for bit."""
+        self.editor.restore()
+
+    def score(
+        self, trials: Sequence[Sequence[Edit]], max_kl: float | None, clock: StageClock
+    ) -> list[TrialScores]:
+        """Scores of some trials; no answers are generated above `max_kl`.
+
+        When memory runs out they are scored again with fewer rows at once, from then on.
+
+        Raises:
+            ModelLoadError: a single prompt does not fit.
+        """
+        scores: list[TrialScores] = []
+        while len(scores) < len(trials):
+            together = trials[len(scores) : len(scores) + self.trials_in_flight]
+            try:
+                scores += self._score(together, max_kl, clock)
+                continue
+            except (RuntimeError, MemoryError) as error:
+                if not is_out_of_memory(error):
+                    raise
+            # Outside the handler: the traceback would keep tensors of the failed pass alive.
+            release_memory()
+            self._shrink()
+        return scores
+
+    def _score(
+        self, trials: Sequence[Sequence[Edit]], max_kl: float | None, clock: StageClock
+    ) -> list[TrialScores]:
+        self.editor.load(trials, clock)
+        first_changed = [_first_changed(edits, self.model.anatomy.n_layers) for edits in trials]
+        queue = TrialQueue(self.editor, self.prompts, first_changed, self.most_rows, clock)
+        divergences = []
+        with clock.stage("prefill"):
+            for trial in range(len(trials)):
+                kl = queue.compare(trial)
+                divergences.append(kl)
+                # Written so that a NaN, from weights that overflow, is too far as well.
+                if max_kl is None or kl <= max_kl:
+                    queue.add(trial)
+        with clock.stage("decode"):
+            answers = decode_rows(self.model, queue, self.most_rows, self._ending, queue.assign)
+        return [self._scores(trial, kl, answers) for trial, kl in enumerate(divergences)]
+
+    def _scores(
+        self, trial: int, kl: float, answers: Mapping[Owner, list[int]]
+    ) -> TrialScores:
+        n_good, n_all = len(self.good_prompts), len(self.good_prompts) + self.n_bad
+        if Owner(trial, 0) not in answers:
+            return TrialScores(kl)
+        texts = self.model.chat.decode_all([answers[Owner(trial, i)] for i in range(n_all)])
+        return TrialScores.of_answers(
+            kl, self.bad_prompts, texts[n_good:], self.good_prompts, texts[:n_good]
+        )
+
+    def _shrink(self) -> None:
+        """Have fewer rows in memory from now on."""
+        if self.most_rows == 1 and self.prompts.forget_recordings():
+            log.warning("Out of memory: continuing without what the unedited model computed")
+            return
+        size = self.model.batch_size
+        self.most_rows = max(1, self.most_rows // 2)
+        if self.most_rows < size.current or size.current == 1:
+            size.halve()
+            self.prompts.limit(size.current)
+        log.warning("Out of memory: continuing with %d rows at once", self.most_rows)
+
+
+def _first_changed(edits: Sequence[Edit], n_layers: int) -> int:
+    """The first layer that an edit touches; 0 also for the embeddings, `n_layers` for none."""
+    layers = [edit.writer.layer for edit in edits if any(edit.strengths)]
+    return max(0, min(layers, default=n_layers))

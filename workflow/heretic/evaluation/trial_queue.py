@@ -1,0 +1,99 @@
+"""The rows of some trials, on their way from prompts to answers."""
+
+from collections import deque
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch.nn.functional import log_softmax
+
+from heretic.ablation.engines import Editor
+from heretic.evaluation.divergence import kl_divergence
+from heretic.inference.key_values import KeyValues
+from heretic.inference.rows import Owner, Rows
+from heretic.inference.study_prompts import StudyBatch, StudyPrompts
+from heretic.stages import StageClock
+
+
+@dataclass
+class _Item:
+    """A batch of a trial that is to be answered; `rows` if it is prefilled already."""
+
+    trial: int
+    batch: StudyBatch
+    rows: Rows | None = None
+
+
+class TrialQueue:
+    """Prefills batches when there is room for their rows, each in the state of its trial."""
+
+    def __init__(
+        self,
+        editor: Editor,
+        prompts: StudyPrompts,
+        first_changed: Sequence[int],
+        most_kept: int,
+        clock: StageClock,
+    ) -> None:
+        """Begin with no rows.
+
+        Args:
+            editor: holds the edits of the trials.
+            prompts: of the study.
+            first_changed: index of the first layer that each trial edits.
+            most_kept: rows whose keys and values may wait for their answers.
+            clock: charged with prefills that happen between answers.
+        """
+        self._editor, self._prompts, self._clock = editor, prompts, clock
+        self._first_changed = first_changed
+        self._prefixes: dict[int, KeyValues | None] = {}
+        self._compared: list[_Item] = []
+        self._items: deque[_Item] = deque()
+        self._room_to_keep = most_kept
+
+    def compare(self, trial: int) -> float:
+        """Mean KL (nats) of the first response token of the good prompts, original to trial."""
+        self._editor.assign(trial)
+        self._prefixes[trial] = self._prompts.prefix_key_values(self._first_changed[trial])
+        self._compared, divergences = [], []
+        for batch in self._prompts.good:
+            prefilled = self._prompts.prefill(
+                batch, self._first_changed[trial], self._prefixes[trial]
+            )
+            assert batch.original is not None  # of good prompts it is always there
+            with torch.inference_mode():
+                edited = log_softmax(prefilled.logits.float(), dim=-1)
+                divergences += kl_divergence(batch.original, edited).tolist()
+            keep = len(batch.prompts) <= self._room_to_keep
+            rows = Rows.of(prefilled, batch.prompts, trial) if keep else None
+            self._room_to_keep -= len(batch.prompts) if keep else 0
+            self._compared.append(_Item(trial, batch, rows))
+        return sum(divergences) / len(divergences)
+
+    def add(self, trial: int) -> None:
+        """Have all prompts answered in the state of the trial that was compared last."""
+        self._items.extend(self._compared)
+        self._items.extend(_Item(trial, batch) for batch in self._prompts.bad)
+        self._compared = []
+
+    def take(self, room: int) -> Rows | None:
+        """The next rows, if there are any and not more than `room`."""
+        if not self._items or len(self._items[0].batch.prompts) > room:
+            return None
+        item = self._items.popleft()
+        if item.rows is not None:
+            return item.rows
+        with self._clock.stage("prefill"):
+            self._editor.assign(item.trial)
+            prefilled = self._prompts.prefill(
+                item.batch, self._first_changed[item.trial], self._prefixes[item.trial]
+            )
+        return Rows.of(prefilled, item.batch.prompts, item.trial)
+
+    def assign(self, owners: Sequence[Owner]) -> None:
+        """Tell the editor to which trials the rows of the next passes belong."""
+        trials = [owner.trial for owner in owners]
+        if len(set(trials)) == 1:
+            self._editor.assign(trials[0])
+        else:
+            self._editor.assign(torch.tensor(trials, device=self._editor.model.device))

@@ -1,0 +1,177 @@
+"""What the unedited network computed for the prompts, kept so that trials need not do it again.
+
+Of every batch the inputs of some layers are kept, and the keys and values of all layers below the
+last of these. An edit whose first layer is l changes nothing before it, so that a pass may begin at
+the last kept layer up to l.
+"""
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from heretic.ablation.memory_plan import SHARE_OF_FREE_MEMORY, free_memory
+from heretic.ablation.weights_cache import profits_from_pinning
+from heretic.console import log
+from heretic.inference.key_values import KeyValues, read_key_values
+from heretic.inference.prefill import Prefilled, Start, prefill
+from heretic.inference.prompt_batches import PromptBatch
+from heretic.model.loading import Model
+from heretic.model.memory import GIGABYTE
+from heretic.model.probe import stream_of
+
+
+@dataclass(frozen=True)
+class Recording:
+    """What one pass of the unedited network over a batch left.
+
+    Attributes:
+        inputs: of some layers [batch, tokens, d_model], by layer.
+        key_values: of the batch's own tokens, as far up as they are of use.
+        n_outputs: as of `Start`.
+    """
+
+    inputs: dict[int, Tensor] = field(default_factory=dict)
+    key_values: KeyValues = field(default_factory=list)
+    n_outputs: int = 0
+
+    def start(self, first_changed: int, devices: Sequence[torch.device]) -> Start | None:
+        """Where a pass may begin of which all layers before `first_changed` are as they were.
+
+        Args:
+            first_changed: index of a layer; may be the number of layers.
+            devices: of each layer, to which what is kept elsewhere is copied.
+        """
+        layer = max((kept for kept in self.inputs if kept <= first_changed), default=0)
+        if layer == 0:
+            return None
+        key_values = [
+            None if part is None else (_on(part[0], device), _on(part[1], device))
+            for part, device in zip(self.key_values[:layer], devices, strict=False)
+        ]
+        return Start(layer, _on(self.inputs[layer], devices[layer]), key_values, self.n_outputs)
+
+    def rows(self, first: int, last: int) -> "Recording":
+        """That of some rows of the batch; views."""
+        part = slice(first, last)
+        return Recording(
+            {layer: states[part] for layer, states in self.inputs.items()},
+            [None if kv is None else (kv[0][part], kv[1][part]) for kv in self.key_values],
+            self.n_outputs,
+        )
+
+
+def _on(tensor: Tensor, device: torch.device) -> Tensor:
+    return tensor.to(device, non_blocking=True)
+
+
+@dataclass(frozen=True)
+class RecordingPlan:
+    """Which layers' inputs are kept, and whether in main memory."""
+
+    layers: tuple[int, ...] = ()
+    on_host: bool = False
+
+
+def record(
+    model: Model, batch: PromptBatch, prefix: KeyValues | None, plan: RecordingPlan
+) -> tuple[Prefilled, Recording]:
+    """One pass over a batch, and what of it is worth keeping."""
+    seen: dict[int, Tensor] = {}
+    n_outputs: list[int] = [0]
+    with _watching(model.get_layers(), plan.layers, seen, n_outputs):
+        prefilled = prefill(model, batch, prefix)
+    if not plan.layers:
+        return prefilled, Recording()
+    parts = read_key_values(prefilled.cache, batch.n_cached)[: max(plan.layers)]
+    kept = [
+        None if part is None else (_keep(part[0], plan), _keep(part[1], plan)) for part in parts
+    ]
+    inputs = {layer: _keep(states, plan) for layer, states in seen.items()}
+    return prefilled, Recording(inputs, kept, n_outputs[0])
+
+
+def _keep(tensor: Tensor, plan: RecordingPlan) -> Tensor:
+    """A copy, so that no larger tensor is kept alive by a view."""
+    if not plan.on_host:
+        return tensor.clone(memory_format=torch.contiguous_format)
+    pinned = profits_from_pinning(tensor.device)
+    return torch.empty(tensor.shape, dtype=tensor.dtype, pin_memory=pinned).copy_(tensor)
+
+
+@contextmanager
+def _watching(
+    layers: Sequence[nn.Module], wanted: Sequence[int], seen: dict[int, Tensor], n_outputs: list[int]
+) -> Iterator[None]:
+    def watch(layer: int) -> Any:
+        def keep(_: nn.Module, args: Any, kwargs: Any) -> None:
+            seen[layer] = stream_of(args, kwargs)
+
+        return layers[layer].register_forward_pre_hook(keep, with_kwargs=True)
+
+    def count(_: nn.Module, __: Any, output: Any) -> None:
+        n_outputs[0] = 0 if isinstance(output, Tensor) else len(output)
+
+    handles = [watch(layer) for layer in wanted]
+    handles.append(layers[0].register_forward_hook(count))
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def plan_recording(
+    model: Model, batches: Sequence[PromptBatch], prefix: PromptBatch | None, gigabytes: float
+) -> RecordingPlan:
+    """As many layers as fit into so many gigabytes, evenly spaced, and where to keep them.
+
+    The devices of the model are preferred if they have room; main memory is slower to read.
+    """
+    layers, n_layers = model.get_layers(), model.anatomy.n_layers
+    sample = batches[-1].rows(0, 1)
+    whole = PromptBatch(
+        sample.indices, sample.inputs, sample.mask[:, sample.n_cached :], sample.positions
+    )
+    seen: dict[int, Tensor] = {}
+    with _watching(layers, range(n_layers), seen, [0]):
+        cache = prefill(model, whole).cache
+    n_tokens = whole.inputs.shape[1]
+    of_states = [_bytes(seen[layer]) / n_tokens for layer in range(n_layers)]
+    of_cache = [
+        0.0 if part is None else (_bytes(part[0]) + _bytes(part[1])) / n_tokens
+        for part in read_key_values(cache)
+    ]
+    tokens = sum(b.inputs.numel() for b in [*batches, *([prefix] if prefix else [])])
+
+    def needed(kept: Sequence[int]) -> float:
+        return tokens * (sum(of_states[i] for i in kept) + sum(of_cache[: max(kept, default=0)]))
+
+    budget = gigabytes * GIGABYTE
+    on_device = SHARE_OF_FREE_MEMORY * free_memory(model.device)
+    on_host = SHARE_OF_FREE_MEMORY * free_memory(torch.device("cpu"))
+    for step in range(1, n_layers):
+        kept = tuple(range(step, n_layers, step))
+        if needed(kept) <= min(budget, max(on_device, on_host)):
+            host = needed(kept) > on_device
+            log.info(
+                "Passes begin at the first edited layer: %.3f GB for the inputs of %d of %d layers "
+                "and their keys and values, in %s",
+                needed(kept) / GIGABYTE,
+                len(kept),
+                n_layers,
+                "main memory" if host else f"the memory of {model.device}",
+            )
+            return RecordingPlan(kept, host)
+    log.info(
+        "Passes begin at the first layer: activation_cache_gb=%g holds the inputs of no layer",
+        gigabytes,
+    )
+    return RecordingPlan()
+
+
+def _bytes(tensor: Tensor) -> int:
+    return tensor.numel() * tensor.element_size()

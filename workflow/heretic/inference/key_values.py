@@ -1,0 +1,110 @@
+"""Keys and values of some rows of tokens, as plain tensors and as transformers' cache.
+
+Every layer keeps all of its keys, also one that attends to a window only: its mask hides the
+others, and rows can be taken out and put together.
+"""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn.functional import pad
+from transformers import DynamicCache
+from transformers.cache_utils import DynamicLayer
+
+# Keys and values [batch, heads, tokens, head] by layer; None for a layer that keeps none.
+KeyValues = list[tuple[Tensor, Tensor] | None]
+
+# Tokens for which there is room whenever keys and values have to be copied to a larger place.
+ROOM = 32
+
+
+class RoomyLayer(DynamicLayer):
+    """Keys and values with room behind them, so that not all are copied for each new token."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._places: tuple[Tensor, Tensor] | None = None
+
+    def update(
+        self, key_states: Tensor, value_states: Tensor, *_: Any, **__: Any
+    ) -> tuple[Tensor, Tensor]:
+        """Add the new tokens' keys and values [batch, heads, tokens, head]; return all."""
+        if not self.is_initialized:
+            self.lazy_initialization(key_states, value_states)
+            self.keys, self.values = key_states[:, :, :0], value_states[:, :, :0]
+        length = self.keys.shape[2]
+        end = length + key_states.shape[2]
+        if self._places is None or self._places[0].shape[2] < end:
+            self._places = _with_room(self.keys, end), _with_room(self.values, end)
+        keys, values = self._places
+        keys[:, :, length:end] = key_states
+        values[:, :, length:end] = value_states
+        self.keys, self.values = keys[:, :, :end], values[:, :, :end]
+        return self.keys, self.values
+
+
+def _with_room(part: Tensor, tokens: int) -> Tensor:
+    batch, heads, length, size = part.shape
+    place = part.new_empty(batch, heads, tokens + ROOM, size)
+    place[:, :, :length] = part
+    return place
+
+
+def empty_cache() -> DynamicCache:
+    """A cache of layers with room, one for each layer that uses it."""
+    cache = DynamicCache()
+    cache.layer_class_to_replicate = RoomyLayer
+    return cache
+
+
+def make_cache(parts: KeyValues) -> DynamicCache:
+    """A cache that begins with these keys and values, which it will not write over."""
+    cache = empty_cache()
+    for part in parts:
+        layer = RoomyLayer()
+        if part is not None:
+            layer.lazy_initialization(*part)
+            layer.keys, layer.values = part
+        cache.layers.append(layer)
+    return cache
+
+
+def read_key_values(cache: DynamicCache, first: int = 0) -> KeyValues:
+    """What a cache holds from token `first` on; views."""
+    layers: Sequence[Any] = cache.layers
+    return [
+        (layer.keys[:, :, first:], layer.values[:, :, first:]) if layer.is_initialized else None
+        for layer in layers
+    ]
+
+
+def of_batch(parts: KeyValues, batch: int) -> KeyValues:
+    """Keys and values of a single row, seen as those of `batch` rows."""
+    return _each(parts, lambda part: part.expand(batch, -1, -1, -1))
+
+
+def select_rows(cache: DynamicCache, rows: Tensor) -> DynamicCache:
+    """Some rows of a cache, in the order of their indices [n]."""
+    parts = read_key_values(cache)
+    return make_cache(_each(parts, lambda part: part.index_select(0, rows.to(part.device))))
+
+
+def join_rows(caches: Sequence[DynamicCache]) -> DynamicCache:
+    """The rows of several caches, narrower ones padded on the left; masks must hide that."""
+    width = max(cache.get_seq_length() for cache in caches)
+    joined: KeyValues = []
+    for layer in zip(*map(read_key_values, caches), strict=True):
+        parts = [part for part in layer if part is not None]
+        keys, values = zip(*parts, strict=True) if parts else ((), ())
+        joined.append((_stack(keys, width), _stack(values, width)) if parts else None)
+    return make_cache(joined)
+
+
+def _each(parts: KeyValues, change: Callable[[Tensor], Tensor]) -> KeyValues:
+    return [None if part is None else (change(part[0]), change(part[1])) for part in parts]
+
+
+def _stack(parts: Sequence[Tensor], width: int) -> Tensor:
+    return torch.cat([pad(part, (0, 0, width - part.shape[2], 0)) for part in parts])

@@ -1,0 +1,111 @@
+"""Passes over prompts that begin at a layer below which nothing has changed."""
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers import DynamicCache
+
+from heretic.inference.key_values import KeyValues, empty_cache, make_cache, of_batch, read_key_values
+from heretic.inference.prompt_batches import PromptBatch
+from heretic.model.decoding import understood
+from heretic.model.loading import Model
+
+
+@dataclass(frozen=True)
+class Start:
+    """What an earlier pass over the same batch knows of a pass from a layer on.
+
+    Attributes:
+        layer: index of the first layer that is computed.
+        inputs: what that layer is given [batch, tokens, d_model].
+        key_values: of the batch's own tokens, for the layers below.
+        n_outputs: how many values a layer puts out together; 0 if it puts out the states alone.
+    """
+
+    layer: int
+    inputs: Tensor
+    key_values: KeyValues
+    n_outputs: int
+
+
+@dataclass(frozen=True)
+class Prefilled:
+    """A batch after its pass.
+
+    Attributes:
+        logits: of the first response token [batch, vocabulary] in the network's dtype.
+        cache: keys and values of prefix and batch.
+    """
+
+    logits: Tensor
+    cache: DynamicCache
+
+
+def prefill(
+    model: Model, batch: PromptBatch, prefix: KeyValues | None = None, start: Start | None = None
+) -> Prefilled:
+    """One pass over a batch of prompts.
+
+    Args:
+        model: in any state.
+        batch: prompts.
+        prefix: keys and values of the shared prefix [1, ...], of the model in its present state;
+            None if the batch has whole prompts.
+        start: where to begin; None for the embeddings. Nothing that the model computes before
+            that layer may have changed since.
+    """
+    cache = empty_cache() if prefix is None else make_cache(of_batch(prefix, len(batch)))
+    further = {
+        "position_ids": batch.positions,
+        "past_key_values": cache,
+        "use_cache": True,
+        "logits_to_keep": 1,
+    }
+    network: Any = model.network
+    with torch.inference_mode(), _starting(model.get_layers(), start):
+        logits = network(
+            input_ids=batch.inputs,
+            attention_mask=batch.mask,
+            **understood(network, further),
+        ).logits[:, -1]
+    if start is not None:
+        cache = _completed(cache, start, batch.n_cached)
+    return Prefilled(logits, cache)
+
+
+def _completed(cache: DynamicCache, start: Start, n_cached: int) -> DynamicCache:
+    """With the keys and values of the layers that were passed over."""
+    parts = read_key_values(cache)
+    for layer, own in enumerate(start.key_values[: start.layer]):
+        if own is not None:
+            shared = parts[layer] if n_cached and layer < len(parts) else None
+            ahead = ((), ()) if shared is None else ((shared[0],), (shared[1],))
+            joined = [torch.cat([*a, o], dim=2) for a, o in zip(ahead, own, strict=True)]
+            parts[layer : layer + 1] = [(joined[0], joined[1])]
+    return make_cache(parts)
+
+
+@contextmanager
+def _starting(layers: Sequence[nn.Module], start: Start | None) -> Iterator[None]:
+    """While it lasts, layers before `start` compute nothing, and the last of them tells `inputs`."""
+    if start is None:
+        yield
+        return
+    states = start.inputs
+    output = (states, *[None] * (start.n_outputs - 1)) if start.n_outputs else states
+    skipped = layers[: start.layer]
+    own = [layer.__dict__.get("forward") for layer in skipped]
+    try:
+        for layer in skipped:
+            layer.forward = lambda *_, **__: output
+        yield
+    finally:
+        for layer, forward in zip(skipped, own, strict=True):
+            if forward is None:
+                del layer.forward
+            else:
+                layer.forward = forward

@@ -1,0 +1,113 @@
+"""Prompts as tensors that every trial takes as they are: tokenised, sorted and padded once."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from itertools import takewhile
+
+import torch
+from torch import Tensor
+
+from heretic.model.decoding import pad_left
+from heretic.model.loading import Model
+
+# What a pass costs beside its tokens, in tokens: an accelerator reads all weights once, a CPU calls
+# all modules once.
+TOKENS_OF_A_PASS = 128
+
+
+@dataclass(frozen=True)
+class PromptBatch:
+    """Prompts that are prefilled together.
+
+    Attributes:
+        indices: of the prompts among those that were encoded.
+        inputs: token ids [batch, tokens] without the shared prefix, padded on the left.
+        mask: 1 where there is a token [batch, prefix + tokens].
+        positions: of the inputs in their prompts [batch, tokens].
+    """
+
+    indices: tuple[int, ...]
+    inputs: Tensor
+    mask: Tensor
+    positions: Tensor
+
+    def __len__(self) -> int:
+        return len(self.indices)
+
+    @property
+    def n_cached(self) -> int:
+        """Tokens of the prefix, of which keys and values are there already."""
+        return self.mask.shape[1] - self.inputs.shape[1]
+
+    def rows(self, first: int, last: int) -> "PromptBatch":
+        """The rows from `first` up to `last`, which is not among them, in the same columns."""
+        part = slice(first, last)
+        return PromptBatch(
+            self.indices[part], self.inputs[part], self.mask[part], self.positions[part]
+        )
+
+    def shifted(self, by: int) -> "PromptBatch":
+        """The same batch with other indices."""
+        return replace(self, indices=tuple(index + by for index in self.indices))
+
+
+def shared_prefix(ids: Sequence[Sequence[int]]) -> int:
+    """Number of tokens with which all prompts begin, less than the shortest has.
+
+    0 where sharing them would save less than the pass that it takes.
+    """
+    columns = zip(*(row[:-1] for row in ids), strict=False)
+    length = sum(1 for _ in takewhile(lambda column: len(set(column)) == 1, columns))
+    return length if length * (len(ids) - 1) > TOKENS_OF_A_PASS else 0
+
+
+def batches_by_length(lengths: Sequence[int], largest: int) -> list[list[int]]:
+    """Indices in batches of similar lengths, the longest first, so that all passes cost least.
+
+    A pass costs its padded tokens and `TOKENS_OF_A_PASS`. The batches of prompts in order of
+    length that are cheapest in sum are found by dynamic programming.
+
+    Args:
+        lengths: tokens of each prompt.
+        largest: prompts that a batch may have.
+    """
+    order = sorted(range(len(lengths)), key=lambda index: -lengths[index])
+    costs, starts = [0.0], [0]
+    for end in range(1, len(order) + 1):
+        options = [
+            (costs[start] + TOKENS_OF_A_PASS + (end - start) * lengths[order[start]], start)
+            for start in range(max(0, end - largest), end)
+        ]
+        cost, start = min(options)
+        costs.append(cost)
+        starts.append(start)
+    batches, end = [], len(order)
+    while end > 0:
+        batches.append(order[starts[end] : end])
+        end = starts[end]
+    return batches[::-1]
+
+
+def prefix_batch(ids: Sequence[Sequence[int]], length: int, model: Model) -> PromptBatch:
+    """The shared prefix as a batch of one, of which the index says nothing."""
+    return _batch([0], [ids[0][:length]], 0, model)
+
+
+def prompt_batches(
+    ids: Sequence[Sequence[int]], prefix: int, largest: int, model: Model
+) -> list[PromptBatch]:
+    """Prompts in batches of similar lengths, without the first `prefix` tokens of each."""
+    rests = [row[prefix:] for row in ids]
+    return [
+        _batch(indices, [rests[index] for index in indices], prefix, model)
+        for indices in batches_by_length([len(rest) for rest in rests], largest)
+    ]
+
+
+def _batch(
+    indices: Sequence[int], rows: Sequence[Sequence[int]], prefix: int, model: Model
+) -> PromptBatch:
+    inputs, mask = pad_left(rows, model)
+    positions = (mask.cumsum(-1) - 1).clamp(min=0) + prefix
+    cached = torch.ones(len(rows), prefix, dtype=mask.dtype, device=mask.device)
+    return PromptBatch(tuple(indices), inputs, torch.cat([cached, mask], dim=1), positions)

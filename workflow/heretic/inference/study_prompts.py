@@ -1,0 +1,134 @@
+"""The prompts of a study, ready for one pass after the other with changed weights."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from torch import Tensor
+from torch.nn.functional import log_softmax
+
+from heretic.console import log
+from heretic.inference.activations import Recording, RecordingPlan, plan_recording, record
+from heretic.inference.key_values import KeyValues, read_key_values
+from heretic.inference.prefill import Prefilled, prefill
+from heretic.inference.prompt_batches import PromptBatch, prefix_batch, prompt_batches
+from heretic.model.devices import computing_device
+from heretic.model.loading import Model
+
+
+@dataclass(frozen=True)
+class StudyBatch:
+    """A batch of prompts with what the unedited network made of it.
+
+    Attributes:
+        prompts: the batch.
+        recording: from which a pass may start.
+        original: log-probabilities of the first response token [batch, vocabulary], float32; None
+            where nothing is compared with them.
+    """
+
+    prompts: PromptBatch
+    recording: Recording = field(default_factory=Recording)
+    original: Tensor | None = None
+
+    def rows(self, first: int, last: int) -> "StudyBatch":
+        """The rows from `first` up to `last`, which is not among them."""
+        original = None if self.original is None else self.original[first:last]
+        return StudyBatch(
+            self.prompts.rows(first, last), self.recording.rows(first, last), original
+        )
+
+
+class StudyPrompts:
+    """Good and bad prompts in batches that stay the same from trial to trial."""
+
+    def __init__(
+        self,
+        model: Model,
+        good: Sequence[Sequence[int]],
+        bad: Sequence[Sequence[int]],
+        prefix: int,
+        gigabytes: float,
+        most_rows: int,
+    ) -> None:
+        """Make the passes of the unedited network.
+
+        Args:
+            model: in its original state.
+            good: token ids of prompts whose first response tokens are compared with the original's.
+            bad: token ids of further prompts; their indices follow those of the good ones.
+            prefix: number of first tokens that all share, which are computed once; may be 0.
+            gigabytes: that recordings may take.
+            most_rows: of a batch.
+        """
+        self.model = model
+        self._devices = [computing_device(layer) for layer in model.get_layers()]
+        shared = prefix_batch([*good, *bad], prefix, model) if prefix else None
+        batches = prompt_batches(good, prefix, most_rows, model)
+        others = [batch.shifted(len(good)) for batch in prompt_batches(bad, prefix, most_rows, model)]
+        plan = RecordingPlan()
+        if gigabytes > 0:
+            plan = plan_recording(model, [*batches, *others], shared, gigabytes)
+        self.prefix: StudyBatch | None = None
+        key_values: KeyValues | None = None
+        if shared is not None:
+            prefilled, recording = record(model, shared, None, plan)
+            self.prefix = StudyBatch(shared, recording)
+            key_values = read_key_values(prefilled.cache)
+        self.good = [self._recorded(batch, key_values, plan, compared=True) for batch in batches]
+        self.bad = [self._recorded(batch, key_values, plan, compared=False) for batch in others]
+        tokens = sum(batch.inputs.numel() for batch in [*batches, *others])
+        needed = sum(len(row) - prefix for row in [*good, *bad])
+        log.info(
+            "%d prompts in %d batches, %d tokens shared by all, %.0f%% of the others' padding",
+            len(good) + len(bad),
+            len(batches) + len(others),
+            prefix,
+            100 * (tokens - needed) / tokens,
+        )
+
+    def _recorded(
+        self, batch: PromptBatch, prefix: KeyValues | None, plan: RecordingPlan, *, compared: bool
+    ) -> StudyBatch:
+        prefilled, recording = record(self.model, batch, prefix, plan)
+        original = log_softmax(prefilled.logits.float(), dim=-1) if compared else None
+        return StudyBatch(batch, recording, original)
+
+    def limit(self, most_rows: int) -> None:
+        """Split batches that have more rows than that."""
+        self.good = _split(self.good, most_rows)
+        self.bad = _split(self.bad, most_rows)
+
+    def forget_recordings(self) -> bool:
+        """Free what recordings take; whether there were any."""
+        batches = [*self.good, *self.bad, *([self.prefix] if self.prefix else [])]
+        had_any = any(batch.recording.inputs for batch in batches)
+        self.good = [StudyBatch(batch.prompts, original=batch.original) for batch in self.good]
+        self.bad = [StudyBatch(batch.prompts) for batch in self.bad]
+        if self.prefix is not None:
+            self.prefix = StudyBatch(self.prefix.prompts)
+        return had_any
+
+    def prefix_key_values(self, first_changed: int) -> KeyValues | None:
+        """Keys and values of the shared prefix in the model's present state; None without one.
+
+        Args:
+            first_changed: index of the first layer that is not as it was.
+        """
+        if self.prefix is None:
+            return None
+        return read_key_values(self.prefill(self.prefix, first_changed, None).cache)
+
+    def prefill(
+        self, batch: StudyBatch, first_changed: int, prefix: KeyValues | None
+    ) -> Prefilled:
+        """A pass over a batch in the model's present state."""
+        start = batch.recording.start(first_changed, self._devices)
+        return prefill(self.model, batch.prompts, prefix, start)
+
+
+def _split(batches: Sequence[StudyBatch], most_rows: int) -> list[StudyBatch]:
+    return [
+        batch.rows(first, min(first + most_rows, len(batch.prompts)))
+        for batch in batches
+        for first in range(0, len(batch.prompts), most_rows)
+    ]
