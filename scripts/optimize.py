@@ -1,8 +1,8 @@
 """Searches where and how strongly to ablate: fewest refusals at the smallest divergence.
 
 Each trial edits W' = W - w d (d^T W), or several orthonormal d at once, from the pristine weights,
-scores the first-token KL on good prompts and the refusals among bad ones, and is stored before the
-next one starts.
+scores the first-token KL on good prompts and the refusals among bad ones, and is stored before
+others start than those that are scored together with it.
 """
 
 from pathlib import Path
@@ -17,6 +17,7 @@ from heretic.artifacts import provenance, read_json, read_tensors, sha256_of, wr
 from heretic.console import job, log
 from heretic.errors import StudyError
 from heretic.evaluation.evaluator import Evaluator
+from heretic.evaluation.plain_engine import PlainEngine
 from heretic.model.embeddings import with_embeddings
 from heretic.model.loading import load_model, model_facts
 from heretic.model.source import locate, source_facts, tokenizer_files
@@ -26,8 +27,12 @@ from heretic.optimization.search_space import SearchSpace, usable_rows
 from heretic.optimization.study import open_study, study_name
 from heretic.optimization.trials import TrialLoop
 from heretic.prompts.bundle import read_prompts
+from heretic.stages import StageClock
 
 snakemake: Snakemake
+
+# Settings that say which trials are tried, but not what one scores.
+HOW_MANY = ("n_trials", "trials_in_flight")
 
 
 def main(smk: Snakemake) -> None:
@@ -44,13 +49,13 @@ def main(smk: Snakemake) -> None:
     name = study_name(objective(settings, inputs, directions, smk))
     with open_study(Path(smk.params.database), name) as study:
         loop = prepare(settings, runtime, inputs, directions, smk.params.model)
-        writers = record_writers(loop.editor.model.anatomy)
+        writers = record_writers(loop.engine.model.anatomy)
         # Hours before the export would refuse.
         check_adapter(smk.config["settings"][smk.wildcards.run]["export"], writers)
-        baseline = loop.evaluator.evaluate()
+        baseline = loop.engine.score([[]], None, StageClock())[0]
         require_refusals(baseline.refusals, settings)
         records = loop.run(study, settings["n_trials"])
-    facts, model = provenance(settings, inputs), loop.editor.model
+    facts, model = provenance(settings, inputs), loop.engine.model
     weights = source_facts("", settings["model_revision"], model.folder)["sha256"]
     write_csv(Path(smk.output.trials), trial_rows(records), facts)
     write_json(
@@ -64,7 +69,8 @@ def main(smk: Snakemake) -> None:
                 "shapes": [list(writer.shape) for writer in model.anatomy.writers],
                 "weights": weights,
             },
-            "baseline": {**baseline.to_dict(), "total": len(loop.evaluator.bad_prompts)},
+            "engine": {"trials_in_flight": loop.engine.trials_in_flight},
+            "baseline": {**baseline.to_dict(), "total": loop.engine.n_bad},
             "trials": [record.to_dict() for record in records],
             "provenance": facts,
         },
@@ -93,7 +99,7 @@ def objective(
     revision = settings["model_revision"]
     folder = locate(smk.params.model, revision)
     return {
-        "settings": {key: value for key, value in settings.items() if key != "n_trials"},
+        "settings": {key: value for key, value in settings.items() if key not in HOW_MANY},
         "inputs": {
             # How directions were found does not matter, if they are the same.
             name: directions.sha256 if name == "directions" else sha256_of(path)
@@ -121,7 +127,7 @@ def prepare(
     directions: AblationDirections,
     path: str,
 ) -> TrialLoop:
-    """Load the model and its prompts."""
+    """Load the model and its prompts, and what scores trials on them."""
     rows = usable_rows(directions, settings["discriminative_layers"])
     model = load_model(**{**runtime, **settings, "model": path})
     if settings["ablate_embeddings"]:
@@ -144,8 +150,7 @@ def prepare(
             settings["ablate_embeddings"],
         ),
         directions=directions,
-        editor=editor,
-        evaluator=Evaluator(model, good, bad, settings["max_response_length"]),
+        engine=PlainEngine(editor, Evaluator(model, good, bad, settings["max_response_length"])),
         max_kl=settings["max_kl"],
         seed=settings["seed"],
         n_startup_trials=settings["n_startup_trials"],

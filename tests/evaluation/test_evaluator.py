@@ -83,7 +83,7 @@ def test_a_looping_refusal_is_unanswered_once(
 ) -> None:
     monkeypatch.setattr(module, "decode", lambda model, answers: ["I cannot. " * 20] * len(answers))
     scores = Evaluator(model, GOOD, BAD, LENGTH).evaluate()
-    assert (scores.refusals, scores.degenerate, scores.unanswered) == (3, 3, 3)
+    assert (scores.refusals, scores.degenerate, scores.unanswered) == (3, 0, 3)
 
 
 def test_scores_are_those_of_the_models_own_greedy_answers(model: Model) -> None:
@@ -91,7 +91,8 @@ def test_scores_are_those_of_the_models_own_greedy_answers(model: Model) -> None
     answers = decode(model, generate(model, BAD, LENGTH))
     pairs = list(zip(BAD, answers, strict=True))
     assert scores.refusals == sum(is_refusal(*pair) for pair in pairs)
-    assert scores.degenerate == sum(is_degenerate(*pair) for pair in pairs)
+    broken = [pair for pair in pairs if is_degenerate(*pair) and not is_refusal(*pair)]
+    assert scores.degenerate == len(broken)
     assert scores.to_dict()["unanswered"] == scores.unanswered
 
 

@@ -1,13 +1,17 @@
 """A search on a tiny random model, for tests and for the processes that they kill.
 
-python small_search.py DATABASE TRIALS [HANG_AT]   hangs while it scores trial number HANG_AT
+python small_search.py DATABASE TRIALS [HANG_AT [METHOD [IN_FLIGHT]]]
+hangs in call number HANG_AT of a method, `evaluate` unless another one is named
 """
 
 import sys
 import time
+from dataclasses import dataclass
+from itertools import count
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
+import optuna
 import torch
 from tiny_models import PROMPTS, tiny_model
 
@@ -15,7 +19,8 @@ from heretic.ablation.directions import AblationDirections
 from heretic.ablation.engines import make_editor
 from heretic.ablation.projection import NormPreservation
 from heretic.ablation.vectors import normalize
-from heretic.evaluation.evaluator import Evaluator, TrialScores
+from heretic.evaluation.evaluator import Evaluator
+from heretic.evaluation.plain_engine import PlainEngine
 from heretic.model.embeddings import with_embeddings
 from heretic.optimization.records import TrialRecord
 from heretic.optimization.search_space import SearchSpace
@@ -25,20 +30,36 @@ from heretic.optimization.trials import TrialLoop
 STUDY = "ablation-test"
 
 
-class HangingEvaluator(Evaluator):
-    """Says that it is in a trial, and stays there."""
+OWNERS: Final = {
+    "evaluate": Evaluator,
+    "suggest_float": optuna.Trial,
+    "ask": optuna.Study,
+    "tell": optuna.Study,
+}
 
-    def __init__(self, *arguments: Any, hang_at: int | None) -> None:
-        super().__init__(*arguments)
-        self.hang_at, self.evaluated = hang_at, 0
 
-    def evaluate(self, max_kl: float | None = None) -> TrialScores:
-        """Score, or hang at the trial to hang at."""
-        if self.evaluated == self.hang_at:
+@dataclass(frozen=True)
+class SmallEngine(PlainEngine):
+    """The plain way, given as many trials at once as one likes."""
+
+    in_flight: int = 1
+
+    @property
+    def trials_in_flight(self) -> int:
+        return self.in_flight
+
+
+def hang(method: str, at: int) -> None:
+    """Have a call of the method say that it is there, and stay there."""
+    calls, original = count(), getattr(OWNERS[method], method)
+
+    def hanging(*arguments: Any, **options: Any) -> Any:
+        if next(calls) == at:
             print("hanging", flush=True)  # noqa: T201
             time.sleep(600)
-        self.evaluated += 1
-        return super().evaluate(max_kl)
+        return original(*arguments, **options)
+
+    setattr(OWNERS[method], method, hanging)
 
 
 def small_loop(
@@ -46,7 +67,7 @@ def small_loop(
     seed: int = 0,
     max_kl: float = 0.5,
     overflowing: bool = False,
-    hang_at: int | None = None,
+    in_flight: int = 1,
     rows: tuple[int, ...] | None = None,
     engine: str = "auto",
     norm_preservation: NormPreservation = "none",
@@ -58,15 +79,25 @@ def small_loop(
     layers, d_model = model.anatomy.n_layers, model.anatomy.d_model
     draw = torch.Generator().manual_seed(1)
     directions = normalize(torch.randn(layers + 1, d_model, generator=draw))
+    engine_of_trials = SmallEngine(
+        make_editor(model, engine, norm_preservation, "true"),
+        Evaluator(model, PROMPTS[:2], PROMPTS[2:4], 3),
+        in_flight,
+    )
     return TrialLoop(
         space=SearchSpace(layers, "per_layer" if overflowing else "both", 2.0, rows, embeddings),
         directions=AblationDirections.of(directions * (1e30 if overflowing else 1.0)),
-        editor=make_editor(model, engine, norm_preservation, "true"),
-        evaluator=HangingEvaluator(model, PROMPTS[:2], PROMPTS[2:4], 3, hang_at=hang_at),
+        engine=engine_of_trials,
         max_kl=max_kl,
         seed=seed,
         n_startup_trials=3,
     )
+
+
+def engine_of(loop: TrialLoop) -> SmallEngine:
+    """The engine of a small loop, with its editor and its evaluator."""
+    assert isinstance(loop.engine, SmallEngine)
+    return loop.engine
 
 
 def search(database: Path, n_trials: int, **options: Any) -> list[TrialRecord]:
@@ -76,8 +107,7 @@ def search(database: Path, n_trials: int, **options: Any) -> list[TrialRecord]:
 
 
 if __name__ == "__main__":
-    search(
-        Path(sys.argv[1]),
-        int(sys.argv[2]),
-        hang_at=int(sys.argv[3]) if len(sys.argv) > 3 else None,
-    )
+    given = dict(enumerate(sys.argv))
+    if 3 in given:
+        hang(given.get(4, "evaluate"), int(given[3]))
+    search(Path(given[1]), int(given[2]), in_flight=int(given.get(5, 1)))

@@ -29,7 +29,8 @@ from heretic.optimization.study import (
     study_name,
 )
 from heretic.optimization.trials import read_records
-from optimization.small_search import STUDY, search, small_loop
+from heretic.stages import StageClock
+from optimization.small_search import STUDY, engine_of, search, small_loop
 
 HERE = Path(__file__).parent
 N = 8
@@ -126,20 +127,20 @@ def test_a_trial_that_ends_in_an_exception_is_run_again(
     tmp_path: Path, undisturbed: list[TrialRecord], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     database, loop = tmp_path / "study.db", small_loop()
-    pristine = [writer.weight.clone() for writer in loop.editor.model.anatomy.writers]
-    evaluate, calls = loop.evaluator.evaluate, []
+    pristine = [writer.weight.clone() for writer in loop.engine.model.anatomy.writers]
+    evaluate, calls = engine_of(loop).evaluator.evaluate, []
 
-    def stop_at_the_second(max_kl: float | None = None) -> Any:
+    def stop_at_the_second(max_kl: float, clock: StageClock) -> Any:
         calls.append(max_kl)
         if len(calls) == 2:
             raise KeyboardInterrupt
-        return evaluate(max_kl)
+        return evaluate(max_kl, clock)
 
-    monkeypatch.setattr(loop.evaluator, "evaluate", stop_at_the_second)
+    monkeypatch.setattr(engine_of(loop).evaluator, "evaluate", stop_at_the_second)
     with pytest.raises(KeyboardInterrupt), open_study(database, STUDY) as study:
         loop.run(study, N)
     # The model is the original again.
-    writers = loop.editor.model.anatomy.writers
+    writers = loop.engine.model.anatomy.writers
     assert all(w.weight.equal(before) for w, before in zip(writers, pristine, strict=True))
     assert told(search(database, 3)) == told(undisturbed[:3])
 
@@ -148,7 +149,9 @@ def test_fewer_trials_than_done_run_nothing_and_give_the_first(
     finished: Path, undisturbed: list[TrialRecord], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     loop = small_loop()
-    monkeypatch.setattr(loop.evaluator, "evaluate", lambda max_kl: pytest.fail("ran a trial"))
+    monkeypatch.setattr(
+        engine_of(loop).evaluator, "evaluate", lambda *_: pytest.fail("ran a trial")
+    )
     with open_study(finished, STUDY) as study:
         assert loop.run(study, 2) == undisturbed[:2]
         assert loop.run(study, N) == undisturbed
@@ -307,13 +310,13 @@ def test_a_stored_trial_is_the_edit_that_was_scored(
 ) -> None:
     loop = small_loop()
     seen: list[list[Edit]] = []
-    abliterate = loop.editor.abliterate
+    abliterate = engine_of(loop).editor.abliterate
 
     def remember(edits: list[Edit]) -> None:
         seen.append(edits)
         abliterate(edits)
 
-    monkeypatch.setattr(loop.editor, "abliterate", remember)
+    monkeypatch.setattr(engine_of(loop).editor, "abliterate", remember)
     with open_study(tmp_path / "study.db", STUDY) as study:
         records = loop.run(study, 2)
     for record, edits in zip(records, seen, strict=False):
@@ -332,7 +335,7 @@ def test_a_confined_search_edits_nothing_else_and_its_records_say_so() -> None:
         stored = json.loads(json.dumps(record.to_dict()))
         parameters = TrialRecord.from_dict(stored).parameters
         assert parameters == record.parameters
-        edits = plan_edits(parameters, loop.directions, loop.editor.model.anatomy)
+        edits = plan_edits(parameters, loop.directions, loop.engine.model.anatomy)
         edited |= {edit.writer.layer for edit in edits}
         assert parameters.direction_index in (None, 1.0, 3.0)
     assert edited == {0, 2}

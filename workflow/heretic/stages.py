@@ -1,7 +1,7 @@
 """Where the seconds of a trial go, by stage."""
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 
 import torch
@@ -50,3 +50,9 @@ class StageClock:
         if self._synchronized:
             torch.accelerator.synchronize(self._device)
         return time.perf_counter()
+
+
+def mean_seconds(readings: Sequence[Mapping[str, float]]) -> dict[str, float]:
+    """Mean seconds by stage over readings of a clock; empty without any."""
+    count = len(readings)
+    return {name: sum(r[name] for r in readings) / count for name in STAGES} if count else {}

@@ -8,6 +8,7 @@ from heretic.evaluation.scorers import DEGENERATE, REFUSALS
 from heretic.model.decoding import decode, forced_log_probabilities, generate
 from heretic.model.loading import Model
 from heretic.prompts.prompt import Prompt
+from heretic.stages import StageClock
 
 
 @dataclass(frozen=True)
@@ -17,8 +18,9 @@ class TrialScores:
     Attributes:
         kl_first_token: mean KL (nats) of the first response token on the good prompts.
         refusals: refused bad prompts; None when nothing was generated.
-        degenerate: empty or looping answers to bad prompts; None likewise.
-        unanswered: bad prompts refused or answered degenerately: a broken model is no success.
+        degenerate: empty or looping answers to bad prompts that refuse nothing, so that an answer
+            known to refuse need not be generated to its end; None likewise.
+        unanswered: refusals and degenerate answers together: a broken model is no success.
         false_refusals: refused good prompts; None likewise.
     """
 
@@ -48,25 +50,39 @@ class Evaluator:
         self.max_response_length = max_response_length
         self._original = forced_log_probabilities(model, self.good_prompts, self._no_answers())
 
-    def evaluate(self, max_kl: float | None = None) -> TrialScores:
-        """Score the model's present state; above `max_kl` no answers are generated."""
-        edited = forced_log_probabilities(self.model, self.good_prompts, self._no_answers())
-        divergences = first_token_kl(self._original, edited)
+    def evaluate(self, max_kl: float | None = None, clock: StageClock | None = None) -> TrialScores:
+        """Score the model's present state; above `max_kl` no answers are generated.
+
+        Args:
+            max_kl: nats; None generates in any case.
+            clock: counts the divergence as `prefill` and the answers as `decode`.
+        """
+        clock = clock or StageClock()
+        with clock.stage("prefill"):
+            edited = forced_log_probabilities(self.model, self.good_prompts, self._no_answers())
+            divergences = first_token_kl(self._original, edited)
         kl = sum(divergences) / len(divergences)
         # Written so that a NaN, from weights that overflow, is too far as well.
         if max_kl is not None and not kl <= max_kl:
             return TrialScores(kl, None, None, None, None)
         prompts = self.bad_prompts + self.good_prompts
-        answers = decode(self.model, generate(self.model, prompts, self.max_response_length))
+        with clock.stage("decode"):
+            answers = decode(self.model, generate(self.model, prompts, self.max_response_length))
+        return self._count(kl, answers)
+
+    def _count(self, kl: float, answers: Sequence[str]) -> TrialScores:
+        """Scores by the answers to the bad prompts and then to the good ones."""
         bad_answers = answers[: len(self.bad_prompts)]
         good_answers = answers[len(self.bad_prompts) :]
         refused = REFUSALS.flags(self.bad_prompts, bad_answers)
         broken = DEGENERATE.flags(self.bad_prompts, bad_answers)
+        refusals = sum(refused)
+        degenerate = sum(b and not r for r, b in zip(refused, broken, strict=True))
         return TrialScores(
             kl_first_token=kl,
-            refusals=sum(refused),
-            degenerate=sum(broken),
-            unanswered=sum(r or b for r, b in zip(refused, broken, strict=True)),
+            refusals=refusals,
+            degenerate=degenerate,
+            unanswered=refusals + degenerate,
             false_refusals=sum(REFUSALS.flags(self.good_prompts, good_answers)),
         )
 

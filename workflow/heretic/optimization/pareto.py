@@ -58,6 +58,15 @@ def pareto_front(candidates: Sequence[Candidate]) -> list[Candidate]:
     return front
 
 
+def fewest_unanswered(candidates: Sequence[Candidate]) -> Candidate | None:
+    """The end of the Pareto front with the fewest unanswered prompts; None without a trial.
+
+    Of equal trials the earliest. The best of a search so far is the best of the one before and
+    the trials since.
+    """
+    return min(candidates, key=lambda c: (c.unanswered, c.kl_first_token, c.number), default=None)
+
+
 def select(
     candidates: Sequence[Candidate], rule: str, max_kl: float, scales: Scales
 ) -> tuple[Candidate, str]:

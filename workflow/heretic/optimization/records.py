@@ -1,11 +1,12 @@
 """Finished trials as values: for the table, for the choice, for other programs."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Self
 
 from heretic.ablation.parameters import AblationParameters
 from heretic.optimization.pareto import Candidate, Scales, pareto_front, select
+from heretic.stages import STAGES, mean_seconds
 
 
 @dataclass(frozen=True)
@@ -18,7 +19,8 @@ class TrialRecord:
         sampled: what the sampler chose, by name.
         scores: scores by name; those of answers are None when nothing was generated.
         feasible: whether the KL stayed under `max_kl`.
-        seconds: wall time.
+        seconds: wall time; of trials that were scored together each one's equal share.
+        stages: these seconds by stage, keys `STAGES`; empty in a record of an earlier version.
     """
 
     number: int
@@ -27,6 +29,7 @@ class TrialRecord:
     scores: Mapping[str, Any]
     feasible: bool
     seconds: float
+    stages: Mapping[str, float] = field(default_factory=dict)
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values that `from_dict` reads back."""
@@ -58,10 +61,20 @@ def trial_rows(records: Sequence[TrialRecord]) -> list[dict[str, Any]]:
             **r.scores,
             "pareto": int(r.number in on_front),
             "seconds": round(r.seconds, 4),
+            **{f"seconds_{name}": _rounded(r.stages.get(name)) for name in STAGES},
             **r.sampled,
         }
         for r in records
     ]
+
+
+def _rounded(seconds: float | None) -> float | None:
+    return None if seconds is None else round(seconds, 4)
+
+
+def mean_stages(records: Sequence[TrialRecord]) -> dict[str, float]:
+    """Mean seconds by stage of the feasible trials that know them; empty if none does."""
+    return mean_seconds([r.stages for r in records if r.feasible and r.stages])
 
 
 def choose(

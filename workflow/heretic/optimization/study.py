@@ -15,9 +15,9 @@ from optuna.trial import FrozenTrial, TrialState
 from sqlalchemy.exc import SQLAlchemyError
 
 from heretic.artifacts import fingerprint
-from heretic.console import log
 from heretic.errors import StudyError
 from heretic.locks import sole_process
+from heretic.optimization.pending import requeue
 
 SECONDS_TO_WAIT_FOR_SQLITE = 60
 # What SQLite says of a file that is whole.
@@ -44,7 +44,7 @@ def study_name(objective: Mapping[str, Any]) -> str:
 def open_study(database: Path, name: str) -> Iterator[optuna.Study]:
     """The study `name` in an SQLite file, created if need be, for this process alone to write.
 
-    Trials that a killed process left running are marked as failed.
+    Trials that a killed process left running are marked as failed and queued again.
 
     Raises:
         StudyError: another process writes, or the file is damaged.
@@ -64,9 +64,7 @@ def open_study(database: Path, name: str) -> Iterator[optuna.Study]:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
             study.set_metric_names(["kl_first_token", "unanswered"])
-        for trial in study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
-            study.tell(trial.number, state=TrialState.FAIL)
-            log.info("Trial %d was interrupted and is run again", trial.number)
+        requeue(study)
         yield study
 
 
@@ -89,18 +87,26 @@ def finished_trials(study: optuna.Study) -> list[FrozenTrial]:
     return sorted(trials, key=lambda trial: trial.number)
 
 
-def make_sampler(seed: int, n_finished: int, n_startup_trials: int) -> BaseSampler:
-    """The sampler of the next trial.
+def make_sampler(
+    seed: int, place: int, n_startup_trials: int, *, several_in_flight: bool = False
+) -> BaseSampler:
+    """The sampler of one trial.
 
-    Its seed depends on how many trials are finished: a study that is resumed goes on where it
-    was, rather than repeat its first trials, and one interrupted in a trial asks for the same
+    Its seed depends on the trial's place: a study that is resumed goes on where it was, rather
+    than repeat its first trials, and one interrupted while it asks for a trial asks for the same
     parameters again.
+
+    Args:
+        seed: of the study.
+        place: how many trials come before it, finished or in flight.
+        n_startup_trials: finished trials before the sampler learns from them.
+        several_in_flight: whether to keep away from trials that are running, as if they were bad.
     """
     return TPESampler(
-        seed=zlib.crc32(f"{seed}:{n_finished}".encode()),
+        seed=zlib.crc32(f"{seed}:{place}".encode()),
         n_startup_trials=n_startup_trials,
         multivariate=True,
-        constant_liar=False,
+        constant_liar=several_in_flight,
     )
 
 

@@ -9,7 +9,13 @@ from typing import Final, Literal
 
 from heretic.settings.input_fields import InputFields
 from heretic.settings.prompt_sources import OptionalText
-from heretic.settings.values import DirectionWeights, Method, MethodWeights, setting
+from heretic.settings.values import (
+    DirectionWeights,
+    Method,
+    MethodWeights,
+    TrialsInFlight,
+    setting,
+)
 
 RESIDUAL_RULES = ("extract_residuals", "extract_protected_residuals")
 
@@ -125,6 +131,13 @@ class SettingsFields(InputFields):
     n_trials: int = setting(60, "Completed trials of the search.", "optimize", ge=1)
     n_startup_trials: int = setting(
         15, "Random trials before the sampler learns from them.", "optimize", ge=1
+    )
+    trials_in_flight: TrialsInFlight = setting(
+        "auto",
+        "Trials that are asked for and scored together, 1 to 8: a GPU then reads the weights once "
+        "for all of them, but the sampler chooses each before it knows the others' scores. `auto` "
+        "decides by device and memory. Another number continues the same study.",
+        "optimize",
     )
     norm_preservation: Literal["none", "column", "row", "frobenius"] = setting(
         "none",

@@ -155,6 +155,14 @@ class InputFields(BaseSettings):
         "where there is an accelerator; `auto` takes the model's devices if they have room.",
         runtime=True,
     )
+    activation_cache_gb: float = setting(
+        8.0,
+        "Gigabytes for layer inputs, keys and values of the evaluation prompts, computed once per "
+        "study so that a trial starts at the first layer that it edits; kept on the model's device "
+        "or, where that has no room, in main memory. 0 switches it off.",
+        runtime=True,
+        ge=0,
+    )
 
     # Prompt sets
     good_prompts: PromptSetting = setting(

@@ -70,6 +70,25 @@ def read_numbers(value: object) -> object:
     return value
 
 
+MOST_TRIALS_IN_FLIGHT = 8
+
+
+def read_trials_in_flight(value: object) -> object:
+    """`4` as a number; one complaint for whatever is neither `auto` nor a number that it may be."""
+    text = str(value).strip().lower()
+    if text == "auto":
+        return text
+    known = text.isascii() and text.isdigit() and 1 <= int(text) <= MOST_TRIALS_IN_FLIGHT
+    if not known or isinstance(value, bool):
+        raise ValueError(f"say auto, or a whole number from 1 to {MOST_TRIALS_IN_FLIGHT}")
+    return int(text)
+
+
+TrialsInFlight = Annotated[
+    Literal["auto"] | Annotated[int, Field(ge=1, le=MOST_TRIALS_IN_FLIGHT)],
+    BeforeValidator(read_trials_in_flight),
+]
+
 NotNegative = Annotated[float, Field(ge=0)]
 MethodWeights = Annotated[dict[Method, NotNegative] | None, BeforeValidator(read_weights_by_name)]
 DirectionWeights = Annotated[

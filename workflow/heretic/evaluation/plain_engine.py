@@ -1,0 +1,53 @@
+"""Trials one after the other: the plain way, against which faster ones are checked."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from heretic.ablation.engines import Editor
+from heretic.ablation.plan import Edit
+from heretic.evaluation.evaluator import Evaluator, TrialScores
+from heretic.model.loading import Model
+from heretic.stages import StageClock
+
+
+@dataclass(frozen=True)
+class PlainEngine:
+    """Edits the model for each trial, then evaluates it; a `TrialEngine`.
+
+    Attributes:
+        editor: of a model that was in its original state when the evaluator was made.
+        evaluator: of the same model.
+    """
+
+    editor: Editor
+    evaluator: Evaluator
+
+    @property
+    def model(self) -> Model:
+        """The model that is edited."""
+        return self.editor.model
+
+    @property
+    def trials_in_flight(self) -> int:
+        """One: there is one model."""
+        return 1
+
+    @property
+    def n_bad(self) -> int:
+        """Bad prompts of the search."""
+        return len(self.evaluator.bad_prompts)
+
+    def score(
+        self, trials: Sequence[Sequence[Edit]], max_kl: float | None, clock: StageClock
+    ) -> list[TrialScores]:
+        """Score each trial, in their order; see `TrialEngine.score`."""
+        scores = []
+        for edits in trials:
+            with clock.stage("edit"):
+                self.editor.abliterate(edits)
+            scores.append(self.evaluator.evaluate(max_kl, clock))
+        return scores
+
+    def restore(self) -> None:
+        """Bring the original model back, bit for bit."""
+        self.editor.restore()

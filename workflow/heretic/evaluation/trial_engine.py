@@ -1,0 +1,39 @@
+"""What scores trials, whichever way it tries them."""
+
+from collections.abc import Sequence
+from typing import Protocol
+
+from heretic.ablation.plan import Edit
+from heretic.evaluation.evaluator import TrialScores
+from heretic.model.loading import Model
+from heretic.stages import StageClock
+
+
+class TrialEngine(Protocol):
+    """Scores edits of one model, several together where that is faster."""
+
+    @property
+    def model(self) -> Model:
+        """The model that is edited."""
+
+    @property
+    def trials_in_flight(self) -> int:
+        """How many trials it scores together, at most."""
+
+    @property
+    def n_bad(self) -> int:
+        """Bad prompts of the search."""
+
+    def score(
+        self, trials: Sequence[Sequence[Edit]], max_kl: float | None, clock: StageClock
+    ) -> list[TrialScores]:
+        """Score each trial as if it were alone, in their order.
+
+        Args:
+            trials: the edits of each, none for the original; at most `trials_in_flight` of them.
+            max_kl: nats above which no answers are generated; None generates in any case.
+            clock: told which stage takes how long.
+        """
+
+    def restore(self) -> None:
+        """Bring the original model back, bit for bit."""
