@@ -70,7 +70,7 @@ def run_in_batches(
                 raise
         if not done:
             # Outside the handler: the traceback would keep the failed batch's tensors alive.
-            _release()
+            release_memory()
             size.current = min(size.current, len(indices))
             size.halve()
             continue
@@ -86,7 +86,8 @@ def is_out_of_memory(error: BaseException) -> bool:
     return any(words in text for words in OUT_OF_MEMORY)
 
 
-def _release() -> None:
+def release_memory() -> None:
+    """Give back what is no longer used, to the accelerator too."""
     gc.collect()
     if torch.cuda.is_available():
         torch.cuda.empty_cache()
