@@ -6,9 +6,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from heretic.ablation import restored_norms
+from heretic.ablation.products import measure
 from heretic.ablation.projection import NormPreservation, ablate_matrix
-from heretic.ablation.restored_norms import KEPT, RestoredNorms
+from heretic.ablation.restored_norms import restoring_factors
 
 KINDS: list[NormPreservation] = ["column", "row", "frobenius"]
 sizes = st.integers(3, 20)
@@ -28,11 +28,23 @@ def orthonormal_rows(count: int, width: int, seed: int) -> Tensor:
     return rows
 
 
+def factors_of(
+    weight: Tensor,
+    directions: Tensor,
+    chosen: list[float],
+    kind: NormPreservation,
+    limit: int = 2**23,
+) -> Tensor:
+    """From products made, and rows measured, in pieces of `limit` numbers."""
+    products = measure(weight, directions, kind, limit=limit)
+    return restoring_factors(products, chosen, kind, lambda: weight, limit)
+
+
 def by_factors(
     weight: Tensor, directions: Tensor, chosen: list[float], kind: NormPreservation
 ) -> Tensor:
     """The edited matrix, by way of the factors."""
-    factors = RestoredNorms(weight, kind).factors(directions, chosen)
+    factors = factors_of(weight, directions, chosen, kind)
     plain = ablate_matrix(weight, directions, chosen)
     return plain * (factors[:, None] if kind == "row" else factors)
 
@@ -80,31 +92,33 @@ def test_what_an_edit_leaves_next_to_nothing_of_is_measured(
 def test_half_precision_weights_are_read_in_single(kind: NormPreservation) -> None:
     weight, directions = matrix(16, 12, 3, torch.bfloat16), orthonormal_rows(2, 16, 4)
 
-    found = RestoredNorms(weight, kind).factors(directions, [1.0, 0.5])
+    found = factors_of(weight, directions, [1.0, 0.5], kind)
 
-    exact = RestoredNorms(weight.double(), kind).factors(directions, [1.0, 0.5])
+    exact = factors_of(weight.double(), directions, [1.0, 0.5], kind)
     assert found.dtype == torch.float32
     assert (found - exact).abs().max() < 1e-5
 
 
-def test_the_matrix_is_read_once_for_a_set_of_directions(monkeypatch: pytest.MonkeyPatch) -> None:
-    norms = RestoredNorms(matrix(8, 6, 0), "row")
-    read: list[int] = []
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("limit", [1, 30, 100])
+def test_experts_have_factors_of_their_own_whatever_the_pieces(
+    kind: NormPreservation, limit: int
+) -> None:
+    """The second expert is one of which nothing, or whole rows, are left."""
+    directions = torch.zeros(2, 6, dtype=torch.float64)
+    directions[:, 2:4] = orthonormal_rows(2, 2, 0)
+    other = matrix(6, 5, 1) if kind == "row" else directions.T @ matrix(2, 5, 1)
+    stack = torch.stack([matrix(6, 5, 0), other, matrix(6, 5, 2)])
 
-    def note(self: RestoredNorms, directions: Tensor) -> restored_norms.Products:
-        read.append(len(directions))
-        return multiply(self, directions)
+    found = factors_of(stack, directions, [1.0, 0.99], kind, limit)
 
-    multiply = RestoredNorms._multiply
-    monkeypatch.setattr(RestoredNorms, "_multiply", note)
-    own = orthonormal_rows(1, 8, 0)
-    for other in range(KEPT + 2):  # the others push each other out, not the one in use
-        norms.factors(own.clone(), [0.7])
-        norms.factors(orthonormal_rows(2, 8, other), [1.0, 2.0])
-        norms.factors(own, [1.5])
-    assert read == [1] + [2] * (KEPT + 2)
+    for expert, weight in zip(found, stack, strict=True):
+        alone = factors_of(weight, directions, [1.0, 0.99], kind)
+        torch.testing.assert_close(expert, alone, rtol=1e-9, atol=0)
+    assert found[1].max() > 10
 
-    for other in range(KEPT):
-        norms.factors(orthonormal_rows(3, 8, other), [1.0] * 3)
-    norms.factors(own, [0.7])
-    assert read[KEPT + 3 :] == [3] * KEPT + [1]
+
+def test_products_without_norms_have_no_factors() -> None:
+    products = measure(matrix(6, 5, 0), orthonormal_rows(1, 6, 0), "none")
+    with pytest.raises(ValueError, match="without the norms"):
+        restoring_factors(products, [1.0], "column", lambda: matrix(6, 5, 0))

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from heretic.ablation.mixtures import Mixture
 from heretic.ablation.vectors import orthonormalize
 from heretic.errors import DirectionError
 
@@ -113,19 +114,50 @@ class AblationDirections:
         Raises:
             DirectionError: the index is outside the rows, or the neighbours cancel each other.
         """
+        units = self._between(index)[1]
+        low, high, share = self._neighbours(index)
+        weights = torch.lerp(self.weights[low].double(), self.weights[high].double(), share)
+        return units.to(self.rows.dtype), weights.tolist()
+
+    def mixture_of_layer(self, layer: int) -> Mixture:
+        """How `of_layer` is made of the rows.
+
+        Raises:
+            DirectionError: there is no such layer.
+        """
+        self._require(layer + 1)
+        return Mixture.of_rows(self.rows, layer + 1)
+
+    def mixture_at(self, index: float) -> Mixture:
+        """How `at` is made of the rows.
+
+        Raises:
+            DirectionError: the index is outside the rows, or the neighbours cancel each other.
+        """
+        vectors, units, signs = self._between(index)
+        low, high, share = self._neighbours(index)
+        parts = torch.cat([(1 - share) * torch.ones_like(signs).diag(), (share * signs).diag()], 1)
+        return Mixture.of_rows(self.rows, low, high).times(parts).orthonormal(vectors, units)
+
+    def _neighbours(self, index: float) -> tuple[int, int, float]:
+        """The rows below and above an index, and the share of the one above."""
         self._require(index)
         low = int(index)
-        high, share = min(low + 1, len(self.rows) - 1), index - low
+        return low, min(low + 1, len(self.rows) - 1), index - low
+
+    def _between(self, index: float) -> tuple[Tensor, Tensor, Tensor]:
+        """Mixed neighbours, these made orthonormal [k, d_model], and signs [k] of those above."""
+        low, high, share = self._neighbours(index)
         below, above = self.rows[low].double(), self.rows[high].double()
+        signs = _signs(above, below)
+        vectors = torch.lerp(below, above * signs[:, None], share)
         try:
-            units = orthonormal(torch.lerp(below, _aligned(above, below), share))
+            return vectors, orthonormal(vectors), signs
         except DirectionError as error:
             raise DirectionError(
                 f"directions {low} and {high} cancel at index {index:.3f}; use direction_scope="
                 "per_layer"
             ) from error
-        weights = torch.lerp(self.weights[low].double(), self.weights[high].double(), share)
-        return units.to(self.rows.dtype), weights.tolist()
 
     def _require(self, index: float) -> None:
         if not 0 <= index <= len(self.rows) - 1:
@@ -150,12 +182,12 @@ def orthonormal(vectors: Tensor) -> Tensor:
     return units
 
 
-def _aligned(above: Tensor, below: Tensor) -> Tensor:
-    """The rows of `above`, turned round where they point away from those of `below`.
+def _signs(above: Tensor, below: Tensor) -> Tensor:
+    """-1 for each of the rows of `above` [k] that points away from that of `below`, else 1.
 
     All but the first are eigenvectors or the like, whose sign says nothing. The first points from
     good to bad in every layer and stays.
     """
-    signs = torch.where((above * below).sum(-1) < 0, -1.0, 1.0)
+    signs = torch.where((above * below).sum(-1) < 0, -1.0, 1.0).double()
     signs[0] = 1.0
-    return above * signs[:, None]
+    return signs

@@ -1,24 +1,28 @@
 """Applies a trial's edits to the weights and takes them back."""
 
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Protocol
 
 import torch
+from torch import Tensor
 
+from heretic.ablation.directions import AblationDirections
 from heretic.ablation.disk_weights import DiskWeights
 from heretic.ablation.memory_plan import choose_place
 from heretic.ablation.plan import Edit
-from heretic.ablation.projection import NormPreservation, ablate_bias, ablate_matrix
+from heretic.ablation.projection import NormPreservation
 from heretic.ablation.weights_cache import (
     LayerWeightsCache,
     PristineParts,
     copy_back,
     overwriting,
 )
+from heretic.ablation.writing import MatrixWriting
 from heretic.errors import ModelLoadError, one_line
 from heretic.model.anatomy import Anatomy, StreamWriter
 from heretic.model.loading import Model
+from heretic.stages import StageClock
 
 
 class PristineWeights(Protocol):
@@ -35,56 +39,111 @@ class WeightEditor:
     """Edits a model in place, always from its pristine weights.
 
     Restoring and editing is one pass per matrix, and touches only the matrices that this edit or
-    the one before it changes. If that fails half-way the model is of no more use: it is marked as
+    the one before it changes. There is one trial at a time. If that fails half-way the model is of no more use: it is marked as
     damaged, and no editor takes it until it is loaded again.
     """
 
+    max_trials = 1
+
     def __init__(
-        self, model: Model, pristine: PristineWeights, norm_preservation: NormPreservation
+        self,
+        model: Model,
+        pristine: PristineWeights,
+        norm_preservation: NormPreservation,
+        directions: AblationDirections | None = None,
     ) -> None:
         """Edit `model`, which is in its original state.
+
+        Args:
+            model: what to edit.
+            pristine: where its original weights come from.
+            norm_preservation: which norms are restored.
+            directions: of the study, products with which are made once for all its trials.
 
         Raises:
             ModelLoadError: the model is damaged.
         """
         _require_sound(model)
         self.model, self.pristine = model, pristine
-        self.norm_preservation: NormPreservation = norm_preservation
         self._edited: dict[str, StreamWriter] = {}
+        self._writing = MatrixWriting(norm_preservation, directions)
 
-    def abliterate(self, edits: Sequence[Edit]) -> None:
-        """Bring the model into the state of these edits, whatever its state was.
+    def load(
+        self, trials: Sequence[Sequence[Edit]], clock: StageClock | None = None
+    ) -> None:
+        """Bring the model into the state of the only trial's edits, whatever its state was.
+
+        Args:
+            trials: at most one; none, or one without edits, is the original.
+            clock: for which copying back is the stage `restore`, and writing the stage `edit`.
 
         Raises:
-            ModelLoadError: the pristine weights do not fit the model, and nothing was changed; or
-                writing failed, now or earlier, and the model must be loaded again.
+            ModelLoadError: there is more than one trial, or the pristine weights do not fit the
+                model, and nothing was changed; or writing failed, now or earlier, and the model
+                must be loaded again.
         """
+        require_few(trials, self.max_trials)
         _require_sound(self.model)
         self.pristine.check(self.model.anatomy)
-        wanted = {edit.writer.name: edit for edit in edits}
+        wanted = {edit.writer.name: edit for edits in trials for edit in edits}
         with _damaging(self.model):
-            for name in [name for name in self._edited if name not in wanted]:
-                copy_back(self._edited[name], self.pristine.pristine(self._edited[name]))
-                del self._edited[name]
-            for name, edit in wanted.items():
-                self._edited[name] = edit.writer
-                self._write(edit, self.pristine.pristine(edit.writer))
+            with staged(clock, "restore"):
+                for name in [name for name in self._edited if name not in wanted]:
+                    copy_back(self._edited[name], self.pristine.pristine(self._edited[name]))
+                    del self._edited[name]
+            with staged(clock, "edit"):
+                for name, edit in wanted.items():
+                    self._edited[name] = edit.writer
+                    self._write(edit, self.pristine.pristine(edit.writer))
+
+    def assign(self, rows: int | Tensor) -> None:
+        """All rows belong to the one trial.
+
+        Args:
+            rows: 0, or a zero for each row.
+
+        Raises:
+            ModelLoadError: a row is to belong to another trial.
+        """
+        if bool((rows != 0).any()) if isinstance(rows, Tensor) else rows != 0:
+            raise ModelLoadError(
+                "edited weights are those of one trial, so that no row can belong to another; set "
+                "trials_in_flight=1, or engine=output_side"
+            )
+
+    def abliterate(self, edits: Sequence[Edit]) -> None:
+        """Bring the model into the state of these edits, as `load` does.
+
+        Raises:
+            ModelLoadError: as `load`.
+        """
+        self.load([edits])
 
     def restore(self) -> None:
         """Bring the original model back, bit for bit."""
-        self.abliterate([])
+        self.load([])
 
     def _write(self, edit: Edit, parts: PristineParts) -> None:
         with overwriting(edit.writer), torch.no_grad():
-            target = edit.writer.weight
-            weight = parts.weight.to(target.device)
-            ablate_matrix(
-                weight, edit.directions, edit.strengths, self.norm_preservation, out=target
-            )
-            bias = edit.writer.bias
-            if bias is not None and parts.bias is not None:
-                pristine = parts.bias.to(bias.device)
-                bias.copy_(ablate_bias(pristine, edit.directions, edit.strengths))
+            self._writing.write(edit, parts)
+
+
+def require_few(trials: Sequence[Sequence[Edit]], most: int) -> None:
+    """Refuse more trials than an editor can hold at once.
+
+    Raises:
+        ModelLoadError: there are more than `most`.
+    """
+    if len(trials) > most:
+        raise ModelLoadError(
+            f"{len(trials)} trials are to be tried at once, and this model's editor holds {most}; "
+            f"set trials_in_flight={most}"
+        )
+
+
+def staged(clock: StageClock | None, stage: str) -> AbstractContextManager[None]:
+    """Count what happens inside for a stage, if there is a clock."""
+    return nullcontext() if clock is None else clock.stage(stage)
 
 
 def _require_sound(model: Model) -> None:

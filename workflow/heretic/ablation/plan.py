@@ -2,12 +2,13 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Protocol, TypeVar
+from typing import Generic, Protocol, TypeVar
 
 import torch
 from torch import Tensor
 
 from heretic.ablation.directions import AblationDirections, orthonormal
+from heretic.ablation.mixtures import Mixture
 from heretic.ablation.parameters import AblationParameters
 from heretic.errors import DirectionError, ModelLoadError
 from heretic.model.anatomy import Anatomy, StreamWriter
@@ -31,6 +32,19 @@ class Placed(Protocol):
 
 
 PlacedT = TypeVar("PlacedT", bound=Placed)
+# Products are made with the study's rows in single precision; where a mixture would make their
+# rounding errors larger by more than this, they are made with its directions themselves.
+AMPLIFICATION = 16.0
+
+
+@dataclass(frozen=True)
+class PlacedEdit(Generic[PlacedT]):
+    """Which writer is edited, and how; `Edit` says what the parts are."""
+
+    writer: PlacedT
+    directions: Tensor
+    strengths: tuple[float, ...]
+    mixture: Mixture | None
 
 
 @dataclass(frozen=True)
@@ -38,11 +52,14 @@ class Edit:
     """One writer's edit: orthonormal directions [k, d_model] and a strength for each.
 
     The directions are those of the writer's output, which are not the stream's where it has a gain.
+    `mixture` says how they are made of the study's, so that products with the writer's matrix that
+    were made once can be used; None where that is not known, or would not be exact.
     """
 
     writer: StreamWriter
     directions: Tensor
     strengths: tuple[float, ...]
+    mixture: Mixture | None = None
 
 
 def plan_edits(
@@ -58,7 +75,7 @@ def plan_edits(
         ModelLoadError: the embeddings are to be edited and are no part of the anatomy.
     """
     placed = place_edits(parameters, directions, anatomy.n_layers, anatomy.writers)
-    return [Edit(*edit) for edit in placed]
+    return [Edit(e.writer, e.directions, e.strengths, e.mixture) for e in placed]
 
 
 def place_edits(
@@ -66,8 +83,8 @@ def place_edits(
     directions: AblationDirections,
     n_layers: int,
     writers: Sequence[PlacedT],
-) -> list[tuple[PlacedT, Tensor, tuple[float, ...]]]:
-    """Writer, directions and strengths of each edit, for writers that know their place.
+) -> list[PlacedEdit[PlacedT]]:
+    """The edits of a trial, for writers that know their place.
 
     A direction's strength is the trial's, times the direction's weight.
 
@@ -86,17 +103,22 @@ def place_edits(
     if parameters.direction_scope == "global":
         if parameters.direction_index is None:
             raise DirectionError("direction_scope=global needs a direction_index")
-        everywhere = directions.at(parameters.direction_index)
+        index = parameters.direction_index
+        everywhere = *directions.at(index), directions.mixture_at(index)
     edits = []
     for writer in writers:
         by_layer = by_component.get(writer.component)
         layer = max(writer.layer, 0)  # the embeddings lie before the first
         strength = by_layer[layer] if by_layer else 0.0
         if strength > 0:
-            rows, weights = everywhere or directions.of_layer(layer)
+            rows, weights, mixture = everywhere or (
+                *directions.of_layer(layer),
+                directions.mixture_of_layer(layer),
+            )
             strengths = tuple(strength * weight for weight in weights)
             if any(strengths):
-                edits.append((writer, suited(rows, writer.gain), strengths))
+                found = suited(rows, writer.gain), strengths, suited_mixture(mixture, writer.gain)
+                edits.append(PlacedEdit(writer, *found))
     return edits
 
 
@@ -119,5 +141,27 @@ def suited(rows: Tensor, gain: Tensor | Sequence[float] | None) -> Tensor:
     """
     if gain is None:
         return rows
-    factors = torch.as_tensor(gain, dtype=torch.float64).to(rows.device)
-    return orthonormal(rows.double() * factors).to(rows.dtype)
+    return orthonormal(rows.double() * _factors(gain, rows)).to(rows.dtype)
+
+
+def suited_mixture(mixture: Mixture, gain: Tensor | Sequence[float] | None) -> Mixture | None:
+    """How `suited` directions are made of a study's, where `mixture` says so of the stream's.
+
+    Returns:
+        A mixture of the study's rows times the gain, or None where rounding errors of products with
+        those would show.
+
+    Raises:
+        DirectionError: the gain leaves nothing of a direction.
+    """
+    factors = None
+    if gain is not None:
+        vectors = mixture.coefficients.to(mixture.study.device) @ mixture.rows()
+        factors = _factors(gain, vectors)
+        vectors = vectors * factors
+        mixture = mixture.orthonormal(vectors, orthonormal(vectors))
+    return mixture if mixture.amplification(factors) <= AMPLIFICATION else None
+
+
+def _factors(gain: Tensor | Sequence[float], rows: Tensor) -> Tensor:
+    return torch.as_tensor(gain, dtype=torch.float64).to(rows.device)

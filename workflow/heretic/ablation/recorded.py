@@ -120,7 +120,7 @@ def plan_recorded(
     """
     writers = [RecordedWriter.from_dict(writer) for writer in facts["writers"]]
     placed = place_edits(parameters, directions, facts["layers"], writers)
-    return [RecordedEdit(*edit) for edit in placed]
+    return [RecordedEdit(edit.writer, edit.directions, edit.strengths) for edit in placed]
 
 
 def encode_floats(values: Tensor) -> str:

@@ -87,6 +87,7 @@ def is_out_of_memory(error: BaseException) -> bool:
 
 
 def release_memory() -> None:
+    """Give back what is no longer used, to the accelerator too."""
     gc.collect()
     if torch.cuda.is_available():
         torch.cuda.empty_cache()

@@ -1,0 +1,80 @@
+"""How a trial's directions are made of those of its study, so that products need not be made anew.
+
+All that is done to directions on their way from the study to a matrix is linear: mixing two
+neighbours, turning some round, multiplying by a writer's gain g, and making them orthonormal, which
+for k vectors is a lower triangular k x k matrix. So D = C (g * R) with few rows R of the study, and
+D W = C ((g * R) W): products with the study's rows, made once, serve every trial.
+"""
+
+from dataclasses import dataclass
+from functools import cached_property
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True, eq=False)
+class Mixture:
+    """Directions D [k, d_model] as combinations of a study's rows.
+
+    Attributes:
+        study: the rows of the study [n_layers + 1, k, d_model], by identity: products with rows of
+            one study are of no use to directions of another.
+        indices: which m of these rows, counted over layers and directions.
+        coefficients: C float64 [k, m] on the CPU, such that D = C (g * rows[indices]), where g is
+            the gain of the writer that D is for.
+    """
+
+    study: Tensor
+    indices: tuple[int, ...]
+    coefficients: Tensor
+
+    @classmethod
+    def of_rows(cls, study: Tensor, *numbers: int) -> "Mixture":
+        """All k directions of each of these states, one after the other."""
+        count = study.shape[1]
+        indices = tuple(number * count + each for number in numbers for each in range(count))
+        return cls(study, indices, torch.eye(len(indices), dtype=torch.float64))
+
+    def times(self, matrix: Tensor) -> "Mixture":
+        """Combinations of these directions: `matrix` [n, k] times them."""
+        return Mixture(self.study, self.indices, matrix.to("cpu", torch.float64) @ self.coefficients)
+
+    def orthonormal(self, vectors: Tensor, units: Tensor) -> "Mixture":
+        """What becomes of this mixture when the `vectors` that it gives are made orthonormal.
+
+        Args:
+            vectors: [k, d_model], what this mixture gives.
+            units: [k, d_model], `orthonormal(vectors)`.
+        """
+        # vectors = L units with a lower triangular L, because the first n units span what the first
+        # n vectors do.
+        lower = (vectors.double() @ units.double().T).tril().cpu()
+        identity = torch.eye(len(lower), dtype=torch.float64)
+        return self.times(torch.linalg.solve_triangular(lower, identity, upper=False))
+
+    def rows(self, gain: Tensor | None = None) -> Tensor:
+        """g * R float64 [m, d_model], on the study's device."""
+        chosen = self.study.flatten(0, 1)[list(self.indices)].double()
+        return chosen if gain is None else chosen * gain.to(chosen)
+
+    def amplification(self, gain: Tensor | None = None) -> float:
+        """By how much the directions' products are less exact than those with rows of the study.
+
+        It is large where rows all but cancel each other, 1 where directions are rows themselves.
+        """
+        lengths = self.rows(gain).norm(dim=1).cpu()
+        return float((self.coefficients.abs() @ lengths).max())
+
+    @cached_property
+    def _placed(self) -> dict[tuple[torch.device, torch.dtype], tuple[Tensor, Tensor]]:
+        return {}
+
+    def combine(self, products: Tensor) -> Tensor:
+        """C products[..., indices, :] [..., k, n] of products [..., all rows of the study, n]."""
+        key = products.device, products.dtype
+        if key not in self._placed:  # one mixture serves many writers
+            indices = torch.tensor(self.indices, device=products.device)
+            self._placed[key] = indices, self.coefficients.to(products)
+        indices, coefficients = self._placed[key]
+        return coefficients @ products.index_select(-2, indices)

@@ -1,0 +1,153 @@
+"""Products of a matrix with directions, and its norms: what an edit needs to know of it.
+
+With rows R these are R W and, where norms of rows are restored, W (R W)^T. Made with all rows of a
+study at a writer's first edit, they give those of every later edit by `Mixture.combine`, so that no
+later edit reads W for them.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from heretic.ablation.directions import AblationDirections
+from heretic.ablation.mixtures import Mixture
+from heretic.ablation.pieces import pieces, wide_dtype
+from heretic.ablation.plan import Edit
+from heretic.ablation.projection import NormPreservation
+from heretic.console import log
+from heretic.model.batching import is_out_of_memory, release_memory
+from heretic.model.writer import StreamWriter
+
+# Numbers of W that are in memory in single precision at a time.
+LIMIT = 2**23
+
+
+@dataclass(frozen=True)
+class Products:
+    """Of W [..., d_model, d_in] with rows R; in float32 at least, on the device of R.
+
+    Attributes:
+        units: R [n, d_model].
+        read: R W [..., n, d_in].
+        written: W (R W)^T [..., d_model, n] where norms of rows are restored, else None.
+        squares: |W_i:|^2 [..., d_model] where norms of rows are restored, |W_:j|^2 [..., d_in]
+            where other norms are, else None.
+    """
+
+    units: Tensor
+    read: Tensor
+    written: Tensor | None
+    squares: Tensor | None
+
+    def mixed(self, mixture: Mixture, directions: Tensor) -> "Products":
+        """Those with a mixture of the rows, which is `directions` [k, d_model]."""
+        written = None if self.written is None else mixture.combine(self.written.mT).mT
+        units = directions.to(self.read)
+        return Products(units, mixture.combine(self.read), written, self.squares)
+
+
+def measure(
+    weight: Tensor,
+    rows: Tensor,
+    norm_preservation: NormPreservation,
+    device: torch.device | None = None,
+    limit: int = LIMIT,
+) -> Products:
+    """Read a matrix once, a few of its columns at a time, and multiply.
+
+    Args:
+        weight: W [d_model, d_in], or [experts, d_model, d_in]; perhaps not on `device`.
+        rows: R [n, d_model].
+        norm_preservation: which norms are to be restored.
+        device: where to compute; that of the matrix by default.
+        limit: numbers of the matrix that are in memory in single precision at a time.
+    """
+    place, dtype = device or weight.device, wide_dtype(weight.dtype)
+    stack = weight if weight.ndim == 3 else weight[None]
+    n_matrices, d_model, d_in = stack.shape
+    units = rows.to(place, dtype)
+    read = units.new_empty(n_matrices, len(units), d_in)
+    by_row, by_column = norm_preservation == "row", norm_preservation in ("column", "frobenius")
+    written = units.new_zeros(n_matrices, d_model, len(units)) if by_row else None
+    squares = units.new_zeros(n_matrices, d_model if by_row else d_in)
+    for matrices, columns in pieces(n_matrices, d_in, d_model, limit):
+        part = stack[matrices, :, columns].to(place, dtype)
+        seen = units @ part
+        read[matrices, :, columns] = seen
+        if written is not None:
+            written[matrices] += part @ seen.mT
+            squares[matrices] += part.square().sum(-1)
+        elif by_column:
+            squares[matrices, columns] = part.square().sum(-2)
+    kept = squares if by_row or by_column else None
+    if weight.ndim == 3:
+        return Products(units, read, written, kept)
+    return Products(units, read[0], _first(written), _first(kept))
+
+
+def _first(stack: Tensor | None) -> Tensor | None:
+    return None if stack is None else stack[0]
+
+
+class StudyProducts:
+    """Products of each writer's matrix with all rows of a study, made when first asked for.
+
+    They take about n_layers * k / d_model of the matrices' size in single precision. Where memory
+    does not suffice for them there are none.
+    """
+
+    def __init__(
+        self, directions: AblationDirections | None, norm_preservation: NormPreservation
+    ) -> None:
+        """Nothing is computed here; without `directions` there never is anything."""
+        self.directions, self.norm_preservation = directions, norm_preservation
+        self._tables: dict[str, Products] = {}
+
+    def known(self, edit: Edit, weight: Callable[[], Tensor]) -> Products | None:
+        """Those with an edit's directions, if these are the study's.
+
+        Args:
+            edit: of a writer whose matrix is always the same.
+            weight: gives the original matrix [d_model, d_in], or that of each expert; only called
+                at the first edit of a writer.
+
+        Returns:
+            On the writer's device; None where the edit does not say how its directions are made of
+            this study's, or memory ran out.
+        """
+        mixture, study = edit.mixture, self.directions
+        if study is None or mixture is None or mixture.study is not study.rows:
+            return None
+        table = self._tables.get(edit.writer.name) or self._try(edit.writer, study, weight)
+        return None if table is None else table.mixed(mixture, edit.directions)
+
+    def of(self, edit: Edit, weight: Callable[[], Tensor]) -> Products:
+        """Those with an edit's directions, for which the matrix is read if need be."""
+        found = self.known(edit, weight)
+        if found is not None:
+            return found
+        return measure(weight(), edit.directions, self.norm_preservation, edit.writer.device)
+
+    def _try(
+        self, writer: StreamWriter, study: AblationDirections, weight: Callable[[], Tensor]
+    ) -> Products | None:
+        rows = study.rows.flatten(0, 1).double()
+        if writer.gain is not None:
+            rows = rows * writer.gain.to(rows)
+        try:
+            table = measure(weight(), rows, self.norm_preservation, writer.device)
+            self._tables[writer.name] = table
+            return table
+        except (RuntimeError, MemoryError) as error:
+            if not is_out_of_memory(error):
+                raise
+        # Outside the handler: the traceback would keep what there is of the products alive.
+        self._tables.clear()
+        self.directions = None
+        release_memory()
+        log.warning(
+            "Out of memory for products with the study's directions: each edit makes its own"
+        )
+        return None
