@@ -10,7 +10,8 @@ from heretic.ablation.editor import WeightEditor, pristine_weights
 from heretic.ablation.plan import Edit
 from heretic.ablation.vectors import normalize
 from heretic.evaluation import evaluator as module
-from heretic.evaluation.evaluator import Evaluator, TrialScores
+from heretic.evaluation.evaluator import Evaluator
+from heretic.evaluation.trial_scores import TrialScores
 from heretic.evaluation.scorers import is_degenerate, is_refusal
 from heretic.model.decoding import decode, generate
 from heretic.model.loading import Model

@@ -1,21 +1,145 @@
-"""The engine that a model allows: the fast one with what was proved of it, or the plain one."""
+"""The engine that a model allows: the fast one as far as it is proved, or the plain one."""
 
 from collections.abc import Sequence
 from dataclasses import replace
+from typing import Literal
 
-from heretic.ablation.engines import Editor
+from heretic.ablation.directions import AblationDirections
+from heretic.ablation.engines import Editor, make_editor
+from heretic.ablation.projection import NormPreservation
 from heretic.console import log
+from heretic.errors import ModelLoadError
 from heretic.evaluation.evaluator import Evaluator
 from heretic.evaluation.fast_engine import EngineOptions, FastEngine
+from heretic.evaluation.mixed_rows import why_not_together
 from heretic.evaluation.plain_engine import PlainEngine
 from heretic.evaluation.trial_engine import TrialEngine
 from heretic.inference.prompt_batches import shared_prefix
-from heretic.inference.proof import (
-    SAMPLES,
-    disagreement,
-    require_keys_alone,
-    smallest_window,
-)
+from heretic.inference.proof import disagreement, smallest_window, why_no_rows
 from heretic.inference.study_prompts import StudyPrompts
 from heretic.model.loading import Model
 from heretic.prompts.prompt import Prompt
+
+AUTO = "auto"
+# By how many trials an accelerator reads the weights less often, and the sampler learns later.
+AUTO_IN_FLIGHT = 4
+
+
+def make_trial_engine(
+    model: Model,
+    good_prompts: Sequence[Prompt],
+    bad_prompts: Sequence[Prompt],
+    *,
+    max_response_length: int,
+    engine: str,
+    norm_preservation: NormPreservation,
+    cache_weights: str,
+    cache_device: str,
+    activation_cache_gb: float,
+    trials_in_flight: int | Literal["auto"],
+    directions: AblationDirections,
+) -> TrialEngine:
+    """What scores the trials of a study, of a model in its original state.
+
+    All arguments but the first three and the last are settings of the same names. `auto` edits
+    outputs and takes several trials together on an accelerator, which otherwise reads all weights
+    for each token of each trial, and edits weights one trial after the other on a CPU, which
+    computes as long as there are rows.
+
+    Raises:
+        ModelLoadError: as `make_editor`.
+    """
+    wanted = _in_flight(model, engine, trials_in_flight)
+    editor = _editor(
+        model, engine, wanted, norm_preservation, cache_weights, cache_device, directions
+    )
+    options = EngineOptions(max_response_length, min(wanted, editor.max_trials), activation_cache_gb)
+    proved = _proved(editor, good_prompts, bad_prompts, options, directions)
+    if proved is None:
+        return PlainEngine(editor, Evaluator(model, good_prompts, bad_prompts, max_response_length))
+    return FastEngine(editor, good_prompts, bad_prompts, proved)
+
+
+def _in_flight(model: Model, engine: str, trials_in_flight: int | Literal["auto"]) -> int:
+    if trials_in_flight != "auto":
+        return trials_in_flight
+    on_cpu = model.device.type == "cpu"
+    return 1 if on_cpu or engine == "edited_weights" else AUTO_IN_FLIGHT
+
+
+def _editor(
+    model: Model,
+    engine: str,
+    in_flight: int,
+    norm_preservation: NormPreservation,
+    cache_weights: str,
+    cache_device: str,
+    directions: AblationDirections,
+) -> Editor:
+    """With `engine: auto` outputs are edited if that is what several trials need, and possible."""
+    if engine == AUTO and in_flight > 1:
+        try:
+            return make_editor(
+                model, "output_side", norm_preservation, cache_weights, cache_device, directions
+            )
+        except ModelLoadError as error:
+            log.info("Trials edit weights, one after the other: %s", error)
+    return make_editor(model, engine, norm_preservation, cache_weights, cache_device, directions)
+
+
+def _proved(
+    editor: Editor,
+    good_prompts: Sequence[Prompt],
+    bad_prompts: Sequence[Prompt],
+    options: EngineOptions,
+    directions: AblationDirections,
+) -> EngineOptions | None:
+    """Those options under which a few prompts give what plain passes give; None if there are none.
+
+    Each one that is dropped is told in the log.
+    """
+    model = editor.model
+    reason = why_no_rows(model)
+    if reason is None:
+        good, bad = model.chat.encode(good_prompts), model.chat.encode(bad_prompts)
+        ids = [*good, *bad]
+        window, longest = smallest_window(model), max(map(len, ids)) + options.max_response_length
+        if window is not None and longest > window:
+            log.info("Prompts share no prefix: some layers see only %d tokens", window)
+            options = replace(options, share_prefix=False)
+        few_good, few_bad = _extremes(good), _extremes(bad)
+        for tried in dict.fromkeys(_ever_less(options)):
+            prefix = shared_prefix(ids) if tried.share_prefix else 0
+            prompts = StudyPrompts(
+                model, few_good, few_bad, prefix, tried.activation_cache_gb, most_rows=2
+            )
+            reason = disagreement(model, prompts, [*few_good, *few_bad])
+            if reason is None:
+                return _apart(editor, prompts, tried, directions)
+            log.info("Not as plain passes with %s: %s", tried.means, reason)
+    log.info("Answers come from generate, one trial after the other: %s", reason)
+    return None
+
+
+def _ever_less(options: EngineOptions) -> list[EngineOptions]:
+    whole = replace(options, activation_cache_gb=0.0)
+    return [options, whole, replace(whole, share_prefix=False)]
+
+
+def _apart(
+    editor: Editor, prompts: StudyPrompts, options: EngineOptions, directions: AblationDirections
+) -> EngineOptions:
+    """The options, with one trial after the other where several cannot be told apart."""
+    if options.trials_in_flight == 1:
+        return options
+    reason = why_not_together(editor, prompts, directions)
+    if reason is None:
+        return options
+    log.info("Trials are scored one after the other: %s", reason)
+    return replace(options, trials_in_flight=1)
+
+
+def _extremes(ids: Sequence[Sequence[int]]) -> list[Sequence[int]]:
+    """The shortest and the longest."""
+    ordered = sorted(ids, key=len)
+    return [ordered[0], ordered[-1]] if len(ordered) > 1 else ordered

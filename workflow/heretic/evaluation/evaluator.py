@@ -1,38 +1,13 @@
-"""Scores of a trial: how far it moved the model, and how often it still refuses."""
+"""Scores the state of the model in memory plainly: passes over whole batches, and `generate`."""
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
 
 from heretic.evaluation.divergence import first_token_kl
-from heretic.evaluation.scorers import DEGENERATE, REFUSALS
+from heretic.evaluation.trial_scores import TrialScores
 from heretic.model.decoding import decode, forced_log_probabilities, generate
 from heretic.model.loading import Model
 from heretic.prompts.prompt import Prompt
 from heretic.stages import StageClock
-
-
-@dataclass(frozen=True)
-class TrialScores:
-    """What one state of the model scores on the search's prompts.
-
-    Attributes:
-        kl_first_token: mean KL (nats) of the first response token on the good prompts.
-        refusals: refused bad prompts; None when nothing was generated.
-        degenerate: empty or looping answers to bad prompts that refuse nothing, so that an answer
-            known to refuse need not be generated to its end; None likewise.
-        unanswered: refusals and degenerate answers together: a broken model is no success.
-        false_refusals: refused good prompts; None likewise.
-    """
-
-    kl_first_token: float
-    refusals: int | None
-    degenerate: int | None
-    unanswered: int | None
-    false_refusals: int | None
-
-    def to_dict(self) -> dict[str, float | int | None]:
-        """Scores by name."""
-        return asdict(self)
 
 
 class Evaluator:
@@ -64,26 +39,13 @@ class Evaluator:
         kl = sum(divergences) / len(divergences)
         # Written so that a NaN, from weights that overflow, is too far as well.
         if max_kl is not None and not kl <= max_kl:
-            return TrialScores(kl, None, None, None, None)
+            return TrialScores(kl)
         prompts = self.bad_prompts + self.good_prompts
         with clock.stage("decode"):
             answers = decode(self.model, generate(self.model, prompts, self.max_response_length))
-        return self._count(kl, answers)
-
-    def _count(self, kl: float, answers: Sequence[str]) -> TrialScores:
-        """Scores by the answers to the bad prompts and then to the good ones."""
-        bad_answers = answers[: len(self.bad_prompts)]
-        good_answers = answers[len(self.bad_prompts) :]
-        refused = REFUSALS.flags(self.bad_prompts, bad_answers)
-        broken = DEGENERATE.flags(self.bad_prompts, bad_answers)
-        refusals = sum(refused)
-        degenerate = sum(b and not r for r, b in zip(refused, broken, strict=True))
-        return TrialScores(
-            kl_first_token=kl,
-            refusals=refusals,
-            degenerate=degenerate,
-            unanswered=refusals + degenerate,
-            false_refusals=sum(REFUSALS.flags(self.good_prompts, good_answers)),
+        n_bad = len(self.bad_prompts)
+        return TrialScores.of_answers(
+            kl, self.bad_prompts, answers[:n_bad], self.good_prompts, answers[n_bad:]
         )
 
     def _no_answers(self) -> list[list[int]]:

@@ -2,6 +2,9 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
+
+import torch
 
 from heretic.ablation.engines import Editor
 from heretic.ablation.plan import Edit
@@ -12,6 +15,7 @@ from heretic.evaluation.trial_queue import TrialQueue
 from heretic.inference.decode import Ending, decode_rows
 from heretic.inference.prompt_batches import shared_prefix
 from heretic.inference.rows import Owner
+from heretic.inference.steps import CompiledSteps, PlainSteps, Steps
 from heretic.inference.study_prompts import StudyPrompts
 from heretic.model.batching import is_out_of_memory, release_memory
 from heretic.model.decoding import end_tokens
@@ -30,6 +34,7 @@ class EngineOptions:
         activation_cache_gb: gigabytes for what the unedited network computed.
         share_prefix: compute what all prompts begin with once.
         retire: stop answers that are refusals already.
+        compile: compile the decoding step.
     """
 
     max_response_length: int
@@ -37,6 +42,16 @@ class EngineOptions:
     activation_cache_gb: float = 0.0
     share_prefix: bool = True
     retire: bool = True
+    compile: bool = False
+
+    @property
+    def means(self) -> str:
+        """What sets it apart from plain passes, for a log line."""
+        parts = {
+            "passes from the first edited layer": self.activation_cache_gb > 0,
+            "a shared prefix": self.share_prefix,
+        }
+        return " and ".join([*(k for k, v in parts.items() if v), "rearranged rows"])
 
 
 class FastEngine:
@@ -63,6 +78,7 @@ class FastEngine:
             options.activation_cache_gb,
             model.batch_size.current,
         )
+        self.steps = self._make_steps()
         self._ending = Ending(
             end_tokens(model),
             options.max_response_length,
@@ -127,7 +143,9 @@ class FastEngine:
                 if max_kl is None or kl <= max_kl:
                     queue.add(trial)
         with clock.stage("decode"):
-            answers = decode_rows(self.model, queue, self.most_rows, self._ending, queue.assign)
+            answers = decode_rows(
+                self.model, self.steps, queue, self.most_rows, self._ending, queue.assign
+            )
         return [self._scores(trial, kl, answers) for trial, kl in enumerate(divergences)]
 
     def _scores(
@@ -151,7 +169,18 @@ class FastEngine:
         if self.most_rows < size.current or size.current == 1:
             size.halve()
             self.prompts.limit(size.current)
+        self.steps = self._make_steps()
         log.warning("Out of memory: continuing with %d rows at once", self.most_rows)
+
+    def _make_steps(self) -> Steps:
+        if not self.options.compile:
+            return PlainSteps(self.model)
+        return CompiledSteps(
+            self.model,
+            self.most_rows,
+            self.prompts.longest + 2 * self.options.max_response_length,
+            partial(torch.compile, dynamic=False),
+        )
 
 
 def _first_changed(edits: Sequence[Edit], n_layers: int) -> int:

@@ -5,7 +5,8 @@ from dataclasses import dataclass
 
 from heretic.ablation.engines import Editor
 from heretic.ablation.plan import Edit
-from heretic.evaluation.evaluator import Evaluator, TrialScores
+from heretic.evaluation.evaluator import Evaluator
+from heretic.evaluation.trial_scores import TrialScores
 from heretic.model.loading import Model
 from heretic.stages import StageClock
 

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from typing import Protocol
 
 from heretic.ablation.plan import Edit
-from heretic.evaluation.evaluator import TrialScores
+from heretic.evaluation.trial_scores import TrialScores
 from heretic.model.loading import Model
 from heretic.stages import StageClock
 

@@ -7,14 +7,11 @@ from typing import Protocol
 import torch
 
 from heretic.inference.rows import Owner, Rows, join
+from heretic.inference.steps import STEPS_BETWEEN_READS, Steps
 from heretic.model.loading import Model
 
-# An accelerator would stand still whenever it is asked for its tokens.
-STEPS_BETWEEN_READS = 4
 # Text is decoded again as a whole, so not for each token.
 TOKENS_BETWEEN_LOOKS = 4
-# Taking rows out copies those that stay.
-SHARE_WORTH_TAKING_OUT = 0.125
 
 
 class Waiting(Protocol):
@@ -41,6 +38,7 @@ class Ending:
 
 def decode_rows(
     model: Model,
+    steps: Steps,
     waiting: Waiting,
     most_rows: int,
     ending: Ending,
@@ -50,6 +48,7 @@ def decode_rows(
 
     Args:
         model: holds the edits of all trials whose rows are waiting.
+        steps: of this model.
         waiting: where new rows come from whenever there is room.
         most_rows: at once.
         ending: of answers.
@@ -65,8 +64,9 @@ def decode_rows(
         rows = _filled(rows, waiting, most_rows)
         if rows is None:
             return answers
-        assign(rows.owners)
-        rows = _run(model, rows, ending, answers)
+        added = steps.n_computed(rows) - len(rows)
+        assign([*rows.owners, *rows.owners[-1:] * added])
+        rows = _run(model, steps, rows, ending, answers)
 
 
 def _filled(rows: Rows | None, waiting: Waiting, most_rows: int) -> Rows | None:
@@ -87,33 +87,40 @@ class _Progress:
     looked: int = 0
 
 
-def _run(model: Model, rows: Rows, ending: Ending, answers: dict[Owner, list[int]]) -> Rows | None:
+def _run(
+    model: Model, steps: Steps, rows: Rows, ending: Ending, answers: dict[Owner, list[int]]
+) -> Rows | None:
     """Step until rows are worth taking out; those that are left, or None."""
     open_rows = {row: _Progress() for row in range(len(rows))}
-    steps = 1 if model.device.type == "cpu" else STEPS_BETWEEN_READS
+    between_reads = 1 if model.device.type == "cpu" else STEPS_BETWEEN_READS
+    steps.begin(rows)
     while True:
-        _close(model, rows, ending, open_rows)
+        _close(model, rows, ending, open_rows, answers)
         n_done = len(rows) - len(open_rows)
-        if not open_rows or n_done >= SHARE_WORTH_TAKING_OUT * len(rows):
+        if not open_rows or n_done >= steps.share_worth_taking_out * len(rows):
             break
-        for _ in range(steps):
-            rows.step(model)
+        for _ in range(between_reads):
+            steps.step(rows)
         rows.read()
-    for row, owner in enumerate(rows.owners):
-        if row not in open_rows:
-            answers[owner] = rows.answers[row]
+    steps.end(rows)
     return rows.select(list(open_rows)) if open_rows else None
 
 
-def _close(model: Model, rows: Rows, ending: Ending, open_rows: dict[int, _Progress]) -> None:
-    """Take out of `open_rows` what is done, and cut those answers where they end."""
+def _close(
+    model: Model,
+    rows: Rows,
+    ending: Ending,
+    open_rows: dict[int, _Progress],
+    answers: dict[Owner, list[int]],
+) -> None:
+    """Move answers that are done from `open_rows` to `answers`; their rows may go on unread."""
     look: list[int] = []
     for row, progress in list(open_rows.items()):
         answer = rows.answers[row]
         new, progress.scanned = range(progress.scanned, len(answer)), len(answer)
         end = next((i for i in new if answer[i] in ending.tokens), None)
         if end is not None or len(answer) >= ending.longest:
-            rows.answers[row] = answer[: ending.longest if end is None else end]
+            answers[rows.owners[row]] = answer[: ending.longest if end is None else end]
             del open_rows[row]
         elif len(answer) - progress.looked >= TOKENS_BETWEEN_LOOKS:
             progress.looked = len(answer)
@@ -122,4 +129,5 @@ def _close(model: Model, rows: Rows, ending: Ending, open_rows: dict[int, _Progr
         texts = model.chat.decode_all([rows.answers[row] for row in look])
         for row, settled in zip(look, ending.settled(texts), strict=True):
             if settled:
+                answers[rows.owners[row]] = list(rows.answers[row])
                 del open_rows[row]

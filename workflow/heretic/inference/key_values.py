@@ -85,9 +85,9 @@ def of_batch(parts: KeyValues, batch: int) -> KeyValues:
     return _each(parts, lambda part: part.expand(batch, -1, -1, -1))
 
 
-def select_rows(cache: DynamicCache, rows: Tensor) -> DynamicCache:
-    """Some rows of a cache, in the order of their indices [n]."""
-    parts = read_key_values(cache)
+def select_rows(cache: DynamicCache, rows: Tensor, first: int = 0) -> DynamicCache:
+    """Some rows of a cache, in the order of their indices [n], from token `first` on."""
+    parts = read_key_values(cache, first)
     return make_cache(_each(parts, lambda part: part.index_select(0, rows.to(part.device))))
 
 

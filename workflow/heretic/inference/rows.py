@@ -83,7 +83,11 @@ class Rows:
                 attention_mask=self.mask,
                 **understood(network, further),
             ).logits[:, -1]
-            latest = logits.argmax(dim=-1).to(self.latest.device)
+            return self.take(logits)
+
+    def take(self, logits: Tensor) -> Tensor:
+        """Take the likeliest next tokens by some logits [n, vocabulary], which are returned."""
+        latest = logits.argmax(dim=-1).to(self.latest.device)
         self.latest, self.positions = latest[:, None], self.positions + 1
         self.unread.append(latest)
         return logits
@@ -101,11 +105,14 @@ class Rows:
         """Some of the rows, of which everything has been read."""
         chosen = torch.tensor(rows, device=self.mask.device)
         with torch.inference_mode():
+            mask = self.mask[chosen]
+            # Columns that only rows had which have left.
+            unused = int(mask.any(dim=0).int().argmax())
             return Rows(
                 [self.owners[row] for row in rows],
                 [self.answers[row] for row in rows],
-                select_rows(self.cache, chosen),
-                self.mask[chosen],
+                select_rows(self.cache, chosen, unused),
+                mask[:, unused:],
                 self.positions[chosen],
                 self.latest[chosen],
             )

@@ -93,6 +93,11 @@ class StudyPrompts:
         original = log_softmax(prefilled.logits.float(), dim=-1) if compared else None
         return StudyBatch(batch, recording, original)
 
+    @property
+    def longest(self) -> int:
+        """Tokens of the longest prompt."""
+        return max(batch.prompts.mask.shape[1] for batch in [*self.good, *self.bad])
+
     def limit(self, most_rows: int) -> None:
         """Split batches that have more rows than that."""
         self.good = _split(self.good, most_rows)

@@ -11,8 +11,8 @@ from heretic.ablation.directions import AblationDirections
 from heretic.ablation.parameters import AblationParameters
 from heretic.ablation.plan import plan_edits
 from heretic.console import ProgressLine
-from heretic.evaluation.evaluator import TrialScores
 from heretic.evaluation.trial_engine import TrialEngine
+from heretic.evaluation.trial_scores import TrialScores
 from heretic.optimization.pareto import Candidate, fewest_unanswered
 from heretic.optimization.pending import mark_asked
 from heretic.optimization.records import TrialRecord, candidates

@@ -1,0 +1,195 @@
+"""How rows take their next token: as the network is, or compiled on keys and values of fixed places.
+
+A compiled step is compiled once for each number of rows. Those numbers are few: rows are filled up
+to the next one, and the places of keys and values stay the same from trial to trial.
+"""
+
+from collections.abc import Callable, Sequence
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+from torch.nn.functional import pad
+from transformers import Cache
+from transformers.cache_utils import StaticLayer
+from transformers.masking_utils import create_masks_for_generate
+
+from heretic.inference.key_values import KeyValues, make_cache
+from heretic.inference.rows import Rows
+from heretic.model.decoding import understood
+from heretic.model.loading import Model
+
+# Each half as large as the one before.
+N_SIZES = 4
+# An accelerator would stand still whenever it is asked for its tokens.
+STEPS_BETWEEN_READS = 4
+
+
+class Steps(Protocol):
+    """What makes the steps of some rows."""
+
+    @property
+    def share_worth_taking_out(self) -> float:
+        """Share of rows that must be done before the others go on without them."""
+
+    def n_computed(self, rows: Rows) -> int:
+        """Of how many rows a pass is made for these; those that are added go on like the last."""
+
+    def begin(self, rows: Rows) -> None:
+        """Prepare for these rows."""
+
+    def step(self, rows: Rows) -> Tensor:
+        """As `Rows.step`, of the rows that were begun last."""
+
+    def end(self, rows: Rows) -> None:
+        """Leave the rows as `Rows.step` would have."""
+
+
+class PlainSteps:
+    """Steps of the network as it is."""
+
+    # Taking rows out copies those that stay.
+    share_worth_taking_out = 0.125
+
+    def __init__(self, model: Model) -> None:
+        self._model = model
+
+    def n_computed(self, rows: Rows) -> int:
+        """No more than there are."""
+        return len(rows)
+
+    def begin(self, rows: Rows) -> None:
+        """Nothing to prepare."""
+
+    def step(self, rows: Rows) -> Tensor:
+        """Feed the latest tokens, and take the likeliest next ones."""
+        return rows.step(self._model)
+
+    def end(self, rows: Rows) -> None:
+        """Nothing to do."""
+
+
+class CompiledSteps:
+    """Steps of the compiled network on caches whose tensors stay where they are."""
+
+    # The next smaller cache holds half as many rows.
+    share_worth_taking_out = 0.5
+
+    def __init__(
+        self,
+        model: Model,
+        most_rows: int,
+        width: int,
+        compile_call: Callable[[Callable[..., Any]], Callable[..., Any]],
+    ) -> None:
+        """Compile nothing yet.
+
+        Args:
+            model: whose weights and hooks may change between steps, but in place.
+            most_rows: that are ever begun together.
+            width: most tokens of prompts and answers together, with the padding of rows that joined
+                later.
+            compile_call: what compiles a call, such as `torch.compile`.
+        """
+        # A mask without a hidden column would be none, which is compiled anew.
+        self._model, self._width = model, width + STEPS_BETWEEN_READS + 1
+        self._sizes = sorted({-(-most_rows // 2**halvings) for halvings in range(N_SIZES)})
+        self._caches: dict[int, Cache] = {}
+        network: Any = model.network
+        self._call = compile_call(network.__call__)
+        self._cache = Cache(layers=[])
+
+    def n_computed(self, rows: Rows) -> int:
+        """The next one of the few numbers for which it is compiled."""
+        return next(size for size in self._sizes if size >= len(rows))
+
+    def begin(self, rows: Rows) -> None:
+        """Copy keys and values to their places."""
+        size = self.n_computed(rows)
+        with torch.inference_mode():
+            if size not in self._caches:
+                self._caches[size] = _places(rows, size, self._width)
+            self._cache = self._caches[size]
+            _fill(self._cache, rows)
+
+    def step(self, rows: Rows) -> Tensor:
+        """Feed the latest tokens, and take the likeliest next ones."""
+        rows.mask = pad(rows.mask, (0, 1), value=1)
+        size = self.n_computed(rows)
+        latest, positions = _up_to(rows.latest, size), _up_to(rows.positions, size)
+        with torch.inference_mode():
+            further = {
+                "position_ids": positions,
+                "past_key_values": self._cache,
+                "use_cache": True,
+                "logits_to_keep": 1,
+            }
+            logits = self._call(
+                input_ids=latest,
+                attention_mask=self._masks(_up_to(rows.mask, size), positions),
+                **understood(self._model.network, further),
+            ).logits[: len(rows), -1]
+            return rows.take(logits)
+
+    def end(self, rows: Rows) -> None:
+        """Show keys and values where they are."""
+        layers: Sequence[Any] = self._cache.layers
+        width = rows.mask.shape[1]
+        parts: KeyValues = [
+            (layer.keys[: len(rows), :, :width], layer.values[: len(rows), :, :width])
+            if layer.is_initialized
+            else None
+            for layer in layers
+        ]
+        rows.cache = make_cache(parts)
+
+    def _masks(self, mask: Tensor, positions: Tensor) -> Any:
+        network: Any = self._model.network
+        make = getattr(network, "create_masks_for_generate", create_masks_for_generate)
+        masks = make(
+            config=network.config,
+            inputs_embeds=torch.empty(
+                (*positions.shape, 0), dtype=network.dtype, device=positions.device
+            ),
+            attention_mask=mask,
+            past_key_values=self._cache,
+            position_ids=positions,
+        )
+        if isinstance(masks, dict):
+            return {name: None if m is None else m.contiguous() for name, m in masks.items()}
+        return masks.contiguous()
+
+
+def _places(rows: Rows, size: int, width: int) -> Cache:
+    """An empty cache for `size` rows like these."""
+    layers: list[Any] = []
+    sources: Sequence[Any] = rows.cache.layers
+    for source in sources:
+        layer = StaticLayer(max_cache_len=width)
+        if source.is_initialized:
+            keys, values = (
+                part.new_empty(size, part.shape[1], 0, part.shape[3])
+                for part in (source.keys, source.values)
+            )
+            layer.lazy_initialization(keys, values)
+        layers.append(layer)
+    return Cache(layers=layers)
+
+
+def _fill(cache: Cache, rows: Rows) -> None:
+    places: Sequence[Any] = cache.layers
+    sources: Sequence[Any] = rows.cache.layers
+    for place, source in zip(places, sources, strict=True):
+        if source.is_initialized:
+            length = source.keys.shape[2]
+            for there, here in ((place.keys, source.keys), (place.values, source.values)):
+                there[: len(rows), :, :length] = here
+                # Hidden, but what an edit that overflowed left would get through: 0 * NaN is NaN.
+                there[:, :, length:] = 0
+            place.cumulative_length.fill_(length)
+
+
+def _up_to(tensor: Tensor, size: int) -> Tensor:
+    """More rows like the last one; what comes of them is thrown away."""
+    missing = size - len(tensor)
+    return torch.cat([tensor, tensor[-1:].expand(missing, -1)]) if missing else tensor
