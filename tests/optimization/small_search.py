@@ -1,6 +1,6 @@
 """A search on a tiny random model, for tests and for the processes that they kill.
 
-python small_search.py DATABASE TRIALS [HANG_AT [METHOD [IN_FLIGHT]]]
+python small_search.py DATABASE TRIALS [HANG_AT [METHOD [IN_FLIGHT [SEED]]]]
 hangs in call number HANG_AT of a method, `evaluate` unless another one is named
 """
 
@@ -32,8 +32,6 @@ STUDY = "ablation-test"
 
 OWNERS: Final = {
     "evaluate": Evaluator,
-    "suggest_float": optuna.Trial,
-    "ask": optuna.Study,
     "tell": optuna.Study,
 }
 
@@ -110,4 +108,4 @@ if __name__ == "__main__":
     given = dict(enumerate(sys.argv))
     if 3 in given:
         hang(given.get(4, "evaluate"), int(given[3]))
-    search(Path(given[1]), int(given[2]), in_flight=int(given.get(5, 1)))
+    search(Path(given[1]), int(given[2]), in_flight=int(given.get(5, 1)), seed=int(given.get(6, 0)))

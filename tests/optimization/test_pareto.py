@@ -5,7 +5,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from heretic.errors import StudyError
-from heretic.optimization.pareto import Candidate, Scales, pareto_front, select
+from heretic.optimization.pareto import Candidate, Scales, fewest_unanswered, pareto_front, select
 
 SCALES = Scales(1.0, 100)
 # A front with a knee at 3, a dominated trial 9 and a twin 8 of trial 3.
@@ -44,6 +44,16 @@ def test_the_front_is_what_nothing_beats(found: list[Candidate]) -> None:
 
     expected = {c.number for c in found if not any(beats(o, c) for o in found)}
     assert {c.number for c in pareto_front(found)} == expected
+
+
+@settings(deadline=None)
+@given(candidates)
+def test_the_best_so_far_is_the_end_of_the_front(found: list[Candidate]) -> None:
+    best = None
+    for so_far, candidate in enumerate(found, start=1):
+        best = fewest_unanswered([*([best] if best else []), candidate])
+        assert best == pareto_front(found[:so_far])[-1]
+    assert fewest_unanswered([]) is None
 
 
 @settings(deadline=None)

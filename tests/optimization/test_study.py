@@ -8,6 +8,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,7 @@ from sqlalchemy.exc import OperationalError
 from heretic.ablation.plan import Edit, plan_edits
 from heretic.errors import StudyError
 from heretic.optimization.pareto import Scales
-from heretic.optimization.records import TrialRecord, choose, trial_rows
+from heretic.optimization.records import TrialRecord, choose, mean_stages, trial_rows
 from heretic.optimization.study import (
     database_errors,
     finished_trials,
@@ -28,8 +29,8 @@ from heretic.optimization.study import (
     storage_url,
     study_name,
 )
-from heretic.optimization.trials import read_records
-from heretic.stages import StageClock
+from heretic.optimization.trials import RECORD, read_records
+from heretic.stages import STAGES, StageClock
 from optimization.small_search import STUDY, engine_of, search, small_loop
 
 HERE = Path(__file__).parent
@@ -261,6 +262,26 @@ def test_records_survive_json(undisturbed: list[TrialRecord]) -> None:
     assert [TrialRecord.from_dict(record) for record in stored] == undisturbed
 
 
+def test_records_of_versions_without_stages_are_read(
+    tmp_path: Path, undisturbed: list[TrialRecord]
+) -> None:
+    stored = undisturbed[0].to_dict()
+    del stored["stages"]
+    record = TrialRecord.from_dict(stored)
+    assert (record.stages, record.seconds) == ({}, undisturbed[0].seconds)
+    assert mean_stages([record]) == {}
+    assert mean_stages([record, undisturbed[1]]) == undisturbed[1].stages
+    with open_study(tmp_path / "study.db", STUDY) as study:
+        trial = study.ask()
+        kept = {name: stored[name] for name in ("parameters", "scores", "seconds")}
+        trial.set_user_attr(RECORD, kept)
+        study.tell(trial, (0.5, 1))
+        assert read_records(study, 1) == [replace(record, sampled={})]
+    first, second = trial_rows([record, undisturbed[1]])
+    assert first["seconds_decode"] is None
+    assert second["seconds_decode"] == round(undisturbed[1].stages["decode"], 4)
+
+
 def test_infeasible_trials_are_recorded_but_never_chosen(tmp_path: Path) -> None:
     records = search(tmp_path / "study.db", 6, max_kl=0.05)
     feasible = [record for record in records if record.feasible]
@@ -291,6 +312,10 @@ def test_the_table_marks_the_front(undisturbed: list[TrialRecord]) -> None:
             for other in rows
             if other["state"] == "complete"
         )
+    columns = list(rows[0])
+    at = columns.index("seconds")
+    assert columns[at + 1 : at + 1 + len(STAGES)] == [f"seconds_{name}" for name in STAGES]
+    assert columns[at + 1 + len(STAGES) :] == list(undisturbed[0].sampled)
     assert {"attn_weight", "mlp_layer_min", "direction_scope", "seconds"} <= rows[0].keys()
 
 

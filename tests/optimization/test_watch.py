@@ -10,6 +10,7 @@ from optuna.trial import TrialState
 from heretic.errors import StudyError
 from heretic.optimization.study import open_study
 from heretic.optimization.watch import read_search, search_table
+from heretic.stages import STAGES
 from optimization.small_search import STUDY, search
 from optimization.test_study import HERE, waiting_process
 
@@ -24,8 +25,11 @@ def test_a_running_search_is_read_by_another_process(tmp_path: Path) -> None:
         assert seen.n_trials == 8
         lines = search_table(seen).splitlines()
         assert lines[4].split() == ["3", "running"]
-        assert lines[-1].startswith(f"{STUDY}: 3 of 8 trials complete, 1 running, ")
-        assert lines[-1].endswith(" left")
+        assert lines[-2].startswith(f"{STUDY}: 3 of 8 trials complete, 1 running, ")
+        assert lines[-2].endswith(" left")
+        told = lines[-1].removeprefix("Mean seconds of a feasible trial: ").split(", ")
+        assert [part.split()[0] for part in told] == list(STAGES)
+        assert sum(float(part.split()[1]) for part in told) > 0
         # Looking changes nothing: the writer still has its trial.
         assert read_search(database) == seen
         process.send_signal(signal.SIGKILL)

@@ -292,6 +292,15 @@ def test_a_value_out_of_range_is_refused_with_its_origin(
     assert "(command line)" in message or "switched off" in message
 
 
+@pytest.mark.parametrize(
+    ("value", "wanted"), [("4", 4), (4, 4), (" 8 ", 8), ("auto", "auto"), ("Auto", "auto")]
+)
+def test_trials_in_flight_are_a_number_or_left_open(value: object, wanted: object) -> None:
+    assert resolve({}, {}, {"trials_in_flight": value}).settings.trials_in_flight == wanted
+    environ = {"HERETIC_TRIALS_IN_FLIGHT": str(value)}
+    assert resolve({}, environ).settings.trials_in_flight == wanted
+
+
 def test_several_faults_are_told_at_once() -> None:
     message = refusal({"n_trials": 0}, {"HERETIC_DTYPE": "int8"})
     assert "n_trials = 0 (configuration file)" in message

@@ -187,7 +187,10 @@ def outcome(workspace: Workspace, run: str) -> dict[str, Any]:
     return {
         "directions": sha256_of(folder / "directions.safetensors"),
         "weights": sha256_of(folder / "model" / "model.safetensors"),
-        "trials": [{k: v for k, v in row.items() if k not in ("trial", "seconds")} for row in rows],
+        "trials": [
+            {k: v for k, v in row.items() if k != "trial" and not k.startswith("seconds")}
+            for row in rows
+        ],
         "evaluation": {k: v for k, v in evaluation.items() if k != "provenance"},
         "best": [best[key] for key in ("parameters", "scores", "strengths", "n_trials")],
     }

@@ -9,7 +9,7 @@ from optuna.trial import FrozenTrial, TrialState
 
 from heretic.console import duration
 from heretic.errors import StudyError
-from heretic.optimization.records import TrialRecord, trial_rows
+from heretic.optimization.records import TrialRecord, mean_stages, trial_rows
 from heretic.optimization.study import database_errors, read_only_storage
 from heretic.optimization.trials import WANTED, read_records
 
@@ -17,6 +17,7 @@ COLUMNS = (
     "trial", "state", "kl_first_token", "unanswered", "refusals", "degenerate",
     "false_refusals", "seconds",
 )  # fmt: skip
+UNFINISHED = {TrialState.RUNNING: "running", TrialState.WAITING: "waiting"}
 
 
 @dataclass(frozen=True)
@@ -28,7 +29,8 @@ class Search:
         others: names of the other studies, of earlier objectives.
         n_trials: how many completed trials are wanted; None if no search has said so yet.
         records: completed trials.
-        unfinished: state by number of trials that are running, or were cut off.
+        unfinished: state by number of trials that are running, were cut off, or wait to be run
+            again.
     """
 
     study: str
@@ -96,6 +98,10 @@ def _summary(search: Search) -> list[str]:
         lines[0] += f", {each:.2f} s each, {duration(each * (wanted - done))} left"
     if search.others:
         lines.append(f"Other studies in the file: {', '.join(search.others)}")
+    by_stage = mean_stages(search.records)
+    if by_stage:
+        told = ", ".join(f"{name} {seconds:.3f}" for name, seconds in by_stage.items())
+        lines.append(f"Mean seconds of a feasible trial: {told}")
     return lines
 
 
@@ -106,7 +112,7 @@ def _latest(study: optuna.Study) -> float:
 
 
 def _state(trial: FrozenTrial) -> str:
-    return "running" if trial.state == TrialState.RUNNING else "interrupted"
+    return UNFINISHED.get(trial.state, "interrupted")
 
 
 def _cell(value: object) -> str:

@@ -1,0 +1,45 @@
+"""The plain way of scoring trials: each as if it were alone, with its seconds by stage."""
+
+import torch
+from tiny_models import PROMPTS, tiny_model
+
+from heretic.ablation.engines import make_editor
+from heretic.ablation.plan import Edit
+from heretic.ablation.vectors import normalize
+from heretic.evaluation.evaluator import Evaluator
+from heretic.evaluation.plain_engine import PlainEngine
+from heretic.evaluation.trial_engine import TrialEngine
+from heretic.stages import StageClock
+
+torch.set_num_threads(1)
+
+
+def test_each_trial_scores_as_alone_and_the_original_comes_back() -> None:
+    model = tiny_model()
+    writers = model.anatomy.writers
+    pristine = [writer.weight.clone() for writer in writers]
+    draw = torch.Generator().manual_seed(5)
+    direction = normalize(torch.randn(1, model.anatomy.d_model, generator=draw))
+    trials = [[], [Edit(w, direction, (1.5,)) for w in writers], [Edit(writers[0], direction, (1,))]]
+    editor = make_editor(model, "auto", "none", "true")
+    evaluator = Evaluator(model, PROMPTS[:2], PROMPTS[2:], 4)
+    engine: TrialEngine = PlainEngine(editor, evaluator)
+    clock = StageClock()
+
+    scores = engine.score(trials, None, clock)
+
+    seconds = clock.read()
+    assert min(seconds[stage] for stage in ("edit", "prefill", "decode")) > 0
+    assert (engine.trials_in_flight, engine.n_bad) == (1, len(PROMPTS) - 2)
+    alone = []
+    for edits in trials:
+        editor.abliterate(edits)
+        alone.append(evaluator.evaluate())
+    assert scores == alone
+    divergences = [each.kl_first_token for each in scores]
+    assert divergences[0] == 0.0 < divergences[2] < divergences[1]
+    limited = engine.score(trials, divergences[2], clock)
+    assert [each.unanswered is None for each in limited] == [False, True, False]
+    assert clock.read()["decode"] > 0
+    engine.restore()
+    assert all(w.weight.equal(before) for w, before in zip(writers, pristine, strict=True))

@@ -1,0 +1,226 @@
+"""Several trials in flight: asked for and scored together, and cut off anywhere without a trace."""
+
+import shutil
+import signal
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from itertools import count
+from pathlib import Path
+from typing import Any
+
+import pytest
+from optuna.samplers import BaseSampler
+from optuna.storages import RDBStorage
+from optuna.trial import TrialState
+
+from heretic.ablation.plan import Edit
+from heretic.evaluation.evaluator import TrialScores
+from heretic.optimization import trials
+from heretic.optimization.pending import ASKED
+from heretic.optimization.records import TrialRecord
+from heretic.optimization.study import make_sampler, open_study
+from heretic.optimization.trials import TrialLoop, read_records
+from heretic.optimization.watch import read_search
+from heretic.stages import STAGES, StageClock
+from optimization.small_search import STUDY, SmallEngine, search, small_loop
+from optimization.test_study import HERE, states, told, waiting_process
+
+K, FIRST, N = 3, 6, 8
+# With it a trial of the second group depends on those in flight before it, as a test shows.
+SEED = 5
+# Of Optuna's storage: all that the search writes with.
+WRITES = (
+    "_create_new_trial", "_set_trial_param", "set_trial_state_values", "set_trial_user_attr",
+    "set_trial_system_attr",
+)  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def loop() -> TrialLoop:
+    return small_loop(seed=SEED, in_flight=K)
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory, loop: TrialLoop) -> list[TrialRecord]:
+    """The trials of a search that nothing disturbs; of the last group there are two."""
+    with open_study(tmp_path_factory.mktemp("whole") / "study.db", STUDY) as study:
+        return loop.run(study, N)
+
+
+@pytest.fixture(scope="module")
+def begun(tmp_path_factory: pytest.TempPathFactory, loop: TrialLoop) -> Path:
+    """The database of its first group; the sampler has learnt from that one in the next."""
+    database = tmp_path_factory.mktemp("begun") / "study.db"
+    with open_study(database, STUDY) as study:
+        loop.run(study, K)
+    return database
+
+
+@contextmanager
+def cut_off(at: int) -> Iterator[None]:
+    """Stop before a write to the database, as a kill would: each is stored whole or not at all."""
+    calls = count()
+    with pytest.MonkeyPatch.context() as patch:
+        for name in WRITES:
+            patch.setattr(RDBStorage, name, _stopping(getattr(RDBStorage, name), calls, at))
+        with pytest.raises(KeyboardInterrupt):
+            yield
+
+
+def _stopping(original: Any, calls: Iterator[int], at: int) -> Any:
+    def write(*arguments: Any, **options: Any) -> Any:
+        # What comes after the end of a process is not written either.
+        if next(calls) >= at:
+            raise KeyboardInterrupt
+        return original(*arguments, **options)
+
+    return write
+
+
+def run(database: Path, loop: TrialLoop, n_trials: int = N) -> list[TrialRecord]:
+    with open_study(database, STUDY) as study:
+        return loop.run(study, n_trials)
+
+
+def test_trials_are_asked_for_and_scored_in_groups(
+    tmp_path: Path, loop: TrialLoop, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sizes: list[int] = []
+    score = SmallEngine.score
+
+    def counted(
+        self: SmallEngine, edits: Sequence[Sequence[Edit]], limit: float, clock: StageClock
+    ) -> list[TrialScores]:
+        sizes.append(len(edits))
+        return score(self, edits, limit, clock)
+
+    monkeypatch.setattr(SmallEngine, "score", counted)
+    run(tmp_path / "study.db", loop, 4)
+    assert sizes == [3, 1]
+    run(tmp_path / "study.db", loop, N)
+    assert sizes == [3, 1, 2, 2]
+
+
+def test_a_trial_is_chosen_in_view_of_those_in_flight(
+    tmp_path: Path, loop: TrialLoop, whole: list[TrialRecord], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """All but the first of a group, which knows all that it would know alone."""
+    alone = search(tmp_path / "alone.db", FIRST, seed=SEED)
+    monkeypatch.setattr(trials, "make_sampler", _blind)
+    blind = run(tmp_path / "blind.db", loop, FIRST)
+    for others in (alone, blind):
+        assert told(others[: K + 1]) == told(whole[: K + 1])
+        for one, other in zip(others[K + 1 :], whole[K + 1 : FIRST], strict=True):
+            assert one.sampled != other.sampled
+
+
+def _blind(*arguments: int, several_in_flight: bool) -> BaseSampler:
+    return make_sampler(*arguments)
+
+
+def test_a_search_cut_off_between_groups_goes_on(
+    tmp_path: Path, begun: Path, loop: TrialLoop, whole: list[TrialRecord]
+) -> None:
+    database = Path(shutil.copy(begun, tmp_path / "study.db"))
+    assert told(run(database, loop)) == told(whole)
+    assert states(database) == [TrialState.COMPLETE] * N
+
+
+# Eleven writes make a trial, choose its parameters and mark it as asked for, the last of them; when
+# all three are, three tell each.
+@pytest.mark.parametrize("at", [0, 5, 10, 11, 24, 33, 36, 38, 41])
+def test_a_search_cut_off_at_any_write_loses_and_changes_nothing(
+    tmp_path: Path, begun: Path, loop: TrialLoop, whole: list[TrialRecord], at: int
+) -> None:
+    database = Path(shutil.copy(begun, tmp_path / "study.db"))
+    with cut_off(at):
+        run(database, loop, FIRST)
+    assert told(run(database, loop)) == told(whole)
+
+
+@pytest.mark.parametrize("again", [0, 1, 2, 3, 4, 13, 22])
+def test_a_resumption_cut_off_as_well_queues_nothing_twice(
+    tmp_path: Path, begun: Path, loop: TrialLoop, whole: list[TrialRecord], again: int
+) -> None:
+    """The first trial of three was told, and the second is running once more."""
+    database = Path(shutil.copy(begun, tmp_path / "study.db"))
+    with cut_off(36):
+        run(database, loop, FIRST)
+    for at in (again, 5):
+        with cut_off(at):
+            run(database, loop, FIRST)
+    assert told(run(database, loop)) == told(whole)
+    assert set(states(database)) == {TrialState.COMPLETE, TrialState.FAIL}
+    assert states(database).count(TrialState.COMPLETE) == N
+
+
+def test_a_killed_search_of_several_in_flight_goes_on(
+    tmp_path: Path, loop: TrialLoop, whole: list[TrialRecord]
+) -> None:
+    """Killed in the second group, when its first trial was told."""
+    database = tmp_path / "study.db"
+    program = (HERE / "small_search.py").read_text(encoding="utf-8")
+    with waiting_process(program, database, N, K + 1, "tell", K, SEED) as process:
+        assert read_search(database).unfinished == {4: "running", 5: "running"}
+        process.send_signal(signal.SIGKILL)
+        assert process.wait() == -signal.SIGKILL
+    assert told(run(database, loop)) == told(whole)
+
+
+@pytest.mark.parametrize("in_flight", [1, 2, 5])
+def test_another_number_in_flight_goes_on_with_what_was_asked_for(
+    tmp_path: Path, begun: Path, loop: TrialLoop, whole: list[TrialRecord], in_flight: int
+) -> None:
+    database = Path(shutil.copy(begun, tmp_path / "study.db"))
+    with cut_off(33):
+        run(database, loop, FIRST)
+    records = run(database, small_loop(seed=SEED, in_flight=in_flight))
+    assert told(records[:FIRST]) == told(whole[:FIRST])
+    assert len({str(record.parameters) for record in records}) == N
+
+
+def test_fewer_trials_leave_what_was_asked_for_in_the_queue(
+    tmp_path: Path, begun: Path, loop: TrialLoop, whole: list[TrialRecord]
+) -> None:
+    database = Path(shutil.copy(begun, tmp_path / "study.db"))
+    with cut_off(33):
+        run(database, loop, FIRST)
+    assert told(run(database, loop, K + 1)) == told(whole[: K + 1])
+    assert list(read_search(database).unfinished.values()) == ["interrupted"] * 3 + ["waiting"] * 2
+    assert told(run(database, loop, FIRST)) == told(whole[:FIRST])
+
+
+def test_an_exception_restores_the_model_and_loses_no_trial(
+    tmp_path: Path, whole: list[TrialRecord], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    database, loop = tmp_path / "study.db", small_loop(seed=SEED, in_flight=K)
+    writers = loop.engine.model.anatomy.writers
+    pristine = [writer.weight.clone() for writer in writers]
+    with monkeypatch.context() as patch:
+        patch.setattr(SmallEngine, "score", _edit_and_stop)
+        with pytest.raises(KeyboardInterrupt):
+            run(database, loop)
+    assert all(w.weight.equal(before) for w, before in zip(writers, pristine, strict=True))
+    with open_study(database, STUDY) as study:
+        queued = study.get_trials(states=(TrialState.WAITING,))
+    asked = [trial.user_attrs[ASKED]["sampled"] for trial in queued]
+    assert asked == [record.sampled for record in whole[:K]]
+    assert told(run(database, loop)) == told(whole)
+
+
+def _edit_and_stop(engine: SmallEngine, edits: Sequence[Sequence[Edit]], *_: Any) -> None:
+    engine.editor.abliterate(edits[-1])
+    raise KeyboardInterrupt
+
+
+def test_seconds_are_told_by_stage_and_shared_equally(
+    whole: list[TrialRecord], begun: Path
+) -> None:
+    for record in whole:
+        assert list(record.stages) == list(STAGES)
+        assert record.seconds == sum(record.stages.values())
+        assert min(record.stages[s] for s in ("sampler", "edit", "prefill", "decode")) > 0
+    assert [r.stages == whole[0].stages for r in whole] == [True] * K + [False] * (N - K)
+    with open_study(begun, STUDY) as study:
+        stored = read_records(study, K)
+    assert all(record.stages and record.seconds > 0 for record in stored)
