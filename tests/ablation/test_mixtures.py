@@ -1,4 +1,4 @@
-"""Directions of a trial are known as combinations of the study's, through all that is done to them."""
+"""A trial's directions are known as combinations of the study's, whatever is done to them."""
 
 import pytest
 import torch

@@ -1,7 +1,7 @@
 """Applies a trial's edits to the weights and takes them back."""
 
 from collections.abc import Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import contextmanager
 from typing import Protocol
 
 import torch
@@ -9,6 +9,7 @@ from torch import Tensor
 
 from heretic.ablation.directions import AblationDirections
 from heretic.ablation.disk_weights import DiskWeights
+from heretic.ablation.held_trials import require_few, staged
 from heretic.ablation.memory_plan import choose_place
 from heretic.ablation.plan import Edit
 from heretic.ablation.projection import NormPreservation
@@ -39,8 +40,8 @@ class WeightEditor:
     """Edits a model in place, always from its pristine weights.
 
     Restoring and editing is one pass per matrix, and touches only the matrices that this edit or
-    the one before it changes. There is one trial at a time. If that fails half-way the model is of no more use: it is marked as
-    damaged, and no editor takes it until it is loaded again.
+    the one before it changes. There is one trial at a time. If that fails half-way the model is of
+    no more use: it is marked as damaged, and no editor takes it until it is loaded again.
     """
 
     max_trials = 1
@@ -68,9 +69,7 @@ class WeightEditor:
         self._edited: dict[str, StreamWriter] = {}
         self._writing = MatrixWriting(norm_preservation, directions)
 
-    def load(
-        self, trials: Sequence[Sequence[Edit]], clock: StageClock | None = None
-    ) -> None:
+    def load(self, trials: Sequence[Sequence[Edit]], clock: StageClock | None = None) -> None:
         """Bring the model into the state of the only trial's edits, whatever its state was.
 
         Args:
@@ -126,24 +125,6 @@ class WeightEditor:
     def _write(self, edit: Edit, parts: PristineParts) -> None:
         with overwriting(edit.writer), torch.no_grad():
             self._writing.write(edit, parts)
-
-
-def require_few(trials: Sequence[Sequence[Edit]], most: int) -> None:
-    """Refuse more trials than an editor can hold at once.
-
-    Raises:
-        ModelLoadError: there are more than `most`.
-    """
-    if len(trials) > most:
-        raise ModelLoadError(
-            f"{len(trials)} trials are to be tried at once, and this model's editor holds {most}; "
-            f"set trials_in_flight={most}"
-        )
-
-
-def staged(clock: StageClock | None, stage: str) -> AbstractContextManager[None]:
-    """Count what happens inside for a stage, if there is a clock."""
-    return nullcontext() if clock is None else clock.stage(stage)
 
 
 def _require_sound(model: Model) -> None:

@@ -38,7 +38,9 @@ class Mixture:
 
     def times(self, matrix: Tensor) -> "Mixture":
         """Combinations of these directions: `matrix` [n, k] times them."""
-        return Mixture(self.study, self.indices, matrix.to("cpu", torch.float64) @ self.coefficients)
+        return Mixture(
+            self.study, self.indices, matrix.to("cpu", torch.float64) @ self.coefficients
+        )
 
     def orthonormal(self, vectors: Tensor, units: Tensor) -> "Mixture":
         """What becomes of this mixture when the `vectors` that it gives are made orthonormal.

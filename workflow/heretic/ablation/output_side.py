@@ -17,71 +17,70 @@ the plain edit of that sum is the sum of plain edits, biases included, but facto
 expert's norms can no longer be applied.
 """
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+import re
+from collections import Counter
+from collections.abc import Collection, Sequence
 from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from heretic.ablation.directions import AblationDirections
+from heretic.ablation.held_trials import require_few, staged
+from heretic.ablation.output_edits import MixedEdit, OutputEdit, Owners
+from heretic.ablation.pieces import wide_dtype
 from heretic.ablation.plan import Edit
+from heretic.ablation.products import StudyProducts
 from heretic.ablation.projection import NormPreservation, ablate_bias
-from heretic.ablation.restored_norms import RestoredNorms
+from heretic.ablation.restored_norms import restoring_factors
 from heretic.ablation.summed_outputs import INSTEAD, require_summed_outputs
 from heretic.errors import ModelLoadError
-from heretic.model.anatomy import StreamWriter
+from heretic.model.anatomy import Anatomy, StreamWriter
 from heretic.model.components import EMBEDDINGS
 from heretic.model.loading import Model
+from heretic.stages import StageClock
 
-
-@dataclass(frozen=True)
-class OutputEdit:
-    """The edit of one writer's output; all tensors in float32 at least, on the writer's device.
-
-    Attributes:
-        units: D [k, d_model].
-        scaled: diag(s) D [k, d_model].
-        input_scale: c [d_in], or None; of embeddings that of each token.
-        output_scale: r [d_model] or g [1], or None.
-        shift: what is added at the end [d_model], or None.
-    """
-
-    units: Tensor
-    scaled: Tensor
-    input_scale: Tensor | None = None
-    output_scale: Tensor | None = None
-    shift: Tensor | None = None
-
-    def of_input(self, states: Tensor) -> Tensor:
-        """What the writer is given [..., d_in] instead of `states`, in their dtype."""
-        return states if self.input_scale is None else (states * self.input_scale).to(states.dtype)
-
-    def of_output(self, output: Tensor) -> Tensor:
-        """What the writer puts out [..., d_model] instead of `output`, in its dtype."""
-        rows = output.reshape(-1, output.shape[-1]).to(self.units.dtype)
-        edited = torch.addmm(rows, rows @ self.units.T, self.scaled, alpha=-1)
-        if self.output_scale is not None:
-            edited = edited.mul_(self.output_scale)
-        if self.shift is not None:
-            edited = edited.add_(self.shift)
-        return edited.view(output.shape).to(output.dtype)
+# Decoding reads all weights for a token of each row; with this many trials in a batch that is
+# shared well enough.
+MAX_TRIALS = 8
 
 
 class OutputSideEditor:
     """Edits what a model computes and none of its weights, which must not change meanwhile.
 
-    Its hooks stay with the model for good and do nothing for writers that a trial does not edit.
+    Several trials may be loaded, and the rows of a batch belong to different ones. Hooks stay with
+    the model for good, and do nothing for writers that no trial edits, unless the editor is steady:
+    then each of them does the same arithmetic in every trial, on tensors that stay where they are,
+    so that a compiled step need not be compiled again.
+
+    Attributes:
+        max_trials: how many trials it holds at once; 1 where a writer is not given all tokens in
+            their order, so that it cannot be told to which trial a row belongs.
     """
 
-    def __init__(self, model: Model, norm_preservation: NormPreservation) -> None:
+    def __init__(
+        self,
+        model: Model,
+        norm_preservation: NormPreservation,
+        directions: AblationDirections | None = None,
+        *,
+        steady: bool = False,
+    ) -> None:
         """Put hooks on the writers of a model in its original state.
+
+        Args:
+            model: what to edit.
+            norm_preservation: which norms are restored.
+            directions: of the study, products with which are made once for all its trials; a steady
+                editor has room for as many a layer as there are of these, or for one.
+            steady: whether a compiled step must fit all trials.
 
         Raises:
             ModelLoadError: the output of a module of experts is not that of its matrices alone, or
                 norms are to be restored in such a module, or of a matrix that is offloaded.
         """
-        self.model = model
+        self.model, self.steady = model, steady
         self.norm_preservation: NormPreservation = norm_preservation
         packed = [writer for writer in model.anatomy.writers if writer.is_raw]
         if packed and norm_preservation != "none":
@@ -90,8 +89,9 @@ class OutputSideEditor:
                 f"{packed[0].name} have one output in common; {INSTEAD} or norm_preservation=none"
             )
         _require_at_hand(model, norm_preservation)
-        require_summed_outputs(model)
-        self._norms: dict[str, RestoredNorms] = {}
+        in_order = require_summed_outputs(model) and not _has_experts_apart(model.anatomy)
+        self.max_trials = MAX_TRIALS if in_order else 1
+        self._products = StudyProducts(directions, norm_preservation)
         with_inputs = norm_preservation == "column"
         self._taps = {
             w.name: _TokenTap(w.module)
@@ -99,20 +99,108 @@ class OutputSideEditor:
             else _Tap(w.module, with_inputs)
             for w in model.anatomy.writers
         }
+        self._loaded: list[dict[str, OutputEdit]] = [{}]
+        self._owners: dict[torch.device, Owners] = {}
+        self._mixed: dict[str, MixedEdit] = {}
+        if steady:
+            self._count = 1 if directions is None else directions.rows.shape[1]
+            self._make_room(self.max_trials, self._count, list(self._taps))
+            self.assign(0)
 
-    def abliterate(self, edits: Sequence[Edit]) -> None:
-        """Bring the model into the state of these edits, whatever its state was.
+    def load(self, trials: Sequence[Sequence[Edit]], clock: StageClock | None = None) -> None:
+        """Bring the model into a state in which it computes these trials; all rows are the first's.
+
+        Args:
+            trials: the edits of each, at most `max_trials`; none, or no edits, is the original.
+            clock: for which all of this is the stage `edit`.
 
         Raises:
-            ModelLoadError: directions do not fit a writer, and nothing was changed.
+            ModelLoadError: there are too many trials, or directions do not fit a writer, and
+                nothing was changed.
         """
-        wanted = {e.writer.name: self._output_edit(e) for e in edits if any(e.strengths)}
-        for name, tap in self._taps.items():
-            tap.edit = wanted.get(name)
+        require_few(trials, self.max_trials)
+        # What is made here is written in place later, perhaps in another mode.
+        with staged(clock, "edit"), torch.inference_mode(False), torch.no_grad():
+            loaded = [
+                {e.writer.name: self._output_edit(e) for e in edits if any(e.strengths)}
+                for edits in trials
+            ] or [{}]
+            count = max((len(e.units) for trial in loaded for e in trial.values()), default=1)
+            if not self.steady:
+                names = {name for trial in loaded for name in trial} if len(loaded) > 1 else ()
+                self._make_room(len(loaded), count, names)
+            elif count > self._count:
+                raise ModelLoadError(
+                    f"an edit has {count} directions, and this editor was made for {self._count}; "
+                    "give it the directions of the study"
+                )
+            self._loaded = loaded
+            for name, mixed in self._mixed.items():
+                for number in range(mixed.trials):
+                    mixed.put(number, loaded[number].get(name) if number < len(loaded) else None)
+            self.assign(0)
+
+    def assign(self, rows: int | Tensor) -> None:
+        """Say to which of the loaded trials the rows of the next passes belong.
+
+        Args:
+            rows: the trial of all rows, or that of each row of the batch, int64 [batch].
+
+        Raises:
+            ModelLoadError: that trial was not loaded.
+        """
+        if not isinstance(rows, Tensor) and not 0 <= rows < len(self._loaded):
+            raise ModelLoadError(
+                f"there is no trial {rows} among the {len(self._loaded)} that were loaded; load it"
+            )
+        if self.steady or (isinstance(rows, Tensor) and len(self._loaded) > 1):
+            for owners in self._owners.values():
+                owners.assign(rows)
+            for name, tap in self._taps.items():
+                tap.edit = self._mixed.get(name)
+        else:
+            trial = self._loaded[0 if isinstance(rows, Tensor) else rows]
+            for name, tap in self._taps.items():
+                tap.edit = trial.get(name)
+
+    def abliterate(self, edits: Sequence[Edit]) -> None:
+        """Bring the model into the state of these edits, as `load` does.
+
+        Raises:
+            ModelLoadError: as `load`.
+        """
+        self.load([edits])
 
     def restore(self) -> None:
         """Bring the original model back, bit for bit."""
-        self.abliterate([])
+        self.load([])
+
+    def _make_room(self, trials: int, count: int, names: Collection[str]) -> None:
+        """For trials of `count` directions each, in these writers."""
+        wide = wide_dtype(self.model.loaded_dtype)
+        writers = [writer for writer in self.model.anatomy.writers if writer.name in names]
+        self._owners = {
+            device: Owners(trials, count, device, wide)
+            for device in {writer.device for writer in writers}
+        }
+        self._mixed = {
+            writer.name: MixedEdit(
+                writer.name, self._owners[writer.device], trials, self._neutral(writer, count)
+            )
+            for writer in writers
+        }
+
+    def _neutral(self, writer: StreamWriter, count: int) -> OutputEdit:
+        """An edit that changes nothing, with the parts that edits of this writer have."""
+        wide, width = wide_dtype(self.model.loaded_dtype), self.model.anatomy.d_model
+        units = torch.zeros(count, width, dtype=wide, device=writer.device)
+        if self.norm_preservation == "none":
+            return OutputEdit(units, units)
+        if self.norm_preservation == "column":
+            return OutputEdit(units, units, input_scale=units.new_ones(writer.shape[-1]))
+        scale = units.new_ones(width if self.norm_preservation == "row" else 1)
+        shift = None if writer.bias is None else units.new_zeros(width)
+        return OutputEdit(units, units, output_scale=scale, shift=shift)
 
     def _output_edit(self, edit: Edit) -> OutputEdit:
         writer, width = edit.writer, self.model.anatomy.d_model
@@ -121,12 +209,14 @@ class OutputSideEditor:
                 f"{writer.name} writes {width} channels, and its directions have "
                 f"{edit.directions.shape[-1]}; are they those of this model?"
             )
-        wide = torch.promote_types(self.model.loaded_dtype, torch.float32)
+        wide = wide_dtype(self.model.loaded_dtype)
         units = edit.directions.to(writer.device, wide)
         scaled = units * units.new_tensor(edit.strengths)[:, None]
         if self.norm_preservation == "none":
             return OutputEdit(units, scaled)
-        factors = self._norms_of(writer).factors(edit.directions, edit.strengths)
+        weight = partial(writer.numbers, self.model.loaded_dtype)
+        products = self._products.of(edit, weight)
+        factors = restoring_factors(products, edit.strengths, self.norm_preservation, weight)
         if self.norm_preservation == "column":
             return OutputEdit(units, scaled, input_scale=factors)
         shift = None
@@ -134,13 +224,6 @@ class OutputSideEditor:
             bias = ablate_bias(writer.bias.to(wide), edit.directions, edit.strengths)
             shift = (1 - factors) * bias
         return OutputEdit(units, scaled, output_scale=factors, shift=shift)
-
-    def _norms_of(self, writer: StreamWriter) -> RestoredNorms:
-        if writer.name not in self._norms:
-            self._norms[writer.name] = RestoredNorms(
-                partial(writer.numbers, self.model.loaded_dtype), self.norm_preservation
-            )
-        return self._norms[writer.name]
 
 
 def _require_at_hand(model: Model, norm_preservation: NormPreservation) -> None:
@@ -154,11 +237,21 @@ def _require_at_hand(model: Model, norm_preservation: NormPreservation) -> None:
         )
 
 
+def _has_experts_apart(anatomy: Anatomy) -> bool:
+    """Whether maps of a layer differ by a number in their names: experts see some of the tokens."""
+    alike = Counter(
+        (writer.layer, re.sub(r"\d+", "#", writer.name))
+        for writer in anatomy.writers
+        if not writer.is_raw
+    )
+    return max(alike.values(), default=0) > 1
+
+
 class _Tap:
     """Hooks of one module, which apply the edit of the moment, if there is one."""
 
     def __init__(self, module: nn.Module, with_inputs: bool) -> None:
-        self.edit: OutputEdit | None = None
+        self.edit: OutputEdit | MixedEdit | None = None
         module.register_forward_hook(self._change_output)
         if with_inputs:
             module.register_forward_pre_hook(self._change_input)
@@ -176,9 +269,5 @@ class _TokenTap(_Tap):
     def __init__(self, module: nn.Module) -> None:
         super().__init__(module, with_inputs=False)
 
-    def _change_output(self, module: nn.Module, args: Any, output: Tensor) -> Tensor | None:
-        edited = super()._change_output(module, args, output)
-        if self.edit is None or edited is None or self.edit.input_scale is None:
-            return edited
-        factors = self.edit.input_scale[args[0].to(self.edit.input_scale.device)]
-        return (edited * factors[..., None]).to(edited.dtype)
+    def _change_output(self, _: nn.Module, args: Any, output: Tensor) -> Tensor | None:
+        return None if self.edit is None else self.edit.of_tokens(args[0], output)

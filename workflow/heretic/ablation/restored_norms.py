@@ -87,7 +87,7 @@ def _measure_again(
     by_row = products.written is not None
     for expert in cancelled.any(-1).nonzero().flatten().tolist():
         lines = cancelled[expert].nonzero().flatten()
-        for few in lines.split(max(1, limit // weight.shape[2 if by_row else 1])):
+        for few in torch.split(lines, max(1, limit // weight.shape[2 if by_row else 1])):
             units, seen = products.units, read[expert]
             units, seen = (units[:, few], seen) if by_row else (units, seen[:, few])
             there = few.to(weight.device)

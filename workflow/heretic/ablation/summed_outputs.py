@@ -19,18 +19,21 @@ from heretic.model.probe import TOKENS, Probe
 INSTEAD = "run with engine=edited_weights"
 
 
-def require_summed_outputs(model: Model) -> None:
+def require_summed_outputs(model: Model) -> bool:
     """Prove, in one pass, that modules of packed matrices put out sums of their products.
 
     With all columns of all matrices, and the biases, replaced by one vector, whatever a module puts
     out must be a multiple of that vector.
+
+    Returns:
+        Whether each of them puts out one row for each token; some do for each token and expert.
 
     Raises:
         ModelLoadError: it is something else, or nothing was seen of it.
     """
     packed = [writer for writer in model.anatomy.writers if writer.is_raw]
     if not packed:
-        return
+        return True
     _require_own_modules(packed)
     generator = torch.Generator().manual_seed(0)
     stream = torch.randn(TOKENS, model.anatomy.d_model, generator=generator)
@@ -53,6 +56,7 @@ def require_summed_outputs(model: Model) -> None:
                 f"the module that holds {writer.name} does not put out the sum of its products, so "
                 f"an edit of its output is not that of its weights; {INSTEAD}"
             )
+    return all(output.flatten(0, -2).shape[0] == TOKENS for output in outputs.values())
 
 
 def _require_own_modules(packed: list[StreamWriter]) -> None:

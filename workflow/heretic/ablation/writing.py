@@ -91,9 +91,7 @@ class MatrixWriting:
             )
         usual = CPU_PIECE if target.device.type == "cpu" else ACCELERATOR_PIECE
         difference = _difference(products, edit.strengths, self.norm_preservation, pristine, limit)
-        write_difference(
-            target, pristine, *difference, edit.writer.transposed, min(usual, limit)
-        )
+        write_difference(target, pristine, *difference, edit.writer.transposed, min(usual, limit))
 
 
 def _difference(
