@@ -11,13 +11,11 @@ from typing import Any
 from snakemake.script import Snakemake
 
 from heretic.ablation.directions import AblationDirections
-from heretic.ablation.engines import make_editor
 from heretic.ablation.recorded import check_adapter, record_writers
 from heretic.artifacts import provenance, read_json, read_tensors, sha256_of, write_csv, write_json
 from heretic.console import job, log
 from heretic.errors import StudyError
-from heretic.evaluation.evaluator import Evaluator
-from heretic.evaluation.plain_engine import PlainEngine
+from heretic.evaluation.engine_choice import make_trial_engine
 from heretic.model.embeddings import with_embeddings
 from heretic.model.loading import load_model, model_facts
 from heretic.model.source import locate, source_facts, tokenizer_files
@@ -33,6 +31,8 @@ snakemake: Snakemake
 
 # Settings that say which trials are tried, but not what one scores.
 HOW_MANY = ("n_trials", "trials_in_flight")
+ENGINE_SETTINGS = ("max_response_length", "engine", "norm_preservation", "trials_in_flight")
+ENGINE_RUNTIME = ("cache_weights", "cache_device", "activation_cache_gb")
 
 
 def main(smk: Snakemake) -> None:
@@ -117,7 +117,7 @@ def objective(
 
 def scores(path: Path) -> bool:
     """Whether a module takes part in scoring; another one must not cost a study its trials."""
-    return path.parent.name in ("ablation", "evaluation", "model")
+    return path.parent.name in ("ablation", "evaluation", "inference", "model")
 
 
 def prepare(
@@ -134,12 +134,13 @@ def prepare(
         model = with_embeddings(model)
     good = read_prompts(inputs["good_evaluation_prompts"])
     bad = read_prompts(inputs["bad_evaluation_prompts"])
-    editor = make_editor(
+    engine = make_trial_engine(
         model,
-        settings["engine"],
-        settings["norm_preservation"],
-        runtime["cache_weights"],
-        runtime["cache_device"],
+        good,
+        bad,
+        directions=directions,
+        **{name: settings[name] for name in ENGINE_SETTINGS},
+        **{name: runtime[name] for name in ENGINE_RUNTIME},
     )
     return TrialLoop(
         space=SearchSpace(
@@ -150,7 +151,7 @@ def prepare(
             settings["ablate_embeddings"],
         ),
         directions=directions,
-        engine=PlainEngine(editor, Evaluator(model, good, bad, settings["max_response_length"])),
+        engine=engine,
         max_kl=settings["max_kl"],
         seed=settings["seed"],
         n_startup_trials=settings["n_startup_trials"],

@@ -229,7 +229,7 @@ def test_a_compiled_step_fits_all_trials(kind: NormPreservation) -> None:
     editor = OutputSideEditor(model, kind, room, steady=True)
     torch._dynamo.reset()
     network: Any = model.network
-    step = torch.compile(network, backend="eager", dynamic=False)
+    step: Any = torch.compile(network, backend="eager", dynamic=False)
 
     def run(owners: list[int]) -> None:
         editor.assign(torch.tensor(owners))

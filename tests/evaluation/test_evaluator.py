@@ -11,8 +11,8 @@ from heretic.ablation.plan import Edit
 from heretic.ablation.vectors import normalize
 from heretic.evaluation import evaluator as module
 from heretic.evaluation.evaluator import Evaluator
-from heretic.evaluation.trial_scores import TrialScores
 from heretic.evaluation.scorers import is_degenerate, is_refusal
+from heretic.evaluation.trial_scores import TrialScores
 from heretic.model.decoding import decode, generate
 from heretic.model.loading import Model
 from heretic.prompts import Prompt

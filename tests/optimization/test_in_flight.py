@@ -14,7 +14,7 @@ from optuna.storages import RDBStorage
 from optuna.trial import TrialState
 
 from heretic.ablation.plan import Edit
-from heretic.evaluation.evaluator import TrialScores
+from heretic.evaluation.trial_scores import TrialScores
 from heretic.optimization import trials
 from heretic.optimization.pending import ASKED
 from heretic.optimization.records import TrialRecord

@@ -1,7 +1,8 @@
 """The engine that a model allows: the fast one as far as it is proved, or the plain one."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import Literal
 
 from heretic.ablation.directions import AblationDirections
@@ -15,8 +16,7 @@ from heretic.evaluation.mixed_rows import why_not_together
 from heretic.evaluation.plain_engine import PlainEngine
 from heretic.evaluation.trial_engine import TrialEngine
 from heretic.inference.prompt_batches import shared_prefix
-from heretic.inference.proof import disagreement, smallest_window, why_no_rows
-from heretic.inference.study_prompts import StudyPrompts
+from heretic.inference.proof import Rehearsal, smallest_window, why_no_rows
 from heretic.model.loading import Model
 from heretic.prompts.prompt import Prompt
 
@@ -50,10 +50,21 @@ def make_trial_engine(
         ModelLoadError: as `make_editor`.
     """
     wanted = _in_flight(model, engine, trials_in_flight)
-    editor = _editor(
-        model, engine, wanted, norm_preservation, cache_weights, cache_device, directions
+    make = partial(
+        make_editor,
+        norm_preservation=norm_preservation,
+        cache_weights=cache_weights,
+        cache_device=cache_device,
+        directions=directions,
+        steady=model.compile,
     )
-    options = EngineOptions(max_response_length, min(wanted, editor.max_trials), activation_cache_gb)
+    editor = _editor(make, model, engine, wanted)
+    options = EngineOptions(
+        max_response_length,
+        min(wanted, editor.max_trials),
+        activation_cache_gb,
+        compile=model.compile,
+    )
     proved = _proved(editor, good_prompts, bad_prompts, options, directions)
     if proved is None:
         return PlainEngine(editor, Evaluator(model, good_prompts, bad_prompts, max_response_length))
@@ -67,24 +78,14 @@ def _in_flight(model: Model, engine: str, trials_in_flight: int | Literal["auto"
     return 1 if on_cpu or engine == "edited_weights" else AUTO_IN_FLIGHT
 
 
-def _editor(
-    model: Model,
-    engine: str,
-    in_flight: int,
-    norm_preservation: NormPreservation,
-    cache_weights: str,
-    cache_device: str,
-    directions: AblationDirections,
-) -> Editor:
+def _editor(make: Callable[..., Editor], model: Model, engine: str, in_flight: int) -> Editor:
     """With `engine: auto` outputs are edited if that is what several trials need, and possible."""
     if engine == AUTO and in_flight > 1:
         try:
-            return make_editor(
-                model, "output_side", norm_preservation, cache_weights, cache_device, directions
-            )
+            return make(model, "output_side")
         except ModelLoadError as error:
             log.info("Trials edit weights, one after the other: %s", error)
-    return make_editor(model, engine, norm_preservation, cache_weights, cache_device, directions)
+    return make(model, engine)
 
 
 def _proved(
@@ -109,30 +110,34 @@ def _proved(
             options = replace(options, share_prefix=False)
         few_good, few_bad = _extremes(good), _extremes(bad)
         for tried in dict.fromkeys(_ever_less(options)):
-            prefix = shared_prefix(ids) if tried.share_prefix else 0
-            prompts = StudyPrompts(
-                model, few_good, few_bad, prefix, tried.activation_cache_gb, most_rows=2
+            rehearsal = Rehearsal(
+                model,
+                few_good,
+                few_bad,
+                shared_prefix(ids) if tried.share_prefix else 0,
+                tried.activation_cache_gb,
             )
-            reason = disagreement(model, prompts, [*few_good, *few_bad])
+            reason = rehearsal.disagreement(fixed_places=tried.compile)
             if reason is None:
-                return _apart(editor, prompts, tried, directions)
+                return _apart(editor, rehearsal, tried, directions)
             log.info("Not as plain passes with %s: %s", tried.means, reason)
     log.info("Answers come from generate, one trial after the other: %s", reason)
     return None
 
 
 def _ever_less(options: EngineOptions) -> list[EngineOptions]:
-    whole = replace(options, activation_cache_gb=0.0)
-    return [options, whole, replace(whole, share_prefix=False)]
+    moving = replace(options, compile=False)
+    whole = replace(moving, activation_cache_gb=0.0)
+    return [options, moving, whole, replace(whole, share_prefix=False)]
 
 
 def _apart(
-    editor: Editor, prompts: StudyPrompts, options: EngineOptions, directions: AblationDirections
+    editor: Editor, rehearsal: Rehearsal, options: EngineOptions, directions: AblationDirections
 ) -> EngineOptions:
     """The options, with one trial after the other where several cannot be told apart."""
     if options.trials_in_flight == 1:
         return options
-    reason = why_not_together(editor, prompts, directions)
+    reason = why_not_together(editor, rehearsal.prompts(), directions)
     if reason is None:
         return options
     log.info("Trials are scored one after the other: %s", reason)

@@ -9,9 +9,9 @@ import torch
 from heretic.ablation.engines import Editor
 from heretic.ablation.plan import Edit
 from heretic.console import log
-from heretic.evaluation.trial_scores import TrialScores
 from heretic.evaluation.scorers import is_settled_refusal
 from heretic.evaluation.trial_queue import TrialQueue
+from heretic.evaluation.trial_scores import TrialScores
 from heretic.inference.decode import Ending, decode_rows
 from heretic.inference.prompt_batches import shared_prefix
 from heretic.inference.rows import Owner
@@ -50,8 +50,9 @@ class EngineOptions:
         parts = {
             "passes from the first edited layer": self.activation_cache_gb > 0,
             "a shared prefix": self.share_prefix,
+            "keys in fixed places": self.compile,
         }
-        return " and ".join([*(k for k, v in parts.items() if v), "rearranged rows"])
+        return ", ".join([*(name for name, used in parts.items() if used), "rearranged rows"])
 
 
 class FastEngine:
@@ -118,7 +119,8 @@ class FastEngine:
         while len(scores) < len(trials):
             together = trials[len(scores) : len(scores) + self.trials_in_flight]
             try:
-                scores += self._score(together, max_kl, clock)
+                divergences, answers = self.answer(together, max_kl, clock)
+                scores += [self.scores(*each, answers) for each in enumerate(divergences)]
                 continue
             except (RuntimeError, MemoryError) as error:
                 if not is_out_of_memory(error):
@@ -128,12 +130,30 @@ class FastEngine:
             self._shrink()
         return scores
 
-    def _score(
+    def answer(
         self, trials: Sequence[Sequence[Edit]], max_kl: float | None, clock: StageClock
-    ) -> list[TrialScores]:
+    ) -> tuple[list[float], Mapping[Owner, list[int]]]:
+        """KL of each of a few trials, and answers as far as they matter.
+
+        Args:
+            trials: at most `trials_in_flight`.
+            max_kl: nats above which a trial has no answers.
+            clock: told which stage takes how long.
+
+        Returns:
+            Mean KL (nats) of the first response token by trial; tokens by trial and prompt, the
+            good prompts first.
+        """
         self.editor.load(trials, clock)
-        first_changed = [_first_changed(edits, self.model.anatomy.n_layers) for edits in trials]
-        queue = TrialQueue(self.editor, self.prompts, first_changed, self.most_rows, clock)
+        changed = [first_changed(edits, self.model.anatomy.n_layers) for edits in trials]
+        queue = TrialQueue(
+            self.editor,
+            self.prompts,
+            changed,
+            self.most_rows,
+            clock,
+            by_row=self.options.compile and self.editor.max_trials > 1,
+        )
         divergences = []
         with clock.stage("prefill"):
             for trial in range(len(trials)):
@@ -146,11 +166,10 @@ class FastEngine:
             answers = decode_rows(
                 self.model, self.steps, queue, self.most_rows, self._ending, queue.assign
             )
-        return [self._scores(trial, kl, answers) for trial, kl in enumerate(divergences)]
+        return divergences, answers
 
-    def _scores(
-        self, trial: int, kl: float, answers: Mapping[Owner, list[int]]
-    ) -> TrialScores:
+    def scores(self, trial: int, kl: float, answers: Mapping[Owner, list[int]]) -> TrialScores:
+        """What the answers of one trial make of it."""
         n_good, n_all = len(self.good_prompts), len(self.good_prompts) + self.n_bad
         if Owner(trial, 0) not in answers:
             return TrialScores(kl)
@@ -183,7 +202,7 @@ class FastEngine:
         )
 
 
-def _first_changed(edits: Sequence[Edit], n_layers: int) -> int:
+def first_changed(edits: Sequence[Edit], n_layers: int) -> int:
     """The first layer that an edit touches; 0 also for the embeddings, `n_layers` for none."""
     layers = [edit.writer.layer for edit in edits if any(edit.strengths)]
     return max(0, min(layers, default=n_layers))

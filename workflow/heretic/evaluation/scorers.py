@@ -117,7 +117,8 @@ def is_settled_refusal(answer: str) -> bool:
     """
     folded = fold(answer)
     found = _REFUSAL.search(folded)
-    return found is not None and folded[found.end() : found.end() + 1].isascii() and found.end() < len(folded)
+    after = "" if found is None else folded[found.end() : found.end() + 1]
+    return after.isascii() and after != ""
 
 
 def is_degenerate(prompt: Prompt, answer: str) -> bool:

@@ -34,6 +34,8 @@ class TrialQueue:
         first_changed: Sequence[int],
         most_kept: int,
         clock: StageClock,
+        *,
+        by_row: bool,
     ) -> None:
         """Begin with no rows.
 
@@ -43,9 +45,11 @@ class TrialQueue:
             first_changed: index of the first layer that each trial edits.
             most_kept: rows whose keys and values may wait for their answers.
             clock: charged with prefills that happen between answers.
+            by_row: whether to tell the trial of each row even where they all have one, so that a
+                compiled step always finds the same.
         """
         self._editor, self._prompts, self._clock = editor, prompts, clock
-        self._first_changed = first_changed
+        self._first_changed, self._by_row = first_changed, by_row
         self._prefixes: dict[int, KeyValues | None] = {}
         self._compared: list[_Item] = []
         self._items: deque[_Item] = deque()
@@ -55,7 +59,8 @@ class TrialQueue:
         """Mean KL (nats) of the first response token of the good prompts, original to trial."""
         self._editor.assign(trial)
         self._prefixes[trial] = self._prompts.prefix_key_values(self._first_changed[trial])
-        self._compared, divergences = [], []
+        self._compared = []
+        divergences: list[float] = []
         for batch in self._prompts.good:
             prefilled = self._prompts.prefill(
                 batch, self._first_changed[trial], self._prefixes[trial]
@@ -93,7 +98,7 @@ class TrialQueue:
     def assign(self, owners: Sequence[Owner]) -> None:
         """Tell the editor to which trials the rows of the next passes belong."""
         trials = [owner.trial for owner in owners]
-        if len(set(trials)) == 1:
-            self._editor.assign(trials[0])
-        else:
+        if self._by_row or len(set(trials)) > 1:
             self._editor.assign(torch.tensor(trials, device=self._editor.model.device))
+        else:
+            self._editor.assign(trials[0])

@@ -104,7 +104,10 @@ def _keep(tensor: Tensor, plan: RecordingPlan) -> Tensor:
 
 @contextmanager
 def _watching(
-    layers: Sequence[nn.Module], wanted: Sequence[int], seen: dict[int, Tensor], n_outputs: list[int]
+    layers: Sequence[nn.Module],
+    wanted: Sequence[int],
+    seen: dict[int, Tensor],
+    n_outputs: list[int],
 ) -> Iterator[None]:
     def watch(layer: int) -> Any:
         def keep(_: nn.Module, args: Any, kwargs: Any) -> None:

@@ -4,8 +4,6 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
-import torch
-
 from heretic.inference.rows import Owner, Rows, join
 from heretic.inference.steps import STEPS_BETWEEN_READS, Steps
 from heretic.model.loading import Model

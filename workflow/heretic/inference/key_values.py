@@ -20,11 +20,11 @@ KeyValues = list[tuple[Tensor, Tensor] | None]
 ROOM = 32
 
 
-class RoomyLayer(DynamicLayer):
+class RoomyLayer(DynamicLayer):  # type: ignore[no-untyped-call]
     """Keys and values with room behind them, so that not all are copied for each new token."""
 
     def __init__(self) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self._places: tuple[Tensor, Tensor] | None = None
 
     def update(
@@ -34,10 +34,11 @@ class RoomyLayer(DynamicLayer):
         if not self.is_initialized:
             self.lazy_initialization(key_states, value_states)
             self.keys, self.values = key_states[:, :, :0], value_states[:, :, :0]
-        length = self.keys.shape[2]
+        known: Any = (self.keys, self.values)
+        length = known[0].shape[2]
         end = length + key_states.shape[2]
         if self._places is None or self._places[0].shape[2] < end:
-            self._places = _with_room(self.keys, end), _with_room(self.values, end)
+            self._places = _with_room(known[0], end), _with_room(known[1], end)
         keys, values = self._places
         keys[:, :, length:end] = key_states
         values[:, :, length:end] = value_states

@@ -9,7 +9,13 @@ import torch
 from torch import Tensor, nn
 from transformers import DynamicCache
 
-from heretic.inference.key_values import KeyValues, empty_cache, make_cache, of_batch, read_key_values
+from heretic.inference.key_values import (
+    KeyValues,
+    empty_cache,
+    make_cache,
+    of_batch,
+    read_key_values,
+)
 from heretic.inference.prompt_batches import PromptBatch
 from heretic.model.decoding import understood
 from heretic.model.loading import Model
@@ -91,7 +97,7 @@ def _completed(cache: DynamicCache, start: Start, n_cached: int) -> DynamicCache
 
 @contextmanager
 def _starting(layers: Sequence[nn.Module], start: Start | None) -> Iterator[None]:
-    """While it lasts, layers before `start` compute nothing, and the last of them tells `inputs`."""
+    """While it lasts, layers before `start` compute nothing and put out what it is given."""
     if start is None:
         yield
         return

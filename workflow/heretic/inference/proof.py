@@ -6,6 +6,7 @@ a study begins.
 """
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from itertools import chain
 from typing import Any
 
@@ -14,14 +15,16 @@ from torch import Tensor
 from transformers import DynamicCache
 from transformers.cache_utils import DynamicLayer, DynamicSlidingWindowLayer
 
-from heretic.inference.prefill import prefill
+from heretic.errors import one_line
 from heretic.inference.rows import Rows, join
+from heretic.inference.steps import CompiledSteps, PlainSteps, Steps
 from heretic.inference.study_prompts import StudyPrompts
 from heretic.model.decoding import forward, pad_left
 from heretic.model.layers import text_config
 from heretic.model.loading import Model
 
-SAMPLES, STEPS = 4, 2
+STEPS = 2
+MESSAGE = 200
 # Unequal logits may be so many roundings of the largest one apart, or so many times what batches
 # of plain passes differ by.
 ROUNDINGS = {torch.float32: 256, torch.float64: 256}
@@ -36,7 +39,9 @@ def why_no_rows(model: Model) -> str | None:
         layers = DynamicCache(config=text_config(model.network)).layers
     except REFUSALS as error:
         return f"transformers makes no cache for it ({type(error).__name__})"
-    others = [layer for layer in layers if type(layer) not in (DynamicLayer, DynamicSlidingWindowLayer)]
+    others = [
+        layer for layer in layers if type(layer) not in (DynamicLayer, DynamicSlidingWindowLayer)
+    ]
     if others:
         return f"its cache holds more than keys and values ({type(others[0]).__name__})"
     return None
@@ -49,59 +54,97 @@ def smallest_window(model: Model) -> int | None:
     return min(windows, default=None)
 
 
-def disagreement(model: Model, prompts: StudyPrompts, ids: Sequence[Sequence[int]]) -> str | None:
-    """Why passes over `prompts` are not what plain passes are, or None.
+@dataclass(frozen=True)
+class Rehearsal:
+    """A few prompts, answered as a study's are.
+
+    Attributes:
+        model: in its original state.
+        good: token ids of good prompts.
+        bad: token ids of bad prompts.
+        prefix: number of tokens that all share.
+        gigabytes: for what the unedited network computes.
+    """
+
+    model: Model
+    good: Sequence[Sequence[int]]
+    bad: Sequence[Sequence[int]]
+    prefix: int
+    gigabytes: float
+
+    def disagreement(self, *, fixed_places: bool) -> str | None:
+        """Why answers are not what plain passes make of them, or None.
+
+        Args:
+            fixed_places: whether keys and values are to stay in their places, as compiled steps
+                need it.
+        """
+        try:
+            prompts = self.prompts()
+            kept = sorted(prompts.good[0].recording.inputs)
+            for first in dict.fromkeys([0, *kept[:1], *kept[-1:]]):
+                reason = self._disagreement(prompts, first, fixed_places)
+                if reason is not None:
+                    return f"in passes from layer {first} on {reason}"
+        except REFUSALS as error:
+            return f"{type(error).__name__}: {one_line(error)[:MESSAGE]}"
+        return None
+
+    def prompts(self) -> StudyPrompts:
+        """They, with padding and in several batches."""
+        return StudyPrompts(
+            self.model, self.good, self.bad, self.prefix, self.gigabytes, most_rows=2
+        )
+
+    def _disagreement(self, prompts: StudyPrompts, first: int, fixed_places: bool) -> str | None:
+        rows, logits = begin(prompts, first)
+        order = list(range(len(rows)))[::-1]
+        rows, seen = rows.select(order), [logits[order]]
+        steps = self._steps(rows, prompts.longest, fixed_places)
+        steps.begin(rows)
+        seen += [steps.step(rows) for _ in range(STEPS)]
+        rows.read()
+        ids = [*self.good, *self.bad]
+        whole = [
+            [*ids[owner.prompt], *answer[:-1]]
+            for owner, answer in zip(rows.owners, rows.answers, strict=True)
+        ]
+        plain = torch.cat([self._plain([row]) for row in whole])
+        noise = float((self._plain(whole) - plain).abs().max())
+        return logits_agree(self.model, torch.stack(seen, dim=1), plain, noise)
+
+    def _steps(self, rows: Rows, longest: int, fixed_places: bool) -> Steps:
+        if not fixed_places:
+            return PlainSteps(self.model)
+        return CompiledSteps(self.model, len(rows) + 1, longest + STEPS, lambda call: call)
+
+    def _plain(self, rows: Sequence[Sequence[int]]) -> Tensor:
+        """Logits [n, steps + 1, vocabulary] at the ends of some rows, without a cache."""
+        inputs, mask = pad_left(rows, self.model)
+        logits: Tensor = forward(self.model, inputs, mask, logits_to_keep=STEPS + 1).logits
+        return logits[:, -STEPS - 1 :].float()
+
+
+def begin(prompts: StudyPrompts, first: int, trial: int = 0) -> tuple[Rows, Tensor]:
+    """All prompts as rows of one trial, and their first logits [n, vocabulary].
 
     Args:
-        model: in its original state.
-        prompts: a few, as a study has many.
-        ids: their tokens, good ones first.
+        prompts: a few.
+        first: layer before which the model is as it was.
+        trial: of the rows.
     """
-    kept = sorted({layer for batch in prompts.good for layer in batch.recording.inputs})
-    try:
-        for first in dict.fromkeys([0, *kept[:1], *kept[-1:]]):
-            owners, answers, logits = _answered(model, prompts, first)
-            whole = [[*ids[owner], *answer[:-1]] for owner, answer in zip(owners, answers, strict=True)]
-            plain = torch.cat([_plain(model, [row]) for row in whole])
-            noise = float((_plain(model, whole) - plain).abs().max())
-            reason = logits_agree(model, logits, plain, noise)
-            if reason is not None:
-                return f"in passes from layer {first} on {reason}"
-    except REFUSALS as error:
-        return f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
-    return None
-
-
-def _answered(
-    model: Model, prompts: StudyPrompts, first: int
-) -> tuple[list[int], list[list[int]], Tensor]:
-    """Prompts, two-step answers and logits [n, steps + 1, vocabulary] of rearranged rows."""
     prefix = prompts.prefix_key_values(first)
     parts, logits = [], []
     for batch in chain(prompts.good, prompts.bad):
         prefilled = prompts.prefill(batch, first, prefix)
-        rows = Rows.of(prefilled, batch.prompts, 0)
+        rows = Rows.of(prefilled, batch.prompts, trial)
         rows.read()
         parts.append(rows)
-        logits.append(prefilled.logits.float())
-    order = list(range(sum(map(len, parts))))[::-1]
-    rows = join(parts).select(order)
-    seen = [torch.cat(logits)[order]]
-    seen += [rows.step(model).float() for _ in range(STEPS)]
-    rows.read()
-    return [owner.prompt for owner in rows.owners], rows.answers, torch.stack(seen, dim=1)
+        logits.append(prefilled.logits)
+    return join(parts), torch.cat(logits)
 
 
-def _plain(model: Model, rows: Sequence[Sequence[int]]) -> Tensor:
-    """Logits [n, steps + 1, vocabulary] at the ends of some rows, without a cache."""
-    inputs, mask = pad_left(rows, model)
-    logits: Tensor = forward(model, inputs, mask, logits_to_keep=STEPS + 1).logits
-    return logits[:, -STEPS - 1 :].float()
-
-
-def logits_agree(
-    model: Model, logits: Tensor, expected: Tensor, noise: float = 0.0
-) -> str | None:
+def logits_agree(model: Model, logits: Tensor, expected: Tensor, noise: float = 0.0) -> str | None:
     """By how much logits are off if that is more than rounding explains, or None.
 
     Args:
@@ -114,7 +157,7 @@ def logits_agree(
     rounding = ROUNDINGS.get(precision, HALF_ROUNDINGS) * torch.finfo(precision).eps
     real = expected.isfinite()  # some models rule tokens out
     allowed = max(rounding * float(expected[real].abs().max()), TIMES_NOISE * noise)
-    found = float((logits - expected)[real].abs().max())
+    found = float((logits.float() - expected)[real].abs().max())
     if found <= allowed:
         return None
     return f"logits are {found:.2g} off, where rounding explains {allowed:.2g}"

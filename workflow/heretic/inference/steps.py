@@ -1,4 +1,4 @@
-"""How rows take their next token: as the network is, or compiled on keys and values of fixed places.
+"""How rows take their next token: by the network as it is, or compiled on keys in fixed places.
 
 A compiled step is compiled once for each number of rows. Those numbers are few: rows are filled up
 to the next one, and the places of keys and values stay the same from trial to trial.
@@ -93,7 +93,9 @@ class CompiledSteps:
         """
         # A mask without a hidden column would be none, which is compiled anew.
         self._model, self._width = model, width + STEPS_BETWEEN_READS + 1
-        self._sizes = sorted({-(-most_rows // 2**halvings) for halvings in range(N_SIZES)})
+        self._sizes: list[int] = sorted(
+            {-(-most_rows // 2**halvings) for halvings in range(N_SIZES)}
+        )
         self._caches: dict[int, Cache] = {}
         network: Any = model.network
         self._call = compile_call(network.__call__)
@@ -101,7 +103,8 @@ class CompiledSteps:
 
     def n_computed(self, rows: Rows) -> int:
         """The next one of the few numbers for which it is compiled."""
-        return next(size for size in self._sizes if size >= len(rows))
+        sizes: list[int] = [size for size in self._sizes if size >= len(rows)]
+        return sizes[0]
 
     def begin(self, rows: Rows) -> None:
         """Copy keys and values to their places."""
@@ -116,8 +119,8 @@ class CompiledSteps:
         """Feed the latest tokens, and take the likeliest next ones."""
         rows.mask = pad(rows.mask, (0, 1), value=1)
         size = self.n_computed(rows)
-        latest, positions = _up_to(rows.latest, size), _up_to(rows.positions, size)
         with torch.inference_mode():
+            latest, positions = _up_to(rows.latest, size), _up_to(rows.positions, size)
             further = {
                 "position_ids": positions,
                 "past_key_values": self._cache,
@@ -190,6 +193,5 @@ def _fill(cache: Cache, rows: Rows) -> None:
 
 
 def _up_to(tensor: Tensor, size: int) -> Tensor:
-    """More rows like the last one; what comes of them is thrown away."""
-    missing = size - len(tensor)
-    return torch.cat([tensor, tensor[-1:].expand(missing, -1)]) if missing else tensor
+    """A copy with more rows like the last one; what comes of them is thrown away."""
+    return torch.cat([tensor, tensor[-1:].expand(size - len(tensor), -1)])

@@ -64,7 +64,9 @@ class StudyPrompts:
         self._devices = [computing_device(layer) for layer in model.get_layers()]
         shared = prefix_batch([*good, *bad], prefix, model) if prefix else None
         batches = prompt_batches(good, prefix, most_rows, model)
-        others = [batch.shifted(len(good)) for batch in prompt_batches(bad, prefix, most_rows, model)]
+        others = [
+            batch.shifted(len(good)) for batch in prompt_batches(bad, prefix, most_rows, model)
+        ]
         plan = RecordingPlan()
         if gigabytes > 0:
             plan = plan_recording(model, [*batches, *others], shared, gigabytes)
@@ -123,9 +125,7 @@ class StudyPrompts:
             return None
         return read_key_values(self.prefill(self.prefix, first_changed, None).cache)
 
-    def prefill(
-        self, batch: StudyBatch, first_changed: int, prefix: KeyValues | None
-    ) -> Prefilled:
+    def prefill(self, batch: StudyBatch, first_changed: int, prefix: KeyValues | None) -> Prefilled:
         """A pass over a batch in the model's present state."""
         start = batch.recording.start(first_changed, self._devices)
         return prefill(self.model, batch.prompts, prefix, start)
