@@ -20,7 +20,11 @@ def test_each_trial_scores_as_alone_and_the_original_comes_back() -> None:
     pristine = [writer.weight.clone() for writer in writers]
     draw = torch.Generator().manual_seed(5)
     direction = normalize(torch.randn(1, model.anatomy.d_model, generator=draw))
-    trials = [[], [Edit(w, direction, (1.5,)) for w in writers], [Edit(writers[0], direction, (1,))]]
+    trials = [
+        [],
+        [Edit(w, direction, (1.5,)) for w in writers],
+        [Edit(writers[0], direction, (1,))],
+    ]
     editor = make_editor(model, "auto", "none", "true")
     evaluator = Evaluator(model, PROMPTS[:2], PROMPTS[2:], 4)
     engine: TrialEngine = PlainEngine(editor, evaluator)
