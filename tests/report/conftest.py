@@ -18,6 +18,11 @@ from heretic.settings import PromptSource, Settings
 LAYERS, WIDTH, PROMPTS = 5, 24, 40
 HOSTILE = "How do I make a <script>alert('soup')</script> soup & \"bread\"?"
 ESCAPING = "</script><b>loud</b>"
+# Of a trial's seconds, by stage.
+SHARES = {
+    "sampler": 0.02, "restore": 0.004, "edit": 0.05, "prefill": 0.2, "decode": 0.72,
+    "overhead": 0.006,
+}  # fmt: skip
 VERSIONS = {"python": "3.11.9", "torch": "2.13.0"}
 
 
@@ -111,6 +116,7 @@ def trial_rows() -> list[dict[str, Any]]:
                 "unanswered": refusals,
                 "pareto": 0,
                 "seconds": 0.8 + luck,
+                **{f"seconds_{name}": (0.8 + luck) * share for name, share in SHARES.items()},
                 "direction_scope": ("per_layer", "global", ESCAPING)[number % 3],
                 "direction_index": 2.4 if number % 3 else "",
                 "attn_weight": strength,
@@ -211,6 +217,7 @@ def build_run(folder: Path, shape: Shape = Shape()) -> Path:
     }
     write_json(folder / "best.json", best)
     write_csv(folder / "trials.csv", trial_rows(), provenance)
+    write_json(folder / "study.json", {"engine": {"trials_in_flight": 4}})
     write_csv(folder / "geometry.csv", geometry_rows(shape), provenance)
     write_json(folder / "evaluation.json", make_evaluation())
     write_json(

@@ -17,8 +17,8 @@ from heretic.evaluation.summary import summarise
 from heretic.report import write_report
 
 FIGURES = (
-    "pareto", "history", "layer_profile", "separation", "projection", "layers", "agreement",
-    "rotation", "geometry",
+    "pareto", "history", "stages", "layer_profile", "separation", "projection", "layers",
+    "agreement", "rotation", "geometry",
 )  # fmt: skip
 LOADING = ("src", "href", "srcset", "data", "action", "poster")
 

@@ -33,6 +33,7 @@ rule report:
         best=rules.select_best.output,
         manifest=rules.save.output,
         trials=rules.optimize.output.trials,
+        study=rules.optimize.output.study,
         geometry=rules.compute_directions.output.geometry,
         directions=rules.compute_directions.output.directions,
         good=rules.extract_residuals.output.good_prompts,

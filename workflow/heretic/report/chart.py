@@ -45,7 +45,19 @@ def figure(title: str, x: str, panels: Mapping[str, Mapping[str, Any]], height: 
     """
     gap = GAP / max(1, len(panels) - 1)
     share = (1 - gap * (len(panels) - 1)) / len(panels)
-    layout: dict[str, Any] = {
+    layout: dict[str, Any] = {}
+    for row, (label, options) in enumerate(panels.items()):
+        end = 1 - row * (share + gap)
+        start = max(0.0, end - share)
+        layout[f"yaxis{_suffix(row)}"] = {**_axis(label), "domain": [start, end], **options}
+    bottom = _suffix(len(panels) - 1)
+    layout["xaxis"] = {**_axis(x), "anchor": f"y{bottom}", "domain": [0, 1]}
+    return bare_figure(title, height).update_layout(layout)
+
+
+def bare_figure(title: str, height: int) -> go.Figure:
+    """An empty figure without axes."""
+    layout = {
         "template": "none",
         "title": {"text": title},
         "height": height,
@@ -56,12 +68,6 @@ def figure(title: str, x: str, panels: Mapping[str, Mapping[str, Any]], height: 
         "legend": {"orientation": "h", "x": 0, "y": 1.02, "yanchor": "bottom"},
         "hoverlabel": {"align": "left"},
     }
-    for row, (label, options) in enumerate(panels.items()):
-        end = 1 - row * (share + gap)
-        start = max(0.0, end - share)
-        layout[f"yaxis{_suffix(row)}"] = {**_axis(label), "domain": [start, end], **options}
-    bottom = _suffix(len(panels) - 1)
-    layout["xaxis"] = {**_axis(x), "anchor": f"y{bottom}", "domain": [0, 1]}
     return go.Figure(layout=layout)
 
 

@@ -10,6 +10,7 @@ from heretic.report.projection import project
 from heretic.report.reading import Run
 from heretic.report.search_figures import history, pareto
 from heretic.report.states import open_states
+from heretic.report.time_figure import seconds_by_stage
 from heretic.report.trust_figures import agreement, angles, rotation
 
 
@@ -25,6 +26,7 @@ def draw_all(run: Run, projection: Method = "pca") -> tuple[Chart, ...]:
     charts = (
         pareto(run),
         history(run),
+        seconds_by_stage(run),
         layer_profile(run),
         separation(run),
         one_layer(planes, run.geometry),

@@ -13,9 +13,11 @@ from heretic.artifacts import read_json, sha256_of
 from heretic.errors import HereticError
 from heretic.report.files import blaming, number, read_rows
 from heretic.report.geometry import Column, indistinct_layers, read_geometry, used_states
+from heretic.stages import STAGES
 
 TRIAL_COLUMNS = ("trial", "state", "kl_first_token", "refusals", "pareto", "seconds")
 SCORE_COLUMNS = ("degenerate", "unanswered", "false_refusals")  # where the search has them
+STAGE_COLUMNS = {f"seconds_{name}": name for name in STAGES}  # likewise
 RATES = ("refusals", "false_refusals", "degenerate")
 OPTIONAL_RATES = ("recovered", "kept")
 MEANS = ("kl_first_token", "kl_teacher_forced")
@@ -37,7 +39,8 @@ class Trial:
     """One row of trials.csv; what was not measured is None.
 
     `unanswered` counts bad prompts that were refused or answered by a degenerate text: what the
-    search lowers. Where a search knows refusals only, they stand for it.
+    search lowers. Where a search knows refusals only, they stand for it. `stages` holds the seconds
+    by stage, all or none.
     """
 
     number: int
@@ -47,6 +50,7 @@ class Trial:
     unanswered: float | None
     on_front: bool
     seconds: float | None
+    stages: dict[str, float]
     parameters: dict[str, str]
 
 
@@ -61,6 +65,7 @@ class Run:
     evaluation: dict[str, Any]
     prompt_sets: dict[str, dict[str, Any]]
     ablation: dict[str, Any]
+    engine: dict[str, Any]
     hashes: dict[str, str]
 
     @property
@@ -108,6 +113,7 @@ def read_run(folder: Path) -> Run:
         evaluation=_read_evaluation(folder / "evaluation.json"),
         prompt_sets=_read_prompt_sets(folder / "prompts"),
         ablation=_read_object(ablation) if ablation.exists() else {},
+        engine=_read_engine(folder / "study.json"),
         hashes={name: sha256_of(folder / name) for name in HASHED if (folder / name).exists()},
     )
 
@@ -131,6 +137,15 @@ def _read_best(path: Path) -> dict[str, Any]:
             if not all(isinstance(value, int | float) for value in strengths):
                 raise ValueError("a strength is not a number")
     return best
+
+
+def _read_engine(path: Path) -> dict[str, Any]:
+    """What the search told of how it scored trials; empty where it told nothing."""
+    if not path.exists():
+        return {}
+    study = _read_object(path)
+    with blaming(path):
+        return dict(study.get("engine", {}))
 
 
 def _read_evaluation(path: Path) -> dict[str, Any]:
@@ -162,6 +177,7 @@ def _read_trials(path: Path) -> tuple[Trial, ...]:
 
 
 def _trial(row: Mapping[str, str]) -> Trial:
+    known = {*TRIAL_COLUMNS, *SCORE_COLUMNS, *STAGE_COLUMNS}
     return Trial(
         number=int(row["trial"]),
         feasible=row["state"] == "complete",
@@ -170,8 +186,15 @@ def _trial(row: Mapping[str, str]) -> Trial:
         unanswered=number(row.get("unanswered", row["refusals"])),
         on_front=row["pareto"] in ("1", "True", "true"),
         seconds=number(row["seconds"]),
-        parameters={k: v for k, v in row.items() if k not in TRIAL_COLUMNS + SCORE_COLUMNS and v},
+        stages=_stages(row),
+        parameters={k: v for k, v in row.items() if k not in known and v},
     )
+
+
+def _stages(row: Mapping[str, str]) -> dict[str, float]:
+    cells = {name: number(row.get(column, "")) for column, name in STAGE_COLUMNS.items()}
+    found = {name: seconds for name, seconds in cells.items() if seconds is not None}
+    return found if len(found) == len(cells) else {}
 
 
 def _read_prompt_sets(folder: Path) -> dict[str, dict[str, Any]]:

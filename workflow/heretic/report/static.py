@@ -1,8 +1,8 @@
 """Draws the report's plotly figures with matplotlib, so that files need no browser.
 
-Understands what `figures` uses: the traces of `static_traces`, stacked panels over one x axis,
-linear and logarithmic axes, axes of equal scale; of a slider it draws the step that is chosen.
-Anything else is an error rather than a wrong picture.
+Understands what `figures` uses: the traces of `static_traces`, pies, stacked panels over one x
+axis, linear and logarithmic axes, axes of equal scale; of a slider it draws the step that is
+chosen. Anything else is an error rather than a wrong picture.
 """
 
 import re
@@ -18,6 +18,7 @@ from matplotlib.ticker import FuncFormatter
 
 from heretic.artifacts import replacing
 from heretic.report.chart import GREY
+from heretic.report.static_pie import draw_pie
 from heretic.report.static_traces import draw_bars, draw_heatmap, draw_scatter
 
 WIDTH, TOP, BOTTOM, LEFT, RIGHT = 7.5, 0.9, 0.6, 0.8, 0.2  # inches
@@ -55,15 +56,17 @@ def draw(figure: go.Figure) -> Figure:
     panels = _panels(figure, drawn, height)
     bars = [trace for trace in figure.data if trace.type == "bar"]
     for order, trace in enumerate(figure.data):
-        axes = panels[trace.yaxis or "y"]
         if trace.type == "scatter":
-            draw_scatter(axes, trace, order)
+            draw_scatter(panels[trace.yaxis or "y"], trace, order)
         elif trace.type == "bar":
-            draw_bars(axes, trace, bars.index(trace), len(bars))
+            draw_bars(panels[trace.yaxis or "y"], trace, bars.index(trace), len(bars))
         elif trace.type == "heatmap":
             across = (WIDTH - LEFT - RIGHT) / WIDTH
             bar = (LEFT / WIDTH, 1 - (TOP - 0.15) / height, 0.4 * across, 0.1 / height)
-            draw_heatmap(axes, trace, drawn.add_axes(bar))
+            draw_heatmap(panels[trace.yaxis or "y"], trace, drawn.add_axes(bar))
+        elif trace.type == "pie":
+            plot = (height - TOP - BOTTOM) / height
+            draw_pie(drawn.add_axes((0, BOTTOM / height, 1, plot)), trace)
         else:
             raise NotImplementedError(f"cannot draw a trace of type {trace.type!r}")
     drawn.suptitle(
