@@ -134,6 +134,7 @@ def prepare(
         settings["norm_preservation"],
         runtime["cache_weights"],
         runtime["cache_device"],
+        directions,
     )
     return TrialLoop(
         space=SearchSpace(

@@ -30,9 +30,12 @@ from heretic.model.loading import Model
 
 # Dense, transposed, behind a norm's gain, and three layouts of experts.
 FAMILIES = ("llama", "gpt2", "gemma2", "mixtral", "gpt_oss")
+WHOLE, WEAK = (
+    dict.fromkeys(COMPONENTS, ComponentParameters(0, 1, weight)) for weight in (1.0, 0.7)
+)
 PARAMETERS = [
-    AblationParameters(scope, index, dict.fromkeys(COMPONENTS, ComponentParameters(0, 1, weight)))
-    for scope, index, weight in (("per_layer", None, 1.0), ("global", 1.3, 0.7))
+    AblationParameters("per_layer", None, WHOLE),
+    AblationParameters("global", 1.3, WEAK),
 ]
 
 
@@ -68,9 +71,20 @@ def rows_read(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     return seen
 
 
-@pytest.mark.parametrize("k", [1, 2])
-@pytest.mark.parametrize("kind", ALL)
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize(
+    ("family", "kind", "k"),
+    [
+        *((family, "none", 1) for family in FAMILIES),
+        *(("llama", kind, 2) for kind in ALL),
+        ("gpt2", "column", 1),
+        ("gpt2", "row", 2),
+        ("gemma2", "row", 1),
+        ("gemma2", "column", 2),
+        ("mixtral", "frobenius", 2),
+        ("gpt_oss", "column", 2),
+        ("gpt_oss", "row", 1),
+    ],
+)
 def test_edited_weights_are_the_same(
     family: str, kind: NormPreservation, k: int, rows_read: list[int]
 ) -> None:
@@ -94,9 +108,16 @@ def test_edited_weights_are_the_same(
     assert rows_read == [k * (LAYERS + 1)] * len(model.anatomy.writers)
 
 
-@pytest.mark.parametrize("k", [1, 2])
-@pytest.mark.parametrize("kind", ["column", "row", "frobenius"])
-@pytest.mark.parametrize("family", ["llama", "gpt2", "gemma2"])
+@pytest.mark.parametrize(
+    ("family", "kind", "k"),
+    [
+        ("llama", "column", 1),
+        ("gpt2", "column", 2),
+        ("llama", "row", 2),
+        ("gpt2", "frobenius", 1),
+        ("gemma2", "row", 2),
+    ],
+)
 def test_edited_outputs_are_the_same(
     family: str, kind: NormPreservation, k: int, rows_read: list[int]
 ) -> None:
@@ -145,8 +166,8 @@ def test_half_precision_is_rounded_once(kind: NormPreservation) -> None:
 
     for found, wanted in zip(model.anatomy.writers, exact.anatomy.writers, strict=True):
         off = (found.weight.double() - wanted.weight).abs()
-        # Half a unit in the last of eight binary places, and float32's part.
-        assert (off <= 2**-9 * (1 + 1e-3) * 2 * wanted.weight.abs() + 1e-7).all()
+        # Half a unit in the last of eight binary places.
+        assert (off <= 1.001 * 2**-8 * wanted.weight.abs() + 1e-7).all()
         assert (found.weight != wanted.weight.bfloat16()).double().mean() < 0.01
 
 
@@ -178,11 +199,11 @@ def test_pieces_cover_all_once_and_no_more_than_the_limit(limit: int) -> None:
     assert seen.eq(1).all()
 
 
-class Cramped(TorchDispatchMode):
+class Cramped(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Memory for new tensors of at most so many numbers."""
 
     def __init__(self, numbers: int) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self.numbers, self.failures = numbers, 0
 
     def __torch_dispatch__(

@@ -57,11 +57,12 @@ def small_loop(
     model = with_embeddings(tiny_model()) if embeddings else tiny_model()
     layers, d_model = model.anatomy.n_layers, model.anatomy.d_model
     draw = torch.Generator().manual_seed(1)
-    directions = normalize(torch.randn(layers + 1, d_model, generator=draw))
+    units = normalize(torch.randn(layers + 1, d_model, generator=draw))
+    directions = AblationDirections.of(units * (1e30 if overflowing else 1.0))
     return TrialLoop(
         space=SearchSpace(layers, "per_layer" if overflowing else "both", 2.0, rows, embeddings),
-        directions=AblationDirections.of(directions * (1e30 if overflowing else 1.0)),
-        editor=make_editor(model, engine, norm_preservation, "true"),
+        directions=directions,
+        editor=make_editor(model, engine, norm_preservation, "true", directions=directions),
         evaluator=HangingEvaluator(model, PROMPTS[:2], PROMPTS[2:4], 3, hang_at=hang_at),
         max_kl=max_kl,
         seed=seed,
