@@ -171,14 +171,16 @@ def test_edited_weights_are_those_of_one_trial() -> None:
             editor.assign(rows)
 
 
-def test_outputs_of_some_tokens_are_refused() -> None:
+def test_outputs_of_other_tokens_than_the_batchs_are_refused() -> None:
     model = random_model("llama", torch.float32)
     editor = OutputSideEditor(model, "column")
     editor.load(trials_of(model))
     editor.assign(torch.tensor([0, 1, 2]))
     module = model.anatomy.writers[0].module
-    with pytest.raises(ModelLoadError, match=r"o_proj is given 7 tokens of a batch of 3.*flight=1"):
-        module(torch.zeros(7, D_MODEL))
+    for shape in ((7, D_MODEL), (6, 2, D_MODEL)):
+        with pytest.raises(ModelLoadError, match=r"o_proj is given .* batch of 3.*in_flight=1"):
+            module(torch.zeros(shape))
+    module(torch.zeros(6, D_MODEL))
 
 
 def test_a_row_for_each_token_and_expert_belongs_to_no_one() -> None:

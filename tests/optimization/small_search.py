@@ -76,15 +76,16 @@ def small_loop(
     model = with_embeddings(tiny_model()) if embeddings else tiny_model()
     layers, d_model = model.anatomy.n_layers, model.anatomy.d_model
     draw = torch.Generator().manual_seed(1)
-    directions = normalize(torch.randn(layers + 1, d_model, generator=draw))
+    units = normalize(torch.randn(layers + 1, d_model, generator=draw))
+    directions = AblationDirections.of(units * (1e30 if overflowing else 1.0))
     engine_of_trials = SmallEngine(
-        make_editor(model, engine, norm_preservation, "true"),
+        make_editor(model, engine, norm_preservation, "true", directions=directions),
         Evaluator(model, PROMPTS[:2], PROMPTS[2:4], 3),
         in_flight,
     )
     return TrialLoop(
         space=SearchSpace(layers, "per_layer" if overflowing else "both", 2.0, rows, embeddings),
-        directions=AblationDirections.of(directions * (1e30 if overflowing else 1.0)),
+        directions=directions,
         engine=engine_of_trials,
         max_kl=max_kl,
         seed=seed,

@@ -1,4 +1,10 @@
-"""What is done to the output of one writer: for one trial, or for several whose rows are mixed."""
+"""What is done to the output of one writer: for one trial, or for several whose rows are mixed.
+
+The directions of K trials are stacked to [K k, d_model]. Each row's products with all of them are
+multiplied by a mask, which is zero for those of other trials, before they are taken off: two
+products of matrices for the whole batch, however its rows are mixed. The mask is made when rows
+are assigned, not in each pass.
+"""
 
 from dataclasses import dataclass
 
@@ -159,10 +165,10 @@ class MixedEdit:
         """
         batch, width = len(self.owners.trial), states.shape[-1]
         count = states.numel() // width
-        if count % batch:
+        if count % batch or (states.ndim > 2 and batch not in (1, len(states))):
             raise ModelLoadError(
-                f"{self.name} is given {count} tokens of a batch of {batch}, so that several "
-                "trials at once cannot be told apart there; set trials_in_flight=1"
+                f"{self.name} is given states of shape {tuple(states.shape)} of a batch of {batch}, "
+                "so that several trials at once cannot be told apart there; set trials_in_flight=1"
             )
         return states.reshape(batch, count // batch, width)
 

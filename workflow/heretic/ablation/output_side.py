@@ -8,9 +8,12 @@ of the plain edit P(y) = y - D^T diag(s) D y, for which b' = P(b), that is
     row:        r * P(y) + (1 - r) * b'
     frobenius:  g P(y) + (1 - g) b'
 
-so nothing is written over, nothing has to be kept and nothing has to be restored. `restored_norms`
-says what the factors cost; without norms to restore a trial reads no weights at all. Embeddings are
-given tokens instead of x, so that c of a token multiplies what is put out.
+so nothing is written over, nothing has to be kept and nothing has to be restored. The factors come
+from `products`, for which weights are read once per study; without norms to restore no trial reads
+any. Embeddings are given tokens instead of x, so that c of a token multiplies what is put out.
+
+Since all of this is done for each row of a batch, the rows may belong to several trials: a pass
+then reads the weights once for all of these. `output_edits` says how.
 
 Experts whose matrices are one parameter give one output, the sum of theirs weighted by the router:
 the plain edit of that sum is the sum of plain edits, biases included, but factors of a single
@@ -52,7 +55,8 @@ class OutputSideEditor:
     Several trials may be loaded, and the rows of a batch belong to different ones. Hooks stay with
     the model for good, and do nothing for writers that no trial edits, unless the editor is steady:
     then each of them does the same arithmetic in every trial, on tensors that stay where they are,
-    so that a compiled step need not be compiled again.
+    so that a compiled step need not be compiled again. It has one shape where rows are assigned one
+    by one, as long as there are as many, and another where all are assigned at once.
 
     Attributes:
         max_trials: how many trials it holds at once; 1 where a writer is not given all tokens in
