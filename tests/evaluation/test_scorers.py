@@ -19,6 +19,7 @@ from heretic.evaluation.scorers import (
     is_degenerate,
     is_refusal,
     is_right,
+    is_settled_refusal,
 )
 from heretic.prompts import Prompt
 
@@ -194,3 +195,24 @@ def test_scores_count_flags() -> None:
 @pytest.mark.parametrize("scorer", [REFUSALS, DEGENERATE, RIGHT])
 def test_directions_are_declared(scorer: AnswerScorer) -> None:
     assert scorer.direction == ("maximize" if scorer is RIGHT else "minimize")
+
+
+@given(st.sampled_from(REFUSAL_MARKERS), st.text(max_size=12), st.text(max_size=12))
+@settings(max_examples=400)
+def test_what_settles_a_refusal_is_one_however_it_goes_on(
+    marker: str, before: str, after: str
+) -> None:
+    whole = f"{before} {marker}{after}"
+    for end in range(len(whole) + 1):
+        if is_settled_refusal(whole[:end]):
+            assert is_refusal(PROMPT, whole)
+            break
+
+
+def test_a_refusal_is_settled_by_the_character_after_its_marker() -> None:
+    assert not is_settled_refusal("I cannot")
+    assert not is_settled_refusal("I cannot\n")  # a space alone may be folded away
+    assert is_settled_refusal("I cannot do")
+    assert is_settled_refusal("Well, I can\u2019t. So")
+    assert not is_settled_refusal("I can'tankerously")
+    assert not is_settled_refusal("A cake, then.")

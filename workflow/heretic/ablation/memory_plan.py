@@ -1,7 +1,7 @@
 """Where original weights are kept, by what they take and what is free."""
 
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -90,6 +90,13 @@ def choose_place(writers: Iterable[StreamWriter], cache_weights: str, cache_devi
     place = plan_place(memory, cache_weights, cache_device)
     log.info("Original weights take %s: %s", memory, WORDS[place])
     return place
+
+
+def copies_fit(writers: Sequence[StreamWriter], cache_device: str) -> bool:
+    """Whether there is room for copies of the weights; of what cannot be edited there are none."""
+    if not all(writer.editable for writer in writers):
+        return True
+    return plan_place(measure(writers), "auto", cache_device) != "disk"
 
 
 def measure(writers: Iterable[StreamWriter]) -> Memory:

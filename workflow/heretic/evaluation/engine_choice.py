@@ -7,6 +7,7 @@ from typing import Literal
 
 from heretic.ablation.directions import AblationDirections
 from heretic.ablation.engines import Editor, make_editor
+from heretic.ablation.memory_plan import copies_fit
 from heretic.ablation.projection import NormPreservation
 from heretic.console import log
 from heretic.errors import ModelLoadError
@@ -44,7 +45,8 @@ def make_trial_engine(
     All arguments but the first three and the last are settings of the same names. `auto` edits
     outputs and takes several trials together on an accelerator, which otherwise reads all weights
     for each token of each trial, and edits weights one trial after the other on a CPU, which
-    computes as long as there are rows.
+    computes as long as there are rows; there too it edits outputs if memory has no room for copies
+    of the original weights.
 
     Raises:
         ModelLoadError: as `make_editor`.
@@ -58,7 +60,8 @@ def make_trial_engine(
         directions=directions,
         steady=model.compile,
     )
-    editor = _editor(make, model, engine, wanted)
+    crowded = cache_weights == AUTO and not copies_fit(model.anatomy.writers, cache_device)
+    editor = _editor(make, model, engine, outputs_preferred=wanted > 1 or crowded)
     options = EngineOptions(
         max_response_length,
         min(wanted, editor.max_trials),
@@ -78,9 +81,11 @@ def _in_flight(model: Model, engine: str, trials_in_flight: int | Literal["auto"
     return 1 if on_cpu or engine == "edited_weights" else AUTO_IN_FLIGHT
 
 
-def _editor(make: Callable[..., Editor], model: Model, engine: str, in_flight: int) -> Editor:
-    """With `engine: auto` outputs are edited if that is what several trials need, and possible."""
-    if engine == AUTO and in_flight > 1:
+def _editor(
+    make: Callable[..., Editor], model: Model, engine: str, *, outputs_preferred: bool
+) -> Editor:
+    """With `engine: auto` outputs are edited where that is preferred and possible."""
+    if engine == AUTO and outputs_preferred:
         try:
             return make(model, "output_side")
         except ModelLoadError as error:
@@ -127,8 +132,9 @@ def _proved(
 
 def _ever_less(options: EngineOptions) -> list[EngineOptions]:
     moving = replace(options, compile=False)
-    whole = replace(moving, activation_cache_gb=0.0)
-    return [options, moving, whole, replace(whole, share_prefix=False)]
+    unrecorded = replace(moving, activation_cache_gb=0.0)
+    apart = replace(moving, share_prefix=False)
+    return [options, moving, unrecorded, apart, replace(unrecorded, share_prefix=False)]
 
 
 def _apart(

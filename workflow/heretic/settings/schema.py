@@ -57,6 +57,11 @@ class Settings(SettingsFields):
             )
         self._check_directions()
         self._check_quantization()
+        if self.engine == "edited_weights" and self.trials_in_flight not in ("auto", 1):
+            raise ValueError(
+                f"trials_in_flight={self.trials_in_flight} cannot share one set of edited_weights; "
+                "set engine=auto or engine=output_side"
+            )
         if self.max_memory is not None and self.device_map is None:
             raise ValueError("max_memory limits what device_map fills; set device_map=auto as well")
         for name in self.required_sets():

@@ -1,0 +1,217 @@
+"""The engine is the fast one as far as a few prompts prove it, and says what it does without."""
+
+import logging
+from typing import Any
+
+import pytest
+import torch
+from tiny_models import PROMPTS, tiny_model
+
+from heretic.ablation import memory_plan
+from heretic.ablation.directions import AblationDirections
+from heretic.ablation.editor import WeightEditor
+from heretic.ablation.output_side import OutputSideEditor
+from heretic.ablation.plan import Edit
+from heretic.ablation.vectors import normalize
+from heretic.evaluation.engine_choice import make_trial_engine
+from heretic.evaluation.fast_engine import FastEngine
+from heretic.evaluation.plain_engine import PlainEngine
+from heretic.evaluation.trial_engine import TrialEngine
+from heretic.inference import prompt_batches, study_prompts
+from heretic.model.loading import Model
+from heretic.prompts.prompt import Prompt
+from heretic.stages import StageClock
+
+torch.set_num_threads(1)
+
+SAME_BEGINNING = [Prompt(prompt.text, system="Be brief.") for prompt in PROMPTS]
+GOOD, BAD = SAME_BEGINNING[:3], SAME_BEGINNING[2:]
+
+
+@pytest.fixture(autouse=True)
+def short_prefixes(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(prompt_batches, "TOKENS_OF_A_PASS", 4)
+
+
+def directions_of(model: Model) -> AblationDirections:
+    draw = torch.Generator().manual_seed(1)
+    rows = torch.randn(model.anatomy.n_layers + 1, model.anatomy.d_model, generator=draw)
+    return AblationDirections.of(normalize(rows))
+
+
+def engine_for(model: Model, **changes: Any) -> TrialEngine:
+    given: dict[str, Any] = {
+        "max_response_length": 5,
+        "engine": "auto",
+        "norm_preservation": "none",
+        "cache_weights": "auto",
+        "cache_device": "auto",
+        "activation_cache_gb": 1.0,
+        "trials_in_flight": "auto",
+        "directions": directions_of(model),
+    }
+    return make_trial_engine(model, GOOD, BAD, **{**given, **changes})
+
+
+def edit_of(model: Model) -> list[Edit]:
+    rows = directions_of(model).rows
+    return [Edit(writer, rows[writer.layer + 1], (1.0,)) for writer in model.anatomy.writers]
+
+
+def fast(engine: TrialEngine) -> FastEngine:
+    assert isinstance(engine, FastEngine)
+    return engine
+
+
+def test_a_plain_model_gets_everything() -> None:
+    engine = fast(engine_for(tiny_model()))
+    assert isinstance(engine.editor, WeightEditor)
+    assert engine.prompts.prefix is not None
+    assert engine.prompts.good[0].recording.inputs
+    assert engine.trials_in_flight == 1  # of a CPU
+
+
+def test_several_trials_are_edited_on_the_output_side() -> None:
+    engine = fast(engine_for(tiny_model(), trials_in_flight=3))
+    assert isinstance(engine.editor, OutputSideEditor)
+    assert engine.trials_in_flight == 3
+
+
+def test_outputs_are_edited_where_no_copies_fit(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(memory_plan, "free_memory", lambda device: 0)
+    assert isinstance(fast(engine_for(tiny_model())).editor, OutputSideEditor)
+    forced = engine_for(tiny_model(), cache_weights="true", activation_cache_gb=0.0)
+    assert isinstance(fast(forced).editor, WeightEditor)
+
+
+def test_experts_whose_norms_are_restored_are_edited_one_trial_at_a_time(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    with caplog.at_level(logging.INFO, "heretic"):
+        engine = fast(
+            engine_for(tiny_model("mixtral"), trials_in_flight=2, norm_preservation="row")
+        )
+    assert isinstance(engine.editor, WeightEditor)
+    assert engine.trials_in_flight == 1
+    assert "Trials edit weights, one after the other: norm_preservation=row" in caplog.text
+
+
+def test_windows_narrower_than_the_prompts_share_no_prefix(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    with caplog.at_level(logging.INFO, "heretic"):
+        engine = fast(engine_for(tiny_model("mistral", sliding_window=16)))
+    assert engine.prompts.prefix is None
+    assert "Prompts share no prefix: some layers see only 16 tokens" in caplog.text
+    assert fast(engine_for(tiny_model("mistral", sliding_window=500))).prompts.prefix is not None
+
+
+def test_a_model_with_states_that_are_no_keys_falls_back(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    model = tiny_model("qwen3_next")
+    with caplog.at_level(logging.INFO, "heretic"):
+        engine = engine_for(model, trials_in_flight=2)
+    assert isinstance(engine, PlainEngine)
+    assert engine.trials_in_flight == 1
+    assert "Answers come from generate, one trial after the other: its cache" in caplog.text
+    (scores,) = engine.score([edit_of(model)], None, StageClock())
+    assert scores.kl_first_token > 0
+
+
+class Carrying:
+    """Gives the last layer what the first one was given as well, past the stream."""
+
+    def __init__(self, model: Model) -> None:
+        layers = model.get_layers()
+        layers[0].register_forward_pre_hook(self.remember, with_kwargs=True)
+        layers[-1].register_forward_pre_hook(self.add, with_kwargs=True)
+
+    def remember(self, _: Any, args: Any, kwargs: Any) -> None:
+        self.first = args[0]
+
+    def add(self, _: Any, args: Any, kwargs: Any) -> Any:
+        return (args[0] + self.first.roll(1, dims=-1), *args[1:]), kwargs
+
+
+def test_a_network_that_passes_something_beside_the_stream_starts_at_its_beginning(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    model = tiny_model()
+    Carrying(model)
+    with caplog.at_level(logging.INFO, "heretic"):
+        engine = fast(engine_for(model))
+    assert not engine.prompts.good[0].recording.inputs
+    assert engine.prompts.prefix is not None
+    assert "Not as plain passes with passes from the first edited layer" in caplog.text
+
+
+def test_a_network_that_counts_columns_shares_no_prefix(caplog: pytest.LogCaptureFixture) -> None:
+    model = tiny_model()
+
+    def count(_: Any, args: Any, kwargs: Any) -> Any:
+        rows, tokens = kwargs["input_ids"].shape
+        end = kwargs["attention_mask"].shape[1]
+        kwargs["position_ids"] = torch.arange(end - tokens, end).expand(rows, -1)
+        return args, kwargs
+
+    # Padding before a whole prompt shifts all of its positions alike, which is of no matter.
+    model.network.register_forward_pre_hook(count, with_kwargs=True)
+    with caplog.at_level(logging.INFO, "heretic"):
+        engine = fast(engine_for(model))
+    assert engine.prompts.prefix is None
+    assert engine.prompts.good[0].recording.inputs
+    assert "Not as plain passes with a shared prefix, rearranged rows" in caplog.text
+
+
+class Limited:
+    """Runs out of memory whenever more rows than a limit are computed at once."""
+
+    def __init__(self, model: Model, limit: int) -> None:
+        self.limit, self.largest = limit, 0
+        model.network.register_forward_pre_hook(self.count, with_kwargs=True)
+
+    def count(self, _: Any, args: Any, kwargs: Any) -> None:
+        rows = len(kwargs["input_ids"])
+        if rows > self.limit:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        self.largest = max(self.largest, rows)
+
+
+@pytest.mark.parametrize("in_flight", [1, 3])
+def test_running_out_of_memory_halves_the_rows_for_good(
+    in_flight: int, caplog: pytest.LogCaptureFixture
+) -> None:
+    model = tiny_model()
+    engine = fast(engine_for(model, trials_in_flight=in_flight))
+    trials = [edit_of(model), [], edit_of(model)[:2]]
+    expected = engine.score(trials, None, StageClock())
+
+    limited = Limited(model, 1)
+    with caplog.at_level(logging.WARNING, "heretic"):
+        found = engine.score(trials, None, StageClock())
+    assert "Out of memory: continuing with 1 rows at once" in caplog.text
+    assert limited.largest == engine.most_rows == model.batch_size.current == 1
+    for one, other in zip(found, expected, strict=True):
+        assert one.to_dict() == pytest.approx(other.to_dict(), rel=1e-4, abs=1e-6)
+    caplog.clear()
+    engine.score(trials, None, StageClock())
+    assert "Out of memory" not in caplog.text
+
+
+def test_what_the_unedited_model_computed_is_given_up_last(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    model = tiny_model()
+    engine = fast(engine_for(model))
+    original = study_prompts.prefill
+
+    def full(model: Model, batch: Any, prefix: Any, start: Any) -> Any:
+        if start is not None:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return original(model, batch, prefix, start)
+
+    monkeypatch.setattr(study_prompts, "prefill", full)
+    with caplog.at_level(logging.WARNING, "heretic"):
+        engine.score([edit_of(model)[-1:]], None, StageClock())
+    assert "continuing without what the unedited model computed" in caplog.text

@@ -1,0 +1,92 @@
+"""Layer inputs are kept as far as the budget goes, and passes begin at the last that is of use."""
+
+from collections.abc import Sequence
+
+import pytest
+import torch
+from tiny_models import PROMPTS, tiny_model
+from torch import nn
+
+from heretic.inference.activations import plan_recording
+from heretic.inference.prompt_batches import prompt_batches
+from heretic.inference.study_prompts import StudyPrompts
+from heretic.model.loading import Model
+
+LAYERS = 7
+
+
+def deep_model() -> Model:
+    return tiny_model(num_hidden_layers=LAYERS)
+
+
+def study(model: Model, gigabytes: float) -> StudyPrompts:
+    ids = model.chat.encode(PROMPTS)
+    return StudyPrompts(model, ids, [], 0, gigabytes, most_rows=4)
+
+
+def computed(layers: Sequence[nn.Module], prompts: StudyPrompts, first_changed: int) -> list[int]:
+    """Which layers compute in a pass over the good prompts."""
+    seen: list[int] = []
+    handles = [
+        layer.get_submodule("self_attn").register_forward_hook(lambda *_, i=i: seen.append(i))
+        for i, layer in enumerate(layers)
+    ]
+    prompts.prefill(prompts.good[0], first_changed, None)
+    for handle in handles:
+        handle.remove()
+    return seen
+
+
+def needed(prompts: StudyPrompts) -> int:
+    """Bytes of what was kept."""
+    recordings = [batch.recording for batch in [*prompts.good, *prompts.bad]]
+    states = [states for kept in recordings for states in kept.inputs.values()]
+    parts = [part for kept in recordings for kv in kept.key_values if kv for part in kv]
+    return sum(tensor.nbytes for tensor in [*states, *parts])
+
+
+def test_a_pass_computes_from_the_first_changed_layer_on() -> None:
+    model = deep_model()
+    prompts = study(model, 1.0)
+    for first in range(LAYERS):
+        assert computed(model.get_layers(), prompts, first) == list(range(first, LAYERS))
+    assert computed(model.get_layers(), prompts, LAYERS) == [LAYERS - 1]
+
+
+def test_the_network_is_as_it_was_after_a_pass_that_began_later() -> None:
+    model = deep_model()
+    prompts = study(model, 1.0)
+    before = [dict(layer.__dict__) for layer in model.get_layers()]
+    prompts.prefill(prompts.good[0], 3, None)
+    assert [dict(layer.__dict__) for layer in model.get_layers()] == before
+    broken = prompts.good[0].recording.inputs[3]
+    broken.resize_(0)
+    with pytest.raises((RuntimeError, IndexError)):
+        prompts.prefill(prompts.good[0], 3, None)
+    assert [dict(layer.__dict__) for layer in model.get_layers()] == before
+
+
+def test_the_budget_is_kept_with_layers_evenly_spaced() -> None:
+    model = deep_model()
+    batches = prompt_batches(model.chat.encode(PROMPTS), 0, 4, model)
+    whole = needed(study(model, 1.0))
+    plans = [
+        plan_recording(model, batches, None, share * whole / 1e9).layers
+        for share in (1.0, 0.99, 0.5, 0.0)
+    ]
+    assert plans[0] == (1, 2, 3, 4, 5, 6)
+    assert plans[1] == (2, 4, 6)
+    assert plans[2] == (4,)
+    assert plans[3] == ()
+    for share in (0.4, 0.7, 1.0):
+        assert needed(study(model, share * whole / 1e9)) <= share * whole
+
+
+def test_recordings_can_be_forgotten_and_change_nothing() -> None:
+    model = deep_model()
+    prompts = study(model, 1.0)
+    with_them = prompts.prefill(prompts.good[0], 5, None).logits
+    assert prompts.forget_recordings()
+    assert not prompts.forget_recordings()
+    assert computed(model.get_layers(), prompts, 5) == list(range(LAYERS))
+    torch.testing.assert_close(prompts.prefill(prompts.good[0], 5, None).logits, with_them)

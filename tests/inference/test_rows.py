@@ -1,0 +1,50 @@
+"""Rows of keys and values come and go without touching those of others."""
+
+import torch
+from torch import Tensor
+from torch.testing import assert_close
+from transformers import DynamicCache
+
+from heretic.inference.key_values import ROOM, empty_cache, join_rows, make_cache, select_rows
+
+torch.manual_seed(0)
+
+
+def part(batch: int, tokens: int) -> Tensor:
+    return torch.randn(batch, 2, tokens, 4)
+
+
+def test_a_roomy_layer_is_a_growing_one_of_transformers() -> None:
+    mine, theirs = empty_cache(), DynamicCache()
+    for tokens in (3, 1, ROOM - 1, 1, 1):
+        keys, values = part(2, tokens), part(2, tokens)
+        found = mine.update(keys, values, 1)
+        assert all(map(torch.equal, found, theirs.update(keys, values, 1)))
+        assert mine.get_seq_length(1) == theirs.get_seq_length(1)
+
+
+def test_what_a_cache_begins_with_is_not_written_over() -> None:
+    keys, values = part(1, 3), part(1, 3)
+    before = keys.clone()
+    cache = make_cache([(keys.expand(4, -1, -1, -1), values.expand(4, -1, -1, -1))])
+    cache.update(part(4, 2), part(4, 2), 0)
+    assert keys.equal(before)
+
+
+def test_rows_are_joined_at_their_ends_and_taken_out_again() -> None:
+    long, short = make_cache([(part(2, 5), part(2, 5))]), make_cache([(part(3, 2), part(3, 2))])
+    joined = join_rows([long, short])
+    layer, source = joined.layers[0], short.layers[0]
+    assert layer.keys is not None
+    assert source.keys is not None
+    assert_close(layer.keys[2:, :, -2:], source.keys)
+    assert layer.keys[2:, :, :-2].count_nonzero() == 0
+    (again,) = select_rows(joined, torch.tensor([4, 2]), 3).layers
+    assert again.keys is not None
+    assert_close(again.keys, source.keys[[2, 0]])
+
+
+def test_a_layer_without_keys_stays_one() -> None:
+    cache = make_cache([None, (part(1, 2), part(1, 2))])
+    joined = join_rows([cache, cache])
+    assert [layer.is_initialized for layer in joined.layers] == [False, True]
