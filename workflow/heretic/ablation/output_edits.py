@@ -167,8 +167,9 @@ class MixedEdit:
         count = states.numel() // width
         if count % batch or (states.ndim > 2 and batch not in (1, len(states))):
             raise ModelLoadError(
-                f"{self.name} is given states of shape {tuple(states.shape)} of a batch of {batch}, "
-                "so that several trials at once cannot be told apart there; set trials_in_flight=1"
+                f"{self.name} is given states of shape {tuple(states.shape)} of a batch of "
+                f"{batch}, so that several trials at once cannot be told apart there; set "
+                "trials_in_flight=1"
             )
         return states.reshape(batch, count // batch, width)
 
