@@ -221,7 +221,7 @@ def test_seconds_are_charged_to_their_stage(engine: str) -> None:
     assert clock.read()["edit"] > 0
 
 
-@pytest.mark.parametrize("kind", ALL)
+@pytest.mark.parametrize("kind", ["column", "row"])
 def test_a_compiled_step_fits_all_trials(kind: NormPreservation) -> None:
     """Whatever they edit, and to whichever trials the rows belong."""
     model = random_model("llama", torch.float32)

@@ -210,3 +210,49 @@ def test_an_edit_does_what_its_formula_says(
             OutputSideEditor(model, norms)
     after = model.network.state_dict()
     assert all(after[name].equal(value) for name, value in before.items())
+
+
+# Which put out rows of some tokens, or one for each token and expert.
+APART = ("dbrx", "llama4_text")
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_rows_of_one_batch_may_belong_to_two_trials(family: str) -> None:
+    model = model_of(family)
+    whole = AblationParameters(
+        "per_layer", None, {name: ComponentParameters(0, 1, 1.0) for name in COMPONENTS}
+    )
+    draw = torch.Generator().manual_seed(5)
+    shape = model.anatomy.n_layers + 1, model.anatomy.d_model, 1
+    trials = [
+        plan_edits(whole, AblationDirections.of(torch.linalg.qr(drawn).Q.mT), model.anatomy)
+        for drawn in torch.randn(2, *shape, generator=draw, dtype=torch.float64)
+    ]
+    packed = any(writer.is_raw for writer in model.anatomy.writers)
+    editor = OutputSideEditor(model, "none" if packed else "column")
+    assert (editor.max_trials == 1) == (family in APART)
+    if family in APART:
+        return
+    tokens = {
+        name: torch.cat([value, value.flip(-1)]) if isinstance(value, Tensor) else value
+        for name, value in few_tokens(model.network, TOKENS).items()
+    }
+
+    def found() -> Tensor:
+        with torch.inference_mode():
+            output: Any = model.network(**tokens)
+        logits: Tensor = output.logits
+        return logits
+
+    alone = []
+    for edits in trials:
+        editor.abliterate(edits)
+        alone.append(found())
+    editor.load(trials)
+    editor.assign(torch.tensor([1, 0]))
+    mixed = found()
+    editor.restore()
+
+    expected = torch.stack([alone[1][0], alone[0][1]])
+    assert (mixed - expected).abs().max() < TOLERANCE * expected.abs().max()
+    assert (alone[0] - alone[1]).abs().max() > 1e-2 * expected.abs().max()

@@ -120,7 +120,7 @@ class WeightEditor:
 
     def restore(self) -> None:
         """Bring the original model back, bit for bit."""
-        self.load([])
+        self.abliterate([])
 
     def _write(self, edit: Edit, parts: PristineParts) -> None:
         with overwriting(edit.writer), torch.no_grad():

@@ -177,7 +177,7 @@ class OutputSideEditor:
 
     def restore(self) -> None:
         """Bring the original model back, bit for bit."""
-        self.load([])
+        self.abliterate([])
 
     def _make_room(self, trials: int, count: int, names: Collection[str]) -> None:
         """For trials of `count` directions each, in these writers."""
