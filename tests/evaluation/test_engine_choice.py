@@ -18,6 +18,7 @@ from heretic.evaluation.fast_engine import FastEngine
 from heretic.evaluation.plain_engine import PlainEngine
 from heretic.evaluation.trial_engine import TrialEngine
 from heretic.inference import prompt_batches, study_prompts
+from heretic.inference.prefill import prefill
 from heretic.model.loading import Model
 from heretic.prompts.prompt import Prompt
 from heretic.stages import StageClock
@@ -146,7 +147,7 @@ def test_a_network_that_passes_something_beside_the_stream_starts_at_its_beginni
     assert "Not as plain passes with passes from the first edited layer" in caplog.text
 
 
-def test_a_network_that_counts_columns_shares_no_prefix(caplog: pytest.LogCaptureFixture) -> None:
+def test_a_network_that_counts_columns_falls_back(caplog: pytest.LogCaptureFixture) -> None:
     model = tiny_model()
 
     def count(_: Any, args: Any, kwargs: Any) -> Any:
@@ -155,13 +156,14 @@ def test_a_network_that_counts_columns_shares_no_prefix(caplog: pytest.LogCaptur
         kwargs["position_ids"] = torch.arange(end - tokens, end).expand(rows, -1)
         return args, kwargs
 
-    # Padding before a whole prompt shifts all of its positions alike, which is of no matter.
+    # Rows that are joined stand in other columns than those in which they were prefilled.
     model.network.register_forward_pre_hook(count, with_kwargs=True)
     with caplog.at_level(logging.INFO, "heretic"):
-        engine = fast(engine_for(model))
-    assert engine.prompts.prefix is None
-    assert engine.prompts.good[0].recording.inputs
+        engine = engine_for(model)
+    assert isinstance(engine, PlainEngine)
     assert "Not as plain passes with a shared prefix, rearranged rows" in caplog.text
+    assert "Not as plain passes with rearranged rows" in caplog.text
+    assert "Answers come from generate, one trial after the other: in passes" in caplog.text
 
 
 class Limited:
@@ -204,7 +206,7 @@ def test_what_the_unedited_model_computed_is_given_up_last(
 ) -> None:
     model = tiny_model()
     engine = fast(engine_for(model))
-    original = study_prompts.prefill
+    original = prefill
 
     def full(model: Model, batch: Any, prefix: Any, start: Any) -> Any:
         if start is not None:

@@ -1,6 +1,6 @@
 """Prompts are put into the batches that cost least, and share what they begin with."""
 
-from itertools import combinations
+from itertools import combinations, pairwise
 
 import pytest
 import torch
@@ -34,7 +34,7 @@ def test_no_way_to_cut_the_sorted_prompts_costs_less(lengths: list[int], largest
     for n_cuts in range(len(order)):
         for cuts in combinations(range(1, len(order)), n_cuts):
             ends = [0, *cuts, len(order)]
-            other = [order[a:b] for a, b in zip(ends, ends[1:], strict=False)]
+            other = [order[a:b] for a, b in pairwise(ends)]
             if max(map(len, other)) <= largest:
                 assert cost(batches, lengths) <= cost(other, lengths)
 

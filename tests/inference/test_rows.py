@@ -5,7 +5,14 @@ from torch import Tensor
 from torch.testing import assert_close
 from transformers import DynamicCache
 
-from heretic.inference.key_values import ROOM, empty_cache, join_rows, make_cache, select_rows
+from heretic.inference.key_values import (
+    ROOM,
+    empty_cache,
+    join_rows,
+    make_cache,
+    read_key_values,
+    select_rows,
+)
 
 torch.manual_seed(0)
 
@@ -34,17 +41,17 @@ def test_what_a_cache_begins_with_is_not_written_over() -> None:
 def test_rows_are_joined_at_their_ends_and_taken_out_again() -> None:
     long, short = make_cache([(part(2, 5), part(2, 5))]), make_cache([(part(3, 2), part(3, 2))])
     joined = join_rows([long, short])
-    layer, source = joined.layers[0], short.layers[0]
-    assert layer.keys is not None
-    assert source.keys is not None
-    assert_close(layer.keys[2:, :, -2:], source.keys)
-    assert layer.keys[2:, :, :-2].count_nonzero() == 0
-    (again,) = select_rows(joined, torch.tensor([4, 2]), 3).layers
-    assert again.keys is not None
-    assert_close(again.keys, source.keys[[2, 0]])
+    (all_rows,), (source,) = read_key_values(joined), read_key_values(short)
+    assert all_rows is not None
+    assert source is not None
+    assert_close(all_rows[0][2:, :, -2:], source[0])
+    assert all_rows[0][2:, :, :-2].count_nonzero() == 0
+    (again,) = read_key_values(select_rows(joined, torch.tensor([4, 2]), 3))
+    assert again is not None
+    assert_close(again[1], source[1][[2, 0]])
 
 
 def test_a_layer_without_keys_stays_one() -> None:
     cache = make_cache([None, (part(1, 2), part(1, 2))])
     joined = join_rows([cache, cache])
-    assert [layer.is_initialized for layer in joined.layers] == [False, True]
+    assert [part is None for part in read_key_values(joined)] == [True, False]
