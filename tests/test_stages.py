@@ -4,7 +4,7 @@ import time
 
 import pytest
 
-from heretic.stages import STAGES, StageClock
+from heretic.stages import STAGES, StageClock, mean_seconds
 
 
 def test_inner_stages_do_not_count_for_outer_ones() -> None:
@@ -33,3 +33,9 @@ def test_a_stage_that_fails_is_closed_and_reading_starts_anew() -> None:
     time.sleep(0.01)
     assert clock.read()["overhead"] >= 0.01
     assert clock.read()["decode"] == 0
+
+
+def test_mean_seconds_by_stage() -> None:
+    one, other = (dict.fromkeys(STAGES, seconds) for seconds in (1.0, 2.0))
+    assert mean_seconds([one, other]) == dict.fromkeys(STAGES, 1.5)
+    assert mean_seconds([]) == {}
