@@ -69,7 +69,10 @@ def main(smk: Snakemake) -> None:
                 "shapes": [list(writer.shape) for writer in model.anatomy.writers],
                 "weights": weights,
             },
-            "engine": {"trials_in_flight": loop.engine.trials_in_flight},
+            "engine": {
+                "name": loop.engine.name,
+                "trials_in_flight": loop.engine.trials_in_flight,
+            },
             "baseline": {**baseline.to_dict(), "total": loop.engine.n_bad},
             "trials": [record.to_dict() for record in records],
             "provenance": facts,

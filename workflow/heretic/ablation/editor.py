@@ -44,6 +44,7 @@ class WeightEditor:
     no more use: it is marked as damaged, and no editor takes it until it is loaded again.
     """
 
+    name = "edited_weights"
     max_trials = 1
 
     def __init__(

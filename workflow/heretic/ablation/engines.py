@@ -23,6 +23,10 @@ class Editor(Protocol):
         """The model that is edited."""
 
     @property
+    def name(self) -> str:
+        """The value of the setting `engine` that asks for it."""
+
+    @property
     def max_trials(self) -> int:
         """How many trials' edits it can hold at once."""
 

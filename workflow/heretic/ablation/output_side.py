@@ -63,6 +63,8 @@ class OutputSideEditor:
             their order, so that it cannot be told to which trial a row belongs.
     """
 
+    name = "output_side"
+
     def __init__(
         self,
         model: Model,

@@ -79,6 +79,7 @@ class FastEngine:
             options.activation_cache_gb,
             model.batch_size.current,
         )
+        log.info("Trials by %s, %d together; %s", self.name, self.trials_in_flight, self.prompts)
         self.steps = self._make_steps()
         self._ending = Ending(
             end_tokens(model),
@@ -90,6 +91,11 @@ class FastEngine:
     def model(self) -> Model:
         """The model that is scored."""
         return self.editor.model
+
+    @property
+    def name(self) -> str:
+        """How it edits."""
+        return self.editor.name
 
     @property
     def n_bad(self) -> int:

@@ -29,6 +29,11 @@ class PlainEngine:
         return self.editor.model
 
     @property
+    def name(self) -> str:
+        """How it edits, and that answers come from `generate`."""
+        return f"{self.editor.name}, answers from generate"
+
+    @property
     def trials_in_flight(self) -> int:
         """One: there is one model."""
         return 1

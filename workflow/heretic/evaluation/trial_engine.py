@@ -17,6 +17,10 @@ class TrialEngine(Protocol):
         """The model that is edited."""
 
     @property
+    def name(self) -> str:
+        """How it tries an edit, and where its answers come from."""
+
+    @property
     def trials_in_flight(self) -> int:
         """How many trials it scores together, at most."""
 

@@ -15,7 +15,6 @@ from torch import Tensor, nn
 
 from heretic.ablation.memory_plan import SHARE_OF_FREE_MEMORY, free_memory
 from heretic.ablation.weights_cache import profits_from_pinning
-from heretic.console import log
 from heretic.inference.key_values import KeyValues, read_key_values
 from heretic.inference.prefill import Prefilled, Start, prefill
 from heretic.inference.prompt_batches import PromptBatch
@@ -70,10 +69,25 @@ def _on(tensor: Tensor, device: torch.device) -> Tensor:
 
 @dataclass(frozen=True)
 class RecordingPlan:
-    """Which layers' inputs are kept, and whether in main memory."""
+    """What is kept.
+
+    Attributes:
+        layers: whose inputs are.
+        on_host: whether in main memory, rather than on the model's devices.
+        n_bytes: that it takes.
+    """
 
     layers: tuple[int, ...] = ()
     on_host: bool = False
+    n_bytes: float = 0.0
+
+    def __str__(self) -> str:
+        if not self.layers:
+            return "trials begin at the first layer: inputs of none are kept"
+        return (
+            f"trials begin at the first layer that they edit, or one of {len(self.layers)} before "
+            f"it: {self.n_bytes / GIGABYTE:.3f} GB kept {'in main memory' * self.on_host}"
+        ).rstrip()
 
 
 def record(
@@ -159,20 +173,7 @@ def plan_recording(
     for step in range(1, n_layers):
         kept = tuple(range(step, n_layers, step))
         if needed(kept) <= min(budget, max(on_device, on_host)):
-            host = needed(kept) > on_device
-            log.info(
-                "Passes begin at the first edited layer: %.3f GB for the inputs of %d of %d layers "
-                "and their keys and values, in %s",
-                needed(kept) / GIGABYTE,
-                len(kept),
-                n_layers,
-                "main memory" if host else f"the memory of {model.device}",
-            )
-            return RecordingPlan(kept, host)
-    log.info(
-        "Passes begin at the first layer: activation_cache_gb=%g holds the inputs of no layer",
-        gigabytes,
-    )
+            return RecordingPlan(kept, needed(kept) > on_device, needed(kept))
     return RecordingPlan()
 
 

@@ -6,7 +6,6 @@ from dataclasses import dataclass, field
 from torch import Tensor
 from torch.nn.functional import log_softmax
 
-from heretic.console import log
 from heretic.inference.activations import Recording, RecordingPlan, plan_recording, record
 from heretic.inference.key_values import KeyValues, read_key_values
 from heretic.inference.prefill import Prefilled, prefill
@@ -67,31 +66,33 @@ class StudyPrompts:
         others = [
             batch.shifted(len(good)) for batch in prompt_batches(bad, prefix, most_rows, model)
         ]
-        plan = RecordingPlan()
+        self.n_shared, self._plan = prefix, RecordingPlan()
         if gigabytes > 0:
-            plan = plan_recording(model, [*batches, *others], shared, gigabytes)
+            self._plan = plan_recording(model, [*batches, *others], shared, gigabytes)
         self.prefix: StudyBatch | None = None
         key_values: KeyValues | None = None
         if shared is not None:
-            prefilled, recording = record(model, shared, None, plan)
+            prefilled, recording = record(model, shared, None, self._plan)
             self.prefix = StudyBatch(shared, recording)
             key_values = read_key_values(prefilled.cache)
-        self.good = [self._recorded(batch, key_values, plan, compared=True) for batch in batches]
-        self.bad = [self._recorded(batch, key_values, plan, compared=False) for batch in others]
-        tokens = sum(batch.inputs.numel() for batch in [*batches, *others])
-        needed = sum(len(row) - prefix for row in [*good, *bad])
-        log.info(
-            "%d prompts in %d batches, %d tokens shared by all, %.0f%% of the others' padding",
-            len(good) + len(bad),
-            len(batches) + len(others),
-            prefix,
-            100 * (tokens - needed) / tokens,
+        self.good = [self._recorded(batch, key_values, compared=True) for batch in batches]
+        self.bad = [self._recorded(batch, key_values, compared=False) for batch in others]
+
+    def __str__(self) -> str:
+        batches = [*self.good, *self.bad]
+        tokens = sum(batch.prompts.inputs.numel() for batch in batches)
+        real = sum(int(batch.prompts.mask.sum()) for batch in batches)
+        real -= self.n_shared * sum(len(batch.prompts) for batch in batches)
+        return (
+            f"{sum(len(batch.prompts) for batch in batches)} prompts in {len(batches)} batches, "
+            f"{self.n_shared} tokens shared by all, {1 - real / tokens:.0%} of the rest is "
+            f"padding; {self._plan}"
         )
 
     def _recorded(
-        self, batch: PromptBatch, prefix: KeyValues | None, plan: RecordingPlan, *, compared: bool
+        self, batch: PromptBatch, prefix: KeyValues | None, *, compared: bool
     ) -> StudyBatch:
-        prefilled, recording = record(self.model, batch, prefix, plan)
+        prefilled, recording = record(self.model, batch, prefix, self._plan)
         original = log_softmax(prefilled.logits.float(), dim=-1) if compared else None
         return StudyBatch(batch, recording, original)
 

@@ -149,10 +149,9 @@ class SettingsFields(InputFields):
     engine: Literal["auto", "edited_weights", "output_side"] = setting(
         "auto",
         "How a trial changes the model: `edited_weights` rewrites matrices; `output_side` changes "
-        "what they put out, which needs no copies and gives the same scores but for rounding (with "
-        "`compile`, each new choice of layers is compiled again, as often as torch allows). `auto` "
-        "edits weights, "
-        "unless some are quantised or offloaded.",
+        "what they put out, which needs no copies, lets several trials share a batch and gives the "
+        "same scores but for rounding. `auto` edits outputs on a GPU, or where weights are "
+        "quantised or offloaded or memory has no room for copies, and weights on a CPU.",
         "optimize",
     )
     direction_scope: Literal["global", "per_layer", "both"] = setting(

@@ -139,8 +139,9 @@ class InputFields(BaseSettings):
     )
     compile: bool = setting(
         False,
-        "Compile the decoding step (torch.compile with a static key/value cache): a minute at the "
-        "start of a phase, then faster answers on a GPU; for models whose cache can be static.",
+        "Compile the decoding step (torch.compile with keys and values in fixed places): a minute "
+        "or more at the start of a phase, then faster answers on a GPU; for models whose cache can "
+        "be static.",
         runtime=True,
     )
     cache_weights: Literal["true", "false", "auto"] = setting(
