@@ -187,6 +187,13 @@ def test_memory_limits_are_text_or_a_table() -> None:
     assert "set device_map=auto" in refusal({"max_memory": "0=60GiB"})
 
 
+def test_trials_share_a_batch_only_on_the_output_side() -> None:
+    assert resolve({"engine": "edited_weights", "trials_in_flight": 1}, {})
+    assert resolve({"engine": "output_side", "trials_in_flight": "4"}, {})
+    both = refusal({"engine": "edited_weights", "trials_in_flight": 2})
+    assert "trials_in_flight=2 cannot share one set of edited_weights; set engine=auto" in both
+
+
 def test_an_empty_prefix_switches_the_search_for_one_off() -> None:
     assert resolve({}, {}).settings.response_prefix == "auto"
     assert resolve({}, {"HERETIC_RESPONSE_PREFIX": ""}).settings.response_prefix == ""
