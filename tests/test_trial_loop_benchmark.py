@@ -149,9 +149,11 @@ def test_floors_are_measured_on_any_device(work: Work) -> None:
 
 
 def test_the_table_has_a_heading_of_its_columns(work: Work) -> None:
-    measured = Measured("ours", dict.fromkeys(STAGES, 0.5), (), 0.25)
-    assert len(row(None)) == len(row(measured))
-    assert row(measured).split() == ["ours", *["0.5000"] * 5, "3.0000", "0.333", "25%"]
+    seconds = {**dict.fromkeys(STAGES, 0.0), "prefill": 0.5, "decode": 1.5}
+    measured = Measured("ours", seconds, (), 0.25)
+    cells = dict(zip(row(None).split(), row(measured).split(), strict=True))
+    assert (cells["prefill"], cells["decode"], cells["total"]) == ("0.5000", "1.5000", "2.0000")
+    assert (cells["trials/s"], cells["refused"]) == ("0.500", "25%")
     assert "3 + 3 prompts" in heading(work, load(work))
 
 

@@ -31,14 +31,12 @@ class EngineOptions:
     """The settings that decide how trials are run.
 
     Attributes:
-        engine: as the setting.
-        trials_in_flight: how many trials are scored together.
-        activation_cache_gb: of the main memory or the device.
+        engine, trials_in_flight, activation_cache_gb: as the settings.
     """
 
     engine: str = "auto"
-    trials_in_flight: int = 1
-    activation_cache_gb: float = 0.0
+    trials_in_flight: str = "auto"
+    activation_cache_gb: float = 8.0
 
 
 class Engine(Protocol):

@@ -20,6 +20,7 @@ The last line of each model is its ratios: trials a second, ours over the other 
 
 import argparse
 import gc
+import os
 import platform
 import sys
 from dataclasses import dataclass, replace
@@ -105,8 +106,8 @@ def parse_arguments() -> argparse.Namespace:
     for name in ("trials", "others", "prompts", "tokens", "batch-size"):
         parser.add_argument(f"--{name}", type=int, metavar="N")
     parser.add_argument("--engine", default="auto", help="as the setting")
-    parser.add_argument("--trials-in-flight", type=int, default=1, metavar="N")
-    parser.add_argument("--activation-cache-gb", type=float, default=0.0, metavar="GB")
+    parser.add_argument("--trials-in-flight", default="auto", metavar="N", help="likewise")
+    parser.add_argument("--activation-cache-gb", type=float, default=8.0, help="likewise")
     parser.add_argument("--device", help="in place of the preset's")
     parser.add_argument("--threads", type=int, default=0, help="0: every core")
     parser.add_argument("--demo-model", type=Path, metavar="PATH", help="in place of a new one")
@@ -131,7 +132,8 @@ def main(arguments: argparse.Namespace) -> None:
         arguments.upstream = arguments.upstream or install(arguments.cache)
     say(
         f"Python {platform.python_version()}, torch {torch.__version__}, "
-        f"transformers {transformers.__version__}, {threads} threads"
+        f"transformers {transformers.__version__}, {threads} threads, load at the start "
+        f"{os.getloadavg()[0]:.1f}"
     )
     if not arguments.no_upstream:
         say(f"upstream: {versions(arguments.upstream)}")
@@ -205,10 +207,13 @@ def search(
     model = load(work)
     directions = mean_directions(model, work)
     space = SearchSpace(model.anatomy.n_layers, "both", MAX_WEIGHT)
-    say(f"{name}: {heading(work, model)}, {preset.trials} trials, {preset.others} of other ways")
-    say(row(None))
     engine = our_engine(model, work, directions, options)
     in_flight = engine.trials_in_flight
+    say(
+        f"{name}: {heading(work, model)}; {preset.trials} trials of ours, {in_flight} in flight, "
+        f"{preset.others} of other ways"
+    )
+    say(row(None))
     drawn = draw_trials(space, in_flight + preset.trials)
     trials = [plan_edits(parameters, directions, model.anatomy) for parameters in drawn]
     peak = PeakMemory(model.network)
