@@ -30,6 +30,7 @@ import torch
 import transformers
 from transformers.utils.logging import disable_progress_bar
 
+sys.path.insert(0, str(Path(__file__).parents[2] / "workflow"))
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from benchmarks.benchmark_models import demo_model, random_model
