@@ -1,0 +1,170 @@
+"""Trials as the search runs them, without the sampler, which is timed by itself."""
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import optuna
+import torch
+from optuna.samplers import RandomSampler
+
+from benchmarks.trial_work import Measured, Score, Work, as_prompts, means
+from heretic.ablation.directions import AblationDirections
+from heretic.ablation.engines import Editor, make_editor
+from heretic.ablation.parameters import AblationParameters
+from heretic.ablation.plan import Edit
+from heretic.ablation.vectors import normalize
+from heretic.evaluation.evaluator import Evaluator, TrialScores
+from heretic.model.loading import Model, load_model
+from heretic.optimization.search_space import SearchSpace
+from heretic.optimization.study import make_sampler
+from heretic.residuals import get_residual_means
+from heretic.settings import Settings
+from heretic.stages import StageClock
+
+FINISHED, ASKS, STARTUP_TRIALS = 200, 10, 15
+
+
+@dataclass(frozen=True)
+class EngineOptions:
+    """The settings that decide how trials are run.
+
+    Attributes:
+        engine, trials_in_flight, activation_cache_gb: as the settings.
+    """
+
+    engine: str = "auto"
+    trials_in_flight: str = "auto"
+    activation_cache_gb: float = 8.0
+
+
+class Engine(Protocol):
+    """What scores trials, several together."""
+
+    @property
+    def trials_in_flight(self) -> int: ...
+
+    def score(
+        self, trials: Sequence[Sequence[Edit]], max_kl: float | None, clock: StageClock
+    ) -> list[TrialScores]: ...
+
+    def restore(self) -> None: ...
+
+
+@dataclass(frozen=True)
+class OneByOne:
+    """Trials one after the other, through an editor and the evaluator."""
+
+    editor: Editor
+    evaluator: Evaluator
+    trials_in_flight: int = 1
+
+    def score(
+        self, trials: Sequence[Sequence[Edit]], max_kl: float | None, clock: StageClock
+    ) -> list[TrialScores]:
+        """The divergence is counted for the stage `decode` too."""
+        scores = []
+        for edits in trials:
+            with clock.stage("edit"):
+                self.editor.abliterate(edits)
+            with clock.stage("decode"):
+                scores.append(self.evaluator.evaluate(max_kl))
+        return scores
+
+    def restore(self) -> None:
+        """Bring the original model back."""
+        self.editor.restore()
+
+
+def our_engine(
+    model: Model, work: Work, directions: AblationDirections, options: EngineOptions
+) -> Engine:
+    """The engine that a search with these settings has, of a model in its original state."""
+    good, bad = as_prompts(work.texts.good), as_prompts(work.texts.bad)
+    editor = make_editor(model, options.engine, "none", "auto", "auto")
+    return OneByOne(editor, Evaluator(model, good, bad, work.tokens))
+
+
+def load(work: Work) -> Model:
+    """The model as a search loads it."""
+    changes = {
+        "model": str(work.folder),
+        "device": str(work.device),
+        "dtype": work.dtype_name,
+        "max_batch_size": work.batch_size,
+        "response_prefix": "",
+    }
+    return load_model(**{**Settings().model_dump(mode="json"), **changes})
+
+
+def mean_directions(model: Model, work: Work) -> AblationDirections:
+    """Unit differences of means, bad minus good."""
+    good, bad = (
+        get_residual_means(model, as_prompts(texts), "")
+        for texts in (work.texts.good_sources, work.texts.bad_sources)
+    )
+    return AblationDirections.of(normalize(bad - good).float())
+
+
+def draw_trials(space: SearchSpace, count: int, seed: int = 0) -> list[AblationParameters]:
+    """Parameters as the first trials of a search draw them, at random."""
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    study = optuna.create_study(
+        directions=["minimize", "minimize"], sampler=RandomSampler(seed=seed)
+    )
+    return [space.suggest(study.ask()) for _ in range(count)]
+
+
+def run_ours(
+    engine: Engine, work: Work, trials: Sequence[Sequence[Edit]], n_warm_up: int
+) -> Measured:
+    """Time the trials, of which the first ones warm up; all of them generate."""
+    clock = StageClock(work.device)
+    _score(engine, trials[:n_warm_up], clock)
+    rest = peak = None
+    if work.device.type == "cuda":
+        rest = torch.cuda.memory_allocated(work.device)
+        torch.cuda.reset_peak_memory_stats(work.device)
+    clock.read()
+    found = _score(engine, trials[n_warm_up:], clock)
+    seconds = means([clock.read()], len(found))
+    if work.device.type == "cuda":
+        peak = torch.cuda.max_memory_allocated(work.device)
+    scores = [
+        Score(one.kl_first_token, one.refusals or 0, one.false_refusals or 0) for one in found
+    ]
+    refused = sum(score.refusals for score in scores) / (len(scores) * len(work.texts.bad))
+    return Measured("ours", seconds, scores, refused, rest, peak)
+
+
+def _score(
+    engine: Engine, trials: Sequence[Sequence[Edit]], clock: StageClock
+) -> list[TrialScores]:
+    step = engine.trials_in_flight
+    return [
+        score
+        for start in range(0, len(trials), step)
+        for score in engine.score(trials[start : start + step], None, clock)
+    ]
+
+
+def sampler_seconds(space: SearchSpace) -> float:
+    """How long a search that has finished 200 trials takes to ask for the parameters of one.
+
+    The trials are made up: what they scored does not change the work.
+    """
+    study: Any = optuna.create_study(
+        directions=["minimize", "minimize"], sampler=RandomSampler(seed=0)
+    )
+    for number in range(FINISHED):
+        trial = study.ask()
+        space.suggest(trial)
+        trial.set_constraint("max_kl", (number % 7 - 4) / 7)
+        study.tell(trial, (number * 37 % 101 / 101, number * 53 % 97))
+    study.sampler = make_sampler(0, FINISHED, STARTUP_TRIALS)
+    space.suggest(study.ask())  # warms up
+    started = time.perf_counter()
+    for _ in range(ASKS):
+        space.suggest(study.ask())
+    return (time.perf_counter() - started) / ASKS
