@@ -3,8 +3,10 @@
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from typing import TYPE_CHECKING
 
-import torch
+if TYPE_CHECKING:
+    import torch
 
 # In the order in which a trial goes through them; `overhead` is what no other stage took.
 STAGES = ("sampler", "restore", "edit", "prefill", "decode", "overhead")
@@ -17,7 +19,7 @@ class StageClock:
     is waited for at both ends of a stage, so that its work counts where it was asked for.
     """
 
-    def __init__(self, device: torch.device | None = None) -> None:
+    def __init__(self, device: "torch.device | None" = None) -> None:
         self.seconds = dict.fromkeys(STAGES, 0.0)
         self._synchronized = device is not None and device.type in ("cuda", "xpu")
         self._device = device
@@ -48,6 +50,8 @@ class StageClock:
 
     def _now(self) -> float:
         if self._synchronized:
+            import torch  # here, so that what only reads seconds starts without it
+
             torch.accelerator.synchronize(self._device)
         return time.perf_counter()
 
