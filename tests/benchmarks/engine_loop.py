@@ -3,7 +3,7 @@
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any
 
 import optuna
 import torch
@@ -11,11 +11,12 @@ from optuna.samplers import RandomSampler
 
 from benchmarks.trial_work import Measured, Score, Work, as_prompts, means
 from heretic.ablation.directions import AblationDirections
-from heretic.ablation.engines import Editor, make_editor
 from heretic.ablation.parameters import AblationParameters
 from heretic.ablation.plan import Edit
 from heretic.ablation.vectors import normalize
-from heretic.evaluation.evaluator import Evaluator, TrialScores
+from heretic.evaluation.engine_choice import make_trial_engine
+from heretic.evaluation.trial_engine import TrialEngine
+from heretic.evaluation.trial_scores import TrialScores
 from heretic.model.loading import Model, load_model
 from heretic.optimization.search_space import SearchSpace
 from heretic.optimization.study import make_sampler
@@ -39,51 +40,24 @@ class EngineOptions:
     activation_cache_gb: float = 8.0
 
 
-class Engine(Protocol):
-    """What scores trials, several together."""
-
-    @property
-    def trials_in_flight(self) -> int: ...
-
-    def score(
-        self, trials: Sequence[Sequence[Edit]], max_kl: float | None, clock: StageClock
-    ) -> list[TrialScores]: ...
-
-    def restore(self) -> None: ...
-
-
-@dataclass(frozen=True)
-class OneByOne:
-    """Trials one after the other, through an editor and the evaluator."""
-
-    editor: Editor
-    evaluator: Evaluator
-    trials_in_flight: int = 1
-
-    def score(
-        self, trials: Sequence[Sequence[Edit]], max_kl: float | None, clock: StageClock
-    ) -> list[TrialScores]:
-        """The divergence is counted for the stage `decode` too."""
-        scores = []
-        for edits in trials:
-            with clock.stage("edit"):
-                self.editor.abliterate(edits)
-            with clock.stage("decode"):
-                scores.append(self.evaluator.evaluate(max_kl))
-        return scores
-
-    def restore(self) -> None:
-        """Bring the original model back."""
-        self.editor.restore()
-
-
 def our_engine(
     model: Model, work: Work, directions: AblationDirections, options: EngineOptions
-) -> Engine:
+) -> TrialEngine:
     """The engine that a search with these settings has, of a model in its original state."""
-    good, bad = as_prompts(work.texts.good), as_prompts(work.texts.bad)
-    editor = make_editor(model, options.engine, "none", "auto", "auto")
-    return OneByOne(editor, Evaluator(model, good, bad, work.tokens))
+    wanted = options.trials_in_flight
+    return make_trial_engine(
+        model,
+        as_prompts(work.texts.good),
+        as_prompts(work.texts.bad),
+        max_response_length=work.tokens,
+        engine=options.engine,
+        norm_preservation="none",
+        cache_weights="auto",
+        cache_device="auto",
+        activation_cache_gb=options.activation_cache_gb,
+        trials_in_flight="auto" if wanted == "auto" else int(wanted),
+        directions=directions,
+    )
 
 
 def load(work: Work) -> Model:
@@ -117,7 +91,7 @@ def draw_trials(space: SearchSpace, count: int, seed: int = 0) -> list[AblationP
 
 
 def run_ours(
-    engine: Engine, work: Work, trials: Sequence[Sequence[Edit]], n_warm_up: int
+    engine: TrialEngine, work: Work, trials: Sequence[Sequence[Edit]], n_warm_up: int
 ) -> Measured:
     """Time the trials, of which the first ones warm up; all of them generate."""
     clock = StageClock(work.device)
@@ -139,7 +113,7 @@ def run_ours(
 
 
 def _score(
-    engine: Engine, trials: Sequence[Sequence[Edit]], clock: StageClock
+    engine: TrialEngine, trials: Sequence[Sequence[Edit]], clock: StageClock
 ) -> list[TrialScores]:
     step = engine.trials_in_flight
     return [
