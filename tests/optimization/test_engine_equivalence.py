@@ -159,10 +159,17 @@ ENGINES = (("edited_weights", 1), ("output_side", 1), ("output_side", 3))
 @pytest.mark.parametrize("family", FAMILIES)
 @pytest.mark.parametrize(("engine", "in_flight"), ENGINES)
 def test_every_option_answers_as_the_plain_way(family: str, engine: str, in_flight: int) -> None:
-    for prefix, cached, retire in ((True, 1.0, True), (True, 0.0, False), (False, 1.0, False)):
+    not_narrow = family != "gemma3_text"
+    for prefix, cached, retire, drafts in (
+        (True, 1.0, True, True),
+        (True, 0.0, False, False),
+        (False, 1.0, False, True),
+    ):
         # Its windows are narrower than these prompts: see the choice of the engine.
-        prefix &= family != "gemma3_text"
-        options = EngineOptions(LENGTH, in_flight, cached, share_prefix=prefix, retire=retire)
+        prefix, drafts = prefix and not_narrow, drafts and not_narrow
+        options = EngineOptions(
+            LENGTH, in_flight, cached, share_prefix=prefix, retire=retire, drafts=drafts
+        )
         made = fast(family, engine, "none", options)
         assert (made.prompts.prefix is not None) == prefix
         assert bool(made.prompts.good[0].recording.inputs) == bool(cached)

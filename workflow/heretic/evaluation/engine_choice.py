@@ -16,6 +16,7 @@ from heretic.evaluation.fast_engine import EngineOptions, FastEngine
 from heretic.evaluation.mixed_rows import why_not_together
 from heretic.evaluation.plain_engine import PlainEngine
 from heretic.evaluation.trial_engine import TrialEngine
+from heretic.inference.drafts import LONGEST
 from heretic.inference.prompt_batches import shared_prefix
 from heretic.inference.proof import Rehearsal, smallest_window, why_no_rows
 from heretic.model.loading import Model
@@ -109,10 +110,7 @@ def _proved(
     if reason is None:
         good, bad = model.chat.encode(good_prompts), model.chat.encode(bad_prompts)
         ids = [*good, *bad]
-        window, longest = smallest_window(model), max(map(len, ids)) + options.max_response_length
-        if window is not None and longest > window:
-            log.info("Prompts share no prefix: some layers see only %d tokens", window)
-            options = replace(options, share_prefix=False)
+        options = _within_windows(model, max(map(len, ids)), options)
         few_good, few_bad = _extremes(good), _extremes(bad)
         for tried in dict.fromkeys(_ever_less(options)):
             rehearsal = Rehearsal(
@@ -122,7 +120,7 @@ def _proved(
                 shared_prefix(ids) if tried.share_prefix else 0,
                 tried.activation_cache_gb,
             )
-            reason = rehearsal.disagreement(fixed_places=tried.compile)
+            reason = rehearsal.disagreement(fixed_places=tried.compile, guessed=tried.guesses)
             if reason is None:
                 return _apart(editor, rehearsal, tried, directions)
             log.info("Not as plain passes with %s: %s", tried.means, reason)
@@ -130,11 +128,27 @@ def _proved(
     return None
 
 
+def _within_windows(model: Model, longest: int, options: EngineOptions) -> EngineOptions:
+    """Without what spreads the tokens of a row over more columns than a layer sees."""
+    window, length = smallest_window(model), options.max_response_length
+    if window is None:
+        return options
+    if longest + length > window:
+        log.info("Prompts share no prefix: some layers see only %d tokens", window)
+        options = replace(options, share_prefix=False)
+    # Wrong guesses of any row are columns of all rows.
+    if options.guesses and longest + length * (1 + LONGEST) > window:
+        log.info("Answers are not guessed: some layers see only %d tokens", window)
+        options = replace(options, drafts=False)
+    return options
+
+
 def _ever_less(options: EngineOptions) -> list[EngineOptions]:
-    moving = replace(options, compile=False)
+    careful = replace(options, drafts=False)
+    moving = replace(careful, compile=False)
     unrecorded = replace(moving, activation_cache_gb=0.0)
     apart = replace(moving, share_prefix=False)
-    return [options, moving, unrecorded, apart, replace(unrecorded, share_prefix=False)]
+    return [options, careful, moving, unrecorded, apart, replace(unrecorded, share_prefix=False)]
 
 
 def _apart(

@@ -13,6 +13,7 @@ from heretic.evaluation.scorers import is_settled_refusal
 from heretic.evaluation.trial_queue import TrialQueue
 from heretic.evaluation.trial_scores import TrialScores
 from heretic.inference.decode import Ending, decode_rows
+from heretic.inference.drafts import DraftBook
 from heretic.inference.prompt_batches import shared_prefix
 from heretic.inference.rows import Owner
 from heretic.inference.steps import CompiledSteps, PlainSteps, Steps
@@ -34,6 +35,7 @@ class EngineOptions:
         activation_cache_gb: gigabytes for what the unedited network computed.
         share_prefix: compute what all prompts begin with once.
         retire: stop answers that are refusals already.
+        drafts: guess answers from those of earlier trials; not with `compile`.
         compile: compile the decoding step.
     """
 
@@ -42,7 +44,13 @@ class EngineOptions:
     activation_cache_gb: float = 0.0
     share_prefix: bool = True
     retire: bool = True
+    drafts: bool = True
     compile: bool = False
+
+    @property
+    def guesses(self) -> bool:
+        """Whether answers are guessed: a compiled step has one token a row."""
+        return self.drafts and not self.compile
 
     @property
     def means(self) -> str:
@@ -50,6 +58,7 @@ class EngineOptions:
         parts = {
             "passes from the first edited layer": self.activation_cache_gb > 0,
             "a shared prefix": self.share_prefix,
+            "guessed answers": self.guesses,
             "keys in fixed places": self.compile,
         }
         return ", ".join([*(name for name, used in parts.items() if used), "rearranged rows"])
@@ -81,6 +90,7 @@ class FastEngine:
         )
         log.info("Trials by %s, %d together; %s", self.name, self.trials_in_flight, self.prompts)
         self.steps = self._make_steps()
+        self._drafts = DraftBook() if options.guesses else None
         self._ending = Ending(
             end_tokens(model),
             options.max_response_length,
@@ -126,7 +136,10 @@ class FastEngine:
             together = trials[len(scores) : len(scores) + self.trials_in_flight]
             try:
                 divergences, answers = self.answer(together, max_kl, clock)
-                scores += [self.scores(*each, answers) for each in enumerate(divergences)]
+                scores += [
+                    self.scores(trial, kl, answers) if _near(kl, max_kl) else TrialScores(kl)
+                    for trial, kl in enumerate(divergences)
+                ]
                 continue
             except (RuntimeError, MemoryError) as error:
                 if not is_out_of_memory(error):
@@ -165,20 +178,23 @@ class FastEngine:
             for trial in range(len(trials)):
                 kl = queue.compare(trial)
                 divergences.append(kl)
-                # Written so that a NaN, from weights that overflow, is too far as well.
-                if max_kl is None or kl <= max_kl:
+                if _near(kl, max_kl):
                     queue.add(trial)
         with clock.stage("decode"):
             answers = decode_rows(
-                self.model, self.steps, queue, self.most_rows, self._ending, queue.assign
+                self.model,
+                self.steps,
+                queue,
+                self.most_rows,
+                self._ending,
+                queue.assign,
+                self._drafts,
             )
         return divergences, answers
 
     def scores(self, trial: int, kl: float, answers: Mapping[Owner, list[int]]) -> TrialScores:
         """What the answers of one trial make of it."""
         n_good, n_all = len(self.good_prompts), len(self.good_prompts) + self.n_bad
-        if Owner(trial, 0) not in answers:
-            return TrialScores(kl)
         texts = self.model.chat.decode_all([answers[Owner(trial, i)] for i in range(n_all)])
         return TrialScores.of_answers(
             kl, self.bad_prompts, texts[n_good:], self.good_prompts, texts[:n_good]
@@ -206,6 +222,11 @@ class FastEngine:
             self.prompts.longest + 2 * self.options.max_response_length,
             partial(torch.compile, dynamic=False),
         )
+
+
+def _near(kl: float, max_kl: float | None) -> bool:
+    """Written so that a NaN, from weights that overflow, is too far as well."""
+    return max_kl is None or kl <= max_kl
 
 
 def first_changed(edits: Sequence[Edit], n_layers: int) -> int:

@@ -4,6 +4,7 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
+from heretic.inference.drafts import DraftBook
 from heretic.inference.rows import Owner, Rows, join
 from heretic.inference.steps import STEPS_BETWEEN_READS, Steps
 from heretic.model.loading import Model
@@ -41,6 +42,7 @@ def decode_rows(
     most_rows: int,
     ending: Ending,
     assign: Callable[[Sequence[Owner]], None],
+    drafts: DraftBook | None = None,
 ) -> Mapping[Owner, list[int]]:
     """Greedy answers of all waiting rows, as far as they were needed.
 
@@ -51,6 +53,7 @@ def decode_rows(
         most_rows: at once.
         ending: of answers.
         assign: tells the model to which trials the rows of the next passes belong.
+        drafts: of earlier answers, from which tokens are guessed, and to which answers are added.
 
     Returns:
         Tokens of each answer without the end token: those of plain greedy decoding, up to the point
@@ -64,7 +67,7 @@ def decode_rows(
             return answers
         added = steps.n_computed(rows) - len(rows)
         assign([*rows.owners, *rows.owners[-1:] * added])
-        rows = _run(model, steps, rows, ending, answers)
+        rows = _run(model, steps, rows, ending, answers, drafts)
 
 
 def _filled(rows: Rows | None, waiting: Waiting, most_rows: int) -> Rows | None:
@@ -86,17 +89,30 @@ class _Progress:
 
 
 def _run(
-    model: Model, steps: Steps, rows: Rows, ending: Ending, answers: dict[Owner, list[int]]
+    model: Model,
+    steps: Steps,
+    rows: Rows,
+    ending: Ending,
+    answers: dict[Owner, list[int]],
+    drafts: DraftBook | None,
 ) -> Rows | None:
     """Step until rows are worth taking out; those that are left, or None."""
     open_rows = {row: _Progress() for row in range(len(rows))}
     between_reads = 1 if model.device.type == "cpu" else STEPS_BETWEEN_READS
     steps.begin(rows)
     while True:
-        _close(model, rows, ending, open_rows, answers)
+        closed = _close(model, rows, ending, open_rows)
+        for row, (answer, end) in closed.items():
+            answers[rows.owners[row]] = answer
+            if drafts is not None:
+                drafts.learn(rows.owners[row].prompt, [*answer, *end])
         n_done = len(rows) - len(open_rows)
         if not open_rows or n_done >= steps.share_worth_taking_out * len(rows):
             break
+        guesses = None if drafts is None else drafts.propose(rows.owners, rows.answers)
+        if drafts is not None and guesses is not None:
+            drafts.judge(rows.owners, guesses, rows.verify(model, guesses))
+            continue
         for _ in range(between_reads):
             steps.step(rows)
         rows.read()
@@ -105,21 +121,23 @@ def _run(
 
 
 def _close(
-    model: Model,
-    rows: Rows,
-    ending: Ending,
-    open_rows: dict[int, _Progress],
-    answers: dict[Owner, list[int]],
-) -> None:
-    """Move answers that are done from `open_rows` to `answers`; their rows may go on unread."""
+    model: Model, rows: Rows, ending: Ending, open_rows: dict[int, _Progress]
+) -> dict[int, tuple[list[int], list[int]]]:
+    """Take rows that are done out of `open_rows`; their further tokens are of no interest.
+
+    Returns:
+        By row its answer, and the end token if there is one.
+    """
+    closed: dict[int, tuple[list[int], list[int]]] = {}
     look: list[int] = []
-    for row, progress in list(open_rows.items()):
+    for row, progress in open_rows.items():
         answer = rows.answers[row]
         new, progress.scanned = range(progress.scanned, len(answer)), len(answer)
         end = next((i for i in new if answer[i] in ending.tokens), None)
-        if end is not None or len(answer) >= ending.longest:
-            answers[rows.owners[row]] = answer[: ending.longest if end is None else end]
-            del open_rows[row]
+        if end is not None and end < ending.longest:
+            closed[row] = answer[:end], [answer[end]]
+        elif len(answer) >= ending.longest:
+            closed[row] = answer[: ending.longest], []
         elif len(answer) - progress.looked >= TOKENS_BETWEEN_LOOKS:
             progress.looked = len(answer)
             look.append(row)
@@ -127,5 +145,7 @@ def _close(
         texts = model.chat.decode_all([rows.answers[row] for row in look])
         for row, settled in zip(look, ending.settled(texts), strict=True):
             if settled:
-                answers[rows.owners[row]] = list(rows.answers[row])
-                del open_rows[row]
+                closed[row] = list(rows.answers[row]), []
+    for row in closed:
+        del open_rows[row]
+    return closed

@@ -86,6 +86,14 @@ def of_batch(parts: KeyValues, batch: int) -> KeyValues:
     return _each(parts, lambda part: part.expand(batch, -1, -1, -1))
 
 
+def crop(cache: DynamicCache, tokens: int) -> None:
+    """Forget all but the first tokens."""
+    layers: Sequence[Any] = cache.layers
+    for layer in layers:
+        if layer.is_initialized:
+            layer.keys, layer.values = layer.keys[:, :, :tokens], layer.values[:, :, :tokens]
+
+
 def select_rows(cache: DynamicCache, rows: Tensor, first: int = 0) -> DynamicCache:
     """Some rows of a cache, in the order of their indices [n], from token `first` on."""
     parts = read_key_values(cache, first)

@@ -72,20 +72,24 @@ class Rehearsal:
     prefix: int
     gigabytes: float
 
-    def disagreement(self, *, fixed_places: bool) -> str | None:
+    def disagreement(self, *, fixed_places: bool, guessed: bool) -> str | None:
         """Why answers are not what plain passes make of them, or None.
 
         Args:
             fixed_places: whether keys and values are to stay in their places, as compiled steps
                 need it.
+            guessed: whether tokens are to be guessed.
         """
         try:
             prompts = self.prompts()
             kept = sorted(prompts.good[0].recording.inputs)
             for first in dict.fromkeys([0, *kept[:1], *kept[-1:]]):
-                reason = self._disagreement(prompts, first, fixed_places)
+                rows, reason = self._stepped(prompts, first, fixed_places)
                 if reason is not None:
                     return f"in passes from layer {first} on {reason}"
+            reason = self._guessed(prompts, rows) if guessed else None
+            if reason is not None:
+                return f"after guesses {reason}"
         except REFUSALS as error:
             return f"{type(error).__name__}: {one_line(error)[:MESSAGE]}"
         return None
@@ -96,7 +100,10 @@ class Rehearsal:
             self.model, self.good, self.bad, self.prefix, self.gigabytes, most_rows=2
         )
 
-    def _disagreement(self, prompts: StudyPrompts, first: int, fixed_places: bool) -> str | None:
+    def _stepped(
+        self, prompts: StudyPrompts, first: int, fixed_places: bool
+    ) -> tuple[Rows, str | None]:
+        """Rows after some steps, and what is wrong with their logits."""
         rows, logits = begin(prompts, first)
         order = list(range(len(rows)))[::-1]
         rows, seen = rows.select(order), [logits[order]]
@@ -104,25 +111,42 @@ class Rehearsal:
         steps.begin(rows)
         seen += [steps.step(rows) for _ in range(STEPS)]
         rows.read()
+        return rows, self._wrong(rows, torch.stack(seen, dim=1))
+
+    def _guessed(self, prompts: StudyPrompts, stepped: Rows) -> str | None:
+        """What is wrong with a step after guesses, the last of every other row a wrong one."""
+        rows, _ = begin(prompts, 0)
+        rows = rows.select(list(range(len(rows)))[::-1])
+        guesses = [answer[1:] for answer in stepped.answers]
+        for guess in guesses[::2]:
+            guess[-1] = (guess[-1] + 1) % 2
+        rows.verify(self.model, guesses)
+        logits = rows.step(self.model)
+        rows.read()
+        return self._wrong(rows, logits[:, None])
+
+    def _wrong(self, rows: Rows, logits: Tensor) -> str | None:
+        """What is wrong with the last logits [n, few, vocabulary] of some rows, if anything is."""
         ids = [*self.good, *self.bad]
         whole = [
             [*ids[owner.prompt], *answer[:-1]]
             for owner, answer in zip(rows.owners, rows.answers, strict=True)
         ]
-        plain = torch.cat([self._plain([row]) for row in whole])
-        noise = float((self._plain(whole) - plain).abs().max())
-        return logits_agree(self.model, torch.stack(seen, dim=1), plain, noise)
+        count = logits.shape[1]
+        plain = torch.cat([self._plain([row], count) for row in whole])
+        noise = float((self._plain(whole, count) - plain).abs().max())
+        return logits_agree(self.model, logits, plain, noise)
 
     def _steps(self, rows: Rows, longest: int, fixed_places: bool) -> Steps:
         if not fixed_places:
             return PlainSteps(self.model)
         return CompiledSteps(self.model, len(rows) + 1, longest + STEPS, lambda call: call)
 
-    def _plain(self, rows: Sequence[Sequence[int]]) -> Tensor:
-        """Logits [n, steps + 1, vocabulary] at the ends of some rows, without a cache."""
+    def _plain(self, rows: Sequence[Sequence[int]], count: int) -> Tensor:
+        """Logits [n, count, vocabulary] at the ends of some rows, without a cache."""
         inputs, mask = pad_left(rows, self.model)
-        logits: Tensor = forward(self.model, inputs, mask, logits_to_keep=STEPS + 1).logits
-        return logits[:, -STEPS - 1 :].float()
+        logits: Tensor = forward(self.model, inputs, mask, logits_to_keep=count).logits
+        return logits[:, -count:].float()
 
 
 def begin(prompts: StudyPrompts, first: int, trial: int = 0) -> tuple[Rows, Tensor]:

@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.nn.functional import pad
 from transformers import DynamicCache
 
-from heretic.inference.key_values import join_rows, select_rows
+from heretic.inference.key_values import crop, join_rows, select_rows
 from heretic.inference.prefill import Prefilled
 from heretic.inference.prompt_batches import PromptBatch
 from heretic.model.decoding import understood
@@ -70,20 +70,23 @@ class Rows:
             The logits [n, vocabulary] by which it was taken.
         """
         self.mask = pad(self.mask, (0, 1), value=1)
+        with torch.inference_mode():
+            logits = self._pass(model, self.latest, self.mask, self.positions)
+            return self.take(logits[:, -1])
+
+    def _pass(self, model: Model, inputs: Tensor, mask: Tensor, positions: Tensor) -> Tensor:
+        """Logits [n, tokens, vocabulary] of inputs [n, tokens], which the cache keeps."""
         further = {
-            "position_ids": self.positions,
+            "position_ids": positions,
             "past_key_values": self.cache,
             "use_cache": True,
-            "logits_to_keep": 1,
+            "logits_to_keep": inputs.shape[1],
         }
         network: Any = model.network
-        with torch.inference_mode():
-            logits = network(
-                input_ids=self.latest,
-                attention_mask=self.mask,
-                **understood(network, further),
-            ).logits[:, -1]
-            return self.take(logits)
+        logits: Tensor = network(
+            input_ids=inputs, attention_mask=mask, **understood(network, further)
+        ).logits
+        return logits
 
     def take(self, logits: Tensor) -> Tensor:
         """Take the likeliest next tokens by some logits [n, vocabulary], which are returned."""
@@ -91,6 +94,46 @@ class Rows:
         self.latest, self.positions = latest[:, None], self.positions + 1
         self.unread.append(latest)
         return logits
+
+    def verify(self, model: Model, guesses: Sequence[Sequence[int]]) -> list[int]:
+        """Feed the latest token of each row and guesses at what follows, and keep what is right.
+
+        Each row gains its right guesses and the token after them. Columns of wrong ones stay, and
+        are hidden, as long as another row needs them.
+
+        Args:
+            model: in the state that the rows belong to.
+            guesses: tokens for each row, of which everything has been read.
+
+        Returns:
+            How many guesses of each row were right.
+        """
+        width = 1 + max(map(len, guesses))
+        padded = [[*guess, *[0] * (width - 1 - len(guess))] for guess in guesses]
+        real = [[1] * (1 + len(guess)) + [0] * (width - 1 - len(guess)) for guess in guesses]
+        device = self.latest.device
+        with torch.inference_mode():
+            guessed, shown = (torch.tensor(each, device=device) for each in (padded, real))
+            columns = torch.arange(width, device=device)
+            logits = self._pass(
+                model,
+                torch.cat([self.latest, guessed], dim=1),
+                torch.cat([self.mask, shown], dim=1),
+                self.positions + columns * shown,
+            )
+            likeliest = logits.argmax(dim=-1).to(device)
+            hits = (likeliest[:, :-1] == guessed) & (shown[:, 1:] == 1)
+            right = hits.long().cumprod(dim=1).sum(dim=1, keepdim=True)
+            self.latest = likeliest.gather(1, right)
+            self.positions = self.positions + right + 1
+            counts = right.flatten().tolist()
+            used = 1 + max(counts)
+            kept = (columns <= right)[:, :used].to(self.mask)
+            self.mask = torch.cat([self.mask, kept], dim=1)
+            crop(self.cache, self.mask.shape[1])
+        for answer, tokens, count in zip(self.answers, likeliest.tolist(), counts, strict=True):
+            answer.extend(tokens[: count + 1])
+        return counts
 
     def read(self) -> None:
         """Move new tokens from the device to `answers`; on an accelerator this waits for them."""
