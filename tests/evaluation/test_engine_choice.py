@@ -10,11 +10,13 @@ from tiny_models import PROMPTS, tiny_model
 from heretic.ablation import memory_plan
 from heretic.ablation.directions import AblationDirections
 from heretic.ablation.editor import WeightEditor
+from heretic.ablation.engines import make_editor
 from heretic.ablation.output_side import OutputSideEditor
 from heretic.ablation.plan import Edit
 from heretic.ablation.vectors import normalize
+from heretic.errors import ModelLoadError
 from heretic.evaluation.engine_choice import make_trial_engine
-from heretic.evaluation.fast_engine import FastEngine
+from heretic.evaluation.fast_engine import EngineOptions, FastEngine
 from heretic.evaluation.plain_engine import PlainEngine
 from heretic.evaluation.trial_engine import TrialEngine
 from heretic.inference import prompt_batches, study_prompts
@@ -51,7 +53,8 @@ def engine_for(model: Model, **changes: Any) -> TrialEngine:
         "trials_in_flight": "auto",
         "directions": directions_of(model),
     }
-    return make_trial_engine(model, GOOD, BAD, **{**given, **changes})
+    sets = {"good_prompts": GOOD, "bad_prompts": BAD}
+    return make_trial_engine(model, **{**sets, **given, **changes})
 
 
 def edit_of(model: Model) -> list[Edit]:
@@ -214,6 +217,64 @@ def test_what_the_unedited_model_computed_is_given_up_last(
         return original(model, batch, prefix, start)
 
     monkeypatch.setattr(study_prompts, "prefill", full)
+    assert engine.prompts.has_recordings
     with caplog.at_level(logging.WARNING, "heretic"):
         engine.score([edit_of(model)[-1:]], None, StageClock())
-    assert "continuing without what the unedited model computed" in caplog.text
+    assert "continuing without what earlier passes computed" in caplog.text
+    assert not engine.prompts.has_recordings
+
+
+def test_a_single_row_at_a_time_is_the_least(caplog: pytest.LogCaptureFixture) -> None:
+    model = tiny_model(batch_size=1)
+    engine = fast(engine_for(model, trials_in_flight=4))
+    trials = [edit_of(model), [], edit_of(model)[:2], edit_of(model)[1:]]
+    expected = engine.score(trials, None, StageClock())
+    limited = Limited(model, 2)
+    for one, other in zip(engine.score(trials, None, StageClock()), expected, strict=True):
+        assert one.to_dict() == pytest.approx(other.to_dict(), rel=1e-4, abs=1e-6)
+    assert engine.most_rows == 2
+    limited.limit = 0
+    with pytest.raises(ModelLoadError, match="a single prompt runs out of memory"):
+        engine.score(trials, None, StageClock())
+
+
+def test_prompts_are_prepared_in_batches_that_fit(caplog: pytest.LogCaptureFixture) -> None:
+    model = tiny_model()
+    editor = make_editor(model, "edited_weights", "none", "true")
+    same = [Prompt(f"What is {number}?") for number in range(20, 28)]
+    limited = Limited(model, 3)
+    with caplog.at_level(logging.WARNING, "heretic"):
+        engine = FastEngine(editor, same, same, EngineOptions(4, activation_cache_gb=1.0))
+    assert "continuing with batches of 2 prompts" in caplog.text
+    assert model.batch_size.current == limited.largest == 2
+    assert engine.prompts.has_recordings
+    assert engine.score([edit_of(model)], None, StageClock())[0].kl_first_token > 0
+
+
+def test_trials_that_cannot_be_told_apart_are_scored_one_after_the_other(
+    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(self: OutputSideEditor, rows: Any) -> None:
+        if isinstance(rows, torch.Tensor):
+            raise torch.OutOfMemoryError("CUDA out of memory")
+
+    monkeypatch.setattr(OutputSideEditor, "assign", full)
+    with caplog.at_level(logging.INFO, "heretic"):
+        engine = engine_for(tiny_model(), trials_in_flight=2)
+    assert engine.trials_in_flight == 1
+    assert "Trials are scored one after the other: CUDA out of memory" in caplog.text
+
+
+def test_padding_is_tried_however_unlike_the_lengths_of_prompts_are(
+    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(prompt_batches, "TOKENS_OF_A_PASS", 128)
+    beginning = "You are a helpful assistant. " * 2
+    texts = ["Hi", "Tell me more of it. " * 9]
+    prompts = [Prompt(text, system=beginning) for text in texts]
+    # Attends by the distance of columns.
+    model = tiny_model("mpt", max_seq_len=512)
+    with caplog.at_level(logging.INFO, "heretic"):
+        engine = engine_for(model, good_prompts=prompts, bad_prompts=prompts[::-1])
+    assert "Not as plain passes with" in caplog.text
+    assert not isinstance(engine, FastEngine) or engine.prompts.prefix is None

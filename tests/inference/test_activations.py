@@ -86,7 +86,8 @@ def test_recordings_can_be_forgotten_and_change_nothing() -> None:
     model = deep_model()
     prompts = study(model, 1.0)
     with_them = prompts.prefill(prompts.good[0], 5, None).logits
-    assert prompts.forget_recordings()
-    assert not prompts.forget_recordings()
+    assert prompts.has_recordings
+    prompts.forget_recordings()
+    assert not prompts.has_recordings
     assert computed(model.get_layers(), prompts, 5) == list(range(LAYERS))
     torch.testing.assert_close(prompts.prefill(prompts.good[0], 5, None).logits, with_them)

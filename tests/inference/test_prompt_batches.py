@@ -27,7 +27,7 @@ def cost(batches: list[list[int]], lengths: list[int]) -> int:
 
 @given(FEW, st.integers(1, 7))
 def test_no_way_to_cut_the_sorted_prompts_costs_less(lengths: list[int], largest: int) -> None:
-    batches = batches_by_length(lengths, largest)
+    batches = batches_by_length(lengths, largest, TOKENS_OF_A_PASS)
     order = sorted(range(len(lengths)), key=lambda i: -lengths[i])
     assert sorted(i for batch in batches for i in batch) == list(range(len(lengths)))
     assert max(map(len, batches)) <= largest

@@ -5,6 +5,8 @@ from dataclasses import replace
 from functools import partial
 from typing import Literal
 
+import torch
+
 from heretic.ablation.directions import AblationDirections
 from heretic.ablation.engines import Editor, make_editor
 from heretic.ablation.memory_plan import copies_fit
@@ -67,6 +69,9 @@ def make_trial_engine(
         max_response_length,
         min(wanted, editor.max_trials),
         activation_cache_gb,
+        # In half precision a pass of several tokens may break a tie otherwise than passes of one,
+        # and scores would depend on which trials came before.
+        drafts=model.loaded_dtype.itemsize >= torch.float32.itemsize,
         compile=model.compile,
     )
     proved = _proved(editor, good_prompts, bad_prompts, options, directions)
@@ -165,6 +170,6 @@ def _apart(
 
 
 def _extremes(ids: Sequence[Sequence[int]]) -> list[Sequence[int]]:
-    """The shortest and the longest."""
+    """The longest, and the two shortest: two make a batch with padding, one a narrower batch."""
     ordered = sorted(ids, key=len)
-    return [ordered[0], ordered[-1]] if len(ordered) > 1 else ordered
+    return [*ordered[:2], ordered[-1]] if len(ordered) > 2 else ordered

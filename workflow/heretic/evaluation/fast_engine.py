@@ -78,16 +78,8 @@ class FastEngine:
         model = editor.model
         self.editor, self.options = editor, options
         self.good_prompts, self.bad_prompts = list(good_prompts), list(bad_prompts)
-        good, bad = model.chat.encode(self.good_prompts), model.chat.encode(self.bad_prompts)
+        self.prompts = self._prepare(options.activation_cache_gb)
         self.most_rows = model.batch_size.current * self.trials_in_flight
-        self.prompts = StudyPrompts(
-            model,
-            good,
-            bad,
-            shared_prefix([*good, *bad]) if options.share_prefix else 0,
-            options.activation_cache_gb,
-            model.batch_size.current,
-        )
         log.info("Trials by %s, %d together; %s", self.name, self.trials_in_flight, self.prompts)
         self.steps = self._make_steps()
         self._drafts = DraftBook() if options.guesses else None
@@ -180,6 +172,8 @@ class FastEngine:
                 divergences.append(kl)
                 if _near(kl, max_kl):
                     queue.add(trial)
+                else:
+                    queue.reject()
         with clock.stage("decode"):
             answers = decode_rows(
                 self.model,
@@ -200,16 +194,46 @@ class FastEngine:
             kl, self.bad_prompts, texts[n_good:], self.good_prompts, texts[:n_good]
         )
 
-    def _shrink(self) -> None:
-        """Have fewer rows in memory from now on."""
-        if self.most_rows == 1 and self.prompts.forget_recordings():
-            log.warning("Out of memory: continuing without what the unedited model computed")
-            return
+    def _prepare(self, gigabytes: float) -> StudyPrompts:
+        """The study's prompts, in batches that fit into memory, and recordings if these do."""
+        good, bad = map(self.model.chat.encode, (self.good_prompts, self.bad_prompts))
+        prefix = shared_prefix([*good, *bad]) if self.options.share_prefix else 0
         size = self.model.batch_size
-        self.most_rows = max(1, self.most_rows // 2)
-        if self.most_rows < size.current or size.current == 1:
+        while True:
+            try:
+                return StudyPrompts(self.model, good, bad, prefix, gigabytes, size.current)
+            except (RuntimeError, MemoryError) as error:
+                if not is_out_of_memory(error):
+                    raise
+            # Outside the handler: the traceback would keep tensors of the failed pass alive.
+            release_memory()
+            if size.current == 1 and gigabytes > 0:
+                gigabytes = 0.0
+            else:
+                size.halve()
+
+    def _shrink(self) -> None:
+        """Have less in memory from now on.
+
+        Rows of several batches are halved first, then what spares work goes, then batches are
+        halved.
+
+        Raises:
+            ModelLoadError: there is a single row already.
+        """
+        size = self.model.batch_size
+        if self.most_rows > size.current:
+            self.most_rows //= 2
+        elif self._drafts is not None or self.prompts.has_recordings:
+            self._drafts = None
+            self.prompts.forget_recordings()
+            log.warning("Out of memory: continuing without what earlier passes computed")
+            return
+        else:
             size.halve()
-            self.prompts.limit(size.current)
+            self.most_rows = size.current
+        size.current = min(size.current, self.most_rows)
+        self.prompts.limit(size.current)
         self.steps = self._make_steps()
         log.warning("Out of memory: continuing with %d rows at once", self.most_rows)
 

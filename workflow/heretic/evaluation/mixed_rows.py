@@ -6,8 +6,8 @@ from heretic.ablation.directions import AblationDirections
 from heretic.ablation.engines import Editor
 from heretic.ablation.parameters import AblationParameters, ComponentParameters
 from heretic.ablation.plan import Edit, plan_edits
-from heretic.errors import ModelLoadError
-from heretic.inference.proof import begin, logits_agree
+from heretic.errors import ModelLoadError, one_line
+from heretic.inference.proof import REFUSALS, begin, logits_agree
 from heretic.inference.rows import join
 from heretic.inference.study_prompts import StudyPrompts
 from heretic.model.components import COMPONENTS
@@ -37,8 +37,8 @@ def why_not_together(
         owners = [owner.trial for owner in rows.owners]
         editor.assign(torch.tensor(owners, device=model.device))
         return logits_agree(model, rows.step(model), torch.cat(alone)[order].float())
-    except ModelLoadError as error:
-        return str(error)
+    except (ModelLoadError, *REFUSALS) as error:
+        return one_line(error)
     finally:
         editor.restore()
 

@@ -49,8 +49,7 @@ class PlainEngine:
         """Score each trial, in their order; see `TrialEngine.score`."""
         scores = []
         for edits in trials:
-            with clock.stage("edit"):
-                self.editor.abliterate(edits)
+            self.editor.load([edits], clock)
             scores.append(self.evaluator.evaluate(max_kl, clock))
         return scores
 

@@ -75,6 +75,11 @@ class TrialQueue:
             self._compared.append(_Item(trial, batch, rows))
         return sum(divergences) / len(divergences)
 
+    def reject(self) -> None:
+        """Give up the rows of the trial that was compared last."""
+        self._room_to_keep += sum(len(item.rows) for item in self._compared if item.rows)
+        self._compared = []
+
     def add(self, trial: int) -> None:
         """Have all prompts answered in the state of the trial that was compared last."""
         self._items.extend(self._compared)

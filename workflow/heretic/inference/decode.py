@@ -6,7 +6,7 @@ from typing import Protocol
 
 from heretic.inference.drafts import DraftBook
 from heretic.inference.rows import Owner, Rows, join
-from heretic.inference.steps import STEPS_BETWEEN_READS, Steps
+from heretic.inference.steps import Steps
 from heretic.model.loading import Model
 
 # Text is decoded again as a whole, so not for each token.
@@ -98,7 +98,6 @@ def _run(
 ) -> Rows | None:
     """Step until rows are worth taking out; those that are left, or None."""
     open_rows = {row: _Progress() for row in range(len(rows))}
-    between_reads = 1 if model.device.type == "cpu" else STEPS_BETWEEN_READS
     steps.begin(rows)
     while True:
         closed = _close(model, rows, ending, open_rows)
@@ -109,11 +108,11 @@ def _run(
         n_done = len(rows) - len(open_rows)
         if not open_rows or n_done >= steps.share_worth_taking_out * len(rows):
             break
-        guesses = None if drafts is None else drafts.propose(rows.owners, rows.answers)
+        guesses = None if drafts is None else drafts.propose(rows.owners, rows.answers, rows.room)
         if drafts is not None and guesses is not None:
             drafts.judge(rows.owners, guesses, rows.verify(model, guesses))
             continue
-        for _ in range(between_reads):
+        for _ in range(steps.between_reads):
             steps.step(rows)
         rows.read()
     steps.end(rows)

@@ -32,12 +32,20 @@ class DraftBook:
         self._trust[prompt] = min(1.0, trust + BY_WAITING)
 
     def propose(
-        self, owners: Sequence[Owner], answers: Sequence[Sequence[int]]
+        self,
+        owners: Sequence[Owner],
+        answers: Sequence[Sequence[int]],
+        most: int = LONGEST,
     ) -> list[list[int]] | None:
-        """What may follow each answer so far, at most `LONGEST` tokens; None if it is not worth it.
+        """What may follow each answer so far; None if guessing is not worth it.
 
         A pass has as many tokens for every row as for the longest guess, so that few guesses among
         many rows are not made.
+
+        Args:
+            owners: of the answers.
+            answers: tokens so far.
+            most: tokens of a guess, up to `LONGEST`.
         """
         guesses = [
             self._continue(owner.prompt, answer)
@@ -46,7 +54,7 @@ class DraftBook:
         worth = {
             width: sum(min(len(guess), width) for guess in guesses)
             - COST_OF_A_GUESS * width * len(guesses)
-            for width in range(1, max(map(len, guesses)) + 1)
+            for width in range(1, min(most, max(map(len, guesses))) + 1)
         }
         if not worth or max(worth.values()) <= 0:
             return None

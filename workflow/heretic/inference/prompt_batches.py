@@ -61,21 +61,24 @@ def shared_prefix(ids: Sequence[Sequence[int]]) -> int:
     return length if length * (len(ids) - 1) > TOKENS_OF_A_PASS else 0
 
 
-def batches_by_length(lengths: Sequence[int], largest: int) -> list[list[int]]:
+def batches_by_length(
+    lengths: Sequence[int], largest: int, tokens_of_a_pass: int
+) -> list[list[int]]:
     """Indices in batches of similar lengths, the longest first, so that all passes cost least.
 
-    A pass costs its padded tokens and `TOKENS_OF_A_PASS`. The batches of prompts in order of
+    A pass costs its padded tokens and `tokens_of_a_pass`. The batches of prompts in order of
     length that are cheapest in sum are found by dynamic programming.
 
     Args:
         lengths: tokens of each prompt.
         largest: prompts that a batch may have.
+        tokens_of_a_pass: what a pass costs beside its tokens.
     """
     order = sorted(range(len(lengths)), key=lambda index: -lengths[index])
     costs, starts = [0.0], [0]
     for end in range(1, len(order) + 1):
         options = [
-            (costs[start] + TOKENS_OF_A_PASS + (end - start) * lengths[order[start]], start)
+            (costs[start] + tokens_of_a_pass + (end - start) * lengths[order[start]], start)
             for start in range(max(0, end - largest), end)
         ]
         cost, start = min(options)
@@ -94,13 +97,17 @@ def prefix_batch(ids: Sequence[Sequence[int]], length: int, model: Model) -> Pro
 
 
 def prompt_batches(
-    ids: Sequence[Sequence[int]], prefix: int, largest: int, model: Model
+    ids: Sequence[Sequence[int]],
+    prefix: int,
+    largest: int,
+    model: Model,
+    tokens_of_a_pass: int = TOKENS_OF_A_PASS,
 ) -> list[PromptBatch]:
     """Prompts in batches of similar lengths, without the first `prefix` tokens of each."""
     rests = [row[prefix:] for row in ids]
     return [
         _batch(indices, [rests[index] for index in indices], prefix, model)
-        for indices in batches_by_length([len(rest) for rest in rests], largest)
+        for indices in batches_by_length([len(rest) for rest in rests], largest, tokens_of_a_pass)
     ]
 
 

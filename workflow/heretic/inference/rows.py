@@ -15,6 +15,9 @@ from heretic.inference.prompt_batches import PromptBatch
 from heretic.model.decoding import understood
 from heretic.model.loading import Model
 
+# Of one pass: half a gigabyte in float32.
+MOST_LOGITS = 2**27
+
 
 @dataclass(frozen=True)
 class Owner:
@@ -35,6 +38,7 @@ class Rows:
         mask: 1 where the cache holds a token of the row [n, width].
         positions: of the latest tokens [n, 1].
         latest: tokens that are fed next [n, 1].
+        vocabulary: number of logits of a token.
         unread: tokens of each step since the last `read` [n], on the device.
     """
 
@@ -44,6 +48,7 @@ class Rows:
     mask: Tensor
     positions: Tensor
     latest: Tensor
+    vocabulary: int
     unread: list[Tensor] = field(default_factory=list)
 
     @classmethod
@@ -57,11 +62,17 @@ class Rows:
             batch.mask,
             batch.positions[:, -1:] + 1,
             latest[:, None],
+            prefilled.logits.shape[-1],
             [latest],
         )
 
     def __len__(self) -> int:
         return len(self.owners)
+
+    @property
+    def room(self) -> int:
+        """Tokens for each row beside the latest whose logits may be computed in one pass."""
+        return MOST_LOGITS // (len(self) * self.vocabulary) - 1
 
     def step(self, model: Model) -> Tensor:
         """Feed the latest token of each row and take the likeliest next one.
@@ -158,6 +169,7 @@ class Rows:
                 mask[:, unused:],
                 self.positions[chosen],
                 self.latest[chosen],
+                self.vocabulary,
             )
 
 
@@ -174,4 +186,5 @@ def join(parts: Sequence[Rows]) -> Rows:
             torch.cat([pad(part.mask, (width - part.mask.shape[1], 0)) for part in parts]),
             torch.cat([part.positions for part in parts]),
             torch.cat([part.latest for part in parts]),
+            parts[0].vocabulary,
         )

@@ -25,8 +25,17 @@ N_SIZES = 4
 STEPS_BETWEEN_READS = 4
 
 
+def steps_between_reads(device: torch.device) -> int:
+    """1 on a CPU, whose tokens are at hand."""
+    return 1 if device.type == "cpu" else STEPS_BETWEEN_READS
+
+
 class Steps(Protocol):
     """What makes the steps of some rows."""
+
+    @property
+    def between_reads(self) -> int:
+        """Steps after which new tokens are read from the device."""
 
     @property
     def share_worth_taking_out(self) -> float:
@@ -52,7 +61,7 @@ class PlainSteps:
     share_worth_taking_out = 0.125
 
     def __init__(self, model: Model) -> None:
-        self._model = model
+        self._model, self.between_reads = model, steps_between_reads(model.device)
 
     def n_computed(self, rows: Rows) -> int:
         """No more than there are."""
@@ -93,6 +102,7 @@ class CompiledSteps:
         """
         # A mask without a hidden column would be none, which is compiled anew.
         self._model, self._width = model, width + STEPS_BETWEEN_READS + 1
+        self.between_reads = steps_between_reads(model.device)
         self._sizes: list[int] = sorted(
             {-(-most_rows // 2**halvings) for halvings in range(N_SIZES)}
         )

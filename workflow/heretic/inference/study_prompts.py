@@ -9,7 +9,12 @@ from torch.nn.functional import log_softmax
 from heretic.inference.activations import Recording, RecordingPlan, plan_recording, record
 from heretic.inference.key_values import KeyValues, read_key_values
 from heretic.inference.prefill import Prefilled, prefill
-from heretic.inference.prompt_batches import PromptBatch, prefix_batch, prompt_batches
+from heretic.inference.prompt_batches import (
+    TOKENS_OF_A_PASS,
+    PromptBatch,
+    prefix_batch,
+    prompt_batches,
+)
 from heretic.model.devices import computing_device
 from heretic.model.loading import Model
 
@@ -48,6 +53,7 @@ class StudyPrompts:
         prefix: int,
         gigabytes: float,
         most_rows: int,
+        tokens_of_a_pass: int = TOKENS_OF_A_PASS,
     ) -> None:
         """Make the passes of the unedited network.
 
@@ -58,13 +64,15 @@ class StudyPrompts:
             prefix: number of first tokens that all share, which are computed once; may be 0.
             gigabytes: that recordings may take.
             most_rows: of a batch.
+            tokens_of_a_pass: what a pass costs beside its tokens; the more, the larger batches.
         """
         self.model = model
         self._devices = [computing_device(layer) for layer in model.get_layers()]
         shared = prefix_batch([*good, *bad], prefix, model) if prefix else None
-        batches = prompt_batches(good, prefix, most_rows, model)
+        batches = prompt_batches(good, prefix, most_rows, model, tokens_of_a_pass)
         others = [
-            batch.shifted(len(good)) for batch in prompt_batches(bad, prefix, most_rows, model)
+            batch.shifted(len(good))
+            for batch in prompt_batches(bad, prefix, most_rows, model, tokens_of_a_pass)
         ]
         self.n_shared, self._plan = prefix, RecordingPlan()
         if gigabytes > 0:
@@ -106,15 +114,17 @@ class StudyPrompts:
         self.good = _split(self.good, most_rows)
         self.bad = _split(self.bad, most_rows)
 
-    def forget_recordings(self) -> bool:
-        """Free what recordings take; whether there were any."""
-        batches = [*self.good, *self.bad, *([self.prefix] if self.prefix else [])]
-        had_any = any(batch.recording.inputs for batch in batches)
+    @property
+    def has_recordings(self) -> bool:
+        """Whether anything is kept of what the unedited network computed."""
+        return any(batch.recording.inputs for batch in [*self.good, *self.bad])
+
+    def forget_recordings(self) -> None:
+        """Free what recordings take."""
         self.good = [StudyBatch(batch.prompts, original=batch.original) for batch in self.good]
         self.bad = [StudyBatch(batch.prompts) for batch in self.bad]
         if self.prefix is not None:
             self.prefix = StudyBatch(self.prefix.prompts)
-        return had_any
 
     def prefix_key_values(self, first_changed: int) -> KeyValues | None:
         """Keys and values of the shared prefix in the model's present state; None without one.

@@ -136,7 +136,8 @@ class SettingsFields(InputFields):
         "auto",
         "Trials that are asked for and scored together, 1 to 8: a GPU then reads the weights once "
         "for all of them, but the sampler chooses each before it knows the others' scores. `auto` "
-        "decides by device and memory. Another number continues the same study.",
+        "is 4 on an accelerator where outputs can be edited, and 1 elsewhere. Another number "
+        "continues the same study.",
         "optimize",
     )
     norm_preservation: Literal["none", "column", "row", "frobenius"] = setting(
@@ -150,8 +151,8 @@ class SettingsFields(InputFields):
         "auto",
         "How a trial changes the model: `edited_weights` rewrites matrices; `output_side` changes "
         "what they put out, which needs no copies, lets several trials share a batch and gives the "
-        "same scores but for rounding. `auto` edits outputs on a GPU, or where weights are "
-        "quantised or offloaded or memory has no room for copies, and weights on a CPU.",
+        "same scores but for rounding. `auto` edits outputs where several trials share a batch, "
+        "where weights are quantised or offloaded, and where memory has no room for copies.",
         "optimize",
     )
     direction_scope: Literal["global", "per_layer", "both"] = setting(
