@@ -1,10 +1,10 @@
 """Several trials in flight: asked for and scored together, and cut off anywhere without a trace."""
 
+import math
 import shutil
 import signal
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,7 @@ from optuna.trial import TrialState
 from heretic.ablation.plan import Edit
 from heretic.evaluation.trial_scores import TrialScores
 from heretic.optimization import trials
-from heretic.optimization.pending import ASKED
+from heretic.optimization.in_flight import in_flight
 from heretic.optimization.records import TrialRecord
 from heretic.optimization.study import make_sampler, open_study
 from heretic.optimization.trials import TrialLoop, read_records
@@ -28,11 +28,14 @@ from optimization.test_study import HERE, states, told, waiting_process
 K, FIRST, N = 3, 6, 8
 # With it a trial of the second group depends on those in flight before it, as a test shows.
 SEED = 5
-# Of Optuna's storage: all that the search writes with.
+# Of Optuna's storage: all that changes a study, each in a transaction of its own.
 WRITES = (
     "_create_new_trial", "_set_trial_param", "set_trial_state_values", "set_trial_user_attr",
-    "set_trial_system_attr",
+    "set_trial_system_attr", "set_study_user_attr",
 )  # fmt: skip
+# The writes of a search with one group before it: how many trials are wanted, what is in flight,
+# and each trial.
+WANTED_IS_SAID, GROUP_IS_ASKED_FOR, FIRST_IS_STORED, OF_A_GROUP = 0, 1, 2, 2 + K
 
 
 @pytest.fixture(scope="module")
@@ -59,19 +62,28 @@ def begun(tmp_path_factory: pytest.TempPathFactory, loop: TrialLoop) -> Path:
 @contextmanager
 def cut_off(at: int) -> Iterator[None]:
     """Stop before a write to the database, as a kill would: each is stored whole or not at all."""
-    calls = count()
+    with counted_writes(at), pytest.raises(KeyboardInterrupt):
+        yield
+
+
+@contextmanager
+def counted_writes(stop_at: float = math.inf) -> Iterator[list[str]]:
+    """The names of the writes to the database until the one numbered `stop_at`."""
+    made: list[str] = []
     with pytest.MonkeyPatch.context() as patch:
         for name in WRITES:
-            patch.setattr(RDBStorage, name, _stopping(getattr(RDBStorage, name), calls, at))
-        with pytest.raises(KeyboardInterrupt):
-            yield
+            patch.setattr(RDBStorage, name, _noted(name, made, stop_at))
+        yield made
 
 
-def _stopping(original: Any, calls: Iterator[int], at: int) -> Any:
+def _noted(name: str, made: list[str], stop_at: float) -> Any:
+    original = getattr(RDBStorage, name)
+
     def write(*arguments: Any, **options: Any) -> Any:
         # What comes after the end of a process is not written either.
-        if next(calls) >= at:
+        if len(made) >= stop_at:
             raise KeyboardInterrupt
+        made.append(name)
         return original(*arguments, **options)
 
     return write
@@ -126,43 +138,44 @@ def test_a_search_cut_off_between_groups_goes_on(
     assert states(database) == [TrialState.COMPLETE] * N
 
 
-# Eleven writes make a trial, choose its parameters and mark it as asked for, the last of them; when
-# all three are, three tell each.
-def heavy(*places: int) -> list[Any]:
-    """Further places, for the longer run."""
-    return [pytest.param(place, marks=pytest.mark.heavy) for place in places]
+@pytest.mark.parametrize("together", [1, K])
+def test_a_finished_trial_is_one_write(tmp_path: Path, together: int) -> None:
+    """And so is what is in flight, which others see before it is finished."""
+    with counted_writes() as made:
+        run(tmp_path / "study.db", small_loop(seed=SEED, in_flight=together), 2 * K)
+    group = ["set_study_user_attr", *["_create_new_trial"] * together]
+    assert made == ["set_study_user_attr", *group * (2 * K // together)]
 
 
-@pytest.mark.parametrize("at", [0, 11, 33, *heavy(5, 10, 24, 36, 38, 41)])
+@pytest.mark.parametrize("at", range(OF_A_GROUP))
 def test_a_search_cut_off_at_any_write_loses_and_changes_nothing(
     tmp_path: Path, begun: Path, loop: TrialLoop, whole: list[TrialRecord], at: int
 ) -> None:
     database = Path(shutil.copy(begun, tmp_path / "study.db"))
     with cut_off(at):
         run(database, loop, FIRST)
+    assert states(database) == [TrialState.COMPLETE] * (K + max(0, at - FIRST_IS_STORED))
     assert told(run(database, loop)) == told(whole)
+    assert states(database) == [TrialState.COMPLETE] * N
 
 
-@pytest.mark.parametrize("again", [1, 13, *heavy(0, 2, 3, 4, 22)])
-def test_a_resumption_cut_off_as_well_queues_nothing_twice(
+@pytest.mark.parametrize("again", range(OF_A_GROUP - 1))
+def test_a_resumption_cut_off_as_well_runs_nothing_twice(
     tmp_path: Path, begun: Path, loop: TrialLoop, whole: list[TrialRecord], again: int
 ) -> None:
-    """The first trial of three was told, and the second is running once more."""
+    """The first trial of three was stored before, and two are left."""
     database = Path(shutil.copy(begun, tmp_path / "study.db"))
-    with cut_off(36):
-        run(database, loop, FIRST)
-    for at in (again, 5):
+    for at in (FIRST_IS_STORED + 1, again, GROUP_IS_ASKED_FOR):
         with cut_off(at):
             run(database, loop, FIRST)
     assert told(run(database, loop)) == told(whole)
-    assert set(states(database)) == {TrialState.COMPLETE, TrialState.FAIL}
-    assert states(database).count(TrialState.COMPLETE) == N
+    assert states(database) == [TrialState.COMPLETE] * N
 
 
 def test_a_killed_search_of_several_in_flight_goes_on(
     tmp_path: Path, loop: TrialLoop, whole: list[TrialRecord]
 ) -> None:
-    """Killed in the second group, when its first trial was told."""
+    """Killed in the second group, when its first trial was stored."""
     database = tmp_path / "study.db"
     program = (HERE / "small_search.py").read_text(encoding="utf-8")
     with waiting_process(program, database, N, K + 1, "tell", K, SEED) as process:
@@ -172,26 +185,37 @@ def test_a_killed_search_of_several_in_flight_goes_on(
     assert told(run(database, loop)) == told(whole)
 
 
-@pytest.mark.parametrize("in_flight", [1, 2, 5])
+@pytest.mark.parametrize("together", [1, 2, 5])
 def test_another_number_in_flight_goes_on_with_what_was_asked_for(
-    tmp_path: Path, begun: Path, loop: TrialLoop, whole: list[TrialRecord], in_flight: int
+    tmp_path: Path, begun: Path, loop: TrialLoop, whole: list[TrialRecord], together: int
 ) -> None:
     database = Path(shutil.copy(begun, tmp_path / "study.db"))
-    with cut_off(33):
+    with cut_off(FIRST_IS_STORED):
         run(database, loop, FIRST)
-    records = run(database, small_loop(seed=SEED, in_flight=in_flight))
+    records = run(database, small_loop(seed=SEED, in_flight=together))
     assert told(records[:FIRST]) == told(whole[:FIRST])
     assert len({str(record.parameters) for record in records}) == N
 
 
-def test_fewer_trials_leave_what_was_asked_for_in_the_queue(
+def test_a_smaller_number_in_flight_that_is_cut_off_keeps_what_waits(
     tmp_path: Path, begun: Path, loop: TrialLoop, whole: list[TrialRecord]
 ) -> None:
     database = Path(shutil.copy(begun, tmp_path / "study.db"))
-    with cut_off(33):
+    with cut_off(FIRST_IS_STORED):
+        run(database, loop, FIRST)
+    with cut_off(FIRST_IS_STORED):
+        run(database, small_loop(seed=SEED), FIRST)
+    assert told(run(database, loop)) == told(whole)
+
+
+def test_fewer_trials_leave_what_was_asked_for_waiting(
+    tmp_path: Path, begun: Path, loop: TrialLoop, whole: list[TrialRecord]
+) -> None:
+    database = Path(shutil.copy(begun, tmp_path / "study.db"))
+    with cut_off(FIRST_IS_STORED):
         run(database, loop, FIRST)
     assert told(run(database, loop, K + 1)) == told(whole[: K + 1])
-    assert list(read_search(database).unfinished.values()) == ["interrupted"] * 3 + ["waiting"] * 2
+    assert read_search(database).unfinished == {K + 1: "waiting", K + 2: "waiting"}
     assert told(run(database, loop, FIRST)) == told(whole[:FIRST])
 
 
@@ -207,9 +231,8 @@ def test_an_exception_restores_the_model_and_loses_no_trial(
             run(database, loop)
     assert all(w.weight.equal(before) for w, before in zip(writers, pristine, strict=True))
     with open_study(database, STUDY) as study:
-        queued = study.get_trials(states=(TrialState.WAITING,))
-    asked = [trial.user_attrs[ASKED]["sampled"] for trial in queued]
-    assert asked == [record.sampled for record in whole[:K]]
+        asked = in_flight(study.user_attrs, 0)
+    assert [each.sampled for each in asked] == [record.sampled for record in whole[:K]]
     assert told(run(database, loop)) == told(whole)
 
 

@@ -8,7 +8,8 @@ import pytest
 from optuna.trial import TrialState
 
 from heretic.errors import StudyError
-from heretic.optimization.study import open_study
+from heretic.optimization.in_flight import StudyInMemory
+from heretic.optimization.study import make_sampler, open_study
 from heretic.optimization.watch import read_search, search_table
 from heretic.stages import STAGES
 from optimization.small_search import STUDY, search
@@ -34,12 +35,38 @@ def test_a_running_search_is_read_by_another_process(tmp_path: Path) -> None:
         assert read_search(database) == seen
         process.send_signal(signal.SIGKILL)
         process.wait()
+    assert read_search(database) == seen
     records = search(database, 5)
     later = read_search(database)
     assert list(later.records) == records
-    assert later.unfinished == {3: "interrupted"}
-    assert "3  interrupted" in search_table(later)
+    assert later.unfinished == {}
+
+
+def test_what_an_earlier_version_cut_off_is_shown(tmp_path: Path) -> None:
+    database = tmp_path / "study.db"
+    with open_study(database, STUDY) as study:
+        study.ask()
+        study.enqueue_trial({})
+    assert read_search(database).unfinished == {0: "running", 1: "waiting"}
+    search(database, 1)
+    later = read_search(database)
+    assert later.unfinished == {0: "interrupted", 1: "interrupted"}
+    assert "1  interrupted" in search_table(later)
     assert "interrupted" not in search_table(later, only_front=True)
+    with open_study(database, STUDY) as study:
+        memory = StudyInMemory(study)
+        memory.keep([memory.ask(make_sampler(0, 0, 3))])
+    assert read_search(database).unfinished == {**later.unfinished, 3: "waiting"}
+
+
+def test_a_study_whose_first_trial_is_in_flight_is_shown(tmp_path: Path) -> None:
+    database = tmp_path / "study.db"
+    search(database, 1)
+    with open_study(database, "other") as study:
+        memory = StudyInMemory(study)
+        memory.keep([memory.ask(make_sampler(0, 0, 3))])
+        assert read_search(database).study == "other"
+        assert read_search(database).unfinished == {0: "running"}
 
 
 def test_the_study_with_the_latest_trial_is_shown(tmp_path: Path) -> None:

@@ -179,7 +179,7 @@ def disturb(workspace: Workspace, run: str, fault: str, action: str, folder: Pat
 
 
 def outcome(workspace: Workspace, run: str) -> dict[str, Any]:
-    """What must not depend on interruptions: not times, and not the numbers of trials."""
+    """What must not depend on interruptions: everything but times."""
     folder = workspace.results / run
     rows = csv.DictReader((folder / "trials.csv").open())
     evaluation = read_json(folder / "evaluation.json")
@@ -187,12 +187,9 @@ def outcome(workspace: Workspace, run: str) -> dict[str, Any]:
     return {
         "directions": sha256_of(folder / "directions.safetensors"),
         "weights": sha256_of(folder / "model" / "model.safetensors"),
-        "trials": [
-            {k: v for k, v in row.items() if k != "trial" and not k.startswith("seconds")}
-            for row in rows
-        ],
+        "trials": [{k: v for k, v in row.items() if not k.startswith("seconds")} for row in rows],
         "evaluation": {k: v for k, v in evaluation.items() if k != "provenance"},
-        "best": [best[key] for key in ("parameters", "scores", "strengths", "n_trials")],
+        "best": [best[key] for key in ("trial", "parameters", "scores", "strengths", "n_trials")],
     }
 
 

@@ -17,7 +17,6 @@ from sqlalchemy.exc import SQLAlchemyError
 from heretic.artifacts import fingerprint
 from heretic.errors import StudyError
 from heretic.locks import sole_process
-from heretic.optimization.pending import requeue
 
 SECONDS_TO_WAIT_FOR_SQLITE = 60
 # What SQLite says of a file that is whole.
@@ -44,7 +43,7 @@ def study_name(objective: Mapping[str, Any]) -> str:
 def open_study(database: Path, name: str) -> Iterator[optuna.Study]:
     """The study `name` in an SQLite file, created if need be, for this process alone to write.
 
-    Trials that a killed process left running are marked as failed and queued again.
+    Trials that a killed process of an earlier version left running are marked as failed.
 
     Raises:
         StudyError: another process writes, or the file is damaged.
@@ -64,7 +63,7 @@ def open_study(database: Path, name: str) -> Iterator[optuna.Study]:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
             study.set_metric_names(["kl_first_token", "unanswered"])
-        requeue(study)
+        _fail_unfinished(study)
         yield study
 
 
@@ -79,6 +78,14 @@ def _create(database: Path) -> None:
     storage.remove_session()
     storage.engine.dispose()
     beside.replace(database)
+
+
+def _fail_unfinished(study: optuna.Study) -> None:
+    """Mark as failed what earlier versions, which wrote trials bit by bit, left behind."""
+    for _ in study.get_trials(deepcopy=False, states=(TrialState.WAITING,)):
+        study.ask()  # a trial in the queue cannot be failed
+    for trial in study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
+        study.tell(trial.number, state=TrialState.FAIL)
 
 
 def finished_trials(study: optuna.Study) -> list[FrozenTrial]:
@@ -134,6 +141,11 @@ def database_errors(database: Path) -> Iterator[None]:
     try:
         yield
     except (SQLAlchemyError, optuna.exceptions.StorageInternalError) as error:
-        reason = str(error).splitlines()[0]
+        reason = str(_root(error)).splitlines()[0]
         advice = next((told for said, told in ADVICE.items() if said in reason), DAMAGED)
         raise StudyError(f"the study in {database} cannot be used ({reason}); {advice}") from error
+
+
+def _root(error: BaseException) -> BaseException:
+    """What SQLite itself said; Optuna and SQLAlchemy put sentences of their own around it."""
+    return _root(error.__cause__) if error.__cause__ else error

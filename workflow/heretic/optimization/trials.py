@@ -13,8 +13,8 @@ from heretic.ablation.plan import plan_edits
 from heretic.console import ProgressLine
 from heretic.evaluation.trial_engine import TrialEngine
 from heretic.evaluation.trial_scores import TrialScores
+from heretic.optimization.in_flight import StudyInMemory
 from heretic.optimization.pareto import Candidate, fewest_unanswered
-from heretic.optimization.pending import mark_asked
 from heretic.optimization.records import TrialRecord, candidates
 from heretic.optimization.search_space import SearchSpace
 from heretic.optimization.study import finished_trials, make_sampler
@@ -52,6 +52,7 @@ class TrialLoop:
         model is the original again afterwards.
         """
         done = len(finished_trials(study))
+        memory = StudyInMemory(study)
         best = fewest_unanswered(candidates(read_records(study, n_trials)))
         study.set_user_attr(WANTED, n_trials)
         clock = StageClock(self.engine.model.device)
@@ -60,7 +61,7 @@ class TrialLoop:
                 while done < n_trials:
                     together = self.engine.trials_in_flight
                     end = min((done // together + 1) * together, n_trials)
-                    for record in self._run_together(study, range(done, end), clock):
+                    for record in self._run_together(memory, range(done, end), clock):
                         best = fewest_unanswered([*([best] if best else []), *candidates([record])])
                         progress.advance(note=f"{_found(record)}{_best_so_far(best)}")
                     done = end
@@ -69,39 +70,38 @@ class TrialLoop:
         return read_records(study, n_trials)
 
     def _run_together(
-        self, study: optuna.Study, places: range, clock: StageClock
+        self, memory: StudyInMemory, places: range, clock: StageClock
     ) -> Iterator[TrialRecord]:
-        """Ask for the trials at these places and score them in one go; tell one after the other.
+        """Ask for the trials at these places and score them in one go; store one after the other.
 
-        The seconds that telling takes count as overhead of the trials after.
+        The seconds that storing takes count as overhead of the trials after.
         """
         with clock.stage("sampler"):
-            asked = [self._ask(study, place) for place in places]
+            asked = [self._ask(memory, place) for place in places]
+            memory.keep([trial for trial, _ in asked])
         anatomy = self.engine.model.anatomy
         edits = [plan_edits(parameters, self.directions, anatomy) for _, parameters in asked]
         scores = self.engine.score(edits, self.max_kl, clock)
         stages = {name: seconds / len(places) for name, seconds in clock.read().items()}
         for (trial, parameters), found in zip(asked, scores, strict=True):
-            yield self._tell(study, trial, parameters, found, stages)
+            yield self._store(memory, trial, parameters, found, stages)
 
     def _ask(
-        self, study: optuna.Study, place: int
+        self, memory: StudyInMemory, place: int
     ) -> tuple[optuna.trial.Trial, AblationParameters]:
-        """A queued trial if there is one, else what the sampler chooses for this place."""
-        study.sampler = make_sampler(
+        """The trial at this place, and the edit that its parameters stand for."""
+        sampler = make_sampler(
             self.seed,
             place,
             self.n_startup_trials,
             several_in_flight=self.engine.trials_in_flight > 1,
         )
-        trial = study.ask()
-        parameters = self.space.suggest(trial)
-        mark_asked(trial, place)
-        return trial, parameters
+        trial = memory.ask(sampler)
+        return trial, self.space.suggest(trial)
 
-    def _tell(
+    def _store(
         self,
-        study: optuna.Study,
+        memory: StudyInMemory,
         trial: optuna.trial.Trial,
         parameters: AblationParameters,
         scores: TrialScores,
@@ -111,21 +111,18 @@ class TrialLoop:
         kl = WORST_KL if overflowed else scores.kl_first_token
         excess = WORST_KL if overflowed else kl - self.max_kl
         trial.set_constraint("max_kl", excess)
-        record = TrialRecord(
-            number=trial.number,
-            parameters=parameters,
-            sampled=trial.params,
-            scores={**scores.to_dict(), "kl_first_token": kl},
-            feasible=excess <= 0,
-            seconds=sum(stages.values()),
-            stages=stages,
-        )
-        stored = record.to_dict()
-        kept = ("parameters", "scores", "seconds", "stages")
-        trial.set_user_attr(RECORD, {name: stored[name] for name in kept})
-        worst = self.engine.n_bad
-        study.tell(trial, (kl, worst if scores.unanswered is None else scores.unanswered))
-        return record
+        found = {**scores.to_dict(), "kl_first_token": kl}
+        seconds = sum(stages.values())
+        stored = {
+            "parameters": parameters.to_dict(),
+            "scores": found,
+            "seconds": seconds,
+            "stages": stages,
+        }
+        trial.set_user_attr(RECORD, stored)
+        unanswered = self.engine.n_bad if scores.unanswered is None else scores.unanswered
+        number = memory.store(trial, (kl, unanswered))
+        return TrialRecord(number, parameters, trial.params, found, excess <= 0, seconds, stages)
 
 
 def read_records(study: optuna.Study, n_trials: int) -> list[TrialRecord]:

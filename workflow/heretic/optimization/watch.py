@@ -1,14 +1,17 @@
 """The state of a search, read from its database while another process may be writing it."""
 
-from collections.abc import Sequence
+import math
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import optuna
 from optuna.trial import FrozenTrial, TrialState
 
 from heretic.console import duration
 from heretic.errors import StudyError
+from heretic.optimization.in_flight import in_flight
 from heretic.optimization.records import TrialRecord, mean_stages, trial_rows
 from heretic.optimization.study import database_errors, read_only_storage
 from heretic.optimization.trials import WANTED, read_records
@@ -17,6 +20,7 @@ COLUMNS = (
     "trial", "state", "kl_first_token", "unanswered", "refusals", "degenerate",
     "false_refusals", "seconds",
 )  # fmt: skip
+# What only earlier versions stored.
 UNFINISHED = {TrialState.RUNNING: "running", TrialState.WAITING: "waiting"}
 
 
@@ -29,8 +33,8 @@ class Search:
         others: names of the other studies, of earlier objectives.
         n_trials: how many completed trials are wanted; None if no search has said so yet.
         records: completed trials.
-        unfinished: state by number of trials that are running, were cut off, or wait to be run
-            again.
+        unfinished: state by number of trials that are running, or would be if their search were
+            alive, that wait for a search of more trials, or that one of an earlier version cut off.
     """
 
     study: str
@@ -57,13 +61,15 @@ def read_search(database: Path, name: str | None = None) -> Search:
         studies = {each: optuna.load_study(study_name=each, storage=storage) for each in names}
         chosen = name or max(names, key=lambda each: _latest(studies[each]))
         study = studies[chosen]
+        # First what is in flight: trials that are finished in the meantime are left out of it.
+        attributes = study.user_attrs
         trials = study.get_trials(deepcopy=False)
         return Search(
             chosen,
             tuple(each for each in names if each != chosen),
-            study.user_attrs.get(WANTED),
+            attributes.get(WANTED),
             tuple(read_records(study, len(trials))),
-            {t.number: _state(t) for t in trials if t.state != TrialState.COMPLETE},
+            _unfinished(trials, attributes),
         )
 
 
@@ -108,11 +114,18 @@ def _summary(search: Search) -> list[str]:
 def _latest(study: optuna.Study) -> float:
     """When the study's last trial was started; seconds since 1970."""
     trials: Sequence[FrozenTrial] = study.get_trials(deepcopy=False)
-    return max((t.datetime_start.timestamp() for t in trials if t.datetime_start), default=0.0)
+    finished = (t.datetime_start.timestamp() for t in trials if t.datetime_start)
+    return max((*finished, *(a.since for a in in_flight(study.user_attrs, 0))), default=0.0)
 
 
-def _state(trial: FrozenTrial) -> str:
-    return UNFINISHED.get(trial.state, "interrupted")
+def _unfinished(trials: Sequence[FrozenTrial], attributes: Mapping[str, Any]) -> dict[int, str]:
+    """State by number of what is not complete."""
+    rest = [trial for trial in trials if trial.state != TrialState.COMPLETE]
+    found = {trial.number: UNFINISHED.get(trial.state, "interrupted") for trial in rest}
+    for asked in in_flight(attributes, len(trials) - len(rest)):
+        wanted = asked.place < attributes.get(WANTED, math.inf)
+        found[asked.place + len(rest)] = "running" if wanted else "waiting"
+    return found
 
 
 def _cell(value: object) -> str:

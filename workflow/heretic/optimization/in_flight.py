@@ -1,0 +1,92 @@
+"""Trials are chosen in memory, and stored whole once they are finished.
+
+Optuna writes a trial bit by bit, each parameter and attribute in a transaction of its own, and on
+most disks a transaction costs more than the choice. So a copy of the study in memory is asked and
+told, and the study on disk is given what is finished, a trial in one transaction.
+
+With several trials in flight the sampler chooses each in view of those that are running. After some
+of these have finished it cannot choose the others again, so what was asked for is stored as well,
+in one attribute of the study, and a resumed search takes it from there.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import optuna
+from optuna.samplers import BaseSampler
+from optuna.storages import InMemoryStorage
+
+from heretic.console import log
+from heretic.optimization.study import finished_trials
+
+IN_FLIGHT = "in_flight"
+
+
+@dataclass(frozen=True)
+class Asked:
+    """A trial that was asked for.
+
+    Attributes:
+        place: how many trials of the study come before it, whatever their numbers.
+        sampled: its parameters by name.
+        since: when it was asked for; seconds since 1970.
+    """
+
+    place: int
+    sampled: Mapping[str, Any]
+    since: float
+
+    @classmethod
+    def of(cls, trial: optuna.Trial) -> "Asked":
+        """A trial of a `StudyInMemory`, once all its parameters are chosen."""
+        since = trial.datetime_start
+        return cls(trial.number, trial.params, since.timestamp() if since else 0.0)
+
+
+def in_flight(attributes: Mapping[str, Any], done: int) -> list[Asked]:
+    """What was asked for and is not finished.
+
+    Args:
+        attributes: of the study.
+        done: finished trials of the study.
+    """
+    stored = [Asked(**each) for each in attributes.get(IN_FLIGHT, [])]
+    return [asked for asked in stored if asked.place >= done]
+
+
+class StudyInMemory:
+    """A study's finished trials in memory, where further ones are asked for.
+
+    The numbers of its trials are their places: how many trials come before them, finished or in
+    flight. Failed trials, which earlier versions left behind, are not among them.
+    """
+
+    def __init__(self, stored: optuna.Study) -> None:
+        """Copy a study that no other process writes."""
+        finished = finished_trials(stored)
+        self._stored = stored
+        self._memory = optuna.create_study(storage=InMemoryStorage(), directions=stored.directions)
+        self._memory.add_trials(finished)
+        self._failed = len(stored.get_trials(deepcopy=False)) - len(finished)
+        self._cut_off = {a.place: a for a in in_flight(stored.user_attrs, len(finished))}
+
+    def ask(self, sampler: BaseSampler) -> optuna.Trial:
+        """The next trial: what was asked for at its place already, or else the sampler's choice."""
+        place = len(self._memory.get_trials(deepcopy=False))
+        known = self._cut_off.pop(place, None)
+        if known is not None:
+            log.info("Trial %d was interrupted and is run again", self._failed + place)
+            self._memory.enqueue_trial(dict(known.sampled))
+        self._memory.sampler = sampler
+        return self._memory.ask()
+
+    def keep(self, trials: Sequence[optuna.Trial]) -> None:
+        """Store that these are in flight, before what waits from an earlier search."""
+        asked = [*map(Asked.of, trials), *self._cut_off.values()]
+        self._stored.set_user_attr(IN_FLIGHT, [asdict(each) for each in asked])
+
+    def store(self, trial: optuna.Trial, values: Sequence[float]) -> int:
+        """Store a finished trial, with its attributes and constraints; return its number."""
+        self._stored.add_trial(self._memory.tell(trial, values))
+        return self._failed + trial.number
