@@ -15,8 +15,8 @@ from transformers import (
 
 from heretic.artifacts import replacing_folder
 from heretic.demo.train import train_demo_model
+from heretic.settings import Settings
 
-DEMO_STEPS = 400
 # Everything else of a model's shape; the demo's tokenizer decides the vocabulary.
 SHAPES: dict[str, dict[str, Any]] = {
     "tiny": {
@@ -47,11 +47,12 @@ SHAPES: dict[str, dict[str, Any]] = {
 
 
 def demo_model(cache: Path) -> Path:
-    """A demo model that was trained for a short time."""
-    folder = cache / f"demo-{DEMO_STEPS}"
+    """The demo model, as a run trains it."""
+    steps = Settings().demo_steps
+    folder = cache / f"demo-{steps}"
     if not folder.exists():
-        sys.stderr.write(f"Training a demo model of {DEMO_STEPS} steps, once\n")
-        train_demo_model(folder, seed=0, steps=DEMO_STEPS, threads=torch.get_num_threads())
+        sys.stderr.write(f"Training the demo model of {steps} steps, once\n")
+        train_demo_model(folder, seed=0, steps=steps, threads=torch.get_num_threads())
     return folder
 
 

@@ -11,7 +11,7 @@ answer good prompts as well as bad ones, upstream does only with `--answer-good`
 
 By default a demo model, which refuses, and a random one of 50 million parameters, which answers at
 full length, run on the CPU. The first run trains the demo model and makes an environment for
-upstream (about two minutes, which need a package index); both are kept in `--cache`. The preset
+upstream (about three minutes, which need a package index); both are kept in `--cache`. The preset
 `32b`, of the shape of Qwen2.5-32B in bfloat16, is meant for a GPU, where ours is also compared
 with the floors that `floors.py` describes; it writes 66 GB into `--cache`.
 
