@@ -1,7 +1,7 @@
 """Editing what writers put out gives what editing their weights gives, and leaves no trace."""
 
 import copy
-from typing import Any
+from typing import Any, cast
 
 import pytest
 import torch
@@ -199,3 +199,17 @@ def test_the_setting_chooses_the_editor(engine: str, kind: type) -> None:
     editor = make_editor(random_model("llama"), engine, "column", "true")
 
     assert type(editor) is kind
+
+
+def test_what_was_compiled_before_is_edited_too() -> None:
+    model = random_model("llama", torch.float32)
+    model.compile = True
+    plain, compiled = model.network, torch.compile(model.network, backend="eager")
+    model.network = cast(Any, compiled)
+    original = logits(model)
+    model.network = plain
+    OutputSideEditor(model, "none").abliterate(edits_of(model, 1))
+    edited = logits(model)
+    model.network = cast(Any, compiled)
+    torch.testing.assert_close(logits(model), edited, rtol=1e-3, atol=1e-3)
+    assert (edited - original).abs().max() > 1e-2

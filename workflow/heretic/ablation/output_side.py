@@ -105,6 +105,9 @@ class OutputSideEditor:
             else _Tap(w.module, with_inputs)
             for w in model.anatomy.writers
         }
+        if model.compile:
+            # What was compiled before does not notice hooks that come later.
+            torch.compiler.reset()
         self._loaded: list[dict[str, OutputEdit]] = [{}]
         self._owners: dict[torch.device, Owners] = {}
         self._mixed: dict[str, MixedEdit] = {}
