@@ -19,7 +19,9 @@ from heretic.evaluation.engine_choice import make_trial_engine
 from heretic.evaluation.fast_engine import EngineOptions, FastEngine
 from heretic.evaluation.plain_engine import PlainEngine
 from heretic.evaluation.trial_engine import TrialEngine
+from heretic.evaluation.trial_queue import TrialQueue
 from heretic.inference import prompt_batches, study_prompts
+from heretic.inference.activations import RecordingPlan, record
 from heretic.inference.prefill import prefill
 from heretic.model.loading import Model
 from heretic.prompts.prompt import Prompt
@@ -28,6 +30,7 @@ from heretic.stages import StageClock
 torch.set_num_threads(1)
 
 SAME_BEGINNING = [Prompt(prompt.text, system="Be brief.") for prompt in PROMPTS]
+FAR = "Tell me more of it. " * 9
 GOOD, BAD = SAME_BEGINNING[:3], SAME_BEGINNING[2:]
 
 
@@ -265,12 +268,12 @@ def test_trials_that_cannot_be_told_apart_are_scored_one_after_the_other(
     assert "Trials are scored one after the other: CUDA out of memory" in caplog.text
 
 
-def test_padding_is_tried_however_unlike_the_lengths_of_prompts_are(
-    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("texts", [("Hi", FAR), ("Hi", "Ho", FAR), ("Hi", "Ho", "What is it?")])
+def test_padding_is_tried_however_alike_or_unlike_the_lengths_of_prompts_are(
+    texts: tuple[str, ...], caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(prompt_batches, "TOKENS_OF_A_PASS", 128)
     beginning = "You are a helpful assistant. " * 2
-    texts = ["Hi", "Tell me more of it. " * 9]
     prompts = [Prompt(text, system=beginning) for text in texts]
     # Attends by the distance of columns.
     model = tiny_model("mpt", max_seq_len=512)
@@ -278,3 +281,43 @@ def test_padding_is_tried_however_unlike_the_lengths_of_prompts_are(
         engine = engine_for(model, good_prompts=prompts, bad_prompts=prompts[::-1])
     assert "Not as plain passes with" in caplog.text
     assert not isinstance(engine, FastEngine) or engine.prompts.prefix is None
+
+
+def test_half_precision_guesses_nothing() -> None:
+    assert fast(engine_for(tiny_model())).options.guesses
+    assert not fast(engine_for(tiny_model(dtype=torch.bfloat16))).options.guesses
+
+
+def test_recordings_that_do_not_fit_are_left_out_before_batches_shrink(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    original = record
+
+    def full(model: Model, batch: Any, prefix: Any, plan: RecordingPlan) -> Any:
+        if plan.layers:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return original(model, batch, prefix, plan)
+
+    model = tiny_model()
+    monkeypatch.setattr(study_prompts, "record", full)
+    editor = make_editor(model, "edited_weights", "none", "true")
+    engine = FastEngine(editor, GOOD, BAD, EngineOptions(4, activation_cache_gb=1.0))
+    assert not engine.prompts.has_recordings
+    assert model.batch_size.current == 8
+
+
+def test_a_rejected_trial_leaves_its_room_to_the_next(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = tiny_model(batch_size=4)
+    engine = fast(engine_for(model))
+    queue = TrialQueue(engine.editor, engine.prompts, [3], 3, 5, StageClock(), by_row=False)
+    for _ in range(2):
+        queue.compare(0)
+        queue.reject()
+    queue.compare(0)
+    queue.add(0)
+    monkeypatch.setattr(engine.prompts, "prefill", lambda *_: pytest.fail("prefilled again"))
+    kept = 0
+    while kept < len(GOOD):
+        rows = queue.take(8)
+        assert rows is not None
+        kept += len(rows)

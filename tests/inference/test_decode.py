@@ -18,7 +18,8 @@ MANY = [*PROMPTS, *PROMPTS[::-1]]
 class Queue:
     """Batches of prompts, in the state of one trial."""
 
-    def __init__(self, model: Model) -> None:
+    def __init__(self, model: Model, length: int) -> None:
+        self.length = length
         self.prompts = StudyPrompts(model, model.chat.encode(MANY), [], 0, 0.0, most_rows=3)
         self.left = list(self.prompts.good)
 
@@ -26,7 +27,7 @@ class Queue:
         if not self.left or len(self.left[0].prompts) > room:
             return None
         batch = self.left.pop(0)
-        return Rows.of(self.prompts.prefill(batch, 0, None), batch.prompts, 0)
+        return Rows.of(self.prompts.prefill(batch, 0, None), batch.prompts, 0, self.length)
 
 
 @pytest.mark.parametrize("length", [1, 2, 3, 6, 7])
@@ -47,7 +48,7 @@ def test_answers_end_where_those_of_generate_do(
         assigned.append(len(owners))
 
     ending = Ending(ends, length, lambda texts: [False] * len(texts))
-    answers = decode_rows(model, steps, Queue(model), most_rows, ending, assign)
+    answers = decode_rows(model, steps, Queue(model, length), most_rows, ending, assign)
     assert [answers[Owner(0, prompt)] for prompt in range(len(MANY))] == plain
     assert max(assigned) <= most_rows
 
@@ -61,7 +62,7 @@ def test_a_settled_answer_stops_and_makes_room() -> None:
         return [True] * len(texts)
 
     ending = Ending((), 20, settled)
-    answers = decode_rows(model, PlainSteps(model), Queue(model), 3, ending, lambda _: None)
+    answers = decode_rows(model, PlainSteps(model), Queue(model, 20), 3, ending, lambda _: None)
     plain = generate(model, MANY, 20)
     for prompt, whole in enumerate(plain):
         answer = answers[Owner(0, prompt)]

@@ -170,6 +170,6 @@ def _apart(
 
 
 def _extremes(ids: Sequence[Sequence[int]]) -> list[Sequence[int]]:
-    """The longest, and the two shortest: two make a batch with padding, one a narrower batch."""
-    ordered = sorted(ids, key=len)
+    """The longest, and the two shortest of other lengths, so that a batch of two has padding."""
+    ordered = sorted({len(row): row for row in ids}.values(), key=len)
     return [*ordered[:2], ordered[-1]] if len(ordered) > 2 else ordered

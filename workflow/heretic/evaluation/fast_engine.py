@@ -162,6 +162,7 @@ class FastEngine:
             self.prompts,
             changed,
             self.most_rows,
+            self.options.max_response_length,
             clock,
             by_row=self.options.compile and self.editor.max_trials > 1,
         )
@@ -195,28 +196,26 @@ class FastEngine:
         )
 
     def _prepare(self, gigabytes: float) -> StudyPrompts:
-        """The study's prompts, in batches that fit into memory, and recordings if these do."""
+        """The study's prompts in batches that fit into memory, with recordings if these fit too."""
         good, bad = map(self.model.chat.encode, (self.good_prompts, self.bad_prompts))
         prefix = shared_prefix([*good, *bad]) if self.options.share_prefix else 0
         size = self.model.batch_size
         while True:
-            try:
-                return StudyPrompts(self.model, good, bad, prefix, gigabytes, size.current)
-            except (RuntimeError, MemoryError) as error:
-                if not is_out_of_memory(error):
-                    raise
-            # Outside the handler: the traceback would keep tensors of the failed pass alive.
-            release_memory()
-            if size.current == 1 and gigabytes > 0:
-                gigabytes = 0.0
-            else:
-                size.halve()
+            for kept in dict.fromkeys((gigabytes, 0.0)):
+                try:
+                    return StudyPrompts(self.model, good, bad, prefix, kept, size.current)
+                except (RuntimeError, MemoryError) as error:
+                    if not is_out_of_memory(error):
+                        raise
+                # Outside the handler: the traceback would keep tensors of the failed pass alive.
+                release_memory()
+            size.halve()
 
     def _shrink(self) -> None:
         """Have less in memory from now on.
 
-        Rows of several batches are halved first, then what spares work goes, then batches are
-        halved.
+        Several batches at once are halved down to one, then what earlier passes computed goes, then
+        the batch is halved.
 
         Raises:
             ModelLoadError: there is a single row already.

@@ -33,6 +33,7 @@ class TrialQueue:
         prompts: StudyPrompts,
         first_changed: Sequence[int],
         most_kept: int,
+        longest: int,
         clock: StageClock,
         *,
         by_row: bool,
@@ -44,6 +45,7 @@ class TrialQueue:
             prompts: of the study.
             first_changed: index of the first layer that each trial edits.
             most_kept: rows whose keys and values may wait for their answers.
+            longest: tokens of an answer.
             clock: charged with prefills that happen between answers.
             by_row: whether to tell the trial of each row even where they all have one, so that a
                 compiled step always finds the same.
@@ -53,7 +55,7 @@ class TrialQueue:
         self._prefixes: dict[int, KeyValues | None] = {}
         self._compared: list[_Item] = []
         self._items: deque[_Item] = deque()
-        self._room_to_keep = most_kept
+        self._room_to_keep, self._longest = most_kept, longest
 
     def compare(self, trial: int) -> float:
         """Mean KL (nats) of the first response token of the good prompts, original to trial."""
@@ -70,7 +72,7 @@ class TrialQueue:
                 edited = log_softmax(prefilled.logits.float(), dim=-1)
                 divergences += kl_divergence(batch.original, edited).tolist()
             keep = len(batch.prompts) <= self._room_to_keep
-            rows = Rows.of(prefilled, batch.prompts, trial) if keep else None
+            rows = Rows.of(prefilled, batch.prompts, trial, self._longest) if keep else None
             self._room_to_keep -= len(batch.prompts) if keep else 0
             self._compared.append(_Item(trial, batch, rows))
         return sum(divergences) / len(divergences)
@@ -98,7 +100,7 @@ class TrialQueue:
             prefilled = self._prompts.prefill(
                 item.batch, self._first_changed[item.trial], self._prefixes[item.trial]
             )
-        return Rows.of(prefilled, item.batch.prompts, item.trial)
+        return Rows.of(prefilled, item.batch.prompts, item.trial, self._longest)
 
     def assign(self, owners: Sequence[Owner]) -> None:
         """Tell the editor to which trials the rows of the next passes belong."""

@@ -108,10 +108,13 @@ def _run(
         n_done = len(rows) - len(open_rows)
         if not open_rows or n_done >= steps.share_worth_taking_out * len(rows):
             break
-        guesses = None if drafts is None else drafts.propose(rows.owners, rows.answers, rows.room)
-        if drafts is not None and guesses is not None:
-            drafts.judge(rows.owners, guesses, rows.verify(model, guesses))
-            continue
+        if drafts is not None:
+            # The last token of an answer need not be fed.
+            ends = [ending.longest - 1 if row in open_rows else 0 for row in range(len(rows))]
+            guesses = drafts.propose(rows.owners, rows.answers, ends, rows.room)
+            if guesses is not None:
+                drafts.judge(rows.owners, guesses, rows.verify(model, guesses))
+                continue
         for _ in range(steps.between_reads):
             steps.step(rows)
         rows.read()

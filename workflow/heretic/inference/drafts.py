@@ -35,6 +35,7 @@ class DraftBook:
         self,
         owners: Sequence[Owner],
         answers: Sequence[Sequence[int]],
+        ends: Sequence[int],
         most: int = LONGEST,
     ) -> list[list[int]] | None:
         """What may follow each answer so far; None if guessing is not worth it.
@@ -45,11 +46,12 @@ class DraftBook:
         Args:
             owners: of the answers.
             answers: tokens so far.
+            ends: tokens of each answer up to which it may be guessed.
             most: tokens of a guess, up to `LONGEST`.
         """
         guesses = [
-            self._continue(owner.prompt, answer)
-            for owner, answer in zip(owners, answers, strict=True)
+            self._continue(owner.prompt, answer)[: max(0, end - len(answer))]
+            for owner, answer, end in zip(owners, answers, ends, strict=True)
         ]
         worth = {
             width: sum(min(len(guess), width) for guess in guesses)

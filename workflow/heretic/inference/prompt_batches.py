@@ -101,13 +101,14 @@ def prompt_batches(
     prefix: int,
     largest: int,
     model: Model,
-    tokens_of_a_pass: int = TOKENS_OF_A_PASS,
+    tokens_of_a_pass: int | None = None,
 ) -> list[PromptBatch]:
     """Prompts in batches of similar lengths, without the first `prefix` tokens of each."""
     rests = [row[prefix:] for row in ids]
+    cost = TOKENS_OF_A_PASS if tokens_of_a_pass is None else tokens_of_a_pass
     return [
         _batch(indices, [rests[index] for index in indices], prefix, model)
-        for indices in batches_by_length([len(rest) for rest in rests], largest, tokens_of_a_pass)
+        for indices in batches_by_length([len(rest) for rest in rests], largest, cost)
     ]
 
 

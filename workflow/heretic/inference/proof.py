@@ -167,7 +167,7 @@ def begin(prompts: StudyPrompts, first: int, trial: int = 0) -> tuple[Rows, Tens
     parts, logits = [], []
     for batch in chain(prompts.good, prompts.bad):
         prefilled = prompts.prefill(batch, first, prefix)
-        rows = Rows.of(prefilled, batch.prompts, trial)
+        rows = Rows.of(prefilled, batch.prompts, trial, 2 * STEPS + 2)
         rows.read()
         parts.append(rows)
         logits.append(prefilled.logits)

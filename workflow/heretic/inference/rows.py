@@ -39,6 +39,8 @@ class Rows:
         positions: of the latest tokens [n, 1].
         latest: tokens that are fed next [n, 1].
         vocabulary: number of logits of a token.
+        last: position beyond which no token of an answer is fed [n, 1]; rows that go on although
+            they are done stay there, within what a network has learned.
         unread: tokens of each step since the last `read` [n], on the device.
     """
 
@@ -49,11 +51,12 @@ class Rows:
     positions: Tensor
     latest: Tensor
     vocabulary: int
+    last: Tensor
     unread: list[Tensor] = field(default_factory=list)
 
     @classmethod
-    def of(cls, prefilled: Prefilled, batch: PromptBatch, trial: int) -> "Rows":
-        """Rows whose first token is the likeliest after the prompt."""
+    def of(cls, prefilled: Prefilled, batch: PromptBatch, trial: int, longest: int) -> "Rows":
+        """Rows whose first token is the likeliest after the prompt, of at most `longest`."""
         latest = prefilled.logits.argmax(dim=-1)
         return cls(
             [Owner(trial, index) for index in batch.indices],
@@ -63,11 +66,18 @@ class Rows:
             batch.positions[:, -1:] + 1,
             latest[:, None],
             prefilled.logits.shape[-1],
+            # The last token of an answer is not fed.
+            batch.positions[:, -1:] + max(1, longest - 1),
             [latest],
         )
 
     def __len__(self) -> int:
         return len(self.owners)
+
+    @property
+    def fed(self) -> Tensor:
+        """Positions at which the latest tokens are fed [n, 1]."""
+        return torch.minimum(self.positions, self.last)
 
     @property
     def room(self) -> int:
@@ -82,7 +92,7 @@ class Rows:
         """
         self.mask = pad(self.mask, (0, 1), value=1)
         with torch.inference_mode():
-            logits = self._pass(model, self.latest, self.mask, self.positions)
+            logits = self._pass(model, self.latest, self.mask, self.fed)
             return self.take(logits[:, -1])
 
     def _pass(self, model: Model, inputs: Tensor, mask: Tensor, positions: Tensor) -> Tensor:
@@ -130,7 +140,7 @@ class Rows:
                 model,
                 torch.cat([self.latest, guessed], dim=1),
                 torch.cat([self.mask, shown], dim=1),
-                self.positions + columns * shown,
+                torch.minimum(self.positions + columns * shown, self.last),
             )
             likeliest = logits.argmax(dim=-1).to(device)
             hits = (likeliest[:, :-1] == guessed) & (shown[:, 1:] == 1)
@@ -170,6 +180,7 @@ class Rows:
                 self.positions[chosen],
                 self.latest[chosen],
                 self.vocabulary,
+                self.last[chosen],
             )
 
 
@@ -187,4 +198,5 @@ def join(parts: Sequence[Rows]) -> Rows:
             torch.cat([part.positions for part in parts]),
             torch.cat([part.latest for part in parts]),
             parts[0].vocabulary,
+            torch.cat([part.last for part in parts]),
         )

@@ -130,7 +130,7 @@ class CompiledSteps:
         rows.mask = pad(rows.mask, (0, 1), value=1)
         size = self.n_computed(rows)
         with torch.inference_mode():
-            latest, positions = _up_to(rows.latest, size), _up_to(rows.positions, size)
+            latest, positions = _up_to(rows.latest, size), _up_to(rows.fed, size)
             further = {
                 "position_ids": positions,
                 "past_key_values": self._cache,

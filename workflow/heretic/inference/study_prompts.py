@@ -10,7 +10,6 @@ from heretic.inference.activations import Recording, RecordingPlan, plan_recordi
 from heretic.inference.key_values import KeyValues, read_key_values
 from heretic.inference.prefill import Prefilled, prefill
 from heretic.inference.prompt_batches import (
-    TOKENS_OF_A_PASS,
     PromptBatch,
     prefix_batch,
     prompt_batches,
@@ -53,7 +52,7 @@ class StudyPrompts:
         prefix: int,
         gigabytes: float,
         most_rows: int,
-        tokens_of_a_pass: int = TOKENS_OF_A_PASS,
+        tokens_of_a_pass: int | None = None,
     ) -> None:
         """Make the passes of the unedited network.
 

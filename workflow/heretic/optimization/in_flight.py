@@ -76,7 +76,7 @@ class StudyInMemory:
         place = len(self._memory.get_trials(deepcopy=False))
         known = self._cut_off.pop(place, None)
         if known is not None:
-            log.info("Trial %d was interrupted and is run again", self._failed + place)
+            log.info("Trial %d was asked for before, and is run now", self._failed + place)
             self._memory.enqueue_trial(dict(known.sampled))
         self._memory.sampler = sampler
         return self._memory.ask()

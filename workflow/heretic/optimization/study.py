@@ -15,6 +15,7 @@ from optuna.trial import FrozenTrial, TrialState
 from sqlalchemy.exc import SQLAlchemyError
 
 from heretic.artifacts import fingerprint
+from heretic.console import log
 from heretic.errors import StudyError
 from heretic.locks import sole_process
 
@@ -81,8 +82,11 @@ def _create(database: Path) -> None:
 
 
 def _fail_unfinished(study: optuna.Study) -> None:
-    """Mark as failed what earlier versions, which wrote trials bit by bit, left behind."""
-    for _ in study.get_trials(deepcopy=False, states=(TrialState.WAITING,)):
+    """Mark as failed what others left: earlier versions, which wrote bit by bit, or users."""
+    waiting = study.get_trials(deepcopy=False, states=(TrialState.WAITING,))
+    if waiting:
+        log.warning("%d trials wait in the study's queue; they are not run", len(waiting))
+    for _ in waiting:
         study.ask()  # a trial in the queue cannot be failed
     for trial in study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
         study.tell(trial.number, state=TrialState.FAIL)

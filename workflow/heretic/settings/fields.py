@@ -136,7 +136,7 @@ class SettingsFields(InputFields):
         "auto",
         "Trials that are asked for and scored together, 1 to 8: a GPU then reads the weights once "
         "for all of them, but the sampler chooses each before it knows the others' scores. `auto` "
-        "is 4 on an accelerator where outputs can be edited, and 1 elsewhere. Another number "
+        "is 4 on an accelerator where outputs are edited, and 1 elsewhere. Another number "
         "continues the same study.",
         "optimize",
     )

@@ -1,0 +1,110 @@
+"""Searches with each kind of norm preservation, on the demo model.
+
+python tests/benchmarks/norm_preservation.py RUN [trials] [seeds]
+
+RUN is the results folder of a run of the demo model, such as `results/demo`, which has its prompts
+and directions; the model is taken from `demo-model` beside it. Each kind is searched with the same
+seeds and as many trials, by the engine of the search. Printed are medians over the seeds, and their
+range, of the hypervolume of the Pareto front (KL and unanswered prompts, each as a share of its
+largest value; 1 is best), the smallest KL at which at most 2% of the prompts are unanswered, and
+the seconds of a trial.
+"""
+
+import statistics
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import get_args
+
+import optuna
+
+from heretic.ablation.directions import AblationDirections
+from heretic.ablation.projection import NormPreservation
+from heretic.artifacts import read_tensors
+from heretic.evaluation.engine_choice import make_trial_engine
+from heretic.model.loading import load_model
+from heretic.model.threads import set_threads
+from heretic.optimization.pareto import Candidate, pareto_front
+from heretic.optimization.records import TrialRecord, candidates
+from heretic.optimization.search_space import SearchSpace
+from heretic.optimization.trials import TrialLoop
+from heretic.prompts.bundle import read_prompts
+from heretic.settings import Settings
+
+FEW = 0.02
+
+
+def search(run: Path, kind: NormPreservation, n_trials: int, seed: int) -> list[TrialRecord]:
+    """The trials of one search, with the settings of a run but for the norms."""
+    settings = Settings()
+    model = load_model(
+        **{
+            **settings.model_dump(mode="json"),
+            "model": str(run.parent / "demo-model"),
+            "device": "cpu",
+        }
+    )
+    directions = AblationDirections.from_tensors(read_tensors(run / "directions.safetensors"))
+    good, bad = (
+        read_prompts(run / "prompts" / f"{kind_of}_evaluation_prompts.jsonl")
+        for kind_of in ("good", "bad")
+    )
+    engine = make_trial_engine(
+        model,
+        good,
+        bad,
+        max_response_length=settings.max_response_length,
+        engine=settings.engine,
+        norm_preservation=kind,
+        cache_weights="auto",
+        cache_device="auto",
+        activation_cache_gb=settings.activation_cache_gb,
+        trials_in_flight="auto",
+        directions=directions,
+    )
+    space = SearchSpace(model.anatomy.n_layers, settings.direction_scope, settings.max_weight)
+    loop = TrialLoop(space, directions, engine, settings.max_kl, seed, settings.n_startup_trials)
+    return loop.run(optuna.create_study(directions=["minimize", "minimize"]), n_trials)
+
+
+def hypervolume(front: Sequence[Candidate], max_kl: float, n_bad: int) -> float:
+    """Area that a front, by rising KL, dominates, of the square of all values."""
+    area, above = 0.0, 1.0
+    for candidate in front:
+        unanswered = candidate.unanswered / n_bad
+        area += (1 - candidate.kl_first_token / max_kl) * max(0.0, above - unanswered)
+        above = min(above, unanswered)
+    return area
+
+
+def line(name: str, values: Sequence[float]) -> str:
+    """Median and range."""
+    return f"{name} {statistics.median(values):.4f} ({min(values):.4f} to {max(values):.4f})"
+
+
+def main(run: str, n_trials: str = "60", n_seeds: str = "5") -> None:
+    """Print a line for each kind."""
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    set_threads(1)
+    max_kl, n_bad = (
+        Settings().max_kl,
+        len(read_prompts(Path(run) / "prompts" / "bad_evaluation_prompts.jsonl")),
+    )
+    for kind in get_args(NormPreservation):
+        volumes, divergences, seconds = [], [], []
+        for seed in range(int(n_seeds)):
+            records = search(Path(run), kind, int(n_trials), seed)
+            front = pareto_front(candidates(records))
+            volumes.append(hypervolume(front, max_kl, n_bad))
+            near = [c.kl_first_token for c in front if c.unanswered <= FEW * n_bad]
+            divergences.append(min(near, default=float("inf")))
+            seconds.append(statistics.mean(record.seconds for record in records))
+        sys.stdout.write(
+            f"{kind:10} {line('hypervolume', volumes)}  {line('KL', divergences)}  "
+            f"{line('seconds', seconds)}\n"
+        )
+        sys.stdout.flush()
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])
