@@ -152,6 +152,7 @@ def prepare(
             settings["max_weight"],
             rows,
             settings["ablate_embeddings"],
+            settings["search_space"],
         ),
         directions=directions,
         engine=engine,

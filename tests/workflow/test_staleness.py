@@ -74,6 +74,7 @@ CHANGED: dict[str, Any] = {
     "trials_in_flight": 2,
     "norm_preservation": "column",
     "engine": "output_side",
+    "search_space": "kernel",
     "direction_scope": "per_layer",
     "ablate_embeddings": "true",
     "discriminative_layers": "true",

@@ -155,6 +155,13 @@ class SettingsFields(InputFields):
         "where weights are quantised or offloaded, and where memory has no room for copies.",
         "optimize",
     )
+    search_space: Literal["range", "kernel", "components"] = setting(
+        "range",
+        "What the search chooses for attention outputs and MLPs: a `range` of layers with one "
+        "strength; a `kernel`, a tent over the layers, where the MLP may be left out; or ranges "
+        "and which of the two `components` are edited at all.",
+        "optimize",
+    )
     direction_scope: Literal["global", "per_layer", "both"] = setting(
         "both",
         "Ablate one direction everywhere, each layer's own, or let the search choose.",
