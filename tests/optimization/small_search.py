@@ -23,6 +23,7 @@ from heretic.evaluation.evaluator import Evaluator
 from heretic.evaluation.plain_engine import PlainEngine
 from heretic.model.embeddings import with_embeddings
 from heretic.optimization.records import TrialRecord
+from heretic.optimization.samplers import Name, Sampling
 from heretic.optimization.search_space import Form, SearchSpace
 from heretic.optimization.study import open_study
 from heretic.optimization.trials import TrialLoop
@@ -71,6 +72,9 @@ def small_loop(
     norm_preservation: NormPreservation = "none",
     embeddings: bool = False,
     form: Form = "range",
+    sampler: Name = "tpe",
+    quasi_random_start: bool = False,
+    patience: int = 0,
 ) -> TrialLoop:
     """Everything but the study; `overflowing` makes every edit end in values that are none."""
     torch.set_num_threads(1)
@@ -91,8 +95,8 @@ def small_loop(
         directions=directions,
         engine=engine_of_trials,
         max_kl=max_kl,
-        seed=seed,
-        n_startup_trials=3,
+        sampling=Sampling(seed, 3, sampler, quasi_random_start),
+        patience=patience,
     )
 
 

@@ -132,6 +132,24 @@ class SettingsFields(InputFields):
     n_startup_trials: int = setting(
         15, "Random trials before the sampler learns from them.", "optimize", ge=1
     )
+    patience: int = setting(
+        0,
+        "End the search early after as many trials, startup trials aside, in which the front "
+        "gained nothing; 0 never does. Another number continues the same study.",
+        "optimize",
+        ge=0,
+    )
+    sampler: Literal["tpe", "nsga2", "gp", "random"] = setting(
+        "tpe",
+        "Who chooses the trials after the random ones: `tpe`, the genetic `nsga2`, a Gaussian "
+        "process (`gp`), or chance alone (`random`). Another one continues the same study.",
+        "optimize",
+    )
+    quasi_random_start: bool = setting(
+        False,
+        "Take the first `n_startup_trials` from a Sobol sequence, evenly spread, not at random.",
+        "optimize",
+    )
     trials_in_flight: TrialsInFlight = setting(
         "auto",
         "Trials that are asked for and scored together, 1 to 8: a GPU then reads the weights once "
