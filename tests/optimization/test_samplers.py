@@ -61,17 +61,18 @@ def test_samplers_learn_in_their_own_ways(tmp_path: Path) -> None:
 def test_a_search_cut_off_goes_on_as_if_undisturbed(
     tmp_path: Path, name: Name, together: int
 ) -> None:
-    """Cut off after the first group, and in the middle of the second and third."""
+    """Cut off among the first trials and after them, before and between trials of a group."""
     options: dict[str, Any] = {
         "sampler": name, "in_flight": together, "seed": 5, "quasi_random_start": True,
     }  # fmt: skip
     whole = run(tmp_path / "whole.db", small_loop(**options), N)
     assert len({str(record.sampled) for record in whole}) == N
     database = tmp_path / "study.db"
-    run(database, small_loop(**options), K)
-    for _ in range(2):
-        with cut_off(FIRST_IS_STORED + (together > 1)):
+    run(database, small_loop(**options), 1)
+    for stored in (0, 1, 1, 1):
+        with cut_off(FIRST_IS_STORED + stored):
             run(database, small_loop(**options), N)
+    assert states(database) == [TrialState.COMPLETE] * 4
     assert told(run(database, small_loop(**options), N)) == told(whole)
     assert states(database) == [TrialState.COMPLETE] * N
 
