@@ -21,6 +21,7 @@ from heretic.model.loading import load_model, model_facts
 from heretic.model.source import locate, source_facts, tokenizer_files
 from heretic.model.threads import set_threads
 from heretic.optimization.records import trial_rows
+from heretic.optimization.samplers import Sampling
 from heretic.optimization.search_space import SearchSpace, usable_rows
 from heretic.optimization.study import open_study, study_name
 from heretic.optimization.trials import TrialLoop
@@ -30,13 +31,13 @@ from heretic.stages import StageClock
 snakemake: Snakemake
 
 # Settings that say which trials are tried, but not what one scores.
-HOW_MANY = ("n_trials", "trials_in_flight")
+HOW_MANY = ("n_trials", "patience", "trials_in_flight", "sampler", "quasi_random_start")
 ENGINE_SETTINGS = ("max_response_length", "engine", "norm_preservation", "trials_in_flight")
 ENGINE_RUNTIME = ("cache_weights", "cache_device", "activation_cache_gb")
 
 
 def main(smk: Snakemake) -> None:
-    """Continue the study of this objective up to `n_trials`, then write its trials."""
+    """Continue the study of this objective up to its end, then write its trials."""
     runtime = smk.config["runtime"][smk.wildcards.run]
     chat = read_json(Path(smk.input.chat))
     settings = {**smk.params.settings, "response_prefix": chat["response_prefix"]}
@@ -74,6 +75,7 @@ def main(smk: Snakemake) -> None:
                 "trials_in_flight": loop.engine.trials_in_flight,
             },
             "baseline": {**baseline.to_dict(), "total": loop.engine.n_bad},
+            "ended_early": len(records) < settings["n_trials"],
             "trials": [record.to_dict() for record in records],
             "provenance": facts,
         },
@@ -152,12 +154,18 @@ def prepare(
             settings["max_weight"],
             rows,
             settings["ablate_embeddings"],
+            settings["search_space"],
         ),
         directions=directions,
         engine=engine,
         max_kl=settings["max_kl"],
-        seed=settings["seed"],
-        n_startup_trials=settings["n_startup_trials"],
+        sampling=Sampling(
+            settings["seed"],
+            settings["n_startup_trials"],
+            settings["sampler"],
+            settings["quasi_random_start"],
+        ),
+        patience=settings["patience"],
     )
 
 

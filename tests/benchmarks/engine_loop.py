@@ -18,8 +18,8 @@ from heretic.evaluation.engine_choice import make_trial_engine
 from heretic.evaluation.trial_engine import TrialEngine
 from heretic.evaluation.trial_scores import TrialScores
 from heretic.model.loading import Model, load_model
+from heretic.optimization.samplers import Sampling, make_sampler
 from heretic.optimization.search_space import SearchSpace
-from heretic.optimization.study import make_sampler
 from heretic.residuals import get_residual_means
 from heretic.settings import Settings
 from heretic.stages import StageClock
@@ -136,7 +136,7 @@ def sampler_seconds(space: SearchSpace) -> float:
         space.suggest(trial)
         trial.set_constraint("max_kl", (number % 7 - 4) / 7)
         study.tell(trial, (number * 37 % 101 / 101, number * 53 % 97))
-    study.sampler = make_sampler(0, FINISHED, STARTUP_TRIALS)
+    study.sampler = make_sampler(Sampling(0, STARTUP_TRIALS), FINISHED)
     space.suggest(study.ask())  # warms up
     started = time.perf_counter()
     for _ in range(ASKS):

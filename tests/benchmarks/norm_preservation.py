@@ -24,8 +24,9 @@ from heretic.artifacts import read_tensors
 from heretic.evaluation.engine_choice import make_trial_engine
 from heretic.model.loading import load_model
 from heretic.model.threads import set_threads
-from heretic.optimization.pareto import Candidate, pareto_front
+from heretic.optimization.pareto import Scales, hypervolume, pareto_front
 from heretic.optimization.records import TrialRecord, candidates
+from heretic.optimization.samplers import Sampling
 from heretic.optimization.search_space import SearchSpace
 from heretic.optimization.trials import TrialLoop
 from heretic.prompts.bundle import read_prompts
@@ -63,18 +64,9 @@ def search(run: Path, kind: NormPreservation, n_trials: int, seed: int) -> list[
         directions=directions,
     )
     space = SearchSpace(model.anatomy.n_layers, settings.direction_scope, settings.max_weight)
-    loop = TrialLoop(space, directions, engine, settings.max_kl, seed, settings.n_startup_trials)
+    sampling = Sampling(seed, settings.n_startup_trials)
+    loop = TrialLoop(space, directions, engine, settings.max_kl, sampling)
     return loop.run(optuna.create_study(directions=["minimize", "minimize"]), n_trials)
-
-
-def hypervolume(front: Sequence[Candidate], max_kl: float, n_bad: int) -> float:
-    """Area that a front, by rising KL, dominates, of the square of all values."""
-    area, above = 0.0, 1.0
-    for candidate in front:
-        unanswered = candidate.unanswered / n_bad
-        area += (1 - candidate.kl_first_token / max_kl) * max(0.0, above - unanswered)
-        above = min(above, unanswered)
-    return area
 
 
 def line(name: str, values: Sequence[float]) -> str:
@@ -95,7 +87,7 @@ def main(run: str, n_trials: str = "60", n_seeds: str = "5") -> None:
         for seed in range(int(n_seeds)):
             records = search(Path(run), kind, int(n_trials), seed)
             front = pareto_front(candidates(records))
-            volumes.append(hypervolume(front, max_kl, n_bad))
+            volumes.append(hypervolume(front, Scales(max_kl, n_bad)))
             near = [c.kl_first_token for c in front if c.unanswered <= FEW * n_bad]
             divergences.append(min(near, default=float("inf")))
             seconds.append(statistics.mean(record.seconds for record in records))

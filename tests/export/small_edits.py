@@ -37,19 +37,27 @@ def load(folder: Path, **changes: Any) -> Model:
     return load_model(**settings)
 
 
-def best_of(folder: Path, dtype: str = "auto") -> dict[str, Any]:
+def best_of(
+    folder: Path, dtype: str = "auto", parameters: AblationParameters = PARAMETERS
+) -> dict[str, Any]:
     """What `best.json` tells an export."""
     model = load(folder, dtype=dtype)
     writers = [writer.to_dict() for writer in record_writers(model.anatomy)]
     return {
-        "parameters": PARAMETERS.to_dict(),
+        "parameters": parameters.to_dict(),
         "model": {**model_facts(model), "writers": writers},
     }
 
 
-def plan(folder: Path, dtype: str = "auto", k: int = 1, **settings: Any) -> Ablation:
+def plan(
+    folder: Path,
+    dtype: str = "auto",
+    k: int = 1,
+    parameters: AblationParameters = PARAMETERS,
+    **settings: Any,
+) -> Ablation:
     chosen = Settings(**settings).model_dump()
-    return Ablation.plan(best_of(folder, dtype), directions(k), chosen)
+    return Ablation.plan(best_of(folder, dtype, parameters), directions(k), chosen)
 
 
 def export(ablation: Ablation, source: Path, target: Path, *, low_memory: bool) -> Path:

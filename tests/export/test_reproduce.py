@@ -10,13 +10,15 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 from small_edits import export, hashes, plan
-from tiny_models import D_MODEL, save_tiny_model
+from tiny_models import D_MODEL, LAYERS, save_tiny_model
 from transformers import AutoTokenizer
 
+from heretic.ablation.parameters import AblationParameters, TentParameters
 from heretic.artifacts import read_json, write_json
 from heretic.errors import ExportError
 from heretic.export.record import Ablation
 from heretic.export.reproduce import reproduce
+from heretic.model.components import ATTENTION, MLP
 from heretic.settings import Settings
 
 torch.set_num_threads(1)
@@ -53,6 +55,19 @@ def test_gives_the_same_files(
     compared = reproduce(alone, tmp_path / "again", settings)
     assert hashes(tmp_path / "again") == hashes(record.parent)
     assert len(compared) == len(list(record.parent.iterdir())) - 1
+
+
+def test_a_tent_is_saved_with_its_strengths_and_made_again(tmp_path: Path, base: Path) -> None:
+    tents = {ATTENTION: TentParameters(0.5, 1.5, 0.2, 1.0), MLP: TentParameters(0.0, 0.0, 1.0, 1.0)}
+    parameters = AblationParameters("per_layer", None, tents)
+    record = saved(base, parameters=parameters)
+    strengths = parameters.strengths(LAYERS)[ATTENTION]
+    edits = read_json(record)["edits"]
+    assert {edit["component"] for edit in edits} == {ATTENTION}
+    assert [edit["strengths"] for edit in edits] == [[strengths[e["layer"]]] for e in edits]
+    assert len(set(strengths)) > 1
+    reproduce(shutil.copyfile(record, tmp_path / "alone.json"), tmp_path / "again", SETTINGS)
+    assert hashes(tmp_path / "again") == hashes(record.parent)
 
 
 def test_a_folder_of_something_else_is_not_replaced(tmp_path: Path, base: Path) -> None:

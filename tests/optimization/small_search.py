@@ -23,7 +23,8 @@ from heretic.evaluation.evaluator import Evaluator
 from heretic.evaluation.plain_engine import PlainEngine
 from heretic.model.embeddings import with_embeddings
 from heretic.optimization.records import TrialRecord
-from heretic.optimization.search_space import SearchSpace
+from heretic.optimization.samplers import Name, Sampling
+from heretic.optimization.search_space import Form, SearchSpace
 from heretic.optimization.study import open_study
 from heretic.optimization.trials import TrialLoop
 
@@ -70,6 +71,10 @@ def small_loop(
     engine: str = "auto",
     norm_preservation: NormPreservation = "none",
     embeddings: bool = False,
+    form: Form = "range",
+    sampler: Name = "tpe",
+    quasi_random_start: bool = False,
+    patience: int = 0,
 ) -> TrialLoop:
     """Everything but the study; `overflowing` makes every edit end in values that are none."""
     torch.set_num_threads(1)
@@ -84,12 +89,14 @@ def small_loop(
         in_flight,
     )
     return TrialLoop(
-        space=SearchSpace(layers, "per_layer" if overflowing else "both", 2.0, rows, embeddings),
+        space=SearchSpace(
+            layers, "per_layer" if overflowing else "both", 2.0, rows, embeddings, form
+        ),
         directions=directions,
         engine=engine_of_trials,
         max_kl=max_kl,
-        seed=seed,
-        n_startup_trials=3,
+        sampling=Sampling(seed, 3, sampler, quasi_random_start),
+        patience=patience,
     )
 
 

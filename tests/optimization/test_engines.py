@@ -1,5 +1,6 @@
 """Trials score the same whichever way they are tried."""
 
+import json
 from dataclasses import replace
 from pathlib import Path
 
@@ -7,7 +8,11 @@ import pytest
 
 from heretic.ablation.plan import plan_edits
 from heretic.ablation.projection import NormPreservation
+from heretic.optimization.records import TrialRecord, trial_rows
+from heretic.optimization.search_space import Form
+from heretic.optimization.watch import read_search, search_table
 from optimization.small_search import engine_of, search, small_loop
+from optimization.test_study import told
 
 N = 6
 
@@ -28,6 +33,27 @@ def test_a_search_on_the_output_side_scores_as_one_of_edited_weights(
         assert dict(record.scores) == pytest.approx(scores, rel=1e-4)
     assert len({record.scores["kl_first_token"] for record in records}) == N
     assert min(record.scores["kl_first_token"] for record in records) > 1e-3
+
+
+@pytest.mark.parametrize("form", ["kernel", "components"])
+def test_a_search_of_another_form_scores_and_resumes_alike(tmp_path: Path, form: Form) -> None:
+    first = search(tmp_path / "study.db", 2, form=form, max_kl=1e9)
+    records = search(tmp_path / "study.db", N, form=form, max_kl=1e9)
+    whole = search(tmp_path / "whole.db", N, form=form, max_kl=1e9)
+    assert told(first) == told(whole[:2])
+    assert told(records) == told(whole)
+    loop = small_loop(engine="output_side")
+    for record in records:
+        stored = TrialRecord.from_dict(json.loads(json.dumps(record.to_dict())))
+        edits = plan_edits(stored.parameters, loop.directions, loop.engine.model.anatomy)
+        engine_of(loop).editor.load([edits])
+        scores = engine_of(loop).evaluator.evaluate().to_dict()
+        assert dict(record.scores) == pytest.approx(scores, rel=1e-4)
+    assert len({record.scores["kl_first_token"] for record in records}) == N
+    # They are shown like others, with what was sampled.
+    assert f"{N} of {N} trials complete" in search_table(read_search(tmp_path / "study.db"))
+    asked = {"kernel": "mlp_edited", "components": "edited"}[form]
+    assert all(asked in row for row in trial_rows(records))
 
 
 @pytest.mark.parametrize("engine", ["edited_weights", "output_side"])

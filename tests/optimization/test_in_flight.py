@@ -18,7 +18,8 @@ from heretic.evaluation.trial_scores import TrialScores
 from heretic.optimization import trials
 from heretic.optimization.in_flight import in_flight
 from heretic.optimization.records import TrialRecord
-from heretic.optimization.study import make_sampler, open_study
+from heretic.optimization.samplers import Sampling, make_sampler
+from heretic.optimization.study import open_study
 from heretic.optimization.trials import TrialLoop, read_records
 from heretic.optimization.watch import read_search
 from heretic.stages import STAGES, StageClock
@@ -126,8 +127,8 @@ def test_a_trial_is_chosen_in_view_of_those_in_flight(
             assert one.sampled != other.sampled
 
 
-def _blind(*arguments: int, several_in_flight: bool) -> BaseSampler:
-    return make_sampler(*arguments)
+def _blind(sampling: Sampling, place: int, *, several_in_flight: bool) -> BaseSampler:
+    return make_sampler(sampling, place)
 
 
 def test_a_search_cut_off_between_groups_goes_on(

@@ -5,7 +5,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from heretic.errors import StudyError
-from heretic.optimization.pareto import Candidate, Scales, fewest_unanswered, pareto_front, select
+from heretic.optimization.pareto import (
+    Candidate,
+    Scales,
+    fewest_unanswered,
+    hypervolume,
+    pareto_front,
+    select,
+)
 
 SCALES = Scales(1.0, 100)
 # A front with a knee at 3, a dominated trial 9 and a twin 8 of trial 3.
@@ -54,6 +61,43 @@ def test_the_best_so_far_is_the_end_of_the_front(found: list[Candidate]) -> None
         best = fewest_unanswered([*([best] if best else []), candidate])
         assert best == pareto_front(found[:so_far])[-1]
     assert fewest_unanswered([]) is None
+
+
+@pytest.mark.parametrize(
+    ("points", "volume"),
+    [
+        ([], 0.0),
+        ([(0.0, 100)], 0.0),  # the original
+        ([(1.0, 0)], 0.0),  # at the limit of KL
+        ([(0.0, 0)], 1.0),
+        ([(0.5, 50)], 0.25),
+        ([(0.25, 60), (0.5, 20)], 0.75 * 0.4 + 0.5 * 0.4),
+        # The same with the original, a twin, and one that is dominated.
+        ([(0.5, 20), (0.25, 60), (0.0, 100), (0.5, 20), (0.6, 30)], 0.5),
+        ([(0.25, 60), (1.5, 10)], 0.3),  # beyond the limit
+        # Columns of 0, 0.4, 0.5, 0.04 and 0.06 in height, from FRONT.
+        ([(c.kl_first_token, c.unanswered) for c in FRONT],
+         0.99 * 0.4 + 0.95 * 0.5 + 0.6 * 0.04 + 0.1 * 0.06),
+    ],
+)  # fmt: skip
+def test_what_a_front_dominates(points: list[tuple[float, int]], volume: float) -> None:
+    found = [Candidate(n, kl, unanswered) for n, (kl, unanswered) in enumerate(points)]
+    assert hypervolume(found, SCALES) == pytest.approx(volume)
+    # In other units it is the same part.
+    doubled = [Candidate(c.number, 2 * c.kl_first_token, 2 * c.unanswered) for c in found]
+    assert hypervolume(doubled, Scales(2.0, 200)) == pytest.approx(volume)
+
+
+@settings(deadline=None)
+@given(candidates)
+def test_what_a_front_dominates_is_counted_by_cells(found: list[Candidate]) -> None:
+    """All objectives are multiples of a tenth and of one of ten prompts."""
+    cells = sum(
+        any(round(10 * c.kl_first_token) <= x and c.unanswered <= y for c in found)
+        for x in range(10)
+        for y in range(10)
+    )
+    assert hypervolume(found, Scales(1.0, 10)) == pytest.approx(cells / 100)
 
 
 @settings(deadline=None)

@@ -9,10 +9,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from heretic.ablation.directions import AblationDirections
-from heretic.ablation.parameters import AblationParameters
+from heretic.ablation.parameters import (
+    AblationParameters,
+    ComponentParameters,
+    TentParameters,
+)
 from heretic.errors import StudyError
-from heretic.model.components import COMPONENTS
-from heretic.optimization.search_space import SearchSpace, usable_rows
+from heretic.model.components import ATTENTION, COMPONENTS, MLP
+from heretic.optimization.search_space import Form, SearchSpace, usable_rows
 
 unit = st.floats(0, 1)
 
@@ -70,6 +74,7 @@ def test_embeddings_have_a_strength_of_their_own_where_they_are_edited() -> None
 def test_every_sample_is_a_range_of_layers(start: float, span: float, n_layers: int) -> None:
     values = sampled(attn_layer_min=start, attn_layer_span=span, direction_index=1.0)
     part = suggest(SearchSpace(n_layers, "both", 2.0), **values).components["attn.o_proj"]
+    assert isinstance(part, ComponentParameters)
     assert 0 <= part.layer_min <= part.layer_max <= 1
     strengths = part.strengths(n_layers)
     assert 1.5 in strengths
@@ -91,6 +96,101 @@ def test_a_fixed_scope_is_the_only_one(scope: Any) -> None:
             assert 1 <= found.direction_index <= 4
     # Every trial is asked for the same names, or the multivariate sampler learns nothing.
     assert trial.params.keys() == sampled().keys()
+
+
+def tents(**changes: Any) -> dict[str, Any]:
+    return {
+        "direction_scope": "per_layer",
+        "direction_index": 1.0,
+        "mlp_edited": True,
+        "attn_position": 0.5,
+        "attn_weight": 1.5,
+        "attn_min_share": 0.5,
+        "attn_distance": 0.5,
+        "mlp_position": 1.0,
+        "mlp_weight": 1.0,
+        "mlp_min_share": 0.0,
+        "mlp_distance": 1.0,
+        **changes,
+    }
+
+
+def test_a_kernel_is_a_tent_per_component() -> None:
+    space = SearchSpace(5, "both", 2.0, form="kernel")
+    assert suggest(space, **tents()).components == {
+        ATTENTION: TentParameters(0.5, 1.5, 0.5, 0.5),
+        MLP: TentParameters(1.0, 1.0, 0.0, 1.0),
+    }
+    without = suggest(space, **tents(mlp_edited=False)).strengths(5)
+    assert without[MLP] == [0.0] * 5
+    assert without[ATTENTION] == suggest(space, **tents()).strengths(5)[ATTENTION]
+
+
+@pytest.mark.parametrize(
+    ("edited", "weights"), [("attn", (1.5, 0)), ("mlp", (0, 1.25)), ("both", (1.5, 1.25))]
+)
+def test_components_are_edited_or_left_as_the_search_says(
+    edited: str, weights: tuple[float, float]
+) -> None:
+    space = SearchSpace(5, "both", 2.0, form="components")
+    values = sampled(edited=edited, mlp_weight=1.25)
+    found = suggest(space, **values).strengths(5)
+    assert (max(found[ATTENTION]), max(found[MLP])) == weights
+
+
+@pytest.mark.parametrize("form", ["range", "kernel", "components"])
+@settings(deadline=None)
+@given(
+    n_layers=st.integers(1, 80),
+    seed=st.integers(0, 999),
+    share=st.one_of(st.none(), st.floats(0, 1)),
+)
+def test_every_suggestion_is_valid(
+    form: Form, n_layers: int, seed: int, share: float | None
+) -> None:
+    """And edits at least one layer of a component that is edited, confined or not."""
+    rows = None if share is None else tuple(range(1 + int(share * (n_layers - 1)), n_layers + 1, 3))
+    space = SearchSpace(n_layers, "both", 1.5, rows, form=form)
+    study = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=seed))
+    trial = study.ask()
+    found = space.suggest(trial)
+    allowed = range(n_layers) if rows is None else [row - 1 for row in rows]
+    for name, strengths in found.strengths(n_layers).items():
+        assert len(strengths) == n_layers
+        assert all(0 <= strength <= 1.5 for strength in strengths)
+        edited = {layer for layer, strength in enumerate(strengths) if strength}
+        assert edited <= set(allowed)
+        assert bool(edited) == (found.components[name].weight > 0)
+    assert AblationParameters.from_dict(found.to_dict()) == found
+    # What was asked for is all that is needed to suggest the same once more.
+    assert space.suggest(optuna.trial.FixedTrial(trial.params)) == found
+
+
+@pytest.mark.parametrize("form", ["kernel", "components"])
+def test_every_form_asks_for_the_same_names_in_every_trial(form: Form) -> None:
+    study = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=0))
+    space = SearchSpace(4, "both", 1.5, form=form)
+    names: set[tuple[str, ...]] = set()
+    edited: set[tuple[str, ...]] = set()
+    for _ in range(20):
+        trial = study.ask()
+        found = space.suggest(trial).components
+        names.add(tuple(trial.params))
+        edited.add(tuple(name for name, part in found.items() if part.weight))
+    assert len(names) == 1
+    assert edited == {(ATTENTION, MLP), (ATTENTION,)} | (
+        {(MLP,)} if form == "components" else set()
+    )
+
+
+@settings(deadline=None)
+@given(position=unit, rows=st.sets(st.integers(1, 40), min_size=1))
+def test_a_confined_peak_is_at_a_layer_that_may_be_edited(position: float, rows: set[int]) -> None:
+    space = SearchSpace(40, "both", 2.0, tuple(sorted(rows)), form="kernel")
+    values = tents(attn_position=position, attn_distance=0.05, direction_index=float(min(rows)))
+    strengths = suggest(space, **values).strengths(40)[ATTENTION]
+    assert strengths.index(max(strengths)) + 1 in rows
+    assert max(strengths) == pytest.approx(1.5)
 
 
 ROWS = (2, 3, 6, 9)

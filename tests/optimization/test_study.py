@@ -19,9 +19,9 @@ from heretic.ablation.plan import Edit, plan_edits
 from heretic.errors import StudyError
 from heretic.optimization.pareto import Scales
 from heretic.optimization.records import TrialRecord, choose, mean_stages, trial_rows
+from heretic.optimization.samplers import Sampling, make_sampler
 from heretic.optimization.study import (
     finished_trials,
-    make_sampler,
     open_study,
     storage_url,
     study_name,
@@ -178,7 +178,7 @@ def test_any_folder_name_will_do(tmp_path: Path) -> None:
 
 def test_the_samplers_seed_follows_seed_and_progress() -> None:
     def first_choice(seed: int, finished: int) -> float:
-        study = optuna.create_study(sampler=make_sampler(seed, finished, 10))
+        study = optuna.create_study(sampler=make_sampler(Sampling(seed, 10), finished))
         return study.ask().suggest_float("x", 0, 1)
 
     choices = [first_choice(seed, finished) for seed in range(3) for finished in range(20)]

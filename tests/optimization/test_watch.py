@@ -9,7 +9,8 @@ from optuna.trial import TrialState
 
 from heretic.errors import StudyError
 from heretic.optimization.in_flight import StudyInMemory
-from heretic.optimization.study import make_sampler, open_study
+from heretic.optimization.samplers import Sampling, make_sampler
+from heretic.optimization.study import open_study
 from heretic.optimization.watch import read_search, search_table
 from heretic.stages import STAGES
 from optimization.small_search import STUDY, search
@@ -55,7 +56,7 @@ def test_what_an_earlier_version_cut_off_is_shown(tmp_path: Path) -> None:
     assert "interrupted" not in search_table(later, only_front=True)
     with open_study(database, STUDY) as study:
         memory = StudyInMemory(study)
-        memory.keep([memory.ask(make_sampler(0, 0, 3))])
+        memory.keep([memory.ask(make_sampler(Sampling(0, 3), 0))])
     assert read_search(database).unfinished == {**later.unfinished, 3: "waiting"}
 
 
@@ -64,7 +65,7 @@ def test_a_study_whose_first_trial_is_in_flight_is_shown(tmp_path: Path) -> None
     search(database, 1)
     with open_study(database, "other") as study:
         memory = StudyInMemory(study)
-        memory.keep([memory.ask(make_sampler(0, 0, 3))])
+        memory.keep([memory.ask(make_sampler(Sampling(0, 3), 0))])
         assert read_search(database).study == "other"
         assert read_search(database).unfinished == {0: "running"}
 

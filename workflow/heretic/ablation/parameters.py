@@ -29,20 +29,50 @@ class ComponentParameters:
 
 
 @dataclass(frozen=True)
+class TentParameters:
+    """One component's edit: strongest at a peak, weaker on both sides, none farther away.
+
+    Attributes:
+        position: of the peak as a fraction of depth in [0, 1]; it may lie between two layers.
+        weight: strength w of the edit at the peak.
+        min_share: share in [0, 1] of that strength that is left at the distance.
+        distance: fraction of depth, above 0, to which the edit reaches on both sides of the peak.
+    """
+
+    position: float
+    weight: float
+    min_share: float
+    distance: float
+
+    def strengths(self, n_layers: int) -> list[float]:
+        """Strength by layer; 0 farther from the peak than the distance."""
+        peak, reach = (share * (n_layers - 1) for share in (self.position, self.distance))
+        offsets = [abs(layer - peak) for layer in range(n_layers)]
+        return [
+            self._at(offset / reach if offset else 0.0) if offset <= reach else 0.0
+            for offset in offsets
+        ]
+
+    def _at(self, share: float) -> float:
+        """Strength at a share of the distance."""
+        return self.weight * (1.0 - (1.0 - self.min_share) * share)
+
+
+@dataclass(frozen=True)
 class AblationParameters:
     """A trial's edit.
 
     Attributes:
         direction_scope: `global` uses one direction everywhere, `per_layer` each layer's own.
         direction_index: index into the stream's states, for `global`; a fraction interpolates.
-        components: parameters by component name; the range of layers of `embed`, if that is edited
-            at all, is of no meaning.
-        layers: the only ones that may be edited, whatever the components' ranges; all when None.
+        components: parameters by component name; the layers of `embed`, if that is edited at all,
+            are of no meaning.
+        layers: the only ones that may be edited, whatever the components'; all when None.
     """
 
     direction_scope: Literal["global", "per_layer"]
     direction_index: float | None
-    components: Mapping[str, ComponentParameters]
+    components: Mapping[str, ComponentParameters | TentParameters]
     layers: tuple[int, ...] | None = None
 
     def strengths(self, n_layers: int) -> dict[str, list[float]]:
@@ -77,6 +107,11 @@ class AblationParameters:
         return cls(
             direction_scope=values["direction_scope"],
             direction_index=values["direction_index"],
-            components={k: ComponentParameters(**v) for k, v in values["components"].items()},
+            components={name: _component(part) for name, part in values["components"].items()},
             layers=None if layers is None else tuple(layers),
         )
+
+
+def _component(values: Mapping[str, Any]) -> ComponentParameters | TentParameters:
+    """Of a tent only the peak has a position; ranges are as the first records had them."""
+    return TentParameters(**values) if "position" in values else ComponentParameters(**values)

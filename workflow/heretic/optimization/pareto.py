@@ -58,6 +58,22 @@ def pareto_front(candidates: Sequence[Candidate]) -> list[Candidate]:
     return front
 
 
+def hypervolume(candidates: Sequence[Candidate], scales: Scales) -> float:
+    """What part of the unit square of the normalised objectives the trials dominate.
+
+    It is the square from the origin to the largest allowed KL and to no prompt answered, so that
+    the original, or what is no better in one objective, dominates nothing of it.
+    """
+    area, height = 0.0, 1.0
+    for candidate in pareto_front(candidates):
+        width = 1.0 - candidate.kl_first_token / scales.kl_first_token
+        lower = candidate.unanswered / scales.unanswered
+        if width > 0 and lower < height:
+            area += width * (height - lower)
+            height = lower
+    return area
+
+
 def fewest_unanswered(candidates: Sequence[Candidate]) -> Candidate | None:
     """The end of the Pareto front with the fewest unanswered prompts; None without a trial.
 

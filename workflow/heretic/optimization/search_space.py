@@ -1,17 +1,32 @@
-"""What a trial may try: a range of layers and a strength per component, and directions."""
+"""What a trial may try: in which layers and how strongly each component is edited, and directions.
 
+The setting `search_space` says in which form:
+
+- `range`: the same strength in a range of layers, per component.
+- `components`: the same, and which of the components are edited at all.
+- `kernel`: a tent over the layers, per component; the MLP's may be left out.
+"""
+
+from collections.abc import Collection
 from dataclasses import dataclass
 from typing import Literal
 
 import optuna
 
 from heretic.ablation.directions import AblationDirections
-from heretic.ablation.parameters import AblationParameters, ComponentParameters
+from heretic.ablation.parameters import (
+    AblationParameters,
+    ComponentParameters,
+    TentParameters,
+)
 from heretic.console import log
 from heretic.errors import StudyError
 from heretic.model.components import ATTENTION, EMBEDDINGS, MLP
 
+Form = Literal["range", "kernel", "components"]
+
 SHORT_NAMES = {ATTENTION: "attn", MLP: "mlp"}
+CHOICES = {"attn": (ATTENTION,), "mlp": (MLP,), "both": (ATTENTION, MLP)}
 
 
 @dataclass(frozen=True)
@@ -25,6 +40,7 @@ class SearchSpace:
         rows: the only directions that may be used, ascending from 1 on, and with them the only
             layers that may be edited; all when None.
         embeddings: whether the embeddings are edited too, with a strength of their own.
+        form: what the strengths of a component look like over the layers.
     """
 
     n_layers: int
@@ -32,18 +48,25 @@ class SearchSpace:
     max_weight: float
     rows: tuple[int, ...] | None = None
     embeddings: bool = False
+    form: Form = "range"
 
     def suggest(self, trial: optuna.trial.BaseTrial) -> AblationParameters:
         """Ask for one set of parameters.
 
         Every parameter is asked for in every trial, so that the multivariate sampler sees one
-        space; `direction_index` has no effect on a trial with each layer's own direction.
+        space; `direction_index` has no effect on a trial with each layer's own direction, nor do
+        the parameters of a component that is not edited.
         """
         scopes = ["global", "per_layer"] if self.direction_scope == "both" else []
         scope = trial.suggest_categorical("direction_scope", scopes or [self.direction_scope])
         first, last = (1, self.n_layers) if self.rows is None else (self.rows[0], self.rows[-1])
         index = trial.suggest_float("direction_index", float(first), float(last))
-        components = {name: self._suggest_component(trial, name) for name in SHORT_NAMES}
+        edited = self._suggest_edited(trial)
+        suggest = self._suggest_tent if self.form == "kernel" else self._suggest_range
+        components: dict[str, ComponentParameters | TentParameters] = {
+            name: suggest(trial, short, edited=name in edited)
+            for name, short in SHORT_NAMES.items()
+        }
         if self.embeddings:
             weight = trial.suggest_float("embed_weight", 0.0, self.max_weight)
             components[EMBEDDINGS] = ComponentParameters(0.0, 0.0, weight)
@@ -64,20 +87,42 @@ class SearchSpace:
             return index
         return float(below if index - below <= above - index else above)
 
-    def _suggest_component(self, trial: optuna.trial.BaseTrial, name: str) -> ComponentParameters:
-        short = SHORT_NAMES[name]
+    def _suggest_edited(self, trial: optuna.trial.BaseTrial) -> Collection[str]:
+        """The components that are edited at all; never none, which would be the original."""
+        if self.form == "range":
+            return SHORT_NAMES
+        if self.form == "kernel":
+            mlp = trial.suggest_categorical("mlp_edited", [True, False])
+            return SHORT_NAMES if mlp else (ATTENTION,)
+        return CHOICES[trial.suggest_categorical("edited", list(CHOICES))]
+
+    def _suggest_range(
+        self, trial: optuna.trial.BaseTrial, short: str, *, edited: bool
+    ) -> ComponentParameters:
         layer_min = trial.suggest_float(f"{short}_layer_min", 0.0, 1.0)
         # The upper end as a share of what is left keeps the range valid for every sample.
         span = trial.suggest_float(f"{short}_layer_span", 0.0, 1.0)
         weight = trial.suggest_float(f"{short}_weight", 0.0, self.max_weight)
         layer_max = layer_min + span * (1.0 - layer_min)
-        return ComponentParameters(self._depth(layer_min), self._depth(layer_max), weight)
+        return ComponentParameters(
+            self._depth(layer_min), self._depth(layer_max), weight if edited else 0.0
+        )
+
+    def _suggest_tent(
+        self, trial: optuna.trial.BaseTrial, short: str, *, edited: bool
+    ) -> TentParameters:
+        position = trial.suggest_float(f"{short}_position", 0.0, 1.0)
+        weight = trial.suggest_float(f"{short}_weight", 0.0, self.max_weight)
+        min_share = trial.suggest_float(f"{short}_min_share", 0.0, 1.0)
+        # At least one layer, so that a peak between two layers reaches them.
+        distance = trial.suggest_float(f"{short}_distance", 1.0 / max(1, self.n_layers - 1), 1.0)
+        return TentParameters(self._depth(position), weight if edited else 0.0, min_share, distance)
 
     def _depth(self, share: float) -> float:
         """The share as a fraction of depth.
 
-        Where layers are confined it is a share of those that are left, so that every range holds
-        one that may be edited.
+        Where layers are confined it is a share of those that are left, so that every range and
+        every peak holds one that may be edited.
         """
         if self.rows is None:
             return share

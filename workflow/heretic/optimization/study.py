@@ -1,7 +1,6 @@
 """The Optuna study on disk: state that outlives runs, one writer at a time."""
 
 import warnings
-import zlib
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -9,7 +8,6 @@ from typing import Any
 from urllib.parse import quote
 
 import optuna
-from optuna.samplers import BaseSampler, TPESampler
 from optuna.storages import RDBStorage
 from optuna.trial import FrozenTrial, TrialState
 from sqlalchemy.exc import SQLAlchemyError
@@ -96,29 +94,6 @@ def finished_trials(study: optuna.Study) -> list[FrozenTrial]:
     """Completed trials in order of their numbers."""
     trials = study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
     return sorted(trials, key=lambda trial: trial.number)
-
-
-def make_sampler(
-    seed: int, place: int, n_startup_trials: int, *, several_in_flight: bool = False
-) -> BaseSampler:
-    """The sampler of one trial.
-
-    Its seed depends on the trial's place: a study that is resumed goes on where it was, rather
-    than repeat its first trials, and one interrupted while it asks for a trial asks for the same
-    parameters again.
-
-    Args:
-        seed: of the study.
-        place: how many trials come before it, finished or in flight.
-        n_startup_trials: finished trials before the sampler learns from them.
-        several_in_flight: whether to keep away from trials that are running, as if they were bad.
-    """
-    return TPESampler(
-        seed=zlib.crc32(f"{seed}:{place}".encode()),
-        n_startup_trials=n_startup_trials,
-        multivariate=True,
-        constant_liar=several_in_flight,
-    )
 
 
 def storage_url(database: Path) -> str:

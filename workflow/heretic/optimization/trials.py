@@ -1,7 +1,7 @@
 """The trial loop: sample, edit, score, report, until the budget of finished trials is met."""
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import optuna
@@ -10,14 +10,16 @@ from optuna.trial import FrozenTrial
 from heretic.ablation.directions import AblationDirections
 from heretic.ablation.parameters import AblationParameters
 from heretic.ablation.plan import plan_edits
-from heretic.console import ProgressLine
+from heretic.console import ProgressLine, log
 from heretic.evaluation.trial_engine import TrialEngine
 from heretic.evaluation.trial_scores import TrialScores
 from heretic.optimization.in_flight import StudyInMemory
-from heretic.optimization.pareto import Candidate, fewest_unanswered
+from heretic.optimization.pareto import Scales, fewest_unanswered
+from heretic.optimization.patience import Patience
 from heretic.optimization.records import TrialRecord, candidates
+from heretic.optimization.samplers import Sampling, make_sampler
 from heretic.optimization.search_space import SearchSpace
-from heretic.optimization.study import finished_trials, make_sampler
+from heretic.optimization.study import finished_trials
 from heretic.stages import StageClock
 
 RECORD, WANTED = "record", "n_trials"
@@ -34,18 +36,22 @@ class TrialLoop:
         directions: of every state of the model's stream.
         engine: of a model in its original state.
         max_kl: nats above which a trial is infeasible.
-        seed, n_startup_trials: of the sampler.
+        sampling: who chooses the trials.
+        patience: finished trials without a gain after which a search ends early; 0 for never.
     """
 
     space: SearchSpace
     directions: AblationDirections
     engine: TrialEngine
     max_kl: float
-    seed: int
-    n_startup_trials: int
+    sampling: Sampling
+    patience: int = 0
 
     def run(self, study: optuna.Study, n_trials: int) -> list[TrialRecord]:
-        """Run trials until `n_trials` are finished; return the first `n_trials` of the study.
+        """Run trials until `n_trials` are finished, or patience ends; return them.
+
+        They are the first `n_trials` of the study, or those up to where patience ended: of trials
+        in flight together it may have ended before the last, and those after it stay in the study.
 
         The engine's K trials in flight are those at the places g·K to (g+1)·K - 1 of the study,
         so that a search which was cut off first completes what it was at. Whatever happens, the
@@ -53,21 +59,32 @@ class TrialLoop:
         """
         done = len(finished_trials(study))
         memory = StudyInMemory(study)
-        best = fewest_unanswered(candidates(read_records(study, n_trials)))
-        study.set_user_attr(WANTED, n_trials)
+        records = read_records(study, n_trials)
+        ended = self._end(records)
+        study.set_user_attr(WANTED, n_trials if ended is None else len(records))
         clock = StageClock(self.engine.model.device)
         try:
             with ProgressLine("Trials", n_trials, done=min(done, n_trials)) as progress:
-                while done < n_trials:
+                while done < n_trials and ended is None:
                     together = self.engine.trials_in_flight
                     end = min((done // together + 1) * together, n_trials)
                     for record in self._run_together(memory, range(done, end), clock):
-                        best = fewest_unanswered([*([best] if best else []), *candidates([record])])
-                        progress.advance(note=f"{_found(record)}{_best_so_far(best)}")
-                    done = end
+                        records.append(record)
+                        progress.advance(note=f"{_found(record)}{_best_so_far(records)}")
+                    done, ended = end, self._end(records)
         finally:
             self.engine.restore()
-        return read_records(study, n_trials)
+        if ended is not None and ended < n_trials:
+            log.info(
+                "The search ends: the last %d of %d trials gained nothing", self.patience, ended
+            )
+            study.set_user_attr(WANTED, len(records))
+        return read_records(study, n_trials if ended is None else ended)
+
+    def _end(self, records: Sequence[TrialRecord]) -> int | None:
+        """How many of these trials the search has, if it has ended early."""
+        scales = Scales(self.max_kl, self.engine.n_bad)
+        return Patience(self.patience, self.sampling.n_startup_trials, scales).end(records)
 
     def _run_together(
         self, memory: StudyInMemory, places: range, clock: StageClock
@@ -90,12 +107,8 @@ class TrialLoop:
         self, memory: StudyInMemory, place: int
     ) -> tuple[optuna.trial.Trial, AblationParameters]:
         """The trial at this place, and the edit that its parameters stand for."""
-        sampler = make_sampler(
-            self.seed,
-            place,
-            self.n_startup_trials,
-            several_in_flight=self.engine.trials_in_flight > 1,
-        )
+        several = self.engine.trials_in_flight > 1
+        sampler = make_sampler(self.sampling, place, several_in_flight=several)
         trial = memory.ask(sampler)
         return trial, self.space.suggest(trial)
 
@@ -149,7 +162,8 @@ def _found(record: TrialRecord) -> str:
     return f"Trial {record.number}: KL {kl:.4f}, {answers}"
 
 
-def _best_so_far(best: Candidate | None) -> str:
+def _best_so_far(records: Sequence[TrialRecord]) -> str:
+    best = fewest_unanswered(candidates(records))
     if best is None:
         return ""
     return (

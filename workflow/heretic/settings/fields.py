@@ -132,6 +132,24 @@ class SettingsFields(InputFields):
     n_startup_trials: int = setting(
         15, "Random trials before the sampler learns from them.", "optimize", ge=1
     )
+    patience: int = setting(
+        0,
+        "End the search early after as many trials, startup trials aside, in which the front "
+        "gained nothing; 0 never does. Another number continues the same study.",
+        "optimize",
+        ge=0,
+    )
+    sampler: Literal["tpe", "nsga2", "gp", "random"] = setting(
+        "tpe",
+        "Who chooses the trials after the random ones: `tpe`, the genetic `nsga2`, a Gaussian "
+        "process (`gp`), or chance alone (`random`). Another one continues the same study.",
+        "optimize",
+    )
+    quasi_random_start: bool = setting(
+        False,
+        "Take the first `n_startup_trials` from a Sobol sequence, evenly spread, not at random.",
+        "optimize",
+    )
     trials_in_flight: TrialsInFlight = setting(
         "auto",
         "Trials that are asked for and scored together, 1 to 8: a GPU then reads the weights once "
@@ -153,6 +171,13 @@ class SettingsFields(InputFields):
         "what they put out, which needs no copies, lets several trials share a batch and gives the "
         "same scores but for rounding. `auto` edits outputs where several trials share a batch, "
         "where weights are quantised or offloaded, and where memory has no room for copies.",
+        "optimize",
+    )
+    search_space: Literal["range", "kernel", "components"] = setting(
+        "range",
+        "What the search chooses for attention outputs and MLPs: a `range` of layers with one "
+        "strength; a `kernel`, a tent over the layers, where the MLP may be left out; or ranges "
+        "and which of the two `components` are edited at all.",
         "optimize",
     )
     direction_scope: Literal["global", "per_layer", "both"] = setting(

@@ -1,0 +1,46 @@
+"""When a search ends before its last trial: nothing was gained for a while.
+
+What was gained is the growth of the part of the objectives' space that the Pareto front dominates.
+It is computed from the finished trials alone, so that the same trials always end at the same one,
+however often the search was interrupted and however many trials were in flight.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from heretic.optimization.pareto import Scales, hypervolume, pareto_front
+from heretic.optimization.records import TrialRecord, candidates
+
+SMALLEST_GAIN = 1e-3  # of the hypervolume, relative
+
+
+@dataclass(frozen=True)
+class Patience:
+    """How long a search goes on without a gain.
+
+    Attributes:
+        trials: as many finished trials; 0 for as long as there are trials.
+        n_startup_trials: first trials, which do not count.
+        scales: of the objectives.
+    """
+
+    trials: int
+    n_startup_trials: int
+    scales: Scales
+
+    def end(self, records: Sequence[TrialRecord]) -> int | None:
+        """How many of a study's finished trials, in their order, a search has; None if it goes on.
+
+        It goes on as long as no trial is better than the original: there is nothing to choose yet.
+        """
+        if not self.trials:
+            return None
+        best, since, front = 0.0, self.n_startup_trials, candidates([])
+        for count, record in enumerate(records, start=1):
+            front = pareto_front([*front, *candidates([record])])
+            volume = hypervolume(front, self.scales)
+            if volume > best * (1.0 + SMALLEST_GAIN):
+                best, since = volume, max(count, self.n_startup_trials)
+            elif best > 0 and count - since >= self.trials:
+                return count
+        return None
