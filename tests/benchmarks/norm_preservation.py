@@ -6,8 +6,7 @@ RUN is the results folder of a run of the demo model, such as `results/demo`, wh
 and directions; the model is taken from `demo-model` beside it. Each kind is searched with the same
 seeds and as many trials, by the engine of the search. Printed are medians over the seeds, and their
 range, of the hypervolume of the Pareto front (KL and unanswered prompts, each as a share of its
-largest value; 1 is best), the smallest KL at which at most 2% of the prompts are unanswered, and
-the seconds of a trial.
+largest value; 1 is best), and the smallest KL at which at most 2% of the prompts are unanswered.
 """
 
 import statistics
@@ -83,18 +82,14 @@ def main(run: str, n_trials: str = "60", n_seeds: str = "5") -> None:
         len(read_prompts(Path(run) / "prompts" / "bad_evaluation_prompts.jsonl")),
     )
     for kind in get_args(NormPreservation):
-        volumes, divergences, seconds = [], [], []
+        volumes, divergences = [], []
         for seed in range(int(n_seeds)):
             records = search(Path(run), kind, int(n_trials), seed)
             front = pareto_front(candidates(records))
             volumes.append(hypervolume(front, Scales(max_kl, n_bad)))
             near = [c.kl_first_token for c in front if c.unanswered <= FEW * n_bad]
             divergences.append(min(near, default=float("inf")))
-            seconds.append(statistics.mean(record.seconds for record in records))
-        sys.stdout.write(
-            f"{kind:10} {line('hypervolume', volumes)}  {line('KL', divergences)}  "
-            f"{line('seconds', seconds)}\n"
-        )
+        sys.stdout.write(f"{kind:10} {line('hypervolume', volumes)}  {line('KL', divergences)}\n")
         sys.stdout.flush()
 
 
