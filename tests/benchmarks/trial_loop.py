@@ -1,6 +1,6 @@
 """The trials of a search against the loop that they used to have, and against upstream's.
 
-python tests/benchmarks/trial_loop.py [--preset cpu|demo|50m|tiny|32b] [--help]
+python tests/benchmarks/trial_loop.py [--preset cpu|demo|50m|50m-random|tiny|32b] [--help]
 
 All ways run the same number of trials on the same model, prompts, data type and threads, one way
 after the other, and none is timed in its first trial. Ours and the plain loop run the same trials,
@@ -9,9 +9,10 @@ same edit of a matrix, and is read from its log. Seconds are means of a trial: `
 the model again in the plain loop and resetting adapters in upstream's. The plain loop and ours
 answer good prompts as well as bad ones, upstream does only with `--answer-good`.
 
-By default a demo model, which refuses, and a random one of 50 million parameters, which answers at
-full length, run on the CPU. The first run trains the demo model and makes an environment for
-upstream (about three minutes, which need a package index); both are kept in `--cache`. The preset
+By default the demo model, which refuses, and one of 50 million parameters that answers as it does
+run on the CPU; `50m-random` is a random one of that size, which neither refuses nor ends. The first
+run trains the demo model and makes an environment for upstream (about three minutes, which need a
+package index); both are kept in `--cache`. The preset
 `32b`, of the shape of Qwen2.5-32B in bfloat16, is meant for a GPU, where ours is also compared
 with the floors that `floors.py` describes; it writes 66 GB into `--cache`.
 
@@ -33,7 +34,7 @@ from transformers.utils.logging import disable_progress_bar
 sys.path.insert(0, str(Path(__file__).parents[2] / "workflow"))
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from benchmarks.benchmark_models import demo_model, random_model
+from benchmarks.benchmark_models import demo_model, random_model, widened_demo
 from benchmarks.engine_loop import (
     EngineOptions,
     draw_trials,
@@ -79,7 +80,8 @@ class Preset:
 
 PRESETS = {
     "demo": Preset(prompts=100, tokens=100, batch_size=128, trials=24, others=24),
-    "50m": Preset(prompts=24, tokens=32, batch_size=128, trials=4, others=4),
+    "50m": Preset(prompts=48, tokens=100, batch_size=128, trials=6, others=6),
+    "50m-random": Preset(prompts=24, tokens=32, batch_size=128, trials=4, others=4),
     "tiny": Preset(prompts=6, tokens=8, batch_size=8, trials=2, others=2),
     "32b": Preset(
         prompts=100,
@@ -185,7 +187,9 @@ def prepare(name: str, preset: Preset, arguments: argparse.Namespace) -> Work:
     """The model and the prompts."""
     demo = folder = arguments.demo_model or demo_model(arguments.cache)
     device = torch.device(preset.device)
-    if name != "demo":
+    if name == "50m":
+        folder = widened_demo(arguments.cache, demo)
+    elif name != "demo":
         folder = random_model(arguments.cache, name, demo, preset.dtype, device)
     texts = demo_texts(preset.prompts)
     if name == "32b":
