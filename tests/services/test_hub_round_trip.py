@@ -67,7 +67,8 @@ def client(workspace: Workspace, code: str, *arguments: str, **variables: str) -
     return done.stdout.strip()
 
 
-@pytest.mark.parametrize("form", ["merged", pytest.param("adapter", marks=pytest.mark.heavy)])
+@pytest.mark.heavy
+@pytest.mark.parametrize("form", ["merged", "adapter"])
 def test_round_trip(
     demo_model_folder: Path,
     workspace: Workspace,

@@ -37,6 +37,7 @@ def settings_in(path: Path) -> dict[str, object]:
 
 
 @pytest.mark.slow
+@pytest.mark.heavy
 def test_all_jobs_of_a_run_use_the_commit_of_its_start(
     workspace: Workspace, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
