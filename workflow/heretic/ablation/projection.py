@@ -21,6 +21,8 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from heretic.ablation.pieces import wide_dtype
+
 NormPreservation = Literal["none", "column", "row", "frobenius"]
 
 
@@ -52,7 +54,7 @@ def ablate_matrix(
         for expert, place in zip(pristine, result, strict=True):
             ablate_matrix(expert, directions, strengths, norm_preservation, out=place)
         return result
-    weight = pristine.to(torch.promote_types(pristine.dtype, torch.float32))
+    weight = pristine.to(wide_dtype(pristine.dtype))
     units = directions.to(weight)
     scaled = units * units.new_tensor(strengths)[:, None]
     # Norms are taken of W after the edit, so W must not be written over before.
@@ -74,7 +76,7 @@ def ablate_bias(pristine: Tensor, directions: Tensor, strengths: Sequence[float]
     """
     if not any(strengths):
         return pristine.clone()
-    bias = pristine.to(torch.promote_types(pristine.dtype, torch.float32))
+    bias = pristine.to(wide_dtype(pristine.dtype))
     edited = bias
     for unit, strength in zip(directions.to(bias), strengths, strict=True):
         edited = edited - strength * unit * (bias @ unit)[..., None]

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from heretic.ablation.memory_plan import SHARE_OF_FREE_MEMORY, free_memory
 from heretic.ablation.weights_cache import profits_from_pinning
-from heretic.inference.key_values import KeyValues, read_key_values
+from heretic.inference.key_values import KeyValues, each_part, read_key_values
 from heretic.inference.prefill import Prefilled, Start, prefill
 from heretic.inference.prompt_batches import PromptBatch
 from heretic.model.loading import Model
@@ -58,7 +58,7 @@ class Recording:
         part = slice(first, last)
         return Recording(
             {layer: states[part] for layer, states in self.inputs.items()},
-            [None if kv is None else (kv[0][part], kv[1][part]) for kv in self.key_values],
+            each_part(self.key_values, lambda kept: kept[part]),
             self.n_outputs,
         )
 
@@ -101,9 +101,7 @@ def record(
     if not plan.layers:
         return prefilled, Recording()
     parts = read_key_values(prefilled.cache, batch.n_cached)[: max(plan.layers)]
-    kept = [
-        None if part is None else (_keep(part[0], plan), _keep(part[1], plan)) for part in parts
-    ]
+    kept = each_part(parts, lambda part: _keep(part, plan))
     inputs = {layer: _keep(states, plan) for layer, states in seen.items()}
     return prefilled, Recording(inputs, kept, n_outputs[0])
 
@@ -157,9 +155,9 @@ def plan_recording(
     with _watching(layers, range(n_layers), seen, [0]):
         cache = prefill(model, whole).cache
     n_tokens = whole.inputs.shape[1]
-    of_states = [_bytes(seen[layer]) / n_tokens for layer in range(n_layers)]
+    of_states = [seen[layer].nbytes / n_tokens for layer in range(n_layers)]
     of_cache = [
-        0.0 if part is None else (_bytes(part[0]) + _bytes(part[1])) / n_tokens
+        0.0 if part is None else (part[0].nbytes + part[1].nbytes) / n_tokens
         for part in read_key_values(cache)
     ]
     tokens = sum(b.inputs.numel() for b in [*batches, *([prefix] if prefix else [])])
@@ -175,7 +173,3 @@ def plan_recording(
         if needed(kept) <= min(budget, max(on_device, on_host)):
             return RecordingPlan(kept, needed(kept) > on_device, needed(kept))
     return RecordingPlan()
-
-
-def _bytes(tensor: Tensor) -> int:
-    return tensor.numel() * tensor.element_size()

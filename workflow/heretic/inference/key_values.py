@@ -83,7 +83,7 @@ def read_key_values(cache: DynamicCache, first: int = 0) -> KeyValues:
 
 def of_batch(parts: KeyValues, batch: int) -> KeyValues:
     """Keys and values of a single row, seen as those of `batch` rows."""
-    return _each(parts, lambda part: part.expand(batch, -1, -1, -1))
+    return each_part(parts, lambda part: part.expand(batch, -1, -1, -1))
 
 
 def crop(cache: DynamicCache, tokens: int) -> None:
@@ -97,7 +97,7 @@ def crop(cache: DynamicCache, tokens: int) -> None:
 def select_rows(cache: DynamicCache, rows: Tensor, first: int = 0) -> DynamicCache:
     """Some rows of a cache, in the order of their indices [n], from token `first` on."""
     parts = read_key_values(cache, first)
-    return make_cache(_each(parts, lambda part: part.index_select(0, rows.to(part.device))))
+    return make_cache(each_part(parts, lambda part: part.index_select(0, rows.to(part.device))))
 
 
 def join_rows(caches: Sequence[DynamicCache]) -> DynamicCache:
@@ -111,7 +111,8 @@ def join_rows(caches: Sequence[DynamicCache]) -> DynamicCache:
     return make_cache(joined)
 
 
-def _each(parts: KeyValues, change: Callable[[Tensor], Tensor]) -> KeyValues:
+def each_part(parts: KeyValues, change: Callable[[Tensor], Tensor]) -> KeyValues:
+    """Keys and values of all layers, each changed alike."""
     return [None if part is None else (change(part[0]), change(part[1])) for part in parts]
 
 

@@ -3,7 +3,6 @@
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -17,7 +16,7 @@ from heretic.inference.key_values import (
     read_key_values,
 )
 from heretic.inference.prompt_batches import PromptBatch
-from heretic.model.decoding import understood
+from heretic.model.decoding import cached_logits
 from heretic.model.loading import Model
 
 
@@ -65,19 +64,8 @@ def prefill(
             that layer may have changed since.
     """
     cache = empty_cache() if prefix is None else make_cache(of_batch(prefix, len(batch)))
-    further = {
-        "position_ids": batch.positions,
-        "past_key_values": cache,
-        "use_cache": True,
-        "logits_to_keep": 1,
-    }
-    network: Any = model.network
     with torch.inference_mode(), _starting(model.get_layers(), start):
-        logits = network(
-            input_ids=batch.inputs,
-            attention_mask=batch.mask,
-            **understood(network, further),
-        ).logits[:, -1]
+        logits = cached_logits(model, batch.inputs, batch.mask, batch.positions, cache, 1)[:, -1]
     if start is not None:
         cache = _completed(cache, start, batch.n_cached)
     return Prefilled(logits, cache)

@@ -2,7 +2,6 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -12,7 +11,7 @@ from transformers import DynamicCache
 from heretic.inference.key_values import crop, join_rows, select_rows
 from heretic.inference.prefill import Prefilled
 from heretic.inference.prompt_batches import PromptBatch
-from heretic.model.decoding import understood
+from heretic.model.decoding import cached_logits
 from heretic.model.loading import Model
 
 # Of one pass: half a gigabyte in float32.
@@ -97,17 +96,7 @@ class Rows:
 
     def _pass(self, model: Model, inputs: Tensor, mask: Tensor, positions: Tensor) -> Tensor:
         """Logits [n, tokens, vocabulary] of inputs [n, tokens], which the cache keeps."""
-        further = {
-            "position_ids": positions,
-            "past_key_values": self.cache,
-            "use_cache": True,
-            "logits_to_keep": inputs.shape[1],
-        }
-        network: Any = model.network
-        logits: Tensor = network(
-            input_ids=inputs, attention_mask=mask, **understood(network, further)
-        ).logits
-        return logits
+        return cached_logits(model, inputs, mask, positions, self.cache, inputs.shape[1])
 
     def take(self, logits: Tensor) -> Tensor:
         """Take the likeliest next tokens by some logits [n, vocabulary], which are returned."""

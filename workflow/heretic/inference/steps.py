@@ -16,7 +16,7 @@ from transformers.masking_utils import create_masks_for_generate
 
 from heretic.inference.key_values import KeyValues, make_cache
 from heretic.inference.rows import Rows
-from heretic.model.decoding import understood
+from heretic.model.decoding import cached_logits
 from heretic.model.loading import Model
 
 # Each half as large as the one before.
@@ -131,18 +131,11 @@ class CompiledSteps:
         size = self.n_computed(rows)
         with torch.inference_mode():
             latest, positions = _up_to(rows.latest, size), _up_to(rows.fed, size)
-            further = {
-                "position_ids": positions,
-                "past_key_values": self._cache,
-                "use_cache": True,
-                "logits_to_keep": 1,
-            }
-            logits = self._call(
-                input_ids=latest,
-                attention_mask=self._masks(_up_to(rows.mask, size), positions),
-                **understood(self._model.network, further),
-            ).logits[: len(rows), -1]
-            return rows.take(logits)
+            masks = self._masks(_up_to(rows.mask, size), positions)
+            logits = cached_logits(
+                self._model, latest, masks, positions, self._cache, 1, self._call
+            )
+            return rows.take(logits[: len(rows), -1])
 
     def end(self, rows: Rows) -> None:
         """Show keys and values where they are."""

@@ -1,6 +1,6 @@
 """Greedy answers and next-token distributions, in length-sorted batches."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from inspect import Parameter, signature
 from typing import Any, Literal
@@ -8,7 +8,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 from torch.nn.functional import log_softmax
-from transformers import CompileConfig, GenerationConfig
+from transformers import Cache, CompileConfig, GenerationConfig
 
 from heretic.console import ProgressLine
 from heretic.model.batching import by_length, run_in_batches
@@ -94,11 +94,45 @@ def forward(model: Model, inputs: Tensor, mask: Tensor, logits_to_keep: int) -> 
     }
     with torch.inference_mode():
         return model.network(
-            input_ids=inputs, attention_mask=mask, **understood(model.network, further)
+            input_ids=inputs, attention_mask=mask, **_understood(model.network, further)
         )
 
 
-def understood(network: Any, arguments: Mapping[str, Any]) -> dict[str, Any]:
+def cached_logits(
+    model: Model,
+    inputs: Tensor,
+    mask: Any,
+    positions: Tensor,
+    cache: Cache,
+    logits_to_keep: int,
+    call: Callable[..., Any] | None = None,
+) -> Tensor:
+    """Logits [batch, kept, vocabulary] of a pass that reads a key/value cache and adds to it.
+
+    Args:
+        model: to pass through.
+        inputs: token ids [batch, tokens].
+        mask: over what is cached and the inputs [batch, width], or as the network's layers take it.
+        positions: of the inputs [batch, tokens].
+        cache: of transformers.
+        logits_to_keep: columns whose logits are wanted, the last ones.
+        call: what to call in place of the network, such as the compiled one.
+    """
+    further = {
+        "position_ids": positions,
+        "past_key_values": cache,
+        "use_cache": True,
+        "logits_to_keep": logits_to_keep,
+    }
+    network: Any = model.network
+    with torch.inference_mode():
+        logits: Tensor = (call or network)(
+            input_ids=inputs, attention_mask=mask, **_understood(network, further)
+        ).logits
+    return logits
+
+
+def _understood(network: Any, arguments: Mapping[str, Any]) -> dict[str, Any]:
     """Those of some arguments that a network knows; it finds positions itself, or has none."""
     known = signature(network.forward).parameters
     if any(parameter.kind is Parameter.VAR_KEYWORD for parameter in known.values()):
