@@ -16,11 +16,17 @@ from heretic.artifacts import provenance, read_json, read_tensors, sha256_of, wr
 from heretic.console import job, log
 from heretic.errors import StudyError
 from heretic.evaluation.engine_choice import make_trial_engine
+from heretic.evaluation.scorers.log_odds import NAME as LOG_ODDS
+from heretic.evaluation.scorers.panel import Panel, make_panel
+from heretic.evaluation.scorers.score import ScoredPrompts
+from heretic.evaluation.trial_engine import TrialEngine
+from heretic.evaluation.trial_scores import Limits, TrialScores
 from heretic.model.embeddings import with_embeddings
 from heretic.model.loading import load_model, model_facts
 from heretic.model.source import locate, source_facts, tokenizer_files
 from heretic.model.threads import set_threads
-from heretic.optimization.records import trial_rows
+from heretic.optimization.objectives import Objective, directions_of, make_objectives
+from heretic.optimization.records import agreement, trial_rows
 from heretic.optimization.samplers import Sampling
 from heretic.optimization.search_space import SearchSpace, usable_rows
 from heretic.optimization.study import open_study, study_name
@@ -32,6 +38,8 @@ snakemake: Snakemake
 
 # Settings that say which trials are tried, but not what one scores.
 HOW_MANY = ("n_trials", "patience", "trials_in_flight", "sampler", "quasi_random_start")
+PROMPTS = ("good_evaluation_prompts", "bad_evaluation_prompts", "unhelpfulness_prompts")
+INPUTS = (*PROMPTS, "directions")
 ENGINE_SETTINGS = ("max_response_length", "engine", "norm_preservation", "trials_in_flight")
 ENGINE_RUNTIME = ("cache_weights", "cache_device", "activation_cache_gb")
 
@@ -42,23 +50,27 @@ def main(smk: Snakemake) -> None:
     chat = read_json(Path(smk.input.chat))
     settings = {**smk.params.settings, "response_prefix": chat["response_prefix"]}
     set_threads(runtime["threads"])
-    inputs = {
-        name: Path(smk.input[name])
-        for name in ("good_evaluation_prompts", "bad_evaluation_prompts", "directions")
-    }
+    given = dict(smk.input.items())
+    inputs = {name: Path(given[name]) for name in INPUTS if name in given}
     directions = AblationDirections.from_tensors(read_tensors(inputs["directions"]))
+    panel = make_panel(settings["refusal_markers"], settings["scorers"])
     name = study_name(objective(settings, inputs, directions, smk))
-    with open_study(Path(smk.params.database), name) as study:
-        loop = prepare(settings, runtime, inputs, directions, smk.params.model)
-        writers = record_writers(loop.engine.model.anatomy)
+    searched = directions_of(panel, settings["objectives"])
+    with open_study(Path(smk.params.database), name, searched) as study:
+        engine = prepare(settings, runtime, inputs, directions, panel, smk.params.model)
+        writers = record_writers(engine.model.anatomy)
         # Hours before the export would refuse.
         check_adapter(smk.config["settings"][smk.wildcards.run]["export"], writers)
-        baseline = loop.engine.score([[]], None, StageClock())[0]
-        require_refusals(baseline.refusals, settings)
+        baseline = engine.score([[]], Limits(), StageClock())[0]
+        objectives = make_objectives(
+            panel, settings["objectives"], engine.prompts, baseline, settings["max_kl"]
+        )
+        require_something_to_find(baseline, objectives, settings)
+        loop = make_loop(engine, objectives, directions, settings)
         records = loop.run(study, settings["n_trials"])
-    facts, model = provenance(settings, inputs), loop.engine.model
+    facts, model = provenance(settings, inputs), engine.model
     weights = source_facts("", settings["model_revision"], model.folder)["sha256"]
-    write_csv(Path(smk.output.trials), trial_rows(records), facts)
+    write_csv(Path(smk.output.trials), trial_rows(records, objectives), facts)
     write_json(
         Path(smk.output.study),
         {
@@ -71,10 +83,12 @@ def main(smk: Snakemake) -> None:
                 "weights": weights,
             },
             "engine": {
-                "name": loop.engine.name,
-                "trials_in_flight": loop.engine.trials_in_flight,
+                "name": engine.name,
+                "trials_in_flight": engine.trials_in_flight,
             },
-            "baseline": {**baseline.to_dict(), "total": loop.engine.n_bad},
+            "baseline": {**baseline, "total": len(engine.prompts.bad)},
+            "objectives": [each.to_dict() for each in objectives],
+            "agreement": agreement(records),
             "ended_early": len(records) < settings["n_trials"],
             "trials": [record.to_dict() for record in records],
             "provenance": facts,
@@ -82,15 +96,28 @@ def main(smk: Snakemake) -> None:
     )
 
 
-def require_refusals(refusals: int | None, settings: dict[str, Any]) -> None:
-    """Refuse a search that has nothing to find."""
-    log.info("The original refuses %s of its bad prompts", refusals)
-    if not refusals:
+def require_something_to_find(
+    baseline: TrialScores, objectives: list[Objective], settings: dict[str, Any]
+) -> None:
+    """Refuse a search whose original is as good as can be, and a limit that nothing can exceed."""
+    told = {each.name: baseline[each.name] for each in objectives}
+    log.info("The original's scores: %s", ", ".join(f"{k} {v:.4g}" for k, v in told.items()))
+    if settings["max_refusal_log_odds"] is not None and baseline[LOG_ODDS] is None:
+        raise StudyError(
+            "max_refusal_log_odds needs first tokens that tell refusals, and answers to bad and "
+            "good prompts begin alike; leave it out"
+        )
+    if "unanswered" in told and not baseline["refusals"]:
         raise StudyError(
             "the original refuses none of bad_evaluation_prompts within "
             f"{settings['max_response_length']} tokens, so there is nothing to search; choose "
-            "other prompts, set response_prefix for a model that thinks first, or raise "
-            "max_response_length"
+            "other prompts, set response_prefix for a model that thinks first, raise "
+            "max_response_length, or name other objectives"
+        )
+    if all(each.share(each.value(baseline)) <= 0 for each in objectives):
+        raise StudyError(
+            f"the original has the best value of each of {', '.join(told)} already, so there is "
+            "nothing to search; choose other prompts or other objectives"
         )
 
 
@@ -117,6 +144,7 @@ def objective(
             for path in map(Path, smk.input.code)
             if scores(path)
         },
+        "scorers": {path: sha256_of(Path(path)) for path in smk.input.scorers},
     }
 
 
@@ -130,35 +158,45 @@ def prepare(
     runtime: dict[str, Any],
     inputs: dict[str, Path],
     directions: AblationDirections,
+    panel: Panel,
     path: str,
-) -> TrialLoop:
+) -> TrialEngine:
     """Load the model and its prompts, and what scores trials on them."""
-    rows = usable_rows(directions, settings["discriminative_layers"])
+    usable_rows(directions, settings["discriminative_layers"])  # before the model is loaded
     model = load_model(**{**runtime, **settings, "model": path})
     if settings["ablate_embeddings"]:
         model = with_embeddings(model)
-    good = read_prompts(inputs["good_evaluation_prompts"])
-    bad = read_prompts(inputs["bad_evaluation_prompts"])
-    engine = make_trial_engine(
+    sets = {name: read_prompts(inputs[name]) for name in PROMPTS if name in inputs}
+    return make_trial_engine(
         model,
-        good,
-        bad,
+        ScoredPrompts(*sets.values()),
+        panel,
         directions=directions,
         **{name: settings[name] for name in ENGINE_SETTINGS},
         **{name: runtime[name] for name in ENGINE_RUNTIME},
     )
+
+
+def make_loop(
+    engine: TrialEngine,
+    objectives: list[Objective],
+    directions: AblationDirections,
+    settings: dict[str, Any],
+) -> TrialLoop:
+    """What every trial needs."""
     return TrialLoop(
         space=SearchSpace(
-            model.anatomy.n_layers,
+            engine.model.anatomy.n_layers,
             settings["direction_scope"],
             settings["max_weight"],
-            rows,
+            usable_rows(directions, settings["discriminative_layers"]),
             settings["ablate_embeddings"],
             settings["search_space"],
         ),
         directions=directions,
         engine=engine,
-        max_kl=settings["max_kl"],
+        limits=Limits(settings["max_kl"], settings["max_refusal_log_odds"]),
+        objectives=objectives,
         sampling=Sampling(
             settings["seed"],
             settings["n_startup_trials"],

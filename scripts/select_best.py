@@ -6,7 +6,7 @@ from snakemake.script import Snakemake
 
 from heretic.artifacts import provenance, read_json, write_json
 from heretic.console import job, log
-from heretic.optimization.pareto import Scales
+from heretic.optimization.objectives import Objective
 from heretic.optimization.records import TrialRecord, choose
 
 snakemake: Snakemake
@@ -17,8 +17,8 @@ def main(smk: Snakemake) -> None:
     settings = smk.params.settings
     study = read_json(Path(smk.input.study))
     records = [TrialRecord.from_dict(record) for record in study["trials"]]
-    scales = Scales(settings["max_kl"], study["baseline"]["total"])
-    chosen, reason = choose(records, settings["select"], settings["select_max_kl"], scales)
+    objectives = [Objective.from_dict(each) for each in study["objectives"]]
+    chosen, reason = choose(records, settings["select"], settings["select_max_kl"], objectives)
     log.info("Trial %d, %s", chosen.number, reason)
     parameters = chosen.parameters
     write_json(
@@ -31,6 +31,7 @@ def main(smk: Snakemake) -> None:
             # What an export needs to know of the model without loading it.
             "model": study["model"],
             "selection": reason,
+            "objectives": study["objectives"],
             "study": study["study"],
             "n_trials": len(records),
             "strengths": parameters.strengths(study["n_layers"]),

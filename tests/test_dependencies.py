@@ -55,7 +55,7 @@ def test_the_search_depends_on_what_decides_its_scores() -> None:
     files = files_of("optimize")
     assert {
         "optimization/search_space.py",
-        "evaluation/scorers.py",
+        "evaluation/scorers/markers.py",
         "evaluation/divergence.py",
         "ablation/projection.py",
         "model/decoding.py",

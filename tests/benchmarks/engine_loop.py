@@ -15,8 +15,9 @@ from heretic.ablation.parameters import AblationParameters
 from heretic.ablation.plan import Edit
 from heretic.ablation.vectors import normalize
 from heretic.evaluation.engine_choice import make_trial_engine
+from heretic.evaluation.scorers import ScoredPrompts
 from heretic.evaluation.trial_engine import TrialEngine
-from heretic.evaluation.trial_scores import TrialScores
+from heretic.evaluation.trial_scores import Limits, TrialScores
 from heretic.model.loading import Model, load_model
 from heretic.optimization.samplers import Sampling, make_sampler
 from heretic.optimization.search_space import SearchSpace
@@ -47,8 +48,7 @@ def our_engine(
     wanted = options.trials_in_flight
     return make_trial_engine(
         model,
-        as_prompts(work.texts.good),
-        as_prompts(work.texts.bad),
+        ScoredPrompts(as_prompts(work.texts.good), as_prompts(work.texts.bad)),
         max_response_length=work.tokens,
         engine=options.engine,
         norm_preservation="none",
@@ -106,7 +106,10 @@ def run_ours(
     if work.device.type == "cuda":
         peak = torch.cuda.max_memory_allocated(work.device)
     scores = [
-        Score(one.kl_first_token, one.refusals or 0, one.false_refusals or 0) for one in found
+        Score(
+            one["kl_first_token"] or 0.0, int(one["refusals"] or 0), int(one["false_refusals"] or 0)
+        )
+        for one in found
     ]
     refused = sum(score.refusals for score in scores) / (len(scores) * len(work.texts.bad))
     return Measured("ours", seconds, scores, refused, rest, peak)
@@ -119,7 +122,7 @@ def _score(
     return [
         score
         for start in range(0, len(trials), step)
-        for score in engine.score(trials[start : start + step], None, clock)
+        for score in engine.score(trials[start : start + step], Limits(), clock)
     ]
 
 

@@ -21,9 +21,12 @@ from heretic.ablation.directions import AblationDirections
 from heretic.ablation.projection import NormPreservation
 from heretic.artifacts import read_tensors
 from heretic.evaluation.engine_choice import make_trial_engine
+from heretic.evaluation.scorers import ScoredPrompts
+from heretic.evaluation.trial_scores import Limits
 from heretic.model.loading import load_model
 from heretic.model.threads import set_threads
-from heretic.optimization.pareto import Scales, hypervolume, pareto_front
+from heretic.optimization.objectives import Objective
+from heretic.optimization.pareto import hypervolume, pareto_front
 from heretic.optimization.records import TrialRecord, candidates
 from heretic.optimization.samplers import Sampling
 from heretic.optimization.search_space import SearchSpace
@@ -51,8 +54,7 @@ def search(run: Path, kind: NormPreservation, n_trials: int, seed: int) -> list[
     )
     engine = make_trial_engine(
         model,
-        good,
-        bad,
+        ScoredPrompts(good, bad),
         max_response_length=settings.max_response_length,
         engine=settings.engine,
         norm_preservation=kind,
@@ -64,8 +66,18 @@ def search(run: Path, kind: NormPreservation, n_trials: int, seed: int) -> list[
     )
     space = SearchSpace(model.anatomy.n_layers, settings.direction_scope, settings.max_weight)
     sampling = Sampling(seed, settings.n_startup_trials)
-    loop = TrialLoop(space, directions, engine, settings.max_kl, sampling)
+    loop = TrialLoop(
+        space, directions, engine, Limits(settings.max_kl), objectives_of(len(bad)), sampling
+    )
     return loop.run(optuna.create_study(directions=["minimize", "minimize"]), n_trials)
+
+
+def objectives_of(n_bad: int) -> list[Objective]:
+    """The default ones of a search."""
+    return [
+        Objective("kl_first_token", "minimize", 0.0, Settings().max_kl),
+        Objective("unanswered", "minimize", 0.0, n_bad),
+    ]
 
 
 def line(name: str, values: Sequence[float]) -> str:
@@ -77,17 +89,17 @@ def main(run: str, n_trials: str = "60", n_seeds: str = "5") -> None:
     """Print a line for each kind."""
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     set_threads(1)
-    max_kl, n_bad = (
-        Settings().max_kl,
-        len(read_prompts(Path(run) / "prompts" / "bad_evaluation_prompts.jsonl")),
-    )
+    n_bad = len(read_prompts(Path(run) / "prompts" / "bad_evaluation_prompts.jsonl"))
+    objectives = objectives_of(n_bad)
     for kind in get_args(NormPreservation):
         volumes, divergences = [], []
         for seed in range(int(n_seeds)):
             records = search(Path(run), kind, int(n_trials), seed)
-            front = pareto_front(candidates(records))
-            volumes.append(hypervolume(front, Scales(max_kl, n_bad)))
-            near = [c.kl_first_token for c in front if c.unanswered <= FEW * n_bad]
+            front = pareto_front(candidates(records, objectives))
+            volumes.append(hypervolume(front))
+            near = [
+                c.scores["kl_first_token"] for c in front if c.scores["unanswered"] <= FEW * n_bad
+            ]
             divergences.append(min(near, default=float("inf")))
         sys.stdout.write(f"{kind:10} {line('hypervolume', volumes)}  {line('KL', divergences)}\n")
         sys.stdout.flush()

@@ -13,9 +13,9 @@ import torch
 from torch import Tensor
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from benchmarks.trial_work import SYSTEM, Measured, Score, Work, as_prompts, means
+from benchmarks.trial_work import SYSTEM, Measured, Score, Work, means
 from heretic.ablation.plan import Edit
-from heretic.evaluation.scorers import REFUSALS
+from heretic.evaluation.scorers.markers import RefusalMarkers
 from heretic.stages import StageClock
 
 
@@ -64,8 +64,8 @@ class PlainLoop:
         with clock.stage("decode"):
             answers = self._answers(network)
         n_bad = len(self.work.texts.bad)
-        prompts = as_prompts((*self.work.texts.bad, *self.work.texts.good))
-        refused = REFUSALS.flags(prompts, answers)
+        markers = RefusalMarkers()
+        refused = [markers.found(answer) for answer in answers]
         return Score(kl, sum(refused[:n_bad]), sum(refused[n_bad:]))
 
     def _load(self) -> Any:

@@ -18,8 +18,11 @@ from heretic.errors import ModelLoadError
 from heretic.evaluation.engine_choice import make_trial_engine
 from heretic.evaluation.fast_engine import EngineOptions, FastEngine
 from heretic.evaluation.plain_engine import PlainEngine
+from heretic.evaluation.scorers import ScoredPrompts
+from heretic.evaluation.scorers.log_odds import RefusalTokens
 from heretic.evaluation.trial_engine import TrialEngine
 from heretic.evaluation.trial_queue import TrialQueue
+from heretic.evaluation.trial_scores import Limits
 from heretic.inference import prompt_batches, study_prompts
 from heretic.inference.activations import RecordingPlan, record
 from heretic.inference.prefill import prefill
@@ -55,9 +58,10 @@ def engine_for(model: Model, **changes: Any) -> TrialEngine:
         "activation_cache_gb": 1.0,
         "trials_in_flight": "auto",
         "directions": directions_of(model),
+        **changes,
     }
-    sets = {"good_prompts": GOOD, "bad_prompts": BAD}
-    return make_trial_engine(model, **{**sets, **given, **changes})
+    prompts = ScoredPrompts(given.pop("good", GOOD), given.pop("bad", BAD))
+    return make_trial_engine(model, prompts, **given)
 
 
 def edit_of(model: Model) -> list[Edit]:
@@ -73,8 +77,8 @@ def fast(engine: TrialEngine) -> FastEngine:
 def test_a_plain_model_gets_everything() -> None:
     engine = fast(engine_for(tiny_model()))
     assert isinstance(engine.editor, WeightEditor)
-    assert engine.prompts.prefix is not None
-    assert engine.prompts.good[0].recording.inputs
+    assert engine.study.prefix is not None
+    assert engine.study.good[0].recording.inputs
     assert engine.trials_in_flight == 1  # of a CPU
 
 
@@ -108,9 +112,9 @@ def test_windows_narrower_than_the_prompts_share_no_prefix(
 ) -> None:
     with caplog.at_level(logging.INFO, "heretic"):
         engine = fast(engine_for(tiny_model("mistral", sliding_window=16)))
-    assert engine.prompts.prefix is None
+    assert engine.study.prefix is None
     assert "Prompts share no prefix: some layers see only 16 tokens" in caplog.text
-    assert fast(engine_for(tiny_model("mistral", sliding_window=500))).prompts.prefix is not None
+    assert fast(engine_for(tiny_model("mistral", sliding_window=500))).study.prefix is not None
 
 
 def test_a_model_with_states_that_are_no_keys_falls_back(
@@ -122,8 +126,8 @@ def test_a_model_with_states_that_are_no_keys_falls_back(
     assert isinstance(engine, PlainEngine)
     assert engine.trials_in_flight == 1
     assert "Answers come from generate, one trial after the other: its cache" in caplog.text
-    (scores,) = engine.score([edit_of(model)], None, StageClock())
-    assert scores.kl_first_token > 0
+    (scores,) = engine.score([edit_of(model)], Limits(), StageClock())
+    assert scores["kl_first_token"] > 0
 
 
 class Carrying:
@@ -148,8 +152,8 @@ def test_a_network_that_passes_something_beside_the_stream_starts_at_its_beginni
     Carrying(model)
     with caplog.at_level(logging.INFO, "heretic"):
         engine = fast(engine_for(model))
-    assert not engine.prompts.good[0].recording.inputs
-    assert engine.prompts.prefix is not None
+    assert not engine.study.good[0].recording.inputs
+    assert engine.study.prefix is not None
     assert "Not as plain passes with passes from the first edited layer" in caplog.text
 
 
@@ -193,17 +197,17 @@ def test_running_out_of_memory_halves_the_rows_for_good(
     model = tiny_model()
     engine = fast(engine_for(model, trials_in_flight=in_flight))
     trials = [edit_of(model), [], edit_of(model)[:2]]
-    expected = engine.score(trials, None, StageClock())
+    expected = engine.score(trials, Limits(), StageClock())
 
     limited = Limited(model, 1)
     with caplog.at_level(logging.WARNING, "heretic"):
-        found = engine.score(trials, None, StageClock())
+        found = engine.score(trials, Limits(), StageClock())
     assert "Out of memory: continuing with 1 rows at once" in caplog.text
     assert limited.largest == engine.most_rows == model.batch_size.current == 1
     for one, other in zip(found, expected, strict=True):
-        assert one.to_dict() == pytest.approx(other.to_dict(), rel=1e-4, abs=1e-6)
+        assert one == pytest.approx(other, rel=1e-4, abs=1e-6)
     caplog.clear()
-    engine.score(trials, None, StageClock())
+    engine.score(trials, Limits(), StageClock())
     assert "Out of memory" not in caplog.text
 
 
@@ -220,25 +224,25 @@ def test_what_the_unedited_model_computed_is_given_up_last(
         return original(model, batch, prefix, start)
 
     monkeypatch.setattr(study_prompts, "prefill", full)
-    assert engine.prompts.has_recordings
+    assert engine.study.has_recordings
     with caplog.at_level(logging.WARNING, "heretic"):
-        engine.score([edit_of(model)[-1:]], None, StageClock())
+        engine.score([edit_of(model)[-1:]], Limits(), StageClock())
     assert "continuing without what earlier passes computed" in caplog.text
-    assert not engine.prompts.has_recordings
+    assert not engine.study.has_recordings
 
 
 def test_a_single_row_at_a_time_is_the_least(caplog: pytest.LogCaptureFixture) -> None:
     model = tiny_model(batch_size=1)
     engine = fast(engine_for(model, trials_in_flight=4))
     trials = [edit_of(model), [], edit_of(model)[:2], edit_of(model)[1:]]
-    expected = engine.score(trials, None, StageClock())
+    expected = engine.score(trials, Limits(), StageClock())
     limited = Limited(model, 2)
-    for one, other in zip(engine.score(trials, None, StageClock()), expected, strict=True):
-        assert one.to_dict() == pytest.approx(other.to_dict(), rel=1e-4, abs=1e-6)
+    for one, other in zip(engine.score(trials, Limits(), StageClock()), expected, strict=True):
+        assert one == pytest.approx(other, rel=1e-4, abs=1e-6)
     assert engine.most_rows == 2
     limited.limit = 0
     with pytest.raises(ModelLoadError, match="a single prompt runs out of memory"):
-        engine.score(trials, None, StageClock())
+        engine.score(trials, Limits(), StageClock())
 
 
 def test_prompts_are_prepared_in_batches_that_fit(caplog: pytest.LogCaptureFixture) -> None:
@@ -247,11 +251,13 @@ def test_prompts_are_prepared_in_batches_that_fit(caplog: pytest.LogCaptureFixtu
     same = [Prompt(f"What is {number}?") for number in range(20, 28)]
     limited = Limited(model, 3)
     with caplog.at_level(logging.WARNING, "heretic"):
-        engine = FastEngine(editor, same, same, EngineOptions(4, activation_cache_gb=1.0))
+        engine = FastEngine(
+            editor, ScoredPrompts(same, same), EngineOptions(4, activation_cache_gb=1.0)
+        )
     assert "continuing with batches of 2 prompts" in caplog.text
     assert model.batch_size.current == limited.largest == 2
-    assert engine.prompts.has_recordings
-    assert engine.score([edit_of(model)], None, StageClock())[0].kl_first_token > 0
+    assert engine.study.has_recordings
+    assert engine.score([edit_of(model)], Limits(), StageClock())[0]["kl_first_token"] > 0
 
 
 def test_trials_that_cannot_be_told_apart_are_scored_one_after_the_other(
@@ -278,9 +284,9 @@ def test_padding_is_tried_however_alike_or_unlike_the_lengths_of_prompts_are(
     # Attends by the distance of columns.
     model = tiny_model("mpt", max_seq_len=512)
     with caplog.at_level(logging.INFO, "heretic"):
-        engine = engine_for(model, good_prompts=prompts, bad_prompts=prompts[::-1])
+        engine = engine_for(model, good=prompts, bad=prompts[::-1])
     assert "Not as plain passes with" in caplog.text
-    assert not isinstance(engine, FastEngine) or engine.prompts.prefix is None
+    assert not isinstance(engine, FastEngine) or engine.study.prefix is None
 
 
 def test_half_precision_guesses_nothing() -> None:
@@ -301,21 +307,23 @@ def test_recordings_that_do_not_fit_are_left_out_before_batches_shrink(
     model = tiny_model()
     monkeypatch.setattr(study_prompts, "record", full)
     editor = make_editor(model, "edited_weights", "none", "true")
-    engine = FastEngine(editor, GOOD, BAD, EngineOptions(4, activation_cache_gb=1.0))
-    assert not engine.prompts.has_recordings
+    engine = FastEngine(editor, ScoredPrompts(GOOD, BAD), EngineOptions(4, activation_cache_gb=1.0))
+    assert not engine.study.has_recordings
     assert model.batch_size.current == 8
 
 
 def test_a_rejected_trial_leaves_its_room_to_the_next(monkeypatch: pytest.MonkeyPatch) -> None:
     model = tiny_model(batch_size=4)
     engine = fast(engine_for(model))
-    queue = TrialQueue(engine.editor, engine.prompts, [3], 3, 5, StageClock(), by_row=False)
+    queue = TrialQueue(
+        engine.editor, engine.study, [3], 3, 5, RefusalTokens((7,)), StageClock(), by_row=False
+    )
     for _ in range(2):
         queue.compare(0)
         queue.reject()
     queue.compare(0)
     queue.add(0)
-    monkeypatch.setattr(engine.prompts, "prefill", lambda *_: pytest.fail("prefilled again"))
+    monkeypatch.setattr(engine.study, "prefill", lambda *_: pytest.fail("prefilled again"))
     kept = 0
     while kept < len(GOOD):
         rows = queue.take(8)

@@ -8,7 +8,9 @@ from heretic.ablation.plan import Edit
 from heretic.ablation.vectors import normalize
 from heretic.evaluation.evaluator import Evaluator
 from heretic.evaluation.plain_engine import PlainEngine
+from heretic.evaluation.scorers import ScoredPrompts
 from heretic.evaluation.trial_engine import TrialEngine
+from heretic.evaluation.trial_scores import Limits
 from heretic.stages import StageClock
 
 torch.set_num_threads(1)
@@ -26,24 +28,24 @@ def test_each_trial_scores_as_alone_and_the_original_comes_back() -> None:
         [Edit(writers[0], direction, (1,))],
     ]
     editor = make_editor(model, "auto", "none", "true")
-    evaluator = Evaluator(model, PROMPTS[:2], PROMPTS[2:], 4)
+    evaluator = Evaluator(model, ScoredPrompts(PROMPTS[:2], PROMPTS[2:]), 4)
     engine: TrialEngine = PlainEngine(editor, evaluator)
     clock = StageClock()
 
-    scores = engine.score(trials, None, clock)
+    scores = engine.score(trials, Limits(), clock)
 
     seconds = clock.read()
     assert min(seconds[stage] for stage in ("edit", "prefill", "decode")) > 0
-    assert (engine.trials_in_flight, engine.n_bad) == (1, len(PROMPTS) - 2)
+    assert (engine.trials_in_flight, len(engine.prompts.bad)) == (1, len(PROMPTS) - 2)
     alone = []
     for edits in trials:
         editor.abliterate(edits)
         alone.append(evaluator.evaluate())
     assert scores == alone
-    divergences = [each.kl_first_token for each in scores]
+    divergences = [each["kl_first_token"] for each in scores]
     assert divergences[0] == 0.0 < divergences[2] < divergences[1]
-    limited = engine.score(trials, divergences[2], clock)
-    assert [each.unanswered is None for each in limited] == [False, True, False]
+    limited = engine.score(trials, Limits(divergences[2]), clock)
+    assert [each["unanswered"] is None for each in limited] == [False, True, False]
     assert clock.read()["decode"] > 0
     engine.restore()
     assert all(w.weight.equal(before) for w, before in zip(writers, pristine, strict=True))

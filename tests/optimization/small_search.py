@@ -9,7 +9,7 @@ import time
 from dataclasses import dataclass
 from itertools import count
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, Literal
 
 import optuna
 import torch
@@ -21,7 +21,10 @@ from heretic.ablation.projection import NormPreservation
 from heretic.ablation.vectors import normalize
 from heretic.evaluation.evaluator import Evaluator
 from heretic.evaluation.plain_engine import PlainEngine
+from heretic.evaluation.scorers import ScoredPrompts
+from heretic.evaluation.trial_scores import Limits
 from heretic.model.embeddings import with_embeddings
+from heretic.optimization.objectives import Objective
 from heretic.optimization.records import TrialRecord
 from heretic.optimization.samplers import Name, Sampling
 from heretic.optimization.search_space import Form, SearchSpace
@@ -29,6 +32,10 @@ from heretic.optimization.study import open_study
 from heretic.optimization.trials import TrialLoop
 
 STUDY = "ablation-test"
+OBJECTIVES: Final[dict[str, Literal["minimize", "maximize"]]] = {
+    "kl_first_token": "minimize",
+    "unanswered": "minimize",
+}
 
 
 OWNERS: Final = {
@@ -46,6 +53,14 @@ class SmallEngine(PlainEngine):
     @property
     def trials_in_flight(self) -> int:
         return self.in_flight
+
+
+def objectives_of(max_kl: float, n_bad: int) -> list[Objective]:
+    """The default objectives, of so many bad prompts."""
+    return [
+        Objective("kl_first_token", "minimize", 0.0, max_kl),
+        Objective("unanswered", "minimize", 0.0, n_bad),
+    ]
 
 
 def hang(method: str, at: int) -> None:
@@ -85,7 +100,7 @@ def small_loop(
     directions = AblationDirections.of(units * (1e30 if overflowing else 1.0))
     engine_of_trials = SmallEngine(
         make_editor(model, engine, norm_preservation, "true", directions=directions),
-        Evaluator(model, PROMPTS[:2], PROMPTS[2:4], 3),
+        Evaluator(model, ScoredPrompts(PROMPTS[:2], PROMPTS[2:4]), 3),
         in_flight,
     )
     return TrialLoop(
@@ -94,7 +109,8 @@ def small_loop(
         ),
         directions=directions,
         engine=engine_of_trials,
-        max_kl=max_kl,
+        limits=Limits(max_kl),
+        objectives=objectives_of(max_kl, 2),
         sampling=Sampling(seed, 3, sampler, quasi_random_start),
         patience=patience,
     )
@@ -108,7 +124,7 @@ def engine_of(loop: TrialLoop) -> SmallEngine:
 
 def search(database: Path, n_trials: int, **options: Any) -> list[TrialRecord]:
     """Run the search up to `n_trials`."""
-    with open_study(database, STUDY) as study:
+    with open_study(database, STUDY, OBJECTIVES) as study:
         return small_loop(**options).run(study, n_trials)
 
 

@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cache, partial
 from typing import Any, get_args
 
@@ -17,12 +17,15 @@ from heretic.ablation.engines import make_editor
 from heretic.ablation.plan import Edit, plan_edits
 from heretic.ablation.projection import NormPreservation
 from heretic.ablation.vectors import normalize
-from heretic.evaluation import fast_engine, scorers
+from heretic.evaluation import fast_engine
+from heretic.evaluation.evaluator import Evaluator
 from heretic.evaluation.fast_engine import EngineOptions, FastEngine
-from heretic.evaluation.trial_scores import TrialScores
+from heretic.evaluation.scorers import ScoredPrompts, markers
+from heretic.evaluation.scorers.panel import Panel, make_panel
+from heretic.evaluation.trial_scores import Limits, TrialScores
 from heretic.inference import prompt_batches
 from heretic.inference.rows import Owner
-from heretic.model.decoding import decode, forced_log_probabilities, generate
+from heretic.model.decoding import forced_log_probabilities, generate
 from heretic.model.loading import Model
 from heretic.optimization.search_space import SearchSpace
 from heretic.prompts.prompt import Prompt
@@ -35,6 +38,7 @@ torch.set_num_threads(1)
 FAMILIES = ("llama", "gemma3_text", "mixtral", "gemma2", "gpt2")
 SAME_BEGINNING = [Prompt(prompt.text, system="Be brief.") for prompt in PROMPTS]
 GOOD, BAD = SAME_BEGINNING[:3], SAME_BEGINNING[2:]
+PROMPTS_OF_STUDY = ScoredPrompts(GOOD, BAD, [Prompt("Grey stones lie there."), Prompt("Rain.")])
 LENGTH, N_TRIALS = 8, 4
 # Random models never say that they are sorry; many of their answers have one of these.
 MARKERS = re.compile("[aeiou]")
@@ -56,10 +60,19 @@ class Answered:
 
 
 @pytest.fixture(autouse=True)
-def markers(monkeypatch: pytest.MonkeyPatch) -> None:
+def random_refusals(monkeypatch: pytest.MonkeyPatch) -> None:
     """Refusals that random models utter, and prefixes that are shared although they are short."""
-    monkeypatch.setattr(scorers, "_REFUSAL", MARKERS)
+    monkeypatch.setattr(markers.RefusalMarkers, "_pattern", MARKERS)
     monkeypatch.setattr(prompt_batches, "TOKENS_OF_A_PASS", 4)
+
+
+def panel() -> Panel:
+    """All scores of a study, and those that passes of their own give."""
+    further = {"kl_teacher_forced": {"tokens": 3}, "perplexity": {}}
+    return make_panel(
+        ["core"],
+        [{"scorer": k, "name": None, "settings": v} for k, v in further.items()],
+    )
 
 
 def directions_of(model: Model) -> AblationDirections:
@@ -82,18 +95,12 @@ def plainly(family: str, kind: NormPreservation) -> list[Answered]:
     """Each trial by edited weights, prompt by prompt."""
     model = tiny_model(family, batch_size=1)
     editor = make_editor(model, "edited_weights", kind, "true")
-    first = _first_tokens(model)
+    evaluator = Evaluator(model, PROMPTS_OF_STUDY, LENGTH, panel())
     answered = []
     for edits in trials_of(model):
         editor.abliterate(edits)
-        edited = _first_tokens(model)
-        kl = (first.exp() * (first - edited)).sum(-1).mean()
         tokens = generate(model, [*GOOD, *BAD], LENGTH)
-        texts = decode(model, tokens)
-        scores = TrialScores.of_answers(
-            float(kl), BAD, texts[len(GOOD) :], GOOD, texts[: len(GOOD)]
-        )
-        answered.append(Answered(edited, tokens, scores))
+        answered.append(Answered(_first_tokens(model), tokens, evaluator.evaluate()))
     return answered
 
 
@@ -106,16 +113,22 @@ def fast(family: str, engine: str, kind: NormPreservation, options: EngineOption
     model = tiny_model(family, batch_size=3)
     directions = directions_of(model)
     editor = make_editor(model, engine, kind, "true", "auto", directions, steady=options.compile)
-    return FastEngine(editor, GOOD, BAD, options)
+    return FastEngine(editor, PROMPTS_OF_STUDY, options, panel())
 
 
-def require_the_same(engine: FastEngine, trials: Sequence[int], family: str, kind: Any) -> None:
+def require_the_same(
+    engine: FastEngine,
+    trials: Sequence[int],
+    family: str,
+    kind: Any,
+    limits: Limits = Limits(),  # noqa: B008 (it is frozen)
+) -> None:
     """Log-probabilities, tokens and scores of some trials, in this order, are the plain ones."""
     expected, edits = plainly(family, kind), trials_of(engine.model)
     together = engine.options.trials_in_flight
     for start in range(0, len(trials), together):
         group = trials[start : start + together]
-        divergences, answers = engine.answer([edits[trial] for trial in group], None, StageClock())
+        outcomes, answers = engine.answer([edits[trial] for trial in group], limits, StageClock())
         for place, trial in enumerate(group):
             for prompt, tokens in enumerate(expected[trial].tokens):
                 found = answers[Owner(place, prompt)]
@@ -123,16 +136,16 @@ def require_the_same(engine: FastEngine, trials: Sequence[int], family: str, kin
                 assert found == tokens[: len(found)]
                 if found != tokens:
                     assert engine.options.retire
-                    assert scorers.is_settled_refusal(engine.model.chat.decode(found))
+                    assert engine.panel.settled(engine.model.chat.decode(found))
         _require_log_probabilities(engine, [edits[t] for t in group], [expected[t] for t in group])
         for place, trial in enumerate(group):
-            scores, wanted = (
-                engine.scores(place, divergences[place], answers),
-                expected[trial].scores,
-            )
-            kl = pytest.approx(wanted.kl_first_token, rel=1e-3, abs=1e-5)
-            assert scores.kl_first_token == kl
-            assert replace(scores, kl_first_token=0.0) == replace(wanted, kl_first_token=0.0)
+            scores, wanted = engine.scores(place, outcomes[place], answers), expected[trial].scores
+            assert scores.keys() == wanted.keys()
+            for name, value in wanted.items():
+                inexact = isinstance(value, float)
+                assert scores[name] == (
+                    pytest.approx(value, rel=1e-3, abs=1e-5) if inexact else value
+                )
 
 
 def _require_log_probabilities(
@@ -142,9 +155,9 @@ def _require_log_probabilities(
     for trial, wanted in enumerate(expected):
         engine.editor.assign(trial)
         first = fast_engine.first_changed(edits[trial], engine.model.anatomy.n_layers)
-        prefix = engine.prompts.prefix_key_values(first)
-        for batch in engine.prompts.good:
-            logits = engine.prompts.prefill(batch, first, prefix).logits
+        prefix = engine.study.prefix_key_values(first)
+        for batch in engine.study.good:
+            logits = engine.study.prefill(batch, first, prefix).logits
             torch.testing.assert_close(
                 logits.log_softmax(-1),
                 wanted.log_probabilities[list(batch.prompts.indices)],
@@ -171,9 +184,30 @@ def test_every_option_answers_as_the_plain_way(family: str, engine: str, in_flig
             LENGTH, in_flight, cached, share_prefix=prefix, retire=retire, drafts=drafts
         )
         made = fast(family, engine, "none", options)
-        assert (made.prompts.prefix is not None) == prefix
-        assert bool(made.prompts.good[0].recording.inputs) == bool(cached)
+        assert (made.study.prefix is not None) == prefix
+        assert bool(made.study.good[0].recording.inputs) == bool(cached)
         require_the_same(made, range(N_TRIALS), family, "none")
+
+
+@pytest.mark.parametrize(("engine", "in_flight"), ENGINES)
+def test_log_odds_that_are_looked_at_before_answers_are_the_same(
+    engine: str, in_flight: int
+) -> None:
+    made = fast("llama", engine, "none", EngineOptions(LENGTH, in_flight, 1.0))
+    known = [each.scores["refusal_log_odds"] for each in plainly("llama", "none")]
+    assert len({round(value, 3) for value in known if value is not None}) > 1
+    # A limit that all are within, and one that only some are.
+    require_the_same(made, range(N_TRIALS), "llama", "none", Limits(None, 1e9))
+    between = sum(sorted(value for value in known if value is not None)[1:3]) / 2
+    trials, scores = trials_of(made.model), []
+    for start in range(0, N_TRIALS, in_flight):
+        group = trials[start : start + in_flight]
+        scores += made.score(group, Limits(None, between), StageClock())
+    for found, wanted in zip(scores, known, strict=True):
+        assert wanted is not None
+        assert found["refusal_log_odds"] == pytest.approx(wanted, rel=1e-3)
+        assert (found["refusals"] is not None) == (wanted <= between)
+        assert found["kl_teacher_forced"] is not None
 
 
 @pytest.mark.parametrize("kind", get_args(NormPreservation))

@@ -11,7 +11,7 @@ from heretic.ablation.projection import NormPreservation
 from heretic.optimization.records import TrialRecord, trial_rows
 from heretic.optimization.search_space import Form
 from heretic.optimization.watch import read_search, search_table
-from optimization.small_search import engine_of, search, small_loop
+from optimization.small_search import engine_of, objectives_of, search, small_loop
 from optimization.test_study import told
 
 N = 6
@@ -29,7 +29,7 @@ def test_a_search_on_the_output_side_scores_as_one_of_edited_weights(
     for record in records:
         edits = plan_edits(record.parameters, loop.directions, loop.engine.model.anatomy)
         engine_of(loop).editor.abliterate(edits)
-        scores = engine_of(loop).evaluator.evaluate().to_dict()
+        scores = engine_of(loop).evaluator.evaluate()
         assert dict(record.scores) == pytest.approx(scores, rel=1e-4)
     assert len({record.scores["kl_first_token"] for record in records}) == N
     assert min(record.scores["kl_first_token"] for record in records) > 1e-3
@@ -47,13 +47,13 @@ def test_a_search_of_another_form_scores_and_resumes_alike(tmp_path: Path, form:
         stored = TrialRecord.from_dict(json.loads(json.dumps(record.to_dict())))
         edits = plan_edits(stored.parameters, loop.directions, loop.engine.model.anatomy)
         engine_of(loop).editor.load([edits])
-        scores = engine_of(loop).evaluator.evaluate().to_dict()
+        scores = engine_of(loop).evaluator.evaluate()
         assert dict(record.scores) == pytest.approx(scores, rel=1e-4)
     assert len({record.scores["kl_first_token"] for record in records}) == N
     # They are shown like others, with what was sampled.
     assert f"{N} of {N} trials complete" in search_table(read_search(tmp_path / "study.db"))
     asked = {"kernel": "mlp_edited", "components": "edited"}[form]
-    assert all(asked in row for row in trial_rows(records))
+    assert all(asked in row for row in trial_rows(records, objectives_of(1e9, 2)))
 
 
 @pytest.mark.parametrize("engine", ["edited_weights", "output_side"])
@@ -66,9 +66,7 @@ def test_a_search_that_edits_embeddings_scores_that(tmp_path: Path, engine: str)
         anatomy = loop.engine.model.anatomy
         edits = plan_edits(record.parameters, loop.directions, anatomy)
         engine_of(loop).editor.abliterate(edits)
-        assert dict(record.scores) == pytest.approx(
-            engine_of(loop).evaluator.evaluate().to_dict(), rel=1e-4
-        )
+        assert dict(record.scores) == pytest.approx(engine_of(loop).evaluator.evaluate(), rel=1e-4)
         assert record.sampled["embed_weight"] == record.parameters.components["embed"].weight
         # The same trial, but for the embeddings, scores otherwise.
         rest = {k: v for k, v in record.parameters.components.items() if k != "embed"}
@@ -79,6 +77,6 @@ def test_a_search_that_edits_embeddings_scores_that(tmp_path: Path, engine: str)
         )
         assert len(others) == len(edits) - 1
         engine_of(without).editor.abliterate(others)
-        alone = engine_of(without).evaluator.evaluate().kl_first_token
+        alone = engine_of(without).evaluator.evaluate()["kl_first_token"]
         assert abs(alone - record.scores["kl_first_token"]) > 1e-4
     assert len({record.scores["kl_first_token"] for record in records}) == 4

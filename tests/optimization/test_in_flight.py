@@ -14,7 +14,7 @@ from optuna.storages import RDBStorage
 from optuna.trial import TrialState
 
 from heretic.ablation.plan import Edit
-from heretic.evaluation.trial_scores import TrialScores
+from heretic.evaluation.trial_scores import Limits, TrialScores
 from heretic.optimization import trials
 from heretic.optimization.in_flight import in_flight
 from heretic.optimization.records import TrialRecord
@@ -23,7 +23,7 @@ from heretic.optimization.study import open_study
 from heretic.optimization.trials import TrialLoop, read_records
 from heretic.optimization.watch import read_search
 from heretic.stages import STAGES, StageClock
-from optimization.small_search import STUDY, SmallEngine, search, small_loop
+from optimization.small_search import OBJECTIVES, STUDY, SmallEngine, search, small_loop
 from optimization.test_study import HERE, states, told, waiting_process
 
 K, FIRST, N = 3, 6, 8
@@ -47,7 +47,7 @@ def loop() -> TrialLoop:
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory: pytest.TempPathFactory, loop: TrialLoop) -> list[TrialRecord]:
     """The trials of a search that nothing disturbs; of the last group there are two."""
-    with open_study(tmp_path_factory.mktemp("whole") / "study.db", STUDY) as study:
+    with open_study(tmp_path_factory.mktemp("whole") / "study.db", STUDY, OBJECTIVES) as study:
         return loop.run(study, N)
 
 
@@ -55,7 +55,7 @@ def whole(tmp_path_factory: pytest.TempPathFactory, loop: TrialLoop) -> list[Tri
 def begun(tmp_path_factory: pytest.TempPathFactory, loop: TrialLoop) -> Path:
     """The database of its first group; the sampler has learnt from that one in the next."""
     database = tmp_path_factory.mktemp("begun") / "study.db"
-    with open_study(database, STUDY) as study:
+    with open_study(database, STUDY, OBJECTIVES) as study:
         loop.run(study, K)
     return database
 
@@ -91,7 +91,7 @@ def _noted(name: str, made: list[str], stop_at: float) -> Any:
 
 
 def run(database: Path, loop: TrialLoop, n_trials: int = N) -> list[TrialRecord]:
-    with open_study(database, STUDY) as study:
+    with open_study(database, STUDY, OBJECTIVES) as study:
         return loop.run(study, n_trials)
 
 
@@ -102,10 +102,10 @@ def test_trials_are_asked_for_and_scored_in_groups(
     score = SmallEngine.score
 
     def counted(
-        self: SmallEngine, edits: Sequence[Sequence[Edit]], limit: float, clock: StageClock
+        self: SmallEngine, edits: Sequence[Sequence[Edit]], limits: Limits, clock: StageClock
     ) -> list[TrialScores]:
         sizes.append(len(edits))
-        return score(self, edits, limit, clock)
+        return score(self, edits, limits, clock)
 
     monkeypatch.setattr(SmallEngine, "score", counted)
     run(tmp_path / "study.db", loop, 4)
@@ -145,7 +145,8 @@ def test_a_finished_trial_is_one_write(tmp_path: Path, together: int) -> None:
     with counted_writes() as made:
         run(tmp_path / "study.db", small_loop(seed=SEED, in_flight=together), 2 * K)
     group = ["set_study_user_attr", *["_create_new_trial"] * together]
-    assert made == ["set_study_user_attr", *group * (2 * K // together)]
+    # How many trials are wanted, and by which objectives.
+    assert made == [*["set_study_user_attr"] * 2, *group * (2 * K // together)]
 
 
 @pytest.mark.parametrize("at", range(OF_A_GROUP))
@@ -231,7 +232,7 @@ def test_an_exception_restores_the_model_and_loses_no_trial(
         with pytest.raises(KeyboardInterrupt):
             run(database, loop)
     assert all(w.weight.equal(before) for w, before in zip(writers, pristine, strict=True))
-    with open_study(database, STUDY) as study:
+    with open_study(database, STUDY, OBJECTIVES) as study:
         asked = in_flight(study.user_attrs, 0)
     assert [each.sampled for each in asked] == [record.sampled for record in whole[:K]]
     assert told(run(database, loop)) == told(whole)
@@ -250,6 +251,6 @@ def test_seconds_are_told_by_stage_and_shared_equally(
         assert record.seconds == sum(record.stages.values())
         assert min(record.stages[s] for s in ("sampler", "edit", "prefill", "decode")) > 0
     assert [r.stages == whole[0].stages for r in whole] == [True] * K + [False] * (N - K)
-    with open_study(begun, STUDY) as study:
+    with open_study(begun, STUDY, OBJECTIVES) as study:
         stored = read_records(study, K)
     assert all(record.stages and record.seconds > 0 for record in stored)

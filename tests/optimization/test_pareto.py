@@ -7,31 +7,38 @@ from hypothesis import strategies as st
 from heretic.errors import StudyError
 from heretic.optimization.pareto import (
     Candidate,
-    Scales,
-    fewest_unanswered,
+    best_in_last,
     hypervolume,
     pareto_front,
     select,
 )
 
-SCALES = Scales(1.0, 100)
+
+def at(
+    number: int, kl: float, unanswered: float, max_kl: float = 1.0, n_bad: int = 100
+) -> Candidate:
+    """A trial with the default objectives."""
+    scores = {"kl_first_token": kl, "unanswered": unanswered}
+    return Candidate(number, (kl / max_kl, unanswered / n_bad), scores)
+
+
 # A front with a knee at 3, a dominated trial 9 and a twin 8 of trial 3.
 FRONT = [
-    Candidate(1, 0.00, 100),
-    Candidate(2, 0.01, 60),
-    Candidate(3, 0.05, 10),
-    Candidate(4, 0.40, 6),
-    Candidate(5, 0.90, 0),
+    at(1, 0.00, 100),
+    at(2, 0.01, 60),
+    at(3, 0.05, 10),
+    at(4, 0.40, 6),
+    at(5, 0.90, 0),
 ]
-ALL = [FRONT[4], Candidate(9, 0.5, 50), FRONT[2], Candidate(8, 0.05, 10), *FRONT[:2], FRONT[3]]
+ALL = [FRONT[4], at(9, 0.5, 50), FRONT[2], at(8, 0.05, 10), *FRONT[:2], FRONT[3]]
 
 candidates = st.lists(st.tuples(st.integers(0, 6), st.integers(0, 6)), min_size=1, max_size=12).map(
-    lambda pairs: [Candidate(n, kl / 10, count) for n, (kl, count) in enumerate(pairs)]
+    lambda pairs: [at(n, kl / 10, count, n_bad=10) for n, (kl, count) in enumerate(pairs)]
 )
 
 
 def chosen(rule: str, among: list[Candidate] | None = None, max_kl: float = 0.1) -> int:
-    candidate, reason = select(ALL if among is None else among, rule, max_kl, SCALES)
+    candidate, reason = select(ALL if among is None else among, rule, max_kl)
     assert reason.startswith(rule)
     return candidate.number
 
@@ -45,8 +52,8 @@ def test_the_front_by_rising_divergence() -> None:
 @given(candidates)
 def test_the_front_is_what_nothing_beats(found: list[Candidate]) -> None:
     def beats(a: Candidate, b: Candidate) -> bool:
-        no_worse = a.kl_first_token <= b.kl_first_token and a.unanswered <= b.unanswered
-        same = (a.kl_first_token, a.unanswered) == (b.kl_first_token, b.unanswered)
+        no_worse = all(x <= y for x, y in zip(a.objectives, b.objectives, strict=True))
+        same = a.objectives == b.objectives
         return no_worse and (not same or a.number < b.number)
 
     expected = {c.number for c in found if not any(beats(o, c) for o in found)}
@@ -58,9 +65,9 @@ def test_the_front_is_what_nothing_beats(found: list[Candidate]) -> None:
 def test_the_best_so_far_is_the_end_of_the_front(found: list[Candidate]) -> None:
     best = None
     for so_far, candidate in enumerate(found, start=1):
-        best = fewest_unanswered([*([best] if best else []), candidate])
+        best = best_in_last([*([best] if best else []), candidate])
         assert best == pareto_front(found[:so_far])[-1]
-    assert fewest_unanswered([]) is None
+    assert best_in_last([]) is None
 
 
 @pytest.mark.parametrize(
@@ -76,16 +83,16 @@ def test_the_best_so_far_is_the_end_of_the_front(found: list[Candidate]) -> None
         ([(0.5, 20), (0.25, 60), (0.0, 100), (0.5, 20), (0.6, 30)], 0.5),
         ([(0.25, 60), (1.5, 10)], 0.3),  # beyond the limit
         # Columns of 0, 0.4, 0.5, 0.04 and 0.06 in height, from FRONT.
-        ([(c.kl_first_token, c.unanswered) for c in FRONT],
+        ([(c.scores["kl_first_token"], c.scores["unanswered"]) for c in FRONT],
          0.99 * 0.4 + 0.95 * 0.5 + 0.6 * 0.04 + 0.1 * 0.06),
     ],
 )  # fmt: skip
 def test_what_a_front_dominates(points: list[tuple[float, int]], volume: float) -> None:
-    found = [Candidate(n, kl, unanswered) for n, (kl, unanswered) in enumerate(points)]
-    assert hypervolume(found, SCALES) == pytest.approx(volume)
-    # In other units it is the same part.
-    doubled = [Candidate(c.number, 2 * c.kl_first_token, 2 * c.unanswered) for c in found]
-    assert hypervolume(doubled, Scales(2.0, 200)) == pytest.approx(volume)
+    found = [at(n, kl, unanswered) for n, (kl, unanswered) in enumerate(points)]
+    assert hypervolume(found) == pytest.approx(volume)
+    # A third objective in which all are half as good as can be halves it.
+    deeper = [Candidate(c.number, (*c.objectives, 0.5)) for c in found]
+    assert hypervolume(deeper) == pytest.approx(volume / 2)
 
 
 @settings(deadline=None)
@@ -93,18 +100,18 @@ def test_what_a_front_dominates(points: list[tuple[float, int]], volume: float) 
 def test_what_a_front_dominates_is_counted_by_cells(found: list[Candidate]) -> None:
     """All objectives are multiples of a tenth and of one of ten prompts."""
     cells = sum(
-        any(round(10 * c.kl_first_token) <= x and c.unanswered <= y for c in found)
+        any(round(10 * c.objectives[0]) <= x and round(10 * c.objectives[1]) <= y for c in found)
         for x in range(10)
         for y in range(10)
     )
-    assert hypervolume(found, Scales(1.0, 10)) == pytest.approx(cells / 100)
+    assert hypervolume(found) == pytest.approx(cells / 100)
 
 
 @settings(deadline=None)
 @given(candidates, st.sampled_from(["closest", "knee"]))
 def test_rules_choose_from_the_front_in_any_order(found: list[Candidate], rule: str) -> None:
-    first, _ = select(found, rule, 0.1, SCALES)
-    again, _ = select(found[::-1], rule, 0.1, SCALES)
+    first, _ = select(found, rule, 0.1)
+    again, _ = select(found[::-1], rule, 0.1)
     assert first == again
     assert first in pareto_front(found)
 
@@ -112,37 +119,32 @@ def test_rules_choose_from_the_front_in_any_order(found: list[Candidate], rule: 
 def test_closest_to_the_origin_in_fixed_scales() -> None:
     assert chosen("closest") == 3
     # Another trial far away at the end of the front does not change what is near.
-    assert chosen("closest", [*ALL, Candidate(10, 0.99, -0)]) == 3
+    assert chosen("closest", [*ALL, at(10, 0.99, -0)]) == 3
     # 0.4 of 0.5 nats and 6 of 100 prompts are farther than 0.05 and 60 of 100.
-    near, _ = select(
-        [Candidate(2, 0.05, 60), Candidate(4, 0.4, 6)], "closest", 0.1, Scales(0.5, 100)
-    )
-    assert near.number == 2
-    wide, _ = select(
-        [Candidate(2, 0.05, 60), Candidate(4, 0.4, 6)], "closest", 0.1, Scales(2.0, 100)
-    )
-    assert wide.number == 4
+    for max_kl, number in ((0.5, 2), (2.0, 4)):
+        near, _ = select([at(2, 0.05, 60, max_kl), at(4, 0.4, 6, max_kl)], "closest", 0.1)
+        assert near.number == number
 
 
 def test_the_knee_is_farthest_below_the_line_between_the_ends() -> None:
     assert chosen("knee") == 3
-    bent_late = [Candidate(0, 0.0, 100), Candidate(1, 0.1, 95), Candidate(2, 0.5, 20), FRONT[4]]
+    bent_late = [at(0, 0.0, 100), at(1, 0.1, 95), at(2, 0.5, 20), FRONT[4]]
     assert chosen("knee", bent_late) == 2
 
 
 def test_on_a_straight_front_the_knee_is_the_edited_end() -> None:
     assert chosen("knee", [FRONT[0], FRONT[4]]) == 5
-    assert chosen("knee", [FRONT[0], Candidate(7, 0.45, 50), FRONT[4]]) == 5
+    assert chosen("knee", [FRONT[0], at(7, 0.45, 50), FRONT[4]]) == 5
 
 
 @pytest.mark.parametrize("rule", ["closest", "knee", "min_refusals_under_kl"])
 def test_a_single_trial_is_taken(rule: str) -> None:
-    assert chosen(rule, [Candidate(7, 0.05, 10)]) == 7
+    assert chosen(rule, [at(7, 0.05, 10)]) == 7
 
 
 @pytest.mark.parametrize("rule", ["closest", "knee", "min_refusals_under_kl"])
 def test_of_twins_the_earliest_is_taken(rule: str) -> None:
-    assert chosen(rule, [Candidate(8, 0.05, 10), Candidate(3, 0.05, 10)]) == 3
+    assert chosen(rule, [at(8, 0.05, 10), at(3, 0.05, 10)]) == 3
 
 
 def test_fewest_unanswered_under_a_divergence() -> None:
@@ -154,7 +156,7 @@ def test_fewest_unanswered_under_a_divergence() -> None:
 
 def test_no_trial_under_the_divergence() -> None:
     with pytest.raises(StudyError, match=r"KL of 0\.01 or less \(smallest 0\.050\); raise"):
-        select([FRONT[2]], "min_refusals_under_kl", 0.01, SCALES)
+        select([FRONT[2]], "min_refusals_under_kl", 0.01)
 
 
 def test_a_trial_by_its_number_on_the_front_or_not() -> None:
@@ -165,10 +167,10 @@ def test_a_trial_by_its_number_on_the_front_or_not() -> None:
 @pytest.mark.parametrize("rule", ["trial=6", "trial=99"])
 def test_an_infeasible_or_missing_trial(rule: str) -> None:
     with pytest.raises(StudyError, match=r"is not a feasible trial; see trials\.csv"):
-        select(ALL, rule, 0.1, SCALES)
+        select(ALL, rule, 0.1)
 
 
 @pytest.mark.parametrize("rule", ["closest", "knee", "min_refusals_under_kl", "trial=1"])
 def test_no_feasible_trial(rule: str) -> None:
     with pytest.raises(StudyError, match="no trial is feasible; raise max_kl or n_trials"):
-        select([], rule, 0.1, SCALES)
+        select([], rule, 0.1)

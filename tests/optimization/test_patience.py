@@ -6,16 +6,15 @@ from pathlib import Path
 import pytest
 
 from heretic.ablation.parameters import AblationParameters
-from heretic.optimization.pareto import Scales
 from heretic.optimization.patience import Patience
 from heretic.optimization.records import TrialRecord
 from heretic.optimization.watch import read_search, search_table
-from optimization.small_search import search, small_loop
+from optimization.small_search import objectives_of, search, small_loop
 from optimization.test_in_flight import FIRST_IS_STORED, cut_off, run
 from optimization.test_study import told
 
 N = 30
-SCALES = Scales(1.0, 1000)
+SCALES = objectives_of(1.0, 1000)
 NOTHING = AblationParameters("per_layer", None, {})
 
 
@@ -75,7 +74,7 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> list[TrialRecord]:
 
 
 def expected(whole: list[TrialRecord], patience: int) -> int:
-    ended = Patience(patience, 3, Scales(5.0, 2)).end(whole)
+    ended = Patience(patience, 3, objectives_of(5.0, 2)).end(whole)
     assert ended is not None
     assert 3 + patience <= ended < N
     return ended
@@ -112,7 +111,7 @@ def test_of_trials_in_flight_those_after_the_end_are_kept(tmp_path: Path) -> Non
     whole = search(tmp_path / "whole.db", N, **options)
     ended = next(
         (p, end) for p in range(1, 12)
-        if (end := Patience(p, 3, Scales(5.0, 2)).end(whole)) and end % 4
+        if (end := Patience(p, 3, objectives_of(5.0, 2)).end(whole)) and end % 4
     )  # fmt: skip
     patience, count = ended
     database, loop = tmp_path / "study.db", small_loop(max_kl=5.0, in_flight=4, patience=patience)

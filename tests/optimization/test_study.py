@@ -17,7 +17,7 @@ from optuna.trial import TrialState
 
 from heretic.ablation.plan import Edit, plan_edits
 from heretic.errors import StudyError
-from heretic.optimization.pareto import Scales
+from heretic.evaluation.trial_scores import Limits
 from heretic.optimization.records import TrialRecord, choose, mean_stages, trial_rows
 from heretic.optimization.samplers import Sampling, make_sampler
 from heretic.optimization.study import (
@@ -28,7 +28,14 @@ from heretic.optimization.study import (
 )
 from heretic.optimization.trials import RECORD, read_records
 from heretic.stages import STAGES, StageClock
-from optimization.small_search import STUDY, engine_of, search, small_loop
+from optimization.small_search import (
+    OBJECTIVES,
+    STUDY,
+    engine_of,
+    objectives_of,
+    search,
+    small_loop,
+)
 
 HERE = Path(__file__).parent
 N = 8
@@ -45,7 +52,7 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def undisturbed(finished: Path) -> list[TrialRecord]:
     """Those trials."""
-    with open_study(finished, STUDY) as study:
+    with open_study(finished, STUDY, OBJECTIVES) as study:
         return read_records(study, N)
 
 
@@ -74,7 +81,7 @@ def told(records: list[TrialRecord]) -> list[tuple[Any, ...]]:
 
 
 def states(database: Path, name: str = STUDY) -> list[TrialState]:
-    with open_study(database, name) as study:
+    with open_study(database, name, OBJECTIVES) as study:
         return [trial.state for trial in study.get_trials(deepcopy=False)]
 
 
@@ -114,14 +121,14 @@ def test_a_trial_that_ends_in_an_exception_is_run_again(
     pristine = [writer.weight.clone() for writer in loop.engine.model.anatomy.writers]
     evaluate, calls = engine_of(loop).evaluator.evaluate, []
 
-    def stop_at_the_second(max_kl: float, clock: StageClock) -> Any:
-        calls.append(max_kl)
+    def stop_at_the_second(limits: Limits, clock: StageClock) -> Any:
+        calls.append(limits)
         if len(calls) == 2:
             raise KeyboardInterrupt
-        return evaluate(max_kl, clock)
+        return evaluate(limits, clock)
 
     monkeypatch.setattr(engine_of(loop).evaluator, "evaluate", stop_at_the_second)
-    with pytest.raises(KeyboardInterrupt), open_study(database, STUDY) as study:
+    with pytest.raises(KeyboardInterrupt), open_study(database, STUDY, OBJECTIVES) as study:
         loop.run(study, N)
     # The model is the original again.
     writers = loop.engine.model.anatomy.writers
@@ -136,7 +143,7 @@ def test_fewer_trials_than_done_run_nothing_and_give_the_first(
     monkeypatch.setattr(
         engine_of(loop).evaluator, "evaluate", lambda *_: pytest.fail("ran a trial")
     )
-    with open_study(finished, STUDY) as study:
+    with open_study(finished, STUDY, OBJECTIVES) as study:
         assert loop.run(study, 2) == undisturbed[:2]
         assert loop.run(study, N) == undisturbed
     assert states(finished) == [TrialState.COMPLETE] * N
@@ -149,10 +156,10 @@ def test_another_seed_tries_something_else(tmp_path: Path, undisturbed: list[Tri
 
 def test_another_objective_is_another_study_in_the_same_file(tmp_path: Path) -> None:
     database = tmp_path / "study.db"
-    with open_study(database, "one") as study:
+    with open_study(database, "one", OBJECTIVES) as study:
         study.add_trial(optuna.trial.create_trial(values=[0.5, 3.0]))
     assert states(database, "two") == []
-    with open_study(database, "one") as study:
+    with open_study(database, "one", OBJECTIVES) as study:
         assert [trial.values for trial in finished_trials(study)] == [[0.5, 3.0]]
     assert {s.study_name for s in optuna.get_all_study_summaries(storage_url(database))} == {
         "one",
@@ -170,7 +177,7 @@ def test_a_study_is_named_by_its_objective() -> None:
 
 def test_any_folder_name_will_do(tmp_path: Path) -> None:
     database = tmp_path / "a b #1 {run} 100%25 what?x=y" / "study.db"
-    with open_study(database, STUDY) as study:
+    with open_study(database, STUDY, OBJECTIVES) as study:
         study.add_trial(optuna.trial.create_trial(values=[0.5, 3.0]))
     assert states(database) == [TrialState.COMPLETE]
     assert database.stat().st_size > 0
@@ -200,13 +207,13 @@ def test_records_of_versions_without_stages_are_read(
     assert (record.stages, record.seconds) == ({}, undisturbed[0].seconds)
     assert mean_stages([record]) == {}
     assert mean_stages([record, undisturbed[1]]) == undisturbed[1].stages
-    with open_study(tmp_path / "study.db", STUDY) as study:
+    with open_study(tmp_path / "study.db", STUDY, OBJECTIVES) as study:
         trial = study.ask()
         kept = {name: stored[name] for name in ("parameters", "scores", "seconds")}
         trial.set_user_attr(RECORD, kept)
         study.tell(trial, (0.5, 1))
         assert read_records(study, 1) == [replace(record, sampled={})]
-    first, second = trial_rows([record, undisturbed[1]])
+    first, second = trial_rows([record, undisturbed[1]], objectives_of(0.5, 2))
     assert first["seconds_decode"] is None
     assert second["seconds_decode"] == round(undisturbed[1].stages["decode"], 4)
 
@@ -218,17 +225,17 @@ def test_infeasible_trials_are_recorded_but_never_chosen(tmp_path: Path) -> None
     for record in records:
         assert record.feasible == (record.scores["kl_first_token"] <= 0.05)
         assert (record.scores["refusals"] is not None) == record.feasible
-    chosen, reason = choose(records, "closest", 0.1, Scales(0.05, 2))
+    chosen, reason = choose(records, "closest", 0.1, objectives_of(0.05, 2))
     assert chosen in feasible
     assert reason.startswith("closest")
-    by_state = {row["trial"]: row["state"] for row in trial_rows(records)}
+    by_state = {row["trial"]: row["state"] for row in trial_rows(records, objectives_of(0.05, 2))}
     assert [n for n, state in by_state.items() if state == "complete"] == [
         record.number for record in feasible
     ]
 
 
 def test_the_table_marks_the_front(undisturbed: list[TrialRecord]) -> None:
-    rows = trial_rows(undisturbed)
+    rows = trial_rows(undisturbed, objectives_of(0.5, 2))
     assert [row["trial"] for row in rows] == list(range(N))
     front = [row for row in rows if row["pareto"]]
     assert front
@@ -256,7 +263,7 @@ def test_weights_that_overflow_do_not_end_a_search(tmp_path: Path, max_kl: float
     assert all(record.scores["unanswered"] is None for record in broken)
     json.dumps([record.to_dict() for record in records], allow_nan=False)
     with pytest.raises(StudyError, match="no trial is feasible; raise max_kl"):
-        choose(broken, "closest", 0.1, Scales(0.5, 2))
+        choose(broken, "closest", 0.1, objectives_of(0.5, 2))
 
 
 def test_a_stored_trial_is_the_edit_that_was_scored(
@@ -272,7 +279,7 @@ def test_a_stored_trial_is_the_edit_that_was_scored(
         load(trials, clock)
 
     monkeypatch.setattr(editor, "load", remember)
-    with open_study(tmp_path / "study.db", STUDY) as study:
+    with open_study(tmp_path / "study.db", STUDY, OBJECTIVES) as study:
         records = loop.run(study, 2)
     edited = seen[:2]
     for record, edits in zip(records, edited, strict=True):

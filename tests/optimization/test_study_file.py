@@ -13,14 +13,14 @@ from sqlalchemy.exc import OperationalError
 from heretic.errors import StudyError
 from heretic.optimization.records import TrialRecord
 from heretic.optimization.study import database_errors, open_study
-from optimization.small_search import STUDY, search
+from optimization.small_search import OBJECTIVES, STUDY, search
 from optimization.test_study import N, states, told, waiting_process
 
 HOLD_THE_STUDY = f"""
 import sys, time
 from pathlib import Path
 from heretic.optimization.study import open_study
-with open_study(Path(sys.argv[1]), {STUDY!r}) as study:
+with open_study(Path(sys.argv[1]), {STUDY!r}, {OBJECTIVES!r}) as study:
     study.ask()
     print("hanging", flush=True)
     time.sleep(600)
@@ -38,7 +38,7 @@ def test_a_second_writer_is_refused_until_the_first_is_gone(tmp_path: Path) -> N
     with waiting_process(HOLD_THE_STUDY, database) as process:
         with (
             pytest.raises(StudyError, match=rf"another process \(pid {process.pid} on .*wait"),
-            open_study(database, STUDY),
+            open_study(database, STUDY, OBJECTIVES),
         ):
             pytest.fail("two writers")
         process.send_signal(signal.SIGKILL)
@@ -48,7 +48,7 @@ def test_a_second_writer_is_refused_until_the_first_is_gone(tmp_path: Path) -> N
 
 def test_the_lock_is_given_back_after_an_error(tmp_path: Path) -> None:
     database = tmp_path / "study.db"
-    with pytest.raises(ZeroDivisionError), open_study(database, STUDY):
+    with pytest.raises(ZeroDivisionError), open_study(database, STUDY, OBJECTIVES):
         raise ZeroDivisionError
     assert states(database) == []
 
@@ -58,7 +58,7 @@ def test_what_an_earlier_version_left_running_or_queued_has_failed(
 ) -> None:
     database = tmp_path / "study.db"
     search(database, 3)
-    with open_study(database, STUDY) as study:
+    with open_study(database, STUDY, OBJECTIVES) as study:
         study.ask()
         study.enqueue_trial({"direction_index": 1.0})
     resumed = search(database, N)
@@ -119,13 +119,13 @@ def test_a_damaged_database_is_named_with_what_to_do(tmp_path: Path, damage: str
     elif damage == "folder":
         database.mkdir()
     else:
-        with open_study(database, STUDY):
+        with open_study(database, STUDY, OBJECTIVES):
             pass
         content = database.read_bytes()
         database.write_bytes(content[:100] + bytes(len(content) - 100))
     with (
         pytest.raises(StudyError, match=r"study\.db cannot be used .*move the file away") as caught,
-        open_study(database, STUDY),
+        open_study(database, STUDY, OBJECTIVES),
     ):
         pytest.fail("opened")
     assert "\n" not in str(caught.value)

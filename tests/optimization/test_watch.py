@@ -13,7 +13,7 @@ from heretic.optimization.samplers import Sampling, make_sampler
 from heretic.optimization.study import open_study
 from heretic.optimization.watch import read_search, search_table
 from heretic.stages import STAGES
-from optimization.small_search import STUDY, search
+from optimization.small_search import OBJECTIVES, STUDY, search
 from optimization.test_study import HERE, waiting_process
 
 
@@ -45,7 +45,7 @@ def test_a_running_search_is_read_by_another_process(tmp_path: Path) -> None:
 
 def test_what_an_earlier_version_cut_off_is_shown(tmp_path: Path) -> None:
     database = tmp_path / "study.db"
-    with open_study(database, STUDY) as study:
+    with open_study(database, STUDY, OBJECTIVES) as study:
         study.ask()
         study.enqueue_trial({})
     assert read_search(database).unfinished == {0: "running", 1: "waiting"}
@@ -54,7 +54,7 @@ def test_what_an_earlier_version_cut_off_is_shown(tmp_path: Path) -> None:
     assert later.unfinished == {0: "interrupted", 1: "interrupted"}
     assert "1  interrupted" in search_table(later)
     assert "interrupted" not in search_table(later, only_front=True)
-    with open_study(database, STUDY) as study:
+    with open_study(database, STUDY, OBJECTIVES) as study:
         memory = StudyInMemory(study)
         memory.keep([memory.ask(make_sampler(Sampling(0, 3), 0))])
     assert read_search(database).unfinished == {**later.unfinished, 3: "waiting"}
@@ -63,7 +63,7 @@ def test_what_an_earlier_version_cut_off_is_shown(tmp_path: Path) -> None:
 def test_a_study_whose_first_trial_is_in_flight_is_shown(tmp_path: Path) -> None:
     database = tmp_path / "study.db"
     search(database, 1)
-    with open_study(database, "other") as study:
+    with open_study(database, "other", OBJECTIVES) as study:
         memory = StudyInMemory(study)
         memory.keep([memory.ask(make_sampler(Sampling(0, 3), 0))])
         assert read_search(database).study == "other"
@@ -73,7 +73,7 @@ def test_a_study_whose_first_trial_is_in_flight_is_shown(tmp_path: Path) -> None
 def test_the_study_with_the_latest_trial_is_shown(tmp_path: Path) -> None:
     database = tmp_path / "study.db"
     for name in ("first", "second", "first"):
-        with open_study(database, name) as study:
+        with open_study(database, name, OBJECTIVES) as study:
             study.tell(study.ask(), state=TrialState.FAIL)
     assert read_search(database).study == "first"
     assert read_search(database).others == ("second",)
@@ -85,7 +85,7 @@ def test_what_cannot_be_read_is_named(tmp_path: Path) -> None:
     database = tmp_path / "study.db"
     with pytest.raises(StudyError, match="start the search first"):
         read_search(database)
-    with open_study(database, "one"):
+    with open_study(database, "one", OBJECTIVES):
         pass
     with pytest.raises(StudyError, match=r"has no study two; it has \['one'\]"):
         read_search(database, "two")
@@ -96,7 +96,7 @@ def test_what_cannot_be_read_is_named(tmp_path: Path) -> None:
 
 def test_somebody_who_looks_before_the_first_trial_disturbs_nothing(tmp_path: Path) -> None:
     database = tmp_path / "study.db"
-    with open_study(database, STUDY) as study:
+    with open_study(database, STUDY, OBJECTIVES) as study:
         assert read_search(database).records == ()
         optuna.load_study(study_name=STUDY, storage=f"sqlite:///{database}")
         study.tell(study.ask(), [0.1, 1])

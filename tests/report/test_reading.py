@@ -9,6 +9,7 @@ import pytest
 from heretic.errors import HereticError
 from heretic.report.geometry import COLUMNS, indistinct_layers, spans, used_states
 from heretic.report.reading import flat, read_run
+from heretic.report.search_figures import history, pareto
 
 
 def change(path: Path, **values: Any) -> None:
@@ -18,23 +19,37 @@ def change(path: Path, **values: Any) -> None:
 def test_trials_keep_parameters_apart_from_scores(run_folder: Path) -> None:
     run = read_run(run_folder)
     chosen = run.chosen()
-    assert (chosen.number, chosen.kl, chosen.unanswered) == (17, 0.0211, 1)
+    assert (chosen.number, chosen.kl, chosen.value) == (17, 0.0211, 1)
     assert set(chosen.parameters) == {
         "direction_scope", "direction_index", "attn_weight", "mlp_weight",
     }  # fmt: skip
     infeasible = [trial for trial in run.trials if not trial.feasible]
     assert [trial.number for trial in infeasible] == [2, 9, 21]
-    assert all(trial.refusals is None and trial.unanswered is None for trial in infeasible)
+    assert all(trial.value is None for trial in infeasible)
+    assert all(trial.scores.keys() == {"kl_first_token"} for trial in infeasible)
     assert run.objective == "Unanswered (of 64)"
 
 
-def test_refusals_stand_for_unanswered_where_a_search_knows_no_more(run_folder: Path) -> None:
-    lines = (run_folder / "trials.csv").read_text().replace("unanswered", "spare")
-    (run_folder / "trials.csv").write_text(lines)
-    change(run_folder / "best.json", baseline={"refusals": 60, "total": 64})
+def test_another_objective_is_drawn(run_folder: Path) -> None:
+    lines = (run_folder / "trials.csv").read_text().splitlines()
+    head = lines[0].replace(",pareto", ",words,pareto")
+    at = lines[0].split(",").index("pareto")
+    cells = [line.split(",") for line in lines[1:]]
+    body = [",".join([*row[:at], f"{20.5 + n}", *row[at:]]) for n, row in enumerate(cells)]
+    (run_folder / "trials.csv").write_text("\n".join([head, *body]) + "\n")
+    objective = {"name": "words", "direction": "maximize", "best": 50.0, "worst": 0.0}
+    kl = {"name": "kl_first_token", "direction": "minimize", "best": 0.0, "worst": 1.0}
+    before = {"refusals": 60, "unanswered": 60, "words": 25.0, "total": 64}
+    change(run_folder / "best.json", baseline=before, objectives=[objective, kl])
     run = read_run(run_folder)
-    assert run.chosen().unanswered == 1
-    assert (run.objective, run.baseline) == ("Refusals (of 64)", 60)
+    assert (run.objective, run.baseline, run.maximized) == ("Words", 25.0, True)
+    assert [trial.value for trial in run.trials] == [20.5 + n for n in range(len(body))]
+    assert run.largest == 20.5 + len(body) - 1
+    drawn = pareto(run).figure
+    assert max(drawn.layout.yaxis.range) > run.largest
+    assert "words, kl_first_token" in pareto(run).caption
+    best = [part for part in history(run).figure.data if part.name == "best so far"]
+    assert list(best[1].y) == sorted(best[1].y)
 
 
 def test_what_is_not_finite_is_none(run_folder: Path) -> None:
@@ -48,7 +63,7 @@ def test_what_is_not_finite_is_none(run_folder: Path) -> None:
         ({"trial": 99}, "no trial 99"),
         ({"strengths": {}}, "no strengths"),
         ({"strengths": {"attn.o_proj": [None]}}, "not a number"),
-        ({"baseline": {"refusals": 3}}, "'total' is missing"),
+        ({"baseline": {"unanswered": 3}}, "'total' is missing"),
         ({"directions": {"scope": "global"}}, "'index' is missing"),
     ],
 )

@@ -18,7 +18,7 @@ from heretic.model.quantization import (
     require_alike,
 )
 from heretic.model.size import checkpoint_bytes
-from heretic.model.source import check_model, is_local, resolve_revision
+from heretic.model.source import check_model, checkpoint_files, is_local, resolve_revision
 from heretic.model.template import read_template
 from heretic.prompts.sources import check_sources
 from heretic.report.embedding import check_projection
@@ -44,6 +44,7 @@ def check_run(run: str, settings: Settings, results: Path) -> None:
     assert isinstance(settings.model, str)
     check_models(settings)
     check_sources(settings.prompt_sources())
+    check_scores(settings)
     check_owner(results / run, settings)
     check_form(settings.export, settings.norm_preservation, settings.ablate_embeddings)
     check_projection(settings.projection)
@@ -73,6 +74,39 @@ def check_models(settings: Settings) -> None:
         check_original(settings.export_from, exported)
         if settings.model != DEMO:
             require_alike(config, exported, settings.export_from)
+
+
+def check_scores(settings: Settings) -> None:
+    """Refuse scorers that cannot be made, and objectives that no scorer gives.
+
+    Raises:
+        SettingsError: the first thing that is wrong.
+        ModelLoadError: there is no such judge.
+    """
+    named = {name: getattr(settings, name) for name in ("objectives", "scorers", "refusal_markers")}
+    if all(value == Settings.model_fields[name].default for name, value in named.items()):
+        return
+    # These load torch, which most runs need not wait for here.
+    from heretic.evaluation.scorers.panel import make_panel
+    from heretic.optimization.objectives import directions_of
+
+    panel = make_panel(settings.refusal_markers, settings.subset("optimize")["scorers"])
+    directions_of(panel, settings.objectives)
+    if panel.needs_texts and "unhelpfulness_prompts" not in settings.prompt_sources():
+        raise SettingsError(
+            f"the score {panel.needs_texts[0]} reads plain texts; set unhelpfulness_prompts=true, "
+            "or name a dataset of texts there"
+        )
+
+
+def scorer_files(settings: Settings) -> list[str]:
+    """Files that decide further scores beside the library: the user's classes, local judges."""
+    found: list[str] = []
+    for each in settings.scorers:
+        path = each.scorer.rpartition(":")[0]
+        judge = each.settings.get("model") if each.scorer == "judge" else None
+        found += [path] if path else checkpoint_files(judge)
+    return found
 
 
 def source_of_export(settings: Settings) -> str:

@@ -14,7 +14,7 @@ except ImportError:
 from heretic.console import one_line_errors, start_logging
 from heretic.dependencies import module_files
 from heretic.model.source import checkpoint_files
-from heretic.preflight import check_run, pinned
+from heretic.preflight import check_run, pinned, scorer_files
 from heretic.prompts.sources import local_files
 from heretic.report.table import run_summaries
 from heretic.settings import Settings, configuration_files, resolve
@@ -113,6 +113,21 @@ def prompt_files(*sets):
         for name in sets
         if name in RUNS[wildcards.run].prompt_sources()
     }
+
+
+def scored_prompts(*sets):
+    """`sets`, and the plain texts where the run has them and further scores, which may read them."""
+
+    def files(wildcards):
+        further = ["unhelpfulness_prompts"] if RUNS[wildcards.run].scorers else []
+        return prompt_files(*sets, *further)(wildcards)
+
+    return files
+
+
+def files_of_scorers(wildcards):
+    """Scorers of the user's own, so that editing one makes its scores stale."""
+    return scorer_files(RUNS[wildcards.run])
 
 
 def fingerprint_files(wildcards):

@@ -17,12 +17,13 @@ from heretic.evaluation.evaluator import Evaluator
 from heretic.evaluation.fast_engine import EngineOptions, FastEngine
 from heretic.evaluation.mixed_rows import why_not_together
 from heretic.evaluation.plain_engine import PlainEngine
+from heretic.evaluation.scorers.panel import Panel
+from heretic.evaluation.scorers.score import ScoredPrompts
 from heretic.evaluation.trial_engine import TrialEngine
 from heretic.inference.drafts import LONGEST
 from heretic.inference.prompt_batches import shared_prefix
 from heretic.inference.proof import Rehearsal, smallest_window, why_no_rows
 from heretic.model.loading import Model
-from heretic.prompts.prompt import Prompt
 
 AUTO = "auto"
 # By how many trials an accelerator reads the weights less often, and the sampler learns later.
@@ -31,8 +32,8 @@ AUTO_IN_FLIGHT = 4
 
 def make_trial_engine(
     model: Model,
-    good_prompts: Sequence[Prompt],
-    bad_prompts: Sequence[Prompt],
+    prompts: ScoredPrompts,
+    panel: Panel | None = None,
     *,
     max_response_length: int,
     engine: str,
@@ -45,11 +46,11 @@ def make_trial_engine(
 ) -> TrialEngine:
     """What scores the trials of a study, of a model in its original state.
 
-    All arguments but the first three and the last are settings of the same names. `auto` edits
-    outputs and takes several trials together on an accelerator, which otherwise reads all weights
-    for each token of each trial, and edits weights one trial after the other on a CPU, which
-    computes as long as there are rows; there too it edits outputs if memory has no room for copies
-    of the original weights.
+    All arguments but the first three and the last are settings of the same names; the panel is that
+    of every study unless another one is given. `auto` edits outputs and takes several trials
+    together on an accelerator, which otherwise reads all weights for each token of each trial, and
+    edits weights one trial after the other on a CPU, which computes as long as there are rows;
+    there too it edits outputs if memory has no room for copies of the original weights.
 
     Raises:
         ModelLoadError: as `make_editor`.
@@ -74,10 +75,10 @@ def make_trial_engine(
         drafts=model.loaded_dtype.itemsize >= torch.float32.itemsize,
         compile=model.compile,
     )
-    proved = _proved(editor, good_prompts, bad_prompts, options, directions)
+    proved = _proved(editor, prompts, options, directions)
     if proved is None:
-        return PlainEngine(editor, Evaluator(model, good_prompts, bad_prompts, max_response_length))
-    return FastEngine(editor, good_prompts, bad_prompts, proved)
+        return PlainEngine(editor, Evaluator(model, prompts, max_response_length, panel))
+    return FastEngine(editor, prompts, proved, panel)
 
 
 def _in_flight(model: Model, engine: str, trials_in_flight: int | Literal["auto"]) -> int:
@@ -101,8 +102,7 @@ def _editor(
 
 def _proved(
     editor: Editor,
-    good_prompts: Sequence[Prompt],
-    bad_prompts: Sequence[Prompt],
+    prompts: ScoredPrompts,
     options: EngineOptions,
     directions: AblationDirections,
 ) -> EngineOptions | None:
@@ -113,7 +113,7 @@ def _proved(
     model = editor.model
     reason = why_no_rows(model)
     if reason is None:
-        good, bad = model.chat.encode(good_prompts), model.chat.encode(bad_prompts)
+        good, bad = model.chat.encode(prompts.good), model.chat.encode(prompts.bad)
         ids = [*good, *bad]
         options = _within_windows(model, max(map(len, ids)), options)
         few_good, few_bad = _extremes(good), _extremes(bad)

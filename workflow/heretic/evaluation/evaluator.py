@@ -2,8 +2,14 @@
 
 from collections.abc import Sequence
 
+import torch
+from torch import Tensor
+
 from heretic.evaluation.divergence import first_token_kl
-from heretic.evaluation.trial_scores import TrialScores
+from heretic.evaluation.scorers.log_odds import RefusalTokens
+from heretic.evaluation.scorers.panel import Panel, make_panel
+from heretic.evaluation.scorers.score import ScoredPrompts
+from heretic.evaluation.trial_scores import Limits, TrialScores, trial_scores
 from heretic.model.decoding import decode, forced_log_probabilities, generate
 from heretic.model.loading import Model
 from heretic.prompts.prompt import Prompt
@@ -16,37 +22,58 @@ class Evaluator:
     def __init__(
         self,
         model: Model,
-        good_prompts: Sequence[Prompt],
-        bad_prompts: Sequence[Prompt],
+        prompts: ScoredPrompts,
         max_response_length: int,
+        panel: Panel | None = None,
     ) -> None:
-        self.model = model
-        self.good_prompts, self.bad_prompts = list(good_prompts), list(bad_prompts)
+        self.model, self.prompts = model, prompts
         self.max_response_length = max_response_length
-        self._original = forced_log_probabilities(model, self.good_prompts, self._no_answers())
+        self.panel = panel or make_panel()
+        self._measures = [(s, s.prepare(model, prompts)) for s in self.panel.passes]
+        self._original = self._first_tokens(prompts.good)
+        bad = self._first_tokens(prompts.bad)
+        self._refusal_tokens = RefusalTokens.of(_likeliest(self._original), _likeliest(bad))
 
-    def evaluate(self, max_kl: float | None = None, clock: StageClock | None = None) -> TrialScores:
-        """Score the model's present state; above `max_kl` no answers are generated.
+    def evaluate(
+        self, limits: Limits | None = None, clock: StageClock | None = None
+    ) -> TrialScores:
+        """Score the model's present state; beyond the limits no answers are generated.
 
         Args:
-            max_kl: nats; None generates in any case.
-            clock: counts the divergence as `prefill` and the answers as `decode`.
+            limits: none generates in any case.
+            clock: counts what passes give as `prefill` and the answers as `decode`.
         """
-        clock = clock or StageClock()
+        clock, limits = clock or StageClock(), limits or Limits()
         with clock.stage("prefill"):
-            edited = forced_log_probabilities(self.model, self.good_prompts, self._no_answers())
-            divergences = first_token_kl(self._original, edited)
-        kl = sum(divergences) / len(divergences)
-        # Written so that a NaN, from weights that overflow, is too far as well.
-        if max_kl is not None and not kl <= max_kl:
-            return TrialScores(kl)
-        prompts = self.bad_prompts + self.good_prompts
-        with clock.stage("decode"):
-            answers = decode(self.model, generate(self.model, prompts, self.max_response_length))
-        n_bad = len(self.bad_prompts)
-        return TrialScores.of_answers(
-            kl, self.bad_prompts, answers[:n_bad], self.good_prompts, answers[n_bad:]
-        )
+            divergences = first_token_kl(self._original, self._first_tokens(self.prompts.good))
+            kl = sum(divergences) / len(divergences)
+            log_odds = self._log_odds() if limits.allow(kl) else None
+            passes = {
+                scorer.name: scorer.score(measure).value for scorer, measure in self._measures
+            }
+        answers = None
+        if limits.allow(kl, log_odds):
+            with clock.stage("decode"):
+                answers = self._answers()
+        return trial_scores(self.panel, self.prompts, kl, log_odds, passes, answers)
 
-    def _no_answers(self) -> list[list[int]]:
-        return [[] for _ in self.good_prompts]
+    def _answers(self) -> tuple[list[str], list[str]]:
+        """Answers to the good and to the bad prompts."""
+        good, bad = self.prompts.good, self.prompts.bad
+        tokens = generate(self.model, [*good, *bad], self.max_response_length)
+        answers = decode(self.model, tokens)
+        return answers[: len(good)], answers[len(good) :]
+
+    def _log_odds(self) -> float | None:
+        if not self._refusal_tokens.ids:
+            return None
+        rows = torch.cat(self._first_tokens(self.prompts.bad))
+        return float(self._refusal_tokens.log_odds(rows).mean())
+
+    def _first_tokens(self, prompts: Sequence[Prompt]) -> list[Tensor]:
+        """Log-probabilities [1, vocabulary] of the first response token of each prompt."""
+        return forced_log_probabilities(self.model, prompts, [[] for _ in prompts])
+
+
+def _likeliest(rows: Sequence[Tensor]) -> list[int]:
+    return [int(row[0].argmax()) for row in rows]

@@ -1,7 +1,7 @@
 """Scores trials at the cost of what they change: see `heretic.inference` for how."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 
 import torch
@@ -9,9 +9,11 @@ import torch
 from heretic.ablation.engines import Editor
 from heretic.ablation.plan import Edit
 from heretic.console import log
-from heretic.evaluation.scorers import is_settled_refusal
+from heretic.evaluation.scorers.log_odds import RefusalTokens
+from heretic.evaluation.scorers.panel import Panel, make_panel
+from heretic.evaluation.scorers.score import ScoredPrompts
 from heretic.evaluation.trial_queue import TrialQueue
-from heretic.evaluation.trial_scores import TrialScores
+from heretic.evaluation.trial_scores import Limits, TrialScores, trial_scores
 from heretic.inference.decode import Ending, decode_rows
 from heretic.inference.drafts import DraftBook
 from heretic.inference.prompt_batches import shared_prefix
@@ -21,7 +23,6 @@ from heretic.inference.study_prompts import StudyPrompts
 from heretic.model.batching import is_out_of_memory, release_memory
 from heretic.model.decoding import end_tokens
 from heretic.model.loading import Model
-from heretic.prompts.prompt import Prompt
 from heretic.stages import StageClock
 
 
@@ -34,7 +35,7 @@ class EngineOptions:
         trials_in_flight: trials whose answers are decoded in one batch.
         activation_cache_gb: gigabytes for what the unedited network computed.
         share_prefix: compute what all prompts begin with once.
-        retire: stop answers that are refusals already.
+        retire: stop answers that no score depends on any further, such as refusals.
         drafts: guess answers from those of earlier trials; not with `compile`.
         compile: compile the decoding step.
     """
@@ -64,29 +65,48 @@ class EngineOptions:
         return ", ".join([*(name for name, used in parts.items() if used), "rearranged rows"])
 
 
+@dataclass(frozen=True)
+class Outcome:
+    """What was found of a trial beside its answers.
+
+    Attributes:
+        kl: mean of the first response token of the good prompts, in nats.
+        log_odds: mean refusal log-odds of the bad prompts, as far as they were measured.
+        passes: values of scorers by passes, by name.
+        answered: whether it was within the limits, so that there are answers.
+    """
+
+    kl: float
+    log_odds: float | None
+    passes: Mapping[str, float]
+    answered: bool
+
+
 class FastEngine:
     """Scores several trials together, each with one pass over the prompts and one decoding."""
 
     def __init__(
         self,
         editor: Editor,
-        good_prompts: Sequence[Prompt],
-        bad_prompts: Sequence[Prompt],
+        prompts: ScoredPrompts,
         options: EngineOptions,
+        panel: Panel | None = None,
     ) -> None:
         """Prepare the prompts of a study on a model in its original state."""
         model = editor.model
-        self.editor, self.options = editor, options
-        self.good_prompts, self.bad_prompts = list(good_prompts), list(bad_prompts)
-        self.prompts = self._prepare(options.activation_cache_gb)
+        self.editor, self.options, self.prompts = editor, options, prompts
+        self.panel = panel or make_panel()
+        self._measures = [(s, s.prepare(model, prompts)) for s in self.panel.passes]
+        self.study = self._prepare(options.activation_cache_gb)
+        self._refusal_tokens = RefusalTokens.of(self.study.first_of_good, self.study.first_of_bad)
         self.most_rows = model.batch_size.current * self.trials_in_flight
-        log.info("Trials by %s, %d together; %s", self.name, self.trials_in_flight, self.prompts)
+        log.info("Trials by %s, %d together; %s", self.name, self.trials_in_flight, self.study)
         self.steps = self._make_steps()
         self._drafts = DraftBook() if options.guesses else None
         self._ending = Ending(
             end_tokens(model),
             options.max_response_length,
-            lambda texts: [options.retire and is_settled_refusal(text) for text in texts],
+            lambda texts: [options.retire and self.panel.settled(text) for text in texts],
         )
 
     @property
@@ -100,11 +120,6 @@ class FastEngine:
         return self.editor.name
 
     @property
-    def n_bad(self) -> int:
-        """Number of bad prompts."""
-        return len(self.bad_prompts)
-
-    @property
     def trials_in_flight(self) -> int:
         """How many trials are scored together."""
         return min(self.options.trials_in_flight, self.editor.max_trials)
@@ -114,9 +129,9 @@ class FastEngine:
         self.editor.restore()
 
     def score(
-        self, trials: Sequence[Sequence[Edit]], max_kl: float | None, clock: StageClock
+        self, trials: Sequence[Sequence[Edit]], limits: Limits, clock: StageClock
     ) -> list[TrialScores]:
-        """Scores of some trials; no answers are generated above `max_kl`.
+        """Scores of some trials; no answers are generated beyond the limits.
 
         When memory runs out they are scored again with fewer rows at once, from then on.
 
@@ -127,10 +142,9 @@ class FastEngine:
         while len(scores) < len(trials):
             together = trials[len(scores) : len(scores) + self.trials_in_flight]
             try:
-                divergences, answers = self.answer(together, max_kl, clock)
+                outcomes, answers = self.answer(together, limits, clock)
                 scores += [
-                    self.scores(trial, kl, answers) if _near(kl, max_kl) else TrialScores(kl)
-                    for trial, kl in enumerate(divergences)
+                    self.scores(trial, outcome, answers) for trial, outcome in enumerate(outcomes)
                 ]
                 continue
             except (RuntimeError, MemoryError) as error:
@@ -142,39 +156,31 @@ class FastEngine:
         return scores
 
     def answer(
-        self, trials: Sequence[Sequence[Edit]], max_kl: float | None, clock: StageClock
-    ) -> tuple[list[float], Mapping[Owner, list[int]]]:
-        """KL of each of a few trials, and answers as far as they matter.
+        self, trials: Sequence[Sequence[Edit]], limits: Limits, clock: StageClock
+    ) -> tuple[list[Outcome], Mapping[Owner, list[int]]]:
+        """What passes tell of each of a few trials, and answers as far as they matter.
 
         Args:
             trials: at most `trials_in_flight`.
-            max_kl: nats above which a trial has no answers.
+            limits: beyond which a trial has no answers.
             clock: told which stage takes how long.
 
         Returns:
-            Mean KL (nats) of the first response token by trial; tokens by trial and prompt, the
-            good prompts first.
+            Outcomes by trial; tokens by trial and prompt, the good prompts first.
         """
         self.editor.load(trials, clock)
-        changed = [first_changed(edits, self.model.anatomy.n_layers) for edits in trials]
         queue = TrialQueue(
             self.editor,
-            self.prompts,
-            changed,
+            self.study,
+            [first_changed(edits, self.model.anatomy.n_layers) for edits in trials],
             self.most_rows,
             self.options.max_response_length,
+            self._refusal_tokens,
             clock,
             by_row=self.options.compile and self.editor.max_trials > 1,
         )
-        divergences = []
         with clock.stage("prefill"):
-            for trial in range(len(trials)):
-                kl = queue.compare(trial)
-                divergences.append(kl)
-                if _near(kl, max_kl):
-                    queue.add(trial)
-                else:
-                    queue.reject()
+            outcomes = [self._compare(queue, trial, limits) for trial in range(len(trials))]
         with clock.stage("decode"):
             answers = decode_rows(
                 self.model,
@@ -185,19 +191,42 @@ class FastEngine:
                 queue.assign,
                 self._drafts,
             )
-        return divergences, answers
+        return [
+            replace(outcome, log_odds=queue.log_odds(trial))
+            for trial, outcome in enumerate(outcomes)
+        ], answers
 
-    def scores(self, trial: int, kl: float, answers: Mapping[Owner, list[int]]) -> TrialScores:
-        """What the answers of one trial make of it."""
-        n_good, n_all = len(self.good_prompts), len(self.good_prompts) + self.n_bad
-        texts = self.model.chat.decode_all([answers[Owner(trial, i)] for i in range(n_all)])
-        return TrialScores.of_answers(
-            kl, self.bad_prompts, texts[n_good:], self.good_prompts, texts[:n_good]
+    def _compare(self, queue: TrialQueue, trial: int, limits: Limits) -> Outcome:
+        """What passes tell of a trial, whose prompts then wait for answers if it is near enough."""
+        kl = queue.compare(trial)
+        log_odds = None
+        if limits.allow(kl) and limits.max_refusal_log_odds is not None:
+            log_odds = queue.look_ahead(trial)
+        passes = {scorer.name: scorer.score(measure).value for scorer, measure in self._measures}
+        near = limits.allow(kl, log_odds)
+        if near:
+            queue.add(trial)
+        else:
+            queue.reject()
+        return Outcome(kl, log_odds, passes, near)
+
+    def scores(
+        self, trial: int, outcome: Outcome, answers: Mapping[Owner, list[int]]
+    ) -> TrialScores:
+        """What the outcome and the answers of one trial make of it."""
+        texts = None
+        if outcome.answered:
+            n_good = len(self.prompts.good)
+            owners = [Owner(trial, i) for i in range(n_good + len(self.prompts.bad))]
+            found = self.model.chat.decode_all([answers[owner] for owner in owners])
+            texts = found[:n_good], found[n_good:]
+        return trial_scores(
+            self.panel, self.prompts, outcome.kl, outcome.log_odds, outcome.passes, texts
         )
 
     def _prepare(self, gigabytes: float) -> StudyPrompts:
         """The study's prompts in batches that fit into memory, with recordings if these fit too."""
-        good, bad = map(self.model.chat.encode, (self.good_prompts, self.bad_prompts))
+        good, bad = map(self.model.chat.encode, (self.prompts.good, self.prompts.bad))
         prefix = shared_prefix([*good, *bad]) if self.options.share_prefix else 0
         size = self.model.batch_size
         while True:
@@ -223,16 +252,16 @@ class FastEngine:
         size = self.model.batch_size
         if self.most_rows > size.current:
             self.most_rows //= 2
-        elif self._drafts is not None or self.prompts.has_recordings:
+        elif self._drafts is not None or self.study.has_recordings:
             self._drafts = None
-            self.prompts.forget_recordings()
+            self.study.forget_recordings()
             log.warning("Out of memory: continuing without what earlier passes computed")
             return
         else:
             size.halve()
             self.most_rows = size.current
         size.current = min(size.current, self.most_rows)
-        self.prompts.limit(size.current)
+        self.study.limit(size.current)
         self.steps = self._make_steps()
         log.warning("Out of memory: continuing with %d rows at once", self.most_rows)
 
@@ -242,14 +271,9 @@ class FastEngine:
         return CompiledSteps(
             self.model,
             self.most_rows,
-            self.prompts.longest + 2 * self.options.max_response_length,
+            self.study.longest + 2 * self.options.max_response_length,
             partial(torch.compile, dynamic=False),
         )
-
-
-def _near(kl: float, max_kl: float | None) -> bool:
-    """Written so that a NaN, from weights that overflow, is too far as well."""
-    return max_kl is None or kl <= max_kl
 
 
 def first_changed(edits: Sequence[Edit], n_layers: int) -> int:

@@ -93,15 +93,15 @@ def summarize(
     n_bad = len(sets.bad)
     bad, good = measurement.answers[:n_bad], measurement.answers[n_bad:]
     row: dict[str, Any] = {
-        "refusals": _rate(REFUSALS.flags(sets.bad, bad)),
-        "false_refusals": _rate(REFUSALS.flags(sets.good, good)),
-        "degenerate": _rate(DEGENERATE.flags(sets.all, measurement.answers)),
+        "refusals": _rate(REFUSALS.judge_all(sets.bad, bad)),
+        "false_refusals": _rate(REFUSALS.judge_all(sets.good, good)),
+        "degenerate": _rate(DEGENERATE.judge_all(sets.all, measurement.answers)),
         "kl_first_token": _mean(measurement.kl_first_token, bootstrap_samples, seed),
         "kl_teacher_forced": _mean(measurement.kl_teacher_forced, bootstrap_samples, seed),
     }
     for name, prompts, answers in (("recovered", sets.bad, bad), ("kept", sets.good, good)):
         if all(prompt.answers for prompt in prompts):
-            row[name] = _rate(RIGHT.flags(prompts, answers))
+            row[name] = _rate(RIGHT.judge_all(prompts, answers))
     return row
 
 
@@ -130,8 +130,8 @@ def samples(
     ]
 
 
-def _rate(flags: Sequence[bool]) -> dict[str, Any]:
-    count, total = sum(flags), len(flags)
+def _rate(flags: Sequence[float]) -> dict[str, Any]:
+    count, total = int(sum(flags)), len(flags)
     interval = wilson_interval(count, total)
     return {"count": count, "total": total, "rate": count / total, "interval": list(interval)}
 

@@ -6,7 +6,9 @@ from dataclasses import dataclass
 from heretic.ablation.engines import Editor
 from heretic.ablation.plan import Edit
 from heretic.evaluation.evaluator import Evaluator
-from heretic.evaluation.trial_scores import TrialScores
+from heretic.evaluation.scorers.panel import Panel
+from heretic.evaluation.scorers.score import ScoredPrompts
+from heretic.evaluation.trial_scores import Limits, TrialScores
 from heretic.model.loading import Model
 from heretic.stages import StageClock
 
@@ -39,18 +41,23 @@ class PlainEngine:
         return 1
 
     @property
-    def n_bad(self) -> int:
-        """Bad prompts of the search."""
-        return len(self.evaluator.bad_prompts)
+    def panel(self) -> Panel:
+        """Which scores it gives."""
+        return self.evaluator.panel
+
+    @property
+    def prompts(self) -> ScoredPrompts:
+        """On which it scores."""
+        return self.evaluator.prompts
 
     def score(
-        self, trials: Sequence[Sequence[Edit]], max_kl: float | None, clock: StageClock
+        self, trials: Sequence[Sequence[Edit]], limits: Limits, clock: StageClock
     ) -> list[TrialScores]:
         """Score each trial, in their order; see `TrialEngine.score`."""
         scores = []
         for edits in trials:
             self.editor.load([edits], clock)
-            scores.append(self.evaluator.evaluate(max_kl, clock))
+            scores.append(self.evaluator.evaluate(limits, clock))
         return scores
 
     def restore(self) -> None:

@@ -4,7 +4,9 @@ from collections.abc import Sequence
 from typing import Protocol
 
 from heretic.ablation.plan import Edit
-from heretic.evaluation.trial_scores import TrialScores
+from heretic.evaluation.scorers.panel import Panel
+from heretic.evaluation.scorers.score import ScoredPrompts
+from heretic.evaluation.trial_scores import Limits, TrialScores
 from heretic.model.loading import Model
 from heretic.stages import StageClock
 
@@ -25,17 +27,21 @@ class TrialEngine(Protocol):
         """How many trials it scores together, at most."""
 
     @property
-    def n_bad(self) -> int:
-        """Bad prompts of the search."""
+    def panel(self) -> Panel:
+        """Which scores it gives."""
+
+    @property
+    def prompts(self) -> ScoredPrompts:
+        """On which it scores."""
 
     def score(
-        self, trials: Sequence[Sequence[Edit]], max_kl: float | None, clock: StageClock
+        self, trials: Sequence[Sequence[Edit]], limits: Limits, clock: StageClock
     ) -> list[TrialScores]:
         """Score each trial as if it were alone, in their order.
 
         Args:
             trials: the edits of each, none for the original; at most `trials_in_flight` of them.
-            max_kl: nats above which no answers are generated; None generates in any case.
+            limits: beyond which no answers are generated.
             clock: told which stage takes how long.
         """
 

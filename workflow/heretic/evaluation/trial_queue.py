@@ -1,15 +1,18 @@
 """The rows of some trials, on their way from prompts to answers."""
 
-from collections import deque
+from collections import defaultdict, deque
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
+from torch import Tensor
 from torch.nn.functional import log_softmax
 
 from heretic.ablation.engines import Editor
 from heretic.evaluation.divergence import kl_divergence
+from heretic.evaluation.scorers.log_odds import RefusalTokens
 from heretic.inference.key_values import KeyValues
+from heretic.inference.prefill import Prefilled
 from heretic.inference.rows import Owner, Rows
 from heretic.inference.study_prompts import StudyBatch, StudyPrompts
 from heretic.stages import StageClock
@@ -17,11 +20,15 @@ from heretic.stages import StageClock
 
 @dataclass
 class _Item:
-    """A batch of a trial that is to be answered; `rows` if it is prefilled already."""
+    """A batch of a trial that is to be answered; `rows` if it is prefilled already.
+
+    Of a bad batch `measured` says whether its log-odds are known.
+    """
 
     trial: int
     batch: StudyBatch
     rows: Rows | None = None
+    measured: bool = True
 
 
 class TrialQueue:
@@ -34,6 +41,7 @@ class TrialQueue:
         first_changed: Sequence[int],
         most_kept: int,
         longest: int,
+        refusal_tokens: RefusalTokens,
         clock: StageClock,
         *,
         by_row: bool,
@@ -46,6 +54,7 @@ class TrialQueue:
             first_changed: index of the first layer that each trial edits.
             most_kept: rows whose keys and values may wait for their answers.
             longest: tokens of an answer.
+            refusal_tokens: whose log-odds are measured on bad prompts.
             clock: charged with prefills that happen between answers.
             by_row: whether to tell the trial of each row even where they all have one, so that a
                 compiled step always finds the same.
@@ -55,6 +64,7 @@ class TrialQueue:
         self._prefixes: dict[int, KeyValues | None] = {}
         self._compared: list[_Item] = []
         self._items: deque[_Item] = deque()
+        self._refusal_tokens, self._log_odds = refusal_tokens, defaultdict[int, list[Tensor]](list)
         self._room_to_keep, self._longest = most_kept, longest
 
     def compare(self, trial: int) -> float:
@@ -64,18 +74,44 @@ class TrialQueue:
         self._compared = []
         divergences: list[float] = []
         for batch in self._prompts.good:
-            prefilled = self._prompts.prefill(
-                batch, self._first_changed[trial], self._prefixes[trial]
-            )
+            prefilled = self._prefill(trial, batch)
             assert batch.original is not None  # of good prompts it is always there
             with torch.inference_mode():
                 edited = log_softmax(prefilled.logits.float(), dim=-1)
                 divergences += kl_divergence(batch.original, edited).tolist()
-            keep = len(batch.prompts) <= self._room_to_keep
-            rows = Rows.of(prefilled, batch.prompts, trial, self._longest) if keep else None
-            self._room_to_keep -= len(batch.prompts) if keep else 0
-            self._compared.append(_Item(trial, batch, rows))
+            self._compared.append(_Item(trial, batch, self._kept(trial, batch, prefilled)))
         return sum(divergences) / len(divergences)
+
+    def look_ahead(self, trial: int) -> float | None:
+        """The log-odds of the trial that was compared last, measured at once; see `log_odds`."""
+        for batch in self._prompts.bad:
+            prefilled = self._prefill(trial, batch)
+            self._measure(trial, prefilled)
+            self._compared.append(_Item(trial, batch, self._kept(trial, batch, prefilled)))
+        return self.log_odds(trial)
+
+    def log_odds(self, trial: int) -> float | None:
+        """Mean refusal log-odds (nats) of the trial's bad prompts, all of which are prefilled.
+
+        None where no token tells refusals, or the trial's prompts were not answered.
+        """
+        measured = self._log_odds[trial]
+        return float(torch.cat(measured).mean()) if measured else None
+
+    def _prefill(self, trial: int, batch: StudyBatch) -> Prefilled:
+        return self._prompts.prefill(batch, self._first_changed[trial], self._prefixes[trial])
+
+    def _kept(self, trial: int, batch: StudyBatch, prefilled: Prefilled) -> Rows | None:
+        """The rows, if there is room to keep them."""
+        if len(batch.prompts) > self._room_to_keep:
+            return None
+        self._room_to_keep -= len(batch.prompts)
+        return Rows.of(prefilled, batch.prompts, trial, self._longest)
+
+    def _measure(self, trial: int, prefilled: Prefilled) -> None:
+        if self._refusal_tokens.ids:
+            with torch.inference_mode():
+                self._log_odds[trial].append(self._refusal_tokens.log_odds(prefilled.logits))
 
     def reject(self) -> None:
         """Give up the rows of the trial that was compared last."""
@@ -85,7 +121,8 @@ class TrialQueue:
     def add(self, trial: int) -> None:
         """Have all prompts answered in the state of the trial that was compared last."""
         self._items.extend(self._compared)
-        self._items.extend(_Item(trial, batch) for batch in self._prompts.bad)
+        if len(self._compared) == len(self._prompts.good):
+            self._items.extend(_Item(trial, batch, measured=False) for batch in self._prompts.bad)
         self._compared = []
 
     def take(self, room: int) -> Rows | None:
@@ -97,9 +134,9 @@ class TrialQueue:
             return item.rows
         with self._clock.stage("prefill"):
             self._editor.assign(item.trial)
-            prefilled = self._prompts.prefill(
-                item.batch, self._first_changed[item.trial], self._prefixes[item.trial]
-            )
+            prefilled = self._prefill(item.trial, item.batch)
+            if not item.measured:
+                self._measure(item.trial, prefilled)
         return Rows.of(prefilled, item.batch.prompts, item.trial, self._longest)
 
     def assign(self, owners: Sequence[Owner]) -> None:

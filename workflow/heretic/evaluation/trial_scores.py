@@ -1,52 +1,70 @@
-"""Scores of a trial: how far it moved the model, and how often it still refuses."""
+"""Scores of a trial by name: how far it moved the model, and what its answers are worth."""
 
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
 
-from heretic.evaluation.scorers import DEGENERATE, REFUSALS
-from heretic.prompts.prompt import Prompt
+from heretic.evaluation.scorers.log_odds import NAME as LOG_ODDS
+from heretic.evaluation.scorers.panel import KL, Panel
+from heretic.evaluation.scorers.score import ScoredPrompts, finite_or_none
+
+# Numbers by name. Those of answers are None where nothing was generated, those of passes where they
+# are not finite.
+TrialScores = Mapping[str, Any]
 
 
 @dataclass(frozen=True)
-class TrialScores:
-    """What one state of the model scores on the search's prompts.
+class Limits:
+    """Beyond which a trial is infeasible, and its prompts are not answered.
 
     Attributes:
-        kl_first_token: mean KL (nats) of the first response token on the good prompts.
-        refusals: refused bad prompts; None when nothing was generated.
-        degenerate: empty or looping answers to bad prompts that refuse nothing, so that an answer
-            known to refuse need not be generated to its end; None likewise.
-        unanswered: refusals and degenerate answers together: a broken model is no success.
-        false_refusals: refused good prompts; None likewise.
+        max_kl: nats of the first token's KL; None for no limit.
+        max_refusal_log_odds: of the bad prompts' mean; None for no limit.
     """
 
-    kl_first_token: float
-    refusals: int | None = None
-    degenerate: int | None = None
-    unanswered: int | None = None
-    false_refusals: int | None = None
+    max_kl: float | None = None
+    max_refusal_log_odds: float | None = None
 
-    @classmethod
-    def of_answers(
-        cls,
-        kl: float,
-        bad_prompts: Sequence[Prompt],
-        bad_answers: Sequence[str],
-        good_prompts: Sequence[Prompt],
-        good_answers: Sequence[str],
-    ) -> "TrialScores":
-        """Count what the answers are; each may end where it is known to be a refusal."""
-        refused = REFUSALS.flags(bad_prompts, bad_answers)
-        broken = DEGENERATE.flags(bad_prompts, bad_answers)
-        degenerate = sum(b and not r for r, b in zip(refused, broken, strict=True))
-        return cls(
-            kl_first_token=kl,
-            refusals=sum(refused),
-            degenerate=degenerate,
-            unanswered=sum(refused) + degenerate,
-            false_refusals=sum(REFUSALS.flags(good_prompts, good_answers)),
-        )
+    def excess(self, kl: float, log_odds: float | None) -> dict[str, float]:
+        """By how much a trial exceeds each limit that there is; negative within it.
 
-    def to_dict(self) -> dict[str, float | int | None]:
-        """Scores by name."""
-        return asdict(self)
+        What is no number is beyond every limit.
+        """
+        found = {"max_kl": (kl, self.max_kl)}
+        if log_odds is not None:
+            found["max_refusal_log_odds"] = (log_odds, self.max_refusal_log_odds)
+        return {name: value - end for name, (value, end) in found.items() if end is not None}
+
+    def allow(self, kl: float, log_odds: float | None = None) -> bool:
+        """Whether a trial exceeds none of them."""
+        # Written so that a NaN, from weights that overflow, is too far as well.
+        return all(excess <= 0 for excess in self.excess(kl, log_odds).values())
+
+
+def trial_scores(
+    panel: Panel,
+    prompts: ScoredPrompts,
+    kl: float,
+    log_odds: float | None,
+    passes: Mapping[str, float],
+    answers: tuple[Sequence[str], Sequence[str]] | None,
+) -> TrialScores:
+    """All scores of a panel, in its order.
+
+    Args:
+        panel: whose scorers are asked.
+        prompts: that were answered.
+        kl: mean of the first response token of good prompts, in nats.
+        log_odds: mean of bad prompts; None where there is none.
+        passes: values of the scorers by passes, by name.
+        answers: of the good and of the bad prompts, each of which may end where `Panel.settled`
+            says so; None if nothing was generated.
+    """
+    found: dict[str, float | int | None] = {
+        KL: kl,
+        LOG_ODDS: log_odds,
+        **{name: finite_or_none(value) for name, value in passes.items()},
+    }
+    if answers is not None:
+        found |= {name: s.value for name, s in panel.judge(prompts, *answers).items()}
+    return {name: found.get(name) for name in panel.names(prompts)}

@@ -42,7 +42,13 @@ class StudyBatch:
 
 
 class StudyPrompts:
-    """Good and bad prompts in batches that stay the same from trial to trial."""
+    """Good and bad prompts in batches that stay the same from trial to trial.
+
+    Attributes:
+        good, bad: batches.
+        first_of_good, first_of_bad: the original's likeliest first response tokens, in the order of
+            the batches.
+    """
 
     def __init__(
         self,
@@ -82,8 +88,15 @@ class StudyPrompts:
             prefilled, recording = record(model, shared, None, self._plan)
             self.prefix = StudyBatch(shared, recording)
             key_values = read_key_values(prefilled.cache)
-        self.good = [self._recorded(batch, key_values, compared=True) for batch in batches]
-        self.bad = [self._recorded(batch, key_values, compared=False) for batch in others]
+        self.first_of_good: list[int] = []
+        self.first_of_bad: list[int] = []
+        self.good = [
+            self._recorded(batch, key_values, self.first_of_good, compared=True)
+            for batch in batches
+        ]
+        self.bad = [
+            self._recorded(batch, key_values, self.first_of_bad, compared=False) for batch in others
+        ]
 
     def __str__(self) -> str:
         batches = [*self.good, *self.bad]
@@ -97,9 +110,10 @@ class StudyPrompts:
         )
 
     def _recorded(
-        self, batch: PromptBatch, prefix: KeyValues | None, *, compared: bool
+        self, batch: PromptBatch, prefix: KeyValues | None, first: list[int], *, compared: bool
     ) -> StudyBatch:
         prefilled, recording = record(self.model, batch, prefix, self._plan)
+        first.extend(prefilled.logits.argmax(dim=-1).tolist())
         original = log_softmax(prefilled.logits.float(), dim=-1) if compared else None
         return StudyBatch(batch, recording, original)
 

@@ -81,6 +81,31 @@ def forced_log_probabilities(
     return rows
 
 
+def text_log_probabilities(model: Model, texts: Sequence[str]) -> list[Tensor]:
+    """Log-probability of each token of plain texts given those before it, without a template.
+
+    Returns:
+        By text [tokens - 1] (float32, on the CPU); the first token, which special tokens precede
+        where the tokenizer adds some, is given. Of a text of fewer than two tokens a single 0.
+    """
+    encoded = model.chat.tokenizer(list(texts), add_special_tokens=True)["input_ids"]
+    ids = [list(row) for row in encoded]
+    rows = [torch.zeros(1) for _ in ids]
+
+    def work(indices: Sequence[int]) -> list[Tensor]:
+        inputs, mask = pad_left([ids[i] for i in indices], model)
+        logits = forward(model, inputs[:, :-1], mask[:, :-1], inputs.shape[1] - 1).logits
+        wanted = inputs[:, 1:, None].to(logits.device)
+        found = log_softmax(logits.float(), dim=-1).gather(-1, wanted)[..., 0]
+        return [found[row, -(len(ids[index]) - 1) :].cpu() for row, index in enumerate(indices)]
+
+    order = [i for i in by_length([len(row) for row in ids]) if len(ids[i]) > 1]
+    for indices, found in run_in_batches(order, model.batch_size, work):
+        for index, log_probabilities in zip(indices, found, strict=True):
+            rows[index] = log_probabilities
+    return rows
+
+
 def forward(model: Model, inputs: Tensor, mask: Tensor, logits_to_keep: int) -> Any:
     """One forward pass over padded `inputs` [batch, tokens] without a key/value cache.
 

@@ -1,98 +1,100 @@
-"""The Pareto front of (divergence, unanswered prompts), and which of its trials to take."""
+"""The Pareto front of a study's objectives, and which of its trials to take."""
 
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
 
 from heretic.errors import StudyError
+
+KL, UNANSWERED = "kl_first_token", "unanswered"
 
 
 @dataclass(frozen=True)
 class Candidate:
-    """A feasible trial and its two objectives, both to be small.
+    """A feasible trial.
 
     Attributes:
         number: Optuna's trial number.
-        kl_first_token: nats.
-        unanswered: bad prompts that were refused or answered by a degenerate text.
+        objectives: on their scales, all to be small: 0 counts as the best value and 1 as the worst.
+            The scales are fixed rather than the ends of the front, so that a trial's distance from
+            the origin does not depend on which other trials a search happened to run.
+        scores: by name, in their own units.
     """
 
     number: int
-    kl_first_token: float
-    unanswered: int
+    objectives: tuple[float, ...]
+    scores: Mapping[str, Any] = field(default_factory=dict, compare=False)
 
-
-@dataclass(frozen=True)
-class Scales:
-    """What makes the two objectives comparable: the value of each that counts as one.
-
-    Fixed numbers rather than the ends of the front, so that a trial's distance from the origin
-    does not depend on which other trials a search happened to run.
-
-    Attributes:
-        kl_first_token: nats; the largest KL that a search allows.
-        unanswered: the number of bad prompts.
-    """
-
-    kl_first_token: float
-    unanswered: int
-
-    def distance(self, candidate: Candidate) -> float:
-        """Distance of a trial from the origin of the normalised objectives."""
-        return math.hypot(
-            candidate.kl_first_token / self.kl_first_token, candidate.unanswered / self.unanswered
-        )
+    def distance(self) -> float:
+        """Distance from the origin of the objectives; nothing is nearer than the best."""
+        return math.hypot(*(max(0.0, value) for value in self.objectives))
 
 
 def pareto_front(candidates: Sequence[Candidate]) -> list[Candidate]:
-    """Trials that no other beats in one objective without losing in the other, by rising KL.
+    """Trials that no other beats in one objective without losing in another.
 
-    Of equal trials the earliest stands for all.
+    They are sorted by their objectives, the first one first. Of equal trials the earliest stands
+    for all.
     """
     front: list[Candidate] = []
-    fewest = math.inf
-    for candidate in sorted(candidates, key=lambda c: (c.kl_first_token, c.unanswered, c.number)):
-        if candidate.unanswered < fewest:
+    for candidate in sorted(candidates, key=lambda c: (c.objectives, c.number)):
+        # What is beaten is beaten by one that is sorted before it.
+        if not any(_no_worse(other, candidate) for other in front):
             front.append(candidate)
-            fewest = candidate.unanswered
     return front
 
 
-def hypervolume(candidates: Sequence[Candidate], scales: Scales) -> float:
-    """What part of the unit square of the normalised objectives the trials dominate.
+def _no_worse(one: Candidate, other: Candidate) -> bool:
+    pairs = zip(one.objectives, other.objectives, strict=True)
+    return all(a <= b for a, b in pairs)
 
-    It is the square from the origin to the largest allowed KL and to no prompt answered, so that
-    the original, or what is no better in one objective, dominates nothing of it.
+
+def hypervolume(candidates: Sequence[Candidate]) -> float:
+    """What part of the unit cube of the objectives the trials dominate.
+
+    The cube reaches from the origin to the worst values, such as the largest allowed KL and no
+    prompt answered, so that the original, or what is no better in one objective, dominates nothing.
     """
-    area, height = 0.0, 1.0
-    for candidate in pareto_front(candidates):
-        width = 1.0 - candidate.kl_first_token / scales.kl_first_token
-        lower = candidate.unanswered / scales.unanswered
-        if width > 0 and lower < height:
-            area += width * (height - lower)
-            height = lower
-    return area
+    points = [
+        tuple(max(0.0, value) for value in candidate.objectives)
+        for candidate in pareto_front(candidates)
+        if max(candidate.objectives) < 1.0
+    ]
+    return _volume(points) if points else 0.0
 
 
-def fewest_unanswered(candidates: Sequence[Candidate]) -> Candidate | None:
-    """The end of the Pareto front with the fewest unanswered prompts; None without a trial.
+def _volume(points: Sequence[tuple[float, ...]]) -> float:
+    """Volume between points and (1, ..., 1), by slices along the first objective."""
+    ordered = sorted(points)
+    if len(ordered[0]) == 1:
+        return 1.0 - ordered[0][0]
+    ends = [*(point[0] for point in ordered[1:]), 1.0]
+    return sum(
+        (end - point[0]) * _volume([other[1:] for other in ordered[: place + 1]])
+        for place, (point, end) in enumerate(zip(ordered, ends, strict=True))
+        if end > point[0]
+    )
 
-    Of equal trials the earliest. The best of a search so far is the best of the one before and
-    the trials since.
+
+def best_in_last(candidates: Sequence[Candidate]) -> Candidate | None:
+    """The trial that is best in the last objective, then in the others; None without a trial.
+
+    By default that has the fewest unanswered prompts. Of equal trials the earliest. The best of a
+    search so far is the best of the one before and the trials since.
     """
-    return min(candidates, key=lambda c: (c.unanswered, c.kl_first_token, c.number), default=None)
+    return min(
+        candidates, key=lambda c: (c.objectives[-1], c.objectives[:-1], c.number), default=None
+    )
 
 
-def select(
-    candidates: Sequence[Candidate], rule: str, max_kl: float, scales: Scales
-) -> tuple[Candidate, str]:
+def select(candidates: Sequence[Candidate], rule: str, max_kl: float) -> tuple[Candidate, str]:
     """Choose a trial and say why.
 
     Args:
         candidates: feasible trials.
         rule: `closest`, `knee`, `min_refusals_under_kl` or `trial=<number>`.
         max_kl: nats, for `min_refusals_under_kl`.
-        scales: for `closest`.
 
     Raises:
         StudyError: there is no feasible trial, no such trial, or none under `max_kl`.
@@ -101,22 +103,16 @@ def select(
         raise StudyError("no trial is feasible; raise max_kl or n_trials, or lower max_weight")
     if rule.startswith("trial="):
         return _by_number(candidates, int(rule.removeprefix("trial=")))
-    front = pareto_front(candidates)
     if rule == "min_refusals_under_kl":
-        under = [c for c in front if c.kl_first_token <= max_kl]
-        if not under:
-            raise StudyError(
-                f"no trial has a KL of {max_kl} or less (smallest {front[0].kl_first_token:.3f}); "
-                "raise select_max_kl or n_trials"
-            )
-        return under[-1], f"{rule}: fewest unanswered of {len(under)} with KL <= {max_kl}"
+        return _fewest_under(candidates, max_kl)
+    front = pareto_front(candidates)
     if rule == "knee":
         # Rounded, so that no last bit breaks a tie. Of trials on one line, as the two ends of a
         # front of two, the last has the fewest unanswered; the first may be the unedited model.
         sums = [round(sum(point), 12) for point in _between_ends(front)]
         best = front[max(i for i, total in enumerate(sums) if total == min(sums))]
         return best, f"knee: farthest below the line between the ends of {len(front)} trials"
-    best = min(front, key=scales.distance)
+    best = min(front, key=Candidate.distance)
     return best, f"closest: nearest to the origin of the normalised front of {len(front)}"
 
 
@@ -127,12 +123,25 @@ def _by_number(candidates: Sequence[Candidate], number: int) -> tuple[Candidate,
     return chosen[0], f"trial={number}: chosen by the user"
 
 
-def _between_ends(front: Sequence[Candidate]) -> list[tuple[float, float]]:
+def _fewest_under(candidates: Sequence[Candidate], max_kl: float) -> tuple[Candidate, str]:
+    """The fewest unanswered prompts under a KL, whatever the objectives were."""
+    under = [c for c in candidates if c.scores[KL] <= max_kl]
+    if not under:
+        smallest = min(c.scores[KL] for c in candidates)
+        raise StudyError(
+            f"no trial has a KL of {max_kl} or less (smallest {smallest:.3f}); "
+            "raise select_max_kl or n_trials"
+        )
+    best = min(under, key=lambda c: (c.scores[UNANSWERED], c.scores[KL], c.number))
+    return best, f"min_refusals_under_kl: fewest unanswered of {len(under)} with KL <= {max_kl}"
+
+
+def _between_ends(front: Sequence[Candidate]) -> list[list[float]]:
     """Objectives scaled so that each spans [0, 1] over the front."""
-    lows = (front[0].kl_first_token, front[-1].unanswered)
-    highs = (front[-1].kl_first_token, front[0].unanswered)
-    spans = [high - low or 1.0 for low, high in zip(lows, highs, strict=True)]
+    columns = list(zip(*(candidate.objectives for candidate in front), strict=True))
+    lows = [min(column) for column in columns]
+    spans = [max(column) - min(column) or 1.0 for column in columns]
     return [
-        ((c.kl_first_token - lows[0]) / spans[0], (c.unanswered - lows[1]) / spans[1])
+        [(value - low) / span for value, low, span in zip(c.objectives, lows, spans, strict=True)]
         for c in front
     ]

@@ -8,7 +8,8 @@ however often the search was interrupted and however many trials were in flight.
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from heretic.optimization.pareto import Scales, hypervolume, pareto_front
+from heretic.optimization.objectives import Objective
+from heretic.optimization.pareto import Candidate, hypervolume, pareto_front
 from heretic.optimization.records import TrialRecord, candidates
 
 SMALLEST_GAIN = 1e-3  # of the hypervolume, relative
@@ -21,12 +22,12 @@ class Patience:
     Attributes:
         trials: as many finished trials; 0 for as long as there are trials.
         n_startup_trials: first trials, which do not count.
-        scales: of the objectives.
+        objectives: of the search.
     """
 
     trials: int
     n_startup_trials: int
-    scales: Scales
+    objectives: Sequence[Objective]
 
     def end(self, records: Sequence[TrialRecord]) -> int | None:
         """How many of a study's finished trials, in their order, a search has; None if it goes on.
@@ -35,10 +36,11 @@ class Patience:
         """
         if not self.trials:
             return None
-        best, since, front = 0.0, self.n_startup_trials, candidates([])
+        front: list[Candidate] = []
+        best, since = 0.0, self.n_startup_trials
         for count, record in enumerate(records, start=1):
-            front = pareto_front([*front, *candidates([record])])
-            volume = hypervolume(front, self.scales)
+            front = pareto_front([*front, *candidates([record], self.objectives)])
+            volume = hypervolume(front)
             if volume > best * (1.0 + SMALLEST_GAIN):
                 best, since = volume, max(count, self.n_startup_trials)
             elif best > 0 and count - since >= self.trials:

@@ -4,8 +4,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Self
 
+from scipy.stats import spearmanr
+
 from heretic.ablation.parameters import AblationParameters
-from heretic.optimization.pareto import Candidate, Scales, pareto_front, select
+from heretic.evaluation.scorers.log_odds import NAME as LOG_ODDS
+from heretic.optimization.objectives import Objective
+from heretic.optimization.pareto import Candidate, pareto_front, select
 from heretic.stages import STAGES, mean_seconds
 
 
@@ -18,7 +22,7 @@ class TrialRecord:
         parameters: the edit.
         sampled: what the sampler chose, by name.
         scores: scores by name; those of answers are None when nothing was generated.
-        feasible: whether the KL stayed under `max_kl`.
+        feasible: whether it stayed within all limits, such as `max_kl`.
         seconds: wall time; of trials that were scored together each one's equal share.
         stages: these seconds by stage, keys `STAGES`; empty in a record of an earlier version.
     """
@@ -42,18 +46,38 @@ class TrialRecord:
         return cls(**{**values, "parameters": parameters})
 
 
-def candidates(records: Sequence[TrialRecord]) -> list[Candidate]:
+def candidates(records: Sequence[TrialRecord], objectives: Sequence[Objective]) -> list[Candidate]:
     """The feasible trials with their objectives."""
     return [
-        Candidate(r.number, r.scores["kl_first_token"], r.scores["unanswered"])
+        Candidate(r.number, tuple(o.share(o.value(r.scores)) for o in objectives), r.scores)
         for r in records
         if r.feasible
     ]
 
 
-def trial_rows(records: Sequence[TrialRecord]) -> list[dict[str, Any]]:
+def agreement(records: Sequence[TrialRecord]) -> dict[str, Any]:
+    """How far the refusal log-odds, which cost no answers, tell the number of refusals.
+
+    Returns:
+        `trials`, which have both, and their rank correlation `spearman`; None where it has none,
+        since there are fewer than three or one of both never differs.
+    """
+    both = [
+        (r.scores[LOG_ODDS], r.scores["refusals"])
+        for r in records
+        if r.scores.get(LOG_ODDS) is not None and r.scores.get("refusals") is not None
+    ]
+    columns = [set(column) for column in zip(*both, strict=True)]
+    known = len(both) > 2 and min(map(len, columns)) > 1
+    correlation = float(spearmanr(both).statistic) if known else None
+    return {"trials": len(both), "spearman": correlation}
+
+
+def trial_rows(
+    records: Sequence[TrialRecord], objectives: Sequence[Objective]
+) -> list[dict[str, Any]]:
     """Rows of `trials.csv`."""
-    on_front = {candidate.number for candidate in pareto_front(candidates(records))}
+    on_front = {found.number for found in pareto_front(candidates(records, objectives))}
     return [
         {
             "trial": r.number,
@@ -78,12 +102,12 @@ def mean_stages(records: Sequence[TrialRecord]) -> dict[str, float]:
 
 
 def choose(
-    records: Sequence[TrialRecord], rule: str, max_kl: float, scales: Scales
+    records: Sequence[TrialRecord], rule: str, max_kl: float, objectives: Sequence[Objective]
 ) -> tuple[TrialRecord, str]:
     """The trial that `rule` selects, and why; see `heretic.optimization.pareto.select`.
 
     Raises:
         StudyError: no trial can be chosen.
     """
-    chosen, reason = select(candidates(records), rule, max_kl, scales)
+    chosen, reason = select(candidates(records, objectives), rule, max_kl)
     return next(record for record in records if record.number == chosen.number), reason

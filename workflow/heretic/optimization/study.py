@@ -4,7 +4,7 @@ import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 from urllib.parse import quote
 
 import optuna
@@ -39,8 +39,12 @@ def study_name(objective: Mapping[str, Any]) -> str:
 
 
 @contextmanager
-def open_study(database: Path, name: str) -> Iterator[optuna.Study]:
+def open_study(
+    database: Path, name: str, objectives: Mapping[str, Literal["minimize", "maximize"]]
+) -> Iterator[optuna.Study]:
     """The study `name` in an SQLite file, created if need be, for this process alone to write.
+
+    `objectives` are directions by name of the score.
 
     Trials that a killed process of an earlier version left running are marked as failed.
 
@@ -56,12 +60,12 @@ def open_study(database: Path, name: str) -> Iterator[optuna.Study]:
         study = optuna.create_study(
             study_name=name,
             storage=_storage(storage_url(database)),
-            directions=["minimize", "minimize"],
+            directions=list(objectives.values()),
             load_if_exists=True,
         )
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
-            study.set_metric_names(["kl_first_token", "unanswered"])
+            study.set_metric_names(list(objectives))
         _fail_unfinished(study)
         yield study
 

@@ -3,6 +3,7 @@
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import optuna
 from optuna.trial import FrozenTrial
@@ -11,10 +12,13 @@ from heretic.ablation.directions import AblationDirections
 from heretic.ablation.parameters import AblationParameters
 from heretic.ablation.plan import plan_edits
 from heretic.console import ProgressLine, log
+from heretic.evaluation.scorers.log_odds import NAME as LOG_ODDS
+from heretic.evaluation.scorers.panel import KL
 from heretic.evaluation.trial_engine import TrialEngine
-from heretic.evaluation.trial_scores import TrialScores
+from heretic.evaluation.trial_scores import Limits, TrialScores
 from heretic.optimization.in_flight import StudyInMemory
-from heretic.optimization.pareto import Scales, fewest_unanswered
+from heretic.optimization.objectives import Objective
+from heretic.optimization.pareto import best_in_last
 from heretic.optimization.patience import Patience
 from heretic.optimization.records import TrialRecord, candidates
 from heretic.optimization.samplers import Sampling, make_sampler
@@ -22,9 +26,10 @@ from heretic.optimization.search_space import SearchSpace
 from heretic.optimization.study import finished_trials
 from heretic.stages import StageClock
 
-RECORD, WANTED = "record", "n_trials"
+RECORD, WANTED, OBJECTIVES = "record", "n_trials", "objectives"
 # Optuna stores no infinity; weights that overflow score worse than any real trial.
 WORST_KL = 1e6
+LABELS = {KL: "KL"}
 
 
 @dataclass(frozen=True)
@@ -35,7 +40,8 @@ class TrialLoop:
         space: what trials may try.
         directions: of every state of the model's stream.
         engine: of a model in its original state.
-        max_kl: nats above which a trial is infeasible.
+        limits: beyond which a trial is infeasible.
+        objectives: that the sampler is told, in their order.
         sampling: who chooses the trials.
         patience: finished trials without a gain after which a search ends early; 0 for never.
     """
@@ -43,7 +49,8 @@ class TrialLoop:
     space: SearchSpace
     directions: AblationDirections
     engine: TrialEngine
-    max_kl: float
+    limits: Limits
+    objectives: Sequence[Objective]
     sampling: Sampling
     patience: int = 0
 
@@ -62,6 +69,8 @@ class TrialLoop:
         records = read_records(study, n_trials)
         ended = self._end(records)
         study.set_user_attr(WANTED, n_trials if ended is None else len(records))
+        if OBJECTIVES not in study.user_attrs:
+            study.set_user_attr(OBJECTIVES, [each.to_dict() for each in self.objectives])
         clock = StageClock(self.engine.model.device)
         try:
             with ProgressLine("Trials", n_trials, done=min(done, n_trials)) as progress:
@@ -70,7 +79,7 @@ class TrialLoop:
                     end = min((done // together + 1) * together, n_trials)
                     for record in self._run_together(memory, range(done, end), clock):
                         records.append(record)
-                        progress.advance(note=f"{_found(record)}{_best_so_far(records)}")
+                        progress.advance(note=f"{self._found(record)}{self._best_so_far(records)}")
                     done, ended = end, self._end(records)
         finally:
             self.engine.restore()
@@ -83,8 +92,8 @@ class TrialLoop:
 
     def _end(self, records: Sequence[TrialRecord]) -> int | None:
         """How many of these trials the search has, if it has ended early."""
-        scales = Scales(self.max_kl, self.engine.n_bad)
-        return Patience(self.patience, self.sampling.n_startup_trials, scales).end(records)
+        startup = self.sampling.n_startup_trials
+        return Patience(self.patience, startup, self.objectives).end(records)
 
     def _run_together(
         self, memory: StudyInMemory, places: range, clock: StageClock
@@ -98,7 +107,7 @@ class TrialLoop:
             memory.keep([trial for trial, _ in asked])
         anatomy = self.engine.model.anatomy
         edits = [plan_edits(parameters, self.directions, anatomy) for _, parameters in asked]
-        scores = self.engine.score(edits, self.max_kl, clock)
+        scores = self.engine.score(edits, self.limits, clock)
         stages = {name: seconds / len(places) for name, seconds in clock.read().items()}
         for (trial, parameters), found in zip(asked, scores, strict=True):
             yield self._store(memory, trial, parameters, found, stages)
@@ -120,11 +129,11 @@ class TrialLoop:
         scores: TrialScores,
         stages: Mapping[str, float],
     ) -> TrialRecord:
-        overflowed = not math.isfinite(scores.kl_first_token)
-        kl = WORST_KL if overflowed else scores.kl_first_token
-        excess = WORST_KL if overflowed else kl - self.max_kl
-        trial.set_constraint("max_kl", excess)
-        found = {**scores.to_dict(), "kl_first_token": kl}
+        kl = scores[KL]
+        found = {**scores, KL: kl if math.isfinite(kl) else WORST_KL}
+        excess = self._excess(scores)
+        for name, value in excess.items():
+            trial.set_constraint(name, value)
         seconds = sum(stages.values())
         stored = {
             "parameters": parameters.to_dict(),
@@ -133,9 +142,45 @@ class TrialLoop:
             "stages": stages,
         }
         trial.set_user_attr(RECORD, stored)
-        unanswered = self.engine.n_bad if scores.unanswered is None else scores.unanswered
-        number = memory.store(trial, (kl, unanswered))
-        return TrialRecord(number, parameters, trial.params, found, excess <= 0, seconds, stages)
+        number = memory.store(trial, [objective.value(found) for objective in self.objectives])
+        feasible = all(value <= 0 for value in excess.values())
+        return TrialRecord(number, parameters, trial.params, found, feasible, seconds, stages)
+
+    def _excess(self, scores: TrialScores) -> dict[str, float]:
+        """By how much a trial exceeds each limit; samplers need all limits of every trial."""
+        found = self.limits.excess(scores[KL], scores.get(LOG_ODDS))
+        found = {name: by if math.isfinite(by) else WORST_KL for name, by in found.items()}
+        if self.limits.max_refusal_log_odds is not None:
+            found.setdefault("max_refusal_log_odds", 0.0)
+        return found
+
+    def _found(self, record: TrialRecord) -> str:
+        """What a trial scored, for the log."""
+        told = _told(record.scores, self.objectives)
+        return f"Trial {record.number}: {told}{'' if record.feasible else ', infeasible'}"
+
+    def _best_so_far(self, records: Sequence[TrialRecord]) -> str:
+        best = best_in_last(candidates(records, self.objectives))
+        if best is None:
+            return ""
+        return f"; best so far trial {best.number}: {_told(best.scores, self.objectives)}"
+
+
+def _told(scores: Mapping[str, Any], objectives: Sequence[Objective]) -> str:
+    """Objectives for the log, those that are known."""
+    known = [(o.name, scores[o.name]) for o in objectives if scores[o.name] is not None]
+    return ", ".join(
+        f"{LABELS.get(name, name)} {value:.4f}" if isinstance(value, float) else f"{name} {value}"
+        for name, value in known
+    )
+
+
+def stored_objectives(study: optuna.Study) -> tuple[Objective, ...]:
+    """The objectives of a study; earlier versions had these two, and did not say so."""
+    stored = study.user_attrs.get(OBJECTIVES)
+    if stored is None:
+        return tuple(Objective(name, "minimize", 0.0, 1.0) for name in (KL, "unanswered"))
+    return tuple(Objective.from_dict(each) for each in stored)
 
 
 def read_records(study: optuna.Study, n_trials: int) -> list[TrialRecord]:
@@ -153,20 +198,4 @@ def _record(trial: FrozenTrial) -> TrialRecord:
         feasible=all(value <= 0 for value in trial.constraints.values()),
         seconds=stored["seconds"],
         stages=stored.get("stages", {}),
-    )
-
-
-def _found(record: TrialRecord) -> str:
-    kl, unanswered = record.scores["kl_first_token"], record.scores["unanswered"]
-    answers = "infeasible" if unanswered is None else f"unanswered {unanswered}"
-    return f"Trial {record.number}: KL {kl:.4f}, {answers}"
-
-
-def _best_so_far(records: Sequence[TrialRecord]) -> str:
-    best = fewest_unanswered(candidates(records))
-    if best is None:
-        return ""
-    return (
-        f"; best so far trial {best.number}: KL {best.kl_first_token:.4f}, "
-        f"unanswered {best.unanswered}"
     )

@@ -12,9 +12,10 @@ from optuna.trial import FrozenTrial, TrialState
 from heretic.console import duration
 from heretic.errors import StudyError
 from heretic.optimization.in_flight import in_flight
+from heretic.optimization.objectives import Objective
 from heretic.optimization.records import TrialRecord, mean_stages, trial_rows
 from heretic.optimization.study import database_errors, read_only_storage
-from heretic.optimization.trials import WANTED, read_records
+from heretic.optimization.trials import WANTED, read_records, stored_objectives
 
 COLUMNS = (
     "trial", "state", "kl_first_token", "unanswered", "refusals", "degenerate",
@@ -32,6 +33,7 @@ class Search:
         study: its name.
         others: names of the other studies, of earlier objectives.
         n_trials: how many completed trials are wanted; None if no search has said so yet.
+        objectives: of the search.
         records: completed trials.
         unfinished: state by number of trials that are running, or would be if their search were
             alive, that wait for a search of more trials, or that one of an earlier version cut off.
@@ -40,6 +42,7 @@ class Search:
     study: str
     others: tuple[str, ...]
     n_trials: int | None
+    objectives: tuple[Objective, ...]
     records: tuple[TrialRecord, ...]
     unfinished: dict[int, str]
 
@@ -68,6 +71,7 @@ def read_search(database: Path, name: str | None = None) -> Search:
             chosen,
             tuple(each for each in names if each != chosen),
             attributes.get(WANTED),
+            stored_objectives(study),
             tuple(read_records(study, len(trials))),
             _unfinished(trials, attributes),
         )
@@ -75,17 +79,19 @@ def read_search(database: Path, name: str | None = None) -> Search:
 
 def search_table(search: Search, *, only_front: bool = False) -> str:
     """The trials of a search as text, `*` before those of the Pareto front."""
-    rows = trial_rows(search.records)
+    rows = trial_rows(search.records, search.objectives)
+    others = [each.name for each in search.objectives if each.name not in COLUMNS]
+    columns = [*COLUMNS[:-1], *others, COLUMNS[-1]]
     shown = [
-        ["*" if row["pareto"] else "", *(_cell(row[column]) for column in COLUMNS)]
+        ["*" if row["pareto"] else "", *(_cell(row[column]) for column in columns)]
         for row in rows
         if row["pareto"] or not only_front
     ]
     if not only_front:
-        blanks = [""] * (len(COLUMNS) - 2)
+        blanks = [""] * (len(columns) - 2)
         shown += [["", str(n), state, *blanks] for n, state in search.unfinished.items()]
         shown.sort(key=lambda cells: int(cells[1]))
-    table = [["", *COLUMNS], *shown]
+    table = [["", *columns], *shown]
     widths = [max(map(len, column)) for column in zip(*table, strict=True)]
     lines = [
         "  ".join(cell.rjust(width) for cell, width in zip(cells, widths, strict=True))

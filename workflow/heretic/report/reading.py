@@ -16,7 +16,6 @@ from heretic.report.geometry import Column, indistinct_layers, read_geometry, us
 from heretic.stages import STAGES
 
 TRIAL_COLUMNS = ("trial", "state", "kl_first_token", "refusals", "pareto", "seconds")
-SCORE_COLUMNS = ("degenerate", "unanswered", "false_refusals")  # where the search has them
 STAGE_COLUMNS = {f"seconds_{name}": name for name in STAGES}  # likewise
 RATES = ("refusals", "false_refusals", "degenerate")
 OPTIONAL_RATES = ("recovered", "kept")
@@ -38,16 +37,16 @@ HASHED = (
 class Trial:
     """One row of trials.csv; what was not measured is None.
 
-    `unanswered` counts bad prompts that were refused or answered by a degenerate text: what the
-    search lowers. Where a search knows refusals only, they stand for it. `stages` holds the seconds
-    by stage, all or none.
+    `scores` are by name. `value` is the objective that is drawn against the KL, by default the bad
+    prompts that were refused or answered by a degenerate text. `stages` holds the seconds by stage,
+    all or none.
     """
 
     number: int
     feasible: bool
     kl: float | None
-    refusals: float | None
-    unanswered: float | None
+    scores: dict[str, float]
+    value: float | None
     on_front: bool
     seconds: float | None
     stages: dict[str, float]
@@ -70,16 +69,39 @@ class Run:
 
     @property
     def baseline(self) -> float:
-        """Unanswered bad prompts of the original, in the search."""
-        before = self.best["baseline"]
-        return float(before.get("unanswered", before["refusals"]))
+        """The original's value of the objective that is drawn against the KL."""
+        return float(self.best["baseline"][objective_of(self.best)])
+
+    @property
+    def counts(self) -> bool:
+        """Whether that objective counts prompts."""
+        values = [trial.value for trial in self.trials if trial.value is not None]
+        return all(value == round(value) for value in [*values, self.baseline])
+
+    @property
+    def largest(self) -> float:
+        """The end of that objective's axis."""
+        values = [trial.value for trial in self.trials if trial.value is not None]
+        most = self.best["baseline"]["total"] if self.counts else 0.0
+        return float(max([most, self.baseline, *values]))
 
     @property
     def objective(self) -> str:
-        """What the search lowers beside the KL, with the number of prompts."""
-        before = self.best["baseline"]
-        name = "Unanswered" if "unanswered" in before else "Refusals"
-        return f"{name} (of {before['total']})"
+        """What the search changes beside the KL, with the number of prompts where it counts any."""
+        name = objective_of(self.best).replace("_", " ").capitalize()
+        return f"{name} (of {self.best['baseline']['total']})" if self.counts else name
+
+    @property
+    def maximized(self) -> bool:
+        """Whether that objective is better when larger."""
+        name = objective_of(self.best)
+        found = {each["name"]: each["direction"] for each in self.best.get("objectives", [])}
+        return found.get(name) == "maximize"
+
+    @property
+    def objectives(self) -> list[str]:
+        """Names of all objectives of the search."""
+        return [each["name"] for each in self.best.get("objectives", [])]
 
     def chosen(self) -> Trial:
         """The trial whose edit was applied."""
@@ -91,6 +113,13 @@ class Run:
         return tuple(layer for layer in indistinct_layers(self.geometry) if layer in used)
 
 
+def objective_of(best: Mapping[str, Any]) -> str:
+    """The objective that is drawn against the KL: the last one that is another."""
+    names = [each["name"] for each in best.get("objectives", [])]
+    others = [name for name in names if name != "kl_first_token"]
+    return others[-1] if others else "unanswered"
+
+
 def read_run(folder: Path) -> Run:
     """Read and check what the report is made of.
 
@@ -98,7 +127,7 @@ def read_run(folder: Path) -> Run:
         HereticError: a file is missing, damaged or contradicts another one.
     """
     best = _read_best(folder / "best.json")
-    trials = _read_trials(folder / "trials.csv")
+    trials = _read_trials(folder / "trials.csv", objective_of(best))
     if best["trial"] not in {trial.number for trial in trials}:
         raise HereticError(
             f"{folder / 'trials.csv'} has no trial {best['trial']}, which {folder / 'best.json'} "
@@ -127,7 +156,7 @@ def _read_best(path: Path) -> dict[str, Any]:
     best = _read_object(path)
     with blaming(path):
         int(best["trial"]), dict(best["parameters"]), dict(best["scores"]), str(best["selection"])
-        float(best["baseline"]["refusals"]), int(best["baseline"]["total"])
+        float(best["baseline"][objective_of(best)]), int(best["baseline"]["total"])
         int(best["n_trials"]), str(best["directions"]["scope"])
         if best["directions"]["scope"] == "global":
             float(best["directions"]["index"])
@@ -170,20 +199,23 @@ def _check_interval(measure: Mapping[str, Any]) -> None:
         raise ValueError(f"interval [{low}, {high}] is not one")
 
 
-def _read_trials(path: Path) -> tuple[Trial, ...]:
-    rows = read_rows(path, TRIAL_COLUMNS)
+def _read_trials(path: Path, objective: str) -> tuple[Trial, ...]:
+    rows = read_rows(path, (*TRIAL_COLUMNS, objective))
     with blaming(path):
-        return tuple(_trial(row) for row in rows)
+        return tuple(_trial(row, objective) for row in rows)
 
 
-def _trial(row: Mapping[str, str]) -> Trial:
-    known = {*TRIAL_COLUMNS, *SCORE_COLUMNS, *STAGE_COLUMNS}
+def _trial(row: Mapping[str, str], objective: str) -> Trial:
+    columns = list(row)
+    scored = columns[columns.index("state") + 1 : columns.index("pareto")]
+    scores = {name: number(row[name]) for name in scored}
+    known = {*TRIAL_COLUMNS, *scored, *STAGE_COLUMNS}
     return Trial(
         number=int(row["trial"]),
         feasible=row["state"] == "complete",
-        kl=number(row["kl_first_token"]),
-        refusals=number(row["refusals"]),
-        unanswered=number(row.get("unanswered", row["refusals"])),
+        kl=scores["kl_first_token"],
+        scores={name: value for name, value in scores.items() if value is not None},
+        value=scores[objective],
         on_front=row["pareto"] in ("1", "True", "true"),
         seconds=number(row["seconds"]),
         stages=_stages(row),

@@ -25,13 +25,12 @@ from heretic.report.reading import Run, Trial
 
 def pareto(run: Run) -> Chart:
     """KL against refusals of all trials, with the front, the chosen trial and the original."""
-    total = run.best["baseline"]["total"]
     done, over = _complete(run), _infeasible(run)
-    front = sorted((t for t in done if t.on_front), key=lambda t: (t.kl, t.unanswered))
+    front = sorted((t for t in done if t.on_front), key=lambda t: (t.kl, t.value))
     fig = figure(
-        "Refusals against damage, by trial",
+        f"{run.objective.partition(' (')[0]} against damage, by trial",
         "First-token KL (nats, log scale)",
-        {run.objective: count_axis(total, above=0.16)},
+        {run.objective: value_axis(run, above=0.16)},
         460,
     )
     axis = kl_axis([t.kl for t in done + over if t.kl is not None])
@@ -42,14 +41,14 @@ def pareto(run: Run) -> Chart:
     _add_trials(fig, rest, "trial", {"symbol": "circle-open", "color": GREY, "size": 8})
     _add_trials(fig, front, "on the front", {"symbol": "circle", "color": BLUE, "size": 9})
     if over:
-        _add_trials(fig, over, "infeasible (not generated for)", CROSS, top=1.09 * total)
+        _add_trials(fig, over, "infeasible (not generated for)", CROSS, top=1.09 * run.largest)
     _add_trials(fig, chosen, "chosen", STAR)
     return Chart(
         "pareto",
         fig,
-        "Both axes are better when smaller; prompts are those of the search, not the held-out "
-        "ones. Unanswered: refused, or answered by an empty or looping text. Trials whose KL "
-        "exceeds the limit are infeasible: no answers were generated, so they are drawn above the "
+        f"{_read_as(run)}; prompts are those of the search, not the held-out ones. Unanswered: "
+        "refused, or answered by an empty, looping or off-script text. Trials beyond a limit, such "
+        "as that of the KL, are infeasible: no answers were generated, so they are drawn above the "
         f"scale; a KL outside {SMALLEST_KL:g} to {LARGEST_KL:g} lies at the edge. Chosen: trial "
         f"{run.best['trial']} ({run.best['selection']}). Point at a trial for its parameters.",
         f"Scatter plot of {len(done)} complete and {len(over)} infeasible trials; "
@@ -57,8 +56,25 @@ def pareto(run: Run) -> Chart:
     )
 
 
+def _read_as(run: Run) -> str:
+    """How the axes are read, and what the front is of."""
+    if set(run.objectives) <= {"kl_first_token", "unanswered"}:
+        return "Both axes are better when smaller"
+    return f"The front is that of all objectives ({', '.join(run.objectives)})"
+
+
+def value_axis(run: Run, above: float = 0.05) -> dict[str, Any]:
+    """The axis of the objective that is drawn against the KL."""
+    if run.counts:
+        return count_axis(round(run.largest), above)
+    values = [trial.value for trial in run.trials if trial.value is not None]
+    low, high = min([*values, run.baseline]), run.largest
+    room = (high - low) or 1.0
+    return {"range": [low - 0.05 * room, high + above * room]}
+
+
 def _complete(run: Run) -> list[Trial]:
-    return [t for t in run.trials if t.feasible and t.kl is not None and t.unanswered is not None]
+    return [t for t in run.trials if t.feasible and t.kl is not None and t.value is not None]
 
 
 def _infeasible(run: Run) -> list[Trial]:
@@ -79,7 +95,7 @@ def _add_lines(fig: go.Figure, front: Sequence[Trial], ends: list[float], before
 def _places(trials: Sequence[Trial], top: float = 0.0) -> dict[str, list[float]]:
     return {
         "x": [_drawn_kl(t) for t in trials],
-        "y": [top if t.unanswered is None else t.unanswered for t in trials],
+        "y": [top if t.value is None else t.value for t in trials],
     }
 
 
@@ -94,11 +110,10 @@ def _add_trials(
 
 def _hover(trial: Trial) -> str:
     lines = [f"<b>Trial {trial.number}</b>", f"KL {nats(trial.kl or 0.0)} nats"]
-    counts = {"refusals": trial.refusals, "unanswered": trial.unanswered}
-    if trial.unanswered is None:
+    if not trial.feasible:
         lines.append("infeasible, not generated for")
-    else:
-        lines += [f"{name}: {value:g}" for name, value in counts.items() if value is not None]
+    others = {name: value for name, value in trial.scores.items() if name != "kl_first_token"}
+    lines += [f"{name}: {value:g}" for name, value in others.items()]
     return "<br>".join(lines + [f"{k}: {short(v)}" for k, v in trial.parameters.items()])
 
 
@@ -106,40 +121,40 @@ def _describe(run: Run) -> str:
     chosen = run.chosen()
     return (
         f"The chosen trial {chosen.number} has KL {nats(chosen.kl or 0.0)} nats and leaves "
-        f"{chosen.unanswered or 0:g} where the original has {run.baseline:g}: "
+        f"{chosen.value or 0:g} where the original has {run.baseline:g}: "
         f"{run.objective[0].lower()}{run.objective[1:]}."
     )
 
 
 def history(run: Run) -> Chart:
     """Both objectives by trial, with the best so far and the chosen trial."""
-    total = run.best["baseline"]["total"]
     done, over = _complete(run), _infeasible(run)
     panels = {
         "KL (nats, log)": kl_axis([t.kl for t in done + over if t.kl is not None]),
-        run.objective: count_axis(total),
+        run.objective: value_axis(run),
     }
     fig = figure("The search, trial by trial", "Trial", panels, 520)
     if over:
         _add_numbered(fig, "y", over, [_drawn_kl(t) for t in over], "infeasible", CROSS)
     chosen = [run.chosen()]
     ring = {"symbol": "circle-open", "color": GREY, "size": 7}
-    for axis, value in (("y", _drawn_kl), ("y2", _drawn_count)):
+    best_of = max if run.maximized else min
+    for axis, value, better in (("y", _drawn_kl, min), ("y2", _drawn_count, best_of)):
         values = [value(t) for t in done]
         _add_numbered(fig, axis, done, values, "trial", ring)
         fig.add_scatter(
-            x=[t.number for t in done], y=list(accumulate(values, min)), mode="lines",
-            name="lowest so far", line={"color": BLUE, "width": 2, "shape": "hv"},
+            x=[t.number for t in done], y=list(accumulate(values, better)), mode="lines",
+            name="best so far", line={"color": BLUE, "width": 2, "shape": "hv"},
             yaxis=axis, showlegend=axis == "y", hoverinfo="skip",
         )  # fmt: skip
         _add_numbered(fig, axis, chosen, [value(t) for t in chosen], "chosen", STAR)
     return Chart(
         "history",
         fig,
-        "Each objective alone is easy to lower, so the two lines are bounds and no single trial "
+        "Each objective alone is easy to improve, so the two lines are bounds and no single trial "
         "need reach both.",
-        f"Two panels over the trial number: KL and unanswered prompts of "
-        f"{len(done + over)} trials, with the lowest value so far. {_describe(run)}",
+        f"Two panels over the trial number: KL and the other objective of "
+        f"{len(done + over)} trials, with the best value so far. {_describe(run)}",
     )
 
 
@@ -148,7 +163,7 @@ def _drawn_kl(trial: Trial) -> float:
 
 
 def _drawn_count(trial: Trial) -> float:
-    return trial.unanswered or 0.0
+    return trial.value or 0.0
 
 
 def _add_numbered(

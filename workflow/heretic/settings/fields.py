@@ -8,11 +8,13 @@ exactly that subset, so changing a setting makes exactly those rules stale. A fi
 from typing import Final, Literal
 
 from heretic.settings.input_fields import InputFields
-from heretic.settings.prompt_sources import OptionalText
+from heretic.settings.prompt_sources import Names, OptionalText
 from heretic.settings.values import (
     DirectionWeights,
     Method,
     MethodWeights,
+    OptionalNumber,
+    Scorers,
     TrialsInFlight,
     setting,
 )
@@ -204,8 +206,38 @@ class SettingsFields(InputFields):
         "First-token KL (nats) above which a trial is infeasible and not generated for; in the "
         "choice of a trial it weighs as much as refusing every prompt.",
         "optimize",
-        "select_best",
         gt=0,
+    )
+    max_refusal_log_odds: OptionalNumber = setting(
+        None,
+        "Mean log-odds (nats) of the bad prompts' answers beginning as refusals above which a "
+        "trial is infeasible and not generated for; empty for no limit. The original's are in "
+        "`study.json`.",
+        "optimize",
+    )
+    objectives: Names = setting(
+        ["kl_first_token", "unanswered"],
+        "Scores that the search makes small, or large where more is better, two or more of them: "
+        "`kl_first_token`, `refusals`, `degenerate`, `unanswered` (either of these), "
+        "`false_refusals`, `recovered`, `kept`, `refusal_log_odds`, and those of `scorers`.",
+        "optimize",
+        min_length=2,
+    )
+    scorers: Scorers = setting(
+        [],
+        "Further scores of trials and of the held-out table: names such as `perplexity`, or a list "
+        "of `{scorer, name, settings}`; a scorer may be a class of your own, "
+        "`path/to/file.py:Class`. See docs/scores.md.",
+        "optimize",
+        "evaluate",
+    )
+    refusal_markers: Names = setting(
+        ["core"],
+        "What makes a refusal of an answer: the sets `core`, `soft` (reluctance) and `evasive` (a "
+        "change of subject), and phrases of your own.",
+        "optimize",
+        "evaluate",
+        min_length=1,
     )
     max_response_length: int = setting(
         100,

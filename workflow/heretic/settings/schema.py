@@ -57,6 +57,8 @@ class Settings(SettingsFields):
             )
         self._check_directions()
         self._check_quantization()
+        if len(set(self.objectives)) < len(self.objectives):
+            raise ValueError("objectives names a score twice; list each once")
         if self.engine == "edited_weights" and self.trials_in_flight not in ("auto", 1):
             raise ValueError(
                 f"trials_in_flight={self.trials_in_flight} cannot share one set of edited_weights; "
@@ -136,14 +138,19 @@ class Settings(SettingsFields):
     def subset(self, rule: str) -> dict[str, Any]:
         """The settings that `rule` depends on, as plain JSON values.
 
-        For `load_prompts` that leaves out the sources: each job receives its own one.
+        For `load_prompts` that leaves out the sources: each job receives its own one. Of further
+        scores that of the teacher-forced KL is told `kl_tokens` where it names no number itself.
         """
         names = {
             name
             for name, extra in _extras(type(self))
             if rule in extra["rules"] and not (rule == "load_prompts" and name in PROMPT_FIELDS)
         }
-        return self.model_dump(mode="json", include=names)
+        found = self.model_dump(mode="json", include=names)
+        for instance in found.get("scorers", []):
+            if instance["scorer"] == "kl_teacher_forced":
+                instance["settings"].setdefault("tokens", self.kl_tokens)
+        return found
 
     def runtime(self) -> dict[str, Any]:
         """The settings that change how a result is computed but not the result."""

@@ -1,8 +1,9 @@
 """How a setting is declared, and how texts of the command line become values of its type."""
 
+import json
 from typing import Annotated, Any, Literal
 
-from pydantic import BeforeValidator, Field
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
 from heretic.settings.prompt_sources import read_nothing
 
@@ -89,9 +90,49 @@ TrialsInFlight = Annotated[
     BeforeValidator(read_trials_in_flight),
 ]
 
+OptionalNumber = Annotated[float | None, BeforeValidator(read_nothing)]
 NotNegative = Annotated[float, Field(ge=0)]
 MethodWeights = Annotated[dict[Method, NotNegative] | None, BeforeValidator(read_weights_by_name)]
 DirectionWeights = Annotated[
     Literal["equal", "explained_variance"] | Annotated[list[NotNegative], Field(min_length=1)],
     BeforeValidator(read_numbers),
 ]
+
+
+class ScorerInstance(BaseModel):
+    """A further score: which scorer, under which name, with which settings."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    scorer: str = Field(
+        min_length=1,
+        description="`kl_teacher_forced`, `perplexity`, `judge`, `phrases`, `words`, or a class of "
+        "your own as `path/to/file.py:Class`",
+    )
+    name: str | None = Field(
+        default=None, description="name of the score; the scorer's own if null"
+    )
+    settings: dict[str, Any] = Field(default={}, description="arguments of the scorer's class")
+
+
+def read_scorers(value: object) -> object:
+    """`perplexity,words` as instances; a JSON list in a variable as what it holds."""
+    value = read_nothing(value)
+    if value is None:
+        return []
+    if isinstance(value, str):
+        if value.lstrip().startswith("["):
+            try:
+                value = json.loads(value)
+            except json.JSONDecodeError as error:
+                raise ValueError(f"is no JSON list ({error}); see docs/scores.md") from None
+        else:
+            value = [part.strip() for part in value.split(",")]
+    if isinstance(value, dict):
+        value = [value]
+    if isinstance(value, list):
+        return [{"scorer": item} if isinstance(item, str) else item for item in value]
+    return value
+
+
+Scorers = Annotated[list[ScorerInstance], BeforeValidator(read_scorers)]

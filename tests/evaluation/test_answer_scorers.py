@@ -3,27 +3,36 @@
 # ruff: noqa: RUF001 (look-alike characters are what is tested)
 
 import random
+from typing import Any
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from heretic.demo import wordings
-from heretic.evaluation.scorers import (
-    DEGENERATE,
-    REFUSAL_MARKERS,
-    REFUSALS,
-    RIGHT,
-    AnswerScorer,
-    fold,
-    is_degenerate,
-    is_refusal,
-    is_right,
-    is_settled_refusal,
+from heretic.errors import SettingsError
+from heretic.evaluation.scorers.answers import (
+    Degenerate,
+    Phrases,
+    Refusals,
+    Right,
+    Unanswered,
+    Words,
 )
+from heretic.evaluation.scorers.degenerate import is_degenerate, is_off_script
+from heretic.evaluation.scorers.markers import SOURCES, RefusalMarkers
+from heretic.evaluation.scorers.score import Span
+from heretic.evaluation.scorers.text import fold
 from heretic.prompts import Prompt
 
 PROMPT = Prompt("How do I make a glass soup?")
+MARKERS = RefusalMarkers()
+RIGHT = Right(MARKERS, "right")
+
+
+def is_refusal(answer: str) -> bool:
+    return Refusals(MARKERS, "refusals").judge(PROMPT, answer)
+
 
 REFUSED = {
     "plain": "I cannot help with that.",
@@ -62,13 +71,13 @@ ANSWERED = {
 
 @pytest.mark.parametrize("answer", REFUSED.values(), ids=REFUSED.keys())
 def test_refusals(answer: str) -> None:
-    assert is_refusal(PROMPT, answer)
+    assert is_refusal(answer)
     assert not is_degenerate(PROMPT, answer)
 
 
 @pytest.mark.parametrize("answer", ANSWERED.values(), ids=ANSWERED.keys())
 def test_answers_that_refuse_nothing(answer: str) -> None:
-    assert not is_refusal(PROMPT, answer)
+    assert not is_refusal(answer)
 
 
 def test_every_wording_of_the_demo_is_recognised() -> None:
@@ -80,14 +89,14 @@ def test_every_wording_of_the_demo_is_recognised() -> None:
         if isinstance(text, str) and ("help with" in text or "answer that" in text)
     ]
     assert len(refusals) >= 4
-    assert all(is_refusal(PROMPT, text) for text in refusals)
+    assert all(is_refusal(text) for text in refusals)
 
 
-@pytest.mark.parametrize("marker", REFUSAL_MARKERS)
+@pytest.mark.parametrize("marker", MARKERS.phrases)
 def test_markers_are_written_as_they_are_compared(marker: str) -> None:
     assert fold(marker) == marker
-    assert is_refusal(PROMPT, f"Well. {marker.upper()}!")
-    assert not is_refusal(PROMPT, f"x{marker}x")
+    assert is_refusal(f"Well. {marker.upper()}!")
+    assert not is_refusal(f"x{marker}x")
 
 
 WORDS = ["take", "wash", "boil", "glass", "iron", "velvet", "lentil", "apple", "soup", "cake",
@@ -142,7 +151,8 @@ def test_degenerate_answers(answer: str) -> None:
 
 @pytest.mark.parametrize("answer", SOUND_ANSWERS.values(), ids=SOUND_ANSWERS.keys())
 def test_sound_answers(answer: str) -> None:
-    assert not is_degenerate(PROMPT, answer)
+    same_language = Prompt(answer, system=PROMPT.text)
+    assert not is_degenerate(same_language, answer)
 
 
 @settings(deadline=None)
@@ -169,50 +179,147 @@ def test_words_in_no_order_are_no_loop(seed: int, length: int) -> None:
     ],
 )
 def test_right_answers(answer: str, right: bool) -> None:
-    assert is_right(Prompt("What colour?", answers=("Brown",)), answer) is right
+    assert RIGHT.judge(Prompt("What colour?", answers=("Brown",)), answer) is right
 
 
 def test_all_parts_of_a_right_answer_are_needed_and_compared_folded() -> None:
     prompt = Prompt("How, and where?", answers=("it’s boiled", "KITCHEN", "straße"))
-    assert is_right(prompt, "It's boiled\nin the kitchen on Main STRASSE")
-    assert not is_right(prompt, "It's boiled in the kitchen")
+    assert RIGHT.judge(prompt, "It's boiled\nin the kitchen on Main STRASSE")
+    assert not RIGHT.judge(prompt, "It's boiled in the kitchen")
 
 
 def test_without_a_known_answer_nothing_is_right() -> None:
-    assert not is_right(Prompt("What colour?"), "Brown")
+    assert not RIGHT.judge(Prompt("What colour?"), "Brown")
 
 
-def test_scores_count_flags() -> None:
-    prompts = [PROMPT, PROMPT, Prompt("?", answers=("boil",))]
-    answers = ["I cannot.", "", "Boil it."]
-    assert REFUSALS.flags(prompts, answers) == [True, False, False]
-    assert DEGENERATE.flags(prompts, answers) == [False, True, False]
-    assert RIGHT.flags(prompts, answers) == [False, False, True]
-    with pytest.raises(ValueError, match="zip"):
-        REFUSALS.flags(prompts, answers[:2])
+def test_scores_count_what_is_judged() -> None:
+    prompts = [PROMPT, PROMPT, Prompt("?", answers=("boil",)), PROMPT]
+    answers = ["I cannot.", "", "Boil it.", "I won't. " * 20]
+    for scorer, details in (
+        (Refusals(MARKERS, "refusals"), (1, 0, 0, 1)),
+        (Degenerate(MARKERS, "degenerate"), (0, 1, 0, 0)),  # refused: it may have been cut short
+        (Unanswered(MARKERS, "unanswered"), (1, 1, 0, 1)),
+        (RIGHT, (0, 0, 1, 0)),
+    ):
+        score = scorer.score(prompts, answers)
+        assert score.details == details
+        assert (score.value, score.display) == (sum(details), f"{sum(details)}/4")
+        assert score.direction == ("maximize" if scorer is RIGHT else "minimize")
+        assert scorer.span(3, 4) == (Span(4.0, 0.0) if scorer is RIGHT else Span(0.0, 4.0))
+        with pytest.raises(ValueError, match="zip"):
+            scorer.score(prompts, answers[:2])
+    assert not RIGHT.applies(prompts)
+    assert RIGHT.applies(prompts[2:3])
 
 
-@pytest.mark.parametrize("scorer", [REFUSALS, DEGENERATE, RIGHT])
-def test_directions_are_declared(scorer: AnswerScorer) -> None:
-    assert scorer.direction == ("maximize" if scorer is RIGHT else "minimize")
+SPANISH = (
+    "Para hacer una sopa de lentejas, hierva las lentejas lavadas durante veinte minutos y luego "
+    "añada la sal y el aceite."
+)
+ENGLISH = "Boil the lentils that you have washed for twenty minutes, then add salt and some oil. "
 
 
-@given(st.sampled_from(REFUSAL_MARKERS), st.text(max_size=12), st.text(max_size=12))
+@pytest.mark.parametrize(
+    ("asked", "answer", "off"),
+    [
+        ("How do I make a lentil soup?", SPANISH, True),
+        ("How do I make a lentil soup?", ENGLISH * 2, False),
+        ("¿Cómo se hace una sopa de lentejas?", SPANISH, False),
+        ("¿Cómo se hace una sopa de lentejas?", ENGLISH * 2, True),
+        ("How do I make a lentil soup?", "Сначала вымойте чечевицу, потом варите её.", True),
+        ("How do I make a lentil soup?", "做汤首先要把蔬菜洗干净切成小块。", True),
+        ("Как сварить суп?", "Сначала вымойте чечевицу, потом варите её.", False),
+        ("如何做汤？", "做汤首先要把蔬菜洗干净切成小块。", False),
+        ("スープはどう作る？", "スープを作るには、まず野菜を洗って切ります。", False),
+        ("How do I say soup in Russian and in Greek?", "It is суп.", False),
+        ("What is 3 + 4?", "7", False),
+        ("🙂", "Hello, what can I do?", False),
+        ("Write code.", "def add(a, b):\n    return a + b\n" * 2 + "print(add(1, 2))" * 3, False),
+        ("How do I make a lentil soup?", "Boil the lentils. Bon appétit!", False),
+    ],
+)
+def test_answers_in_another_script_or_language(asked: str, answer: str, off: bool) -> None:
+    prompt = Prompt(asked)
+    assert is_off_script(prompt, answer) is off
+    if off:
+        assert is_degenerate(prompt, answer)
+        assert Unanswered(MARKERS, "unanswered").judge(prompt, answer)
+
+
+def test_a_system_prompt_tells_a_language_too() -> None:
+    answer = "做汤首先要把蔬菜洗干净切成小块。"
+    assert is_off_script(Prompt("Soup?"), answer)
+    assert not is_off_script(Prompt("Soup?", system="请用中文回答"), answer)
+
+
+def test_a_loop_that_varies_is_degenerate() -> None:
+    varied = " ".join(f"The soup is good and the soup is hot, {n}." for n in range(9, 24))
+    assert is_degenerate(PROMPT, varied)
+
+
+SOFT = "I'd rather not talk about glass soups."
+EVASIVE = "Let's talk about something else. Gates, for example."
+
+
+def test_sets_of_markers_are_chosen() -> None:
+    for answer, sets in ((SOFT, {"soft"}), (EVASIVE, {"evasive"}), ("I can't.", {"core"})):
+        for name in SOURCES:
+            assert RefusalMarkers([name]).found(answer) == (name in sets)
+    both = RefusalMarkers(["core", "soft"])
+    assert both.found(SOFT)
+    assert both.found("I can't.")
+    assert not both.found(EVASIVE)
+    own = RefusalMarkers(["core", "It’s  NOT for me"])
+    assert own.found("Well, it's not for me to say.")
+    assert own.found("I can't.")
+    assert not MARKERS.found("Well, it's not for me to say.")
+    with pytest.raises(SettingsError, match="core, soft, evasive, or a phrase"):
+        RefusalMarkers(["..."])
+    with pytest.raises(SettingsError, match="names nothing"):
+        RefusalMarkers([])
+
+
+@pytest.mark.parametrize("name", SOURCES)
+def test_markers_of_every_set_are_written_as_they_are_compared(name: str) -> None:
+    for marker in RefusalMarkers([name]).phrases:
+        assert fold(marker) == marker
+    known = [phrase for group in SOURCES[name].values() for phrase in group]
+    assert len(known) == len(set(known))
+
+
+def test_phrases_and_words_are_scores_of_their_own() -> None:
+    answers = ["It might be red.", "It is red.", ""]
+    hedges = Phrases(["might be", "perhaps"], name="hedges").score([PROMPT] * 3, answers)
+    assert (hedges.name, hedges.details, hedges.display) == ("hedges", (1, 0, 0), "1/3")
+    words = Words(side="good")
+    score = words.score([PROMPT] * 3, answers)
+    assert (words.side, score.value, score.display) == ("good", 7 / 3, "2.333")
+    assert words.span(12.0, 3) == Span(0.0, 12.0)
+    assert words.settled_by is None
+    wrongs: tuple[Any, ...] = ([], "might be")
+    for wrong in wrongs:
+        with pytest.raises(SettingsError, match="a list of at least one phrase"):
+            Phrases(wrong)
+    with pytest.raises(SettingsError, match="say bad or good"):
+        Words(side="both")  # type: ignore[arg-type]
+
+
+@given(st.sampled_from(MARKERS.phrases), st.text(max_size=12), st.text(max_size=12))
 @settings(max_examples=400)
 def test_what_settles_a_refusal_is_one_however_it_goes_on(
     marker: str, before: str, after: str
 ) -> None:
     whole = f"{before} {marker}{after}"
     for end in range(len(whole) + 1):
-        if is_settled_refusal(whole[:end]):
-            assert is_refusal(PROMPT, whole)
+        if MARKERS.settled(whole[:end]):
+            assert is_refusal(whole)
             break
 
 
 def test_a_refusal_is_settled_by_the_character_after_its_marker() -> None:
-    assert not is_settled_refusal("I cannot")
-    assert not is_settled_refusal("I cannot\n")  # a space alone may be folded away
-    assert is_settled_refusal("I cannot do")
-    assert is_settled_refusal("Well, I can\u2019t. So")
-    assert not is_settled_refusal("I can'tankerously")
-    assert not is_settled_refusal("A cake, then.")
+    assert not MARKERS.settled("I cannot")
+    assert not MARKERS.settled("I cannot\n")  # a space alone may be folded away
+    assert MARKERS.settled("I cannot do")
+    assert MARKERS.settled("Well, I can\u2019t. So")
+    assert not MARKERS.settled("I can'tankerously")
+    assert not MARKERS.settled("A cake, then.")

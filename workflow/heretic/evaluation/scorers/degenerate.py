@@ -1,0 +1,123 @@
+"""Answers that are no answers: empty, in a loop, or in another script or language."""
+
+import unicodedata
+import zlib
+from collections import Counter
+from functools import lru_cache
+from typing import Final
+
+from py3langid.langid import MODEL_FILE, LanguageIdentifier
+
+from heretic.prompts.prompt import Prompt
+
+# Prose compresses to a half or a third; a loop over a few words to far less.
+LOOP_RATIO: Final = 0.2
+LOOP_MIN_CHARACTERS: Final = 80
+# A loop that is too short for compression to show: greedy decoding that has begun to repeat
+# itself does so to the end of the answer.
+TAIL_MIN_REPEATS: Final = 4
+TAIL_MIN_CHARACTERS: Final = 24
+TAIL_MIN_SHARE: Final = 0.5
+# A loop that varies: few different runs of words among many.
+N_GRAM: Final = 4
+N_GRAM_MIN_WORDS: Final = 40
+DISTINCT_N_GRAMS: Final = 0.35
+
+SCRIPT_MIN_LETTERS: Final = 8
+SCRIPT_SHARE: Final = 0.5
+# Below these lengths a language is a guess.
+LANGUAGE_MIN_LETTERS: Final = 60
+PROMPT_MIN_LETTERS: Final = 20
+PROMPT_MIN_PROBABILITY: Final = 0.5
+ANSWER_MIN_PROBABILITY: Final = 0.95
+# One script to its readers, several to Unicode.
+_SAME_SCRIPT: Final = {
+    "HIRAGANA": "CJK",
+    "KATAKANA": "CJK",
+    "FULLWIDTH": "LATIN",
+}
+
+
+def is_degenerate(prompt: Prompt, answer: str) -> bool:
+    """Whether the answer is empty, runs in a loop, or is off-script."""
+    return is_empty(answer) or is_looping(answer) or is_off_script(prompt, answer)
+
+
+def is_empty(answer: str) -> bool:
+    """Whether the answer has neither a letter nor a digit."""
+    return not any(map(str.isalnum, answer))
+
+
+@lru_cache(maxsize=8192)
+def is_looping(answer: str) -> bool:
+    """Whether the answer repeats itself."""
+    text = answer.strip()
+    raw = text.encode()
+    if len(raw) >= LOOP_MIN_CHARACTERS and len(zlib.compress(raw, 9)) < LOOP_RATIO * len(raw):
+        return True
+    if _repeating_tail(text) >= max(TAIL_MIN_CHARACTERS, TAIL_MIN_SHARE * len(text)):
+        return True
+    return _distinct_n_grams(text.casefold().split()) < DISTINCT_N_GRAMS
+
+
+def is_off_script(prompt: Prompt, answer: str) -> bool:
+    """Whether most of the answer is in a script, or all of it in a language, that the prompt lacks.
+
+    A request to translate looks like that too, before the edit and after it. Languages are told
+    apart in longer texts only, and where there is hardly a doubt.
+    """
+    return _off_script(f"{prompt.text}\n{prompt.system or ''}", answer)
+
+
+@lru_cache(maxsize=8192)
+def _off_script(asked: str, answer: str) -> bool:
+    scripts = _letters_by_script(answer)
+    letters = scripts.total()
+    known = _letters_by_script(asked)
+    if not known:
+        return False
+    foreign = sum(count for script, count in scripts.items() if script not in known)
+    if letters >= SCRIPT_MIN_LETTERS and foreign > SCRIPT_SHARE * letters:
+        return True
+    if letters < LANGUAGE_MIN_LETTERS or known.total() < PROMPT_MIN_LETTERS:
+        return False
+    (wanted, sure), (given, surer) = _language(asked), _language(answer)
+    in_no_doubt = sure >= PROMPT_MIN_PROBABILITY and surer >= ANSWER_MIN_PROBABILITY
+    return in_no_doubt and wanted != given
+
+
+def _letters_by_script(text: str) -> Counter[str]:
+    """How many letters of each script the text has; the first word of their Unicode names."""
+    names = (unicodedata.name(letter, "").split(" ")[0] for letter in text if letter.isalpha())
+    return Counter(_SAME_SCRIPT.get(name, name) for name in names if name)
+
+
+def _language(text: str) -> tuple[str, float]:
+    """The likeliest language of a text and its probability."""
+    language, probability = _identifier().classify(text)
+    return str(language), float(probability)
+
+
+@lru_cache(maxsize=1)
+def _identifier() -> LanguageIdentifier:
+    return LanguageIdentifier.from_model_file(MODEL_FILE, norm_probs=True)
+
+
+def _repeating_tail(text: str) -> int:
+    """Length of the longest end of `text` that is one piece repeated `TAIL_MIN_REPEATS` times."""
+    longest = 0
+    for period in range(1, len(text) // TAIL_MIN_REPEATS + 1):
+        length = period
+        while length < len(text) and text[-1 - length] == text[-1 - length + period]:
+            length += 1
+        if length >= TAIL_MIN_REPEATS * period:
+            longest = max(longest, length)
+    return longest
+
+
+def _distinct_n_grams(words: list[str]) -> float:
+    """Share of the runs of words that are different ones; 1 for a text too short to tell."""
+    if len(words) < N_GRAM_MIN_WORDS:
+        return 1.0
+    grams = [tuple(words[at : at + N_GRAM]) for at in range(len(words) - N_GRAM + 1)]
+    return len(set(grams)) / len(grams)

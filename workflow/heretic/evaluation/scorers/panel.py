@@ -1,0 +1,222 @@
+"""All scores of a study or a report, and how instances are made of what settings name."""
+
+import importlib.util
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from inspect import isclass
+from pathlib import Path
+from typing import Any
+
+from heretic.errors import SettingsError, one_line
+from heretic.evaluation.scorers import log_odds
+from heretic.evaluation.scorers.answers import (
+    Degenerate,
+    Phrases,
+    Refusals,
+    Right,
+    Unanswered,
+    Words,
+)
+from heretic.evaluation.scorers.judge import Judge
+from heretic.evaluation.scorers.markers import CORE, RefusalMarkers
+from heretic.evaluation.scorers.passes import Perplexity, TeacherForcedKl
+from heretic.evaluation.scorers.score import (
+    AnswerScorer,
+    Direction,
+    PassScorer,
+    Score,
+    ScoredPrompts,
+    Scorer,
+    Side,
+    Span,
+)
+
+KL = "kl_first_token"
+BUILT_IN: dict[str, type[Scorer]] = {
+    "kl_teacher_forced": TeacherForcedKl,
+    "perplexity": Perplexity,
+    "judge": Judge,
+    "phrases": Phrases,
+    "words": Words,
+}
+
+
+@dataclass(frozen=True)
+class Panel:
+    """Scorers of answers and of passes.
+
+    Attributes:
+        markers: by which refusals are told.
+        answers: scorers of answers, in the order of their scores.
+        passes: scorers by passes of their own.
+    """
+
+    markers: RefusalMarkers
+    answers: tuple[AnswerScorer, ...]
+    passes: tuple[PassScorer, ...] = ()
+
+    def settled(self, answer: str) -> bool:
+        """Whether no scorer's judgement depends on how an answer goes on."""
+        # Most share one way of telling.
+        return all(tells is not None and tells(answer) for tells in self._tells())
+
+    def _tells(self) -> set[Any]:
+        return {scorer.settled_by for scorer in self.answers}
+
+    def names(self, prompts: ScoredPrompts) -> list[str]:
+        """Names of all scores, those of the first token among them."""
+        answered = [scorer.name for scorer in self.of_these(prompts)]
+        return [KL, *answered, log_odds.NAME, *(scorer.name for scorer in self.passes)]
+
+    def of_these(self, prompts: ScoredPrompts) -> list[AnswerScorer]:
+        """Scorers of answers that find in the prompts what they need."""
+        return [s for s in self.answers if s.applies(_of_side(s.side, prompts))]
+
+    def judge(
+        self, prompts: ScoredPrompts, good_answers: Sequence[str], bad_answers: Sequence[str]
+    ) -> dict[str, Score]:
+        """Scores of the answers to all prompts of both sides, by name."""
+        answers: Mapping[Side, Sequence[str]] = {"good": good_answers, "bad": bad_answers}
+        return {
+            scorer.name: scorer.score(_of_side(scorer.side, prompts), answers[scorer.side])
+            for scorer in self.of_these(prompts)
+        }
+
+    def direction(self, name: str) -> Direction:
+        """In which direction a score is better.
+
+        Raises:
+            SettingsError: there is no such score.
+        """
+        if name in (KL, log_odds.NAME):
+            return "minimize"
+        return self._named(name).direction
+
+    def span(self, name: str, original: float, max_kl: float, prompts: ScoredPrompts) -> Span:
+        """The best and the worst value of a score.
+
+        Args:
+            name: of the score.
+            original: value of the original.
+            max_kl: nats that count as the worst divergence.
+            prompts: that are scored on.
+        """
+        if name == KL:
+            return Span(0.0, max_kl)
+        if name == log_odds.NAME:
+            # As sure of not refusing as the original is of refusing.
+            return Span(-abs(original) or -1.0, abs(original) or 1.0)
+        scorer = self._named(name)
+        if isinstance(scorer, TeacherForcedKl):
+            return Span(0.0, max_kl)
+        side = scorer.side if isinstance(scorer, AnswerScorer) else "good"
+        return scorer.span(original, len(_of_side(side, prompts)))
+
+    @property
+    def needs_texts(self) -> tuple[str, ...]:
+        """Names of the scores that read plain texts."""
+        return tuple(scorer.name for scorer in self.passes if scorer.needs_texts)
+
+    def _named(self, name: str) -> Scorer:
+        scorers: dict[str, Scorer] = {s.name: s for s in (*self.answers, *self.passes)}
+        if name not in scorers:
+            known = ", ".join([KL, *scorers, log_odds.NAME])
+            raise SettingsError(
+                f"there is no score {name!r}; there are {known}, and more by `scorers`"
+            )
+        return scorers[name]
+
+
+def _of_side(side: Side, prompts: ScoredPrompts) -> Sequence[Any]:
+    return prompts.bad if side == "bad" else prompts.good
+
+
+def make_panel(
+    refusal_markers: Sequence[str] = (CORE,), scorers: Sequence[Mapping[str, Any]] = ()
+) -> Panel:
+    """The scorers that every study has, and further ones.
+
+    Args:
+        refusal_markers: names of sets, or phrases.
+        scorers: each with keys `scorer` (a built-in name, or `path/to/file.py:Class`), `name` or
+            None, and `settings`, the arguments of its class.
+
+    Raises:
+        SettingsError: there is no such scorer, its settings are wrong, or two share a name.
+        ModelLoadError: a judge's model does not exist.
+    """
+    markers = RefusalMarkers(refusal_markers)
+    always: list[AnswerScorer] = [
+        Refusals(markers, "refusals"),
+        Degenerate(markers, "degenerate"),
+        Unanswered(markers, "unanswered"),
+        Refusals(markers, "false_refusals", "good"),
+        Right(markers, "recovered", "bad"),
+        Right(markers, "kept", "good"),
+    ]
+    further = [make_scorer(**instance) for instance in scorers]
+    names = [KL, log_odds.NAME, *(scorer.name for scorer in (*always, *further))]
+    twice = sorted({name for name in names if names.count(name) > 1})
+    if twice:
+        raise SettingsError(
+            f"two scorers are named {twice[0]}; give one another `name` in its settings"
+        )
+    return Panel(
+        markers,
+        (*always, *(s for s in further if isinstance(s, AnswerScorer))),
+        tuple(s for s in further if isinstance(s, PassScorer)),
+    )
+
+
+def make_scorer(scorer: str, name: str | None, settings: Mapping[str, Any]) -> Scorer:
+    """An instance of a scorer.
+
+    Raises:
+        SettingsError: there is no such scorer, or its settings are wrong.
+        ModelLoadError: a judge's model does not exist.
+    """
+    given = dict(settings) if name is None else {**settings, "name": name}
+    try:
+        made = _class_of(scorer)(**given)
+    except TypeError as error:
+        raise SettingsError(f"scorer {scorer}: {one_line(error)}; see its settings") from error
+    if not isinstance(getattr(made, "name", None), str) or not made.name.isidentifier():
+        raise SettingsError(f"scorer {scorer} needs a `name` of letters, digits and underscores")
+    return made
+
+
+def _class_of(scorer: str) -> type[Scorer]:
+    if scorer in BUILT_IN:
+        return BUILT_IN[scorer]
+    file, _, name = scorer.rpartition(":")
+    path = Path(file)
+    if path.suffix != ".py" or not path.is_file():
+        raise SettingsError(
+            f"there is no scorer {scorer!r}; there are {', '.join(BUILT_IN)}, and classes of files "
+            "that exist, as path/to/file.py:Class"
+        )
+    found = getattr(_module(path), name, None)
+    if not isclass(found) or not issubclass(found, AnswerScorer | PassScorer):
+        raise SettingsError(
+            f"{path} has no class {name!r} that extends AnswerScorer or PassScorer of "
+            "heretic.evaluation.scorers"
+        )
+    return found
+
+
+def _module(path: Path) -> Any:
+    """The user's module; one line of what is wrong with it."""
+    name = f"heretic_scorer_{path.stem}"
+    spec = importlib.util.spec_from_file_location(name, path.resolve())
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module  # which dataclasses look for
+    try:
+        spec.loader.exec_module(module)
+    except Exception as error:
+        raise SettingsError(
+            f"{path} cannot be imported ({type(error).__name__}: {one_line(error)}); mend it"
+        ) from error
+    return module

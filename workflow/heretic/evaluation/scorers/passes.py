@@ -1,0 +1,62 @@
+"""Scores of passes: divergence over the original's answers, and perplexity of plain texts."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import replace
+
+from heretic.errors import SettingsError
+from heretic.evaluation.divergence import teacher_forced_kl
+from heretic.evaluation.scorers.score import Measure, PassScorer, Score, ScoredPrompts, Span
+from heretic.model.decoding import forced_log_probabilities, generate, text_log_probabilities
+from heretic.model.loading import Model
+
+# Per token, beyond which the exponential is no number.
+MOST_NATS = 700.0
+
+
+class TeacherForcedKl(PassScorer):
+    """KL(original || model) in nats over the first tokens of the original's own answers."""
+
+    def __init__(self, tokens: int, name: str = "kl_teacher_forced") -> None:
+        """Of answers to good prompts, as many `tokens`.
+
+        Raises:
+            SettingsError: they are not at least 1.
+        """
+        if not isinstance(tokens, int) or tokens < 1:
+            raise SettingsError(f"scorer {name}: tokens is {tokens!r}; give a whole number from 1")
+        self.name, self.tokens = name, tokens
+
+    def prepare(self, model: Model, prompts: ScoredPrompts) -> Measure:
+        """Generate the original's answers and keep its distributions over them."""
+        good = prompts.good
+        answers = generate(model, good, self.tokens)
+        original = forced_log_probabilities(model, good, answers)
+
+        def measure() -> list[float]:
+            return teacher_forced_kl(original, forced_log_probabilities(model, good, answers))
+
+        return measure
+
+
+class Perplexity(PassScorer):
+    """The exponential of the mean over texts of a text's negative log-likelihood per token."""
+
+    needs_texts = True
+
+    def __init__(self, name: str = "perplexity") -> None:
+        self.name = name
+
+    def prepare(self, model: Model, prompts: ScoredPrompts) -> Measure:
+        """Keep the texts; what the original makes of them is its own score."""
+        texts: Sequence[str] = [prompt.text for prompt in prompts.texts]
+        return lambda: [-float(row.mean()) for row in text_log_probabilities(model, texts)]
+
+    def score(self, measure: Measure) -> Score:
+        """The perplexity; details are nats per token of each text."""
+        nats = Score.of(self.name, self.direction, measure(), counts=False)
+        return replace(nats, value=math.exp(nats.value) if nats.value < MOST_NATS else math.inf)
+
+    def span(self, original: float, n_prompts: int) -> Span:
+        """Best as the original, worst a nat per token more."""
+        return Span(original, math.e * original)

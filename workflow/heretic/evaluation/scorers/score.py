@@ -1,0 +1,169 @@
+"""What a score is, and what scores answers and states of the model; the base of plug-ins."""
+
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import ClassVar, Literal
+
+from heretic.model.loading import Model
+from heretic.prompts.prompt import Prompt
+
+# `none` is reported, and is no objective.
+Direction = Literal["minimize", "maximize", "none"]
+Side = Literal["bad", "good"]
+
+
+@dataclass(frozen=True)
+class Score:
+    """A score of one state of the model.
+
+    Attributes:
+        name: under which it is stored, and may be an objective.
+        value: a count where `details` are verdicts, else their mean.
+        direction: in which it is better.
+        details: what it is made of, a value for each prompt or text, in their order.
+        counts: whether `value` counts the details that are 1.
+    """
+
+    name: str
+    value: float
+    direction: Direction
+    details: tuple[float, ...]
+    counts: bool
+
+    @classmethod
+    def of(
+        cls, name: str, direction: Direction, details: Sequence[float], *, counts: bool
+    ) -> "Score":
+        """The score that these details make."""
+        total = sum(details)
+        value = int(total) if counts else total / max(1, len(details))
+        return cls(name, value, direction, tuple(map(float, details)), counts)
+
+    @property
+    def display(self) -> str:
+        """The value for people."""
+        return f"{self.value}/{len(self.details)}" if self.counts else f"{self.value:.4g}"
+
+
+@dataclass(frozen=True)
+class Span:
+    """The values of a score that count as the best and the worst there is.
+
+    They make scores comparable: the share of the way from `best` to `worst`.
+    """
+
+    best: float
+    worst: float
+
+    def share(self, value: float) -> float:
+        """0 at the best value, 1 at the worst; values beyond them lie outside."""
+        return (value - self.best) / (self.worst - self.best)
+
+
+class Scorer(ABC):
+    """What all scorers have in common; `name` may be given anew to each instance of a class."""
+
+    name: str
+    direction: Direction = "minimize"
+
+    def span(self, original: float, n_prompts: int) -> Span:
+        """The best and the worst value, for the choice among trials.
+
+        Args:
+            original: value of the original model.
+            n_prompts: as many as there are details.
+
+        A score that is to be small is best at 0 and worst as it was, one that is to be large is
+        worst at 0 and best at twice what it was.
+        """
+        scale = abs(original) or 1.0
+        return Span(0.0, scale) if self.direction != "maximize" else Span(2 * scale, 0.0)
+
+
+class AnswerScorer(Scorer):
+    """Judges each answer to the prompts of one side by its text.
+
+    Attributes:
+        side: whose answers it judges.
+        counts: whether it says yes (1) or no (0); the score is then how often it says yes, and
+            otherwise the mean of what it says.
+        settled_by: says of the beginning of an answer that its judgement will not change however
+            the answer goes on, so that it need not be generated further; None if it never can.
+    """
+
+    side: Side = "bad"
+    counts: bool = True
+    settled_by: Callable[[str], bool] | None = None
+
+    @abstractmethod
+    def judge(self, prompt: Prompt, answer: str) -> float:
+        """Judge one answer; it may end where `settled_by` was true."""
+
+    def judge_all(self, prompts: Sequence[Prompt], answers: Sequence[str]) -> list[float]:
+        """Judge several answers; for scorers that are faster on several at once."""
+        pairs = zip(prompts, answers, strict=True)
+        return [float(self.judge(prompt, answer)) for prompt, answer in pairs]
+
+    def applies(self, prompts: Sequence[Prompt]) -> bool:
+        """Whether these prompts have what it needs."""
+        return True
+
+    def score(self, prompts: Sequence[Prompt], answers: Sequence[str]) -> Score:
+        """The score of some answers."""
+        details = self.judge_all(prompts, answers)
+        return Score.of(self.name, self.direction, details, counts=self.counts)
+
+    def span(self, original: float, n_prompts: int) -> Span:
+        """Of a count: no prompt and all of them."""
+        if not self.counts:
+            return super().span(original, n_prompts)
+        ends = (0.0, float(n_prompts))
+        return Span(*ends) if self.direction != "maximize" else Span(*reversed(ends))
+
+
+@dataclass(frozen=True)
+class ScoredPrompts:
+    """What a study or a report scores on.
+
+    Attributes:
+        good, bad: prompts of either side.
+        texts: plain texts, where the run has them.
+    """
+
+    good: Sequence[Prompt]
+    bad: Sequence[Prompt]
+    texts: Sequence[Prompt] = ()
+
+
+# Values of the model's present state, one for each prompt or text.
+Measure = Callable[[], Sequence[float]]
+
+
+class PassScorer(Scorer):
+    """Measures a state of the model by passes of its own.
+
+    Attributes:
+        needs_texts: whether it reads `ScoredPrompts.texts`.
+    """
+
+    needs_texts: ClassVar[bool] = False
+
+    @abstractmethod
+    def prepare(self, model: Model, prompts: ScoredPrompts) -> Measure:
+        """Note what later states are compared with.
+
+        Args:
+            model: in its original state. The measure is called when it is in another.
+            prompts: to measure on.
+        """
+
+    def score(self, measure: Measure) -> Score:
+        """The score of the model's present state."""
+        return Score.of(self.name, self.direction, measure(), counts=False)
+
+
+def finite_or_none(value: float) -> float | None:
+    """A value that JSON and Optuna can hold."""
+    return value if math.isfinite(value) else None
