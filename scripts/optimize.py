@@ -16,7 +16,7 @@ from heretic.artifacts import provenance, read_json, read_tensors, sha256_of, wr
 from heretic.console import job, log
 from heretic.errors import StudyError
 from heretic.evaluation.engine_choice import make_trial_engine
-from heretic.evaluation.scorers.log_odds import NAME as LOG_ODDS
+from heretic.evaluation.scale import LOG_ODDS
 from heretic.evaluation.scorers.panel import Panel, make_panel
 from heretic.evaluation.scorers.score import ScoredPrompts
 from heretic.evaluation.trial_engine import TrialEngine
@@ -25,7 +25,8 @@ from heretic.model.embeddings import with_embeddings
 from heretic.model.loading import load_model, model_facts
 from heretic.model.source import locate, source_facts, tokenizer_files
 from heretic.model.threads import set_threads
-from heretic.optimization.objectives import Objective, directions_of, make_objectives
+from heretic.optimization.aims import directions_of, make_objectives
+from heretic.optimization.objectives import Objective
 from heretic.optimization.records import agreement, trial_rows
 from heretic.optimization.samplers import Sampling
 from heretic.optimization.search_space import SearchSpace, usable_rows

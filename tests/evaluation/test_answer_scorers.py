@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from heretic.demo import wordings
 from heretic.errors import SettingsError
+from heretic.evaluation.scale import Span
 from heretic.evaluation.scorers.answers import (
     Degenerate,
     Phrases,
@@ -21,7 +22,6 @@ from heretic.evaluation.scorers.answers import (
 )
 from heretic.evaluation.scorers.degenerate import is_degenerate, is_off_script
 from heretic.evaluation.scorers.markers import SOURCES, RefusalMarkers
-from heretic.evaluation.scorers.score import Span
 from heretic.evaluation.scorers.text import fold
 from heretic.prompts import Prompt
 

@@ -55,7 +55,7 @@ def test_a_search_without_feasible_neighbours_still_draws(run: Run) -> None:
 
 def test_history_falls_and_never_rises(charts: dict[str, Chart]) -> None:
     for axis in ("y", "y2"):
-        lowest = list(trace(charts["history"], "lowest so far", axis).y)
+        lowest = list(trace(charts["history"], "best so far", axis).y)
         values = list(trace(charts["history"], "trial", axis).y)
         assert lowest == sorted(lowest, reverse=True)
         assert lowest[-1] == min(values)

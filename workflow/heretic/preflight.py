@@ -88,7 +88,7 @@ def check_scores(settings: Settings) -> None:
         return
     # These load torch, which most runs need not wait for here.
     from heretic.evaluation.scorers.panel import make_panel
-    from heretic.optimization.objectives import directions_of
+    from heretic.optimization.aims import directions_of
 
     panel = make_panel(settings.refusal_markers, settings.subset("optimize")["scorers"])
     directions_of(panel, settings.objectives)

@@ -4,8 +4,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from heretic.evaluation.scorers.log_odds import NAME as LOG_ODDS
-from heretic.evaluation.scorers.panel import KL, Panel
+from heretic.evaluation.scale import KL, LOG_ODDS
+from heretic.evaluation.scorers.panel import Panel
 from heretic.evaluation.scorers.score import ScoredPrompts, finite_or_none
 
 # Numbers by name. Those of answers are None where nothing was generated, those of passes where they

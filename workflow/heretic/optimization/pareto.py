@@ -6,8 +6,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from heretic.errors import StudyError
-
-KL, UNANSWERED = "kl_first_token", "unanswered"
+from heretic.evaluation.scale import KL, UNANSWERED
 
 
 @dataclass(frozen=True)

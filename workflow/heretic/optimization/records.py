@@ -4,10 +4,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Self
 
-from scipy.stats import spearmanr
-
 from heretic.ablation.parameters import AblationParameters
-from heretic.evaluation.scorers.log_odds import NAME as LOG_ODDS
+from heretic.evaluation.scale import LOG_ODDS, REFUSALS
 from heretic.optimization.objectives import Objective
 from heretic.optimization.pareto import Candidate, pareto_front, select
 from heretic.stages import STAGES, mean_seconds
@@ -63,12 +61,14 @@ def agreement(records: Sequence[TrialRecord]) -> dict[str, Any]:
         since there are fewer than three or one of both never differs.
     """
     both = [
-        (r.scores[LOG_ODDS], r.scores["refusals"])
+        (r.scores[LOG_ODDS], r.scores[REFUSALS])
         for r in records
-        if r.scores.get(LOG_ODDS) is not None and r.scores.get("refusals") is not None
+        if r.scores.get(LOG_ODDS) is not None and r.scores.get(REFUSALS) is not None
     ]
     columns = [set(column) for column in zip(*both, strict=True)]
     known = len(both) > 2 and min(map(len, columns)) > 1
+    from scipy.stats import spearmanr  # it takes longer to load than what else reads records
+
     correlation = float(spearmanr(both).statistic) if known else None
     return {"trials": len(both), "spearman": correlation}
 

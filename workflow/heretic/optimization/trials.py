@@ -12,8 +12,7 @@ from heretic.ablation.directions import AblationDirections
 from heretic.ablation.parameters import AblationParameters
 from heretic.ablation.plan import plan_edits
 from heretic.console import ProgressLine, log
-from heretic.evaluation.scorers.log_odds import NAME as LOG_ODDS
-from heretic.evaluation.scorers.panel import KL
+from heretic.evaluation.scale import KL, LOG_ODDS, UNANSWERED
 from heretic.evaluation.trial_engine import TrialEngine
 from heretic.evaluation.trial_scores import Limits, TrialScores
 from heretic.optimization.in_flight import StudyInMemory
@@ -179,7 +178,7 @@ def stored_objectives(study: optuna.Study) -> tuple[Objective, ...]:
     """The objectives of a study; earlier versions had these two, and did not say so."""
     stored = study.user_attrs.get(OBJECTIVES)
     if stored is None:
-        return tuple(Objective(name, "minimize", 0.0, 1.0) for name in (KL, "unanswered"))
+        return tuple(Objective(name, "minimize", 0.0, 1.0) for name in (KL, UNANSWERED))
     return tuple(Objective.from_dict(each) for each in stored)
 
 

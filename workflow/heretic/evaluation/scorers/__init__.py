@@ -1,5 +1,6 @@
 """What answers and states of a model score, and the base classes of scorers of one's own."""
 
+from heretic.evaluation.scale import Span
 from heretic.evaluation.scorers.score import (
     AnswerScorer,
     Direction,
@@ -8,7 +9,6 @@ from heretic.evaluation.scorers.score import (
     Score,
     ScoredPrompts,
     Side,
-    Span,
 )
 
 __all__ = [

@@ -12,8 +12,6 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-NAME = "refusal_log_odds"
-
 
 @dataclass(frozen=True)
 class RefusalTokens:

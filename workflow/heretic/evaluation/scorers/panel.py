@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from heretic.errors import SettingsError, one_line
-from heretic.evaluation.scorers import log_odds
+from heretic.evaluation.scale import KL, LOG_ODDS, Span
 from heretic.evaluation.scorers.answers import (
     Degenerate,
     Phrases,
@@ -29,10 +29,8 @@ from heretic.evaluation.scorers.score import (
     ScoredPrompts,
     Scorer,
     Side,
-    Span,
 )
 
-KL = "kl_first_token"
 BUILT_IN: dict[str, type[Scorer]] = {
     "kl_teacher_forced": TeacherForcedKl,
     "perplexity": Perplexity,
@@ -67,7 +65,7 @@ class Panel:
     def names(self, prompts: ScoredPrompts) -> list[str]:
         """Names of all scores, those of the first token among them."""
         answered = [scorer.name for scorer in self.of_these(prompts)]
-        return [KL, *answered, log_odds.NAME, *(scorer.name for scorer in self.passes)]
+        return [KL, *answered, LOG_ODDS, *(scorer.name for scorer in self.passes)]
 
     def of_these(self, prompts: ScoredPrompts) -> list[AnswerScorer]:
         """Scorers of answers that find in the prompts what they need."""
@@ -89,7 +87,7 @@ class Panel:
         Raises:
             SettingsError: there is no such score.
         """
-        if name in (KL, log_odds.NAME):
+        if name in (KL, LOG_ODDS):
             return "minimize"
         return self._named(name).direction
 
@@ -104,7 +102,7 @@ class Panel:
         """
         if name == KL:
             return Span(0.0, max_kl)
-        if name == log_odds.NAME:
+        if name == LOG_ODDS:
             # As sure of not refusing as the original is of refusing.
             return Span(-abs(original) or -1.0, abs(original) or 1.0)
         scorer = self._named(name)
@@ -121,7 +119,7 @@ class Panel:
     def _named(self, name: str) -> Scorer:
         scorers: dict[str, Scorer] = {s.name: s for s in (*self.answers, *self.passes)}
         if name not in scorers:
-            known = ", ".join([KL, *scorers, log_odds.NAME])
+            known = ", ".join([KL, *scorers, LOG_ODDS])
             raise SettingsError(
                 f"there is no score {name!r}; there are {known}, and more by `scorers`"
             )
@@ -156,7 +154,7 @@ def make_panel(
         Right(markers, "kept", "good"),
     ]
     further = [make_scorer(**instance) for instance in scorers]
-    names = [KL, log_odds.NAME, *(scorer.name for scorer in (*always, *further))]
+    names = [KL, LOG_ODDS, *(scorer.name for scorer in (*always, *further))]
     twice = sorted({name for name in names if names.count(name) > 1})
     if twice:
         raise SettingsError(

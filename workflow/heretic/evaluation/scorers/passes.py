@@ -6,7 +6,8 @@ from dataclasses import replace
 
 from heretic.errors import SettingsError
 from heretic.evaluation.divergence import teacher_forced_kl
-from heretic.evaluation.scorers.score import Measure, PassScorer, Score, ScoredPrompts, Span
+from heretic.evaluation.scale import Span
+from heretic.evaluation.scorers.score import Measure, PassScorer, Score, ScoredPrompts
 from heretic.model.decoding import forced_log_probabilities, generate, text_log_probabilities
 from heretic.model.loading import Model
 

@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
+from heretic.evaluation.scale import Span
 from heretic.model.loading import Model
 from heretic.prompts.prompt import Prompt
 
@@ -45,21 +46,6 @@ class Score:
     def display(self) -> str:
         """The value for people."""
         return f"{self.value}/{len(self.details)}" if self.counts else f"{self.value:.4g}"
-
-
-@dataclass(frozen=True)
-class Span:
-    """The values of a score that count as the best and the worst there is.
-
-    They make scores comparable: the share of the way from `best` to `worst`.
-    """
-
-    best: float
-    worst: float
-
-    def share(self, value: float) -> float:
-        """0 at the best value, 1 at the worst; values beyond them lie outside."""
-        return (value - self.best) / (self.worst - self.best)
 
 
 class Scorer(ABC):

@@ -1,0 +1,59 @@
+"""The objectives of a study, of the scores that its panel gives."""
+
+from collections.abc import Sequence
+
+from heretic.errors import SettingsError, StudyError
+from heretic.evaluation.scorers.panel import Panel
+from heretic.evaluation.scorers.score import ScoredPrompts
+from heretic.evaluation.trial_scores import TrialScores
+from heretic.optimization.objectives import Objective, Way
+
+
+def directions_of(panel: Panel, names: Sequence[str]) -> dict[str, Way]:
+    """Direction of each objective by name.
+
+    Raises:
+        SettingsError: there is no such score, or it is only reported.
+    """
+    found: dict[str, Way] = {}
+    for name in names:
+        direction = panel.direction(name)
+        if direction == "none":
+            raise SettingsError(
+                f"{name} has no direction, so it is no objective; leave it out of `objectives`"
+            )
+        found[name] = direction
+    return found
+
+
+def make_objectives(
+    panel: Panel,
+    names: Sequence[str],
+    prompts: ScoredPrompts,
+    original: TrialScores,
+    max_kl: float,
+) -> list[Objective]:
+    """The objectives of a study.
+
+    Args:
+        panel: of scorers.
+        names: of the scores.
+        prompts: that are scored on.
+        original: scores of the original model.
+        max_kl: nats that count as the worst divergence.
+
+    Raises:
+        SettingsError: see `directions_of`.
+        StudyError: the original has no such score, since the prompts lack what it needs.
+    """
+    found = []
+    for name, direction in directions_of(panel, names).items():
+        value = original.get(name)
+        if value is None:
+            raise StudyError(
+                f"the objective {name} cannot be measured on these prompts: right answers need an "
+                "answer_column, and log-odds first tokens that tell refusals; name other objectives"
+            )
+        span = panel.span(name, value, max_kl, prompts)
+        found.append(Objective(name, direction, span.best, span.worst))
+    return found
