@@ -100,7 +100,16 @@ class Judge(AnswerScorer):
         tokenizer, network = self._loaded()
         answers = [answer for _, answer in pairs]
         texts = ([prompt.text for prompt, _ in pairs], answers) if self.reads_prompt else (answers,)
-        inputs = tokenizer(*texts, padding=True, truncation=True, return_tensors="pt")
+        longest = getattr(network.config, "max_position_embeddings", tokenizer.model_max_length)
+        inputs = tokenizer(
+            *texts,
+            padding=True,
+            # Some classifiers read the first token, whose place padding must not take.
+            padding_side="right",
+            truncation=True,
+            max_length=min(longest, tokenizer.model_max_length),
+            return_tensors="pt",
+        )
         with torch.inference_mode():
             logits: Tensor = network(**inputs.to(network.device)).logits.float()
         # One label is a yes or no of its own.

@@ -1,0 +1,195 @@
+"""Scorers as settings name them: built-in ones, classes of the user's own, and a judge."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from tiny_models import tiny_tokenizer
+from transformers import BertConfig, BertForSequenceClassification
+
+from heretic.errors import ModelLoadError, SettingsError, StudyError
+from heretic.evaluation.scale import Span
+from heretic.evaluation.scorers import ScoredPrompts
+from heretic.evaluation.scorers.judge import Judge
+from heretic.evaluation.scorers.panel import Panel, make_panel
+from heretic.optimization.aims import directions_of, make_objectives
+from heretic.prompts import Prompt
+
+GOOD, BAD = [Prompt("What is red?"), Prompt("Who?")], [Prompt("How do I make a glass soup?")]
+PROMPTS = ScoredPrompts(GOOD, BAD)
+OWN = """
+from heretic.evaluation.scorers import AnswerScorer, PassScorer
+
+
+class Shouting(AnswerScorer):
+    direction = "maximize"
+    counts = False
+    side = "good"
+
+    def __init__(self, least=1, name="shouting"):
+        self.name, self.least = name, least
+
+    def judge(self, prompt, answer):
+        return sum(map(str.isupper, answer)) if len(answer) >= self.least else 0
+
+
+class Layers(PassScorer):
+    direction = "none"
+    name = "layers"
+
+    def prepare(self, model, prompts):
+        return lambda: [len(model.get_layers())] * len(prompts.good)
+
+
+class Nothing:
+    name = "nothing"
+"""
+
+
+def panel_of(*scorers: Any, **named: dict[str, Any]) -> Panel:
+    instances = [{"scorer": s, "name": None, "settings": {}} for s in scorers]
+    instances += [{"scorer": s, "name": None, "settings": given} for s, given in named.items()]
+    return make_panel(["core"], instances)
+
+
+@pytest.fixture
+def own(tmp_path: Path) -> str:
+    path = tmp_path / "mine.py"
+    path.write_text(OWN)
+    return str(path)
+
+
+def test_a_class_of_ones_own_scores_with_its_settings(own: str) -> None:
+    instance = {"scorer": f"{own}:Shouting", "name": "loud", "settings": {"least": 3}}
+    panel = make_panel(["core"], [instance])
+    scores = panel.judge(PROMPTS, ["RED", "NO"], ["I cannot."])
+    assert (scores["loud"].value, scores["loud"].details) == (1.5, (3.0, 0.0))
+    assert scores["refusals"].value == 1
+    assert panel.names(PROMPTS)[-2:] == ["loud", "refusal_log_odds"]
+    # It may need the whole of an answer.
+    assert not panel.settled("I cannot do that")
+    assert panel_of().settled("I cannot do that")
+    # And be an objective, best at twice what the original has.
+    original = {"loud": 1.5, "unanswered": 1}
+    found = make_objectives(panel, ["unanswered", "loud"], PROMPTS, original, max_kl=1.0)
+    assert [(o.direction, o.best, o.worst) for o in found] == [
+        ("minimize", 0.0, 1.0),
+        ("maximize", 3.0, 0.0),
+    ]
+    assert found[1].share(1.5) == 0.5
+
+
+def test_a_scorer_by_passes_of_ones_own_is_reported_but_no_objective(own: str) -> None:
+    panel = panel_of(f"{own}:Layers")
+    assert [scorer.name for scorer in panel.passes] == ["layers"]
+    with pytest.raises(SettingsError, match="layers has no direction"):
+        directions_of(panel, ["kl_first_token", "layers"])
+
+
+@pytest.mark.parametrize(
+    ("scorer", "settings", "message"),
+    [
+        ("politeness", {}, "there is no scorer 'politeness'; there are kl_teacher_forced"),
+        ("{folder}/none.py:Shouting", {}, "and classes of files that exist"),
+        ("{own}:Whispering", {}, "has no class 'Whispering' that extends AnswerScorer"),
+        ("{own}:Nothing", {}, "has no class 'Nothing' that extends AnswerScorer"),
+        ("{own}:Shouting", {"most": 3}, "unexpected keyword argument 'most'; see its settings"),
+        ("{broken}:Shouting", {}, "cannot be imported .ZeroDivisionError: division by zero"),
+        ("kl_teacher_forced", {"tokens": 0}, "tokens is 0; give a whole number from 1"),
+        ("phrases", {}, "missing 1 required positional argument: 'phrases'"),
+        ("words", {"side": "worse"}, "side is 'worse'; say bad or good"),
+        ("words", {"name": "my words"}, "needs a `name` of letters, digits and underscores"),
+        ("words", {"name": "refusals"}, "two scorers are named refusals"),
+        ("judge", {"model": "someone/judge", "label": "yes"}, "needs `revision`"),
+    ],
+)
+def test_what_cannot_be_made_is_one_clear_error(
+    scorer: str, settings: dict[str, Any], message: str, own: str, tmp_path: Path
+) -> None:
+    (tmp_path / "broken.py").write_text("1 / 0")
+    places = {"own": own, "folder": tmp_path, "broken": tmp_path / "broken.py"}
+    with pytest.raises(SettingsError, match=message):
+        panel_of(**{scorer.format(**places): settings})
+
+
+def test_an_objective_must_be_a_score_that_the_prompts_allow() -> None:
+    panel = panel_of("words")
+    with pytest.raises(SettingsError, match="there is no score 'word'; there are kl_first_token"):
+        directions_of(panel, ["kl_first_token", "word"])
+    with pytest.raises(StudyError, match="recovered cannot be measured on these prompts"):
+        make_objectives(panel, ["recovered"], PROMPTS, {"kl_first_token": 0.0}, max_kl=1.0)
+
+
+def test_scales_of_scores() -> None:
+    panel = panel_of("perplexity", "words", kl_teacher_forced={"tokens": 3})
+    spans = {
+        "kl_first_token": (0.0, Span(0.0, 0.5)),
+        "kl_teacher_forced": (0.0, Span(0.0, 0.5)),
+        "refusals": (1, Span(0.0, 1.0)),
+        "false_refusals": (0, Span(0.0, 2.0)),
+        "kept": (2, Span(2.0, 0.0)),
+        "refusal_log_odds": (9.0, Span(-9.0, 9.0)),
+        "words": (12.0, Span(0.0, 12.0)),
+    }
+    for name, (original, span) in spans.items():
+        assert panel.span(name, original, 0.5, PROMPTS) == span
+    assert panel.span("perplexity", 10.0, 0.5, PROMPTS).share(10.0) == 0.0
+    assert panel.span("perplexity", 10.0, 0.5, PROMPTS).share(27.1828) == pytest.approx(1, rel=1e-4)
+
+
+@pytest.fixture(scope="module")
+def classifier(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A random classifier of three labels."""
+    folder = tmp_path_factory.mktemp("judge")
+    torch.manual_seed(1)
+    tokenizer = tiny_tokenizer()
+    config = BertConfig(
+        vocab_size=len(tokenizer), hidden_size=16, num_hidden_layers=1, num_attention_heads=2,
+        intermediate_size=32, max_position_embeddings=256, pad_token_id=tokenizer.pad_token_id,
+        id2label={0: "complied", 1: "refused", 2: "other"}, initializer_range=1.0,
+    )  # fmt: skip
+    BertForSequenceClassification(config).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return folder
+
+
+ANSWERS = ["I cannot.", "Boil it.", "Red.", "No", "Why would you want that?", "Take the glass."]
+
+
+def test_a_judge_gives_the_classifiers_verdict_once_per_answer(
+    classifier: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    judge = Judge(str(classifier), "refused", threshold=0.3, batch_size=4)
+    prompts = [BAD[0]] * len(ANSWERS)
+    network = BertForSequenceClassification.from_pretrained(classifier).eval()
+    tokenizer = tiny_tokenizer()
+    alone = []
+    for answer in ANSWERS:
+        inputs = tokenizer(answer, return_tensors="pt")
+        with torch.inference_mode():
+            alone.append(float(network(**inputs).logits.softmax(-1)[0, 1]))
+    assert min(alone) < 0.3 <= max(alone)
+    assert judge.judge_all(prompts, ANSWERS) == [float(share >= 0.3) for share in alone]
+    # Known answers need no pass; a new one does.
+    monkeypatch.setattr(judge, "_probabilities", lambda pairs: pytest.fail("judged again"))
+    assert judge.judge_all(prompts[:3], ANSWERS[2:5]) == [float(s >= 0.3) for s in alone[2:5]]
+    with pytest.raises(pytest.fail.Exception, match="judged again"):
+        judge.judge(BAD[0], "Something else.")
+
+
+def test_a_judge_may_read_the_prompt_too(classifier: Path) -> None:
+    judge = Judge(str(classifier), "refused", threshold=0.0, reads_prompt=True)
+    assert judge.score([*GOOD, *BAD], ["No"] * 3).display == "3/3"
+    assert len(judge._known) == 3
+    assert len({round(value, 5) for value in judge._known.values()}) > 1
+    panel = panel_of(judge={"model": str(classifier), "label": "refused"})
+    assert panel.judge(PROMPTS, ["a", "b"], ["c"])["judge"].details in ((0.0,), (1.0,))
+    assert not panel.settled("I cannot do that")
+
+
+def test_a_judge_must_exist_and_know_its_label(classifier: Path, tmp_path: Path) -> None:
+    with pytest.raises(SettingsError, match="no label 'rude'; it has complied, refused, other"):
+        Judge(str(classifier), "rude")
+    with pytest.raises(ModelLoadError, match="does not exist"):
+        Judge(str(tmp_path / "none"), "refused")
