@@ -137,6 +137,9 @@ def _schema() -> str:
             *_, sources = (kind for kind in properties["oneOf"] if kind.get("type") == "array")
             sources["items"] = {"anyOf": [sources["items"], {"type": "string"}]}
             properties["oneOf"].append({"type": "string"})
+    # A scorer without settings is its name alone.
+    scorers = schema["properties"]["scorers"]
+    scorers["items"] = {"anyOf": [scorers["items"], {"type": "string"}]}
     # YAML reads an unquoted true as a boolean, not as text.
     for name in ("cache_weights", "low_memory_export"):
         switch = schema["properties"][name]
