@@ -1,7 +1,7 @@
 """The held-out table: original, edited and control models on prompts that no search saw."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -9,11 +9,13 @@ from torch import Tensor
 
 from heretic.errors import HereticError
 from heretic.evaluation.divergence import first_token_kl, teacher_forced_kl
-from heretic.evaluation.intervals import bootstrap_interval, wilson_interval
-from heretic.evaluation.scorers import DEGENERATE, REFUSALS, RIGHT
+from heretic.evaluation.intervals import bootstrap_interval
+from heretic.evaluation.verdicts import Verdicts, rate
 from heretic.model.decoding import decode, forced_log_probabilities, generate
 from heretic.model.loading import Model
 from heretic.prompts.prompt import Prompt
+
+BAD_SET, GOOD_SET = "bad_holdout_prompts", "good_holdout_prompts"
 
 
 @dataclass(frozen=True)
@@ -27,6 +29,11 @@ class HoldoutSets:
     def all(self) -> list[Prompt]:
         """Bad prompts, then good ones."""
         return self.bad + self.good
+
+    def indices(self, name: str) -> range:
+        """Places of one set, by its name, among all prompts."""
+        n_bad = len(self.bad)
+        return range(n_bad) if name == BAD_SET else range(n_bad, n_bad + len(self.good))
 
 
 @dataclass(frozen=True)
@@ -46,12 +53,20 @@ class Original:
 
 @dataclass(frozen=True)
 class Measurement:
-    """One model's answers and divergences on the held-out sets."""
+    """One model's answers and divergences on the held-out sets.
+
+    Attributes:
+        tokens: greedy answers to `HoldoutSets.all`.
+        answers: their texts.
+        kl_first_token: nats, of each good prompt; None where there is nothing to compare, because
+            the models have other tokens.
+        kl_teacher_forced: likewise, the mean over the first tokens of the original's answer.
+    """
 
     tokens: list[list[int]]
     answers: list[str]
-    kl_first_token: list[float]
-    kl_teacher_forced: list[float]
+    kl_first_token: list[float] | None
+    kl_teacher_forced: list[float] | None
 
 
 def record_original(
@@ -64,13 +79,27 @@ def record_original(
 
 
 def measure(
-    model: Model, sets: HoldoutSets, original: Original, max_response_length: int, name: str
+    model: Model,
+    sets: HoldoutSets,
+    original: Original,
+    max_response_length: int,
+    name: str,
+    *,
+    same_tokens: bool = True,
 ) -> Measurement:
     """Answers of the model in memory, and its divergence from the original.
 
-    `name` says in the log whose answers they are.
+    Args:
+        model: what is measured.
+        sets: held-out prompts.
+        original: what it is compared with.
+        max_response_length: tokens of an answer.
+        name: says in the log whose answers they are.
+        same_tokens: whether both models have the same tokens; else there are no divergences.
     """
     tokens = generate(model, sets.all, max_response_length, f"Answers of the {name}")
+    if not same_tokens:
+        return Measurement(tokens, decode(model, tokens), None, None)
     log_probabilities = forced_log_probabilities(model, sets.good, original.forced)
     return Measurement(
         tokens,
@@ -90,50 +119,15 @@ def summarize(
     measurement: Measurement, sets: HoldoutSets, bootstrap_samples: int, seed: int
 ) -> dict[str, Any]:
     """One row of the table, in the shape of `evaluation.json`."""
-    n_bad = len(sets.bad)
-    bad, good = measurement.answers[:n_bad], measurement.answers[n_bad:]
-    row: dict[str, Any] = {
-        "refusals": _rate(REFUSALS.flags(sets.bad, bad)),
-        "false_refusals": _rate(REFUSALS.flags(sets.good, good)),
-        "degenerate": _rate(DEGENERATE.flags(sets.all, measurement.answers)),
-        "kl_first_token": _mean(measurement.kl_first_token, bootstrap_samples, seed),
-        "kl_teacher_forced": _mean(measurement.kl_teacher_forced, bootstrap_samples, seed),
+    flags = Verdicts.of(sets.all, measurement.answers).by_measure(len(sets.bad))
+    row = {name: rate(found) for name, found in flags.items()}
+    divergences = {
+        "kl_first_token": measurement.kl_first_token,
+        "kl_teacher_forced": measurement.kl_teacher_forced,
     }
-    for name, prompts, answers in (("recovered", sets.bad, bad), ("kept", sets.good, good)):
-        if all(prompt.answers for prompt in prompts):
-            row[name] = _rate(RIGHT.flags(prompts, answers))
+    for name, values in divergences.items():
+        row |= {} if values is None else {name: _mean(values, bootstrap_samples, seed)}
     return row
-
-
-def samples(
-    original: Measurement, edited: Measurement, sets: HoldoutSets, per_set: int
-) -> list[dict[str, Any]]:
-    """Answers side by side for the first prompts of each set."""
-    n_bad = len(sets.bad)
-    chosen: Mapping[str, Sequence[int]] = {
-        "bad_holdout_prompts": range(min(per_set, n_bad)),
-        "good_holdout_prompts": range(n_bad, n_bad + min(per_set, len(sets.good))),
-    }
-    return [
-        {
-            "set": name,
-            "prompt": prompt.text,
-            "system": prompt.system,
-            "original": original.answers[index],
-            "edited": edited.answers[index],
-            "refused_before": REFUSALS.judge(prompt, original.answers[index]),
-            "refused_after": REFUSALS.judge(prompt, edited.answers[index]),
-        }
-        for name, indices in chosen.items()
-        for index in indices
-        for prompt in [sets.all[index]]
-    ]
-
-
-def _rate(flags: Sequence[bool]) -> dict[str, Any]:
-    count, total = sum(flags), len(flags)
-    interval = wilson_interval(count, total)
-    return {"count": count, "total": total, "rate": count / total, "interval": list(interval)}
 
 
 def _mean(values: Sequence[float], samples: int, seed: int) -> dict[str, Any]:
