@@ -143,7 +143,7 @@ def test_original_and_edited_are_compared_in_one_quantisation(tmp_path: Path, fo
         sets=HoldoutSets([Prompt("Hi")], [Prompt("What?")]),
         protocol=HoldoutProtocol(4, 4, 100, 0),
         cache_weights="auto",
-    )
+    ).table
 
     assert found["noop_identical"] is True
     means = [found[name]["kl_first_token"]["mean"] for name in ("original", "edited")]

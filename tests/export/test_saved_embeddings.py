@@ -99,7 +99,7 @@ def test_the_controls_edit_them_too(source: Path, tmp_path: Path) -> None:
         HoldoutSets(PROMPTS[:2], PROMPTS[2:4]),
         HoldoutProtocol(4, 2, 100, 0),
         "true",
-    )
+    ).table
 
     assert found["noop_identical"]
     assert found["controls"]["random_direction"]["kl_first_token"]["mean"] > 0
