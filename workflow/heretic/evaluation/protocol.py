@@ -89,7 +89,8 @@ def evaluate_edit(
     found = side_by_side(unedited, edited, sets, samples, seed)
     rows = {name: summarize(control, sets, samples, seed) for name, control in controls.items()}
     noop_identical = controls["noop"] == unedited
-    return replace(found, table={**found.table, "controls": rows, "noop_identical": noop_identical})
+    table = {**found.table, "controls": rows, "noop_identical": noop_identical}
+    return SideBySide(table, found.answers)
 
 
 def random_directions(like: AblationDirections, seed: int) -> AblationDirections:
