@@ -24,7 +24,7 @@ class SideBySide:
     """What came of a comparison.
 
     Attributes:
-        table: contents of `evaluation.json` but for controls and provenance.
+        table: contents of `evaluation.json` without provenance; of a run, with its controls.
         answers: lines of `answers.jsonl`.
     """
 
@@ -45,18 +45,18 @@ def side_by_side(
         HereticError: a divergence is no number.
     """
     before, after = (Verdicts.of(sets.all, found.answers) for found in (original, edited))
-    records = answer_records(original, edited, sets)
+    records = _answer_records(original, edited, before, after, sets)
     table = {
         "original": summarize(original, sets, bootstrap_samples, seed),
         "edited": summarize(edited, sets, bootstrap_samples, seed),
         "paired": paired_tests(before.by_measure(len(sets.bad)), after.by_measure(len(sets.bad))),
-        "by_category": by_category(before, after, sets),
-        "samples": samples(records, SAMPLES_PER_SET),
+        "by_category": _by_category(before, after, sets),
+        "samples": _samples(records, SAMPLES_PER_SET),
     }
     return SideBySide(table, records)
 
 
-def by_category(
+def _by_category(
     original: Verdicts, edited: Verdicts, sets: HoldoutSets
 ) -> dict[str, dict[str, dict[str, dict[str, Any]]]]:
     """Counts of each category of each set, original and edited; sets without categories lack.
@@ -87,15 +87,18 @@ def _counts(verdicts: Verdicts, name: str, indices: Sequence[int]) -> dict[str, 
     return counts if right is None else {**counts, rightness: rate(right)}
 
 
-def answer_records(
-    original: Measurement, edited: Measurement, sets: HoldoutSets
+def _answer_records(
+    original: Measurement,
+    edited: Measurement,
+    before: Verdicts,
+    after: Verdicts,
+    sets: HoldoutSets,
 ) -> list[dict[str, Any]]:
     """Every prompt with both answers and what was found of them.
 
     Divergences are those of good prompts; they, and whether an answer is right, are None where
     they are not known.
     """
-    before, after = (Verdicts.of(sets.all, found.answers) for found in (original, edited))
     return [
         {
             "set": name,
@@ -125,7 +128,7 @@ def _of_good(values: Sequence[float] | None, index: int, sets: HoldoutSets) -> f
     return None if values is None or place < 0 else values[place]
 
 
-def samples(records: Sequence[Mapping[str, Any]], per_set: int) -> list[dict[str, Any]]:
+def _samples(records: Sequence[Mapping[str, Any]], per_set: int) -> list[dict[str, Any]]:
     """Answers side by side for the first prompts of each set, out of all records."""
     return [
         {key: record[key] for key in SAMPLE_KEYS}
