@@ -115,8 +115,8 @@ def _paired(rows: Sequence[PairedRow]) -> str:
         for row in rows
     )
     return (
-        "\nPrompt by prompt, on how many a measure holds for the original alone and for the edited\n"
-        f"model alone, with the p of McNemar's exact test: {told}.\n"
+        "\nPrompt by prompt, on how many a measure holds for the original alone and for the\n"
+        f"edited model alone, with the p of McNemar's exact test: {told}.\n"
     )
 
 
