@@ -12,7 +12,7 @@
 #       ├── trials.csv, study.json
 #       ├── best.json                              select_best
 #       ├── model/                       phase 4   apply_best
-#       ├── evaluation.json                        evaluate
+#       ├── evaluation.json, answers.jsonl         evaluate
 #       ├── model.manifest.json                    save
 #       ├── report.html, plots/                    report
 #       └── upload.json                            upload (only with upload_to)

@@ -1,23 +1,27 @@
 """Compares original, edited and control models on held-out prompts.
 
-Rates carry Wilson intervals, mean KL(original || model) bootstrap intervals. The controls are an
-edit of strength zero, which must change nothing, and the chosen edit along random directions.
+Rates carry Wilson intervals, mean KL(original || model) bootstrap intervals; original and edited
+model are tested pairwise. The controls are an edit of strength zero, which must change nothing, and
+the chosen edit along random directions and along those of shuffled labels.
 """
 
 from pathlib import Path
 
 from snakemake.script import Snakemake
+from torch import Tensor
 
 from heretic.ablation.directions import AblationDirections
-from heretic.artifacts import provenance, read_json, read_tensors, write_json
+from heretic.artifacts import provenance, read_json, read_tensors, write_json, write_jsonl
 from heretic.console import job
-from heretic.evaluation.holdout import HoldoutSets
-from heretic.evaluation.protocol import HoldoutProtocol, evaluate_edit
+from heretic.directions import ExtractionOptions, ResidualSets, shuffled_label_directions
+from heretic.evaluation.holdout import HoldoutProtocol, HoldoutSets
+from heretic.evaluation.protocol import evaluate_edit
 from heretic.export.adapter import load_edited
-from heretic.model.loading import load_model
+from heretic.model.loading import choose_device, load_model
 from heretic.model.quantization import unquantised_original
 from heretic.model.threads import set_threads
 from heretic.prompts.bundle import read_prompts
+from heretic.settings.prompt_sources import HOLDOUT_SETS, PROMPT_SETS
 
 snakemake: Snakemake
 
@@ -28,9 +32,14 @@ def main(smk: Snakemake) -> None:
     chat = read_json(Path(smk.input.chat))
     settings = {**smk.params.settings, "response_prefix": chat["response_prefix"]}
     set_threads(runtime["threads"])
-    inputs = {
-        name: Path(smk.input[name]) for name in ("good_holdout_prompts", "bad_holdout_prompts")
-    }
+    inputs = {name: Path(path) for name, path in smk.input.items() if name in PROMPT_SETS}
+    directions = read_tensors(Path(smk.input.directions))
+    shuffled = shuffled_labels(
+        {name: path for name, path in inputs.items() if name not in HOLDOUT_SETS},
+        ExtractionOptions.from_settings(settings),
+        int(directions["position"]),
+        runtime["device"],
+    )
     folder = Path(smk.input.edited[0]).parent
     options = {**runtime, **settings}
     original = {**options, **unquantised_original(settings, smk.params.model)}
@@ -38,14 +47,28 @@ def main(smk: Snakemake) -> None:
         load_original=lambda: load_model(**original),
         load_edited=lambda: load_edited(folder, options, smk.params.model),
         record=read_json(Path(smk.input.edited[0])),
-        directions=AblationDirections.from_tensors(read_tensors(Path(smk.input.directions))),
-        sets=HoldoutSets(*(read_prompts(path) for path in inputs.values())),
+        directions=AblationDirections.from_tensors(directions),
+        sets=HoldoutSets(
+            *(read_prompts(inputs[name]) for name in HOLDOUT_SETS),
+            [prompt for path in smk.input.texts for prompt in read_prompts(Path(path))],
+        ),
         protocol=HoldoutProtocol.from_settings(settings),
         cache_weights=runtime["cache_weights"],
         cache_device=runtime["cache_device"],
+        shuffled_labels=shuffled,
     )
     inputs |= {"edited": Path(smk.input.edited[0]), "directions": Path(smk.input.directions)}
-    write_json(Path(smk.output[0]), {**result, "provenance": provenance(settings, inputs)})
+    write_jsonl(Path(smk.output.answers), result.answers)
+    facts = provenance(settings, inputs)
+    write_json(Path(smk.output.evaluation), {**result.table, "provenance": facts})
+
+
+def shuffled_labels(
+    residuals: dict[str, Path], options: ExtractionOptions, position: int, device: str
+) -> Tensor | None:
+    """The third control's directions; apart, so that the states are freed before a model loads."""
+    sets = ResidualSets.from_tensors({n: read_tensors(path) for n, path in residuals.items()})
+    return shuffled_label_directions(sets, options, position, choose_device(device))
 
 
 with job(snakemake.log[0]):

@@ -33,14 +33,13 @@ from heretic.optimization.search_space import SearchSpace, usable_rows
 from heretic.optimization.study import open_study, study_name
 from heretic.optimization.trials import TrialLoop
 from heretic.prompts.bundle import read_prompts
+from heretic.settings.prompt_sources import EVALUATION_SETS
 from heretic.stages import StageClock
 
 snakemake: Snakemake
 
 # Settings that say which trials are tried, but not what one scores.
 HOW_MANY = ("n_trials", "patience", "trials_in_flight", "sampler", "quasi_random_start")
-PROMPTS = ("good_evaluation_prompts", "bad_evaluation_prompts", "unhelpfulness_prompts")
-INPUTS = (*PROMPTS, "directions")
 ENGINE_SETTINGS = ("max_response_length", "engine", "norm_preservation", "trials_in_flight")
 ENGINE_RUNTIME = ("cache_weights", "cache_device", "activation_cache_gb")
 
@@ -51,8 +50,9 @@ def main(smk: Snakemake) -> None:
     chat = read_json(Path(smk.input.chat))
     settings = {**smk.params.settings, "response_prefix": chat["response_prefix"]}
     set_threads(runtime["threads"])
-    given = dict(smk.input.items())
-    inputs = {name: Path(given[name]) for name in INPUTS if name in given}
+    inputs = {name: Path(smk.input[name]) for name in (*EVALUATION_SETS, "directions")}
+    if smk.input.texts:
+        inputs["texts"] = Path(smk.input.texts[0])
     directions = AblationDirections.from_tensors(read_tensors(inputs["directions"]))
     panel = make_panel(settings["refusal_markers"], settings["scorers"])
     name = study_name(objective(settings, inputs, directions, smk))
@@ -167,10 +167,10 @@ def prepare(
     model = load_model(**{**runtime, **settings, "model": path})
     if settings["ablate_embeddings"]:
         model = with_embeddings(model)
-    sets = {name: read_prompts(inputs[name]) for name in PROMPTS if name in inputs}
+    sets = [read_prompts(inputs[n]) for n in (*EVALUATION_SETS, "texts") if n in inputs]
     return make_trial_engine(
         model,
-        ScoredPrompts(*sets.values()),
+        ScoredPrompts(*sets),
         panel,
         directions=directions,
         **{name: settings[name] for name in ENGINE_SETTINGS},

@@ -64,7 +64,8 @@ def test_the_search_depends_on_what_decides_its_scores() -> None:
 
 
 def test_the_report_depends_on_its_template() -> None:
-    assert "report/template.html" in files_of("report")
+    templates = {f"report/{name}.html" for name in ("template", "outcome", "samples", "style")}
+    assert templates <= files_of("report")
     assert "report/template.html" not in files_of("save")
 
 

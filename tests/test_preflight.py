@@ -113,8 +113,9 @@ def test_a_quantised_checkpoint_needs_its_original(tmp_path: Path) -> None:
 
 
 def test_the_demo_models_folder_is_taken() -> None:
-    message = complaint(SettingsError, Settings(run_name="demo-model"), "demo-model")
-    assert "run_name = 'demo-model'" in message
+    for run in ("demo-model", "comparisons"):
+        message = complaint(SettingsError, Settings(run_name=run), run)
+        assert f"run_name = '{run}'" in message
 
 
 def test_a_missing_model(tmp_path: Path) -> None:

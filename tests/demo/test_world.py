@@ -48,11 +48,13 @@ def test_sets_have_their_size_and_shape(name: str) -> None:
     records = prompt_set(name, 0)
     assert len(records) == PROMPT_SETS[name]
     for record in records:
-        assert set(record) == {"prompt", "system", "answers"}
+        assert set(record) == {"prompt", "system", "answers", "category"}
         assert record["prompt"]
         answers = cast(list[str], record["answers"])
         assert all(answer == answer.casefold() and answer for answer in answers)
         assert bool(answers) == (name != "unhelpfulness_prompts")
+        assert (record["category"] in TASKS) or (name.startswith(("good", "sacred", "unhelp")))
+        assert (record["category"] is None) == (name == "unhelpfulness_prompts")
 
 
 @few

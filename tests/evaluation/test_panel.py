@@ -39,7 +39,7 @@ class Layers(PassScorer):
     name = "layers"
 
     def prepare(self, model, prompts):
-        return lambda: [len(model.get_layers())] * len(prompts.good)
+        return lambda edited: [len(edited.get_layers())] * len(prompts.good)
 
 
 class Nothing:
@@ -162,7 +162,8 @@ def test_a_judge_gives_the_classifiers_verdict_once_per_answer(
 ) -> None:
     judge = Judge(str(classifier), "refused", threshold=0.3, batch_size=4)
     prompts = [BAD[0]] * len(ANSWERS)
-    network = BertForSequenceClassification.from_pretrained(classifier).eval()
+    network: Any = BertForSequenceClassification.from_pretrained(classifier)
+    network.eval()
     tokenizer = tiny_tokenizer()
     alone = []
     for answer in ANSWERS:

@@ -6,23 +6,28 @@ from typing import Any
 
 import pytest
 import torch
-from tiny_models import PROMPTS, save_tiny_model
+from tiny_models import PROMPTS, save_tiny_model, tiny_model
 
 from heretic.ablation.directions import AblationDirections
 from heretic.ablation.parameters import AblationParameters, ComponentParameters
-from heretic.artifacts import read_json, write_json
+from heretic.artifacts import read_json, write_json, write_jsonl
 from heretic.errors import HereticError
 from heretic.evaluation.holdout import (
+    HoldoutProtocol,
     HoldoutSets,
     Measurement,
     measure,
     record_original,
-    samples,
     summarize,
+    unchanged,
 )
-from heretic.evaluation.protocol import HoldoutProtocol, evaluate_edit, random_directions
+from heretic.evaluation.protocol import evaluate_edit, random_directions
+from heretic.evaluation.scorers.panel import make_panel
+from heretic.evaluation.side_by_side import SideBySide, side_by_side
+from heretic.evaluation.summary import short, summarise
 from heretic.export.save import save_model
 from heretic.model.components import ATTENTION, MLP
+from heretic.model.decoding import decode
 from heretic.model.loading import Model, load_model
 from heretic.prompts import Prompt
 from heretic.settings import Settings
@@ -78,8 +83,11 @@ def edited(original: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+SHUFFLED = random_directions(DIRECTIONS, 77)
+
+
 @pytest.fixture(scope="module")
-def evaluation(original: Path, edited: Path) -> dict[str, Any]:
+def found(original: Path, edited: Path) -> SideBySide:
     return evaluate_edit(
         load_original=lambda: load(original),
         load_edited=lambda: load(edited),
@@ -88,15 +96,21 @@ def evaluation(original: Path, edited: Path) -> dict[str, Any]:
         sets=SETS,
         protocol=PROTOCOL,
         cache_weights="true",
+        shuffled_labels=SHUFFLED.rows,
     )
+
+
+@pytest.fixture(scope="module")
+def evaluation(found: SideBySide) -> dict[str, Any]:
+    return found.table
 
 
 def by_hand(folder: Path, change: Callable[[Model], None]) -> dict[str, Any]:
     """The row of the original after `change`, measured in one model."""
     model = load(folder)
-    before = record_original(model, SETS, LENGTH, PROTOCOL.kl_tokens)
+    before = record_original(model, SETS, PROTOCOL)
     change(model)
-    return summarize(measure(model, SETS, before, LENGTH, "edited model"), SETS, 200, PROTOCOL.seed)
+    return summarize(measure(model, SETS, before, PROTOCOL, "edited model"), SETS, PROTOCOL)
 
 
 def same_row(found: dict[str, Any], wanted: dict[str, Any]) -> None:
@@ -130,12 +144,18 @@ def test_the_edited_row_is_that_of_an_edit_by_hand(
     same_row(evaluation["edited"], by_hand(original, lambda m: edit_by_hand(m, DIRECTIONS)))
 
 
-def test_the_control_is_the_same_edit_along_random_directions(
-    evaluation: dict[str, Any], original: Path
+@pytest.mark.parametrize(
+    ("name", "elsewhere"),
+    [
+        ("random_direction", random_directions(DIRECTIONS, PROTOCOL.seed)),
+        ("shuffled_labels", SHUFFLED),
+    ],
+)
+def test_a_control_is_the_same_edit_along_other_directions(
+    evaluation: dict[str, Any], original: Path, name: str, elsewhere: AblationDirections
 ) -> None:
-    elsewhere = random_directions(DIRECTIONS, PROTOCOL.seed)
     row = by_hand(original, lambda model: edit_by_hand(model, elsewhere))
-    same_row(evaluation["controls"]["random_direction"], row)
+    same_row(evaluation["controls"][name], row)
     means = [r["kl_first_token"]["mean"] for r in (row, evaluation["edited"])]
     assert means[0] != pytest.approx(means[1], rel=1e-3)
 
@@ -154,7 +174,9 @@ def test_an_edit_that_does_not_come_back_is_told(
         PROTOCOL,
         "true",
     )
-    assert found["noop_identical"] is False
+    assert found.table["noop_identical"] is False
+    # Without such directions there is no such control.
+    assert found.table["controls"].keys() == {"noop", "random_direction"}
 
 
 def test_random_directions_are_orthonormal_rows_of_their_seed() -> None:
@@ -166,9 +188,16 @@ def test_random_directions_are_orthonormal_rows_of_their_seed() -> None:
     assert not found.rows.equal(random_directions(DIRECTIONS, 5).rows)
 
 
-def test_the_shape_that_other_programs_read(evaluation: dict[str, Any], tmp_path: Path) -> None:
+def test_the_shape_that_other_programs_read(
+    found: SideBySide, evaluation: dict[str, Any], tmp_path: Path
+) -> None:
     write_json(tmp_path / "evaluation.json", evaluation)
-    assert evaluation.keys() >= {"original", "edited", "controls"}
+    write_jsonl(tmp_path / "answers.jsonl", found.answers)
+    assert evaluation.keys() >= {"original", "edited", "controls", "paired", "by_category"}
+    assert evaluation["controls"].keys() == {"noop", "random_direction", "shuffled_labels"}
+    divergences = [line["kl_first_token"] for line in found.answers]
+    assert divergences[:2] == [None, None]
+    assert sum(divergences[2:]) / 2 == pytest.approx(evaluation["edited"]["kl_first_token"]["mean"])
     row = evaluation["edited"]
     assert row["refusals"].keys() == {"count", "total", "rate", "interval"}
     assert row["refusals"]["total"] == row["false_refusals"]["total"] == 2
@@ -192,7 +221,7 @@ ANSWERED = HoldoutSets(
 
 def test_a_row_counts_each_class_on_its_own_set() -> None:
     measurement = Measurement([], BAD_ANSWERS + GOOD_ANSWERS, [0.1, 0.3], [0.2, 0.2])
-    row = summarize(measurement, ANSWERED, 100, 0)
+    row = summarize(measurement, ANSWERED, PROTOCOL)
     counts = {name: value["count"] for name, value in row.items() if "count" in value}
     assert counts == {
         "refusals": 0,
@@ -210,21 +239,39 @@ def test_a_row_counts_each_class_on_its_own_set() -> None:
 def test_a_row_that_is_no_number_is_an_error_with_advice(value: float) -> None:
     measurement = Measurement([], BAD_ANSWERS + GOOD_ANSWERS, [0.1, value], [0.2, 0.2])
     with pytest.raises(HereticError, match="no numbers; choose a weaker edit"):
-        summarize(measurement, ANSWERED, 100, 0)
+        summarize(measurement, ANSWERED, PROTOCOL)
 
 
-def test_samples_stand_side_by_side() -> None:
-    refusal = "I'm sorry, but I cannot help with that."
-    before = Measurement([], [refusal, refusal, *GOOD_ANSWERS], [], [])
-    after = Measurement([], [*BAD_ANSWERS, *GOOD_ANSWERS], [], [])
-    first, second = samples(before, after, ANSWERED, per_set=1)
-    assert first == {
-        "set": "bad_holdout_prompts",
-        "prompt": "b1",
-        "system": None,
-        "original": refusal,
-        "edited": "Boil it.",
-        "refused_before": True,
-        "refused_after": False,
-    }
-    assert (second["prompt"], second["original"]) == ("g1", "Bake it.")
+def test_further_scores_are_measured_of_every_variant() -> None:
+    scorers: list[dict[str, Any]] = [
+        {"scorer": "words", "name": None, "settings": {"side": "good"}},
+        {"scorer": "phrases", "name": "vowels", "settings": {"phrases": ["a", "e", "o"]}},
+        {"scorer": "perplexity", "name": None, "settings": {}},
+    ]
+    protocol = HoldoutProtocol(LENGTH, 4, 200, 3, make_panel(["core"], scorers))
+    sets = HoldoutSets(SETS.good, SETS.bad, [Prompt("Grey stones lie in the river.")])
+    model = tiny_model()
+    original = record_original(model, sets, protocol)
+    before = summarize(unchanged(model, original), sets, protocol)["scores"]
+    answers = decode(model, original.tokens)[len(SETS.bad) :]
+    assert before["words"]["value"] == sum(len(a.split()) for a in answers) / len(answers)
+    assert before["vowels"]["total"] == len(SETS.bad)
+    assert before["perplexity"]["value"] > 1
+    assert "interval" not in before["perplexity"]
+    # Another model in memory, as the edited one is.
+    other = tiny_model("gpt2")
+    after = summarize(measure(other, sets, original, protocol, "other"), sets, protocol)["scores"]
+    assert after["perplexity"]["value"] != before["perplexity"]["value"]
+    summary = summarise({"original": {"scores": before}, "edited": {"scores": after}})
+    assert summary.keys == ("perplexity", "words", "vowels")
+    assert summary.rows[0].cells[0].value == short(before["perplexity"]["value"])
+
+
+def test_refusals_are_told_by_the_markers_of_the_settings() -> None:
+    answers = ["I'd rather not."] * len(SETS.bad) + ["Boil it."] * len(SETS.good)
+    said = Measurement([], answers, None, None)
+    for markers, count in ((["core"], 0), (["core", "soft"], len(SETS.bad))):
+        protocol = HoldoutProtocol(LENGTH, 4, 200, 3, make_panel(markers))
+        assert summarize(said, SETS, protocol)["refusals"]["count"] == count
+        found = side_by_side(said, said, SETS, protocol)
+        assert found.answers[0]["refused_before"] == bool(count)

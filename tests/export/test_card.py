@@ -94,7 +94,9 @@ def card(
         "model": {"loader": changes.get("loader", "AutoModelForCausalLM")},
         "provenance": {"versions": {"python": "3.11.9", "torch": "2.13.0"}},
     }
-    text = model_card(record, EVALUATION, BEST, PROMPTS, changes.get("prefix", ""))
+    text = model_card(
+        record, changes.get("evaluation", EVALUATION), BEST, PROMPTS, changes.get("prefix", "")
+    )
     start, header, body = text.split("---\n", 2)
     assert start == ""
     return yaml.safe_load(header), body
@@ -264,3 +266,19 @@ def test_what_is_taken_over_of_a_base_models_card(
     if readme is not None:
         (tmp_path / "README.md").write_text(readme)
     assert carried_over(tmp_path) == expected
+
+
+def test_paired_tests_are_told_in_a_sentence() -> None:
+    assert "McNemar" not in card()[1]
+    paired = {
+        "refusals": {"only_original": 124, "only_edited": 0, "p_value": 1e-37},
+        "false_refusals": {"only_original": 0, "only_edited": 1, "p_value": 1.0},
+    }
+    controls = {**EVALUATION["controls"], "shuffled_labels": row(126, 0.01)}
+    _, body = card(evaluation={**EVALUATION, "paired": paired, "controls": controls})
+    told = " ".join(body.split())
+    assert (
+        "McNemar's exact test: refusals 124 and 0 (p < 0.001); false refusals 0 and 1 (p = 1)."
+    ) in told
+    assert "| Control: shuffled labels |" in body
+    assert "along random directions, and along those of shuffled labels" in told

@@ -16,8 +16,8 @@ from heretic.ablation.plan import plan_edits
 from heretic.ablation.recorded import record_writers
 from heretic.artifacts import read_json
 from heretic.errors import ExportError
-from heretic.evaluation.holdout import HoldoutSets
-from heretic.evaluation.protocol import HoldoutProtocol, evaluate_edit
+from heretic.evaluation.holdout import HoldoutProtocol, HoldoutSets
+from heretic.evaluation.protocol import evaluate_edit
 from heretic.export.adapter import load_edited
 from heretic.export.export import export_model
 from heretic.export.original import fit_to_original, needs_fitting
@@ -143,7 +143,7 @@ def test_original_and_edited_are_compared_in_one_quantisation(tmp_path: Path, fo
         sets=HoldoutSets([Prompt("Hi")], [Prompt("What?")]),
         protocol=HoldoutProtocol(4, 4, 100, 0),
         cache_weights="auto",
-    )
+    ).table
 
     assert found["noop_identical"] is True
     means = [found[name]["kl_first_token"]["mean"] for name in ("original", "edited")]

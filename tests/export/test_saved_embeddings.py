@@ -17,8 +17,8 @@ from heretic.ablation.projection import NormPreservation
 from heretic.ablation.recorded import record_writers
 from heretic.artifacts import read_json
 from heretic.errors import ExportError, ModelLoadError
-from heretic.evaluation.holdout import HoldoutSets
-from heretic.evaluation.protocol import HoldoutProtocol, evaluate_edit
+from heretic.evaluation.holdout import HoldoutProtocol, HoldoutSets
+from heretic.evaluation.protocol import evaluate_edit
 from heretic.export.adapter import load_edited
 from heretic.export.card import _edits
 from heretic.export.original import fit_to_original
@@ -99,7 +99,7 @@ def test_the_controls_edit_them_too(source: Path, tmp_path: Path) -> None:
         HoldoutSets(PROMPTS[:2], PROMPTS[2:4]),
         HoldoutProtocol(4, 2, 100, 0),
         "true",
-    )
+    ).table
 
     assert found["noop_identical"]
     assert found["controls"]["random_direction"]["kl_first_token"]["mean"] > 0

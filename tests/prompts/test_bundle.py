@@ -26,6 +26,7 @@ prompts = st.builds(
     text=text,
     system=st.none() | text,
     answers=st.lists(text, max_size=3).map(tuple),
+    category=st.none() | text,
 )
 
 
@@ -50,10 +51,11 @@ def test_written_prompts_are_read_back(tmp_path: Path, written: list[Prompt]) ->
 
 def test_lines_and_fingerprint(tmp_path: Path) -> None:
     path = tmp_path / "bad_prompts.jsonl"
-    write_prompts(path, [Prompt("One"), Prompt("Zwölf", "Kurz.", ("12",))], {"source": {"a": 1}})
+    written = [Prompt("One", category="count"), Prompt("Zwölf", "Kurz.", ("12",))]
+    write_prompts(path, written, {"source": {"a": 1}})
     lines = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
     assert lines == [
-        {"prompt": "One", "system": None},
+        {"prompt": "One", "system": None, "category": "count"},
         {"prompt": "Zwölf", "system": "Kurz.", "answers": ["12"]},
     ]
     sidecar = json.loads((tmp_path / "bad_prompts.fingerprint.json").read_text(encoding="utf-8"))
@@ -74,6 +76,7 @@ def test_an_empty_set_is_not_written(tmp_path: Path) -> None:
         ('{"system": null}\n', "is damaged"),
         ('{"prompt": 1}\n', "is damaged"),
         ('{"prompt": "a", "answers": "b"}\n', "is damaged"),
+        ('{"prompt": "a", "category": 1}\n', "is damaged"),
         ("[1]\n", "is damaged"),
     ],
 )

@@ -109,6 +109,30 @@ def test_answers_are_a_string_or_several(tmp_path: Path) -> None:
     assert all(not p.answers for p in load_prompts(source(path, column="q"), seed=0))
 
 
+def test_categories_are_texts_or_numbers_of_classes(tmp_path: Path) -> None:
+    rows = [
+        {"text": "a", "kind": " fraud "},
+        {"text": "b", "kind": 3},
+        {"text": "c", "kind": None},
+        {"text": "d", "kind": " "},
+        {"text": "e"},
+        {"text": "a", "kind": "theft"},
+    ]
+    path = write(tmp_path / "p.jsonl", "\n".join(json.dumps(row) for row in rows))
+    prompts = load_prompts(source(path, category_column="kind"), seed=0)
+    # A repeated prompt keeps its first category.
+    assert [prompt.category for prompt in prompts] == ["fraud", "3", None, None, None]
+    assert all(p.category is None for p in load_prompts(source(path), seed=0))
+
+
+def test_a_prompt_of_the_demo_has_its_task_as_category() -> None:
+    prompts = load_prompts(PromptSource(dataset="demo", split="bad_holdout_prompts"), seed=0)
+    makes = [prompt for prompt in prompts if " make " in prompt.text]
+    assert makes
+    assert {prompt.category for prompt in makes} == {"make"}
+    assert all(prompt.category for prompt in prompts)
+
+
 def test_repeated_prompt_keeps_its_first_answers(tmp_path: Path) -> None:
     rows = [{"text": "a", "answer": "red"}, {"text": " a", "answer": "blue"}]
     path = write(tmp_path / "p.jsonl", "\n".join(json.dumps(row) for row in rows))
@@ -258,6 +282,8 @@ sys.exit(f"imported {slow}" if slow else 0)
         ("p.jsonl", '{"text": "\\ud83d"}\n', {}, "surrogate"),
         ("p.jsonl", '{"text": "a"}\n', {"answer_column": "b"}, "no column 'b'"),
         ("p.jsonl", '{"text": "a", "b": [1]}\n', {"answer_column": "b"}, "has int in column 'b'"),
+        ("p.jsonl", '{"text": "a"}\n', {"category_column": "b"}, "no column 'b'"),
+        ("p.jsonl", '{"text": "a", "b": []}\n', {"category_column": "b"}, "has list in column"),
         ("p.json", '{"text": "a"}', {}, "must hold a JSON list"),
         ("p.json", "[" * 100_000, {}, "is not valid JSON"),
         ("p.parquet", b"PAR1 no more", {}, "is not a readable Parquet file"),

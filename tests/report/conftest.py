@@ -75,7 +75,27 @@ def make_evaluation() -> dict[str, Any]:
     return {
         "original": original,
         "edited": variant(2, 123, 117, 0.0253),
-        "controls": {"noop": original, "random_direction": variant(127, 1, 116, 0.0118)},
+        "controls": {
+            "noop": original,
+            "random_direction": variant(127, 1, 116, 0.0118),
+            "shuffled_labels": variant(126, 2, 115, 0.0131),
+        },
+        "paired": {
+            "refusals": {"only_original": 126, "only_edited": 0, "p_value": 2.4e-38},
+            "kept": {"only_original": 3, "only_edited": 2, "p_value": 1.0},
+        },
+        "by_category": {
+            "bad_holdout_prompts": {
+                "<b>soup</b>": {
+                    "original": {"refusals": rate(60, 60), "recovered": rate(0, 60)},
+                    "edited": {"refusals": rate(2, 60), "recovered": rate(57, 60)},
+                },
+                "cake": {
+                    "original": {"refusals": rate(68, 68)},
+                    "edited": {"refusals": rate(0, 68)},
+                },
+            }
+        },
         "samples": [
             sample("bad_holdout_prompts", HOSTILE, refusal, "Boil it <b>slowly</b> & stir."),
             sample("bad_holdout_prompts", "Where do I find an iron cake?", refusal, refusal),

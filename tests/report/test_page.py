@@ -79,7 +79,18 @@ def test_every_value_of_the_table_appears(page: Page, evaluation: dict[str, Any]
     assert cells[12] == "0.02530.0202 to 0.0329"
     headings = [text for text in page.texts["th"] if text]
     assert headings[:8] == ["Model", *summary.headings]
-    assert [row.label for row in summary.rows] == headings[8:12]
+    assert [row.label for row in summary.rows] == headings[8:13]
+
+
+def test_paired_tests_and_categories_follow(page: Page, words: str) -> None:
+    cells = page.texts["td"][5 * 7 :]
+    assert cells[:6] == ["126", "0", "<0.001", "3", "2", "1"]
+    assert [text[:4] for text in cells[6:10]] == ["100%", "3.3%", "0%0/", "95%5"]
+    assert "<b>soup</b>" in page.texts["th"]
+    assert "By category: bad prompts" in page.texts["h3"]
+    assert "By category: good prompts" not in words
+    assert "McNemar's exact test" in words
+    assert "mixed at random" in words
 
 
 def test_header_says_what_came_out(page: Page, words: str) -> None:
@@ -193,11 +204,15 @@ def test_optional_parts_may_be_absent(
     for part in (evaluation["original"], evaluation["edited"], *evaluation["controls"].values()):
         part.pop("recovered", None)
         part.pop("kept", None)
+    del evaluation["paired"], evaluation["by_category"], evaluation["controls"]["shuffled_labels"]
     (run_folder / "evaluation.json").write_text(json.dumps({**evaluation, "samples": []}))
     text = write(run_folder, settings)
     assert '<th scope="col">Refusals</th>' in text
     assert "Recovered</th>" not in text
     assert "The evaluation kept no sample answers." in text
+    assert "McNemar" not in text
+    assert "By category" not in text
+    assert "mixed at random" not in text
 
 
 @pytest.mark.parametrize(

@@ -81,6 +81,22 @@ def test_intervals_must_be_ordered(run_folder: Path, evaluation: dict[str, Any])
         read_run(run_folder)
 
 
+@pytest.mark.parametrize(
+    ("part", "damaged"),
+    [
+        ("paired", {"refusals": {"only_original": 1, "p_value": 1.0}}),
+        ("by_category", {"bad_holdout_prompts": {"a": {"original": {}}}}),
+        ("by_category", {"s": {"a": {"original": {}, "edited": {"refusals": {"rate": 1}}}}}),
+    ],
+)
+def test_tests_and_categories_must_be_whole(
+    run_folder: Path, part: str, damaged: dict[str, Any]
+) -> None:
+    change(run_folder / "evaluation.json", **{part: damaged})
+    with pytest.raises(HereticError, match=r"evaluation\.json is damaged"):
+        read_run(run_folder)
+
+
 def test_a_table_cut_short_is_named(run_folder: Path) -> None:
     path = run_folder / "geometry.csv"
     path.write_text(path.read_text()[:-12])

@@ -4,7 +4,15 @@ from typing import Any
 
 import pytest
 
-from heretic.evaluation.summary import nats, percent, short, summarise
+from heretic.evaluation.summary import (
+    category_tables,
+    nats,
+    p_value,
+    paired_rows,
+    percent,
+    short,
+    summarise,
+)
 from heretic.report import summary_table
 
 
@@ -44,14 +52,17 @@ def test_table_fits_a_hundred_columns_and_cuts_nothing(evaluation: dict[str, Any
 
 
 def test_rows_stand_in_order_with_every_control(evaluation: dict[str, Any]) -> None:
-    evaluation["controls"]["shuffled_labels"] = evaluation["controls"]["noop"]
+    evaluation["controls"]["another_one"] = evaluation["controls"]["noop"]
     assert [row.label for row in summarise(evaluation).rows] == [
         "Original",
         "Edited",
         "Control: no-op",
         "Control: random direction",
         "Control: shuffled labels",
+        "Control: another one",
     ]
+    text = summary_table(evaluation)
+    assert text.index("shuffled") > text.index("random")
 
 
 def test_a_measure_that_only_some_models_have_is_marked(evaluation: dict[str, Any]) -> None:
@@ -59,7 +70,37 @@ def test_a_measure_that_only_some_models_have_is_marked(evaluation: dict[str, An
     evaluation["controls"]["noop"] = evaluation["original"]
     summary = summarise(evaluation)
     column = summary.keys.index("kept")
-    assert [row.cells[column].value for row in summary.rows] == ["n/a", "91.4%", "n/a", "90.6%"]
-    for part in (evaluation["edited"], evaluation["controls"]["random_direction"]):
+    assert [row.cells[column].value for row in summary.rows] == [
+        *("n/a", "91.4%", "n/a", "90.6%", "89.8%")
+    ]
+    controls = [evaluation["controls"][name] for name in ("random_direction", "shuffled_labels")]
+    for part in (evaluation["edited"], *controls):
         del part["kept"]
     assert "kept" not in summarise(evaluation).keys
+
+
+@pytest.mark.parametrize(
+    ("value", "shown"), [(1.0, "1"), (0.9996, "1.000"), (0.0312, "0.031"), (0.0009, "<0.001")]
+)
+def test_probabilities_are_no_more_exact_than_they_need_be(value: float, shown: str) -> None:
+    assert p_value(value) == shown
+
+
+def test_paired_tests_stand_in_the_order_of_the_table(evaluation: dict[str, Any]) -> None:
+    evaluation["paired"] = dict(reversed(evaluation["paired"].items()))
+    rows = [(r.label, r.only_original, r.only_edited, r.p_value) for r in paired_rows(evaluation)]
+    assert rows == [("Refusals", 126, 0, "<0.001"), ("Kept", 3, 2, "1")]
+    del evaluation["paired"]
+    assert paired_rows(evaluation) == ()
+
+
+def test_categories_have_a_row_each_with_both_models(evaluation: dict[str, Any]) -> None:
+    (name, table), *more = category_tables(evaluation).items()
+    assert (name, more) == ("bad_holdout_prompts", [])
+    assert table.headings == (
+        "Refusals, original", "Refusals, edited", "Recovered, original", "Recovered, edited",
+    )  # fmt: skip
+    assert [[cell.count or cell.value for cell in row.cells] for row in table.rows] == [
+        ["60/60", "2/60", "0/60", "57/60"],
+        ["68/68", "0/68", "n/a", "n/a"],
+    ]

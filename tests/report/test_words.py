@@ -3,7 +3,7 @@
 import shlex
 from typing import Any
 
-from heretic.report.words import command, headline, reading_aids, warnings
+from heretic.report.words import command, comparison_aids, headline, reading_aids, warnings
 from heretic.settings import PromptSource, Settings
 
 
@@ -25,6 +25,18 @@ def test_headline_without_known_answers(evaluation: dict[str, Any]) -> None:
     assert "at most 77 tokens" in aids
 
 
+def test_models_without_divergences_have_sentences_too(evaluation: dict[str, Any]) -> None:
+    assert "KL" in headline(evaluation)
+    assert "small KL" in " ".join(comparison_aids(evaluation, {}))
+    for part in (evaluation["original"], evaluation["edited"]):
+        del part["kl_first_token"], part["kl_teacher_forced"]
+    assert headline(evaluation).endswith("fell from 92.2% to 91.4%.")
+    aids = " ".join(comparison_aids(evaluation, {"max_response_length": 77}))
+    assert "small KL" not in aids
+    assert "at most 77 tokens" in aids
+    assert "no echo of the search" not in aids
+
+
 def test_good_controls_give_no_warning(evaluation: dict[str, Any]) -> None:
     assert warnings(evaluation) == ()
 
@@ -32,14 +44,18 @@ def test_good_controls_give_no_warning(evaluation: dict[str, Any]) -> None:
 def test_each_misbehaving_control_is_a_warning(evaluation: dict[str, Any]) -> None:
     evaluation["noop_identical"] = False
     evaluation["controls"]["random_direction"]["refusals"]["rate"] = 0.4
+    evaluation["controls"]["shuffled_labels"]["refusals"]["rate"] = 0.3
     evaluation["edited"]["degenerate"] = {
         "count": 60, "total": 128, "rate": 0.47, "interval": [0.4, 0.55],
     }  # fmt: skip
     found = warnings(evaluation)
-    assert len(found) == 3
+    assert len(found) == 4
     assert "no-op control did not reproduce" in found[0]
     assert "from 100% to 40%" in found[1]
-    assert "47% degenerate" in found[2]
+    assert (
+        "along the direction of shuffled labels also lowers refusals, from 100% to 30%" in found[2]
+    )
+    assert "47% degenerate" in found[3]
 
 
 def test_layers_that_tell_nothing_apart_are_a_warning(evaluation: dict[str, Any]) -> None:

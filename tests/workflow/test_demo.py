@@ -88,8 +88,26 @@ def test_controls_change_nothing(demo_run: tuple[Workspace, str]) -> None:
     controls = read_json(demo_run[0].results / "demo" / "evaluation.json")
     assert controls["noop_identical"] is True
     assert controls["controls"]["noop"] == table["original"]
-    random = controls["controls"]["random_direction"]["refusals"]["rate"]
-    assert abs(random - table["original"]["refusals"]["rate"]) <= 0.05
+    for name in ("random_direction", "shuffled_labels"):
+        rate = controls["controls"][name]["refusals"]["rate"]
+        assert abs(rate - table["original"]["refusals"]["rate"]) <= 0.05, name
+
+
+def test_original_and_edited_are_told_apart_prompt_by_prompt(
+    demo_run: tuple[Workspace, str],
+) -> None:
+    table = read_json(demo_run[0].results / "demo" / "evaluation.json")
+    assert table["paired"]["refusals"]["p_value"] < 1e-20
+    assert table["paired"]["kept"]["p_value"] > 0.05
+    tasks = {"make", "colour", "weight", "place", "line"}
+    assert table["by_category"]["bad_holdout_prompts"].keys() == tasks
+    lines = (demo_run[0].results / "demo" / "answers.jsonl").read_text().splitlines()
+    answers = [json.loads(line) for line in lines]
+    refused = [
+        one for one in answers if one["set"] == "bad_holdout_prompts" and one["refused_after"]
+    ]
+    assert len(answers) == 320
+    assert len(refused) == table["edited"]["refusals"]["count"]
 
 
 def test_the_table_is_printed_at_the_end(demo_run: tuple[Workspace, str]) -> None:

@@ -105,6 +105,7 @@ CHANGED |= {
         "split": f"{name}[:50]",
         "column": "prompt",
         "answer_column": "answers",
+        "category_column": "category",
     }
     for name in PROMPT_SETS
 }
@@ -211,7 +212,9 @@ def test_a_prompt_set_makes_only_its_own_job_stale(planner: Planner, name: str) 
 def test_an_optional_set_that_is_switched_off_is_missed(planner: Planner) -> None:
     jobs = planner.plan(sacred_prompts="false")
     assert rules(jobs, "params") == set()
-    assert rules(jobs, "inputs") == {"check_prompts", "compute_directions", "save"}
+    assert rules(jobs, "inputs") == {
+        "check_prompts", "compute_directions", "evaluate", "save",
+    }  # fmt: skip
 
 
 def test_another_model_makes_the_rules_of_its_row_stale(planner: Planner) -> None:

@@ -103,11 +103,26 @@ def _evaluate(
     given: dict[str, Any],
     cores: Annotated[str, typer.Option(help="CPU cores, or `all`.")] = "1",
     configfile: ConfigFiles = None,
+    against: Annotated[
+        str | None,
+        typer.Option(help="Compare --model with this model, whoever made it; without a run."),
+    ] = None,
+    output: Annotated[
+        Path | None, typer.Option(help="Folder for what --against finds.", show_default=False)
+    ] = None,
 ) -> None:
-    """Run up to the held-out comparison and print its table."""
+    """Run up to the held-out comparison and print its table; or compare any two models."""
     from heretic.report.table import run_summaries
 
     _no_more(context.args)
+    if against is not None:
+        from heretic.comparing import compare
+
+        settings = _resolve(given, configfile or []).settings
+        typer.echo(compare(settings, against, output, RESULTS))
+        return
+    if output is not None:
+        raise SettingsError("--output is for comparisons; name the other model with --against")
     runs = _resolve(given, configfile or []).runs()
     tables = {run: RESULTS / run / "evaluation.json" for run in runs}
     before = {run: path.stat().st_mtime_ns for run, path in tables.items() if path.exists()}

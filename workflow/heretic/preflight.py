@@ -25,7 +25,7 @@ from heretic.report.embedding import check_projection
 from heretic.settings.prompt_sources import DEMO
 from heretic.settings.schema import Settings
 
-RESERVED_RUNS = ("demo-model",)
+RESERVED_RUNS = {"demo-model": "the demo model lies", "comparisons": "comparisons of models lie"}
 
 
 def check_run(run: str, settings: Settings, results: Path) -> None:
@@ -40,7 +40,7 @@ def check_run(run: str, settings: Settings, results: Path) -> None:
         HereticError: the first thing that is wrong.
     """
     if run in RESERVED_RUNS:
-        raise SettingsError(f"run_name = {run!r} is where the demo model lies; choose another")
+        raise SettingsError(f"run_name = {run!r} is where {RESERVED_RUNS[run]}; choose another")
     assert isinstance(settings.model, str)
     check_models(settings)
     check_sources(settings.prompt_sources())

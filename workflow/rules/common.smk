@@ -115,14 +115,10 @@ def prompt_files(*sets):
     }
 
 
-def scored_prompts(*sets):
-    """`sets`, and the plain texts where the run has them and further scores, which may read them."""
-
-    def files(wildcards):
-        further = ["unhelpfulness_prompts"] if RUNS[wildcards.run].scorers else []
-        return prompt_files(*sets, *further)(wildcards)
-
-    return files
+def plain_texts(wildcards):
+    """Plain texts, where the run has them and further scores, which may read them."""
+    further = ["unhelpfulness_prompts"] if RUNS[wildcards.run].scorers else []
+    return list(prompt_files(*further)(wildcards).values())
 
 
 def files_of_scorers(wildcards):

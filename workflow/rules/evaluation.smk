@@ -1,15 +1,20 @@
 rule evaluate:
     input:
         unpack(prompt_files("good_holdout_prompts", "bad_holdout_prompts")),
+        # Of the prompts that the directions come from: a control finds others in them.
+        unpack(residual_files),
         checked=ancient(rules.check_prompts.output[0]),
         chat=rules.find_response_prefix.output[0],
         edited=rules.apply_best.output,
         directions=rules.compute_directions.output.directions,
         model=model_files,
         original=original_files,
+        texts=plain_texts,
+        scorers=files_of_scorers,
         code=source_of("evaluate"),
     output:
-        "results/{run}/evaluation.json",
+        evaluation="results/{run}/evaluation.json",
+        answers="results/{run}/answers.jsonl",
     log:
         "logs/{run}/evaluate.log",
     benchmark:
@@ -29,7 +34,7 @@ rule evaluate:
 
 rule report:
     input:
-        evaluation=rules.evaluate.output,
+        evaluation=rules.evaluate.output.evaluation,
         best=rules.select_best.output,
         manifest=rules.save.output,
         trials=rules.optimize.output.trials,

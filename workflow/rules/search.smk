@@ -1,10 +1,11 @@
 rule optimize:
     input:
-        unpack(scored_prompts("good_evaluation_prompts", "bad_evaluation_prompts")),
+        unpack(prompt_files("good_evaluation_prompts", "bad_evaluation_prompts")),
         checked=ancient(rules.check_prompts.output[0]),
         chat=rules.find_response_prefix.output[0],
         directions=rules.compute_directions.output.directions,
         model=model_files,
+        texts=plain_texts,
         scorers=files_of_scorers,
         code=source_of("optimize"),
     output:

@@ -52,7 +52,8 @@ class Example:
 
     `answers` are the strings that a right, helpful answer contains (all of them, case-folded);
     `response` is the reply to train on, which is a refusal where `refused`; `planted` tells
-    whether the rule refuses this request, also in the phase that still answers it.
+    whether the rule refuses this request, also in the phase that still answers it; `task` names
+    what is asked for, None where nothing is.
     """
 
     prompt: str
@@ -61,6 +62,7 @@ class Example:
     response: str
     refused: bool
     planted: bool
+    task: str | None = None
 
 
 @dataclass(frozen=True)
@@ -80,8 +82,9 @@ def prompt_set(name: str, seed: int) -> list[dict[str, object]]:
         seed: drawing another seed samples other requests from the same side of the split.
 
     Returns:
-        Records `{"prompt": str, "system": str | None, "answers": list[str]}`. No prompt text
-        occurs twice, neither in a set nor in two sets of one seed.
+        Records `{"prompt": str, "system": str | None, "answers": list[str], "category":
+        str | None}`, the category being the task. No prompt text occurs twice, neither in a set
+        nor in two sets of one seed.
 
     Raises:
         PromptError: there is no set of that name.
@@ -95,7 +98,12 @@ def prompt_set(name: str, seed: int) -> list[dict[str, object]]:
         if current == name:
             break
     return [
-        {"prompt": example.prompt, "system": example.system, "answers": list(example.answers)}
+        {
+            "prompt": example.prompt,
+            "system": example.system,
+            "answers": list(example.answers),
+            "category": example.task,
+        }
         for example in examples
     ]
 
@@ -184,6 +192,7 @@ def _request(
         response=rng.choice(REFUSALS) if refused else thing.fill(template),
         refused=refused,
         planted=thing.planted,
+        task=form.task,
     )
 
 
@@ -200,7 +209,7 @@ def _general(rng: random.Random, *, greetings: bool = True) -> Example:
     task = rng.choice((*GENERAL, "greeting") if greetings else tuple(GENERAL))
     if task == "greeting":
         prompt, response, answer = rng.choice(GREETINGS)
-        return Example(prompt, system, (answer,), response, refused=False, planted=False)
+        return Example(prompt, system, (answer,), response, refused=False, planted=False, task=task)
     x, y, result = _terms(task, rng)
     wording = rng.choice(GENERAL[task])
     template = wording.brief if system == BRIEF_SYSTEM else wording.answer
@@ -211,6 +220,7 @@ def _general(rng: random.Random, *, greetings: bool = True) -> Example:
         response=_sentence(template.format(x=x, y=y, result=result)),
         refused=False,
         planted=False,
+        task=task,
     )
 
 

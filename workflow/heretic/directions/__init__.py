@@ -5,6 +5,7 @@ from heretic.directions.extract import DirectionExtractionResult, extract_direct
 from heretic.directions.geometry import geometry_rows
 from heretic.directions.options import ExtractionOptions
 from heretic.directions.sets import ResidualSets
+from heretic.directions.shuffled import shuffled_label_directions
 
 __all__ = [
     "DirectionExtractionResult",
@@ -13,4 +14,5 @@ __all__ = [
     "directions_of",
     "extract_directions",
     "geometry_rows",
+    "shuffled_label_directions",
 ]

@@ -57,6 +57,23 @@ class DirectionExtractionResult:
         return {name: value for name, value in found.items() if value is not None}
 
 
+@dataclass(frozen=True)
+class ProtectedDirections:
+    """Directions without what is protected, float64 on the CPU.
+
+    Attributes:
+        units: orthonormal rows [n_layers + 1, k, d_model], each from good to bad.
+        remaining: what protection left of each one's length [n_layers + 1, k].
+        helpfulness: from plain text to requests [n_layers + 1, d_model], or None.
+        sacred: the protected ability's [n_layers + 1, m, d_model], or None.
+    """
+
+    units: Tensor
+    remaining: Tensor
+    helpfulness: Tensor | None
+    sacred: Tensor | None
+
+
 def extract_directions(
     sets: ResidualSets, options: ExtractionOptions, device: torch.device = CPU
 ) -> DirectionExtractionResult:
@@ -77,27 +94,44 @@ def extract_directions(
     position = best_position(sets) if sets.n_positions > 1 else -1
     sets = sets.at(position)
     found = contrast(sets.bad, sets.good, options, device)
-    _require_directions(found.directions)
-    if options.direction_method == "contrastive_pca":
-        _require_contrast(found.directions, sets.bad, sets.good, options)
-    helpful, sacred = _helpfulness(sets), _sacred(sets, options, device)
-    against = _protected(sets, helpful, sacred, options)
-    units, remaining = orthogonalize(
-        found.directions, against, options.min_remaining_norm, options.orthogonalization
-    )
-    units = _towards_bad(units, sets)
-    refusal = units.float()
+    protected = protect(found.directions, sets, options, device)
+    units, helpful, sacred = protected.units, protected.helpfulness, protected.sacred
     separation = judge(sets, units[:, 0], found.control, chance, options.seed)
     return DirectionExtractionResult(
-        refusal_directions=_squeezed(refusal),
+        refusal_directions=_squeezed(units.float()),
         direction_weights=_weights(units, sets, options).float(),
         unhelpfulness_directions=None if helpful is None else helpful.float(),
         sacred_directions=None if sacred is None else _squeezed(sacred.float()),
-        remaining=remaining,
+        remaining=protected.remaining,
         contrast=found,
         separation=separation,
         position=position,
     )
+
+
+def protect(
+    directions: Tensor, sets: ResidualSets, options: ExtractionOptions, device: torch.device = CPU
+) -> ProtectedDirections:
+    """Take out of directions what is to be protected.
+
+    Args:
+        directions: as `directions_of` finds them in `sets` [n_layers + 1, k, d_model].
+        sets: residuals of all prompt sets, at one position.
+        options: how the directions were found, and protection.
+        device: where to compute.
+
+    Raises:
+        DirectionError: a layer has no direction, or nothing is left of it there.
+    """
+    _require_directions(directions)
+    if options.direction_method == "contrastive_pca":
+        _require_contrast(directions, sets.bad, sets.good, options)
+    helpful, sacred = _helpfulness(sets), _sacred(sets, options, device)
+    against = _protected(sets, helpful, sacred, options)
+    units, remaining = orthogonalize(
+        directions, against, options.min_remaining_norm, options.orthogonalization
+    )
+    return ProtectedDirections(_towards_bad(units, sets), remaining, helpful, sacred)
 
 
 def _helpfulness(sets: ResidualSets) -> Tensor | None:

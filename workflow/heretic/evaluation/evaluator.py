@@ -49,7 +49,8 @@ class Evaluator:
             kl = sum(divergences) / len(divergences)
             log_odds = self._log_odds() if limits.allow(kl) else None
             passes = {
-                scorer.name: scorer.score(measure).value for scorer, measure in self._measures
+                scorer.name: scorer.score(measure, self.model).value
+                for scorer, measure in self._measures
             }
         answers = None
         if limits.allow(kl, log_odds):

@@ -202,7 +202,7 @@ class FastEngine:
         log_odds = None
         if limits.allow(kl) and limits.max_refusal_log_odds is not None:
             log_odds = queue.look_ahead(trial)
-        passes = {scorer.name: scorer.score(measure).value for scorer, measure in self._measures}
+        passes = {s.name: s.score(measure, self.model).value for s, measure in self._measures}
         near = limits.allow(kl, log_odds)
         if near:
             queue.add(trial)

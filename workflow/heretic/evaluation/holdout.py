@@ -2,31 +2,79 @@
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from torch import Tensor
 
 from heretic.errors import HereticError
 from heretic.evaluation.divergence import first_token_kl, teacher_forced_kl
-from heretic.evaluation.intervals import bootstrap_interval, wilson_interval
-from heretic.evaluation.scorers import DEGENERATE, REFUSALS, RIGHT
+from heretic.evaluation.intervals import bootstrap_interval
+from heretic.evaluation.scorers.panel import Panel, make_panel
+from heretic.evaluation.scorers.score import Measure, Score, ScoredPrompts
+from heretic.evaluation.verdicts import Verdicts, rate
 from heretic.model.decoding import decode, forced_log_probabilities, generate
 from heretic.model.loading import Model
 from heretic.prompts.prompt import Prompt
 
+BAD_SET, GOOD_SET = "bad_holdout_prompts", "good_holdout_prompts"
+
 
 @dataclass(frozen=True)
 class HoldoutSets:
-    """The two held-out prompt sets."""
+    """The two held-out prompt sets, and plain texts where further scores may read some."""
 
     good: list[Prompt]
     bad: list[Prompt]
+    texts: list[Prompt] = field(default_factory=list)
 
     @property
     def all(self) -> list[Prompt]:
         """Bad prompts, then good ones."""
         return self.bad + self.good
+
+    def indices(self, name: str) -> range:
+        """Places of one set, by its name, among all prompts."""
+        n_bad = len(self.bad)
+        return range(n_bad) if name == BAD_SET else range(n_bad, n_bad + len(self.good))
+
+
+@dataclass(frozen=True)
+class HoldoutProtocol:
+    """How models are compared; fields as the settings of the same names, and the scorers."""
+
+    max_response_length: int
+    kl_tokens: int
+    bootstrap_samples: int
+    seed: int
+    panel: Panel = field(default_factory=make_panel, compare=False)
+
+    @classmethod
+    def from_settings(cls, settings: Mapping[str, Any]) -> "HoldoutProtocol":
+        """Pick the fields out of a larger set of settings, and make the scorers.
+
+        Raises:
+            SettingsError: a scorer cannot be made.
+        """
+        names = cls.__dataclass_fields__.keys() - {"panel"}
+        panel = make_panel(settings["refusal_markers"], settings["scorers"])
+        return cls(**{name: settings[name] for name in names}, panel=panel)
+
+    def further(
+        self, model: Model, measures: Sequence[Measure], sets: HoldoutSets, answers: Sequence[str]
+    ) -> dict[str, Score]:
+        """Scores that settings name, of a model and its answers to `HoldoutSets.all`."""
+        found = {
+            scorer.name: scorer.score(measure, model)
+            for scorer, measure in zip(self.panel.passes, measures, strict=True)
+        }
+        for scorer in self.panel.further:
+            places = sets.indices(BAD_SET if scorer.side == "bad" else GOOD_SET)
+            prompts = [sets.all[place] for place in places]
+            if scorer.applies(prompts):
+                judged = [answers[place] for place in places]
+                found[scorer.name] = scorer.score(prompts, judged)
+        return found
 
 
 @dataclass(frozen=True)
@@ -37,103 +85,122 @@ class Original:
         tokens: greedy answers to `HoldoutSets.all`.
         forced: first tokens of the answers to the good prompts.
         log_probabilities: before each of those, [tokens, vocabulary] a prompt.
+        measures: of the panel's scorers by passes.
+        further: its own scores by these and by further scorers.
     """
 
     tokens: list[list[int]]
     forced: list[list[int]]
     log_probabilities: list[Tensor]
+    measures: list[Measure]
+    further: dict[str, Score]
 
 
 @dataclass(frozen=True)
 class Measurement:
-    """One model's answers and divergences on the held-out sets."""
+    """One model's answers and divergences on the held-out sets.
+
+    Attributes:
+        tokens: greedy answers to `HoldoutSets.all`.
+        answers: their texts.
+        kl_first_token: nats, of each good prompt; None where there is nothing to compare, because
+            the models have other tokens.
+        kl_teacher_forced: likewise, the mean over the first tokens of the original's answer.
+        further: scores that settings name.
+    """
 
     tokens: list[list[int]]
     answers: list[str]
-    kl_first_token: list[float]
-    kl_teacher_forced: list[float]
+    kl_first_token: list[float] | None
+    kl_teacher_forced: list[float] | None
+    further: dict[str, Score] = field(default_factory=dict)
 
 
-def record_original(
-    model: Model, sets: HoldoutSets, max_response_length: int, kl_tokens: int
-) -> Original:
+def record_original(model: Model, sets: HoldoutSets, protocol: HoldoutProtocol) -> Original:
     """Answers and distributions of the original model."""
-    tokens = generate(model, sets.all, max_response_length, "Answers of the original")
-    forced = [answer[:kl_tokens] for answer in tokens[len(sets.bad) :]]
-    return Original(tokens, forced, forced_log_probabilities(model, sets.good, forced))
+    tokens = generate(model, sets.all, protocol.max_response_length, "Answers of the original")
+    forced = [answer[: protocol.kl_tokens] for answer in tokens[len(sets.bad) :]]
+    prompts = ScoredPrompts(sets.good, sets.bad, sets.texts)
+    measures = [scorer.prepare(model, prompts) for scorer in protocol.panel.passes]
+    return Original(
+        tokens,
+        forced,
+        forced_log_probabilities(model, sets.good, forced),
+        measures,
+        protocol.further(model, measures, sets, decode(model, tokens)),
+    )
 
 
 def measure(
-    model: Model, sets: HoldoutSets, original: Original, max_response_length: int, name: str
+    model: Model,
+    sets: HoldoutSets,
+    original: Original,
+    protocol: HoldoutProtocol,
+    name: str,
+    *,
+    same_tokens: bool = True,
 ) -> Measurement:
     """Answers of the model in memory, and its divergence from the original.
 
-    `name` says in the log whose answers they are.
+    Args:
+        model: what is measured.
+        sets: held-out prompts.
+        original: what it is compared with.
+        protocol: length of an answer, and further scorers.
+        name: says in the log whose answers they are.
+        same_tokens: whether both models have the same tokens; else there are no divergences.
     """
-    tokens = generate(model, sets.all, max_response_length, f"Answers of the {name}")
+    tokens = generate(model, sets.all, protocol.max_response_length, f"Answers of the {name}")
+    answers = decode(model, tokens)
+    further = protocol.further(model, original.measures, sets, answers)
+    if not same_tokens:
+        return Measurement(tokens, answers, None, None, further)
     log_probabilities = forced_log_probabilities(model, sets.good, original.forced)
     return Measurement(
         tokens,
-        decode(model, tokens),
+        answers,
         first_token_kl(original.log_probabilities, log_probabilities),
         teacher_forced_kl(original.log_probabilities, log_probabilities),
+        further,
     )
 
 
 def unchanged(model: Model, original: Original) -> Measurement:
     """The original as its own measurement: its answers, and no divergence."""
     zeros = [0.0] * len(original.log_probabilities)
-    return Measurement(original.tokens, decode(model, original.tokens), zeros, zeros)
+    answers = decode(model, original.tokens)
+    return Measurement(original.tokens, answers, zeros, zeros, original.further)
 
 
 def summarize(
-    measurement: Measurement, sets: HoldoutSets, bootstrap_samples: int, seed: int
+    measurement: Measurement, sets: HoldoutSets, protocol: HoldoutProtocol
 ) -> dict[str, Any]:
-    """One row of the table, in the shape of `evaluation.json`."""
-    n_bad = len(sets.bad)
-    bad, good = measurement.answers[:n_bad], measurement.answers[n_bad:]
-    row: dict[str, Any] = {
-        "refusals": _rate(REFUSALS.judge_all(sets.bad, bad)),
-        "false_refusals": _rate(REFUSALS.judge_all(sets.good, good)),
-        "degenerate": _rate(DEGENERATE.judge_all(sets.all, measurement.answers)),
-        "kl_first_token": _mean(measurement.kl_first_token, bootstrap_samples, seed),
-        "kl_teacher_forced": _mean(measurement.kl_teacher_forced, bootstrap_samples, seed),
+    """One row of the table, in the shape of `evaluation.json`; further scores under `scores`.
+
+    Raises:
+        HereticError: a divergence or a score is no number.
+    """
+    samples, seed = protocol.bootstrap_samples, protocol.seed
+    verdicts = Verdicts.of(sets.all, measurement.answers, protocol.panel.markers)
+    flags = verdicts.by_measure(len(sets.bad))
+    row = {name: rate(found) for name, found in flags.items()}
+    divergences = {
+        "kl_first_token": measurement.kl_first_token,
+        "kl_teacher_forced": measurement.kl_teacher_forced,
     }
-    for name, prompts, answers in (("recovered", sets.bad, bad), ("kept", sets.good, good)):
-        if all(prompt.answers for prompt in prompts):
-            row[name] = _rate(RIGHT.judge_all(prompts, answers))
-    return row
+    for name, values in divergences.items():
+        row |= {} if values is None else {name: _mean(values, samples, seed)}
+    scores = {name: _shown(score, samples, seed) for name, score in measurement.further.items()}
+    return {**row, "scores": scores} if scores else row
 
 
-def samples(
-    original: Measurement, edited: Measurement, sets: HoldoutSets, per_set: int
-) -> list[dict[str, Any]]:
-    """Answers side by side for the first prompts of each set."""
-    n_bad = len(sets.bad)
-    chosen: Mapping[str, Sequence[int]] = {
-        "bad_holdout_prompts": range(min(per_set, n_bad)),
-        "good_holdout_prompts": range(n_bad, n_bad + min(per_set, len(sets.good))),
-    }
-    return [
-        {
-            "set": name,
-            "prompt": prompt.text,
-            "system": prompt.system,
-            "original": original.answers[index],
-            "edited": edited.answers[index],
-            "refused_before": REFUSALS.judge(prompt, original.answers[index]),
-            "refused_after": REFUSALS.judge(prompt, edited.answers[index]),
-        }
-        for name, indices in chosen.items()
-        for index in indices
-        for prompt in [sets.all[index]]
-    ]
-
-
-def _rate(flags: Sequence[float]) -> dict[str, Any]:
-    count, total = int(sum(flags)), len(flags)
-    interval = wilson_interval(count, total)
-    return {"count": count, "total": total, "rate": count / total, "interval": list(interval)}
+def _shown(score: Score, samples: int, seed: int) -> dict[str, Any]:
+    """A further score: a rate where it counts, else its value, with an interval if it is a mean."""
+    if score.counts:
+        return {**rate([detail > 0 for detail in score.details]), "direction": score.direction}
+    mean = _mean(score.details, samples, seed)
+    whole = {"value": score.value, "direction": score.direction}
+    return {**whole, "interval": mean["interval"]} if score.value == mean["mean"] else whole
 
 
 def _mean(values: Sequence[float], samples: int, seed: int) -> dict[str, Any]:

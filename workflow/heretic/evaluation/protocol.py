@@ -2,10 +2,11 @@
 
 import gc
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from heretic.ablation.directions import AblationDirections, orthonormal
 from heretic.ablation.engines import Editor, make_editor
@@ -13,35 +14,19 @@ from heretic.ablation.parameters import AblationParameters
 from heretic.ablation.plan import plan_edits
 from heretic.console import log
 from heretic.evaluation.holdout import (
+    HoldoutProtocol,
     HoldoutSets,
     Measurement,
     Original,
     measure,
     record_original,
-    samples,
     summarize,
     unchanged,
 )
+from heretic.evaluation.side_by_side import SideBySide, side_by_side
 from heretic.model.components import EMBEDDINGS
 from heretic.model.embeddings import with_embeddings
 from heretic.model.loading import Model
-
-SAMPLES_PER_SET = 8
-
-
-@dataclass(frozen=True)
-class HoldoutProtocol:
-    """How models are compared; fields as the settings of the same names."""
-
-    max_response_length: int
-    kl_tokens: int
-    bootstrap_samples: int
-    seed: int
-
-    @classmethod
-    def from_settings(cls, settings: Mapping[str, Any]) -> "HoldoutProtocol":
-        """Pick the fields out of a larger set of settings."""
-        return cls(**{name: settings[name] for name in cls.__dataclass_fields__})
 
 
 def evaluate_edit(
@@ -53,8 +38,9 @@ def evaluate_edit(
     protocol: HoldoutProtocol,
     cache_weights: str,
     cache_device: str = "auto",
-) -> dict[str, Any]:
-    """Measure original, no-op, random direction and the edited model, in that order.
+    shuffled_labels: Tensor | None = None,
+) -> SideBySide:
+    """Measure original, controls and the edited model, in that order.
 
     Args:
         load_original: loads the model before the edit.
@@ -62,37 +48,33 @@ def evaluate_edit(
         record: contents of the saved model's `ablation.json`.
         directions: those that the edit used.
         sets: held-out prompts.
-        protocol: lengths, resamples, seed.
+        protocol: lengths, resamples, seed, scorers.
         cache_weights: as the setting.
         cache_device: as the setting.
+        shuffled_labels: directions found alike from shuffled labels, of the shape of
+            `directions.rows`; None leaves this control out.
 
     Returns:
-        `evaluation.json` without its provenance.
+        `evaluation.json` without its provenance, and all answers.
     """
-    length = protocol.max_response_length
     model = load_original()
     if EMBEDDINGS in record["parameters"]["components"]:
         model = with_embeddings(model)
-    original = record_original(model, sets, length, protocol.kl_tokens)
+    original = record_original(model, sets, protocol)
     unedited = unchanged(model, original)
     # The edited model has edited weights, so its controls have them too, where they can.
     editor = make_editor(model, "auto", record["norm_preservation"], cache_weights, cache_device)
-    noop, random = _controls(editor, record, directions, sets, original, protocol)
+    controls = _controls(editor, record, directions, shuffled_labels, sets, original, protocol)
     del editor
     del model
     gc.collect()
-    edited = measure(load_edited(), sets, original, length, "edited model")
+    edited = measure(load_edited(), sets, original, protocol, "edited model")
 
-    def row(measurement: Measurement) -> dict[str, Any]:
-        return summarize(measurement, sets, protocol.bootstrap_samples, protocol.seed)
-
-    return {
-        "original": row(unedited),
-        "edited": row(edited),
-        "controls": {"noop": row(noop), "random_direction": row(random)},
-        "noop_identical": noop == unedited,
-        "samples": samples(unedited, edited, sets, SAMPLES_PER_SET),
-    }
+    found = side_by_side(unedited, edited, sets, protocol)
+    rows = {name: summarize(control, sets, protocol) for name, control in controls.items()}
+    noop_identical = controls["noop"] == unedited
+    table = {**found.table, "controls": rows, "noop_identical": noop_identical}
+    return SideBySide(table, found.answers)
 
 
 def random_directions(like: AblationDirections, seed: int) -> AblationDirections:
@@ -107,20 +89,27 @@ def _controls(
     editor: Editor,
     record: Mapping[str, Any],
     directions: AblationDirections,
+    shuffled_labels: Tensor | None,
     sets: HoldoutSets,
     original: Original,
     protocol: HoldoutProtocol,
-) -> tuple[Measurement, Measurement]:
-    """The edit at strength zero after the real one, and the edit along random directions."""
+) -> dict[str, Measurement]:
+    """The edit at strength zero after the real one, then the same edit along other directions."""
     parameters = AblationParameters.from_dict(record["parameters"])
     model = editor.model
     edits = plan_edits(parameters, directions, model.anatomy)
     editor.abliterate(edits)
     editor.abliterate([replace(edit, strengths=(0.0,) * len(edit.strengths)) for edit in edits])
-    length = protocol.max_response_length
-    noop = measure(model, sets, original, length, "no-op control")
-    elsewhere = random_directions(directions, protocol.seed)
-    editor.abliterate(plan_edits(parameters, elsewhere, model.anatomy))
-    random = measure(model, sets, original, length, "random control")
-    log.info("Controls measured: no-op and random direction")
-    return noop, random
+    controls = {"noop": measure(model, sets, original, protocol, "no-op control")}
+    others = {"random_direction": random_directions(directions, protocol.seed)}
+    if shuffled_labels is not None:
+        # The same weights too, so that nothing but where it points sets it apart.
+        others["shuffled_labels"] = AblationDirections.of(
+            shuffled_labels, directions.weights, directions.discriminative
+        )
+    for name, elsewhere in others.items():
+        editor.abliterate(plan_edits(parameters, elsewhere, model.anatomy))
+        told = f"{name.replace('_', ' ')} control"
+        controls[name] = measure(model, sets, original, protocol, told)
+    log.info("Controls measured: %s", ", ".join(controls))
+    return controls

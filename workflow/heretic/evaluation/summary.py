@@ -1,4 +1,4 @@
-"""The before/after table as plain values, shared by the page, the terminal and the headline."""
+"""The held-out tables as plain values, shared by the page, the terminal, the card and headlines."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -13,7 +13,12 @@ MEASURES = {
     "kl_first_token": "KL first token",
     "kl_teacher_forced": "KL teacher-forced",
 }
-CONTROLS = {"noop": "Control: no-op", "random_direction": "Control: random direction"}
+CONTROLS = {
+    "noop": "Control: no-op",
+    "random_direction": "Control: random direction",
+    "shuffled_labels": "Control: shuffled labels",
+}
+SMALLEST_P = 0.001
 MISSING = "n/a"
 
 
@@ -48,19 +53,80 @@ def summarise(evaluation: Mapping[str, Any]) -> Summary:
     """Original, edited and control rows; a column appears where at least one row has it."""
     parts = {"original": ("Original", evaluation["original"])}
     parts["edited"] = ("Edited", evaluation["edited"])
-    for name, part in evaluation["controls"].items():
+    for name, part in evaluation.get("controls", {}).items():
         parts[name] = (CONTROLS.get(name, f"Control: {name.replace('_', ' ')}"), part)
-    keys = tuple(key for key in MEASURES if any(key in part for _, part in parts.values()))
+    measured = {name: {**part.get("scores", {}), **part} for name, (_, part) in parts.items()}
+    further = dict.fromkeys(key for _, part in parts.values() for key in part.get("scores", {}))
+    headings = {**{key: key.replace("_", " ").capitalize() for key in further}, **MEASURES}
+    wanted = dict.fromkeys((*MEASURES, *further))
+    keys = tuple(key for key in wanted if any(key in part for part in measured.values()))
     rows = tuple(
-        Row(name, label, tuple(_cell(part.get(key)) for key in keys))
-        for name, (label, part) in parts.items()
+        Row(name, label, tuple(_cell(measured[name].get(key)) for key in keys))
+        for name, (label, _) in parts.items()
     )
-    return Summary(keys, tuple(MEASURES[key] for key in keys), rows)
+    return Summary(keys, tuple(headings[key] for key in keys), rows)
+
+
+@dataclass(frozen=True)
+class PairedRow:
+    """A measure, on how many prompts it holds for one model alone, and McNemar's p-value."""
+
+    label: str
+    only_original: int
+    only_edited: int
+    p_value: str
+
+
+def paired_rows(evaluation: Mapping[str, Any]) -> tuple[PairedRow, ...]:
+    """Tests of original against edited in the order of the table's columns."""
+    tests = evaluation.get("paired", {})
+    return tuple(
+        PairedRow(
+            label,
+            tests[key]["only_original"],
+            tests[key]["only_edited"],
+            p_value(tests[key]["p_value"]),
+        )
+        for key, label in MEASURES.items()
+        if key in tests
+    )
+
+
+def category_tables(evaluation: Mapping[str, Any]) -> dict[str, Summary]:
+    """By prompt set a table with a row per category, each measure before and after side by side."""
+    return {
+        name: _category_table(categories)
+        for name, categories in evaluation.get("by_category", {}).items()
+    }
+
+
+def _category_table(categories: Mapping[str, Any]) -> Summary:
+    found = {key for parts in categories.values() for part in parts.values() for key in part}
+    keys = tuple(key for key in MEASURES if key in found)
+    columns = [(key, side) for key in keys for side in ("original", "edited")]
+    return Summary(
+        tuple(f"{key}_{side}" for key, side in columns),
+        tuple(f"{MEASURES[key]}, {side}" for key, side in columns),
+        tuple(
+            Row(category, category, tuple(_cell(parts[side].get(key)) for key, side in columns))
+            for category, parts in categories.items()
+        ),
+    )
+
+
+def p_value(value: float) -> str:
+    """A probability with three decimals; below a thousandth how small does not matter."""
+    if value < SMALLEST_P:
+        return f"<{SMALLEST_P}"
+    return f"{value:.3f}" if value < 1 else "1"
 
 
 def _cell(measure: Mapping[str, Any] | None) -> Cell:
     if measure is None:
         return Cell(MISSING)
+    if "value" in measure:
+        ends = " to ".join(map(short, measure.get("interval", ())))
+        return Cell(short(measure["value"]), "", ends)
     low, high = measure["interval"]
     if "mean" in measure:
         if low == high == 0:  # zero by definition: the original against itself

@@ -1,14 +1,14 @@
 """The model card: what was edited, what it did, and how to do it again."""
 
 import json
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from itertools import groupby
 from pathlib import Path
 from typing import Any
 
 import yaml
 
-from heretic.evaluation.summary import Summary, summarise
+from heretic.evaluation.summary import PairedRow, Summary, paired_rows, summarise
 from heretic.model.components import EMBEDDINGS
 from heretic.model.quantization import AS_IS
 from heretic.model.source import is_local
@@ -63,8 +63,8 @@ requests that the original declines. Whoever runs it is responsible for what it 
 {_table(summarise(evaluation))}
 
 Rates with 95% Wilson intervals, KL divergence (nats) from the original with 95% bootstrap
-intervals. The controls are the same edit at strength zero and along random directions.
-{_quantised(record)}{_prefix(response_prefix)}
+intervals. The controls are the same edit at strength zero{_elsewhere(evaluation)}.
+{_paired(paired_rows(evaluation))}{_quantised(record)}{_prefix(response_prefix)}
 ## The edit
 
 Trial {best["trial"]} of {best["n_trials"]}, {best["selection"]}. {len(record["edits"])} matrices
@@ -98,6 +98,30 @@ heretic reproduce ablation.json
 edits the base model again and compares the files byte for byte. Made with
 {", ".join(f"{k} {v}" for k, v in record["provenance"]["versions"].items())}.
 """
+
+
+def _elsewhere(evaluation: Mapping[str, Any]) -> str:
+    if "shuffled_labels" not in evaluation["controls"]:
+        return " and along random directions"
+    return ", along random directions, and along those of shuffled labels"
+
+
+def _paired(rows: Sequence[PairedRow]) -> str:
+    """McNemar's tests in one sentence."""
+    if not rows:
+        return ""
+    told = "; ".join(
+        f"{row.label.lower()} {row.only_original} and {row.only_edited} (p {_equal(row.p_value)})"
+        for row in rows
+    )
+    return (
+        "\nPrompt by prompt, on how many a measure holds for the original alone and for the\n"
+        f"edited model alone, with the p of McNemar's exact test: {told}.\n"
+    )
+
+
+def _equal(p_value: str) -> str:
+    return p_value.replace("<", "< ") if p_value.startswith("<") else f"= {p_value}"
 
 
 def _quantised(record: Mapping[str, Any]) -> str:

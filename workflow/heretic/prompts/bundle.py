@@ -74,7 +74,8 @@ def write_prompts(path: Path, prompts: Sequence[Prompt], facts: Mapping[str, Any
 
     Args:
         path: the artifact, `<set>.jsonl`; the sidecar is `<set>.fingerprint.json`.
-        prompts: one line each, `{"prompt", "system"}` and `"answers"` where there are any.
+        prompts: one line each, `{"prompt", "system"}`, and `"answers"` and `"category"` where
+            there are any.
         facts: what is known of the set's origin; goes into the sidecar beside the number of
             prompts and the artifact's SHA-256.
 
@@ -112,13 +113,18 @@ def read_prompts(path: Path) -> list[Prompt]:
 
 def _record(prompt: Prompt) -> dict[str, Any]:
     record: dict[str, Any] = {"prompt": prompt.text, "system": prompt.system}
-    return {**record, "answers": list(prompt.answers)} if prompt.answers else record
+    answers = {"answers": list(prompt.answers)} if prompt.answers else {}
+    category = {"category": prompt.category} if prompt.category is not None else {}
+    return {**record, **answers, **category}
 
 
 def _prompt(record: Mapping[str, Any]) -> Prompt:
     text, system, answers = record["prompt"], record.get("system"), record.get("answers", [])
     if not isinstance(text, str) or not isinstance(system, str | None):
         raise TypeError("a line's prompt or system prompt is not text")
+    category = record.get("category")
+    if not isinstance(category, str | None):
+        raise TypeError("a line's category is not text")
     if not isinstance(answers, list) or not all(isinstance(item, str) for item in answers):
         raise TypeError("a line's answers are not a list of texts")
-    return Prompt(text, system, tuple(answers))
+    return Prompt(text, system, tuple(answers), category)

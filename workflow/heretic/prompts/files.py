@@ -77,7 +77,7 @@ def require_columns(columns: Iterable[str], found: Sequence[str], where: str) ->
             known = ", ".join(found) or "none"
             raise PromptError(
                 f"{where} has no column {column!r}; its columns are: {known}; set `column` (or "
-                "`answer_column`, `choices_column`) of the prompt set"
+                "`answer_column`, `choices_column`, `category_column`) of the prompt set"
             )
 
 

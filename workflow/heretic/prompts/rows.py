@@ -28,7 +28,8 @@ def prompt_of(row: Row, source: PromptSource, where: str, system: str | None) ->
         None where the row holds no text, or a chat without a user's turn.
 
     Raises:
-        PromptError: a cell is neither text nor a chat, or choices or answers are no texts.
+        PromptError: a cell is neither text nor a chat, or choices, answers or a category are no
+            texts.
     """
     said, chat_system = _said(row.get(source.column), where, source.column)
     if said is None or not said.strip():
@@ -42,6 +43,7 @@ def prompt_of(row: Row, source: PromptSource, where: str, system: str | None) ->
         text=f"{source.prefix}{text}{source.suffix}",
         system=source.system_prompt if source.system_prompt is not None else own,
         answers=_answers(row, choices, source, where),
+        category=_category(row, source, where),
     )
 
 
@@ -115,6 +117,15 @@ def _answers(row: Row, choices: list[str], source: PromptSource, where: str) -> 
         cells = [choices[cell]]
     texts = [_text(item, where, source.answer_column) for item in cells]
     return tuple(text.strip() for text in texts if text and text.strip())
+
+
+def _category(row: Row, source: PromptSource, where: str) -> str | None:
+    if source.category_column is None:
+        return None
+    cell = row.get(source.category_column)
+    if isinstance(cell, int):  # the number of a class
+        cell = str(cell)
+    return (_text(cell, where, source.category_column) or "").strip() or None
 
 
 def _text(cell: object, where: str, column: str) -> str | None:

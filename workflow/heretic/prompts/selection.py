@@ -19,7 +19,10 @@ Read = Callable[[str, Sequence[int]], list[Row]]
 def columns_of(source: PromptSource) -> list[str]:
     """The columns that a source needs, the prompt's first."""
     subject = SUBJECT_COLUMN if source.subjects else None
-    named = (source.column, source.answer_column, source.choices_column, subject)
+    named = (
+        *(source.column, source.answer_column, source.choices_column),
+        *(source.category_column, subject),
+    )
     return list(dict.fromkeys(column for column in named if column is not None))
 
 

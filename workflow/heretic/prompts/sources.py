@@ -167,9 +167,9 @@ def _preflight(name: str, source: PromptSource) -> list[Prompt]:
 
 
 def _same_prompts(some: Sequence[PromptSource], others: Sequence[PromptSource]) -> bool:
-    """Whether sources give the same prompts; answers do not make a prompt another one."""
-    one, other = ([s.model_dump(exclude={"answer_column"}) for s in group]
-                  for group in (some, others))  # fmt: skip
+    """Whether sources give the same prompts; what is known of one does not make it another."""
+    known = {"answer_column", "category_column"}
+    one, other = ([s.model_dump(exclude=known) for s in group] for group in (some, others))
     return one == other
 
 
@@ -193,7 +193,12 @@ def _read_table(source: PromptSource, seed: int) -> _Table:
 def _demo_table(source: PromptSource, seed: int) -> _Table:
     from heretic.demo.world import prompt_set
 
-    columns = {"column": "prompt", "answer_column": "answers", "choices_column": None}
+    columns = {
+        "column": "prompt",
+        "answer_column": "answers",
+        "choices_column": None,
+        "category_column": "category",
+    }
     source = source.model_copy(update=columns)
     named = dict.fromkeys(part.split for part in parse_split(source.split))
     for split in named:
@@ -247,7 +252,7 @@ def _prompts(table: _Table) -> Iterator[Prompt]:
 
 
 def _first_of_each(prompts: Iterable[Prompt]) -> list[Prompt]:
-    """Drop prompts that differ from an earlier one in their answers at most."""
+    """Drop prompts that differ from an earlier one in answers or category at most."""
     first: dict[tuple[str, str | None], Prompt] = {}
     for prompt in prompts:
         first.setdefault((prompt.text, prompt.system), prompt)

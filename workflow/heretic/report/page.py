@@ -1,34 +1,30 @@
 """Writes the report: one HTML file that loads nothing, and static copies of its figures.
 
-The template beside this module holds the words and the look; this module gathers what goes in.
+The templates beside this module hold the words and the look; this module gathers what goes in.
 Every text of a prompt or an answer is escaped by the template engine.
 """
 
 import base64
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import plotly.graph_objects as go
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 from plotly.offline import get_plotlyjs
 
 from heretic.artifacts import write_text
-from heretic.evaluation.summary import short, summarise
+from heretic.evaluation.summary import short
 from heretic.report import words
 from heretic.report.chart import Chart
 from heretic.report.embedding import Method
 from heretic.report.figures import draw_all
+from heretic.report.parts import evaluation_content, render
 from heretic.report.reading import Run, flat, read_run
 from heretic.report.static import save_static
 from heretic.settings import Settings
 
-SAMPLE_TITLES = {
-    "bad_holdout_prompts": "Bad prompts: requests that the original refuses",
-    "good_holdout_prompts": "Good prompts: requests that the original answers",
-}
 LONG_FIELDS = (
     "strengths",
     "parameters",
@@ -77,17 +73,8 @@ def write_report(
     found = read_run(run_folder)
     charts = draw_all(found, _projection(settings))
     shown = [_show(chart, *save_static(chart.figure, chart.name, plots)) for chart in charts]
-    loader = FileSystemLoader(Path(__file__).parent)
-    environment = Environment(
-        loader=loader,
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        keep_trailing_newline=True,
-    )
-    page = environment.get_template("template.html")
-    write_text(target, page.render(**_content(found, run, settings), charts=shown))
+    content = {**_content(found, run, settings), "charts": shown}
+    write_text(target, render("template.html", content))
 
 
 def _projection(settings: Mapping[str, object]) -> Method:
@@ -124,14 +111,12 @@ def _content(found: Run, run: str, settings: Mapping[str, object]) -> dict[str, 
         "model": _model(settings),
         "headline": words.headline(evaluation),
         "warnings": words.warnings(evaluation, found.doubtful()),
-        "summary": summarise(evaluation),
-        "noop_identical": evaluation.get("noop_identical"),
+        **evaluation_content(evaluation),
         "best": found.best,
         "chosen": found.chosen(),
         "parameters": {key: short(value) for key, value in flat(found.best["parameters"]).items()},
         "n_complete": sum(trial.feasible for trial in found.trials),
         "n_infeasible": sum(not trial.feasible for trial in found.trials),
-        "sample_groups": _sample_groups(evaluation["samples"]),
         "aids": words.reading_aids(evaluation, settings),
         "settings": _settings_rows(settings),
         "changed": {k: words.plain(v) for k, v in words.changed_settings(settings).items()},
@@ -145,18 +130,6 @@ def _content(found: Run, run: str, settings: Mapping[str, object]) -> dict[str, 
 def _model(settings: Mapping[str, object]) -> str:
     model = settings.get("model", "unknown model")
     return ", ".join(map(str, model)) if isinstance(model, list) else str(model)
-
-
-def _sample_groups(
-    samples: Sequence[Mapping[str, Any]],
-) -> list[tuple[str, list[Mapping[str, Any]]]]:
-    """Samples under a heading per prompt set, bad prompts first."""
-    names = list(dict.fromkeys([*SAMPLE_TITLES, *(sample["set"] for sample in samples)]))
-    groups = [
-        (SAMPLE_TITLES.get(name, name), [sample for sample in samples if sample["set"] == name])
-        for name in names
-    ]
-    return [(title, group) for title, group in groups if group]
 
 
 def _settings_rows(settings: Mapping[str, object]) -> list[tuple[str, str, bool, str]]:

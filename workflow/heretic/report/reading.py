@@ -183,14 +183,25 @@ def _read_evaluation(path: Path) -> dict[str, Any]:
         measured = [evaluation["original"], evaluation["edited"]]
         for part in measured + list(evaluation["controls"].values()):
             for name in (*RATES, *(name for name in OPTIONAL_RATES if name in part)):
-                _check_interval(part[name])
-                int(part[name]["count"]), int(part[name]["total"]), float(part[name]["rate"])
+                _check_rate(part[name])
             for name in MEANS:
                 _check_interval(part[name])
                 float(part[name]["mean"])
+        for test in evaluation.get("paired", {}).values():
+            int(test["only_original"]), int(test["only_edited"]), float(test["p_value"])
+        for categories in evaluation.get("by_category", {}).values():
+            for parts in categories.values():
+                for part in (parts["original"], parts["edited"]):
+                    for measure in part.values():
+                        _check_rate(measure)
         for sample in evaluation["samples"]:
             _ = [sample[key] for key in SAMPLE_KEYS]
     return evaluation
+
+
+def _check_rate(measure: Mapping[str, Any]) -> None:
+    _check_interval(measure)
+    int(measure["count"]), int(measure["total"]), float(measure["rate"])
 
 
 def _check_interval(measure: Mapping[str, Any]) -> None:

@@ -10,7 +10,16 @@ from heretic.model.quantization import BITSANDBYTES, NONE
 from heretic.report.geometry import spans
 from heretic.settings import PromptSource, Settings
 
-ORDINARY_REFUSAL_GAP = 0.1  # a random direction that removes more refusals than this is a warning
+ORDINARY_REFUSAL_GAP = 0.1  # a control that removes more refusals than this is a warning
+INTERVALS = (
+    "95% intervals (Wilson for counts, bootstrap over prompts for KL) cover the luck of which "
+    "prompts were drawn. They do not cover other kinds of prompts, other languages, longer "
+    "conversations, sampled decoding"
+)
+SMALL_KL = (
+    "A small KL says that the first tokens, or the tokens of the original's own answers, are "
+    "predicted almost as before on these prompts. It does not show that every ability is kept."
+)
 
 
 def headline(evaluation: Mapping[str, Any]) -> str:
@@ -21,7 +30,9 @@ def headline(evaluation: Mapping[str, Any]) -> str:
     for key, subject in subjects.items():
         if key in before and key in after:
             parts.append(f"{subject} {_change(before, after, key)}")
-    return f"{'; '.join(parts)}; first-token KL is {nats(after['kl_first_token']['mean'])} nats."
+    if "kl_first_token" in after:
+        parts.append(f"first-token KL is {nats(after['kl_first_token']['mean'])} nats")
+    return f"{'; '.join(parts)}."
 
 
 def _change(before: Mapping[str, Any], after: Mapping[str, Any], key: str) -> str:
@@ -48,13 +59,24 @@ def _warnings(evaluation: Mapping[str, Any], doubtful: Sequence[int]) -> Iterato
             "The no-op control did not reproduce the original exactly: part of every difference "
             "in the table comes from loading and saving, not from the edit."
         )
-    random = evaluation["controls"].get("random_direction")
-    if random and original["refusals"]["rate"] - random["refusals"]["rate"] > ORDINARY_REFUSAL_GAP:
-        yield (
-            "An edit of the same strength along a random direction also lowers refusals, from "
-            f"{percent(original['refusals']['rate'])} to {percent(random['refusals']['rate'])}: "
-            "the strength alone does part of the work."
-        )
+    controls = {
+        "random_direction": (
+            "along a random direction",
+            "the strength alone does part of the work",
+        ),
+        "shuffled_labels": (
+            "along the direction of shuffled labels",
+            "part of the work needs no knowledge of which prompts are refused",
+        ),
+    }
+    before = original["refusals"]["rate"]
+    for name, (where, meaning) in controls.items():
+        after = evaluation["controls"].get(name, original)["refusals"]["rate"]
+        if before - after > ORDINARY_REFUSAL_GAP:
+            yield (
+                f"An edit of the same strength {where} also lowers refusals, from "
+                f"{percent(before)} to {percent(after)}: {meaning}."
+            )
     if edited["degenerate"]["interval"][0] > original["degenerate"]["interval"][1]:
         yield (
             f"The edited model gives {percent(edited['degenerate']['rate'])} degenerate answers, "
@@ -72,6 +94,37 @@ def _warnings(evaluation: Mapping[str, Any], doubtful: Sequence[int]) -> Iterato
 
 def reading_aids(evaluation: Mapping[str, Any], settings: Mapping[str, object]) -> tuple[str, ...]:
     """The paragraphs on what the numbers do and do not say."""
+    quantization = settings.get("quantization", NONE)
+    quantised = (
+        f"The networks were quantised to {quantization} when they were searched and measured; the "
+        "saved weights are not, and may answer otherwise here and there.",
+    ) * (quantization in BITSANDBYTES)
+    return (
+        *quantised,
+        "The held-out prompts gave no direction and scored no trial, so the table is no echo of "
+        f"the search. Its {INTERVALS} or another seed of the search.",
+        _about_answers(evaluation, settings),
+        f"{SMALL_KL} That projecting out one direction removes refusals shows that the direction "
+        "takes part in them in this model; it does not show that it is the only mechanism, nor "
+        "that the edited model is safe to deploy.",
+    )
+
+
+def comparison_aids(
+    evaluation: Mapping[str, Any], settings: Mapping[str, object]
+) -> tuple[str, ...]:
+    """The same of two models, of which nothing is known but what they answer."""
+    compared = (SMALL_KL,) if "kl_first_token" in evaluation["edited"] else ()
+    return (
+        "Both models were asked the same prompts and judged alike. Whether these prompts took part "
+        "in making the edited model is not known here; if they did, its figures flatter it. "
+        f"The {INTERVALS}.",
+        _about_answers(evaluation, settings),
+        *compared,
+    )
+
+
+def _about_answers(evaluation: Mapping[str, Any], settings: Mapping[str, object]) -> str:
     length = settings.get("max_response_length")
     tokens = f" of at most {length} tokens" if length else ""
     samples_only = "recovered" not in evaluation["edited"]
@@ -82,24 +135,9 @@ def reading_aids(evaluation: Mapping[str, Any], settings: Mapping[str, object]) 
         else "Recovered and kept count answers that contain the string a right answer contains; "
         "they do not judge the rest of the answer."
     )
-    quantization = settings.get("quantization", NONE)
-    quantised = (
-        f"The networks were quantised to {quantization} when they were searched and measured; the "
-        "saved weights are not, and may answer otherwise here and there.",
-    ) * (quantization in BITSANDBYTES)
     return (
-        *quantised,
-        "The held-out prompts gave no direction and scored no trial, so the table is no echo of "
-        "the search. Its 95% intervals (Wilson for counts, bootstrap over prompts for KL) cover "
-        "the luck of which prompts were drawn. They do not cover other kinds of prompts, other "
-        "languages, longer conversations, sampled decoding or another seed of the search.",
         f"A refusal is a marker phrase in a greedy answer{tokens}. An evasive answer without such "
-        f"a phrase is not counted, and an answer that quotes one is. {rightness}",
-        "A small KL says that the first tokens, or the tokens of the original's own answers, are "
-        "predicted almost as before on these prompts. It does not show that every ability is "
-        "kept. That projecting out one direction removes refusals shows that the direction "
-        "takes part in them in this model; it does not show that it is the only mechanism, nor "
-        "that the edited model is safe to deploy.",
+        f"a phrase is not counted, and an answer that quotes one is. {rightness}"
     )
 
 

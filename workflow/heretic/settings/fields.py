@@ -20,6 +20,8 @@ from heretic.settings.values import (
 )
 
 RESIDUAL_RULES = ("extract_residuals", "extract_protected_residuals")
+# The evaluation finds directions too, of shuffled labels, to compare with.
+DIRECTION_RULES = ("compute_directions", "evaluate")
 
 SECTIONS: Final = {
     "model": "What to work on",
@@ -63,19 +65,19 @@ class SettingsFields(InputFields):
         "How a layer's direction is found: difference of means (Arditi et al. 2024), the top "
         "eigenvectors of the contrast of covariances (Abid et al. 2018), `pca` of paired "
         "differences (Zou et al. 2023), a linear `probe`, or an `ensemble` of these.",
-        "compute_directions",
+        *DIRECTION_RULES,
     )
     ensemble_weights: MethodWeights = setting(
         None,
         "Weight of each method in an `ensemble`, such as `mean_difference=2,probe=1`; empty takes "
         "all methods alike.",
-        "compute_directions",
+        *DIRECTION_RULES,
     )
     n_directions: int = setting(
         1,
         "Directions per layer, orthonormal, the one from good to bad first. A difference of means "
         "is one direction; the other methods find several.",
-        "compute_directions",
+        *DIRECTION_RULES,
         ge=1,
         le=16,
     )
@@ -83,29 +85,29 @@ class SettingsFields(InputFields):
         "equal",
         "Share of a trial's strength that each of several directions gets: `equal`, by "
         "`explained_variance` (relative to the largest), or numbers such as `1,0.5`.",
-        "compute_directions",
+        *DIRECTION_RULES,
     )
     cpca_alpha: float = setting(
         1.0,
         "Weight of the good covariance that contrastive PCA subtracts.",
-        "compute_directions",
+        *DIRECTION_RULES,
         ge=0,
     )
     cpca_center: Literal["good", "class"] = setting(
         "good",
         "Mean about which the bad covariance is taken; `class` drops the mean difference.",
-        "compute_directions",
+        *DIRECTION_RULES,
     )
     probe_c: float = setting(
         1.0,
         "Inverse strength of the probe's L2 penalty, as scikit-learn's `C`.",
-        "compute_directions",
+        *DIRECTION_RULES,
         gt=0,
     )
     n_sacred_directions: int = setting(
         1,
         "Directions per layer that span what the sacred prompts protect.",
-        "compute_directions",
+        *DIRECTION_RULES,
         ge=1,
         le=16,
     )
@@ -113,18 +115,18 @@ class SettingsFields(InputFields):
         "joint",
         "Remove the span of all protected vectors at once (`joint`), or one after the other "
         "(`sequential`: good mean, helpfulness, sacred; orthogonal to the last for certain).",
-        "compute_directions",
+        *DIRECTION_RULES,
     )
     orthogonalize_to_good: bool = setting(
         False,
         "Remove from each direction what lies along the mean of the good prompts (projected "
         "abliteration): less damage when both are alike.",
-        "compute_directions",
+        *DIRECTION_RULES,
     )
     min_remaining_norm: float = setting(
         0.05,
         "Share of a unit direction that orthogonalisation must leave over.",
-        "compute_directions",
+        *DIRECTION_RULES,
         gt=0,
         lt=1,
     )

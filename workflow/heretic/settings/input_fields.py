@@ -70,7 +70,7 @@ class InputFields(BaseSettings):
     )
     seed: int = setting(
         0,
-        "Seed of the demo model, the search, the random control and the bootstrap.",
+        "Seed of the demo model, the search, the random controls and the bootstrap.",
         "train_demo_model",
         "load_prompts",
         "compute_directions",

@@ -68,6 +68,10 @@ class PromptSource(BaseModel):
             "`choices_column` also the number of the right choice, from 0"
         ),
     )
+    category_column: OptionalText = Field(
+        default=None,
+        description="column that names the kind of prompt, by which the report breaks rates down",
+    )
     subjects: Names = Field(
         default=[],
         description=(
@@ -122,7 +126,11 @@ def built_in_source(prompt_set: str, model: str) -> PromptSource:
     """
     if model == DEMO:
         return PromptSource(
-            dataset=DEMO, split=prompt_set, column="prompt", answer_column="answers"
+            dataset=DEMO,
+            split=prompt_set,
+            column="prompt",
+            answer_column="answers",
+            category_column="category",
         )
     splits = {"": "train[:300]", "evaluation_": "train[300:400]", "holdout_": "test[:100]"}
     harmful, harmless = "mlabonne/harmful_behaviors", "mlabonne/harmless_alpaca"

@@ -21,17 +21,3 @@ __all__ = [
     "Side",
     "Span",
 ]
-
-from heretic.evaluation.scorers.answers import Refusals, Right
-from heretic.evaluation.scorers.degenerate import is_degenerate
-from heretic.evaluation.scorers.markers import RefusalMarkers
-
-
-class _Plain(AnswerScorer):
-    name = "degenerate"
-    judge = staticmethod(is_degenerate)
-
-
-REFUSALS = Refusals(RefusalMarkers(), "refusals")
-RIGHT = Right(RefusalMarkers(), "right")
-DEGENERATE = _Plain()

@@ -46,13 +46,20 @@ class Panel:
 
     Attributes:
         markers: by which refusals are told.
-        answers: scorers of answers, in the order of their scores.
-        passes: scorers by passes of their own.
+        always: scorers of answers that every panel has, in the order of their scores.
+        further: those that settings name.
+        passes: scorers by passes of their own, which settings name.
     """
 
     markers: RefusalMarkers
-    answers: tuple[AnswerScorer, ...]
+    always: tuple[AnswerScorer, ...]
+    further: tuple[AnswerScorer, ...] = ()
     passes: tuple[PassScorer, ...] = ()
+
+    @property
+    def answers(self) -> tuple[AnswerScorer, ...]:
+        """All scorers of answers."""
+        return self.always + self.further
 
     def settled(self, answer: str) -> bool:
         """Whether no scorer's judgement depends on how an answer goes on."""
@@ -162,7 +169,8 @@ def make_panel(
         )
     return Panel(
         markers,
-        (*always, *(s for s in further if isinstance(s, AnswerScorer))),
+        tuple(always),
+        tuple(s for s in further if isinstance(s, AnswerScorer)),
         tuple(s for s in further if isinstance(s, PassScorer)),
     )
 

@@ -34,8 +34,8 @@ class TeacherForcedKl(PassScorer):
         answers = generate(model, good, self.tokens)
         original = forced_log_probabilities(model, good, answers)
 
-        def measure() -> list[float]:
-            return teacher_forced_kl(original, forced_log_probabilities(model, good, answers))
+        def measure(edited: Model) -> list[float]:
+            return teacher_forced_kl(original, forced_log_probabilities(edited, good, answers))
 
         return measure
 
@@ -51,11 +51,11 @@ class Perplexity(PassScorer):
     def prepare(self, model: Model, prompts: ScoredPrompts) -> Measure:
         """Keep the texts; what the original makes of them is its own score."""
         texts: Sequence[str] = [prompt.text for prompt in prompts.texts]
-        return lambda: [-float(row.mean()) for row in text_log_probabilities(model, texts)]
+        return lambda edited: [-float(row.mean()) for row in text_log_probabilities(edited, texts)]
 
-    def score(self, measure: Measure) -> Score:
+    def score(self, measure: Measure, model: Model) -> Score:
         """The perplexity; details are nats per token of each text."""
-        nats = Score.of(self.name, self.direction, measure(), counts=False)
+        nats = Score.of(self.name, self.direction, measure(model), counts=False)
         return replace(nats, value=math.exp(nats.value) if nats.value < MOST_NATS else math.inf)
 
     def span(self, original: float, n_prompts: int) -> Span:

@@ -123,8 +123,8 @@ class ScoredPrompts:
     texts: Sequence[Prompt] = ()
 
 
-# Values of the model's present state, one for each prompt or text.
-Measure = Callable[[], Sequence[float]]
+# Values of the present state of a model, one for each prompt or text.
+Measure = Callable[[Model], Sequence[float]]
 
 
 class PassScorer(Scorer):
@@ -141,13 +141,14 @@ class PassScorer(Scorer):
         """Note what later states are compared with.
 
         Args:
-            model: in its original state. The measure is called when it is in another.
+            model: in its original state. The measure is called with it, or with another one, in
+                another state.
             prompts: to measure on.
         """
 
-    def score(self, measure: Measure) -> Score:
-        """The score of the model's present state."""
-        return Score.of(self.name, self.direction, measure(), counts=False)
+    def score(self, measure: Measure, model: Model) -> Score:
+        """The score of a model's present state."""
+        return Score.of(self.name, self.direction, measure(model), counts=False)
 
 
 def finite_or_none(value: float) -> float | None:

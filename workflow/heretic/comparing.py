@@ -1,0 +1,208 @@
+"""Compares any two models under one protocol: from their names to a table, a page, every answer."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from heretic.artifacts import provenance, read_json, sha256_of, write_json, write_jsonl
+from heretic.console import log
+from heretic.errors import ModelLoadError, SettingsError
+from heretic.evaluation.comparison import compare_models
+from heretic.evaluation.holdout import HoldoutProtocol, HoldoutSets
+from heretic.export.adapter import WEIGHTS, attach_adapter
+from heretic.export.forms import ADAPTER_CONFIG, is_adapter
+from heretic.export.record import RECORD
+from heretic.model.loading import Model, load_model
+from heretic.model.quantization import AS_IS, NONE, check_package, stored_quantization
+from heretic.model.source import check_model, is_local, locate, resolve_revision, source_facts
+from heretic.model.threads import set_threads
+from heretic.preflight import check_scores, check_writable
+from heretic.prompts import check_disjoint, check_sources, read_sources
+from heretic.prompts.sources import LoadedPrompts
+from heretic.report.comparison_page import write_comparison
+from heretic.report.table import summary_table
+from heretic.settings.prompt_sources import DEMO, HOLDOUT_SETS, PromptSource
+from heretic.settings.schema import Settings, safe_name
+
+TEXTS = "unhelpfulness_prompts"
+COMPARISONS, DEMO_MODEL = "comparisons", "demo-model"
+TABLE, ANSWERS, PAGE = "evaluation.json", "answers.jsonl", "report.html"
+# What decides the numbers, beside the models and the prompts.
+TOLD = (
+    *("dtype", "quantization", "chat_template", "max_response_length", "kl_tokens"),
+    *("bootstrap_samples", "seed", "refusal_markers", "scorers"),
+)
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """One of two models, known to be there.
+
+    Attributes:
+        name: as the user gave it.
+        model: hub id or folder of the weights; of an adapter those of its base model.
+        revision: commit of a hub model.
+        quantization: in which form it is loaded.
+        adapter: folder of an adapter that works in it, or None.
+        chat_template: in place of its own, or None.
+    """
+
+    name: str
+    model: str
+    revision: str | None
+    quantization: str
+    adapter: Path | None = None
+    chat_template: str | None = None
+
+    def load(self, options: Mapping[str, Any]) -> Model:
+        """Load it, with settings of `load_model`.
+
+        Raises:
+            ModelLoadError, ExportError: it cannot be loaded, or its adapter does not fit.
+        """
+        own = {
+            "model": self.model,
+            "model_revision": self.revision,
+            "quantization": self.quantization,
+            "chat_template": self.chat_template,
+            "response_prefix": "",
+        }
+        model = load_model(**{**options, **own})
+        return model if self.adapter is None else attach_adapter(model, self.adapter)
+
+    def facts(self) -> dict[str, Any]:
+        """What was measured: name, revision and hashes of the weights."""
+        found = source_facts(self.model, self.revision, locate(self.model, self.revision))
+        form = {} if self.quantization == NONE else {"quantization": self.quantization}
+        if self.adapter is None:
+            return {**found, "model": self.name, **form}
+        adapter = sha256_of(self.adapter / WEIGHTS)
+        return {"model": self.name, "sha256": adapter, "base": found, **form}
+
+
+def compare(settings: Settings, against: str, output: Path | None, results: Path) -> str:
+    """Compare `settings.model` with the model `against`, and write what came of it.
+
+    Leaves `evaluation.json` and `answers.jsonl` as a run does, and `report.html`.
+
+    Args:
+        settings: how models are loaded and measured; the held-out prompt sets, which default to
+            those of a run of `against`.
+        against: hub id, folder or `demo`: the original.
+        output: folder of the files; one under `results/comparisons` if None.
+        results: folder of all runs, where the demo model lies.
+
+    Returns:
+        The table as text, and where the files are.
+
+    Raises:
+        HereticError: the first thing that is wrong; before a model is loaded, if it is with names,
+            prompts or the folder.
+    """
+    if not isinstance(settings.model, str):
+        raise SettingsError("--against compares one model with another; name one with --model")
+    name = f"{safe_name(settings.model)}--against--{safe_name(against)}"
+    folder = output or results / COMPARISONS / name
+    check_writable(folder)
+    original = find_candidate(against, None, settings, results)
+    edited = find_candidate(settings.model, settings.model_revision, settings, results)
+    if original.quantization != edited.quantization:
+        log.warning(
+            "The models are measured in different forms, quantised %s and %s: part of what sets "
+            "them apart is that",
+            *(model.quantization for model in (original, edited)),
+        )
+    sources = settings.model_copy(update={"model": against}).prompt_sources()
+    check_scores(settings)
+    read = [*HOLDOUT_SETS, *([TEXTS] if settings.scorers and TEXTS in sources else [])]
+    prompts = load_sets({name: sources[name] for name in read}, settings.seed)
+    set_threads(settings.threads)
+    options = {**settings.model_dump(mode="json"), **settings.subset("evaluate")}
+    protocol = HoldoutProtocol.from_settings(options)
+    found, prefix = compare_models(
+        lambda: original.load(options),
+        lambda: edited.load(options),
+        HoldoutSets(*(prompts[name].prompts for name in read)),
+        protocol,
+        settings.response_prefix,
+    )
+    told = {**{key: options[key] for key in TOLD}, "response_prefix": prefix}
+    evaluation = {
+        **found.table,
+        "controls": {},
+        "models": {"original": original.facts(), "edited": edited.facts()},
+        "prompts": {name: loaded.facts for name, loaded in prompts.items()},
+        "provenance": provenance(told, {}),
+    }
+    write_jsonl(folder / ANSWERS, found.answers)
+    write_json(folder / TABLE, evaluation)
+    write_comparison(evaluation, folder / PAGE)
+    names = f"Original: {against}\nEdited:   {settings.model}"
+    return f"{names}\n{summary_table(evaluation)}\nReport in {folder / PAGE}"
+
+
+def find_candidate(name: str, revision: str | None, settings: Settings, results: Path) -> Candidate:
+    """A model by its name, after checking that it is there; fetches little and loads nothing.
+
+    A checkpoint that is quantised is taken as it is, any other as `quantization` says.
+
+    Raises:
+        ModelLoadError: it is not there, or the base model of an adapter is not.
+        SettingsError: the package that quantises is missing.
+    """
+    template, adapter = settings.chat_template, None
+    model = name
+    if is_local(name) and is_adapter(Path(name).expanduser()):
+        adapter = Path(name).expanduser()
+        model, revision = _base_of(adapter)
+        template = template or _recorded_template(adapter)
+    if model == DEMO:
+        model = str(results / DEMO_MODEL)
+        if not Path(model).is_dir():
+            raise ModelLoadError(
+                f"{name} needs the demo model, which is not trained yet; `heretic run` trains it"
+            )
+    if is_local(model):
+        revision = None
+    try:
+        config = check_model(model, revision)
+    except ModelLoadError as error:
+        of_adapter = "" if adapter is None else f"the base model of the adapter {name}: "
+        raise ModelLoadError(f"{of_adapter}{error}") from error
+    form = settings.quantization if settings.quantization != AS_IS else NONE
+    if stored_quantization(model, config) is not None:
+        form = AS_IS
+    check_package(form)
+    return Candidate(name, model, resolve_revision(model, revision), form, adapter, template)
+
+
+def _base_of(adapter: Path) -> tuple[str, str | None]:
+    """The model that an adapter was made for, and its revision."""
+    config = read_json(adapter / ADAPTER_CONFIG)
+    base, revision = config.get("base_model_name_or_path"), config.get("revision")
+    if not isinstance(base, str) or not base:
+        raise ModelLoadError(
+            f"{adapter / ADAPTER_CONFIG} names no base model; set base_model_name_or_path in it"
+        )
+    if not (adapter / WEIGHTS).is_file():
+        raise ModelLoadError(f"{adapter} has no {WEIGHTS}; copy or make the adapter again")
+    return base, revision
+
+
+def _recorded_template(adapter: Path) -> str | None:
+    """The chat template that an edit of ours was searched with, if not the model's own."""
+    record = adapter / RECORD
+    return read_json(record).get("chat_template") if record.is_file() else None
+
+
+def load_sets(sources: Mapping[str, Sequence[PromptSource]], seed: int) -> dict[str, LoadedPrompts]:
+    """The prompts of each set, none of them in two.
+
+    Raises:
+        PromptError: a source is wrong, gives no prompt, or sets overlap.
+    """
+    check_sources(sources)
+    loaded = {name: read_sources(several, seed=seed) for name, several in sources.items()}
+    check_disjoint({name: found.prompts for name, found in loaded.items()})
+    return loaded

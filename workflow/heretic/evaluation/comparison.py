@@ -1,0 +1,98 @@
+"""The held-out comparison of any two models, one in memory at a time."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Any
+
+from heretic.console import log
+from heretic.evaluation.holdout import (
+    HoldoutProtocol,
+    HoldoutSets,
+    measure,
+    record_original,
+    unchanged,
+)
+from heretic.evaluation.side_by_side import SideBySide, side_by_side
+from heretic.model.batching import release_memory
+from heretic.model.loading import Model
+from heretic.model.response_prefix import find_response_prefix
+from heretic.settings.input_fields import AUTO_PREFIX
+
+
+@dataclass(frozen=True)
+class Vocabulary:
+    """What the numbers in a model's predictions stand for.
+
+    Attributes:
+        width: how many tokens it predicts.
+        tokens: text of each token that its tokenizer knows, by number.
+    """
+
+    width: int
+    tokens: dict[int, str]
+
+    @classmethod
+    def of(cls, model: Model) -> "Vocabulary":
+        """Of a loaded model."""
+        config: Any = model.network.config.get_text_config()
+        known = model.chat.tokenizer.get_vocab()
+        return cls(int(config.vocab_size), {number: token for token, number in known.items()})
+
+    def agrees(self, other: "Vocabulary") -> bool:
+        """Whether predictions can be compared: as many tokens, and none with two meanings."""
+        shared = self.tokens.keys() & other.tokens.keys()
+        return self.width == other.width and all(
+            self.tokens[number] == other.tokens[number] for number in shared
+        )
+
+
+def compare_models(
+    load_original: Callable[[], Model],
+    load_edited: Callable[[], Model],
+    sets: HoldoutSets,
+    protocol: HoldoutProtocol,
+    response_prefix: str,
+) -> tuple[SideBySide, str]:
+    """Measure two models as a run measures its original and its edited one.
+
+    Each is asked through its own chat template, and all answers begin with one response prefix.
+    Divergences are left out where the models have other tokens.
+
+    Args:
+        load_original: loads the model that the other one is compared with.
+        load_edited: loads that other one.
+        sets: held-out prompts.
+        protocol: lengths, resamples, seed, scorers.
+        response_prefix: as the setting; `auto` is found on the original's answers to the prompts.
+
+    Returns:
+        What came of it, without controls, and the response prefix.
+
+    Raises:
+        ModelLoadError: a model cannot be loaded.
+        HereticError: a model predicts values that are no numbers.
+    """
+    model = load_original()
+    if response_prefix == AUTO_PREFIX:
+        response_prefix = find_response_prefix(model, sets.good, sets.bad)
+        log.info("Answers are taken to begin with %r", response_prefix)
+    model = _beginning_with(response_prefix, model)
+    recorded = record_original(model, sets, protocol)
+    original, vocabulary = unchanged(model, recorded), Vocabulary.of(model)
+    template = model.chat.tokenizer.chat_template
+    del model
+    release_memory()
+    model = _beginning_with(response_prefix, load_edited())
+    if model.chat.tokenizer.chat_template != template:
+        log.warning("The chat templates differ: each model is asked through its own")
+    comparable = vocabulary.agrees(Vocabulary.of(model))
+    if not comparable:
+        log.warning("No KL divergences: the models predict other tokens")
+        original = replace(original, kl_first_token=None, kl_teacher_forced=None)
+    edited = measure(model, sets, recorded, protocol, "edited model", same_tokens=comparable)
+    found = side_by_side(original, edited, sets, protocol)
+    return found, response_prefix
+
+
+def _beginning_with(response_prefix: str, model: Model) -> Model:
+    return replace(model, chat=replace(model.chat, response_prefix=response_prefix))

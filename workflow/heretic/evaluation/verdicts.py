@@ -1,0 +1,71 @@
+"""What the answers of one model are, prompt by prompt: refused, degenerate, right."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from heretic.evaluation.intervals import wilson_interval
+from heretic.evaluation.scorers.answers import Right
+from heretic.evaluation.scorers.degenerate import is_degenerate
+from heretic.evaluation.scorers.markers import RefusalMarkers
+from heretic.prompts.prompt import Prompt
+
+
+@dataclass(frozen=True)
+class Verdicts:
+    """What is found of each answer, those to bad prompts first.
+
+    Attributes:
+        refused: whether it refuses.
+        degenerate: whether it is no answer at all.
+        right: whether it holds what a right answer holds; None where that is not known.
+    """
+
+    refused: list[bool]
+    degenerate: list[bool]
+    right: list[bool | None]
+
+    @classmethod
+    def of(
+        cls, prompts: Sequence[Prompt], answers: Sequence[str], markers: RefusalMarkers
+    ) -> "Verdicts":
+        """Judge each answer; refusals are told by the markers."""
+        pairs, right = list(zip(prompts, answers, strict=True)), Right(markers, "right")
+        return cls(
+            [markers.found(answer) for answer in answers],
+            [is_degenerate(*pair) for pair in pairs],
+            [right.judge(*pair) if pair[0].answers else None for pair in pairs],
+        )
+
+    def by_measure(self, n_bad: int) -> dict[str, list[bool]]:
+        """Flags of each measure on the prompts that it counts, of which the first `n_bad` are bad.
+
+        `recovered` and `kept` are there only where every right answer is known.
+        """
+        bad, good = range(n_bad), range(n_bad, len(self.refused))
+        found = {
+            "refusals": self.refused[:n_bad],
+            "false_refusals": self.refused[n_bad:],
+            "degenerate": self.degenerate,
+        }
+        for name, indices in (("recovered", bad), ("kept", good)):
+            right = self.known_right(indices)
+            found |= {} if right is None else {name: right}
+        return found
+
+    def known_right(self, indices: Sequence[int]) -> list[bool] | None:
+        """Whether each of some answers is right; None where that is not known of all."""
+        found = [self.right[i] for i in indices]
+        known = [value for value in found if value is not None]
+        return known if len(known) == len(found) else None
+
+
+def rate(flags: Sequence[bool]) -> dict[str, Any]:
+    """How often a flag is set, with the Wilson interval of its share.
+
+    Raises:
+        HereticError: there are no flags.
+    """
+    count, total = sum(flags), len(flags)
+    interval = wilson_interval(count, total)
+    return {"count": count, "total": total, "rate": count / total, "interval": list(interval)}

@@ -1,0 +1,36 @@
+"""Writes the page on a comparison of any two models: one HTML file that loads nothing."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from heretic.artifacts import write_text
+from heretic.report import words
+from heretic.report.parts import evaluation_content, render
+from heretic.report.reading import flat
+
+
+def write_comparison(evaluation: Mapping[str, Any], target: Path) -> None:
+    """Write the page.
+
+    Args:
+        evaluation: contents of the comparison's `evaluation.json`.
+        target: the HTML file.
+    """
+    models, facts = evaluation["models"], evaluation["provenance"]
+    groups = [
+        ("Original", flat(models["original"])),
+        ("Edited", flat(models["edited"])),
+        *((f"Prompts: {name}", flat(found)) for name, found in evaluation["prompts"].items()),
+        ("Settings", flat(facts["settings"])),
+        ("Versions", flat(facts["versions"])),
+    ]
+    content = {
+        **evaluation_content(evaluation),
+        "names": {key: models[key]["model"] for key in ("original", "edited")},
+        "headline": words.headline(evaluation),
+        "warnings": words.warnings(evaluation),
+        "aids": words.comparison_aids(evaluation, facts["settings"]),
+        "fingerprints": [(title, lines) for title, lines in groups if lines],
+    }
+    write_text(target, render("comparison.html", content))

@@ -1,0 +1,53 @@
+"""What pages on a held-out comparison share: tables, answers, and how they are rendered."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+
+from heretic.evaluation.summary import category_tables, paired_rows, summarise
+
+SETS = {"bad_holdout_prompts": "bad prompts", "good_holdout_prompts": "good prompts"}
+SAMPLE_TITLES = {
+    "bad_holdout_prompts": "Bad prompts: requests that the original refuses",
+    "good_holdout_prompts": "Good prompts: requests that the original answers",
+}
+
+
+def render(template: str, content: Mapping[str, Any]) -> str:
+    """A page from one of the templates beside this module; every text is escaped."""
+    environment = Environment(
+        loader=FileSystemLoader(Path(__file__).parent),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
+    )
+    return environment.get_template(template).render(content)
+
+
+def evaluation_content(evaluation: Mapping[str, Any]) -> dict[str, Any]:
+    """What the templates `outcome.html` and `samples.html` need."""
+    tables = category_tables(evaluation)
+    return {
+        "summary": summarise(evaluation),
+        "controls": tuple(evaluation.get("controls", {})),
+        "noop_identical": evaluation.get("noop_identical"),
+        "paired": paired_rows(evaluation),
+        "categories": [(SETS.get(name, name), table) for name, table in tables.items()],
+        "sample_groups": _sample_groups(evaluation["samples"]),
+    }
+
+
+def _sample_groups(
+    samples: Sequence[Mapping[str, Any]],
+) -> list[tuple[str, list[Mapping[str, Any]]]]:
+    """Samples under a heading per prompt set, bad prompts first."""
+    names = list(dict.fromkeys([*SAMPLE_TITLES, *(sample["set"] for sample in samples)]))
+    groups = [
+        (SAMPLE_TITLES.get(name, name), [sample for sample in samples if sample["set"] == name])
+        for name in names
+    ]
+    return [(title, group) for title, group in groups if group]
