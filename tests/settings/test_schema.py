@@ -2,10 +2,12 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from pydantic import ValidationError
 
 from heretic.settings import PROMPT_SETS, PromptSource, Settings
 from heretic.settings.schema import safe_name
@@ -105,3 +107,42 @@ def test_a_run_name_is_always_one_visible_folder(model: str) -> None:
     assert not name.startswith((".", "-"))
     assert name.isascii()
     assert not set(name) & set(" /\\\n*?")
+
+
+def test_scorers_are_named_or_told_with_settings() -> None:
+    def read(value: Any) -> list[tuple[str, str | None, dict[str, Any]]]:
+        return [(s.scorer, s.name, s.settings) for s in Settings(scorers=value).scorers]
+
+    told = {"scorer": "judge", "name": "rude", "settings": {"threshold": 0.5, "side": "good"}}
+    known = [("words", None, {}), ("judge", "rude", {"threshold": 0.5, "side": "good"})]
+    assert read("words, perplexity") == [("words", None, {}), ("perplexity", None, {})]
+    assert read(["words", told]) == known
+    assert read(json.dumps(["words", told])) == known
+    # A command line gives texts.
+    texts = {**told, "settings": {"threshold": "0.5", "side": "good"}}
+    assert read(["words", texts]) == known
+    assert read("") == []
+    for wrong, message in (
+        ("[words", "is no JSON list"),
+        ([{"name": "x"}], "scorer"),
+        ([{"scorer": "words", "size": 3}], "size"),
+    ):
+        with pytest.raises(ValidationError, match=message):
+            Settings(scorers=wrong)
+
+
+def test_the_teacher_forced_kl_of_trials_is_that_of_the_table_unless_told() -> None:
+    def tokens(**more: Any) -> Any:
+        settings = Settings(kl_tokens=5, **more)
+        return [s["settings"] for s in settings.subset("optimize")["scorers"]]
+
+    assert tokens() == []
+    assert tokens(scorers="kl_teacher_forced,words") == [{"tokens": 5}, {}]
+    told = [{"scorer": "kl_teacher_forced", "settings": {"tokens": 3}}]
+    assert tokens(scorers=told) == [{"tokens": 3}]
+
+
+@pytest.mark.parametrize("names", ["unanswered", "unanswered,unanswered", []])
+def test_a_search_is_for_two_or_more_scores(names: Any) -> None:
+    with pytest.raises(ValidationError, match="at least 2|names a score twice"):
+        Settings(objectives=names)

@@ -99,6 +99,21 @@ DirectionWeights = Annotated[
 ]
 
 
+def read_plain_values(value: object) -> object:
+    """Texts that are numbers or switches as such: a command line gives nothing but texts."""
+    if isinstance(value, dict):
+        return {key: read_plain_values(inner) for key, inner in value.items()}
+    if isinstance(value, list):
+        return [read_plain_values(inner) for inner in value]
+    if isinstance(value, str):
+        try:
+            found = json.loads(value)
+        except json.JSONDecodeError:
+            return value
+        return found if isinstance(found, int | float | None) else value
+    return value
+
+
 class ScorerInstance(BaseModel):
     """A further score: which scorer, under which name, with which settings."""
 
@@ -112,7 +127,9 @@ class ScorerInstance(BaseModel):
     name: str | None = Field(
         default=None, description="name of the score; the scorer's own if null"
     )
-    settings: dict[str, Any] = Field(default={}, description="arguments of the scorer's class")
+    settings: Annotated[dict[str, Any], BeforeValidator(read_plain_values)] = Field(
+        default={}, description="arguments of the scorer's class"
+    )
 
 
 def read_scorers(value: object) -> object:
