@@ -9,11 +9,11 @@ rule evaluate:
         original=original_files,
         code=source_of("evaluate"),
     output:
-        "results/{run}/evaluation.json",
+        "results/{run}{pick}/evaluation.json",
     log:
-        "logs/{run}/evaluate.log",
+        "logs/{run}{pick}/evaluate.log",
     benchmark:
-        "benchmarks/{run}/evaluate.tsv"
+        "benchmarks/{run}{pick}/evaluate.tsv"
     conda:
         "../../envs/heretic.yaml"
     resources:
@@ -29,9 +29,11 @@ rule evaluate:
 
 rule report:
     input:
-        evaluation=rules.evaluate.output,
-        best=rules.select_best.output,
-        manifest=rules.save.output,
+        evaluation="results/{run}/evaluation.json",
+        best="results/{run}/best.json",
+        manifest="results/{run}/model.manifest.json",
+        picks=further_picks("best.json"),
+        evaluated_picks=further_picks("evaluation.json"),
         trials=rules.optimize.output.trials,
         study=rules.optimize.output.study,
         geometry=rules.compute_directions.output.geometry,

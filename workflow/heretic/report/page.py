@@ -16,11 +16,13 @@ from markupsafe import Markup
 from plotly.offline import get_plotlyjs
 
 from heretic.artifacts import write_text
+from heretic.console import log
 from heretic.evaluation.summary import short, summarise
 from heretic.report import words
 from heretic.report.chart import Chart
 from heretic.report.embedding import Method
 from heretic.report.figures import draw_all
+from heretic.report.picks import picks_table
 from heretic.report.reading import Run, flat, read_run
 from heretic.report.static import save_static
 from heretic.settings import Settings
@@ -61,6 +63,7 @@ def write_report(
     settings: Mapping[str, object],
     target: Path,
     plots: Path,
+    picks: Sequence[Path] = (),
 ) -> None:
     """Write the page to `target` and each figure to `plots/<name>.svg` and `.png`.
 
@@ -70,11 +73,15 @@ def write_report(
         settings: All settings of the run as plain JSON values.
         target: The HTML file.
         plots: Folder of the static figures.
+        picks: Where what further rules took is saved.
 
     Raises:
         HereticError: an artifact is missing or damaged; the message names it.
     """
-    found = read_run(run_folder)
+    found = read_run(run_folder, picks)
+    table = picks_table(found)
+    if table is not None and table.alike:
+        log.info("%s", table.alike)
     charts = draw_all(found, _projection(settings))
     shown = [_show(chart, *save_static(chart.figure, chart.name, plots)) for chart in charts]
     loader = FileSystemLoader(Path(__file__).parent)
@@ -87,7 +94,7 @@ def write_report(
         keep_trailing_newline=True,
     )
     page = environment.get_template("template.html")
-    write_text(target, page.render(**_content(found, run, settings), charts=shown))
+    write_text(target, page.render(**_content(found, run, settings), picks=table, charts=shown))
 
 
 def _projection(settings: Mapping[str, object]) -> Method:
