@@ -61,6 +61,25 @@ def test_how_to_compute_is_nobodys_parameter() -> None:
     assert after.runtime()["threads"] == 3
 
 
+@pytest.mark.parametrize(
+    ("select", "value", "picks"),
+    [
+        ("knee", "knee", {"": "knee"}),
+        (["knee"], "knee", {"": "knee"}),
+        (
+            "knee, trial=12,closest",
+            ["knee", "trial=12", "closest"],
+            {"": "knee", "/picks/trial-12": "trial=12", "/picks/closest": "closest"},
+        ),
+        (["trial=1", "trial=2"], None, {"": "trial=1", "/picks/trial-2": "trial=2"}),
+    ],
+)
+def test_the_first_pick_is_the_result(select: object, value: object, picks: dict[str, str]) -> None:
+    settings = Settings.model_validate({"select": select})
+    assert settings.select == (value or select)
+    assert settings.picks() == picks
+
+
 def test_prompt_sources_name_every_set_in_use() -> None:
     required = [name for name in PROMPT_SETS if name in Settings.required_sets()]
     assert list(Settings().prompt_sources()) == required

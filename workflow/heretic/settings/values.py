@@ -96,9 +96,9 @@ RULE = r"(closest|knee|min_refusals_under_kl|trial=(0|[1-9]\d*))"
 
 def read_picks(value: object) -> object:
     """`knee, closest` as the list of both; a single rule as a text, however it is given."""
-    rules = [part.strip() for part in value.split(",")] if isinstance(value, str) else value
-    if not isinstance(rules, list):
-        return value
+    if isinstance(value, str):
+        value = [part.strip() for part in value.split(",")]
+    rules = value if isinstance(value, list) else [value]
     wrong = [rule for rule in rules if not (isinstance(rule, str) and re.fullmatch(RULE, rule))]
     if wrong or not rules:
         *names, last = RULE_NAMES
