@@ -1,5 +1,6 @@
 """Finalists are scored with the very tensors that an export writes, and leave no trace."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,10 +11,14 @@ from tiny_models import PROMPTS, save_tiny_model
 
 from heretic.ablation.editor import pristine_weights
 from heretic.ablation.engines import make_editor
+from heretic.ablation.parameters import ComponentParameters
 from heretic.ablation.projection import NormPreservation
 from heretic.ablation.recorded import record_writers
+from heretic.errors import ExportError
 from heretic.evaluation.evaluator import Evaluator
 from heretic.evaluation.plain_engine import PlainEngine
+from heretic.model.components import EMBEDDINGS
+from heretic.model.embeddings import with_embeddings
 from heretic.model.loading import Model, model_facts
 from heretic.optimization.records import TrialRecord
 from heretic.optimization.rescoring import (
@@ -31,10 +36,10 @@ from heretic.settings import Settings
 torch.set_num_threads(1)
 GOOD, BAD, LENGTH = PROMPTS[:2], PROMPTS[2:4], 4
 RECORD = TrialRecord(0, PARAMETERS, {}, {}, True, 1.0)
-FORMS: list[tuple[str, NormPreservation]] = [
-    ("llama", "none"),
-    ("gpt2", "column"),  # transposed, with biases
-    ("gpt_oss", "none"),  # and with experts
+FORMS: list[tuple[str, NormPreservation, str]] = [
+    ("llama", "none", "false"),  # the original is read back from its file
+    ("gpt2", "column", "true"),  # transposed, with biases
+    ("gpt_oss", "none", "true"),  # and with experts
 ]
 
 
@@ -53,13 +58,14 @@ def searched(folder: Path, norms: NormPreservation, n_trials: int) -> list[Trial
         return loop.run(study, n_trials)
 
 
-def rescoring(model: Model, norms: NormPreservation) -> Rescoring:
+def rescoring(model: Model, norms: NormPreservation, cache_weights: str = "true") -> Rescoring:
     facts: dict[str, Any] = {
         **model_facts(model),
         "writers": [writer.to_dict() for writer in record_writers(model.anatomy)],
     }
     evaluator = Evaluator(model, GOOD, BAD, LENGTH)
-    return Rescoring(evaluator, pristine_weights(model, "true"), directions(), facts, norms)
+    pristine = pristine_weights(model, cache_weights)
+    return Rescoring(evaluator, pristine, directions(), facts, norms)
 
 
 def state(model: Model) -> dict[str, torch.Tensor]:
@@ -70,14 +76,14 @@ def same(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> bool:
     return one.keys() == other.keys() and all(one[name].equal(other[name]) for name in one)
 
 
-@pytest.mark.parametrize(("family", "norms"), FORMS)
+@pytest.mark.parametrize(("family", "norms", "cache_weights"), FORMS)
 def test_a_search_in_half_precision_is_scored_again_as_it_is_saved(
-    tmp_path: Path, family: str, norms: NormPreservation
+    tmp_path: Path, family: str, norms: NormPreservation, cache_weights: str
 ) -> None:
     folder = save_tiny_model(tmp_path / "base", family, dtype=torch.bfloat16)
     records = searched(folder, norms, 2)
     model = load(folder)
-    before, again = state(model), rescoring(model, norms)
+    before, again = state(model), rescoring(model, norms, cache_weights)
 
     found = [again.score(record) for record in records]
 
@@ -114,6 +120,25 @@ def test_the_original_comes_back_when_a_score_cannot_be_had(tmp_path: Path) -> N
     with pytest.raises(KeyboardInterrupt):
         interrupted()
     assert same(state(model), before)
+
+
+def test_edited_embeddings_come_back_too(tmp_path: Path) -> None:
+    components = {**PARAMETERS.components, EMBEDDINGS: ComponentParameters(0, 1, 0.8)}
+    record = replace(RECORD, parameters=replace(PARAMETERS, components=components))
+    plain = load(save_tiny_model(tmp_path / "base", dtype=torch.bfloat16))
+    before, model = state(plain), with_embeddings(plain)
+    again = rescoring(model, "none")
+    with as_exported(model, again.ablation(record), again.pristine):
+        name = model.anatomy.writers[0].parameter_name
+        assert not state(model)[name].equal(before[name])
+    assert same(state(model), before)
+    # A model that does not know of them could not restore them, and is not touched.
+    with (
+        pytest.raises(ExportError, match="run the search again"),
+        as_exported(plain, again.ablation(record), again.pristine),
+    ):
+        pass
+    assert same(state(plain), before)
 
 
 def test_weights_that_overflow_are_infeasible(tmp_path: Path) -> None:

@@ -1,6 +1,7 @@
 """What several rules took: a row each, a mark in the figure, nothing where there is one rule."""
 
 import logging
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -63,15 +64,25 @@ def test_the_page_tells_of_all_picks(
     monkeypatch.setattr("heretic.report.page.draw_all", lambda *_: [])
     monkeypatch.setattr(logging.getLogger("heretic"), "propagate", True)
     folders = [picked.folder / "picks" / name for name in ("knee", "trial-17")]
-    target, plots = tmp_path / "report.html", tmp_path / "plots"
-    told = {"run": "r", "settings": make_settings(), "target": target, "plots": plots}
+    target = tmp_path / "report.html"
+
+    def write(picks: Sequence[Path]) -> None:
+        write_report(
+            picked.folder,
+            run="r",
+            settings=make_settings(),
+            target=target,
+            plots=tmp_path / "plots",
+            picks=picks,
+        )
+
     with caplog.at_level(logging.INFO, "heretic"):
-        write_report(picked.folder, picks=folders, **told)
+        write(folders)
     assert "took the same trial 17" in caplog.text
     page = target.read_text(encoding="utf-8")
     assert "All picks" in page
     assert "picks/trial-17/model" in page
-    write_report(picked.folder, **told)
+    write([])
     assert "All picks" not in target.read_text(encoding="utf-8")
 
 

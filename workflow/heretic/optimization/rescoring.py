@@ -12,6 +12,7 @@ from heretic.ablation.projection import NormPreservation
 from heretic.ablation.recorded import plan_recorded
 from heretic.ablation.weights_cache import copy_back
 from heretic.console import log
+from heretic.errors import ExportError
 from heretic.evaluation.evaluator import Evaluator
 from heretic.evaluation.summary import short
 from heretic.export.record import Ablation
@@ -60,7 +61,13 @@ def as_exported(model: Model, ablation: Ablation, pristine: PristineWeights) -> 
         ModelLoadError: the original weights cannot be restored.
     """
     writers = {writer.parameter_name: writer for writer in model.anatomy.writers}
-    edited = [writers[name] for name in ablation.matrix_edits() if name in writers]
+    unknown = [name for name in ablation.matrix_edits() if name not in writers]
+    if unknown:  # which could not be restored
+        raise ExportError(
+            f"{unknown[0]}, which the search edited, is not among what the loaded model writes "
+            "with; run the search again"
+        )
+    edited = [writers[name] for name in ablation.matrix_edits()]
     try:
         edit_in_memory(model, ablation)
         yield
