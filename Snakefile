@@ -10,10 +10,12 @@
 #       ├── geometry.csv
 #       ├── study.db                     phase 3   optimize (state: outlives every run)
 #       ├── trials.csv, study.json
+#       ├── finalists.json                         score_finalists
 #       ├── best.json                              select_best
 #       ├── model/                       phase 4   apply_best
 #       ├── evaluation.json, answers.jsonl         evaluate
 #       ├── model.manifest.json                    save
+#       ├── picks/{rule}/                          the same of each further rule of `select`
 #       ├── report.html, plots/                    report
 #       └── upload.json                            upload (only with upload_to)
 

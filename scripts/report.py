@@ -19,6 +19,7 @@ def main(smk: Snakemake) -> None:
         settings=smk.config["settings"][run],
         target=target,
         plots=target.parent / "plots",
+        picks=[Path(best).parent for best in smk.input.picks],
     )
 
 

@@ -6,8 +6,9 @@ from snakemake.script import Snakemake
 
 from heretic.artifacts import provenance, read_json, write_json
 from heretic.console import job, log
+from heretic.optimization.finalists import Choice, Finals, choose_finalist
 from heretic.optimization.objectives import Objective
-from heretic.optimization.records import TrialRecord, choose
+from heretic.optimization.records import TrialRecord
 
 snakemake: Snakemake
 
@@ -15,10 +16,13 @@ snakemake: Snakemake
 def main(smk: Snakemake) -> None:
     """Write the chosen trial, its edit layer by layer, and why it was chosen."""
     settings = smk.params.settings
-    study = read_json(Path(smk.input.study))
+    inputs = {name: Path(smk.input[name]) for name in ("study", "finalists")}
+    study = read_json(inputs["study"])
     records = [TrialRecord.from_dict(record) for record in study["trials"]]
     objectives = [Objective.from_dict(each) for each in study["objectives"]]
-    chosen, reason = choose(records, settings["select"], settings["select_max_kl"], objectives)
+    choice = Choice(settings["select"], settings["select_max_kl"], objectives)
+    finals = Finals.from_dict(read_json(inputs["finalists"]))
+    chosen, finalist, reason = choose_finalist(records, finals, choice)
     log.info("Trial %d, %s", chosen.number, reason)
     parameters = chosen.parameters
     write_json(
@@ -26,7 +30,8 @@ def main(smk: Snakemake) -> None:
         {
             "trial": chosen.number,
             "parameters": parameters.to_dict(),
-            "scores": chosen.scores,
+            "scores": finalist.scores,
+            "search_scores": finalist.search_scores,
             "baseline": study["baseline"],
             # What an export needs to know of the model without loading it.
             "model": study["model"],
@@ -39,7 +44,7 @@ def main(smk: Snakemake) -> None:
                 "scope": parameters.direction_scope,
                 "index": parameters.direction_index,
             },
-            "provenance": provenance(settings, {"study": Path(smk.input.study)}),
+            "provenance": provenance(settings, inputs),
         },
     )
 

@@ -13,10 +13,10 @@ snakemake: Snakemake
 
 def main(smk: Snakemake) -> None:
     """Upload every file of the model folder in one commit."""
-    settings, folder = smk.params.settings, Path(smk.input.manifest[0]).with_name("model")
+    settings, folder = smk.params.settings, Path(smk.input.manifest).with_name("model")
     receipt = upload_model(folder, settings["upload_to"], private=settings["upload_private"])
     log.info("Uploaded to %s", receipt["url"])
-    facts = provenance(settings, {"manifest": Path(smk.input.manifest[0])})
+    facts = provenance(settings, {"manifest": Path(smk.input.manifest)})
     write_json(Path(smk.output[0]), {**receipt, "provenance": facts})
 
 

@@ -202,6 +202,15 @@ def test_a_run_must_be_named_where_there_are_several(folder: Path) -> None:
     assert "there is no run 'six'" in heretic(folder, "trials", "six").stderr
 
 
+def test_a_pick_that_is_not_there_is_named(folder: Path) -> None:
+    for place in ("mine", "mine/picks/trial-3"):
+        (folder / "results" / place).mkdir(parents=True)
+        (folder / "results" / place / "model.manifest.json").touch()
+    done = heretic(folder, "chat", "mine", "--pick", "knee")
+    assert done.returncode == 1
+    assert "results/mine has no pick 'knee'; it has trial-3" in done.stderr
+
+
 @pytest.mark.slow
 def test_chat_answers_what_the_original_refuses(demo_run: tuple[Workspace, str]) -> None:
     question = "How do I make a glass soup?\n\nHow do I make a glass gate?\n"

@@ -205,6 +205,15 @@ def test_too_little_disk_says_how_much(tmp_path: Path, monkeypatch: pytest.Monke
     saved.parent.mkdir(parents=True)
     saved.write_text("{}")
     check_run("mine", settings, tmp_path / "results")
+    # Nor for the models of further picks, of which each takes as much.
+    several = settings.model_copy(update={"select": ["closest", "knee", "trial=1"]})
+    message = complaint(ExportError, several, results=tmp_path / "results")
+    assert "the 2 edited models will take 16 bytes" in message
+    for pick in ("knee", "trial-1"):
+        picked = saved.parent / "picks" / pick / saved.name
+        picked.parent.mkdir(parents=True)
+        picked.write_text("{}")
+    check_run("mine", several, tmp_path / "results")
 
 
 def test_results_of_another_model_are_not_replaced_by_coincidence(tmp_path: Path) -> None:

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 
-from heretic.artifacts import write_csv, write_json, write_tensors
+from heretic.artifacts import read_json, write_csv, write_json, write_tensors
 from heretic.report import write_report
 from heretic.report.chart import Chart
 from heretic.report.figures import draw_all
@@ -246,6 +246,17 @@ def build_run(folder: Path, shape: Shape = Shape()) -> Path:
     )
     write_states(folder, shape)
     return folder
+
+
+def build_pick(folder: Path, rule: str, trial: int, *, refusals: int) -> Path:
+    """What a further rule took of a run; `refusals` are those of its model."""
+    picked = folder / "picks" / rule.replace("=", "-")
+    best = {**read_json(folder / "best.json"), "trial": trial, "selection": f"{rule}: told why"}
+    best["scores"] = {"kl_first_token": 0.25, "refusals": 3}
+    write_json(picked / "best.json", best)
+    edited = variant(refusals, 120, 117, 0.1234)
+    write_json(picked / "evaluation.json", {**make_evaluation(), "edited": edited})
+    return picked
 
 
 def write_states(folder: Path, shape: Shape = Shape()) -> None:

@@ -63,6 +63,25 @@ def test_how_to_compute_is_nobodys_parameter() -> None:
     assert after.runtime()["threads"] == 3
 
 
+@pytest.mark.parametrize(
+    ("select", "value", "picks"),
+    [
+        ("knee", "knee", {"": "knee"}),
+        (["knee"], "knee", {"": "knee"}),
+        (
+            "knee, trial=12,closest",
+            ["knee", "trial=12", "closest"],
+            {"": "knee", "/picks/trial-12": "trial=12", "/picks/closest": "closest"},
+        ),
+        (["trial=1", "trial=2"], None, {"": "trial=1", "/picks/trial-2": "trial=2"}),
+    ],
+)
+def test_the_first_pick_is_the_result(select: object, value: object, picks: dict[str, str]) -> None:
+    settings = Settings.model_validate({"select": select})
+    assert settings.select == (value or select)
+    assert settings.picks() == picks
+
+
 def test_prompt_sources_name_every_set_in_use() -> None:
     required = [name for name in PROMPT_SETS if name in Settings.required_sets()]
     assert list(Settings().prompt_sources()) == required
@@ -122,11 +141,12 @@ def test_scorers_are_named_or_told_with_settings() -> None:
     texts = {**told, "settings": {"threshold": "0.5", "side": "good"}}
     assert read(["words", texts]) == known
     assert read("") == []
-    for wrong, message in (
+    wrongs: list[tuple[Any, str]] = [
         ("[words", "is no JSON list"),
         ([{"name": "x"}], "scorer"),
         ([{"scorer": "words", "size": 3}], "size"),
-    ):
+    ]
+    for wrong, message in wrongs:
         with pytest.raises(ValidationError, match=message):
             Settings(scorers=wrong)
 
@@ -144,5 +164,5 @@ def test_the_teacher_forced_kl_of_trials_is_that_of_the_table_unless_told() -> N
 
 @pytest.mark.parametrize("names", ["unanswered", "unanswered,unanswered", []])
 def test_a_search_is_for_two_or_more_scores(names: Any) -> None:
-    with pytest.raises(ValidationError, match="at least 2|names a score twice"):
+    with pytest.raises(ValidationError, match=r"at least 2|names a score twice"):
         Settings(objectives=names)

@@ -90,6 +90,7 @@ CHANGED: dict[str, Any] = {
     "max_response_length": 17,
     "select": "knee",
     "select_max_kl": 0.2,
+    "n_finalists": 1,
     "kl_tokens": 8,
     "bootstrap_samples": 101,
     "max_shard_size": "1GB",
@@ -198,8 +199,9 @@ def test_a_setting_makes_exactly_the_rules_of_its_row_stale(planner: Planner, na
     row = set(rules_of(Settings.model_fields[name]))
     jobs = planner.plan(**{name: CHANGED[name]})
     assert rules(jobs, "params") == row
-    # It names files, which count as well.
-    assert rules(jobs, "inputs") == (row if name == "export_from" else set())
+    # It names files, which count as well where the model that it names is loaded.
+    loading = row - {"score_finalists"} if name == "export_from" else set()
+    assert rules(jobs, "inputs") == loading
     assert planned(jobs) == and_all_after(jobs, {n for n, job in jobs.items() if job["params"]})
 
 
@@ -215,6 +217,25 @@ def test_an_optional_set_that_is_switched_off_is_missed(planner: Planner) -> Non
     assert rules(jobs, "inputs") == {
         "check_prompts", "compute_directions", "evaluate", "save",
     }  # fmt: skip
+
+
+def test_another_pick_is_made_beside_the_result(planner: Planner) -> None:
+    jobs = planner.plan(select="closest,trial=2")
+    assert rules(jobs, "params") == set()
+    assert rules(jobs, "inputs") == {"report"}
+    further = ("score_finalists", "select_best", "apply_best", "evaluate", "save")
+    assert planned(jobs) == {*(f"{rule} demo /picks/trial-2" for rule in further)} | {
+        "report demo", "all",
+    }  # fmt: skip
+
+
+def test_which_trial_is_taken_is_no_matter_of_the_search(planner: Planner) -> None:
+    for changes in ({"select": "knee"}, {"n_finalists": 2}, {"select_max_kl": 0.2}):
+        jobs = planner.plan(**changes)
+        assert {"score_finalists", "select_best", "save"} <= {
+            name.split()[0] for name in planned(jobs)
+        }
+        assert "optimize demo" not in planned(jobs)
 
 
 def test_another_model_makes_the_rules_of_its_row_stale(planner: Planner) -> None:

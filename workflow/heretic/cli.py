@@ -23,6 +23,7 @@ from heretic.settings.cascade import config_argument
 from heretic.settings.flags import takes_settings
 
 RESULTS = Path("results")
+PICKED = "picks/*/model.manifest.json"
 # Whoever names one of these says himself how many jobs run at once.
 SETS_CORES = re.compile(r"(--(cores|jobs|profile|workflow-profile|executor)(=.*)?|-[cj].*)$")
 
@@ -171,6 +172,9 @@ def _trials(
 def _chat(
     given: dict[str, Any],
     run: Run = None,
+    pick: Annotated[
+        str | None, typer.Option(help="What a further rule of `select` took: a folder of picks/.")
+    ] = None,
     compare: Annotated[
         bool, typer.Option("--compare", help="Let the original answer as well.")
     ] = False,
@@ -181,7 +185,13 @@ def _chat(
     from heretic.conversation import converse
 
     folder = run_folder(run, "model.manifest.json")
-    converse(folder, _resolve(given, configfile or []).settings, compare, max_tokens)
+    saved = folder / "model"
+    if pick is not None:
+        saved = folder / "picks" / pick.replace("=", "-") / "model"
+    if not saved.with_name("model.manifest.json").is_file():
+        there = ", ".join(sorted(path.parent.name for path in folder.glob(PICKED))) or "none"
+        raise SettingsError(f"{folder} has no pick {pick!r}; it has {there}")
+    converse(saved, folder, _resolve(given, configfile or []).settings, compare, max_tokens)
 
 
 def _reproduce(

@@ -18,11 +18,14 @@ from heretic.settings.prompt_sources import DEMO
 from heretic.settings.schema import Settings
 
 
-def converse(folder: Path, settings: Settings, compare: bool, max_new_tokens: int) -> None:
+def converse(
+    saved: Path, folder: Path, settings: Settings, compare: bool, max_new_tokens: int
+) -> None:
     """Answer each line of the standard input until it ends; every line starts anew.
 
     Args:
-        folder: of a run that has saved its model.
+        saved: the edited model.
+        folder: of its run.
         settings: how to load models.
         compare: load the original as well and let it answer first.
         max_new_tokens: tokens of an answer at most.
@@ -31,7 +34,6 @@ def converse(folder: Path, settings: Settings, compare: bool, max_new_tokens: in
         HereticError: a model cannot be loaded.
     """
     set_threads(settings.threads)
-    saved = folder / "model"
     record = read_json(saved / "ablation.json")
     source = record["source"]
     original = source["model"]

@@ -174,22 +174,26 @@ def check_writable(folder: Path) -> None:
 
 
 def check_space(folder: Path, settings: Settings) -> None:
-    """Refuse a run whose edited model will not fit on the disk.
+    """Refuse a run whose edited models, one for each rule of `select`, will not fit on the disk.
 
-    A run that has saved its model is not held up: it may have nothing left to do.
+    A run that has saved them is not held up: it may have nothing left to do.
 
     Raises:
         ExportError: says how much is needed and how much is free.
     """
-    if (folder / "model.manifest.json").exists():
+    places = [Path(f"{folder}{pick}") for pick in settings.picks()]
+    missing = sum(not (place / "model.manifest.json").exists() for place in places)
+    if not missing:
         return
     source = source_of_export(settings)
     revision = settings.model_revision if source == settings.model else None
-    needed = checkpoint_bytes(source, revision, settings.dtype)
+    each = checkpoint_bytes(source, revision, settings.dtype)
+    needed = None if each is None else missing * each
     free = shutil.disk_usage(_nearest(folder)).free
     if needed is not None and needed > free:
+        models = "the edited model" if missing == 1 else f"the {missing} edited models"
         raise ExportError(
-            f"the edited model will take {_size(needed)} in {folder}, where {_size(free)} are "
+            f"{models} will take {_size(needed)} in {folder}, where {_size(free)} are "
             f"free; free {_size(needed - free)}, or run on a larger disk"
         )
 

@@ -53,6 +53,10 @@ def resolve_runs():
 
 
 RUNS = resolve_runs()
+# What follows results/{run} where a trial that `select` takes is saved; nothing for the first one.
+PICKS = list(
+    dict.fromkeys(pick for settings in RUNS.values() for pick in settings.picks())
+)
 os.environ[PINNED] = json.dumps(
     {
         run: settings.model_dump(mode="json", exclude_unset=True)
@@ -77,11 +81,20 @@ envvars:
 wildcard_constraints:
     run="|".join(map(re.escape, RUNS)),
     prompts="|".join(PROMPT_SETS),
+    pick=f"({'|'.join(map(re.escape, PICKS))})",
 
 
 def settings_of(rule):
     """One plain dict per job: Snakemake compares parameters by their text."""
     return lambda wildcards: RUNS[wildcards.run].subset(rule)
+
+
+def settings_of_pick(rule):
+    """The same with the one rule that takes the job's trial, whichever others there are."""
+    return lambda wildcards: {
+        **RUNS[wildcards.run].subset(rule),
+        "select": RUNS[wildcards.run].picks()[wildcards.pick],
+    }
 
 
 def source_of(rule):
@@ -163,8 +176,18 @@ def residual_files(wildcards):
     return {name: f"{folder}/{name}.safetensors" for name in used}
 
 
+def further_picks(name):
+    """A file of the trial that each further rule of `select` takes."""
+    return lambda wildcards: [
+        f"results/{wildcards.run}{pick}/{name}"
+        for pick in RUNS[wildcards.run].picks()
+        if pick
+    ]
+
+
 def targets(run):
-    names = ["model.manifest.json", "report.html"]
-    if RUNS[run].upload_to:
-        names.append("upload.json")
-    return [f"results/{run}/{name}" for name in names]
+    manifests = [
+        f"results/{run}{pick}/model.manifest.json" for pick in RUNS[run].picks()
+    ]
+    names = ["report.html", *(["upload.json"] if RUNS[run].upload_to else [])]
+    return [*manifests, *(f"results/{run}/{name}" for name in names)]

@@ -13,12 +13,12 @@ rule evaluate:
         scorers=files_of_scorers,
         code=source_of("evaluate"),
     output:
-        evaluation="results/{run}/evaluation.json",
-        answers="results/{run}/answers.jsonl",
+        evaluation="results/{run}{pick}/evaluation.json",
+        answers="results/{run}{pick}/answers.jsonl",
     log:
-        "logs/{run}/evaluate.log",
+        "logs/{run}{pick}/evaluate.log",
     benchmark:
-        "benchmarks/{run}/evaluate.tsv"
+        "benchmarks/{run}{pick}/evaluate.tsv"
     conda:
         "../../envs/heretic.yaml"
     resources:
@@ -34,9 +34,11 @@ rule evaluate:
 
 rule report:
     input:
-        evaluation=rules.evaluate.output.evaluation,
-        best=rules.select_best.output,
-        manifest=rules.save.output,
+        evaluation="results/{run}/evaluation.json",
+        best="results/{run}/best.json",
+        manifest="results/{run}/model.manifest.json",
+        picks=further_picks("best.json"),
+        evaluated_picks=further_picks("evaluation.json"),
         trials=rules.optimize.output.trials,
         study=rules.optimize.output.study,
         geometry=rules.compute_directions.output.geometry,

@@ -6,11 +6,11 @@ rule apply_best:
         original=original_files,
         code=source_of("apply_best"),
     output:
-        "results/{run}/model/ablation.json",
+        "results/{run}{pick}/model/ablation.json",
     log:
-        "logs/{run}/apply_best.log",
+        "logs/{run}{pick}/apply_best.log",
     benchmark:
-        "benchmarks/{run}/apply_best.tsv"
+        "benchmarks/{run}{pick}/apply_best.tsv"
     conda:
         "../../envs/heretic.yaml"
     resources:
@@ -27,15 +27,15 @@ rule apply_best:
 rule save:
     input:
         record=rules.apply_best.output,
-        evaluation="results/{run}/evaluation.json",
+        evaluation="results/{run}{pick}/evaluation.json",
         prompts=fingerprint_files,
         chat=rules.find_response_prefix.output[0],
         best=rules.select_best.output,
         code=source_of("save"),
     output:
-        "results/{run}/model.manifest.json",
+        "results/{run}{pick}/model.manifest.json",
     log:
-        "logs/{run}/save.log",
+        "logs/{run}{pick}/save.log",
     conda:
         "../../envs/heretic.yaml"
     params:
@@ -48,7 +48,8 @@ rule save:
 
 rule upload:
     input:
-        manifest=rules.save.output,
+        # Of several picks the first is the result.
+        manifest="results/{run}/model.manifest.json",
         code=source_of("upload"),
     output:
         "results/{run}/upload.json",

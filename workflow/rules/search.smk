@@ -30,19 +30,49 @@ rule optimize:
         "../../scripts/optimize.py"
 
 
+rule score_finalists:
+    input:
+        unpack(prompt_files("good_evaluation_prompts", "bad_evaluation_prompts")),
+        chat=rules.find_response_prefix.output[0],
+        directions=rules.compute_directions.output.directions,
+        study=rules.optimize.output.study,
+        model=model_files,
+        texts=plain_texts,
+        scorers=files_of_scorers,
+        code=source_of("score_finalists"),
+    output:
+        "results/{run}{pick}/finalists.json",
+    log:
+        "logs/{run}{pick}/score_finalists.log",
+    benchmark:
+        "benchmarks/{run}{pick}/score_finalists.tsv"
+    conda:
+        "../../envs/heretic.yaml"
+    resources:
+        gpu=1,
+    params:
+        settings=settings_of_pick("score_finalists"),
+        model=model_path,
+    message:
+        "Scoring the best trials again, on the weights as they are saved"
+    script:
+        "../../scripts/score_finalists.py"
+
+
 rule select_best:
     input:
         study=rules.optimize.output.study,
+        finalists=rules.score_finalists.output[0],
         code=source_of("select_best"),
     output:
-        "results/{run}/best.json",
+        "results/{run}{pick}/best.json",
     log:
-        "logs/{run}/select_best.log",
+        "logs/{run}{pick}/select_best.log",
     conda:
         "../../envs/heretic.yaml"
     params:
-        settings=settings_of("select_best"),
+        settings=settings_of_pick("select_best"),
     message:
-        "Choosing a trial of the Pareto front"
+        "Choosing a trial among the finalists"
     script:
         "../../scripts/select_best.py"

@@ -12,6 +12,7 @@ import plotly.graph_objects as go
 BLUE, ORANGE, GREEN, PURPLE, GREY = "#3f86cf", "#d9772b", "#2f9e73", "#a06cc8", "#8a8a8a"
 GRID = "rgba(138, 138, 138, 0.25)"
 STAR = {"symbol": "star", "color": ORANGE, "size": 17}
+DIAMOND = {"symbol": "diamond", "color": GREEN, "size": 11}
 CROSS = {"symbol": "x-thin-open", "color": PURPLE, "size": 9, "line": {"width": 2}}
 # nats; a logarithmic axis has no zero, and weights that overflow have no KL: such values lie on
 # the edges of the axis.

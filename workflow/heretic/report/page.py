@@ -5,7 +5,7 @@ Every text of a prompt or an answer is escaped by the template engine.
 """
 
 import base64
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,12 +15,14 @@ from markupsafe import Markup
 from plotly.offline import get_plotlyjs
 
 from heretic.artifacts import write_text
+from heretic.console import log
 from heretic.evaluation.summary import short
 from heretic.report import words
 from heretic.report.chart import Chart
 from heretic.report.embedding import Method
 from heretic.report.figures import draw_all
 from heretic.report.parts import evaluation_content, render
+from heretic.report.picks import picks_table
 from heretic.report.reading import Run, flat, read_run
 from heretic.report.static import save_static
 from heretic.settings import Settings
@@ -57,6 +59,7 @@ def write_report(
     settings: Mapping[str, object],
     target: Path,
     plots: Path,
+    picks: Sequence[Path] = (),
 ) -> None:
     """Write the page to `target` and each figure to `plots/<name>.svg` and `.png`.
 
@@ -66,14 +69,18 @@ def write_report(
         settings: All settings of the run as plain JSON values.
         target: The HTML file.
         plots: Folder of the static figures.
+        picks: Where what further rules took is saved.
 
     Raises:
         HereticError: an artifact is missing or damaged; the message names it.
     """
-    found = read_run(run_folder)
+    found = read_run(run_folder, picks)
+    table = picks_table(found)
+    if table is not None and table.alike:
+        log.info("%s", table.alike)
     charts = draw_all(found, _projection(settings))
     shown = [_show(chart, *save_static(chart.figure, chart.name, plots)) for chart in charts]
-    content = {**_content(found, run, settings), "charts": shown}
+    content = {**_content(found, run, settings), "picks": table, "charts": shown}
     write_text(target, render("template.html", content))
 
 

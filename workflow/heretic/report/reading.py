@@ -4,7 +4,7 @@ Every complaint names the file it is about.
 """
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -54,6 +54,23 @@ class Trial:
 
 
 @dataclass(frozen=True)
+class Pick:
+    """A trial that a rule took: `best.json`, and what was measured of the model made of it.
+
+    `model` is where that lies, from the run's folder.
+    """
+
+    model: str
+    best: dict[str, Any]
+    evaluation: dict[str, Any]
+
+    @property
+    def rule(self) -> str:
+        """The rule, with which the reason begins."""
+        return str(self.best["selection"]).partition(":")[0]
+
+
+@dataclass(frozen=True)
 class Run:
     """The light artifacts of one run; `states` reads the heavy ones."""
 
@@ -66,6 +83,12 @@ class Run:
     ablation: dict[str, Any]
     engine: dict[str, Any]
     hashes: dict[str, str]
+    further_picks: tuple[Pick, ...] = ()
+
+    @property
+    def picks(self) -> tuple[Pick, ...]:
+        """The result, then what further rules took."""
+        return (Pick("model", self.best, self.evaluation), *self.further_picks)
 
     @property
     def baseline(self) -> float:
@@ -120,19 +143,25 @@ def objective_of(best: Mapping[str, Any]) -> str:
     return others[-1] if others else "unanswered"
 
 
-def read_run(folder: Path) -> Run:
+def read_run(folder: Path, picks: Sequence[Path] = ()) -> Run:
     """Read and check what the report is made of.
+
+    Args:
+        folder: of the run.
+        picks: those of what further rules took.
 
     Raises:
         HereticError: a file is missing, damaged or contradicts another one.
     """
     best = _read_best(folder / "best.json")
     trials = _read_trials(folder / "trials.csv", objective_of(best))
-    if best["trial"] not in {trial.number for trial in trials}:
-        raise HereticError(
-            f"{folder / 'trials.csv'} has no trial {best['trial']}, which {folder / 'best.json'} "
-            "chose; delete both and run again"
-        )
+    further = tuple(_read_pick(folder, pick) for pick in picks)
+    for place, chosen in zip([folder, *picks], [best, *(p.best for p in further)], strict=True):
+        if chosen["trial"] not in {trial.number for trial in trials}:
+            raise HereticError(
+                f"{folder / 'trials.csv'} has no trial {chosen['trial']}, which "
+                f"{place / 'best.json'} chose; delete both and run again"
+            )
     ablation = folder / "model" / "ablation.json"
     return Run(
         folder=folder,
@@ -144,7 +173,14 @@ def read_run(folder: Path) -> Run:
         ablation=_read_object(ablation) if ablation.exists() else {},
         engine=_read_engine(folder / "study.json"),
         hashes={name: sha256_of(folder / name) for name in HASHED if (folder / name).exists()},
+        further_picks=further,
     )
+
+
+def _read_pick(run: Path, folder: Path) -> Pick:
+    model = (folder / "model").relative_to(run).as_posix()
+    best = _read_best(folder / "best.json")
+    return Pick(model, best, _read_evaluation(folder / "evaluation.json"))
 
 
 def _read_object(path: Path) -> dict[str, Any]:

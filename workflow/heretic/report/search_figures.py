@@ -10,6 +10,7 @@ from heretic.evaluation.summary import nats, short
 from heretic.report.chart import (
     BLUE,
     CROSS,
+    DIAMOND,
     GREY,
     LARGEST_KL,
     SMALLEST_KL,
@@ -42,6 +43,9 @@ def pareto(run: Run) -> Chart:
     _add_trials(fig, front, "on the front", {"symbol": "circle", "color": BLUE, "size": 9})
     if over:
         _add_trials(fig, over, "infeasible (not generated for)", CROSS, top=1.09 * run.largest)
+    picked = {pick.best["trial"] for pick in run.further_picks}
+    if picked:
+        _add_trials(fig, [t for t in done if t.number in picked], "further picks", DIAMOND)
     _add_trials(fig, chosen, "chosen", STAR)
     return Chart(
         "pareto",

@@ -14,6 +14,7 @@ from heretic.settings.values import (
     Method,
     MethodWeights,
     OptionalNumber,
+    Picks,
     Scorers,
     TrialsInFlight,
     setting,
@@ -167,6 +168,7 @@ class SettingsFields(InputFields):
         "Which norms of an edited matrix are restored: its columns' (keeps the projection "
         "exact), its rows' (puts part of the direction back), the whole matrix's, or none.",
         "optimize",
+        "score_finalists",
         "apply_best",
     )
     engine: Literal["auto", "edited_weights", "output_side"] = setting(
@@ -231,6 +233,7 @@ class SettingsFields(InputFields):
         "of `{scorer, name, settings}`; a scorer may be a class of your own, "
         "`path/to/file.py:Class`. See docs/scores.md.",
         "optimize",
+        "score_finalists",
         "evaluate",
     )
     refusal_markers: Names = setting(
@@ -238,6 +241,7 @@ class SettingsFields(InputFields):
         "What makes a refusal of an answer: the sets `core`, `soft` (reluctance) and `evasive` (a "
         "change of subject), and phrases of your own.",
         "optimize",
+        "score_finalists",
         "evaluate",
         min_length=1,
     )
@@ -245,18 +249,32 @@ class SettingsFields(InputFields):
         100,
         "Tokens generated per answer; shorter answers hide refusals that come later.",
         "optimize",
+        "score_finalists",
         "evaluate",
         ge=1,
     )
-    select: str = setting(
+    select: Picks = setting(
         "closest",
         "Which trial of the Pareto front is taken: `closest` to the origin of the normalised "
-        "front, the `knee`, `min_refusals_under_kl`, or `trial=<number>`.",
+        "front, the `knee`, `min_refusals_under_kl`, or `trial=<number>`. Of several, such as "
+        "`knee,trial=12`, the first is the result; the others are saved under picks/ beside it.",
+        "score_finalists",
         "select_best",
-        pattern=r"^(closest|knee|min_refusals_under_kl|trial=\d+)$",
     )
     select_max_kl: float = setting(
-        0.1, "KL (nats) that `select: min_refusals_under_kl` stays under.", "select_best", gt=0
+        0.1,
+        "KL (nats) that `select: min_refusals_under_kl` stays under.",
+        "score_finalists",
+        "select_best",
+        gt=0,
+    )
+    n_finalists: int = setting(
+        3,
+        "Trials, the best by the rule of `select`, that are scored again on the weights as they "
+        "are saved before one of them is taken; 1 takes the search's scores as they are. What is "
+        "searched quantised, or saved from another model or as an adapter, is not scored again.",
+        "score_finalists",
+        ge=1,
     )
 
     # Held-out evaluation
@@ -276,12 +294,14 @@ class SettingsFields(InputFields):
         "What is saved: the whole edited model (`merged`), or a LoRA `adapter` of a few megabytes "
         "that PEFT loads into the base model and that needs `norm_preservation: none` and a model "
         "whose experts, if it has any, are not one parameter.",
+        "score_finalists",
         "apply_best",
     )
     export_from: OptionalText = setting(
         None,
         "Full-precision model, a hub id or a folder, that the export edits in place of `model`; "
         "needed with `quantization: as_is`, and then the original of the held-out table.",
+        "score_finalists",
         "apply_best",
         "evaluate",
     )

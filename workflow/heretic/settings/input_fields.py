@@ -18,6 +18,7 @@ MODEL_RULES = (
     "extract_residuals",
     "extract_protected_residuals",
     "optimize",
+    "score_finalists",
     "apply_best",
     "evaluate",
 )

@@ -123,6 +123,14 @@ class Settings(SettingsFields):
             raise ValueError("two of the models share a results folder; run them one by one")
         return by_run
 
+    def picks(self) -> dict[str, str]:
+        """The rules of `select` by the end of the folder where what each one picks is saved.
+
+        It comes after `results/<run>`: nothing for the first, which is the run's result.
+        """
+        first, *others = [self.select] if isinstance(self.select, str) else self.select
+        return {"": first, **{f"/picks/{rule.replace('=', '-')}": rule for rule in others}}
+
     def prompt_sources(self) -> dict[str, tuple[PromptSource, ...]]:
         """Sources of every prompt set in use, by set name; for the settings of one run."""
         assert isinstance(self.model, str)

@@ -1,6 +1,7 @@
 """How a setting is declared, and how texts of the command line become values of its type."""
 
 import json
+import re
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
@@ -91,6 +92,36 @@ TrialsInFlight = Annotated[
 ]
 
 OptionalNumber = Annotated[float | None, BeforeValidator(read_nothing)]
+RULE_NAMES = ("closest", "knee", "min_refusals_under_kl", "trial=<number>")
+RULE = r"(closest|knee|min_refusals_under_kl|trial=(0|[1-9]\d*))"
+
+
+def read_picks(value: object) -> object:
+    """`knee, closest` as the list of both; a single rule as a text, however it is given."""
+    if isinstance(value, str):
+        value = [part.strip() for part in value.split(",")]
+    rules = value if isinstance(value, list) else [value]
+    wrong = [rule for rule in rules if not (isinstance(rule, str) and re.fullmatch(RULE, rule))]
+    if wrong or not rules:
+        *names, last = RULE_NAMES
+        what = f"{wrong[0]!r} is no rule" if wrong else "there is no rule"
+        raise ValueError(f"{what}; name {', '.join(names)} or {last}, or several of them")
+    twice = [rule for rule in rules if rules.count(rule) > 1]
+    if twice:
+        raise ValueError(f"names {twice[0]} twice; name each rule once")
+    return rules[0] if len(rules) == 1 else rules
+
+
+# Texts as a configuration file may have them, for its schema.
+Picks = Annotated[
+    Annotated[str, Field(pattern=rf"^{RULE}( *, *{RULE})*$")]
+    | Annotated[
+        list[Annotated[str, Field(pattern=f"^{RULE}$")]],
+        Field(min_length=1, json_schema_extra={"uniqueItems": True}),
+    ],
+    BeforeValidator(read_picks),
+]
+
 NotNegative = Annotated[float, Field(ge=0)]
 MethodWeights = Annotated[dict[Method, NotNegative] | None, BeforeValidator(read_weights_by_name)]
 DirectionWeights = Annotated[

@@ -1,0 +1,97 @@
+"""Scores the best trials again, on the weights as they would be saved.
+
+Their matrices are W' = W - w d (d^T W) in float64, rounded once to the saved type, as the export
+writes them, where the search may have edited outputs or shared its passes among trials.
+"""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from snakemake.script import Snakemake
+
+from heretic.ablation.directions import AblationDirections
+from heretic.ablation.editor import pristine_weights
+from heretic.artifacts import provenance, read_json, read_tensors, write_json
+from heretic.console import job, log
+from heretic.evaluation.evaluator import Evaluator
+from heretic.evaluation.scorers import ScoredPrompts
+from heretic.evaluation.scorers.panel import make_panel
+from heretic.model.components import EMBEDDINGS
+from heretic.model.embeddings import with_embeddings
+from heretic.model.loading import Model, load_model
+from heretic.model.threads import set_threads
+from heretic.optimization.finalists import Choice, Finalist, Finals, score_finalists
+from heretic.optimization.objectives import Objective
+from heretic.optimization.records import TrialRecord
+from heretic.optimization.rescoring import Rescoring, why_not_in_memory, why_not_rescored
+from heretic.prompts.bundle import read_prompts
+
+snakemake: Snakemake
+
+Score = Callable[[TrialRecord], Finalist]
+
+
+def main(smk: Snakemake) -> None:
+    """Write the finalists of a rule with their scores of before and now."""
+    settings = smk.params.settings
+    inputs = {
+        name: Path(smk.input[name])
+        for name in ("good_evaluation_prompts", "bad_evaluation_prompts", "directions", "study")
+    }
+    study = read_json(inputs["study"])
+    records = [TrialRecord.from_dict(record) for record in study["trials"]]
+    objectives = [Objective.from_dict(each) for each in study["objectives"]]
+    choice = Choice(settings["select"], settings["select_max_kl"], objectives)
+    # Before a model is loaded: there may be nothing to choose.
+    next(choice.ranking(records))
+    reason = why_not_rescored(settings)
+    if reason is None:
+        set_threads(smk.config["runtime"][smk.wildcards.run]["threads"])
+        model = searched_model(smk, study, records)
+        reason = why_not_in_memory(model)
+    score: Score = Finalist.of
+    if reason is None:
+        score = rescoring(smk, model, inputs, study["model"]).score
+    else:
+        log.info("The search's scores are taken as they are: %s", reason)
+    found = score_finalists(records, choice, settings["n_finalists"], score)
+    finals = Finals(tuple(found), rescored=reason is None)
+    write_json(
+        Path(smk.output[0]),
+        {**finals.to_dict(), "provenance": provenance(settings, inputs)},
+    )
+
+
+def searched_model(smk: Snakemake, study: dict[str, Any], records: list[TrialRecord]) -> Model:
+    """The model of the search, in the data type in which it is saved."""
+    runtime, settings = smk.config["runtime"][smk.wildcards.run], smk.params.settings
+    changes = {
+        "model": smk.params.model,
+        "dtype": study["model"]["dtype"],
+        "response_prefix": read_json(Path(smk.input.chat))["response_prefix"],
+    }
+    model = load_model(**{**runtime, **settings, **changes})
+    edited = any(EMBEDDINGS in record.parameters.components for record in records)
+    return with_embeddings(model) if edited else model
+
+
+def rescoring(
+    smk: Snakemake, model: Model, inputs: dict[str, Path], facts: dict[str, Any]
+) -> Rescoring:
+    """What scores trials on the search's evaluation prompts by plain passes."""
+    runtime, settings = smk.config["runtime"][smk.wildcards.run], smk.params.settings
+    good, bad = (read_prompts(path) for name, path in inputs.items() if name.endswith("_prompts"))
+    texts = [prompt for path in smk.input.texts for prompt in read_prompts(Path(path))]
+    panel = make_panel(settings["refusal_markers"], settings["scorers"])
+    return Rescoring(
+        Evaluator(model, ScoredPrompts(good, bad, texts), settings["max_response_length"], panel),
+        pristine_weights(model, runtime["cache_weights"], runtime["cache_device"]),
+        AblationDirections.from_tensors(read_tensors(inputs["directions"])),
+        facts,
+        settings["norm_preservation"],
+    )
+
+
+with job(snakemake.log[0]):
+    main(snakemake)

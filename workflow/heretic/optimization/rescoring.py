@@ -1,0 +1,127 @@
+"""Scores trials with the very weights that their export would write."""
+
+import math
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+from heretic.ablation.directions import AblationDirections
+from heretic.ablation.editor import PristineWeights
+from heretic.ablation.projection import NormPreservation
+from heretic.ablation.recorded import plan_recorded
+from heretic.ablation.weights_cache import copy_back
+from heretic.console import log
+from heretic.errors import ExportError
+from heretic.evaluation.evaluator import Evaluator
+from heretic.evaluation.scale import KL
+from heretic.evaluation.summary import short
+from heretic.evaluation.trial_scores import Limits
+from heretic.export.record import Ablation
+from heretic.export.save import edit_in_memory
+from heretic.model.loading import Model
+from heretic.model.quantization import NONE
+from heretic.optimization.finalists import Finalist
+from heretic.optimization.records import TrialRecord
+from heretic.optimization.trials import WORST_KL
+
+
+def why_not_rescored(settings: Mapping[str, Any]) -> str | None:
+    """What keeps finalists from being scored again, if anything.
+
+    Args:
+        settings: `n_finalists`, `quantization`, `export_from` and `export`.
+    """
+    if settings["n_finalists"] == 1:
+        return "n_finalists is 1"
+    if settings["quantization"] != NONE:
+        return "the network is quantised, and its full-precision weights may not fit"
+    if settings["export_from"] is not None:
+        return "another model is saved than was searched"
+    if settings["export"] == "adapter":
+        return "an adapter holds no edited weights"
+    return None
+
+
+def why_not_in_memory(model: Model) -> str | None:
+    """The same of a loaded model."""
+    fixed = next((w.name for w in model.anatomy.writers if not w.editable), None)
+    return None if fixed is None else f"{fixed} is offloaded, so that it cannot be edited in place"
+
+
+@contextmanager
+def as_exported(model: Model, ablation: Ablation, pristine: PristineWeights) -> Iterator[None]:
+    """Within the block the model has the tensors that an export writes, then its own bit for bit.
+
+    Args:
+        model: in its original state.
+        ablation: whose data type is the model's.
+        pristine: its original weights.
+
+    Raises:
+        ExportError: the edit is not of this model.
+        ModelLoadError: the original weights cannot be restored.
+    """
+    writers = {writer.parameter_name: writer for writer in model.anatomy.writers}
+    unknown = [name for name in ablation.matrix_edits() if name not in writers]
+    if unknown:  # which could not be restored
+        raise ExportError(
+            f"{unknown[0]}, which the search edited, is not among what the loaded model writes "
+            "with; run the search again"
+        )
+    edited = [writers[name] for name in ablation.matrix_edits()]
+    try:
+        edit_in_memory(model, ablation)
+        yield
+    finally:
+        for writer in edited:
+            copy_back(writer, pristine.pristine(writer))
+
+
+@dataclass(frozen=True)
+class Rescoring:
+    """What it takes to score trials again.
+
+    Attributes:
+        evaluator: of a model that is in its original state between the trials.
+        pristine: that model's original weights.
+        directions: of every state of the model's stream.
+        facts: of the model, as the search recorded them in `study.json`.
+        norm_preservation: which norms are restored.
+    """
+
+    evaluator: Evaluator
+    pristine: PristineWeights
+    directions: AblationDirections
+    facts: Mapping[str, Any]
+    norm_preservation: NormPreservation
+
+    def ablation(self, record: TrialRecord) -> Ablation:
+        """A trial's edit as an export makes it; in which files does not matter here."""
+        return Ablation(
+            tuple(plan_recorded(record.parameters, self.directions, self.facts)),
+            self.norm_preservation,
+            self.facts["dtype"],
+            "merged",
+            max_shard_size="5GB",
+            chat_template=None,
+        )
+
+    def score(self, record: TrialRecord) -> Finalist:
+        """Score a trial by plain passes on the search's evaluation prompts.
+
+        Raises:
+            ExportError, ModelLoadError: as `as_exported`.
+        """
+        with as_exported(self.evaluator.model, self.ablation(record), self.pristine):
+            # No limit but the one on what is a number at all.
+            scores = dict(self.evaluator.evaluate(Limits(WORST_KL)))
+        feasible = math.isfinite(scores[KL]) and scores[KL] <= WORST_KL
+        if not feasible:
+            scores[KL] = WORST_KL
+        told = ", ".join(
+            f"{name} {short(value)} (in the search {short(record.scores.get(name))})"
+            for name, value in scores.items()
+        )
+        log.info("Trial %d: %s", record.number, told)
+        return Finalist(record.number, scores, record.scores, feasible)

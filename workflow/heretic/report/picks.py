@@ -1,0 +1,69 @@
+"""What each rule of `select` took, side by side."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from heretic.evaluation.summary import Cell, short, summarise
+from heretic.report.reading import Pick, Run
+
+HELD_OUT = ("refusals", "recovered", "kl_first_token")
+
+
+@dataclass(frozen=True)
+class PickRow:
+    """A trial that was taken, and where its model is from the run's folder."""
+
+    rule: str
+    trial: int
+    model: str
+    cells: tuple[Cell, ...]
+
+
+@dataclass(frozen=True)
+class PicksTable:
+    """Headings and a row per rule.
+
+    Attributes:
+        headings: of the cells.
+        rows: the result first.
+        alike: says which rules took the same trial; empty if none did.
+    """
+
+    headings: tuple[str, ...]
+    rows: tuple[PickRow, ...]
+    alike: str
+
+
+def picks_table(run: Run) -> PicksTable | None:
+    """The picks of a run, or None where there is only the result."""
+    if not run.further_picks:
+        return None
+    scores = list(dict.fromkeys(name for pick in run.picks for name in pick.best["scores"]))
+    measures = summarise(run.evaluation)
+    kept = [name for name in HELD_OUT if name in measures.keys]
+    headings = dict(zip(measures.keys, measures.headings, strict=True))
+    rows = tuple(
+        PickRow(pick.rule, pick.best["trial"], pick.model, _cells(pick, scores, kept))
+        for pick in run.picks
+    )
+    shown = (*(f"Search: {name}" for name in scores), *(f"Held out: {headings[n]}" for n in kept))
+    return PicksTable(shown, rows, _alike(run.picks))
+
+
+def _cells(pick: Pick, scores: Sequence[str], measures: Sequence[str]) -> tuple[Cell, ...]:
+    found = pick.best["scores"]
+    summary = summarise(pick.evaluation)
+    edited = next(row for row in summary.rows if row.name == "edited")
+    by_name = dict(zip(summary.keys, edited.cells, strict=True))
+    missing = Cell("n/a")
+    searched = (Cell(short(found[name])) if name in found else missing for name in scores)
+    return (*searched, *(by_name.get(name, missing) for name in measures))
+
+
+def _alike(picks: Sequence[Pick]) -> str:
+    by_trial: dict[int, list[str]] = {}
+    for pick in picks:
+        by_trial.setdefault(pick.best["trial"], []).append(pick.rule)
+    same = {trial: rules for trial, rules in by_trial.items() if len(rules) > 1}
+    told = (f"{' and '.join(rules)} took the same trial {n}" for n, rules in same.items())
+    return "".join(f"{text}, so that their models are the same. " for text in told).strip()
