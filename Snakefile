@@ -13,6 +13,7 @@
 #       ├── best.json                              select_best
 #       ├── model/                       phase 4   apply_best
 #       ├── evaluation.json                        evaluate
+#       ├── benchmarks.json                        benchmark_original, benchmark (only with benchmarks)
 #       ├── model.manifest.json                    save
 #       ├── report.html, plots/                    report
 #       └── upload.json                            upload (only with upload_to)
@@ -32,6 +33,7 @@ include: "workflow/rules/directions.smk"
 include: "workflow/rules/search.smk"
 include: "workflow/rules/export.smk"
 include: "workflow/rules/evaluation.smk"
+include: "workflow/rules/benchmarks.smk"
 
 
 rule all:

@@ -6,7 +6,7 @@ Every text of a prompt or an answer is escaped by the template engine.
 
 import base64
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,7 @@ from markupsafe import Markup
 from plotly.offline import get_plotlyjs
 
 from heretic.artifacts import write_text
+from heretic.evaluation.benchmarks import HEADINGS, benchmark_notes, benchmark_rows
 from heretic.evaluation.summary import short, summarise
 from heretic.report import words
 from heretic.report.chart import Chart
@@ -74,7 +75,7 @@ def write_report(
     Raises:
         HereticError: an artifact is missing or damaged; the message names it.
     """
-    found = read_run(run_folder)
+    found = read_run(run_folder, with_benchmarks=bool(settings.get("benchmarks")))
     charts = draw_all(found, _projection(settings))
     shown = [_show(chart, *save_static(chart.figure, chart.name, plots)) for chart in charts]
     loader = FileSystemLoader(Path(__file__).parent)
@@ -126,6 +127,7 @@ def _content(found: Run, run: str, settings: Mapping[str, object]) -> dict[str, 
         "warnings": words.warnings(evaluation, found.doubtful()),
         "summary": summarise(evaluation),
         "noop_identical": evaluation.get("noop_identical"),
+        "benchmarks": found.benchmarks and _benchmarks(found.benchmarks),
         "best": found.best,
         "chosen": found.chosen(),
         "parameters": {key: short(value) for key, value in flat(found.best["parameters"]).items()},
@@ -139,6 +141,14 @@ def _content(found: Run, run: str, settings: Mapping[str, object]) -> dict[str, 
         "versions": _versions(found),
         "fingerprints": _fingerprints(found),
         "plotly": Markup(get_plotlyjs()),
+    }
+
+
+def _benchmarks(benchmarks: Mapping[str, Any]) -> dict[str, Any]:
+    return {
+        "headings": HEADINGS,
+        "rows": [astuple(row) for row in benchmark_rows(benchmarks)],
+        "notes": benchmark_notes(benchmarks),
     }
 
 

@@ -11,6 +11,7 @@ from typing import Any
 
 from heretic.artifacts import read_json, sha256_of
 from heretic.errors import HereticError
+from heretic.evaluation.benchmarks import benchmark_notes, benchmark_rows
 from heretic.report.files import blaming, number, read_rows
 from heretic.report.geometry import Column, indistinct_layers, read_geometry, used_states
 from heretic.stages import STAGES
@@ -67,6 +68,7 @@ class Run:
     ablation: dict[str, Any]
     engine: dict[str, Any]
     hashes: dict[str, str]
+    benchmarks: dict[str, Any] | None = None
 
     @property
     def baseline(self) -> float:
@@ -91,8 +93,10 @@ class Run:
         return tuple(layer for layer in indistinct_layers(self.geometry) if layer in used)
 
 
-def read_run(folder: Path) -> Run:
+def read_run(folder: Path, *, with_benchmarks: bool = False) -> Run:
     """Read and check what the report is made of.
+
+    Scores of benchmarks that the run no longer asks for may still lie there, and are left alone.
 
     Raises:
         HereticError: a file is missing, damaged or contradicts another one.
@@ -115,6 +119,7 @@ def read_run(folder: Path) -> Run:
         ablation=_read_object(ablation) if ablation.exists() else {},
         engine=_read_engine(folder / "study.json"),
         hashes={name: sha256_of(folder / name) for name in HASHED if (folder / name).exists()},
+        benchmarks=_read_benchmarks(folder / "benchmarks.json") if with_benchmarks else None,
     )
 
 
@@ -162,6 +167,13 @@ def _read_evaluation(path: Path) -> dict[str, Any]:
         for sample in evaluation["samples"]:
             _ = [sample[key] for key in SAMPLE_KEYS]
     return evaluation
+
+
+def _read_benchmarks(path: Path) -> dict[str, Any]:
+    benchmarks = _read_object(path)
+    with blaming(path):
+        benchmark_rows(benchmarks), benchmark_notes(benchmarks)
+    return benchmarks
 
 
 def _check_interval(measure: Mapping[str, Any]) -> None:

@@ -29,6 +29,7 @@ SECTIONS: Final = {
     "kl_tokens": "Held-out evaluation",
     "export": "Saving and uploading",
     "projection": "Report",
+    "benchmarks": "Benchmarks",
 }
 
 
@@ -250,6 +251,7 @@ class SettingsFields(InputFields):
         "needed with `quantization: as_is`, and then the original of the held-out table.",
         "apply_best",
         "evaluate",
+        "benchmark_original",
     )
     low_memory_export: Literal["true", "false", "auto"] = setting(
         "auto",

@@ -20,6 +20,8 @@ MODEL_RULES = (
     "optimize",
     "apply_best",
     "evaluate",
+    "benchmark_original",
+    "benchmark",
 )
 # The edited weights are written in full precision, however the network was measured.
 MEASURING_RULES = tuple(rule for rule in MODEL_RULES if rule != "apply_best")
