@@ -115,7 +115,7 @@ def test_benchmarks_of_lm_eval_are_known_and_others_are_not(tmp_path: Path) -> N
     check_run("demo", Settings(benchmarks=known, **own), tmp_path / "results")
     message = complaint(SettingsError, Settings(benchmarks=["gms8k"], **own), "demo")
     assert "lm-eval has no task 'gms8k'; did you mean gsm8k" in message
-    message = complaint(SettingsError, Settings(benchmarks=["mmlu_subst"]), "demo")
+    message = complaint(SettingsError, Settings(benchmarks=["mmlu_subst"], **own), "demo")
     assert "did you mean mmlu_subset" in message
 
 

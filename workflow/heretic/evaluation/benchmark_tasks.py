@@ -36,26 +36,30 @@ def check_benchmarks(names: Sequence[str], folder: str | None) -> None:
         raise SettingsError(
             f"benchmark_tasks = {folder!r} is no folder; name the one that holds your task files"
         )
-    known = task_manager(tuple(names), folder).task_index
+    known = task_manager(names, folder).task_index
     for name in names:
         if known_as(name) not in known:
             raise SettingsError(_unknown(name, known))
 
 
-@cache
-def task_manager(names: tuple[str, ...], folder: str | None) -> Any:
-    """lm-eval's own manager of its tasks and the user's; it reads thousands of files in seconds.
+def task_manager(names: Sequence[str], folder: str | None) -> Any:
+    """lm-eval's own manager of its tasks and the user's.
 
-    Where the user's files define all of `names` alone, the others are not read.
+    Where the user's files define all of `names` alone, the thousands of others are not read.
     """
+    if folder is None:
+        return _manager(None, everything=True)
+    own = _manager(folder, everything=False)
+    needed = {known_as(name) for name in names} | _members(own.task_index)
+    return own if needed <= own.task_index.keys() else _manager(folder, everything=True)
+
+
+@cache
+def _manager(folder: str | None, *, everything: bool) -> Any:
     from lm_eval.tasks import TaskManager
 
-    if folder is None:
-        return TaskManager()
-    place = str(Path(folder).expanduser())
-    own = TaskManager(include_path=place, include_defaults=False)
-    needed = {known_as(name) for name in names} | _members(own.task_index)
-    return own if needed <= own.task_index.keys() else TaskManager(include_path=place)
+    place = None if folder is None else str(Path(folder).expanduser())
+    return TaskManager(include_path=place, include_defaults=everything)
 
 
 def task_files(folder: str | None) -> list[str]:
