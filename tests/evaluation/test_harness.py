@@ -154,9 +154,10 @@ def test_an_interruption_loses_one_batch(
             raise KeyboardInterrupt
         return inner(self, inputs, *arguments, **options)
 
-    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+    with monkeypatch.context() as patch:
         patch.setattr(HarnessModel, "_model_call", interrupted)
-        score(model, tasks, "words", answers=tmp_path / "answers.db")
+        with pytest.raises(KeyboardInterrupt):
+            score(model, tasks, "words", answers=tmp_path / "answers.db")
     found = score(model, tasks, "words", answers=tmp_path / "answers.db")
     assert batches == [4, 4, 4]
     assert found == score(model, tasks, "words")
@@ -194,8 +195,9 @@ def test_a_system_turn_is_never_lost(template: str) -> None:
 def test_data_that_cannot_be_had_is_told_before_a_model_is_loaded(tmp_path: Path) -> None:
     write_choices(tmp_path, "words")
     (tmp_path / "words.jsonl").unlink()
-    with pytest.raises(SettingsError, match="^benchmark words cannot be had: .*take it out") as told:
+    with pytest.raises(SettingsError, match="benchmark words cannot be had") as told:
         load_benchmarks(BenchmarkProtocol(("words",), folder=str(tmp_path)))
+    assert "words.jsonl" in str(told.value)
     assert "\n" not in str(told.value)
 
 

@@ -38,9 +38,8 @@ def test_both_forms_score_alike_and_not_like_the_original(tmp_path: Path) -> Non
     tables = [compare(found["original"], found[form]) for form in saved]
     assert tables[0] == tables[1]
     score = tables[0]["tasks"]["words"]["metrics"]["acc"]
-    assert score["original"] == {
-        key: found["original"]["tasks"]["words"]["metrics"]["acc"][key] for key in ("value", "stderr")
-    }
+    before = found["original"]["tasks"]["words"]["metrics"]["acc"]
+    assert score["original"] == {key: before[key] for key in ("value", "stderr")}
     assert score["difference"]["stderr"] > 0
     assert score["edited"]["value"] == pytest.approx(
         score["original"]["value"] + score["difference"]["value"]
