@@ -110,7 +110,7 @@ def test_benchmarks_of_ones_own(tmp_path: Path) -> None:
 @pytest.mark.heavy  # lm-eval reads thousands of files
 def test_benchmarks_of_lm_eval_are_known_and_others_are_not(tmp_path: Path) -> None:
     write_choices(tmp_path, "words")
-    own = {"benchmark_tasks": str(tmp_path)}
+    own: dict[str, Any] = {"benchmark_tasks": str(tmp_path)}
     known = ["mmlu", "mmlu_subset", "gsm8k", "ai2_arc", "hellaswag", "words"]
     check_run("demo", Settings(benchmarks=known, **own), tmp_path / "results")
     message = complaint(SettingsError, Settings(benchmarks=["gms8k"], **own), "demo")
