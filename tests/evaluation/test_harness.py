@@ -7,18 +7,14 @@ from typing import Any
 
 import pytest
 import torch
+from multimodal_models import PARTS_TEMPLATE
 from own_tasks import QUESTIONS, WORDS, write_choices, write_group, write_open
 from tiny_models import CHAT_TEMPLATE, NO_SYSTEM_ROLE, tiny_model
 
 from heretic.errors import SettingsError
 from heretic.evaluation.benchmarks import BenchmarkProtocol, compare
-from heretic.evaluation.harness import (
-    MOST_SCORED,
-    HarnessModel,
-    answers_file,
-    load_benchmarks,
-    score_benchmarks,
-)
+from heretic.evaluation.harness import answers_file, load_benchmarks, score_benchmarks
+from heretic.evaluation.harness_model import MOST_SCORED, HarnessModel
 from heretic.model.decoding import decode, generate
 from heretic.model.loading import Model
 from heretic.prompts import Prompt
@@ -182,8 +178,8 @@ def test_batches_shrink_when_memory_runs_out(
     assert model.batch_size.current == room
 
 
-@pytest.mark.parametrize("template", [CHAT_TEMPLATE, NO_SYSTEM_ROLE])
-def test_a_system_turn_is_never_lost(template: str) -> None:
+@pytest.mark.parametrize("template", [CHAT_TEMPLATE, NO_SYSTEM_ROLE, PARTS_TEMPLATE])
+def test_turns_are_rendered_as_elsewhere_and_never_lost(template: str) -> None:
     model = tiny_model(response_prefix="Well,")
     model.chat.tokenizer.chat_template = template
     turns = [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "Hi"}]
