@@ -14,6 +14,7 @@
 #       ├── best.json                              select_best
 #       ├── model/                       phase 4   apply_best
 #       ├── evaluation.json, answers.jsonl         evaluate
+#       ├── benchmarks.json                        benchmark_original, benchmark (only with benchmarks)
 #       ├── model.manifest.json                    save
 #       ├── picks/{rule}/                          the same of each further rule of `select`
 #       ├── report.html, plots/                    report
@@ -34,6 +35,7 @@ include: "workflow/rules/directions.smk"
 include: "workflow/rules/search.smk"
 include: "workflow/rules/export.smk"
 include: "workflow/rules/evaluation.smk"
+include: "workflow/rules/benchmarks.smk"
 
 
 rule all:

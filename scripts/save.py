@@ -23,7 +23,8 @@ def main(smk: Snakemake) -> None:
         for path in map(Path, smk.input.prompts)
     }
     prefix = read_json(Path(smk.input.chat))["response_prefix"]
-    card = model_card(record, read_json(evaluation_file), best, prompts, prefix)
+    scores = [read_json(Path(path)) for path in smk.input.benchmarks]  # one, where there are any
+    card = model_card(record, read_json(evaluation_file), best, prompts, prefix, *scores)
     write_text(folder / "README.md", card)
     files = manifest(folder)
     log.info("%d files, %.1f MB", len(files), sum(f["bytes"] for f in files.values()) / 1e6)

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy
 import pytest
+from own_tasks import write_choices, write_group
 from safetensors.numpy import save_file
 
 from heretic.errors import (
@@ -85,6 +86,37 @@ def test_a_quantisation_whose_package_is_missing(monkeypatch: pytest.MonkeyPatch
     message = complaint(SettingsError, Settings(quantization="bnb_4bit"), "demo")
     assert "needs the package bitsandbytes: pip install" in message
     assert "or set quantization=none" in message
+
+
+def test_benchmarks_whose_package_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("heretic.evaluation.benchmark_tasks.find_spec", lambda name: None)
+    check_run("demo", Settings(), Path("results"))
+    message = complaint(SettingsError, Settings(benchmarks=["mmlu", "gsm8k"]), "demo")
+    assert message.startswith("benchmarks=mmlu,gsm8k needs the package lm_eval: pip install")
+    assert "'.[benchmarks]'" in message
+
+
+def test_benchmarks_of_ones_own(tmp_path: Path) -> None:
+    tasks = tmp_path / "tasks"
+    write_choices(tasks, "words")
+    write_group(tasks, "mmlu", ["words"])
+    known = Settings(benchmarks=["words", "mmlu_subset"], benchmark_tasks=str(tasks))
+    check_run("demo", known, tmp_path / "results")
+    settings = Settings(benchmarks=["words"], benchmark_tasks=str(tasks / "none"))
+    message = complaint(SettingsError, settings, "demo")
+    assert "is no folder" in message
+
+
+@pytest.mark.heavy  # lm-eval reads thousands of files
+def test_benchmarks_of_lm_eval_are_known_and_others_are_not(tmp_path: Path) -> None:
+    write_choices(tmp_path, "words")
+    own: dict[str, Any] = {"benchmark_tasks": str(tmp_path)}
+    known = ["mmlu", "mmlu_subset", "gsm8k", "ai2_arc", "hellaswag", "words"]
+    check_run("demo", Settings(benchmarks=known, **own), tmp_path / "results")
+    message = complaint(SettingsError, Settings(benchmarks=["gms8k"], **own), "demo")
+    assert "lm-eval has no task 'gms8k'; did you mean gsm8k" in message
+    message = complaint(SettingsError, Settings(benchmarks=["mmlu_subst"], **own), "demo")
+    assert "did you mean mmlu_subset" in message
 
 
 def test_a_quantised_checkpoint_needs_its_original(tmp_path: Path) -> None:

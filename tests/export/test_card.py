@@ -95,11 +95,43 @@ def card(
         "provenance": {"versions": {"python": "3.11.9", "torch": "2.13.0"}},
     }
     text = model_card(
-        record, changes.get("evaluation", EVALUATION), BEST, PROMPTS, changes.get("prefix", "")
+        record,
+        changes.get("evaluation", EVALUATION),
+        BEST,
+        PROMPTS,
+        changes.get("prefix", ""),
+        changes.get("benchmarks"),
     )
     start, header, body = text.split("---\n", 2)
     assert start == ""
     return yaml.safe_load(header), body
+
+
+def test_benchmarks_are_shown_where_there_are_any() -> None:
+    score = {"value": 0.5, "stderr": 0.01}
+    benchmarks = {
+        "tasks": {
+            "gsm8k": {
+                "n": 1319,
+                "shots": 5,
+                "metrics": {
+                    "exact_match (strict-match)": {
+                        "original": score,
+                        "edited": {**score, "value": 0.51},
+                        "difference": {"value": 0.01, "stderr": 0.002, "paired": True},
+                        "higher_is_better": True,
+                    }
+                },
+            }
+        },
+        "versions": {"lm_eval": "0.4.13"},
+    }
+    _, text = card(benchmarks=benchmarks)
+    assert (
+        "| gsm8k (5-shot) | exact_match (strict-match) ↑ | 1319 | 0.5000 ± 0.0100 | "
+        "0.5100 ± 0.0100 | +0.0100 ± 0.0020 |\n\nScored by lm-eval 0.4.13"
+    ) in text
+    assert "## Benchmarks" not in card()[1]
 
 
 def test_the_front_matter_is_what_the_hub_reads() -> None:

@@ -106,10 +106,40 @@ def make_evaluation() -> dict[str, Any]:
     }
 
 
+def make_benchmarks() -> dict[str, Any]:
+    """benchmarks.json of one benchmark, which has a second metric without errors."""
+    return {
+        "tasks": {
+            "mmlu_subset": {
+                "n": 1425,
+                "shots": 5,
+                "metrics": {
+                    "acc": {
+                        "original": {"value": 0.65625, "stderr": 0.0125},
+                        "edited": {"value": 0.640625, "stderr": 0.0126},
+                        "difference": {"value": -0.015625, "stderr": 0.0041, "paired": True},
+                        "higher_is_better": True,
+                    },
+                    "loss": {
+                        "original": {"value": 1.5, "stderr": None},
+                        "edited": {"value": None, "stderr": None},
+                        "difference": {"value": None, "stderr": None, "paired": False},
+                        "higher_is_better": False,
+                    },
+                },
+            }
+        },
+        "versions": {"lm_eval": "0.4.13", "mmlu_subset": "2"},
+    }
+
+
 def make_settings() -> dict[str, object]:
-    """All settings, two of them changed."""
+    """All settings, three of them changed."""
     changed = Settings(
-        model="demo", n_trials=80, bad_prompts=PromptSource(dataset="my prompts/bad set.txt")
+        model="demo",
+        n_trials=80,
+        bad_prompts=PromptSource(dataset="my prompts/bad set.txt"),
+        benchmarks=["mmlu_subset"],
     )
     return changed.model_dump(mode="json")
 
@@ -240,6 +270,7 @@ def build_run(folder: Path, shape: Shape = Shape()) -> Path:
     write_json(folder / "study.json", {"engine": {"trials_in_flight": 4}})
     write_csv(folder / "geometry.csv", geometry_rows(shape), provenance)
     write_json(folder / "evaluation.json", make_evaluation())
+    write_json(folder / "benchmarks.json", make_benchmarks())
     write_json(
         folder / "prompts" / "bad_prompts.fingerprint.json",
         {"fingerprint": "cafe" * 16, "n": PROMPTS, "source": {"dataset": "demo"}},

@@ -93,6 +93,16 @@ def test_paired_tests_and_categories_follow(page: Page, words: str) -> None:
     assert "mixed at random" in words
 
 
+def test_benchmarks_have_a_table_of_their_own(page: Page, words: str) -> None:
+    cells = page.texts["td"]
+    start = cells.index("acc ↑")
+    values = ["1425", "0.6562 ± 0.0125", "0.6406 ± 0.0126", "-0.0156 ± 0.0041"]
+    assert cells[start + 1 : start + 5] == values
+    assert cells[start + 5 : start + 10] == ["loss ↓", "1425", "1.5000", "n/a", "n/a"]
+    assert "mmlu_subset (5-shot)" in page.texts["th"]
+    assert "Scored by lm-eval 0.4.13" in words
+
+
 def test_header_says_what_came_out(page: Page, words: str) -> None:
     assert page.texts["h1"] == ["first <light>"]
     assert "first <light>" in page.texts["title"][0]
@@ -206,8 +216,9 @@ def test_optional_parts_may_be_absent(
         part.pop("kept", None)
     del evaluation["paired"], evaluation["by_category"], evaluation["controls"]["shuffled_labels"]
     (run_folder / "evaluation.json").write_text(json.dumps({**evaluation, "samples": []}))
-    text = write(run_folder, settings)
+    text = write(run_folder, {**settings, "benchmarks": []})
     assert '<th scope="col">Refusals</th>' in text
+    assert 'id="benchmarks"' not in text, "what lies there is of an earlier run"
     assert "Recovered</th>" not in text
     assert "The evaluation kept no sample answers." in text
     assert "McNemar" not in text
@@ -222,6 +233,7 @@ def test_optional_parts_may_be_absent(
         "trials.csv",
         "geometry.csv",
         "evaluation.json",
+        "benchmarks.json",
         "directions.safetensors",
         "residuals/good_prompts.safetensors",
         "residuals/bad_prompts.safetensors",

@@ -164,6 +164,14 @@ def test_names_of_subjects_are_text_or_a_list() -> None:
         assert found.prompt_sources()["sacred_prompts"][0].subjects == ["law", "logic"]
 
 
+def test_names_of_benchmarks_are_text_or_a_list() -> None:
+    text = resolve({}, {}, {"benchmarks": "mmlu, gsm8k", "benchmark_shots": "5"}).settings
+    listed = resolve({"benchmarks": ["mmlu", "gsm8k"], "benchmark_shots": 5}, {}).settings
+    assert text.benchmarks == listed.benchmarks == ["mmlu", "gsm8k"]
+    assert text.benchmark_shots == listed.benchmark_shots == 5
+    assert resolve({"benchmarks": ""}, {"HERETIC_BENCHMARK_SHOTS": ""}).settings == Settings()
+
+
 def test_a_single_key_cannot_change_two_built_in_sets_at_once() -> None:
     message = refusal({"model": ["demo", "owner/name"], "bad_prompts": {"split": "train[:3]"}})
     assert "bad_prompts.dataset" in message

@@ -11,9 +11,10 @@ from typing import Any
 
 import pytest
 from conftest import Workspace
+from own_tasks import QUESTIONS, write_choices
 from services.hub_server import HubServer
 
-from heretic.artifacts import sha256_of
+from heretic.artifacts import read_json, sha256_of
 from heretic.dependencies import module_files
 from heretic.settings import PROMPT_SETS, Settings
 from heretic.settings.documents import rules_of
@@ -22,7 +23,7 @@ pytestmark = pytest.mark.slow
 
 Jobs = dict[str, dict[str, Any]]
 HERE = Path(__file__).parent
-# A run that uses everything: both optional prompt sets and an upload.
+# A run that uses everything: both optional prompt sets, an upload and a benchmark.
 BASE: dict[str, Any] = {
     "device_map": "sequential",
     "upload_to": "tester/stale",
@@ -34,6 +35,8 @@ BASE: dict[str, Any] = {
     "n_directions": 2,
     "max_response_length": 16,
     "bootstrap_samples": 100,
+    "benchmarks": "words",
+    "benchmark_tasks": "own_tasks",
 }
 # Another valid value of every setting but the prompt sets.
 CHANGED: dict[str, Any] = {
@@ -99,7 +102,14 @@ CHANGED: dict[str, Any] = {
     "low_memory_export": "true",
     "upload_private": "false",
     "projection": "pacmap",
+    "benchmarks": "letters,words",
+    "benchmark_limit": 2,
+    "benchmark_shots": 1,
+    "benchmark_chat": "false",
+    "benchmark_tasks": "other_tasks",
 }
+# Settings that name files, which are inputs of the rules that read them.
+NAME_FILES = ("export_from", "benchmark_tasks")
 CHANGED |= {
     name: {
         "dataset": "demo",
@@ -157,6 +167,9 @@ def planner(
     folder = tmp_path_factory.mktemp("stale") / "workspace"
     workspace = Workspace(Path(shutil.copytree(demo_run[0].folder, folder)))
     pairs = [f"{key}={value}" for key, value in BASE.items()]
+    for tasks in ("own_tasks", "other_tasks"):
+        for name in ("words", "letters"):
+            write_choices(workspace.folder / tasks, name)
     with HubServer() as hub:
         variables = hub.environment(tmp_path_factory.mktemp("home"))
         workspace.require("--config", *pairs, **variables)
@@ -200,7 +213,7 @@ def test_a_setting_makes_exactly_the_rules_of_its_row_stale(planner: Planner, na
     jobs = planner.plan(**{name: CHANGED[name]})
     assert rules(jobs, "params") == row
     # It names files, which count as well where the model that it names is loaded.
-    loading = row - {"score_finalists"} if name == "export_from" else set()
+    loading = row - {"score_finalists"} if name in NAME_FILES else set()
     assert rules(jobs, "inputs") == loading
     assert planned(jobs) == and_all_after(jobs, {n for n, job in jobs.items() if job["params"]})
 
@@ -236,6 +249,27 @@ def test_which_trial_is_taken_is_no_matter_of_the_search(planner: Planner) -> No
             name.split()[0] for name in planned(jobs)
         }
         assert "optimize demo" not in planned(jobs)
+
+
+def test_benchmarks_that_are_switched_off_are_missed(planner: Planner) -> None:
+    jobs = planner.plan(benchmarks="")
+    assert rules(jobs, "params") == set()
+    assert rules(jobs, "inputs") == {"save", "report"}
+
+
+def test_another_pick_does_not_score_the_original_again(planner: Planner) -> None:
+    names = {name.split()[0] for name in planned(planner.plan(select="knee"))}
+    assert "benchmark" in names
+    assert "benchmark_original" not in names
+
+
+def test_the_benchmark_of_the_run_is_in_its_model_card(planner: Planner) -> None:
+    run = planner.workspace.results / "demo"
+    found = read_json(run / "benchmarks.json")
+    assert found["tasks"]["words"]["n"] == len(QUESTIONS)
+    assert found["tasks"]["words"]["metrics"]["acc"]["difference"]["paired"] is True
+    assert "| words (0-shot) | acc" in (run / "model" / "README.md").read_text(encoding="utf-8")
+    assert "words (0-shot)" in (run / "report.html").read_text(encoding="utf-8")
 
 
 def test_another_model_makes_the_rules_of_its_row_stale(planner: Planner) -> None:

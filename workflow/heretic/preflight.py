@@ -8,6 +8,7 @@ from typing import Any
 
 from heretic.artifacts import read_json
 from heretic.errors import ExportError, SettingsError
+from heretic.evaluation.benchmark_tasks import check_benchmarks
 from heretic.export.forms import check_form
 from heretic.export.hub import check_upload
 from heretic.model.quantization import (
@@ -29,7 +30,7 @@ RESERVED_RUNS = {"demo-model": "the demo model lies", "comparisons": "comparison
 
 
 def check_run(run: str, settings: Settings, results: Path) -> None:
-    """Check a run's model, prompt sets, export, results folder, upload and what its report needs.
+    """Check a run's model, prompt sets, export, results folder, upload, report and benchmarks.
 
     Args:
         run: name of the run's folder.
@@ -48,6 +49,7 @@ def check_run(run: str, settings: Settings, results: Path) -> None:
     check_owner(results / run, settings)
     check_form(settings.export, settings.norm_preservation, settings.ablate_embeddings)
     check_projection(settings.projection)
+    check_benchmarks(settings.benchmarks, settings.benchmark_tasks)
     check_writable(results / run)
     if source_of_export(settings) != DEMO and settings.export == "merged":
         check_space(results / run, settings)

@@ -13,6 +13,7 @@ except ImportError:
 
 from heretic.console import one_line_errors, start_logging
 from heretic.dependencies import module_files
+from heretic.evaluation.benchmark_tasks import task_files
 from heretic.model.source import checkpoint_files
 from heretic.preflight import check_run, pinned, scorer_files
 from heretic.prompts.sources import local_files
@@ -168,6 +169,18 @@ def source_files(wildcards):
     """The files of a set that comes from some, so that editing one makes the set stale."""
     paths = (local_files(source) for source in sources_of_set(wildcards))
     return [str(path) for found in paths for path in found]
+
+
+def own_task_files(wildcards):
+    """The user's own benchmarks, so that editing one makes its scores stale."""
+    return task_files(RUNS[wildcards.run].benchmark_tasks)
+
+
+def benchmark_files(wildcards):
+    """The scores of benchmarks, where the run has any."""
+    run = wildcards.run
+    pick = wildcards.get("pick", "")
+    return [f"results/{run}{pick}/benchmarks.json"] if RUNS[run].benchmarks else []
 
 
 def residual_files(wildcards):

@@ -45,6 +45,7 @@ rule report:
         directions=rules.compute_directions.output.directions,
         good=rules.extract_residuals.output.good_prompts,
         bad=rules.extract_residuals.output.bad_prompts,
+        benchmarks=benchmark_files,
         code=source_of("report"),
     output:
         report(

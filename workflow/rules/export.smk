@@ -28,6 +28,7 @@ rule save:
     input:
         record=rules.apply_best.output,
         evaluation="results/{run}{pick}/evaluation.json",
+        benchmarks=benchmark_files,
         prompts=fingerprint_files,
         chat=rules.find_response_prefix.output[0],
         best=rules.select_best.output,

@@ -2,12 +2,14 @@
 
 import json
 from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import astuple
 from itertools import groupby
 from pathlib import Path
 from typing import Any
 
 import yaml
 
+from heretic.evaluation.benchmarks import HEADINGS, benchmark_notes, benchmark_rows
 from heretic.evaluation.summary import PairedRow, Summary, paired_rows, summarise
 from heretic.model.components import EMBEDDINGS
 from heretic.model.quantization import AS_IS
@@ -36,6 +38,7 @@ def model_card(
     best: Mapping[str, Any],
     prompts: Mapping[str, Mapping[str, Any]],
     response_prefix: str,
+    benchmarks: Mapping[str, Any] | None = None,
 ) -> str:
     """README.md of the saved model.
 
@@ -45,6 +48,7 @@ def model_card(
         best: contents of `best.json`.
         prompts: contents of each prompt set's `fingerprint.json`, by set.
         response_prefix: text that every measured answer was made to begin with.
+        benchmarks: contents of `benchmarks.json`, if there are any.
     """
     source, name = record["source"], shown_name(record["source"]["model"])
     return f"""---
@@ -64,7 +68,7 @@ requests that the original declines. Whoever runs it is responsible for what it 
 
 Rates with 95% Wilson intervals, KL divergence (nats) from the original with 95% bootstrap
 intervals. The controls are the same edit at strength zero{_elsewhere(evaluation)}.
-{_paired(paired_rows(evaluation))}{_quantised(record)}{_prefix(response_prefix)}
+{_paired(paired_rows(evaluation))}{_quantised(record)}{_prefix(response_prefix)}{_benchmarks(benchmarks)}
 ## The edit
 
 Trial {best["trial"]} of {best["n_trials"]}, {best["selection"]}. {len(record["edits"])} matrices
@@ -122,6 +126,14 @@ def _paired(rows: Sequence[PairedRow]) -> str:
 
 def _equal(p_value: str) -> str:
     return p_value.replace("<", "< ") if p_value.startswith("<") else f"= {p_value}"
+
+
+def _benchmarks(benchmarks: Mapping[str, Any] | None) -> str:
+    if benchmarks is None:
+        return ""
+    rows = [HEADINGS, ("---",) * len(HEADINGS), *map(astuple, benchmark_rows(benchmarks))]
+    table = "\n".join(f"| {' | '.join(row)} |" for row in rows)
+    return f"\n## Benchmarks\n\n{table}\n\n{benchmark_notes(benchmarks)}\n"
 
 
 def _quantised(record: Mapping[str, Any]) -> str:

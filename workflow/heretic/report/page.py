@@ -6,7 +6,7 @@ Every text of a prompt or an answer is escaped by the template engine.
 
 import base64
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,7 @@ from plotly.offline import get_plotlyjs
 
 from heretic.artifacts import write_text
 from heretic.console import log
+from heretic.evaluation.benchmarks import HEADINGS, benchmark_notes, benchmark_rows
 from heretic.evaluation.summary import short
 from heretic.report import words
 from heretic.report.chart import Chart
@@ -74,7 +75,7 @@ def write_report(
     Raises:
         HereticError: an artifact is missing or damaged; the message names it.
     """
-    found = read_run(run_folder, picks)
+    found = read_run(run_folder, picks, with_benchmarks=bool(settings.get("benchmarks")))
     table = picks_table(found)
     if table is not None and table.alike:
         log.info("%s", table.alike)
@@ -119,6 +120,7 @@ def _content(found: Run, run: str, settings: Mapping[str, object]) -> dict[str, 
         "headline": words.headline(evaluation),
         "warnings": words.warnings(evaluation, found.doubtful()),
         **evaluation_content(evaluation),
+        "benchmarks": found.benchmarks and _benchmarks(found.benchmarks),
         "best": found.best,
         "chosen": found.chosen(),
         "parameters": {key: short(value) for key, value in flat(found.best["parameters"]).items()},
@@ -131,6 +133,14 @@ def _content(found: Run, run: str, settings: Mapping[str, object]) -> dict[str, 
         "versions": _versions(found),
         "fingerprints": _fingerprints(found),
         "plotly": Markup(get_plotlyjs()),
+    }
+
+
+def _benchmarks(benchmarks: Mapping[str, Any]) -> dict[str, Any]:
+    return {
+        "headings": HEADINGS,
+        "rows": [astuple(row) for row in benchmark_rows(benchmarks)],
+        "notes": benchmark_notes(benchmarks),
     }
 
 

@@ -11,6 +11,7 @@ from typing import Any
 
 from heretic.artifacts import read_json, sha256_of
 from heretic.errors import HereticError
+from heretic.evaluation.benchmarks import benchmark_notes, benchmark_rows
 from heretic.report.files import blaming, number, read_rows
 from heretic.report.geometry import Column, indistinct_layers, read_geometry, used_states
 from heretic.stages import STAGES
@@ -84,6 +85,7 @@ class Run:
     engine: dict[str, Any]
     hashes: dict[str, str]
     further_picks: tuple[Pick, ...] = ()
+    benchmarks: dict[str, Any] | None = None
 
     @property
     def picks(self) -> tuple[Pick, ...]:
@@ -143,12 +145,15 @@ def objective_of(best: Mapping[str, Any]) -> str:
     return others[-1] if others else "unanswered"
 
 
-def read_run(folder: Path, picks: Sequence[Path] = ()) -> Run:
+def read_run(folder: Path, picks: Sequence[Path] = (), *, with_benchmarks: bool = False) -> Run:
     """Read and check what the report is made of.
+
+    Scores of benchmarks that the run no longer asks for may still lie there, and are left alone.
 
     Args:
         folder: of the run.
         picks: those of what further rules took.
+        with_benchmarks: whether the run asks for any.
 
     Raises:
         HereticError: a file is missing, damaged or contradicts another one.
@@ -174,6 +179,7 @@ def read_run(folder: Path, picks: Sequence[Path] = ()) -> Run:
         engine=_read_engine(folder / "study.json"),
         hashes={name: sha256_of(folder / name) for name in HASHED if (folder / name).exists()},
         further_picks=further,
+        benchmarks=_read_benchmarks(folder / "benchmarks.json") if with_benchmarks else None,
     )
 
 
@@ -238,6 +244,13 @@ def _read_evaluation(path: Path) -> dict[str, Any]:
 def _check_rate(measure: Mapping[str, Any]) -> None:
     _check_interval(measure)
     int(measure["count"]), int(measure["total"]), float(measure["rate"])
+
+
+def _read_benchmarks(path: Path) -> dict[str, Any]:
+    benchmarks = _read_object(path)
+    with blaming(path):
+        benchmark_rows(benchmarks), benchmark_notes(benchmarks)
+    return benchmarks
 
 
 def _check_interval(measure: Mapping[str, Any]) -> None:

@@ -34,6 +34,7 @@ SECTIONS: Final = {
     "kl_tokens": "Held-out evaluation",
     "export": "Saving and uploading",
     "projection": "Report",
+    "benchmarks": "Benchmarks",
 }
 
 
@@ -304,6 +305,7 @@ class SettingsFields(InputFields):
         "score_finalists",
         "apply_best",
         "evaluate",
+        "benchmark_original",
     )
     low_memory_export: Literal["true", "false", "auto"] = setting(
         "auto",

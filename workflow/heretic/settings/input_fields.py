@@ -21,6 +21,8 @@ MODEL_RULES = (
     "score_finalists",
     "apply_best",
     "evaluate",
+    "benchmark_original",
+    "benchmark",
 )
 # The edited weights are written in full precision, however the network was measured.
 MEASURING_RULES = tuple(rule for rule in MODEL_RULES if rule != "apply_best")

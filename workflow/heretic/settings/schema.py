@@ -8,11 +8,11 @@ from typing import Any, Self
 from pydantic import field_validator, model_validator
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource
 
-from heretic.settings.fields import SettingsFields
+from heretic.settings.benchmark_fields import BenchmarkFields
 from heretic.settings.prompt_sources import OPTIONAL_SETS, PromptSource, built_in_source
 
 
-class Settings(SettingsFields):
+class Settings(BenchmarkFields):
     """Everything that a user can set, flat, with one nested level for prompt sets."""
 
     @classmethod

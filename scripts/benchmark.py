@@ -1,0 +1,34 @@
+"""Scores the edited model on the benchmarks and compares it with the original."""
+
+from pathlib import Path
+
+from snakemake.script import Snakemake
+
+from heretic.artifacts import provenance, read_json, sha256_of, write_json
+from heretic.console import job
+from heretic.evaluation.benchmarks import BenchmarkProtocol, compare
+from heretic.evaluation.harness import answers_file, load_benchmarks, score_benchmarks
+from heretic.export.adapter import load_edited
+from heretic.model.threads import set_threads
+
+snakemake: Snakemake
+
+
+def main(smk: Snakemake) -> None:
+    """Load what was saved, score it, and write both models' scores."""
+    runtime = smk.config["runtime"][smk.wildcards.run]
+    chat = read_json(Path(smk.input.chat))
+    settings = {**smk.params.settings, "response_prefix": chat["response_prefix"]}
+    set_threads(runtime["threads"])
+    inputs = {"original": Path(smk.input.original[0]), "edited": Path(smk.input.edited[0])}
+    protocol = BenchmarkProtocol.from_settings(settings)
+    benchmarks = load_benchmarks(protocol)
+    model = load_edited(inputs["edited"].parent, {**runtime, **settings}, smk.params.model)
+    answers = answers_file(inputs["original"].parent, sha256_of(inputs["edited"]), model)
+    scores = score_benchmarks(model, benchmarks, protocol, answers)
+    table = compare(read_json(inputs["original"]), scores)
+    write_json(Path(smk.output[0]), {**table, "provenance": provenance(settings, inputs)})
+
+
+with job(snakemake.log[0]):
+    main(snakemake)

@@ -1,0 +1,37 @@
+"""Scores the original model on the benchmarks; another edit or another pick does not repeat it."""
+
+from pathlib import Path
+
+from snakemake.script import Snakemake
+
+from heretic.artifacts import provenance, read_json, write_json
+from heretic.console import job
+from heretic.evaluation.benchmarks import BenchmarkProtocol
+from heretic.evaluation.harness import answers_file, load_benchmarks, score_benchmarks
+from heretic.model.loading import load_model
+from heretic.model.quantization import unquantised_original
+from heretic.model.source import source_facts
+from heretic.model.threads import set_threads
+
+snakemake: Snakemake
+
+
+def main(smk: Snakemake) -> None:
+    """Load the original as the held-out table does, and write its scores."""
+    runtime = smk.config["runtime"][smk.wildcards.run]
+    chat = read_json(Path(smk.input.chat))
+    settings = {**smk.params.settings, "response_prefix": chat["response_prefix"]}
+    set_threads(runtime["threads"])
+    protocol = BenchmarkProtocol.from_settings(settings)
+    benchmarks = load_benchmarks(protocol)
+    original = unquantised_original(settings, smk.params.model)
+    model = load_model(**{**runtime, **settings, **original})
+    weights = source_facts(original["model"], None, model.folder)["sha256"]
+    target = Path(smk.output[0])
+    answers = answers_file(target.parent, weights, model)
+    scores = score_benchmarks(model, benchmarks, protocol, answers)
+    write_json(target, {**scores, "provenance": provenance(settings, {})})
+
+
+with job(snakemake.log[0]):
+    main(snakemake)

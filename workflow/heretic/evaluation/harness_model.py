@@ -1,0 +1,78 @@
+"""A model of this project as lm-evaluation-harness asks one."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from lm_eval.models.huggingface import HFLM
+
+from heretic.model.chat import ChatFormat
+from heretic.model.loading import Model
+
+# For log-likelihoods the logits of every token are made, which fills a memory soon; larger batches
+# of hundreds of tokens each are not faster.
+MOST_SCORED = 16
+
+
+class HarnessModel(HFLM):  # type: ignore[misc]  # untyped
+    """A model that the project has loaded, as lm-eval asks one.
+
+    Conversations are rendered as they are everywhere here: the response prefix follows the
+    generation prompt, and a system turn that the template does not know opens the user's.
+    """
+
+    def __init__(self, model: Model) -> None:
+        self._loaded = model
+        self._most = 1
+        if model.network.generation_config is not None:
+            # The checkpoint's own limit would win over the task's.
+            model.network.generation_config.max_new_tokens = None
+        super().__init__(
+            pretrained=model.network,
+            backend="causal",
+            tokenizer=model.chat.tokenizer,
+            softmax_dtype="float32",
+        )
+
+    @property
+    def device(self) -> Any:
+        """Where inputs go."""
+        return self._loaded.device
+
+    @property
+    def batch_size(self) -> int:
+        """Rows of a batch; the harness asks before every kind of request."""
+        return self._most
+
+    def loglikelihood(self, requests: Any, disable_tqdm: bool = False) -> Any:
+        """Log-probabilities of continuations."""
+        self._most = min(MOST_SCORED, self._loaded.batch_size.current)
+        return super().loglikelihood(requests, disable_tqdm)
+
+    def loglikelihood_rolling(self, requests: Any, disable_tqdm: bool = False) -> Any:
+        """Log-probabilities of whole texts."""
+        self._most = min(MOST_SCORED, self._loaded.batch_size.current)
+        return super().loglikelihood_rolling(requests, disable_tqdm)
+
+    def generate_until(self, requests: Any, disable_tqdm: bool = False) -> Any:
+        """Greedy answers, or what the task asks for."""
+        self._most = self._loaded.batch_size.current
+        return super().generate_until(requests, disable_tqdm)
+
+    def apply_chat_template(
+        self, chat_history: list[dict[str, Any]], add_generation_prompt: bool = True
+    ) -> str:
+        """The conversation as the model sees it."""
+        chat = self._loaded.chat
+        text = super().apply_chat_template(_turns(chat, chat_history), add_generation_prompt)
+        return str(text) + (chat.response_prefix if add_generation_prompt else "")
+
+
+def _turns(chat: ChatFormat, history: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    turns = [dict(turn) for turn in history]
+    if len(turns) > 1 and turns[0]["role"] == "system" and not chat.has_system_role:
+        system = turns.pop(0)
+        turns[0]["content"] = f"{system['content']}\n\n{turns[0]['content']}"
+    if chat.takes_parts:
+        for turn in turns:
+            turn["content"] = [{"type": "text", "text": turn["content"]}]
+    return turns
