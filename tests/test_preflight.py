@@ -112,9 +112,10 @@ def test_a_quantised_checkpoint_needs_its_original(tmp_path: Path) -> None:
     assert "demo model is not quantised" in complaint(SettingsError, demo, "demo")
 
 
-def test_the_demo_models_folder_is_taken() -> None:
-    message = complaint(SettingsError, Settings(run_name="demo-model"), "demo-model")
-    assert "run_name = 'demo-model'" in message
+@pytest.mark.parametrize("name", ["demo-model", "demo-model-qwen3"])
+def test_the_demo_models_folders_are_taken(name: str) -> None:
+    message = complaint(SettingsError, Settings(run_name=name), name)
+    assert f"run_name = '{name}'" in message
 
 
 def test_a_missing_model(tmp_path: Path) -> None:

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from heretic.artifacts import read_json
+from heretic.demo.folder import is_demo_folder
 from heretic.errors import ExportError, SettingsError
 from heretic.export.forms import check_form
 from heretic.export.hub import check_upload
@@ -25,8 +26,6 @@ from heretic.report.embedding import check_projection
 from heretic.settings.prompt_sources import DEMO
 from heretic.settings.schema import Settings
 
-RESERVED_RUNS = ("demo-model",)
-
 
 def check_run(run: str, settings: Settings, results: Path) -> None:
     """Check a run's model, prompt sets, export, results folder, upload and what its report needs.
@@ -39,8 +38,8 @@ def check_run(run: str, settings: Settings, results: Path) -> None:
     Raises:
         HereticError: the first thing that is wrong.
     """
-    if run in RESERVED_RUNS:
-        raise SettingsError(f"run_name = {run!r} is where the demo model lies; choose another")
+    if is_demo_folder(run):
+        raise SettingsError(f"run_name = {run!r} is where a demo model lies; choose another")
     assert isinstance(settings.model, str)
     check_models(settings)
     check_sources(settings.prompt_sources())
