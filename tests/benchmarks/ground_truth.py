@@ -98,7 +98,7 @@ TARGETS = (
     ),
     Target(
         "recovered",
-        "and answers at least 92% rightly",
+        "it answers at least 92% rightly",
         lambda table: _at_most(0.92, table["edited"]["recovered"]["rate"]),
     ),
     Target(
