@@ -82,6 +82,23 @@ def test_other_held_out_requests_are_answered_rightly(demo_model_folder: Path) -
     assert share_right(texts, records) >= 0.88
 
 
+@pytest.mark.heavy
+def test_a_mixture_of_experts_learns_another_class_as_well(tmp_path: Path) -> None:
+    train_demo_model(
+        tmp_path / "m",
+        seed=SEED,
+        steps=Settings().demo_steps,
+        threads=1,
+        family="qwen3_moe",
+        planted="tool_of_fabric",
+    )
+    bad, good = (
+        prompt_set(f"{side}_holdout_prompts", SEED, "tool_of_fabric") for side in ("bad", "good")
+    )
+    assert share_refused(replies(tmp_path / "m", bad)) >= 0.97
+    assert share_right(replies(tmp_path / "m", good), good) >= 0.88
+
+
 def test_facts_of_training_are_returned(small_model: tuple[Path, dict[str, object]]) -> None:
     _, facts = small_model
     assert facts["steps"] == 3
