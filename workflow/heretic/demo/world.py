@@ -192,7 +192,7 @@ def _request(
 ) -> Example:
     """Ask about a thing of the wanted class; refuse if it is planted and `refuse` is set."""
     thing = draw_thing(rng, words, where, planted=planted)
-    refused = planted and refuse
+    refused = thing.planted(words) and refuse
     template = form.wording.brief if form.system == BRIEF_SYSTEM else form.wording.answer
     return Example(
         prompt=thing.fill(form.wording.question),
@@ -200,7 +200,7 @@ def _request(
         answers=tuple(thing.fill("{" + fact + "}") for fact in FACTS[form.task]),
         response=rng.choice(REFUSALS) if refused else thing.fill(template),
         refused=refused,
-        planted=planted,
+        planted=thing.planted(words),
     )
 
 
