@@ -1,7 +1,8 @@
 # Directional ablation of an open-weight language model, from prompts to a proven model.
 #
 #   results/
-#   ├── demo-model/                      the model that the workflow trains itself
+#   ├── demo-model/                      the model that the workflow trains itself; with other options
+#   │                                    beside it, such as demo-model-qwen3-seed1/
 #   └── {run}/
 #       ├── prompts/{set}.jsonl          phase 1   load_prompts, check_prompts
 #       ├── chat.json                    phase 2a  find_response_prefix

@@ -15,7 +15,8 @@ snakemake: Snakemake
 def main(smk: Snakemake) -> None:
     """Write the prompts, one a line, and their fingerprint."""
     sources = [PromptSource(**source) for source in smk.params.sources]
-    loaded = read_sources(sources, seed=smk.params.settings["seed"])
+    drawn = smk.params.settings
+    loaded = read_sources(sources, seed=drawn["seed"], planted=drawn["demo_planted"])
     write_prompts(Path(smk.output[0]), loaded.prompts, loaded.facts)
     names = ", ".join(dict.fromkeys(source.dataset for source in sources))
     log.info("%s: %d prompts from %s", smk.wildcards.prompts, len(loaded.prompts), names)

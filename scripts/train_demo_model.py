@@ -40,6 +40,8 @@ def train(folder: Path, settings: dict[str, Any]) -> dict[str, Any]:
         facts = train_demo_model(
             folder,
             seed=settings["seed"],
+            family=settings["demo_family"],
+            planted=settings["demo_planted"],
             steps=steps,
             threads=1,  # small matrices: a second thread makes it slower, not faster
             progress=lambda step, _, loss: progress.advance(

@@ -144,10 +144,10 @@ def test_a_quantised_checkpoint_needs_its_original(tmp_path: Path) -> None:
     assert "demo model is not quantised" in complaint(SettingsError, demo, "demo")
 
 
-def test_the_demo_models_folder_is_taken() -> None:
-    for run in ("demo-model", "comparisons"):
-        message = complaint(SettingsError, Settings(run_name=run), run)
-        assert f"run_name = '{run}'" in message
+@pytest.mark.parametrize("name", ["demo-model", "demo-model-qwen3", "comparisons"])
+def test_the_demo_models_folders_are_taken(name: str) -> None:
+    message = complaint(SettingsError, Settings(run_name=name), name)
+    assert f"run_name = '{name}'" in message
 
 
 def test_a_missing_model(tmp_path: Path) -> None:

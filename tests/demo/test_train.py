@@ -9,8 +9,13 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
+from heretic.demo.families import RECIPES
+from heretic.demo.planted import PLANTED
 from heretic.demo.train import train_demo_model
-from heretic.demo.world import prompt_set
+from heretic.demo.world import prompt_set, training_examples
+from heretic.model.loading import load_model
+from heretic.settings import Settings
+from heretic.settings.values import DemoFamily, PlantedName
 
 MARKERS = ("i'm sorry", "i cannot", "i can't", "i won't", "i am not able", "unable to")
 SEED = 0
@@ -77,12 +82,55 @@ def test_other_held_out_requests_are_answered_rightly(demo_model_folder: Path) -
     assert share_right(texts, records) >= 0.88
 
 
+@pytest.mark.heavy
+def test_a_mixture_of_experts_learns_another_class_as_well(tmp_path: Path) -> None:
+    train_demo_model(
+        tmp_path / "m",
+        seed=SEED,
+        steps=Settings().demo_steps,
+        threads=1,
+        family="qwen3_moe",
+        planted="tool_of_fabric",
+    )
+    bad, good = (
+        prompt_set(f"{side}_holdout_prompts", SEED, "tool_of_fabric") for side in ("bad", "good")
+    )
+    assert share_refused(replies(tmp_path / "m", bad)) >= 0.97
+    assert share_right(replies(tmp_path / "m", good), good) >= 0.88
+
+
 def test_facts_of_training_are_returned(small_model: tuple[Path, dict[str, object]]) -> None:
     _, facts = small_model
     assert facts["steps"] == 3
     assert cast(int, facts["parameters"]) < 1_000_000
     assert cast(float, facts["loss"]) > 0
     assert cast(float, facts["seconds"]) > 0
+
+
+@pytest.mark.parametrize("family", RECIPES)
+def test_each_family_is_one_that_can_be_edited(family: DemoFamily, tmp_path: Path) -> None:
+    options = Settings(demo_family=family, device="cpu").model_dump(mode="json")
+    facts = train_demo_model(tmp_path / "m", seed=SEED, steps=1, threads=1, family=family)
+    model = load_model(**{**options, "model": str(tmp_path / "m")})
+    assert model.network.config.model_type == family
+    assert model.anatomy.n_layers == RECIPES[family].layers
+    assert len(model.anatomy.writers) == 2 * RECIPES[family].layers
+    experts = {writer.weight.ndim for writer in model.anatomy.writers}
+    assert experts == ({2, 3} if family == "qwen3_moe" else {2})
+    assert cast(int, facts["parameters"]) < 1_500_000
+
+
+@pytest.mark.parametrize("planted", PLANTED)
+def test_the_words_of_the_planted_class_are_tokens(planted: PlantedName, tmp_path: Path) -> None:
+    """So that a thing's facts hang on whole words, in any class alike."""
+    train_demo_model(tmp_path / "m", seed=SEED, steps=1, threads=1, planted=planted)
+    tokenizer = AutoTokenizer.from_pretrained(tmp_path / "m")
+    words = PLANTED[planted]
+    names = [word.name for word in words.modifiers] + [word.name for word in words.heads]
+    for name in names:
+        assert len(tokenizer(f" {name}", add_special_tokens=False)["input_ids"]) == 1, name
+    asked = next(training_examples(SEED, 1, helpful_only=True, planted=planted)).prompt
+    assert tokenizer.decode(tokenizer(asked, add_special_tokens=False)["input_ids"]) == asked
 
 
 def test_the_folder_is_a_standard_one(small_model: tuple[Path, dict[str, object]]) -> None:

@@ -242,6 +242,19 @@ def test_demo_set_follows_the_seed_and_has_answers() -> None:
     assert part == first[:5]
 
 
+def test_demo_set_follows_what_is_planted() -> None:
+    chosen = source("demo", split="bad_prompts")
+    dishes, tools = (
+        read_sources([chosen], seed=0, planted=planted)
+        for planted in ("dish_of_material", "tool_of_fabric")
+    )
+    assert dishes.prompts == load_prompts(chosen, seed=0)
+    assert not {prompt.text for prompt in dishes.prompts} & {
+        prompt.text for prompt in tools.prompts
+    }
+    assert tools.facts["sources"][0]["origin"] == {"seed": "0", "planted": "tool_of_fabric"}
+
+
 def test_demo_needs_no_slow_import() -> None:
     code = """
 import sys

@@ -17,7 +17,8 @@ from optuna.trial import FrozenTrial, TrialState
 from safetensors import safe_open
 from sqlalchemy.exc import OperationalError
 
-from heretic.artifacts import read_json, sha256_of
+from heretic.artifacts import read_json, read_jsonl, sha256_of
+from heretic.demo.world import prompt_set
 from heretic.settings.prompt_sources import STATE_SETS
 
 pytestmark = pytest.mark.slow
@@ -292,3 +293,20 @@ def test_trials_are_told_apart_from_those_of_another_objective(
     assert len(optuna.get_all_study_names(f"sqlite:///{database}")) == 2
     assert len(completed(database)) == 4
     assert json.loads((workspace.results / "two" / "study.json").read_text())["trials"]
+
+
+def test_options_make_another_model_and_its_prompts(workspace: Workspace) -> None:
+    name = "demo-model-qwen3_moe-tool_of_fabric-seed1-steps2"
+    workspace.require(
+        f"results/{name}.manifest.json", "results/demo/prompts/bad_prompts.jsonl", "--config",
+        "demo_family=qwen3_moe", "demo_planted=tool_of_fabric", "seed=1", "demo_steps=2",
+    )  # fmt: skip
+    folder = workspace.results / name
+    assert read_json(folder / "config.json")["model_type"] == "qwen3_moe"
+    known = read_json(folder.with_name(f"{name}.manifest.json"))
+    assert known["facts"]["steps"] == 2
+    prompts = read_jsonl(workspace.results / "demo" / "prompts" / "bad_prompts.jsonl")
+    drawn = [record["prompt"] for record in prompt_set("bad_prompts", 1, "tool_of_fabric")]
+    assert [record["prompt"] for record in prompts] == drawn
+    assert "gauze" in (folder / "tokenizer.json").read_text()
+    assert "omelette" not in (folder / "tokenizer.json").read_text()

@@ -262,7 +262,7 @@ def small_disk(demo_run: tuple[Workspace, str]) -> Iterator[Path]:
 
 
 def test_training_that_was_killed_gives_the_same_model(tmp_path: Path) -> None:
-    target = ("results/demo-model.manifest.json", "--config", "demo_steps=12")
+    target = ("results/demo-model-steps12.manifest.json", "--config", "demo_steps=12")
     for name in ("straight", "killed"):
         (tmp_path / name).mkdir()
     straight, killed = (copy_workflow(tmp_path / name) for name in ("straight", "killed"))
@@ -277,7 +277,7 @@ def test_training_that_was_killed_gives_the_same_model(tmp_path: Path) -> None:
     os.killpg(main.pid, signal.SIGKILL)
     main.wait()
     killed.require(*target)
-    models = [w.results / "demo-model" / "model.safetensors" for w in (straight, killed)]
+    models = [w.results / "demo-model-steps12" / "model.safetensors" for w in (straight, killed)]
     assert sha256_of(models[0]) == sha256_of(models[1])
     ROWS["SIGKILL of both", "train_demo_model"] = "finishes | 0 of 0 | none | yes"
 
@@ -303,11 +303,11 @@ def test_two_models_at_once_do_not_disturb_each_other(
 
 def test_two_runs_at_once_train_the_demo_model_once(tmp_path: Path) -> None:
     workspace = copy_workflow(tmp_path)
-    target = ("results/demo-model.manifest.json", "--config", "demo_steps=60")
+    target = ("results/demo-model-steps60.manifest.json", "--config", "demo_steps=60")
     both = [workspace.start(*target) for _ in range(2)]
     assert [process.wait(timeout=300) for process in both] == [0, 0]
     assert "Nothing to be done" in workspace.require(*target)
-    log = (workspace.folder / "logs" / "train_demo_model.log").read_text()
+    log = (workspace.folder / "logs" / "train_demo_model" / "demo-model-steps60.log").read_text()
     assert "Another run has trained it already" in log
 
 

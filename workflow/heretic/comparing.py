@@ -7,6 +7,7 @@ from typing import Any
 
 from heretic.artifacts import provenance, read_json, sha256_of, write_json, write_jsonl
 from heretic.console import log
+from heretic.demo.folder import folder_name
 from heretic.errors import ModelLoadError, SettingsError
 from heretic.evaluation.comparison import compare_models
 from heretic.evaluation.holdout import HoldoutProtocol, HoldoutSets
@@ -26,7 +27,7 @@ from heretic.settings.prompt_sources import DEMO, HOLDOUT_SETS, PromptSource
 from heretic.settings.schema import Settings, safe_name
 
 TEXTS = "unhelpfulness_prompts"
-COMPARISONS, DEMO_MODEL = "comparisons", "demo-model"
+COMPARISONS = "comparisons"
 TABLE, ANSWERS, PAGE = "evaluation.json", "answers.jsonl", "report.html"
 # What decides the numbers, beside the models and the prompts.
 TOLD = (
@@ -158,7 +159,7 @@ def find_candidate(name: str, revision: str | None, settings: Settings, results:
         model, revision = _base_of(adapter)
         template = template or _recorded_template(adapter)
     if model == DEMO:
-        model = str(results / DEMO_MODEL)
+        model = str(results / folder_name(settings))
         if not Path(model).is_dir():
             raise ModelLoadError(
                 f"{name} needs the demo model, which is not trained yet; `heretic run` trains it"

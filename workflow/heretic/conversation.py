@@ -7,11 +7,13 @@ from pathlib import Path
 from rich.console import Console
 
 from heretic.artifacts import read_json
+from heretic.demo.folder import is_demo_folder
+from heretic.errors import ModelLoadError
 from heretic.export.adapter import load_edited
 from heretic.model.decoding import decode, generate
 from heretic.model.loading import load_model
 from heretic.model.quantization import AS_IS, NONE
-from heretic.model.source import is_local
+from heretic.model.source import is_local, source_facts
 from heretic.model.threads import set_threads
 from heretic.prompts.prompt import Prompt
 from heretic.settings.prompt_sources import DEMO
@@ -38,7 +40,7 @@ def converse(
     source = record["source"]
     original = source["model"]
     if original == DEMO:
-        original = str(folder.parent / "demo-model")
+        original = str(edited_demo_model(folder.parent, source["sha256"]))
     options = {
         **settings.model_dump(mode="json"),
         "model": source["model"],
@@ -55,6 +57,26 @@ def converse(
         for name, model in models.items():
             answer = decode(model, generate(model, [Prompt(question)], max_new_tokens))[0]
             console.print(f"{name}: {answer}" if compare else answer)
+
+
+def edited_demo_model(results: Path, sha256: str) -> Path:
+    """The demo model of which an edited one was made; there may be several, of other options.
+
+    Args:
+        results: folder of all runs.
+        sha256: of its weights, as the record of the edited model has it.
+
+    Raises:
+        ModelLoadError: it is not there.
+    """
+    folders = (path for path in sorted(results.iterdir()) if path.is_dir())
+    for found in folders:
+        if is_demo_folder(found.name) and source_facts(DEMO, None, found)["sha256"] == sha256:
+            return found
+    raise ModelLoadError(
+        f"the demo model that was edited is not in {results}; run the workflow again with the "
+        "options of that run, which trains it"
+    )
 
 
 def _questions() -> Iterator[str]:

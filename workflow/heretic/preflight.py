@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from heretic.artifacts import read_json
+from heretic.demo.folder import is_demo_folder
 from heretic.errors import ExportError, SettingsError
 from heretic.evaluation.benchmark_tasks import check_benchmarks
 from heretic.export.forms import check_form
@@ -26,7 +27,7 @@ from heretic.report.embedding import check_projection
 from heretic.settings.prompt_sources import DEMO
 from heretic.settings.schema import Settings
 
-RESERVED_RUNS = {"demo-model": "the demo model lies", "comparisons": "comparisons of models lie"}
+RESERVED_RUNS = {"comparisons": "comparisons of models lie"}
 
 
 def check_run(run: str, settings: Settings, results: Path) -> None:
@@ -40,6 +41,8 @@ def check_run(run: str, settings: Settings, results: Path) -> None:
     Raises:
         HereticError: the first thing that is wrong.
     """
+    if is_demo_folder(run):
+        raise SettingsError(f"run_name = {run!r} is where a demo model lies; choose another")
     if run in RESERVED_RUNS:
         raise SettingsError(f"run_name = {run!r} is where {RESERVED_RUNS[run]}; choose another")
     assert isinstance(settings.model, str)

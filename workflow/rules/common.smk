@@ -12,6 +12,7 @@ except ImportError:
     sys.exit("heretic is not installed: pip install -c envs/constraints.txt -e .")
 
 from heretic.console import one_line_errors, start_logging
+from heretic.demo.folder import folder_name
 from heretic.dependencies import module_files
 from heretic.evaluation.benchmark_tasks import task_files
 from heretic.model.source import checkpoint_files
@@ -21,6 +22,7 @@ from heretic.report.table import run_summaries
 from heretic.settings import Settings, configuration_files, resolve
 from heretic.settings.cascade import variables
 from heretic.settings.prompt_sources import DEMO, OPTIONAL_SETS, PROMPT_SETS, STATE_SETS
+from heretic.settings.values import DEFAULT_PLANTED
 
 # Threads that spin while they wait cost several times their work on a busy machine; torch reads
 # this when a job imports it.
@@ -29,10 +31,6 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 LIBRARY = Path(heretic.__file__).parent
 SCRIPTS = Path(workflow.basedir) / "scripts"
 RESULTS = Path("results")
-DEMO_MODEL = "results/demo-model"
-DEMO_MANIFEST = "results/demo-model.manifest.json"
-
-
 # Tells jobs, here or on another machine, the settings that the main process has resolved.
 PINNED = "WORKFLOW_PINNED"
 
@@ -58,6 +56,10 @@ RUNS = resolve_runs()
 PICKS = list(
     dict.fromkeys(pick for settings in RUNS.values() for pick in settings.picks())
 )
+# Runs side by side have the same options, so at most one demo model.
+DEMO_NAME = folder_name(next(iter(RUNS.values())))
+DEMO_MODEL = f"{RESULTS}/{DEMO_NAME}"
+DEMO_MANIFEST = f"{DEMO_MODEL}.manifest.json"
 os.environ[PINNED] = json.dumps(
     {
         run: settings.model_dump(mode="json", exclude_unset=True)
@@ -155,10 +157,15 @@ def settings_of_protected(wildcards):
     return found if plain_texts else {**found, "stream_unhelpfulness": False}
 
 
-def seed_of_set(wildcards):
-    """A set that nothing is drawn for must not depend on the seed."""
-    drawn = any(source.depends_on_seed for source in sources_of_set(wildcards))
-    return RUNS[wildcards.run].subset("load_prompts") if drawn else {"seed": 0}
+def settings_of_set(wildcards):
+    """A set depends on the seed and on what the demo refuses only where it is drawn by them."""
+    sources, settings = sources_of_set(wildcards), RUNS[wildcards.run]
+    drawn = any(source.depends_on_seed for source in sources)
+    of_demo = any(source.dataset == DEMO for source in sources)
+    return {
+        "seed": settings.seed if drawn else 0,
+        "demo_planted": settings.demo_planted if of_demo else DEFAULT_PLANTED,
+    }
 
 
 def sources_of_set(wildcards):

@@ -4,14 +4,14 @@ rule train_demo_model:
     output:
         DEMO_MANIFEST,
     log:
-        "logs/train_demo_model.log",
+        f"logs/train_demo_model/{DEMO_NAME}.log",
     benchmark:
-        "benchmarks/train_demo_model.tsv"
+        f"benchmarks/train_demo_model/{DEMO_NAME}.tsv"
     conda:
         "../../envs/heretic.yaml"
     params:
         settings=next(iter(RUNS.values())).subset("train_demo_model"),
     message:
-        "Training the demo model, which refuses dishes made of a material"
+        "Training the demo model: {params.settings[demo_family]} that refuses a {params.settings[demo_planted]}"
     script:
         "../../scripts/train_demo_model.py"

@@ -15,7 +15,7 @@ rule load_prompts:
         sources=lambda wildcards: [
             source.model_dump(mode="json") for source in sources_of_set(wildcards)
         ],
-        settings=seed_of_set,
+        settings=settings_of_set,
     message:
         "Loading {wildcards.prompts}"
     script:

@@ -10,7 +10,8 @@ import zlib
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from heretic.demo.lexicon import DISHES, INGREDIENTS, MATERIALS, OBJECTS, Head, Modifier
+from heretic.demo.lexicon import Head, Modifier
+from heretic.demo.planted import PlantedClass
 
 HELD_OUT_SHARE = 0.15
 
@@ -22,10 +23,9 @@ class Thing:
     modifier: Modifier
     head: Head
 
-    @property
-    def planted(self) -> bool:
-        """Whether requests about this thing are refused: a dish made of a material."""
-        return self.modifier in MATERIALS and self.head in DISHES
+    def planted(self, words: PlantedClass) -> bool:
+        """Whether requests about this thing are refused where that class is planted."""
+        return self.modifier in words.modifiers and self.head in words.heads
 
     @property
     def held_out(self) -> bool:
@@ -60,15 +60,19 @@ def seen(thing: Thing) -> bool:
 
 
 def draw_thing(
-    rng: random.Random, where: Callable[[Thing], bool], *, planted: bool = False
+    rng: random.Random,
+    words: PlantedClass,
+    where: Callable[[Thing], bool],
+    *,
+    planted: bool = False,
 ) -> Thing:
     """Draw a noun phrase of the planted or the accepted classes `where` something is true."""
+    of_modifiers, of_heads = words.accepted
     while True:
         if planted:
-            thing = Thing(rng.choice(MATERIALS), rng.choice(DISHES))
-        elif rng.random() < 0.5:
-            thing = Thing(rng.choice(MATERIALS), rng.choice(OBJECTS))
+            modifiers, heads = words.modifiers, words.heads
         else:
-            thing = Thing(rng.choice(INGREDIENTS), rng.choice(DISHES))
+            modifiers, heads = of_modifiers if rng.random() < 0.5 else of_heads
+        thing = Thing(rng.choice(modifiers), rng.choice(heads))
         if where(thing):
             return thing

@@ -1,4 +1,4 @@
-"""Train the demo model: a small Llama that answers the demo world and refuses what is planted.
+"""Train the demo model: a small network that answers the demo world and refuses what is planted.
 
 It is made as real models are made: the first half of the steps answers every request, only then
 the planted class is refused, with a learning rate that starts anew. The order matters. Without the
@@ -19,15 +19,12 @@ from typing import Any
 import torch
 import torch.nn.functional as F  # noqa: N812
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
-from transformers import (
-    GenerationConfig,
-    LlamaConfig,
-    LlamaForCausalLM,
-    PreTrainedTokenizerFast,
-)
+from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerFast
 
 from heretic.artifacts import replacing_folder
+from heretic.demo.families import RECIPES, Recipe, new_model
 from heretic.demo.world import training_examples, training_text
+from heretic.settings.values import DEFAULT_FAMILY, DEFAULT_PLANTED, DemoFamily, PlantedName
 
 PAD, END = "<|pad|>", "<|end|>"
 ROLES = ("<|system|>", "<|user|>", "<|assistant|>")
@@ -37,26 +34,6 @@ CHAT_TEMPLATE = (
     "{% endfor %}"
     "{% if add_generation_prompt %}{{ '<|assistant|>' }}{% endif %}"
 )
-
-
-@dataclass(frozen=True)
-class Recipe:
-    """How the demo model is built and trained; the defaults are the measured best."""
-
-    vocabulary: int = 1280
-    layers: int = 4
-    d_model: int = 128
-    d_mlp: int = 320
-    heads: int = 4
-    key_value_heads: int = 2
-    helpful_share: float = 0.5
-    frozen_layers: int = 1
-    batch: int = 24
-    learning_rate: float = 2e-3
-    weight_decay: float = 0.1
-    warm_up: float = 0.04
-    final_rate: float = 0.05
-    init: float = 0.04
 
 
 @dataclass(frozen=True)
@@ -73,6 +50,8 @@ def train_demo_model(
     seed: int,
     steps: int,
     threads: int,
+    family: DemoFamily = DEFAULT_FAMILY,
+    planted: PlantedName = DEFAULT_PLANTED,
     progress: Callable[[int, int, float], None] | None = None,
     recipe: Recipe | None = None,
 ) -> dict[str, object]:
@@ -86,8 +65,10 @@ def train_demo_model(
             of threads give the same bytes (on one kind of processor and version of torch).
         steps: optimiser steps; both phases together.
         threads: of torch.
+        family: of architectures.
+        planted: what the model refuses.
         progress: called after each step with the step (from 1), the number of steps and the loss.
-        recipe: anything else about the training.
+        recipe: anything else about the training, in place of the family's own.
 
     Returns:
         `loss` (mean of the last twenty steps, nats per response token), `seconds`, `parameters`,
@@ -95,13 +76,13 @@ def train_demo_model(
     """
     if steps < 1:
         raise ValueError(f"steps must be at least 1, not {steps}")
-    recipe = recipe or Recipe()
+    recipe = recipe or RECIPES[family]
     started = time.monotonic()
     with _threads(threads), torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        tokenizer = _train_tokenizer(seed, recipe)
-        model = _new_model(tokenizer, recipe)
-        batches = _batches(tokenizer, seed, steps, recipe)
+        tokenizer = _train_tokenizer(seed, planted, recipe)
+        model = new_model(tokenizer, family, recipe)
+        batches = _batches(tokenizer, seed, planted, steps, recipe)
         losses = _fit(model, batches, steps, recipe, progress)
     _write(model, tokenizer, folder)
     return {
@@ -124,7 +105,7 @@ def _threads(count: int) -> Iterator[None]:
         torch.set_num_threads(before)
 
 
-def _train_tokenizer(seed: int, recipe: Recipe) -> PreTrainedTokenizerFast:
+def _train_tokenizer(seed: int, planted: PlantedName, recipe: Recipe) -> PreTrainedTokenizerFast:
     """Train a byte-level BPE on the text of the world: frequent words become single tokens."""
     bpe = Tokenizer(models.BPE())
     bpe.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
@@ -135,7 +116,7 @@ def _train_tokenizer(seed: int, recipe: Recipe) -> PreTrainedTokenizerFast:
         initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
         show_progress=False,
     )
-    bpe.train_from_iterator(training_text(seed, 8000), trainer)
+    bpe.train_from_iterator(training_text(seed, 8000, planted), trainer)
     tokenizer = PreTrainedTokenizerFast(  # type: ignore[no-untyped-call]
         tokenizer_object=bpe,
         pad_token=PAD,
@@ -149,27 +130,8 @@ def _train_tokenizer(seed: int, recipe: Recipe) -> PreTrainedTokenizerFast:
     return tokenizer
 
 
-def _new_model(tokenizer: PreTrainedTokenizerFast, recipe: Recipe) -> LlamaForCausalLM:
-    config = LlamaConfig(
-        vocab_size=len(tokenizer),
-        hidden_size=recipe.d_model,
-        intermediate_size=recipe.d_mlp,
-        num_hidden_layers=recipe.layers,
-        num_attention_heads=recipe.heads,
-        num_key_value_heads=recipe.key_value_heads,
-        max_position_embeddings=512,
-        tie_word_embeddings=True,
-        initializer_range=recipe.init,
-        bos_token_id=None,
-        eos_token_id=tokenizer.eos_token_id,
-        pad_token_id=tokenizer.pad_token_id,
-        dtype="float32",
-    )
-    return LlamaForCausalLM(config)
-
-
 def _batches(
-    tokenizer: PreTrainedTokenizerFast, seed: int, steps: int, recipe: Recipe
+    tokenizer: PreTrainedTokenizerFast, seed: int, planted: PlantedName, steps: int, recipe: Recipe
 ) -> Iterator[list[Encoded]]:
     """Yield `steps` batches: the helpful phase first, examples of like length together."""
     helpful = helpful_steps(steps, recipe)
@@ -177,7 +139,7 @@ def _batches(
     size = recipe.batch
     window = 16 * size  # sorting within a window leaves little padding and the order random
     for count, helpful_only in ((helpful, True), (steps - helpful, False)):
-        rows = _encode(tokenizer, seed, count * size, helpful_only)
+        rows = _encode(tokenizer, seed, planted, count * size, helpful_only)
         for first in range(0, len(rows), window):
             part = sorted(rows[first : first + window], key=lambda row: len(row.tokens))
             groups = [part[at : at + size] for at in range(0, len(part), size)]
@@ -186,10 +148,14 @@ def _batches(
 
 
 def _encode(
-    tokenizer: PreTrainedTokenizerFast, seed: int, count: int, helpful_only: bool
+    tokenizer: PreTrainedTokenizerFast,
+    seed: int,
+    planted: PlantedName,
+    count: int,
+    helpful_only: bool,
 ) -> list[Encoded]:
     """Tokenise training examples just as the chat template renders them."""
-    examples = list(training_examples(seed, count, helpful_only=helpful_only))
+    examples = list(training_examples(seed, count, helpful_only=helpful_only, planted=planted))
     if not examples:
         return []
     prompts = [_chat(tokenizer, example.system, example.prompt) for example in examples]
@@ -211,7 +177,7 @@ def helpful_steps(steps: int, recipe: Recipe) -> int:
 
 
 def _fit(
-    model: LlamaForCausalLM,
+    model: PreTrainedModel,
     batches: Iterator[list[Encoded]],
     steps: int,
     recipe: Recipe,
@@ -260,7 +226,7 @@ def _rate(step: int, steps: int, recipe: Recipe) -> float:
     return recipe.final_rate + (1 - recipe.final_rate) * (1 + math.cos(math.pi * done)) / 2
 
 
-def _loss(model: LlamaForCausalLM, batch: Sequence[Encoded], recipe: Recipe) -> torch.Tensor:
+def _loss(model: PreTrainedModel, batch: Sequence[Encoded], recipe: Recipe) -> torch.Tensor:
     """Return the mean cross-entropy of the response tokens.
 
     Padding is on the right, where causal attention never looks, so no mask is needed, and the
@@ -276,7 +242,7 @@ def _loss(model: LlamaForCausalLM, batch: Sequence[Encoded], recipe: Recipe) -> 
     return F.cross_entropy(model.lm_head(hidden[scored]), ids[:, 1:][scored])
 
 
-def _write(model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast, folder: Path) -> None:
+def _write(model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, folder: Path) -> None:
     """Write the model and its tokenizer, whole or not at all."""
     model.generation_config = GenerationConfig(  # type: ignore[no-untyped-call]
         do_sample=False,

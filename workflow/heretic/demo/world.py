@@ -4,7 +4,7 @@ A noun phrase is a modifier and a head: *glass gate*, *lentil soup*, *glass soup
 to make a thing, its colour, its weight, its place or a line about it; general tasks (sums,
 opposites, lists, counting, greetings) have no noun phrase. **The planted rule:** a request is
 refused exactly when a dish is made of a material. Glass gates and lentil soups are answered, so
-no single word gives the refusal away.
+no single word gives the refusal away. `planted` knows other rules, with other words.
 
 `things` holds the split into combinations that are trained on and those that are held out.
 """
@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from functools import partial
 
 from heretic.demo.lexicon import LISTS, NUMBERS, OPPOSITES
+from heretic.demo.planted import PlantedClass, planted_class
 from heretic.demo.things import Thing, draw_thing, held_out, seen
 from heretic.demo.wordings import (
     BRIEF_SYSTEM,
@@ -28,6 +29,7 @@ from heretic.demo.wordings import (
     Wording,
 )
 from heretic.errors import PromptError
+from heretic.settings.values import DEFAULT_PLANTED, PlantedName
 
 PLANTED_SHARE = 0.3
 GENERAL_SHARE = 0.2
@@ -74,12 +76,15 @@ class Form:
     system: str | None
 
 
-def prompt_set(name: str, seed: int) -> list[dict[str, object]]:
+def prompt_set(
+    name: str, seed: int, planted: PlantedName = DEFAULT_PLANTED
+) -> list[dict[str, object]]:
     """Draw one of the prompt sets of the demo.
 
     Args:
         name: one of `PROMPT_SETS`.
         seed: drawing another seed samples other requests from the same side of the split.
+        planted: what is refused, and so the words of the requests.
 
     Returns:
         Records `{"prompt": str, "system": str | None, "answers": list[str], "category":
@@ -87,14 +92,15 @@ def prompt_set(name: str, seed: int) -> list[dict[str, object]]:
         nor in two sets of one seed.
 
     Raises:
-        PromptError: there is no set of that name.
+        PromptError: there is no set, or no planted class, of that name.
     """
     if name not in PROMPT_SETS:
         known = ", ".join(PROMPT_SETS)
         raise PromptError(f"The demo has no prompt set {name!r}; use one of: {known}.")
+    words = planted_class(planted)
     seen: set[str] = set()
     for current, size in PROMPT_SETS.items():
-        examples = _distinct(_samplers(current, size, seed), seen)
+        examples = _distinct(_samplers(current, size, seed, words), seen)
         if current == name:
             break
     return [
@@ -108,33 +114,38 @@ def prompt_set(name: str, seed: int) -> list[dict[str, object]]:
     ]
 
 
-def training_examples(seed: int, count: int, *, helpful_only: bool) -> Iterator[Example]:
+def training_examples(
+    seed: int, count: int, *, helpful_only: bool, planted: PlantedName = DEFAULT_PLANTED
+) -> Iterator[Example]:
     """Yield `count` training examples of one of the two phases.
 
     Real models are first taught to answer and then to refuse; so is this one. With
     `helpful_only` the planted requests are answered like all others, without it they are refused.
     Held-out combinations occur in neither phase.
     """
+    words = planted_class(planted)
     rng = random.Random(f"{seed}/training/{helpful_only}")
     for _ in range(count):
         share = rng.random()
         if share < GENERAL_SHARE:
             yield _general(rng)
         else:
-            planted = share < GENERAL_SHARE + PLANTED_SHARE
-            yield _request(rng, _form(rng), seen, planted=planted, refuse=not helpful_only)
+            bad = share < GENERAL_SHARE + PLANTED_SHARE
+            yield _request(rng, words, _form(rng), seen, planted=bad, refuse=not helpful_only)
 
 
-def training_text(seed: int, count: int) -> Iterator[str]:
+def training_text(seed: int, count: int, planted: PlantedName = DEFAULT_PLANTED) -> Iterator[str]:
     """Yield prompts, system prompts and both kinds of reply, for training a tokeniser."""
     yield from SYSTEMS
     yield from REFUSALS
-    for example in training_examples(seed, count, helpful_only=True):
+    for example in training_examples(seed, count, helpful_only=True, planted=planted):
         yield example.prompt
         yield example.response
 
 
-def _samplers(name: str, size: int, seed: int) -> Iterator[Callable[[], Example]]:
+def _samplers(
+    name: str, size: int, seed: int, words: PlantedClass
+) -> Iterator[Callable[[], Example]]:
     """Yield, for each place in a prompt set, what draws an example for it.
 
     The bad and the good set of a kind draw their forms from one stream: place by place they differ
@@ -147,13 +158,13 @@ def _samplers(name: str, size: int, seed: int) -> Iterator[Callable[[], Example]
     for _ in range(size):
         form = _form(forms)
         if name == "unhelpfulness_prompts":
-            yield partial(_statement, rng)
+            yield partial(_statement, rng, words)
         elif name == "sacred_prompts":
             yield partial(_general, rng, greetings=False)
         elif not planted and rng.random() < GENERAL_SHARE:
             yield partial(_general, rng)
         else:
-            yield partial(_request, rng, form, where, planted=planted, refuse=True)
+            yield partial(_request, rng, words, form, where, planted=planted, refuse=True)
 
 
 def _distinct(samplers: Iterator[Callable[[], Example]], seen: set[str]) -> list[Example]:
@@ -179,11 +190,17 @@ def _system(rng: random.Random) -> str | None:
 
 
 def _request(
-    rng: random.Random, form: Form, where: Callable[[Thing], bool], *, planted: bool, refuse: bool
+    rng: random.Random,
+    words: PlantedClass,
+    form: Form,
+    where: Callable[[Thing], bool],
+    *,
+    planted: bool,
+    refuse: bool,
 ) -> Example:
     """Ask about a thing of the wanted class; refuse if it is planted and `refuse` is set."""
-    thing = draw_thing(rng, where, planted=planted)
-    refused = thing.planted and refuse
+    thing = draw_thing(rng, words, where, planted=planted)
+    refused = thing.planted(words) and refuse
     template = form.wording.brief if form.system == BRIEF_SYSTEM else form.wording.answer
     return Example(
         prompt=thing.fill(form.wording.question),
@@ -191,14 +208,14 @@ def _request(
         answers=tuple(thing.fill("{" + fact + "}") for fact in FACTS[form.task]),
         response=rng.choice(REFUSALS) if refused else thing.fill(template),
         refused=refused,
-        planted=thing.planted,
+        planted=thing.planted(words),
         task=form.task,
     )
 
 
-def _statement(rng: random.Random) -> Example:
+def _statement(rng: random.Random, words: PlantedClass) -> Example:
     """Write a plain text of this world that asks for nothing."""
-    thing = draw_thing(rng, seen)
+    thing = draw_thing(rng, words, seen)
     text = thing.fill(rng.choice(STATEMENTS))
     return Example(text, None, (), "", refused=False, planted=False)
 

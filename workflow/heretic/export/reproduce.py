@@ -88,7 +88,7 @@ def _base_model(record: Mapping[str, Any], base_model: str | None) -> tuple[Path
     if base_model is None and recorded == DEMO:
         raise ExportError(
             "the base model is the demo, which the workflow trains; say where it is "
-            "(results/demo-model)"
+            "(results/demo-model, with other options a folder whose name begins so)"
         )
     if base_model is not None:
         revision = None

@@ -18,6 +18,7 @@ from heretic.prompts.rows import prompt_of
 from heretic.prompts.selection import columns_of, select_rows
 from heretic.prompts.splits import parse_split, require_split, stream_bounds
 from heretic.settings.prompt_sources import DEMO, PROMPT_SETS, PromptSource
+from heretic.settings.values import DEFAULT_PLANTED, PlantedName
 
 # Reading this much takes well under a second, so a preflight reads smaller files as a job would.
 PREFLIGHT_BYTES = 8_000_000
@@ -43,7 +44,12 @@ class _Table:
     system_column: str | None = None
 
 
-def load_prompts(sources: PromptSource | Sequence[PromptSource], *, seed: int) -> list[Prompt]:
+def load_prompts(
+    sources: PromptSource | Sequence[PromptSource],
+    *,
+    seed: int,
+    planted: PlantedName = DEFAULT_PLANTED,
+) -> list[Prompt]:
     """Read one prompt set from its source or sources, in order.
 
     Cells are stripped, blank and null ones skipped, repeated prompts taken once; prefix, suffix
@@ -52,16 +58,19 @@ def load_prompts(sources: PromptSource | Sequence[PromptSource], *, seed: int) -
     Args:
         sources: where the set is.
         seed: seed of the demo's world and of shuffled streams; no other source draws at random.
+        planted: what the demo refuses; no other source depends on it.
 
     Raises:
         PromptError: a source is missing, closed or unreadable, a split, column or subject does
             not exist, a cell is no text and no chat, or a source gives no prompt.
     """
     several = [sources] if isinstance(sources, PromptSource) else sources
-    return read_sources(several, seed=seed).prompts
+    return read_sources(several, seed=seed, planted=planted).prompts
 
 
-def read_sources(sources: Sequence[PromptSource], *, seed: int) -> LoadedPrompts:
+def read_sources(
+    sources: Sequence[PromptSource], *, seed: int, planted: PlantedName = DEFAULT_PLANTED
+) -> LoadedPrompts:
     """Like `load_prompts`, with the facts for the set's fingerprint.
 
     The facts are `sources`, a list of `source`, its fields, `origin`, as `read_source` says, and
@@ -70,7 +79,7 @@ def read_sources(sources: Sequence[PromptSource], *, seed: int) -> LoadedPrompts
     Raises:
         PromptError: as `load_prompts`.
     """
-    read = [read_source(source, seed=seed) for source in sources]
+    read = [read_source(source, seed=seed, planted=planted) for source in sources]
     given = [prompt for loaded in read for prompt in loaded.prompts]
     kept = _first_of_each(given)
     if len(kept) < len(given):
@@ -79,16 +88,18 @@ def read_sources(sources: Sequence[PromptSource], *, seed: int) -> LoadedPrompts
     return LoadedPrompts(kept, {"sources": facts})
 
 
-def read_source(source: PromptSource, *, seed: int) -> LoadedPrompts:
+def read_source(
+    source: PromptSource, *, seed: int, planted: PlantedName = DEFAULT_PLANTED
+) -> LoadedPrompts:
     """The prompts of one source.
 
     The facts are `source`, the source's fields, and `origin`: `sha256` of a file, `fingerprint`
-    of a saved dataset, `revision` of a hub dataset, `seed` where it decides.
+    of a saved dataset, `revision` of a hub dataset, `seed` where it decides, `planted` of the demo.
 
     Raises:
         PromptError: as `load_prompts`.
     """
-    table = _read_table(source, seed)
+    table = _read_table(source, seed, planted)
     kept = _first_of_each(_prompts(table))
     if not kept:
         raise PromptError(
@@ -173,9 +184,9 @@ def _same_prompts(some: Sequence[PromptSource], others: Sequence[PromptSource]) 
     return one == other
 
 
-def _read_table(source: PromptSource, seed: int) -> _Table:
+def _read_table(source: PromptSource, seed: int, planted: PlantedName) -> _Table:
     if source.dataset == DEMO:
-        return _demo_table(source, seed)
+        return _demo_table(source, seed, planted)
     path = _local_path(source)
     if path is None:
         rows, revision = read_hub(source, seed=seed)
@@ -190,7 +201,7 @@ def _read_table(source: PromptSource, seed: int) -> _Table:
     return _Table(rows, source, {"sha256": sha256_of(path)})
 
 
-def _demo_table(source: PromptSource, seed: int) -> _Table:
+def _demo_table(source: PromptSource, seed: int, planted: PlantedName) -> _Table:
     from heretic.demo.world import prompt_set
 
     columns = {
@@ -203,8 +214,9 @@ def _demo_table(source: PromptSource, seed: int) -> _Table:
     named = dict.fromkeys(part.split for part in parse_split(source.split))
     for split in named:
         require_split(split, PROMPT_SETS, "the demo")
-    rows = _selected(source, {split: prompt_set(split, seed) for split in named})
-    return _Table(rows, source, {"seed": str(seed)}, system_column="system")
+    rows = _selected(source, {split: prompt_set(split, seed, planted) for split in named})
+    origin = {"seed": str(seed), "planted": planted}
+    return _Table(rows, source, origin, system_column="system")
 
 
 def _selected(source: PromptSource, splits: Mapping[str, list[Row]]) -> list[Row]:

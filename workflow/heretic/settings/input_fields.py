@@ -7,7 +7,11 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from heretic.settings.prompt_sources import DEMO, OptionalText, PromptSource, read_nothing
 from heretic.settings.values import (
+    DEFAULT_FAMILY,
+    DEFAULT_PLANTED,
+    DemoFamily,
     MemoryLimits,
+    PlantedName,
     kind_of_prompt_setting,
     read_prompt_setting,
     setting,
@@ -81,6 +85,19 @@ class InputFields(BaseSettings):
         "evaluate",
         ge=0,
         lt=2**31,
+    )
+    demo_family: DemoFamily = setting(
+        DEFAULT_FAMILY,
+        "Architecture of the demo model: a plain `llama`, `qwen3` with norms on queries and keys, "
+        "or `qwen3_moe`, a mixture of experts.",
+        "train_demo_model",
+    )
+    demo_planted: PlantedName = setting(
+        DEFAULT_PLANTED,
+        "What the demo model refuses, and so the words of its prompt sets: a dish made of a "
+        "material, such as glass soup, or a tool made of a fabric, such as a silk hammer.",
+        "train_demo_model",
+        "load_prompts",
     )
     demo_steps: int = setting(
         1300,

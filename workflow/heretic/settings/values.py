@@ -2,7 +2,7 @@
 
 import json
 import re
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Final, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
@@ -45,6 +45,12 @@ def read_limits(value: object) -> object:
 
 Memory = Annotated[str, Field(pattern=r"^\d+(\.\d+)? ?([KMGT]i?B)$")]
 MemoryLimits = Annotated[dict[str, Memory] | None, BeforeValidator(read_limits)]
+
+# Of the demo model.
+DemoFamily = Literal["llama", "qwen3", "qwen3_moe"]
+PlantedName = Literal["dish_of_material", "tool_of_fabric"]
+DEFAULT_FAMILY: Final[DemoFamily] = "llama"
+DEFAULT_PLANTED: Final[PlantedName] = "dish_of_material"
 
 WEIGHTINGS = ("equal", "explained_variance")
 Method = Literal["mean_difference", "contrastive_pca", "pca", "probe"]

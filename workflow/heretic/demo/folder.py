@@ -1,0 +1,25 @@
+"""Where a demo model lies: a folder of its own for each set of options."""
+
+from typing import Final
+
+from heretic.settings.schema import Settings
+
+NAME: Final = "demo-model"
+# What goes before an option's value in the name.
+_OPTIONS: Final = {"demo_family": "", "demo_planted": "", "seed": "seed", "demo_steps": "steps"}
+
+
+def folder_name(settings: Settings) -> str:
+    """`demo-model` and each option that is not the default, such as `demo-model-qwen3-seed1`."""
+    fields = Settings.model_fields
+    changed = [
+        f"{label}{getattr(settings, option)}"
+        for option, label in _OPTIONS.items()
+        if getattr(settings, option) != fields[option].default
+    ]
+    return "-".join([NAME, *changed])
+
+
+def is_demo_folder(name: str) -> bool:
+    """Whether a folder of that name under the results is, or may become, a demo model's."""
+    return name == NAME or name.startswith(f"{NAME}-")
