@@ -104,3 +104,17 @@ def test_categories_have_a_row_each_with_both_models(evaluation: dict[str, Any])
         ["60/60", "2/60", "0/60", "57/60"],
         ["68/68", "0/68", "n/a", "n/a"],
     ]
+
+
+def test_columns_that_do_not_fit_stand_below(evaluation: dict[str, Any]) -> None:
+    for part in (evaluation["original"], evaluation["edited"], *evaluation["controls"].values()):
+        part["scores"] = {
+            f"score_number_{n}": {"value": 1234.5 + n, "interval": [1000.5, 2000.5]}
+            for n in range(4)
+        }
+    text = summary_table(evaluation)
+    assert "…" not in text
+    assert max(map(len, text.splitlines())) <= 100
+    assert all(f"{1234.5 + n:.4g}" in text for n in range(4))
+    assert text.count("Edited") == 2
+    assert text.count("Held-out prompts") == 1

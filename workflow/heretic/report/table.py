@@ -3,7 +3,8 @@
 import io
 import shutil
 import sys
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -15,31 +16,63 @@ from heretic.artifacts import read_json
 from heretic.evaluation.summary import Cell, summarise
 
 FIXED_WIDTH = 100
-LABEL_WIDTH = 9
+LABEL_WIDTH, GAP = 9, 2
+CAPTION = "Held-out prompts; 95% intervals below each value; KL in nats."
 
 
 def summary_table(evaluation: Mapping[str, Any]) -> str:
     """The rows of the report's table as text without colours.
 
     As wide as the terminal, at least 100 characters; exactly 100 when the output is no terminal.
+    Columns that do not fit, such as those of further scores, stand in a table below.
     """
     summary = summarise(evaluation)
-    table = Table(
-        box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False, padding=(0, 1, 0, 0),
-        caption="Held-out prompts; 95% intervals below each value; KL in nats.",
-        caption_justify="left",
-    )  # fmt: skip
-    table.add_column("", width=LABEL_WIDTH)
-    texts = [[_lines(cell) for cell in row.cells] for row in summary.rows]
-    for heading, column in zip(summary.headings, zip(*texts, strict=True), strict=True):
-        pieces = [*heading.split(), *(line for text in column for line in text.splitlines())]
-        table.add_column(heading, justify="right", width=max(map(len, pieces)))
-    for row, cells in zip(summary.rows, texts, strict=True):
-        table.add_row(row.label, *cells)
-        table.add_section()
+    labels = [row.label for row in summary.rows]
+    columns = [
+        _Column(heading, [_lines(row.cells[place]) for row in summary.rows])
+        for place, heading in enumerate(summary.headings)
+    ]
+    width = _width()
+    parts = _side_by_side(columns, width - LABEL_WIDTH - GAP)
     text = io.StringIO()
-    Console(file=text, width=_width(), color_system=None).print(table)
-    return "\n".join(line.rstrip() for line in text.getvalue().splitlines())
+    console = Console(file=text, width=width, color_system=None)
+    for part in parts:
+        console.print(_table(labels, part))
+    return "\n".join([*(line.rstrip() for line in text.getvalue().splitlines()), CAPTION])
+
+
+@dataclass(frozen=True)
+class _Column:
+    heading: str
+    texts: list[str]
+
+    @property
+    def width(self) -> int:
+        """Of its longest piece that is not broken."""
+        pieces = [*self.heading.split(), *(line for t in self.texts for line in t.splitlines())]
+        return max(map(len, pieces))
+
+
+def _side_by_side(columns: Sequence[_Column], room: int) -> list[list[_Column]]:
+    """The columns in as few tables as have room for them, in their order."""
+    parts: list[list[_Column]] = [[]]
+    for column in columns:
+        taken = sum(other.width + GAP for other in parts[-1])
+        if parts[-1] and taken + column.width > room:
+            parts.append([])
+        parts[-1].append(column)
+    return parts
+
+
+def _table(labels: Sequence[str], columns: Sequence[_Column]) -> Table:
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False, padding=(0, 1, 0, 0))
+    table.add_column("", width=LABEL_WIDTH)
+    for column in columns:
+        table.add_column(column.heading, justify="right", width=column.width)
+    for place, label in enumerate(labels):
+        table.add_row(label, *(column.texts[place] for column in columns))
+        table.add_section()
+    return table
 
 
 def run_summaries(results: Path, runs: Iterable[str]) -> str:
