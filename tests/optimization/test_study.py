@@ -15,10 +15,11 @@ import optuna
 import pytest
 from optuna.trial import TrialState
 
+from heretic.ablation.parameters import AblationParameters
 from heretic.ablation.plan import Edit, plan_edits
 from heretic.errors import StudyError
 from heretic.evaluation.trial_scores import Limits
-from heretic.optimization.records import TrialRecord, choose, mean_stages, trial_rows
+from heretic.optimization.records import TrialRecord, agreement, choose, mean_stages, trial_rows
 from heretic.optimization.samplers import Sampling, make_sampler
 from heretic.optimization.study import (
     finished_trials,
@@ -39,6 +40,7 @@ from optimization.small_search import (
 
 HERE = Path(__file__).parent
 N = 8
+NOTHING = AblationParameters("per_layer", None, {})
 
 
 @pytest.fixture(scope="module")
@@ -301,3 +303,19 @@ def test_a_confined_search_edits_nothing_else_and_its_records_say_so() -> None:
         edited |= {edit.writer.layer for edit in edits}
         assert parameters.direction_index in (None, 1.0, 3.0)
     assert edited == {0, 2}
+
+
+def test_log_odds_agree_with_refusals_by_rank() -> None:
+    def scored(pairs: list[tuple[float | None, int | None]]) -> list[TrialRecord]:
+        return [
+            TrialRecord(n, NOTHING, {}, {"refusal_log_odds": odds, "refusals": count}, True, 1.0)
+            for n, (odds, count) in enumerate(pairs)
+        ]
+
+    rising = scored([(-3.0, 0), (-1.0, 2), (None, None), (0.5, None), (4.0, 9), (9.0, 40)])
+    assert agreement(rising) == {"trials": 4, "spearman": pytest.approx(1.0)}
+    mixed = scored([(-3.0, 2), (-1.0, 0), (4.0, 40), (9.0, 9)])
+    assert agreement(mixed)["spearman"] == pytest.approx(0.6)
+    assert agreement(scored([(1.0, 2), (2.0, 3)]))["spearman"] is None
+    assert agreement(scored([(n, 5) for n in range(4)]))["spearman"] is None
+    assert agreement([]) == {"trials": 0, "spearman": None}

@@ -180,3 +180,12 @@ def test_flat_joins_keys_with_dots() -> None:
     assert flat({"a": {"b": 1, "c": {"d": "x"}}, "e": [1]}) == {
         "a.b": "1", "a.c.d": "x", "e": "[1]",
     }  # fmt: skip
+
+
+def test_how_log_odds_agree_with_refusals_is_told(run_folder: Path) -> None:
+    assert "correlation" not in pareto(read_run(run_folder)).caption
+    change(run_folder / "study.json", agreement={"trials": 27, "spearman": 0.914})
+    caption = pareto(read_run(run_folder)).caption
+    assert "the 27 answered trials rank as by refusals with a correlation of 0.91." in caption
+    change(run_folder / "study.json", agreement={"trials": 2, "spearman": None})
+    assert "correlation" not in pareto(read_run(run_folder)).caption

@@ -83,6 +83,7 @@ class Run:
     prompt_sets: dict[str, dict[str, Any]]
     ablation: dict[str, Any]
     engine: dict[str, Any]
+    agreement: dict[str, Any]
     hashes: dict[str, str]
     further_picks: tuple[Pick, ...] = ()
     benchmarks: dict[str, Any] | None = None
@@ -176,7 +177,8 @@ def read_run(folder: Path, picks: Sequence[Path] = (), *, with_benchmarks: bool 
         evaluation=_read_evaluation(folder / "evaluation.json"),
         prompt_sets=_read_prompt_sets(folder / "prompts"),
         ablation=_read_object(ablation) if ablation.exists() else {},
-        engine=_read_engine(folder / "study.json"),
+        engine=_told_by_search(folder / "study.json", "engine"),
+        agreement=_told_by_search(folder / "study.json", "agreement"),
         hashes={name: sha256_of(folder / name) for name in HASHED if (folder / name).exists()},
         further_picks=further,
         benchmarks=_read_benchmarks(folder / "benchmarks.json") if with_benchmarks else None,
@@ -210,13 +212,13 @@ def _read_best(path: Path) -> dict[str, Any]:
     return best
 
 
-def _read_engine(path: Path) -> dict[str, Any]:
-    """What the search told of how it scored trials; empty where it told nothing."""
+def _told_by_search(path: Path, about: str) -> dict[str, Any]:
+    """What the search told of its engine, or of how its scores agree; empty where nothing."""
     if not path.exists():
         return {}
     study = _read_object(path)
     with blaming(path):
-        return dict(study.get("engine", {}))
+        return dict(study.get(about, {}))
 
 
 def _read_evaluation(path: Path) -> dict[str, Any]:

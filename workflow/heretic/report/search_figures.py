@@ -53,10 +53,22 @@ def pareto(run: Run) -> Chart:
         f"{_read_as(run)}; prompts are those of the search, not the held-out ones. Unanswered: "
         "refused, or answered by an empty, looping or off-script text. Trials beyond a limit, such "
         "as that of the KL, are infeasible: no answers were generated, so they are drawn above the "
-        f"scale; a KL outside {SMALLEST_KL:g} to {LARGEST_KL:g} lies at the edge. Chosen: trial "
+        f"scale; a KL outside {SMALLEST_KL:g} to {LARGEST_KL:g} lies at the edge.{_agreement(run)} "
+        "Chosen: trial "
         f"{run.best['trial']} ({run.best['selection']}). Point at a trial for its parameters.",
         f"Scatter plot of {len(done)} complete and {len(over)} infeasible trials; "
         f"{len(front)} lie on the Pareto front. {_describe(run)}",
+    )
+
+
+def _agreement(run: Run) -> str:
+    """How far the first token alone tells which trials refuse."""
+    correlation = run.agreement.get("spearman")
+    if correlation is None:
+        return ""
+    return (
+        f" By their refusal log-odds, read off the first token, the {run.agreement['trials']} "
+        f"answered trials rank as by refusals with a correlation of {correlation:.2f}."
     )
 
 
