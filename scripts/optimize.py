@@ -14,6 +14,7 @@ from heretic.ablation.directions import AblationDirections
 from heretic.ablation.recorded import check_adapter, record_writers
 from heretic.artifacts import provenance, read_json, read_tensors, sha256_of, write_csv, write_json
 from heretic.console import job, log
+from heretic.dependencies import in_rooms
 from heretic.errors import StudyError
 from heretic.evaluation.engine_choice import make_trial_engine
 from heretic.evaluation.scale import LOG_ODDS
@@ -40,6 +41,8 @@ snakemake: Snakemake
 
 # Settings that say which trials are tried, but not what one scores.
 HOW_MANY = ("n_trials", "patience", "trials_in_flight", "sampler", "quasi_random_start")
+# Rooms of the library that take part in scoring.
+SCORING = ("ablation", "evaluation", "inference", "model")
 ENGINE_SETTINGS = ("max_response_length", "engine", "norm_preservation", "trials_in_flight")
 ENGINE_RUNTIME = ("cache_weights", "cache_device", "activation_cache_gb")
 
@@ -140,18 +143,14 @@ def objective(
         },
         "weights": source_facts("", revision, folder)["sha256"],
         "tokenizer": {path.name: sha256_of(path) for path in tokenizer_files(folder)},
+        # Another module must not cost a study its trials.
         "source": {
-            f"{path.parent.name}/{path.name}": sha256_of(path)
+            name: sha256_of(path)
             for path in map(Path, smk.input.code)
-            if scores(path)
+            if (name := in_rooms(path, SCORING)) is not None
         },
         "scorers": {path: sha256_of(Path(path)) for path in smk.input.scorers},
     }
-
-
-def scores(path: Path) -> bool:
-    """Whether a module takes part in scoring; another one must not cost a study its trials."""
-    return path.parent.name in ("ablation", "evaluation", "inference", "model")
 
 
 def prepare(

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 import heretic
-from heretic.dependencies import module_files
+from heretic.dependencies import in_rooms, module_files
 
 LIBRARY = Path(heretic.__file__).parent
 SCRIPTS = Path(__file__).parents[1] / "scripts"
@@ -160,3 +160,21 @@ def test_light_scripts_start_without_torch(script: str) -> None:
     done = subprocess.run(command, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert done.stdout.strip() == "False"
+
+
+def test_rooms_are_told_at_any_depth(tmp_path: Path) -> None:
+    rooms = ("evaluation", "model")
+    inside = LIBRARY / "evaluation" / "scorers" / "markers.py"
+    assert in_rooms(inside, rooms) == "evaluation/scorers/markers.py"
+    assert in_rooms(LIBRARY / "model" / "chat.py", rooms) == "model/chat.py"
+    assert in_rooms(LIBRARY / "report" / "page.py", rooms) is None
+    assert in_rooms(SCRIPTS / "optimize.py", rooms) is None
+    # A clone may be named as the package is.
+    clone = tmp_path / "heretic" / "workflow" / "heretic" / "model" / "chat.py"
+    assert in_rooms(clone, rooms) == "model/chat.py"
+
+
+def test_every_scorer_of_the_search_decides_what_its_study_is() -> None:
+    files = module_files(SCRIPTS / "optimize.py", LIBRARY)
+    named = {in_rooms(path, ("evaluation",)) for path in files}
+    assert {"evaluation/scorers/markers.py", "evaluation/scorers/log_odds.py"} <= named

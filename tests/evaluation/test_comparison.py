@@ -1,6 +1,7 @@
 """Any two models under one protocol: the prefix, the tokens, and what is left out."""
 
 from dataclasses import replace
+from typing import Any
 
 import pytest
 import torch
@@ -8,6 +9,7 @@ from tiny_models import PROMPTS, VOCABULARY, tiny_model
 
 from heretic.evaluation.comparison import Vocabulary, compare_models
 from heretic.evaluation.holdout import HoldoutProtocol, HoldoutSets
+from heretic.evaluation.scorers.panel import make_panel
 from heretic.model.decoding import decode, generate
 from heretic.model.loading import Model
 from heretic.model.response_prefix import find_response_prefix
@@ -49,10 +51,19 @@ def test_a_model_does_not_differ_from_itself() -> None:
 
 def test_other_tokens_are_compared_without_divergences() -> None:
     one, other = tiny_model(), tiny_model(vocab_size=VOCABULARY + 8)
-    found, _ = compare_models(lambda: one, lambda: other, SETS, PROTOCOL, "")
+    further: list[dict[str, Any]] = [
+        {"scorer": "kl_teacher_forced", "name": "kl_of_two", "settings": {"tokens": 2}},
+        {"scorer": "words", "name": None, "settings": {}},
+    ]
+    protocol = replace(PROTOCOL, panel=make_panel(["core"], further))
+    found, _ = compare_models(lambda: one, lambda: other, SETS, protocol, "")
     for row in (found.table["original"], found.table["edited"]):
         assert row["refusals"]["total"] == 2
         assert not DIVERGENCES & row.keys()
+        # Nor the scores that compare predictions.
+        assert row["scores"].keys() == {"words"}
+    same, _ = compare_models(lambda: one, lambda: tiny_model(seed=2), SETS, protocol, "")
+    assert same.table["edited"]["scores"]["kl_of_two"]["value"] > 0
     assert len(found.answers) == 4
 
 

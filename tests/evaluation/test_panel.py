@@ -1,18 +1,28 @@
 """Scorers as settings name them: built-in ones, classes of the user's own, and a judge."""
 
+import json
+import math
+import shutil
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from tiny_models import tiny_tokenizer
-from transformers import BertConfig, BertForSequenceClassification
+from transformers import (
+    BertConfig,
+    BertForSequenceClassification,
+    RobertaConfig,
+    RobertaForSequenceClassification,
+)
 
 from heretic.errors import ModelLoadError, SettingsError, StudyError
 from heretic.evaluation.scale import Span
 from heretic.evaluation.scorers import ScoredPrompts
 from heretic.evaluation.scorers.judge import Judge
 from heretic.evaluation.scorers.panel import Panel, make_panel
+from heretic.evaluation.trial_scores import trial_scores
 from heretic.optimization.aims import directions_of, make_objectives
 from heretic.prompts import Prompt
 
@@ -44,6 +54,31 @@ class Layers(PassScorer):
 
 class Nothing:
     name = "nothing"
+
+
+class Turned(Shouting):
+    direction = "max"
+
+
+class Both(Shouting):
+    side = "both"
+
+
+class Refusing(Shouting):
+    def __init__(self):
+        raise ValueError("not today")
+
+
+class Unsure(Shouting):
+    counts = True
+
+    def judge(self, prompt, answer):
+        return 0.9
+
+
+class Endless(Shouting):
+    def judge(self, prompt, answer):
+        return float("nan")
 """
 
 
@@ -75,9 +110,9 @@ def test_a_class_of_ones_own_scores_with_its_settings(own: str) -> None:
     found = make_objectives(panel, ["unanswered", "loud"], PROMPTS, original, max_kl=1.0)
     assert [(o.direction, o.best, o.worst) for o in found] == [
         ("minimize", 0.0, 1.0),
-        ("maximize", 3.0, 0.0),
+        ("maximize", 3.0, 1.5),
     ]
-    assert found[1].share(1.5) == 0.5
+    assert (found[1].share(1.5), found[1].share(3.0)) == (1.0, 0.0)
 
 
 def test_a_scorer_by_passes_of_ones_own_is_reported_but_no_objective(own: str) -> None:
@@ -102,6 +137,14 @@ def test_a_scorer_by_passes_of_ones_own_is_reported_but_no_objective(own: str) -
         ("words", {"name": "my words"}, "needs a `name` of letters, digits and underscores"),
         ("words", {"name": "refusals"}, "two scorers are named refusals"),
         ("judge", {"model": "someone/judge", "label": "yes"}, "needs `revision`"),
+        ("judge", {"model": "x", "label": "y", "threshold": "high"}, "threshold is 'high'; give"),
+        ("judge", {"model": "x", "label": "y", "threshold": 70}, "a number from 0 to 1"),
+        ("judge", {"model": "x", "label": "y", "batch_size": 0}, "a number from 1 to 4096"),
+        ("words", {"name": "state"}, "cannot be named state, as a column of the tables is"),
+        ("words", {"name": "attn_weight"}, "cannot be named attn_weight"),
+        ("{own}:Turned", {}, "its direction is minimize, maximize or none"),
+        ("{own}:Both", {}, "its side, if it judges answers, bad or good"),
+        ("{own}:Refusing", {}, "Refusing: not today; see its settings"),
     ],
 )
 def test_what_cannot_be_made_is_one_clear_error(
@@ -134,6 +177,10 @@ def test_scales_of_scores() -> None:
     }
     for name, (original, span) in spans.items():
         assert panel.span(name, original, 0.5, PROMPTS) == span
+    # Of an original that refuses less than half, or nothing that is to be large, too.
+    assert panel.span("refusal_log_odds", -2.0, 0.5, PROMPTS) == Span(-6.0, -2.0)
+    assert panel.span("refusal_log_odds", 0.1, 0.5, PROMPTS) == Span(-1.9, 0.1)
+    assert panel.span("words", 0.0, 0.5, PROMPTS) == Span(-1.0, 0.0)
     assert panel.span("perplexity", 10.0, 0.5, PROMPTS).share(10.0) == 0.0
     assert panel.span("perplexity", 10.0, 0.5, PROMPTS).share(27.1828) == pytest.approx(1, rel=1e-4)
 
@@ -187,6 +234,56 @@ def test_a_judge_may_read_the_prompt_too(classifier: Path) -> None:
     panel = panel_of(judge={"model": str(classifier), "label": "refused"})
     assert panel.judge(PROMPTS, ["a", "b"], ["c"])["judge"].details in ((0.0,), (1.0,))
     assert not panel.settled("I cannot do that")
+
+
+def test_labels_may_be_yes_or_no_of_their_own_or_without_names(
+    classifier: Path, tmp_path: Path
+) -> None:
+    for kind, normalise in (
+        ("multi_label_classification", torch.sigmoid),
+        ("single_label_classification", partial(torch.softmax, dim=-1)),
+    ):
+        folder = Path(shutil.copytree(classifier, tmp_path / kind))
+        config = json.loads((folder / "config.json").read_text())
+        del config["id2label"], config["label2id"]
+        # Two labels are what a file leaves out.
+        (folder / "config.json").write_text(json.dumps({**config, "problem_type": kind}))
+        network: Any = BertForSequenceClassification.from_pretrained(
+            folder, num_labels=2, ignore_mismatched_sizes=True
+        )
+        network.save_pretrained(folder)
+        assert "id2label" not in json.loads((folder / "config.json").read_text())
+        judge = Judge(str(folder), "LABEL_1", batch_size=4)
+        inputs = tiny_tokenizer()(ANSWERS[1], return_tensors="pt")
+        with torch.inference_mode():
+            share = float(normalise(network.eval()(**inputs).logits)[0, 1])
+        assert float(judge._probabilities([(BAD[0], ANSWERS[1])])[0]) == pytest.approx(share)
+
+
+def test_a_judge_reads_as_much_as_it_has_places_for(tmp_path: Path) -> None:
+    tokenizer = tiny_tokenizer()
+    config = RobertaConfig(
+        vocab_size=len(tokenizer), hidden_size=16, num_hidden_layers=1, num_attention_heads=2,
+        intermediate_size=32, max_position_embeddings=34, pad_token_id=1,
+    )  # fmt: skip
+    RobertaForSequenceClassification(config).save_pretrained(tmp_path)
+    tokenizer.save_pretrained(tmp_path)
+    assert Judge(str(tmp_path), "LABEL_0").score(BAD, ["many words " * 30]).value in (0, 1)
+
+
+def test_what_is_counted_is_yes_or_no(own: str) -> None:
+    with pytest.raises(SettingsError, match="shouting counts answers, so its judge must say yes"):
+        panel_of(f"{own}:Unsure").judge(PROMPTS, ["a", "b"], ["c"])
+
+
+def test_a_score_that_is_no_number_is_none(own: str) -> None:
+    panel = panel_of(f"{own}:Endless")
+    answers = (["a", "b"], ["c"])
+    scores = trial_scores(panel, PROMPTS, 0.5, math.nan, {}, answers)
+    assert (scores["shouting"], scores["refusal_log_odds"]) == (None, None)
+    assert scores["refusals"] == 0
+    overflowed = trial_scores(panel, PROMPTS, math.nan, None, {}, None)
+    assert math.isnan(overflowed["kl_first_token"])
 
 
 def test_a_judge_must_exist_and_know_its_label(classifier: Path, tmp_path: Path) -> None:

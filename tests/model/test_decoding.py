@@ -10,7 +10,12 @@ from torch import Tensor
 from torch._dynamo.utils import counters
 from transformers import GenerationConfig
 
-from heretic.model.decoding import decode, forced_log_probabilities, generate
+from heretic.model.decoding import (
+    decode,
+    forced_log_probabilities,
+    generate,
+    text_log_probabilities,
+)
 from heretic.model.loading import Model
 
 FAMILIES = ["llama", "gpt2", "qwen2"]
@@ -172,3 +177,20 @@ def test_a_compiled_decoding_step_gives_the_same_tokens_and_sees_edits() -> None
     assert after == naive_answers(model)
     assert after != before
     assert counters["stats"]["unique_graphs"] == compiled
+
+
+@pytest.mark.parametrize("family", ["llama", "gpt2"])
+def test_plain_texts_are_read_as_one_by_one(family: str) -> None:
+    model = tiny_model(family, batch_size=2)
+    texts = ["Grey stones lie there.", "A", "Rain.", "It rains on grey stones. " * 40]
+    places = model.network.config.get_text_config().max_position_embeddings
+    found = text_log_probabilities(model, texts)
+    # A single token tells nothing, and what has no place is cut off.
+    assert len(found) == 3
+    assert len(found[2]) == min(places, len(texts[3])) - 1
+    for row, text in zip(found, (texts[0], *texts[2:]), strict=True):
+        ids = torch.tensor([model.chat.tokenizer(text)["input_ids"][:places]])
+        with torch.no_grad():
+            alone = model.network(ids).logits[0, :-1].log_softmax(-1)
+        wanted = alone.gather(-1, ids[0, 1:, None])[:, 0]
+        torch.testing.assert_close(row, wanted, rtol=1e-4, atol=1e-4)

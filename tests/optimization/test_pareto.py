@@ -7,8 +7,8 @@ from hypothesis import strategies as st
 from heretic.errors import StudyError
 from heretic.optimization.pareto import (
     Candidate,
-    best_in_last,
     hypervolume,
+    nearest,
     pareto_front,
     select,
 )
@@ -62,12 +62,14 @@ def test_the_front_is_what_nothing_beats(found: list[Candidate]) -> None:
 
 @settings(deadline=None)
 @given(candidates)
-def test_the_best_so_far_is_the_end_of_the_front(found: list[Candidate]) -> None:
+def test_the_best_so_far_is_the_one_that_would_be_taken(found: list[Candidate]) -> None:
     best = None
     for so_far, candidate in enumerate(found, start=1):
-        best = best_in_last([*([best] if best else []), candidate])
-        assert best == pareto_front(found[:so_far])[-1]
-    assert best_in_last([]) is None
+        best = nearest([*([best] if best else []), candidate])
+        assert best is not None
+        assert best.distance() == select(found[:so_far], "closest", 0.1)[0].distance()
+        assert best in pareto_front(found[:so_far])
+    assert nearest([]) is None
 
 
 @pytest.mark.parametrize(
@@ -132,9 +134,28 @@ def test_the_knee_is_farthest_below_the_line_between_the_ends() -> None:
     assert chosen("knee", bent_late) == 2
 
 
-def test_on_a_straight_front_the_knee_is_the_edited_end() -> None:
+def test_on_a_straight_front_the_knee_is_the_nearest_and_not_the_original() -> None:
     assert chosen("knee", [FRONT[0], FRONT[4]]) == 5
-    assert chosen("knee", [FRONT[0], at(7, 0.45, 50), FRONT[4]]) == 5
+    assert chosen("knee", [FRONT[0], at(7, 0.45, 50), FRONT[4]]) == 7
+
+
+@settings(deadline=None)
+@given(candidates, st.sampled_from(["closest", "knee"]))
+def test_the_order_of_objectives_changes_no_choice(found: list[Candidate], rule: str) -> None:
+    turned = [Candidate(c.number, c.objectives[::-1], c.scores) for c in found]
+    assert hypervolume(turned) == pytest.approx(hypervolume(found))
+    one, other = select(found, rule, 0.1)[0], select(turned, rule, 0.1)[0]
+    assert one.distance() == other.distance()
+
+
+def test_three_objectives() -> None:
+    points = [(0.0, 0.5, 1.0), (0.5, 0.0, 0.5), (0.5, 0.5, 0.5), (0.5, 0.5, 0.0), (0.2, 0.2, 0.2)]
+    found = [Candidate(n, point) for n, point in enumerate(points)]
+    assert [c.number for c in pareto_front(found)] == [0, 4, 1, 3]
+    # A cube of 0.8 and what sticks out of it on two sides: slabs of 0.2 x 0.5 x 0.5 each.
+    assert hypervolume(found) == pytest.approx(0.512 + 2 * 0.05)
+    assert hypervolume(found[4:]) == pytest.approx(0.512)
+    assert select(found, "closest", 0.1)[0].number == 4
 
 
 @pytest.mark.parametrize("rule", ["closest", "knee", "min_refusals_under_kl"])

@@ -1,7 +1,7 @@
 """Which library files a script depends on: the modules that it imports, and their data."""
 
 import ast
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from functools import cache
 from pathlib import Path
 
@@ -30,6 +30,20 @@ def module_files(script: Path, library: Path) -> list[Path]:
     found -= {library / name for name in WITHOUT_EFFECT}
     folders = {path.parent for path in found}
     return sorted(found.union(*map(_data_files, folders)))
+
+
+def in_rooms(path: Path, rooms: Collection[str]) -> str | None:
+    """Name of a module below the package, if it lies in one of some rooms of it, at any depth.
+
+    Args:
+        path: of a file.
+        rooms: folders directly below the package.
+    """
+    parts = path.resolve().parts
+    if PACKAGE not in parts:
+        return None
+    below = parts[len(parts) - parts[::-1].index(PACKAGE) :]
+    return "/".join(below) if below[:1] and below[0] in rooms else None
 
 
 @cache

@@ -95,6 +95,13 @@ def check_scores(settings: Settings) -> None:
     from heretic.evaluation.scorers.panel import make_panel
     from heretic.optimization.aims import directions_of
 
+    for name, prompts in (("recovered", "bad"), ("kept", "good")):
+        sources = settings.prompt_sources()[f"{prompts}_evaluation_prompts"]
+        if name in settings.objectives and not all(source.answer_column for source in sources):
+            raise SettingsError(
+                f"the objective {name} needs right answers; name an answer_column of "
+                f"{prompts}_evaluation_prompts, or other objectives"
+            )
     panel = make_panel(settings.refusal_markers, settings.subset("optimize")["scorers"])
     directions_of(panel, settings.objectives)
     if panel.needs_texts and "unhelpfulness_prompts" not in settings.prompt_sources():

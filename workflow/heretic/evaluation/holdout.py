@@ -61,12 +61,22 @@ class HoldoutProtocol:
         return cls(**{name: settings[name] for name in names}, panel=panel)
 
     def further(
-        self, model: Model, measures: Sequence[Measure], sets: HoldoutSets, answers: Sequence[str]
+        self,
+        model: Model,
+        measures: Sequence[Measure],
+        sets: HoldoutSets,
+        answers: Sequence[str],
+        *,
+        same_tokens: bool = True,
     ) -> dict[str, Score]:
-        """Scores that settings name, of a model and its answers to `HoldoutSets.all`."""
+        """Scores that settings name, of a model and its answers to `HoldoutSets.all`.
+
+        With other tokens than the original's it lacks those that compare predictions.
+        """
         found = {
             scorer.name: scorer.score(measure, model)
             for scorer, measure in zip(self.panel.passes, measures, strict=True)
+            if same_tokens or not scorer.needs_same_tokens
         }
         for scorer in self.panel.further:
             places = sets.indices(BAD_SET if scorer.side == "bad" else GOOD_SET)
@@ -152,7 +162,7 @@ def measure(
     """
     tokens = generate(model, sets.all, protocol.max_response_length, f"Answers of the {name}")
     answers = decode(model, tokens)
-    further = protocol.further(model, original.measures, sets, answers)
+    further = protocol.further(model, original.measures, sets, answers, same_tokens=same_tokens)
     if not same_tokens:
         return Measurement(tokens, answers, None, None, further)
     log_probabilities = forced_log_probabilities(model, sets.good, original.forced)

@@ -8,8 +8,8 @@ from heretic.evaluation.scale import KL, LOG_ODDS
 from heretic.evaluation.scorers.panel import Panel
 from heretic.evaluation.scorers.score import ScoredPrompts, finite_or_none
 
-# Numbers by name. Those of answers are None where nothing was generated, those of passes where they
-# are not finite.
+# Numbers by name, None where nothing was generated for a score or where it is not finite; but for
+# the KL, which tells that weights overflow.
 TrialScores = Mapping[str, Any]
 
 
@@ -60,11 +60,8 @@ def trial_scores(
         answers: of the good and of the bad prompts, each of which may end where `Panel.settled`
             says so; None if nothing was generated.
     """
-    found: dict[str, float | int | None] = {
-        KL: kl,
-        LOG_ODDS: log_odds,
-        **{name: finite_or_none(value) for name, value in passes.items()},
-    }
+    found: dict[str, float | int | None] = {LOG_ODDS: log_odds, **passes}
     if answers is not None:
         found |= {name: s.value for name, s in panel.judge(prompts, *answers).items()}
-    return {name: found.get(name) for name in panel.names(prompts)}
+    finite = {name: finite_or_none(found.get(name)) for name in panel.names(prompts)}
+    return {**finite, KL: kl}

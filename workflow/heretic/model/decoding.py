@@ -1,5 +1,6 @@
 """Greedy answers and next-token distributions, in length-sorted batches."""
 
+import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from inspect import Parameter, signature
@@ -85,12 +86,15 @@ def text_log_probabilities(model: Model, texts: Sequence[str]) -> list[Tensor]:
     """Log-probability of each token of plain texts given those before it, without a template.
 
     Returns:
-        By text [tokens - 1] (float32, on the CPU); the first token, which special tokens precede
-        where the tokenizer adds some, is given. Of a text of fewer than two tokens a single 0.
+        By text [tokens - 1] (float32, on the CPU), of as many tokens as the network has places
+        for; the first token, which special tokens precede where the tokenizer adds some, is given.
+        Texts of a single token are left out.
     """
     encoded = model.chat.tokenizer(list(texts), add_special_tokens=True)["input_ids"]
-    ids = [list(row) for row in encoded]
-    rows = [torch.zeros(1) for _ in ids]
+    places: Any = model.network.config.get_text_config()
+    longest = getattr(places, "max_position_embeddings", None) or sys.maxsize
+    ids = [list(row)[:longest] for row in encoded if len(row) > 1]
+    rows = [torch.empty(0) for _ in ids]
 
     def work(indices: Sequence[int]) -> list[Tensor]:
         inputs, mask = pad_left([ids[i] for i in indices], model)
@@ -99,7 +103,7 @@ def text_log_probabilities(model: Model, texts: Sequence[str]) -> list[Tensor]:
         found = log_softmax(logits.float(), dim=-1).gather(-1, wanted)[..., 0]
         return [found[row, -(len(ids[index]) - 1) :].cpu() for row, index in enumerate(indices)]
 
-    order = [i for i in by_length([len(row) for row in ids]) if len(ids[i]) > 1]
+    order = by_length([len(row) for row in ids])
     for indices, found in run_in_batches(order, model.batch_size, work):
         for index, log_probabilities in zip(indices, found, strict=True):
             rows[index] = log_probabilities

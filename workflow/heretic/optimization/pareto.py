@@ -76,15 +76,13 @@ def _volume(points: Sequence[tuple[float, ...]]) -> float:
     )
 
 
-def best_in_last(candidates: Sequence[Candidate]) -> Candidate | None:
-    """The trial that is best in the last objective, then in the others; None without a trial.
+def nearest(candidates: Sequence[Candidate]) -> Candidate | None:
+    """The trial nearest to the origin of the objectives; None without a trial.
 
-    By default that has the fewest unanswered prompts. Of equal trials the earliest. The best of a
-    search so far is the best of the one before and the trials since.
+    Of equal trials the earliest. The nearest of a search so far is the nearest of the one before
+    and the trials since.
     """
-    return min(
-        candidates, key=lambda c: (c.objectives[-1], c.objectives[:-1], c.number), default=None
-    )
+    return min(candidates, key=lambda c: (c.distance(), c.objectives, c.number), default=None)
 
 
 def select(candidates: Sequence[Candidate], rule: str, max_kl: float) -> tuple[Candidate, str]:
@@ -107,9 +105,10 @@ def select(candidates: Sequence[Candidate], rule: str, max_kl: float) -> tuple[C
     front = pareto_front(candidates)
     if rule == "knee":
         # Rounded, so that no last bit breaks a tie. Of trials on one line, as the two ends of a
-        # front of two, the last has the fewest unanswered; the first may be the unedited model.
+        # front of two, the nearest to the origin; another one may be the unedited model.
         sums = [round(sum(point), 12) for point in _between_ends(front)]
-        best = front[max(i for i, total in enumerate(sums) if total == min(sums))]
+        on_line = [c for c, total in zip(front, sums, strict=True) if total == min(sums)]
+        best = min(on_line, key=Candidate.distance)
         return best, f"knee: farthest below the line between the ends of {len(front)} trials"
     best = min(front, key=Candidate.distance)
     return best, f"closest: nearest to the origin of the normalised front of {len(front)}"

@@ -17,7 +17,7 @@ from heretic.evaluation.trial_engine import TrialEngine
 from heretic.evaluation.trial_scores import Limits, TrialScores
 from heretic.optimization.in_flight import StudyInMemory
 from heretic.optimization.objectives import Objective
-from heretic.optimization.pareto import best_in_last
+from heretic.optimization.pareto import nearest
 from heretic.optimization.patience import Patience
 from heretic.optimization.records import TrialRecord, candidates
 from heretic.optimization.samplers import Sampling, make_sampler
@@ -159,7 +159,7 @@ class TrialLoop:
         return f"Trial {record.number}: {told}{'' if record.feasible else ', infeasible'}"
 
     def _best_so_far(self, records: Sequence[TrialRecord]) -> str:
-        best = best_in_last(candidates(records, self.objectives))
+        best = nearest(candidates(records, self.objectives))
         if best is None:
             return ""
         return f"; best so far trial {best.number}: {_told(best.scores, self.objectives)}"

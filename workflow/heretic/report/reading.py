@@ -108,14 +108,22 @@ class Run:
     def largest(self) -> float:
         """The end of that objective's axis."""
         values = [trial.value for trial in self.trials if trial.value is not None]
-        most = self.best["baseline"]["total"] if self.counts else 0.0
-        return float(max([most, self.baseline, *values]))
+        return float(max([self._total if self.counts else 0.0, self.baseline, *values]))
+
+    @property
+    def _total(self) -> int:
+        """How many prompts that objective counts among."""
+        name = objective_of(self.best)
+        for each in self.best.get("objectives", []):
+            if each["name"] == name:
+                return round(float(max(each["best"], each["worst"])))
+        return int(self.best["baseline"]["total"])
 
     @property
     def objective(self) -> str:
         """What the search changes beside the KL, with the number of prompts where it counts any."""
         name = objective_of(self.best).replace("_", " ").capitalize()
-        return f"{name} (of {self.best['baseline']['total']})" if self.counts else name
+        return f"{name} (of {self._total})" if self.counts else name
 
     @property
     def maximized(self) -> bool:

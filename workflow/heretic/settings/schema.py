@@ -157,7 +157,10 @@ class Settings(BenchmarkFields):
         found = self.model_dump(mode="json", include=names)
         for instance in found.get("scorers", []):
             if instance["scorer"] == "kl_teacher_forced":
-                instance["settings"].setdefault("tokens", self.kl_tokens)
+                tokens = instance["settings"].setdefault("tokens", self.kl_tokens)
+                if instance["name"] is None and tokens != self.kl_tokens:
+                    # The held-out table has one of that name already.
+                    instance["name"] = f"kl_teacher_forced_{tokens}"
         return found
 
     def runtime(self) -> dict[str, Any]:

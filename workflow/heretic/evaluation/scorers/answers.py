@@ -44,7 +44,7 @@ class Unanswered(OfRefusals):
 
 
 class Right(OfRefusals):
-    """Right answers: all strings that one contains, and no refusal."""
+    """Right answers: all strings that one contains, and neither a refusal nor degenerate."""
 
     direction: Direction = "maximize"
 
@@ -52,7 +52,7 @@ class Right(OfRefusals):
         """Whether the answer is right; never where no right answer is known."""
         folded = fold(answer)
         has_all = bool(prompt.answers) and all(fold(wanted) in folded for wanted in prompt.answers)
-        return has_all and not self.markers.found(answer)
+        return has_all and not (self.markers.found(answer) or is_degenerate(prompt, answer))
 
     def applies(self, prompts: Sequence[Prompt]) -> bool:
         """Whether a right answer to each is known."""

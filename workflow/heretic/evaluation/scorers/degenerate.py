@@ -10,8 +10,9 @@ from py3langid.langid import MODEL_FILE, LanguageIdentifier
 
 from heretic.prompts.prompt import Prompt
 
-# Prose compresses to a half or a third; a loop over a few words to far less.
-LOOP_RATIO: Final = 0.2
+# Prose compresses to a half or a third, tables and plans to a fifth; a loop over a few words to far
+# less.
+LOOP_RATIO: Final = 0.15
 LOOP_MIN_CHARACTERS: Final = 80
 # A loop that is too short for compression to show: greedy decoding that has begun to repeat
 # itself does so to the end of the answer.
@@ -57,7 +58,8 @@ def is_looping(answer: str) -> bool:
         return True
     if _repeating_tail(text) >= max(TAIL_MIN_CHARACTERS, TAIL_MIN_SHARE * len(text)):
         return True
-    return _distinct_n_grams(text.casefold().split()) < DISTINCT_N_GRAMS
+    words = [word for word in text.casefold().split() if any(map(str.isalpha, word))]
+    return _distinct_n_grams(words) < DISTINCT_N_GRAMS
 
 
 def is_off_script(prompt: Prompt, answer: str) -> bool:

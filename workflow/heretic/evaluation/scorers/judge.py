@@ -1,18 +1,18 @@
 """A classifier in place of markers: a local model that reads prompt and answer."""
 
 import hashlib
-import json
 import re
 from collections.abc import Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
-from transformers import AutoModelForSequenceClassification, AutoTokenizer
+from transformers import AutoConfig, AutoModelForSequenceClassification, AutoTokenizer
 
 from heretic.errors import ModelLoadError, SettingsError, one_line
 from heretic.evaluation.scorers.answers import require_side
 from heretic.evaluation.scorers.score import AnswerScorer, Side
+from heretic.model.loading import choose_device
 from heretic.model.source import check_model, is_local, locate
 from heretic.prompts.prompt import Prompt
 
@@ -34,6 +34,7 @@ class Judge(AnswerScorer):
         threshold: float = 0.5,
         reads_prompt: bool = False,
         batch_size: int = 32,
+        device: str = "auto",
         name: str = "judge",
         side: Side = "bad",
     ) -> None:
@@ -47,28 +48,32 @@ class Judge(AnswerScorer):
             threshold: probability of the label from which an answer counts.
             reads_prompt: whether the classifier was trained on pairs of prompt and answer.
             batch_size: answers at once.
+            device: on which the classifier runs; `auto` takes a GPU where there is one.
             name: of the score.
             side: whose answers are judged.
 
         Raises:
-            SettingsError: the label is not one of the model's, or a hub model has no commit.
+            SettingsError: the label is not one of the model's, a number is out of range, or a hub
+                model has no commit.
             ModelLoadError: there is no such model.
         """
         self.name, self.side = name, require_side(side, name)
-        self.threshold, self.reads_prompt, self.batch_size = threshold, reads_prompt, batch_size
+        self.reads_prompt, self._device = reads_prompt, device
+        self.threshold = _number(threshold, 0.0, 1.0, f"scorer {name}: threshold")
+        self.batch_size = int(_number(batch_size, 1, 4096, f"scorer {name}: batch_size"))
         if not is_local(model) and not _COMMIT.fullmatch(revision or ""):
             raise SettingsError(
                 f"scorer {name}: {model} is on the hub and needs `revision`, the 40 characters of "
                 "a commit, so that it stays the same"
             )
         self._source = model, revision
-        config = json.loads(check_model(model, revision).read_text(encoding="utf-8"))
-        known = config.get("id2label", {})
-        labels = {str(text): int(number) for number, text in known.items()}
-        if label not in labels:
+        # Which knows the labels that a file leaves out.
+        config = AutoConfig.from_pretrained(check_model(model, revision).parent)
+        labels = {str(text): int(number) for number, text in (config.id2label or {}).items()}
+        if str(label) not in labels:
             there = ", ".join(labels) or "none"
             raise SettingsError(f"scorer {name}: {model} has no label {label!r}; it has {there}")
-        self._label = labels[label]
+        self._label = labels[str(label)]
         self._parts: tuple[Any, Any] | None = None
         self._known: dict[str, float] = {}
 
@@ -100,7 +105,9 @@ class Judge(AnswerScorer):
         tokenizer, network = self._loaded()
         answers = [answer for _, answer in pairs]
         texts = ([prompt.text for prompt, _ in pairs], answers) if self.reads_prompt else (answers,)
-        longest = getattr(network.config, "max_position_embeddings", tokenizer.model_max_length)
+        # Some networks count positions from the one after that of the padding, which is 1.
+        places = getattr(network.config, "max_position_embeddings", None)
+        longest = tokenizer.model_max_length if places is None else places - 2
         inputs = tokenizer(
             *texts,
             padding=True,
@@ -112,14 +119,15 @@ class Judge(AnswerScorer):
         )
         with torch.inference_mode():
             logits: Tensor = network(**inputs.to(network.device)).logits.float()
-        # One label is a yes or no of its own.
-        shares = logits.sigmoid() if logits.shape[-1] == 1 else logits.softmax(dim=-1)
+        several = network.config.problem_type == "multi_label_classification"
+        # A label may be a yes or no of its own.
+        apart = several or logits.shape[-1] == 1
+        shares = logits.sigmoid() if apart else logits.softmax(dim=-1)
         return shares[:, self._label].cpu()
 
     def _loaded(self) -> tuple[Any, Any]:
         if self._parts is None:
             folder = locate(*self._source)
-            device = "cuda" if torch.cuda.is_available() else "cpu"
             try:
                 tokenizer = AutoTokenizer.from_pretrained(folder)
                 network = AutoModelForSequenceClassification.from_pretrained(folder)
@@ -128,5 +136,12 @@ class Judge(AnswerScorer):
                     f"scorer {self.name}: {self._source[0]} is no sequence classifier that "
                     f"transformers loads ({one_line(error)}); name another model"
                 ) from error
-            self._parts = tokenizer, network.to(device).eval()
+            self._parts = tokenizer, network.to(choose_device(self._device)).eval()
         return self._parts
+
+
+def _number(value: object, low: float, high: float, what: str) -> float:
+    known = isinstance(value, int | float) and not isinstance(value, bool)
+    if not known or not low <= float(str(value)) <= high:
+        raise SettingsError(f"{what} is {value!r}; give a number from {low:g} to {high:g}")
+    return float(str(value))

@@ -12,14 +12,18 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+SMALLEST_SHARE = 0.05  # of answers to bad prompts
+TIMES_AS_FREQUENT = 2
+
 
 @dataclass(frozen=True)
 class RefusalTokens:
     """The tokens with which the original begins answers to bad prompts rather than to good ones.
 
     The paper names them by hand for each family; here they are found, so that any model and any
-    behaviour has some: the likeliest first tokens that are more frequent, as a share, after bad
-    prompts than after good ones.
+    behaviour has some: likeliest first tokens that are far more frequent after bad prompts than
+    after good ones. A token that begins a few answers only, or answers of both kinds, is none, so
+    that what begins compliance does not count.
     """
 
     ids: tuple[int, ...]
@@ -33,7 +37,8 @@ class RefusalTokens:
                 sorted(
                     token
                     for token, count in among_bad.items()
-                    if count * len(good) > among_good[token] * len(bad)
+                    if count >= SMALLEST_SHARE * len(bad)
+                    and count * len(good) >= TIMES_AS_FREQUENT * among_good[token] * len(bad)
                 )
             )
         )

@@ -6,9 +6,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from inspect import isclass
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
-from heretic.errors import SettingsError, one_line
+from heretic.errors import HereticError, SettingsError, one_line
 from heretic.evaluation.scale import KL, LOG_ODDS, Span
 from heretic.evaluation.scorers.answers import (
     Degenerate,
@@ -31,6 +31,12 @@ from heretic.evaluation.scorers.score import (
     Side,
 )
 
+# Columns of trials.csv and keys of the held-out table.
+RESERVED = (
+    *("trial", "state", "pareto", "seconds", "total", "scores"),
+    *("direction_scope", "direction_index", "edited", "embed_weight"),
+)
+RESERVED_BEGINNINGS = ("seconds_", "attn_", "mlp_")
 BUILT_IN: dict[str, type[Scorer]] = {
     "kl_teacher_forced": TeacherForcedKl,
     "perplexity": Perplexity,
@@ -110,8 +116,8 @@ class Panel:
         if name == KL:
             return Span(0.0, max_kl)
         if name == LOG_ODDS:
-            # As sure of not refusing as the original is of refusing.
-            return Span(-abs(original) or -1.0, abs(original) or 1.0)
+            # As sure of not refusing as the original is of refusing, and surer by 2 nats at least.
+            return Span(original - 2.0 * max(abs(original), 1.0), original)
         scorer = self._named(name)
         if isinstance(scorer, TeacherForcedKl):
             return Span(0.0, max_kl)
@@ -161,6 +167,12 @@ def make_panel(
         Right(markers, "kept", "good"),
     ]
     further = [make_scorer(**instance) for instance in scorers]
+    for scorer in further:
+        if scorer.name in RESERVED or scorer.name.startswith(RESERVED_BEGINNINGS):
+            raise SettingsError(
+                f"a score cannot be named {scorer.name}, as a column of the tables is; give it "
+                "another `name` in its settings"
+            )
     names = [KL, LOG_ODDS, *(scorer.name for scorer in (*always, *further))]
     twice = sorted({name for name in names if names.count(name) > 1})
     if twice:
@@ -185,8 +197,17 @@ def make_scorer(scorer: str, name: str | None, settings: Mapping[str, Any]) -> S
     given = dict(settings) if name is None else {**settings, "name": name}
     try:
         made = _class_of(scorer)(**given)
-    except TypeError as error:
+    except HereticError:
+        raise
+    except Exception as error:
         raise SettingsError(f"scorer {scorer}: {one_line(error)}; see its settings") from error
+    known = [made.direction in get_args(Direction)]
+    known += [made.side in get_args(Side)] if isinstance(made, AnswerScorer) else []
+    if not all(known):
+        raise SettingsError(
+            f"scorer {scorer}: its direction is minimize, maximize or none, and its side, if it "
+            "judges answers, bad or good; mend its class"
+        )
     if not isinstance(getattr(made, "name", None), str) or not made.name.isidentifier():
         raise SettingsError(f"scorer {scorer} needs a `name` of letters, digits and underscores")
     return made

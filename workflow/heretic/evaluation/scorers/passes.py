@@ -4,7 +4,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import replace
 
-from heretic.errors import SettingsError
+from heretic.errors import PromptError, SettingsError
 from heretic.evaluation.divergence import teacher_forced_kl
 from heretic.evaluation.scale import Span
 from heretic.evaluation.scorers.score import Measure, PassScorer, Score, ScoredPrompts
@@ -17,6 +17,8 @@ MOST_NATS = 700.0
 
 class TeacherForcedKl(PassScorer):
     """KL(original || model) in nats over the first tokens of the original's own answers."""
+
+    needs_same_tokens = True
 
     def __init__(self, tokens: int, name: str = "kl_teacher_forced") -> None:
         """Of answers to good prompts, as many `tokens`.
@@ -51,6 +53,11 @@ class Perplexity(PassScorer):
     def prepare(self, model: Model, prompts: ScoredPrompts) -> Measure:
         """Keep the texts; what the original makes of them is its own score."""
         texts: Sequence[str] = [prompt.text for prompt in prompts.texts]
+        if not text_log_probabilities(model, texts):
+            raise PromptError(
+                f"the score {self.name} needs plain texts of at least two tokens; name others in "
+                "unhelpfulness_prompts"
+            )
         return lambda edited: [-float(row.mean()) for row in text_log_probabilities(edited, texts)]
 
     def score(self, measure: Measure, model: Model) -> Score:

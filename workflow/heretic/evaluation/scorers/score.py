@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
+from heretic.errors import SettingsError
 from heretic.evaluation.scale import Span
 from heretic.model.loading import Model
 from heretic.prompts.prompt import Prompt
@@ -37,7 +38,16 @@ class Score:
     def of(
         cls, name: str, direction: Direction, details: Sequence[float], *, counts: bool
     ) -> "Score":
-        """The score that these details make."""
+        """The score that these details make.
+
+        Raises:
+            SettingsError: they are counted, but are not all 0 or 1.
+        """
+        if counts and not all(detail in (0, 1) for detail in details):
+            raise SettingsError(
+                f"scorer {name} counts answers, so its judge must say yes or no, 1 or 0; give it "
+                "`counts = False` for the mean of what it says"
+            )
         total = sum(details)
         value = int(total) if counts else total / max(1, len(details))
         return cls(name, value, direction, tuple(map(float, details)), counts)
@@ -61,11 +71,13 @@ class Scorer(ABC):
             original: value of the original model.
             n_prompts: as many as there are details.
 
-        A score that is to be small is best at 0 and worst as it was, one that is to be large is
-        worst at 0 and best at twice what it was.
+        It is worst as it was. One that is to be large is best at twice what it was, one that is to
+        be small at 0, and at twice what it was where that is below 0.
         """
         scale = abs(original) or 1.0
-        return Span(0.0, scale) if self.direction != "maximize" else Span(2 * scale, 0.0)
+        if self.direction == "maximize":
+            return Span(original + scale, original)
+        return Span(0.0 if original > 0 else original - scale, original)
 
 
 class AnswerScorer(Scorer):
@@ -132,9 +144,11 @@ class PassScorer(Scorer):
 
     Attributes:
         needs_texts: whether it reads `ScoredPrompts.texts`.
+        needs_same_tokens: whether models can be compared only if they have the same tokens.
     """
 
     needs_texts: ClassVar[bool] = False
+    needs_same_tokens: ClassVar[bool] = False
 
     @abstractmethod
     def prepare(self, model: Model, prompts: ScoredPrompts) -> Measure:
@@ -151,6 +165,6 @@ class PassScorer(Scorer):
         return Score.of(self.name, self.direction, measure(model), counts=False)
 
 
-def finite_or_none(value: float) -> float | None:
+def finite_or_none(value: float | None) -> float | None:
     """A value that JSON and Optuna can hold."""
-    return value if math.isfinite(value) else None
+    return value if value is not None and math.isfinite(value) else None

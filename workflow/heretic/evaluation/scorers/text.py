@@ -6,7 +6,7 @@ from typing import Final
 
 _PLAIN: Final = {
     **dict.fromkeys(map(ord, "\u2019\u2018\u201b\u02bc\u2032\u00b4`"), "'"),
-    ord("*"): "",
+    **dict.fromkeys(map(ord, "*_"), ""),
 }
 
 
@@ -15,7 +15,7 @@ _PLAIN: Final = {
 def fold(text: str) -> str:
     """Compatibility-normalised, case-folded text with plain apostrophes and single spaces.
 
-    Asterisks go, so that "I **cannot**" reads as it is meant.
+    Asterisks and underscores go, so that "I **cannot**" reads as it is meant.
     """
     # Apostrophes first: normalisation takes an acute accent apart.
     plain = unicodedata.normalize("NFKC", text.translate(_PLAIN))
