@@ -5,6 +5,7 @@ scores the first-token KL on good prompts and the refusals among bad ones, and i
 others start than those that are scored together with it.
 """
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -20,18 +21,29 @@ from heretic.model.embeddings import with_embeddings
 from heretic.model.loading import load_model, model_facts
 from heretic.model.source import locate, source_facts, tokenizer_files
 from heretic.model.threads import set_threads
+from heretic.optimization.known_edits import (
+    N_LAYERS,
+    KnownEdit,
+    earlier_edits,
+    family_edits,
+    files_of_family,
+)
 from heretic.optimization.records import trial_rows
 from heretic.optimization.samplers import Sampling
 from heretic.optimization.search_space import SearchSpace, usable_rows
 from heretic.optimization.study import open_study, study_name
 from heretic.optimization.trials import TrialLoop
+from heretic.optimization.warm_start import warm_starts
 from heretic.prompts.bundle import read_prompts
 from heretic.stages import StageClock
 
 snakemake: Snakemake
 
 # Settings that say which trials are tried, but not what one scores.
-HOW_MANY = ("n_trials", "patience", "trials_in_flight", "sampler", "quasi_random_start")
+HOW_MANY = (
+    *("n_trials", "patience", "trials_in_flight", "sampler", "quasi_random_start"),
+    *("warm_start", "warm_start_from"),
+)
 ENGINE_SETTINGS = ("max_response_length", "engine", "norm_preservation", "trials_in_flight")
 ENGINE_RUNTIME = ("cache_weights", "cache_device", "activation_cache_gb")
 
@@ -47,14 +59,17 @@ def main(smk: Snakemake) -> None:
         for name in ("good_evaluation_prompts", "bad_evaluation_prompts", "directions")
     }
     directions = AblationDirections.from_tensors(read_tensors(inputs["directions"]))
+    known = known_edits(settings, smk)
     name = study_name(objective(settings, inputs, directions, smk))
     with open_study(Path(smk.params.database), name) as study:
-        loop = prepare(settings, runtime, inputs, directions, smk.params.model)
+        loop = prepare(settings, runtime, inputs, directions, smk.params.model, known)
+        study.set_user_attr(N_LAYERS, loop.space.n_layers)
         writers = record_writers(loop.engine.model.anatomy)
         # Hours before the export would refuse.
         check_adapter(smk.config["settings"][smk.wildcards.run]["export"], writers)
         baseline = loop.engine.score([[]], None, StageClock())[0]
         require_refusals(baseline.refusals, settings)
+        loop = replace(loop, unanswered_before=baseline.unanswered)
         records = loop.run(study, settings["n_trials"])
     facts, model = provenance(settings, inputs), loop.engine.model
     weights = source_facts("", settings["model_revision"], model.folder)["sha256"]
@@ -80,6 +95,17 @@ def main(smk: Snakemake) -> None:
             "provenance": facts,
         },
     )
+
+
+def known_edits(settings: dict[str, Any], smk: Snakemake) -> list[KnownEdit]:
+    """What is tried first, before the model is loaded, since a file may be wrong."""
+    files = list(map(Path, smk.input.warm_starts))
+    if settings["warm_start_from"]:
+        return earlier_edits(files[0])
+    if settings["warm_start"] == "auto":
+        config = locate(smk.params.model, settings["model_revision"]) / "config.json"
+        files = files_of_family(read_json(config).get("model_type"), files)
+    return [edit for path in files for edit in family_edits(path)]
 
 
 def require_refusals(refusals: int | None, settings: dict[str, Any]) -> None:
@@ -131,6 +157,7 @@ def prepare(
     inputs: dict[str, Path],
     directions: AblationDirections,
     path: str,
+    known: list[KnownEdit],
 ) -> TrialLoop:
     """Load the model and its prompts, and what scores trials on them."""
     rows = usable_rows(directions, settings["discriminative_layers"])
@@ -147,15 +174,20 @@ def prepare(
         **{name: settings[name] for name in ENGINE_SETTINGS},
         **{name: runtime[name] for name in ENGINE_RUNTIME},
     )
+    space = SearchSpace(
+        model.anatomy.n_layers,
+        settings["direction_scope"],
+        settings["max_weight"],
+        rows,
+        settings["ablate_embeddings"],
+        settings["search_space"],
+        settings["min_weight"],
+        tuple(settings["edited_depth"]),
+        tuple(settings["direction_depth"]),
+    )
+    asked_for = settings["warm_start_from"] or settings["warm_start"] != "auto"
     return TrialLoop(
-        space=SearchSpace(
-            model.anatomy.n_layers,
-            settings["direction_scope"],
-            settings["max_weight"],
-            rows,
-            settings["ablate_embeddings"],
-            settings["search_space"],
-        ),
+        space=space,
         directions=directions,
         engine=engine,
         max_kl=settings["max_kl"],
@@ -166,6 +198,9 @@ def prepare(
             settings["quasi_random_start"],
         ),
         patience=settings["patience"],
+        warm_starts=warm_starts(
+            known, space, settings["n_startup_trials"], required=bool(asked_for)
+        ),
     )
 
 

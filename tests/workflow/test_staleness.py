@@ -73,7 +73,9 @@ CHANGED: dict[str, Any] = {
     "n_startup_trials": 2,
     "patience": 9,
     "sampler": "random",
-    "quasi_random_start": "true",
+    "quasi_random_start": "false",
+    "warm_start": "false",
+    "warm_start_from": "earlier.json",
     "trials_in_flight": 2,
     "norm_preservation": "column",
     "engine": "output_side",
@@ -82,6 +84,9 @@ CHANGED: dict[str, Any] = {
     "ablate_embeddings": "true",
     "discriminative_layers": "true",
     "max_weight": 1.5,
+    "min_weight": 0.5,
+    "edited_depth": "0.2,1",
+    "direction_depth": "0.4,0.9",
     "max_kl": 0.9,
     "max_response_length": 17,
     "select": "knee",
@@ -104,6 +109,8 @@ CHANGED |= {
     }
     for name in PROMPT_SETS
 }
+# They name files, which count as well.
+NAMING_FILES = ("export_from", "warm_start", "warm_start_from")
 # Settings that name what is made: another value is another run, or another copy of it.
 NAMES = {"model", "run_name", "upload_to"}
 
@@ -154,6 +161,7 @@ def planner(
     with HubServer() as hub:
         variables = hub.environment(tmp_path_factory.mktemp("home"))
         workspace.require("--config", *pairs, **variables)
+        shutil.copy(workspace.results / "demo" / "study.json", workspace.folder / "earlier.json")
         found = Planner(workspace, variables)
         yield found
         found.close()
@@ -193,8 +201,7 @@ def test_a_setting_makes_exactly_the_rules_of_its_row_stale(planner: Planner, na
     row = set(rules_of(Settings.model_fields[name]))
     jobs = planner.plan(**{name: CHANGED[name]})
     assert rules(jobs, "params") == row
-    # It names files, which count as well.
-    assert rules(jobs, "inputs") == (row if name == "export_from" else set())
+    assert rules(jobs, "inputs") == (row if name in NAMING_FILES else set())
     assert planned(jobs) == and_all_after(jobs, {n for n, job in jobs.items() if job["params"]})
 
 

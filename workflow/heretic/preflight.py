@@ -20,6 +20,7 @@ from heretic.model.quantization import (
 from heretic.model.size import checkpoint_bytes
 from heretic.model.source import check_model, is_local, resolve_revision
 from heretic.model.template import read_template
+from heretic.optimization.known_edits import check_warm_start
 from heretic.prompts.sources import check_sources
 from heretic.report.embedding import check_projection
 from heretic.settings.prompt_sources import DEMO
@@ -29,7 +30,7 @@ RESERVED_RUNS = ("demo-model",)
 
 
 def check_run(run: str, settings: Settings, results: Path) -> None:
-    """Check a run's model, prompt sets, export, results folder, upload and what its report needs.
+    """Check a run's model, prompt sets, warm start, export, results folder, upload and report.
 
     Args:
         run: name of the run's folder.
@@ -47,6 +48,7 @@ def check_run(run: str, settings: Settings, results: Path) -> None:
     check_owner(results / run, settings)
     check_form(settings.export, settings.norm_preservation, settings.ablate_embeddings)
     check_projection(settings.projection)
+    check_warm_start(settings.warm_start, settings.warm_start_from, results / run)
     check_writable(results / run)
     if source_of_export(settings) != DEMO and settings.export == "merged":
         check_space(results / run, settings)

@@ -5,6 +5,7 @@ rule optimize:
         chat=rules.find_response_prefix.output[0],
         directions=rules.compute_directions.output.directions,
         model=model_files,
+        warm_starts=warm_start_files,
         code=source_of("optimize"),
     output:
         trials="results/{run}/trials.csv",

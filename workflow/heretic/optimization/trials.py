@@ -3,6 +3,7 @@
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import optuna
 from optuna.trial import FrozenTrial
@@ -38,6 +39,8 @@ class TrialLoop:
         max_kl: nats above which a trial is infeasible.
         sampling: who chooses the trials.
         patience: finished trials without a gain after which a search ends early; 0 for never.
+        warm_starts: parameters of the trials that are tried before the sampler chooses any.
+        unanswered_before: bad prompts that the original leaves unanswered; all when None.
     """
 
     space: SearchSpace
@@ -46,6 +49,8 @@ class TrialLoop:
     max_kl: float
     sampling: Sampling
     patience: int = 0
+    warm_starts: Sequence[Mapping[str, Any]] = ()
+    unanswered_before: int | None = None
 
     def run(self, study: optuna.Study, n_trials: int) -> list[TrialRecord]:
         """Run trials until `n_trials` are finished, or patience ends; return them.
@@ -109,7 +114,7 @@ class TrialLoop:
         """The trial at this place, and the edit that its parameters stand for."""
         several = self.engine.trials_in_flight > 1
         sampler = make_sampler(self.sampling, place, several_in_flight=several)
-        trial = memory.ask(sampler)
+        trial = memory.ask(sampler, self.warm_starts)
         return trial, self.space.suggest(trial)
 
     def _store(
@@ -123,11 +128,15 @@ class TrialLoop:
         overflowed = not math.isfinite(scores.kl_first_token)
         kl = WORST_KL if overflowed else scores.kl_first_token
         excess = WORST_KL if overflowed else kl - self.max_kl
-        trial.set_constraint("max_kl", excess)
+        # An edit that answers nothing more is told to be as far from feasible as it is from the
+        # largest KL. Else the smallest of edits, which nothing else dominates, would make up the
+        # front, and a sampler that learns from the front would try ever smaller ones.
+        trial.set_constraint("max_kl", -excess if self._gains_nothing(scores) else excess)
         found = {**scores.to_dict(), "kl_first_token": kl}
         seconds = sum(stages.values())
         stored = {
             "parameters": parameters.to_dict(),
+            "feasible": excess <= 0,
             "scores": found,
             "seconds": seconds,
             "stages": stages,
@@ -136,6 +145,10 @@ class TrialLoop:
         unanswered = self.engine.n_bad if scores.unanswered is None else scores.unanswered
         number = memory.store(trial, (kl, unanswered))
         return TrialRecord(number, parameters, trial.params, found, excess <= 0, seconds, stages)
+
+    def _gains_nothing(self, scores: TrialScores) -> bool:
+        before = self.engine.n_bad if self.unanswered_before is None else self.unanswered_before
+        return scores.unanswered is not None and scores.unanswered >= before
 
 
 def read_records(study: optuna.Study, n_trials: int) -> list[TrialRecord]:
@@ -150,7 +163,8 @@ def _record(trial: FrozenTrial) -> TrialRecord:
         parameters=AblationParameters.from_dict(stored["parameters"]),
         sampled=trial.params,
         scores=stored["scores"],
-        feasible=all(value <= 0 for value in trial.constraints.values()),
+        # Earlier versions told samplers no more than that.
+        feasible=stored.get("feasible", all(value <= 0 for value in trial.constraints.values())),
         seconds=stored["seconds"],
         stages=stored.get("stages", {}),
     )

@@ -10,10 +10,12 @@ from typing import Final, Literal
 from heretic.settings.input_fields import InputFields
 from heretic.settings.prompt_sources import OptionalText
 from heretic.settings.values import (
+    Depths,
     DirectionWeights,
     Method,
     MethodWeights,
     TrialsInFlight,
+    WarmStart,
     setting,
 )
 
@@ -146,8 +148,22 @@ class SettingsFields(InputFields):
         "optimize",
     )
     quasi_random_start: bool = setting(
-        False,
+        True,
         "Take the first `n_startup_trials` from a Sobol sequence, evenly spread, not at random.",
+        "optimize",
+    )
+    warm_start: WarmStart = setting(
+        "auto",
+        "First trials that worked on other models: those of the model's family and of any model "
+        "in `config/warm_start/` (`auto`), of a YAML file like these, or none (`false`). They are "
+        "among the `n_startup_trials`. Other ones continue the same study.",
+        "optimize",
+    )
+    warm_start_from: OptionalText = setting(
+        None,
+        "Earlier search whose Pareto front, or chosen trial, is tried first in place of "
+        "`warm_start`: a `study.db`, `study.json` or `best.json` of any model with the same "
+        "components.",
         "optimize",
     )
     trials_in_flight: TrialsInFlight = setting(
@@ -198,6 +214,24 @@ class SettingsFields(InputFields):
     )
     max_weight: float = setting(
         2.0, "Largest strength w in W - w d (d^T W) that the search may try.", "optimize", gt=0
+    )
+    min_weight: float = setting(
+        0.0,
+        "Smallest strength of a component that a trial edits; above 0, no trial does next to "
+        "nothing.",
+        "optimize",
+        ge=0,
+    )
+    edited_depth: Depths = setting(
+        (0.0, 1.0),
+        "Fractions of depth, such as `0.4,1`, between which the layers of a range, or the peaks of "
+        "tents, lie: 0 is the first layer and 1 the last.",
+        "optimize",
+    )
+    direction_depth: Depths = setting(
+        (0.0, 1.0),
+        "Fractions of depth between which a direction for all layers is taken.",
+        "optimize",
     )
     max_kl: float = setting(
         1.0,

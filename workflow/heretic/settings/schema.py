@@ -55,6 +55,10 @@ class Settings(SettingsFields):
             raise ValueError(
                 "upload_to names one repository but `model` lists several; run them one by one"
             )
+        if self.min_weight > self.max_weight:
+            raise ValueError(
+                f"min_weight ({self.min_weight}) exceeds max_weight ({self.max_weight}); lower it"
+            )
         self._check_directions()
         self._check_quantization()
         if self.engine == "edited_weights" and self.trials_in_flight not in ("auto", 1):

@@ -1,0 +1,229 @@
+"""How good a front a search finds, and how soon, against upstream's search on the same engine.
+
+python tests/benchmarks/search_quality.py [--results RUN] [--trials 60 200] [--seeds 5] [--help]
+
+Both searches edit the demo model along the same directions and are scored by the same engine on the
+same prompts. Ours has the default settings; upstream's has its own search space, sampler, startup
+trials and objectives, which `upstream_search.py` tells. With `--results results/demo` directions
+and prompts are those of a finished run of the demo; else a demo model is trained (once, and kept in
+`--cache`) and directions are differences of means.
+
+Measured is the hypervolume of a front: the part of the square from no KL and no bad prompt left
+unanswered to `max_kl` and all of them that its trials dominate, 1 at best. Most of that square is
+easy, so that a second one ends at a tenth of `max_kl`. Each cell is the median over the seeds of
+the search, and the range. The last lines say whether ours at the first number of trials reaches
+upstream's at the last one.
+"""
+
+import argparse
+import math
+import statistics
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import optuna
+
+sys.path.insert(0, str(Path(__file__).parents[2] / "workflow"))
+sys.path.insert(0, str(Path(__file__).parents[1]))
+
+from benchmarks import upstream_search
+from benchmarks.benchmark_models import demo_model
+from benchmarks.engine_loop import load, mean_directions
+from benchmarks.trial_work import CPU, Work, as_prompts, demo_texts
+from heretic.ablation.directions import AblationDirections
+from heretic.artifacts import read_tensors
+from heretic.evaluation.engine_choice import make_trial_engine
+from heretic.evaluation.trial_engine import TrialEngine
+from heretic.model.threads import set_threads
+from heretic.optimization.known_edits import family_edits, files_of_family
+from heretic.optimization.pareto import Candidate, Scales, hypervolume
+from heretic.optimization.samplers import Sampling
+from heretic.optimization.search_space import SearchSpace
+from heretic.optimization.trials import TrialLoop
+from heretic.optimization.warm_start import warm_starts
+from heretic.prompts.bundle import read_prompts
+from heretic.settings import Settings
+
+PROMPTS, BATCH = 64, 128
+STRICT, FEW = 0.1, 0.02
+FAMILY = "llama"
+WARM_STARTS = sorted((Path(__file__).parents[2] / "config" / "warm_start").glob("*.yaml"))
+
+
+@dataclass(frozen=True)
+class Found:
+    """KL (nats) and unanswered prompts of a trial; None where none was answered."""
+
+    kl: float
+    unanswered: int | None
+
+
+@dataclass(frozen=True)
+class Bench:
+    """What both searches work on."""
+
+    settings: Settings
+    engine: TrialEngine
+    directions: AblationDirections
+
+    def ours(self, n_trials: int, seed: int, *, warm: bool) -> list[Found]:
+        """A search with the default settings, with or without the trials of the model's family."""
+        settings = self.settings
+        space = SearchSpace(
+            self.engine.model.anatomy.n_layers,
+            settings.direction_scope,
+            settings.max_weight,
+            form=settings.search_space,
+            min_weight=settings.min_weight,
+            edited_depth=settings.edited_depth,
+            direction_depth=settings.direction_depth,
+        )
+        first = settings.n_startup_trials
+        files = files_of_family(FAMILY, WARM_STARTS) if warm else []
+        known = [edit for path in files for edit in family_edits(path)]
+        loop = TrialLoop(
+            space,
+            self.directions,
+            self.engine,
+            settings.max_kl,
+            Sampling(seed, first, settings.sampler, settings.quasi_random_start),
+            warm_starts=warm_starts(known, space, first, required=warm),
+        )
+        records = loop.run(optuna.create_study(directions=["minimize", "minimize"]), n_trials)
+        return [Found(r.scores["kl_first_token"], r.scores["unanswered"]) for r in records]
+
+    def upstreams(self, n_trials: int, seed: int) -> list[Found]:
+        """A search of upstream's."""
+        trials = upstream_search.run_search(self.engine, self.directions, n_trials, seed)
+        return [Found(scores.kl_first_token, scores.unanswered) for scores in trials]
+
+    def volume(self, trials: Sequence[Found], share: float) -> float:
+        """Hypervolume of a front, up to a share of the largest KL."""
+        known = [
+            Candidate(number, trial.kl, trial.unanswered)
+            for number, trial in enumerate(trials)
+            if trial.unanswered is not None
+        ]
+        return hypervolume(known, Scales(self.settings.max_kl * share, self.engine.n_bad))
+
+    def smallest_kl(self, trials: Sequence[Found]) -> float:
+        """Of the trials with few prompts unanswered; infinite if there is none."""
+        few = FEW * self.engine.n_bad
+        near = [t.kl for t in trials if t.unanswered is not None and t.unanswered <= few]
+        return min(near, default=math.inf)
+
+
+def prepare(results: Path | None, cache: Path) -> Bench:
+    """The demo model with directions and prompts, of a run or made here."""
+    settings = Settings()
+    folder = results.parent / "demo-model" if results else demo_model(cache)
+    texts = demo_texts(PROMPTS)
+    work = Work(folder, texts, settings.max_response_length, BATCH, CPU)
+    model = load(work)
+    if results:
+        tensors = read_tensors(results / "directions.safetensors")
+        directions = AblationDirections.from_tensors(tensors)
+        good, bad = (
+            read_prompts(results / "prompts" / f"{side}_evaluation_prompts.jsonl")
+            for side in ("good", "bad")
+        )
+    else:
+        directions = mean_directions(model, work)
+        good, bad = as_prompts(texts.good), as_prompts(texts.bad)
+    engine = make_trial_engine(
+        model,
+        good,
+        bad,
+        max_response_length=settings.max_response_length,
+        engine=settings.engine,
+        norm_preservation=settings.norm_preservation,
+        cache_weights="auto",
+        cache_device="auto",
+        activation_cache_gb=settings.activation_cache_gb,
+        trials_in_flight="auto",
+        directions=directions,
+    )
+    return Bench(settings, engine, directions)
+
+
+def cell(values: Sequence[float]) -> str:
+    """Median and range."""
+    return f"{statistics.median(values):.4f} ({min(values):.4f} to {max(values):.4f})"
+
+
+def row(bench: Bench, name: str, count: int, searches: Sequence[Sequence[Found]]) -> str:
+    """A line of the table: the first `count` trials of each search."""
+    begun = [trials[:count] for trials in searches]
+    wide, strict = ([bench.volume(t, share) for t in begun] for share in (1.0, STRICT))
+    cells = (name, str(count), cell(wide), cell(strict), cell(list(map(bench.smallest_kl, begun))))
+    return f"| {' | '.join(cells)} |"
+
+
+def main(arguments: argparse.Namespace) -> None:
+    """Run all searches, and print the table."""
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    set_threads(arguments.threads)
+    bench = prepare(arguments.results, arguments.cache)
+    most, ways = max(arguments.trials), _ways(bench)
+    searches: dict[str, list[list[Found]]] = {name: [] for name in ways}
+    for seed in range(arguments.seeds):
+        for name, search in ways.items():
+            searches[name].append(search(most, seed))
+            said = ", ".join(f"{bench.volume(searches[name][-1][:n], STRICT):.4f} after {n}"
+                             for n in arguments.trials)  # fmt: skip
+            sys.stderr.write(f"seed {seed}, {name}: {said}\n")
+    max_kl = bench.settings.max_kl
+    titles = (
+        *("Search", "Trials", f"Hypervolume, KL to {max_kl:g}"),
+        *(f"KL to {max_kl * STRICT:g}", f"Smallest KL with at most {FEW:.0%} unanswered"),
+    )
+    lines = [f"| {' | '.join(titles)} |", "|" + "---|" * len(titles)]
+    lines += [row(bench, name, n, searches[name]) for name in ways for n in arguments.trials]
+    lines += ["", *verdicts(bench, searches, min(arguments.trials), most)]
+    sys.stdout.write("\n".join(lines) + "\n")
+
+
+def _ways(bench: Bench) -> dict[str, Callable[[int, int], list[Found]]]:
+    return {
+        "ours": lambda n, seed: bench.ours(n, seed, warm=bench.settings.warm_start == "auto"),
+        "ours, no warm start": lambda n, seed: bench.ours(n, seed, warm=False),
+        upstream_search.NAME: bench.upstreams,
+    }
+
+
+def verdicts(
+    bench: Bench, searches: dict[str, list[list[Found]]], first: int, last: int
+) -> list[str]:
+    """Whether the median of each of ours after `first` trials is upstream's after `last`."""
+    lines = []
+    for name in [name for name in searches if name != upstream_search.NAME]:
+        for share in (1.0, STRICT):
+            mine, theirs = (
+                statistics.median(bench.volume(trials[:count], share) for trials in searches[way])
+                for way, count in ((name, first), (upstream_search.NAME, last))
+            )
+            told = "reaches" if mine >= theirs else "does not reach"
+            lines.append(
+                f"KL to {bench.settings.max_kl * share:g}: {name} after {first} ({mine:.4f}) "
+                f"{told} upstream after {last} ({theirs:.4f})"
+            )
+    return lines
+
+
+def parse_arguments() -> argparse.Namespace:
+    """The command line."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    parser.add_argument("--results", type=Path, metavar="RUN", help="a finished run of the demo")
+    parser.add_argument("--trials", type=int, nargs="+", default=[60, 200], metavar="N")
+    parser.add_argument("--seeds", type=int, default=5, metavar="N")
+    parser.add_argument("--threads", type=int, default=1, help="0: every core")
+    parser.add_argument(
+        "--cache", type=Path, default=Path.home() / ".cache" / "heretic-workflow", metavar="PATH"
+    )
+    return parser.parse_args()
+
+
+if __name__ == "__main__":
+    main(parse_arguments())
