@@ -1,10 +1,11 @@
 """How good a front a search finds, and how soon, against upstream's search on the same engine.
 
-python tests/benchmarks/search_quality.py [--results RUN] [--trials 60 200] [--seeds 5] [--help]
+python tests/benchmarks/search_quality.py [--results RUN] [--trials 60 200] [--seeds 5] [--jobs 1]
 
 Both searches edit the demo model along the same directions and are scored by the same engine on the
-same prompts. Ours has the default settings; upstream's has its own search space, sampler, startup
-trials and objectives, which `upstream_search.py` tells. With `--results results/demo` directions
+same prompts. Ours has the default settings, and once more without trials that are known from
+elsewhere, since one of them was found on the demo. Upstream's has its own search space, sampler,
+startup trials and objectives, which `upstream_search.py` tells. With `--results results/demo` directions
 and prompts are those of a finished run of the demo; else a demo model is trained (once, and kept in
 `--cache`) and directions are differences of means.
 
@@ -17,10 +18,14 @@ upstream's at the last one.
 
 import argparse
 import math
+import multiprocessing
 import statistics
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import dataclass
+from functools import cache as remembering
+from itertools import product
 from pathlib import Path
 
 import optuna
@@ -48,6 +53,7 @@ from heretic.settings import Settings
 
 PROMPTS, BATCH = 64, 128
 STRICT, FEW = 0.1, 0.02
+OURS, WITHOUT, UPSTREAM = "ours", "ours, warm_start: false", upstream_search.NAME
 FAMILY = "llama"
 WARM_STARTS = sorted((Path(__file__).parents[2] / "config" / "warm_start").glob("*.yaml"))
 
@@ -115,6 +121,7 @@ class Bench:
         return min(near, default=math.inf)
 
 
+@remembering
 def prepare(results: Path | None, cache: Path) -> Bench:
     """The demo model with directions and prompts, of a run or made here."""
     settings = Settings()
@@ -161,36 +168,42 @@ def row(bench: Bench, name: str, count: int, searches: Sequence[Sequence[Found]]
     return f"| {' | '.join(cells)} |"
 
 
+def run_search(results: Path | None, cache: Path, way: str, count: int, seed: int) -> list[Found]:
+    """One search, in a process that keeps the model for the next one."""
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    set_threads(1)
+    bench = prepare(results, cache)
+    if way == UPSTREAM:
+        return bench.upstreams(count, seed)
+    return bench.ours(count, seed, warm=way == OURS and bench.settings.warm_start == "auto")
+
+
 def main(arguments: argparse.Namespace) -> None:
     """Run all searches, and print the table."""
-    optuna.logging.set_verbosity(optuna.logging.WARNING)
-    set_threads(arguments.threads)
+    first, last = min(arguments.trials), max(arguments.trials)
+    counts = {OURS: (first, last), WITHOUT: (first,), UPSTREAM: (first, last)}
     bench = prepare(arguments.results, arguments.cache)
-    most, ways = max(arguments.trials), _ways(bench)
-    searches: dict[str, list[list[Found]]] = {name: [] for name in ways}
-    for seed in range(arguments.seeds):
-        for name, search in ways.items():
-            searches[name].append(search(most, seed))
-            said = ", ".join(f"{bench.volume(searches[name][-1][:n], STRICT):.4f} after {n}"
-                             for n in arguments.trials)  # fmt: skip
-            sys.stderr.write(f"seed {seed}, {name}: {said}\n")
+    started = {}
+    with ProcessPoolExecutor(arguments.jobs, multiprocessing.get_context("spawn")) as pool:
+        for seed, way in product(range(arguments.seeds), counts):
+            task = (arguments.results, arguments.cache, way, max(counts[way]), seed)
+            started[pool.submit(run_search, *task)] = (way, seed)
+        searches: dict[str, list[list[Found]]] = {way: [] for way in counts}
+        for search in as_completed(started):
+            way, seed = started[search]
+            trials = search.result()
+            searches[way].append(trials)
+            said = (f"{bench.volume(trials[:n], STRICT):.4f} after {n}" for n in counts[way])
+            sys.stderr.write(f"seed {seed}, {way}: {', '.join(said)}\n")
     max_kl = bench.settings.max_kl
     titles = (
         *("Search", "Trials", f"Hypervolume, KL to {max_kl:g}"),
         *(f"KL to {max_kl * STRICT:g}", f"Smallest KL with at most {FEW:.0%} unanswered"),
     )
     lines = [f"| {' | '.join(titles)} |", "|" + "---|" * len(titles)]
-    lines += [row(bench, name, n, searches[name]) for name in ways for n in arguments.trials]
-    lines += ["", *verdicts(bench, searches, min(arguments.trials), most)]
+    lines += [row(bench, way, n, searches[way]) for way in counts for n in counts[way]]
+    lines += ["", *verdicts(bench, searches, first, last)]
     sys.stdout.write("\n".join(lines) + "\n")
-
-
-def _ways(bench: Bench) -> dict[str, Callable[[int, int], list[Found]]]:
-    return {
-        "ours": lambda n, seed: bench.ours(n, seed, warm=bench.settings.warm_start == "auto"),
-        "ours, no warm start": lambda n, seed: bench.ours(n, seed, warm=False),
-        upstream_search.NAME: bench.upstreams,
-    }
 
 
 def verdicts(
@@ -198,11 +211,11 @@ def verdicts(
 ) -> list[str]:
     """Whether the median of each of ours after `first` trials is upstream's after `last`."""
     lines = []
-    for name in [name for name in searches if name != upstream_search.NAME]:
+    for name in (OURS, WITHOUT):
         for share in (1.0, STRICT):
             mine, theirs = (
                 statistics.median(bench.volume(trials[:count], share) for trials in searches[way])
-                for way, count in ((name, first), (upstream_search.NAME, last))
+                for way, count in ((name, first), (UPSTREAM, last))
             )
             told = "reaches" if mine >= theirs else "does not reach"
             lines.append(
@@ -218,7 +231,7 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--results", type=Path, metavar="RUN", help="a finished run of the demo")
     parser.add_argument("--trials", type=int, nargs="+", default=[60, 200], metavar="N")
     parser.add_argument("--seeds", type=int, default=5, metavar="N")
-    parser.add_argument("--threads", type=int, default=1, help="0: every core")
+    parser.add_argument("--jobs", type=int, default=1, metavar="N", help="searches at a time")
     parser.add_argument(
         "--cache", type=Path, default=Path.home() / ".cache" / "heretic-workflow", metavar="PATH"
     )

@@ -97,6 +97,8 @@ def small_loop(
         max_kl=max_kl,
         sampling=Sampling(seed, 3, sampler, quasi_random_start),
         patience=patience,
+        # More than there are: what no trial of so small a model gains shall not count.
+        unanswered_before=3,
     )
 
 
