@@ -26,7 +26,6 @@ from heretic.optimization.known_edits import (
     KnownEdit,
     earlier_edits,
     family_edits,
-    files_of_family,
 )
 from heretic.optimization.records import trial_rows
 from heretic.optimization.samplers import Sampling
@@ -104,7 +103,8 @@ def known_edits(settings: dict[str, Any], smk: Snakemake) -> list[KnownEdit]:
         return earlier_edits(files[0])
     if settings["warm_start"] == "auto":
         config = locate(smk.params.model, settings["model_revision"]) / "config.json"
-        files = files_of_family(read_json(config).get("model_type"), files)
+        family = read_json(config).get("model_type")
+        files = [path for path in files if path.stem == family]
     return [edit for path in files for edit in family_edits(path)]
 
 

@@ -3,11 +3,11 @@
 python tests/benchmarks/search_quality.py [--results RUN] [--trials 60 200] [--seeds 5] [--jobs 1]
 
 Both searches edit the demo model along the same directions and are scored by the same engine on the
-same prompts. Ours has the default settings, and once more without trials that are known from
-elsewhere, since one of them was found on the demo. Upstream's has its own search space, sampler,
-startup trials and objectives, which `upstream_search.py` tells. With `--results results/demo` directions
-and prompts are those of a finished run of the demo; else a demo model is trained (once, and kept in
-`--cache`) and directions are differences of means.
+same prompts. Ours has the default settings, and once more without trials that are known from other
+models. Upstream's has its own search space, sampler, startup trials and objectives, which
+`upstream_search.py` tells. With `--results results/demo`
+directions and prompts are those of a finished run of the demo; else a demo model is trained (once,
+and kept in `--cache`) and directions are differences of means.
 
 Measured is the hypervolume of a front: the part of the square from no KL and no bad prompt left
 unanswered to `max_kl` and all of them that its trials dominate, 1 at best. Most of that square is
@@ -42,7 +42,7 @@ from heretic.artifacts import read_tensors
 from heretic.evaluation.engine_choice import make_trial_engine
 from heretic.evaluation.trial_engine import TrialEngine
 from heretic.model.threads import set_threads
-from heretic.optimization.known_edits import family_edits, files_of_family
+from heretic.optimization.known_edits import family_edits
 from heretic.optimization.pareto import Candidate, Scales, hypervolume
 from heretic.optimization.samplers import Sampling
 from heretic.optimization.search_space import SearchSpace
@@ -54,8 +54,8 @@ from heretic.settings import Settings
 PROMPTS, BATCH = 64, 128
 STRICT, FEW = 0.1, 0.02
 OURS, WITHOUT, UPSTREAM = "ours", "ours, warm_start: false", upstream_search.NAME
-FAMILY = "llama"
-WARM_STARTS = sorted((Path(__file__).parents[2] / "config" / "warm_start").glob("*.yaml"))
+# The demo is one.
+FAMILY = Path(__file__).parents[2] / "config" / "warm_start" / "llama.yaml"
 
 
 @dataclass(frozen=True)
@@ -87,8 +87,7 @@ class Bench:
             direction_depth=settings.direction_depth,
         )
         first = settings.n_startup_trials
-        files = files_of_family(FAMILY, WARM_STARTS) if warm else []
-        known = [edit for path in files for edit in family_edits(path)]
+        known = family_edits(FAMILY) if warm else []
         loop = TrialLoop(
             space,
             self.directions,

@@ -44,12 +44,13 @@ def sampled_parameters(edit: KnownEdit, space: SearchSpace) -> dict[str, Any]:
         StudyError: no trial of this search is anything like the edit.
     """
     wanted = _wanted(edit, space)
-    found, changes = {}, []
-    for name, distribution in _distributions(space).items():
-        if name in wanted:
-            found[name] = _allowed(edit, name, wanted[name], distribution)
-            if abs(found[name] - wanted[name] if isinstance(found[name], float) else 0) > ROUNDING:
-                changes.append(f"{name} {wanted[name]:.3g} becomes {found[name]:.3g}")
+    bounds = _distributions(space)
+    found = {name: _allowed(edit, name, value, bounds[name]) for name, value in wanted.items()}
+    changes = [
+        f"{name} {wanted[name]:.3g} becomes {value:.3g}"
+        for name, value in found.items()
+        if isinstance(value, float) and abs(value - wanted[name]) > ROUNDING
+    ]
     if changes:
         log.info("Within the bounds of this search, of %s %s", edit.name, ", ".join(changes))
     return found

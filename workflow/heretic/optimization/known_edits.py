@@ -4,10 +4,10 @@ Nothing here needs the model, so that what is wrong with a file is told before o
 """
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
@@ -23,8 +23,6 @@ from heretic.optimization.records import TrialRecord, candidates
 from heretic.settings.config_files import read_config_file
 
 EXAMPLE = "config/warm_start/llama.yaml"
-# The file whose trials every family has, after its own.
-ANY = "any"
 DATABASES = (".db", ".sqlite", ".sqlite3")
 # What a study's database says of the model.
 N_LAYERS = "n_layers"
@@ -100,16 +98,6 @@ def family_edits(path: Path) -> list[KnownEdit]:
     ]
 
 
-def files_of_family(family: str | None, files: Sequence[Path]) -> list[Path]:
-    """Those of the folder's files that a model with this `model_type` starts from, its own first.
-
-    Args:
-        family: as the model's `config.json` says.
-        files: of `config/warm_start/`, named by families.
-    """
-    return [path for name in (family, ANY) for path in files if path.stem == name]
-
-
 def earlier_edits(path: Path) -> list[KnownEdit]:
     """What an earlier search found: its Pareto front, or the trial that was chosen.
 
@@ -122,28 +110,16 @@ def earlier_edits(path: Path) -> list[KnownEdit]:
     """
     if not path.is_file():
         raise StudyError(f"warm_start_from: there is no {path}; name {KINDS}")
-    if path.suffix in DATABASES:
-        n_layers, records = _read_database(path)
-    else:
-        try:
-            found = read_json(path)
-        except HereticError as error:
-            raise StudyError(f"warm_start_from: {path} is no JSON; name {KINDS}") from error
-        with_layers = _n_layers(found)
-        if with_layers is None:
-            raise StudyError(f"warm_start_from: {path} is another file; name {KINDS}")
-        n_layers = with_layers
-        if "trials" not in found:
-            parameters = AblationParameters.from_dict(found["parameters"])
-            return [KnownEdit(f"the trial of {path}", n_layers, parameters)]
-        records = [TrialRecord.from_dict(record) for record in found["trials"]]
-    front = _nearest_first(pareto_front(candidates(records)))
+    n_layers, found = _read_database(path) if path.suffix in DATABASES else _read_results(path)
+    if isinstance(found, AblationParameters):
+        return [KnownEdit(f"the trial of {path}", n_layers, found)]
+    front = _nearest_first(pareto_front(candidates(found)))
     if not front:
         raise StudyError(
             f"warm_start_from: no trial of {path} is feasible, so that there is no front to start "
             "from; name another search"
         )
-    by_number = {record.number: record for record in records}
+    by_number = {record.number: record for record in found}
     return [
         KnownEdit(f"trial {c.number} of {path}", n_layers, by_number[c.number].parameters)
         for c in front
@@ -172,12 +148,15 @@ def check_warm_start(warm_start: str | bool, warm_start_from: str | None, run: P
         family_edits(Path(warm_start))
 
 
-def _n_layers(found: Mapping[str, Any]) -> int | None:
-    """Layers that a `study.json` or a `best.json` tells of; None of another file."""
-    model = found.get("model")
-    layers = model.get("layers") if isinstance(model, dict) else None
-    known = {"trials", "parameters"} & found.keys()
-    return found.get(N_LAYERS, layers) if known else None
+def _read_results(path: Path) -> tuple[int, list[TrialRecord] | AblationParameters]:
+    """Layers, and the trials of a `study.json` or the edit of a `best.json`."""
+    try:
+        found = read_json(path)
+        if "trials" in found:
+            return found[N_LAYERS], [TrialRecord.from_dict(record) for record in found["trials"]]
+        return found["model"]["layers"], AblationParameters.from_dict(found["parameters"])
+    except (HereticError, KeyError, TypeError) as error:
+        raise StudyError(f"warm_start_from: {path} is another file; name {KINDS}") from error
 
 
 def _read_database(path: Path) -> tuple[int, list[TrialRecord]]:

@@ -154,9 +154,9 @@ class SettingsFields(InputFields):
     )
     warm_start: WarmStart = setting(
         "auto",
-        "First trials that worked on other models: those of the model's family and of any model "
-        "in `config/warm_start/` (`auto`), of a YAML file like these, or none (`false`). They are "
-        "among the `n_startup_trials`. Other ones continue the same study.",
+        "First trials that worked on other models: those of the model's family in "
+        "`config/warm_start/`, if it has any (`auto`), of a YAML file like these, or none "
+        "(`false`). They are among the `n_startup_trials`. Other ones continue the same study.",
         "optimize",
     )
     warm_start_from: OptionalText = setting(
