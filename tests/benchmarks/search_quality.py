@@ -2,18 +2,18 @@
 
 python tests/benchmarks/search_quality.py [--results RUN] [--trials 60 200] [--seeds 5] [--jobs 1]
 
-Both searches edit the demo model along the same directions and are scored by the same engine on the
-same prompts. Ours has the default settings, and once more without trials that are known from other
-models. Upstream's has its own search space, sampler, startup trials and objectives, which
-`upstream_search.py` tells. With `--results results/demo`
-directions and prompts are those of a finished run of the demo; else a demo model is trained (once,
-and kept in `--cache`) and directions are differences of means.
+All searches edit the demo model along the same directions and are scored by the same engine on the
+same prompts. Ours has the default settings, and once more begins with the trials of the model's
+family. Upstream's has its own search space, sampler, startup trials and objectives, which
+`upstream_search.py` tells. With `--results results/demo` directions and prompts are those of a
+finished run of the demo; else a demo model is trained (once, and kept in `--cache`) and directions
+are differences of means.
 
 Measured is the hypervolume of a front: the part of the square from no KL and no bad prompt left
 unanswered to `max_kl` and all of them that its trials dominate, 1 at best. Most of that square is
 easy, so that a second one ends at a tenth of `max_kl`. Each cell is the median over the seeds of
 the search, and the range. The last lines say whether ours at the first number of trials reaches
-upstream's at the last one.
+upstream's at the last one. `--searches ours` runs one row alone.
 """
 
 import argparse
@@ -53,7 +53,8 @@ from heretic.settings import Settings
 
 PROMPTS, BATCH = 64, 128
 STRICT, FEW = 0.1, 0.02
-OURS, WITHOUT, UPSTREAM = "ours", "ours, warm_start: false", upstream_search.NAME
+OURS, WARM, UPSTREAM = "ours", "ours, warm_start: auto", upstream_search.NAME
+WAYS = (OURS, WARM, UPSTREAM)
 # The demo is one.
 FAMILY = Path(__file__).parents[2] / "config" / "warm_start" / "llama.yaml"
 
@@ -174,13 +175,13 @@ def run_search(results: Path | None, cache: Path, way: str, count: int, seed: in
     bench = prepare(results, cache)
     if way == UPSTREAM:
         return bench.upstreams(count, seed)
-    return bench.ours(count, seed, warm=way == OURS and bench.settings.warm_start == "auto")
+    return bench.ours(count, seed, warm=way == WARM or bench.settings.warm_start == "auto")
 
 
 def main(arguments: argparse.Namespace) -> None:
     """Run all searches, and print the table."""
     first, last = min(arguments.trials), max(arguments.trials)
-    counts = {OURS: (first, last), WITHOUT: (first,), UPSTREAM: (first, last)}
+    counts = dict.fromkeys(arguments.searches, (first, last))
     bench = prepare(arguments.results, arguments.cache)
     started = {}
     with ProcessPoolExecutor(arguments.jobs, multiprocessing.get_context("spawn")) as pool:
@@ -210,7 +211,7 @@ def verdicts(
 ) -> list[str]:
     """Whether the median of each of ours after `first` trials is upstream's after `last`."""
     lines = []
-    for name in (OURS, WITHOUT):
+    for name in [name for name in searches if name != UPSTREAM and UPSTREAM in searches]:
         for share in (1.0, STRICT):
             mine, theirs = (
                 statistics.median(bench.volume(trials[:count], share) for trials in searches[way])
@@ -230,6 +231,7 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--results", type=Path, metavar="RUN", help="a finished run of the demo")
     parser.add_argument("--trials", type=int, nargs="+", default=[60, 200], metavar="N")
     parser.add_argument("--seeds", type=int, default=5, metavar="N")
+    parser.add_argument("--searches", nargs="+", default=[*WAYS], choices=WAYS, metavar="NAME")
     parser.add_argument("--jobs", type=int, default=1, metavar="N", help="searches at a time")
     parser.add_argument(
         "--cache", type=Path, default=Path.home() / ".cache" / "heretic-workflow", metavar="PATH"

@@ -74,7 +74,7 @@ CHANGED: dict[str, Any] = {
     "patience": 9,
     "sampler": "random",
     "quasi_random_start": "false",
-    "warm_start": "false",
+    "warm_start": "auto",
     "warm_start_from": "earlier.json",
     "trials_in_flight": 2,
     "norm_preservation": "column",

@@ -153,10 +153,10 @@ class SettingsFields(InputFields):
         "optimize",
     )
     warm_start: WarmStart = setting(
-        "auto",
-        "First trials that worked on other models: those of the model's family in "
-        "`config/warm_start/`, if it has any (`auto`), of a YAML file like these, or none "
-        "(`false`). They are among the `n_startup_trials`. Other ones continue the same study.",
+        False,
+        "First trials that worked on other models: none (`false`), those of the model's family in "
+        "`config/warm_start/`, if it has any (`auto`), or of a YAML file like these. They are "
+        "among the `n_startup_trials`. Other ones continue the same study.",
         "optimize",
     )
     warm_start_from: OptionalText = setting(
