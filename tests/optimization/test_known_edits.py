@@ -134,7 +134,10 @@ def test_a_file_to_start_from_that_is_none_is_told_in_one_line(
     text = tmp_path / "notes.json"
     text.write_text("no JSON", encoding="utf-8")
     assert "is another file; name the study.db, study.json or best.json" in wrong(text)
-    for strange in ({"original": {}}, {"trials": [{}], "n_layers": 3}, {"model": {"layers": 3}}):
+    others: list[dict[str, Any]] = [
+        {"original": {}}, {"trials": [{}], "n_layers": 3}, {"model": {"layers": 3}},
+    ]  # fmt: skip
+    for strange in others:
         write_json(text, strange)
         assert "is another file; name the study.db" in wrong(text)
     damaged = tmp_path / "damaged.db"

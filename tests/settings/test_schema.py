@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given, settings
@@ -77,20 +78,25 @@ def test_built_in_sets_share_no_row() -> None:
     assert all(source.distinct for (source,) in sources.values())
 
 
+def settings_with(**texts: Any) -> Settings:
+    """As a command line or a file says it."""
+    return Settings(**texts)
+
+
 def test_first_trials_as_text() -> None:
     for text, value in (("auto", "auto"), ("False", False), (True, "auto"), ("a/Mine.yaml",) * 2):
-        assert Settings(warm_start=text).warm_start == value
+        assert settings_with(warm_start=text).warm_start == value
     with pytest.raises(ValidationError, match="warm_start"):
         Settings(warm_start="llama")
 
 
 def test_bounds_of_the_search() -> None:
-    settings = Settings(edited_depth="0.4, 1", direction_depth=[0.2, 0.9])
+    settings = settings_with(edited_depth="0.4, 1", direction_depth=[0.2, 0.9])
     assert (settings.edited_depth, settings.direction_depth) == ((0.4, 1.0), (0.2, 0.9))
     assert settings.subset("optimize")["edited_depth"] == [0.4, 1.0]
     for wrong in ("0.9,0.4", "0.4", "-1,1", "0,2", "low,high", 3, None):
         with pytest.raises(ValidationError, match="give two fractions of depth from 0 to 1"):
-            Settings(edited_depth=wrong)
+            settings_with(edited_depth=wrong)
     assert Settings(min_weight=2.0).min_weight == 2.0
     with pytest.raises(ValidationError, match=r"min_weight \(2.1\) exceeds max_weight \(2.0\)"):
         Settings(min_weight=2.1)
