@@ -132,7 +132,10 @@ class SettingsFields(InputFields):
     # Search
     n_trials: int = setting(60, "Completed trials of the search.", "optimize", ge=1)
     n_startup_trials: int = setting(
-        15, "Random trials before the sampler learns from them.", "optimize", ge=1
+        15,
+        "Trials before the sampler learns from them: known edits, then spread out or random ones.",
+        "optimize",
+        ge=1,
     )
     patience: int = setting(
         0,
