@@ -5,6 +5,7 @@ scores the first-token KL on good prompts and the refusals among bad ones, and i
 others start than those that are scored together with it.
 """
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -27,12 +28,19 @@ from heretic.model.loading import load_model, model_facts
 from heretic.model.source import locate, source_facts, tokenizer_files
 from heretic.model.threads import set_threads
 from heretic.optimization.aims import directions_of, make_objectives
+from heretic.optimization.known_edits import (
+    N_LAYERS,
+    KnownEdit,
+    earlier_edits,
+    family_edits,
+)
 from heretic.optimization.objectives import Objective
 from heretic.optimization.records import agreement, trial_rows
 from heretic.optimization.samplers import Sampling
 from heretic.optimization.search_space import SearchSpace, usable_rows
 from heretic.optimization.study import open_study, study_name
 from heretic.optimization.trials import TrialLoop
+from heretic.optimization.warm_start import warm_starts
 from heretic.prompts.bundle import read_prompts
 from heretic.settings.prompt_sources import EVALUATION_SETS
 from heretic.stages import StageClock
@@ -40,7 +48,10 @@ from heretic.stages import StageClock
 snakemake: Snakemake
 
 # Settings that say which trials are tried, but not what one scores.
-HOW_MANY = ("n_trials", "patience", "trials_in_flight", "sampler", "quasi_random_start")
+HOW_MANY = (
+    *("n_trials", "patience", "trials_in_flight", "sampler", "quasi_random_start"),
+    *("warm_start", "warm_start_from"),
+)
 # Rooms of the library that take part in scoring.
 SCORING = ("ablation", "evaluation", "inference", "model")
 ENGINE_SETTINGS = ("max_response_length", "engine", "norm_preservation", "trials_in_flight")
@@ -58,10 +69,12 @@ def main(smk: Snakemake) -> None:
         inputs["texts"] = Path(smk.input.texts[0])
     directions = AblationDirections.from_tensors(read_tensors(inputs["directions"]))
     panel = make_panel(settings["refusal_markers"], settings["scorers"])
+    known = known_edits(settings, smk)
     name = study_name(objective(settings, inputs, directions, smk))
     searched = directions_of(panel, settings["objectives"])
     with open_study(Path(smk.params.database), name, searched) as study:
         engine = prepare(settings, runtime, inputs, directions, panel, smk.params.model)
+        study.set_user_attr(N_LAYERS, engine.model.anatomy.n_layers)
         writers = record_writers(engine.model.anatomy)
         # Hours before the export would refuse.
         check_adapter(smk.config["settings"][smk.wildcards.run]["export"], writers)
@@ -70,7 +83,9 @@ def main(smk: Snakemake) -> None:
             panel, settings["objectives"], engine.prompts, baseline, settings["max_kl"]
         )
         require_something_to_find(baseline, objectives, settings)
-        loop = make_loop(engine, objectives, directions, settings)
+        loop = replace(
+            make_loop(engine, objectives, directions, settings, known), original=baseline
+        )
         records = loop.run(study, settings["n_trials"])
     facts, model = provenance(settings, inputs), engine.model
     weights = source_facts("", settings["model_revision"], model.folder)["sha256"]
@@ -98,6 +113,18 @@ def main(smk: Snakemake) -> None:
             "provenance": facts,
         },
     )
+
+
+def known_edits(settings: dict[str, Any], smk: Snakemake) -> list[KnownEdit]:
+    """What is tried first, before the model is loaded, since a file may be wrong."""
+    files = list(map(Path, smk.input.warm_starts))
+    if settings["warm_start_from"]:
+        return earlier_edits(files[0])
+    if settings["warm_start"] == "auto":
+        config = locate(smk.params.model, settings["model_revision"]) / "config.json"
+        family = read_json(config).get("model_type")
+        files = [path for path in files if path.stem == family]
+    return [edit for path in files for edit in family_edits(path)]
 
 
 def require_something_to_find(
@@ -182,17 +209,23 @@ def make_loop(
     objectives: list[Objective],
     directions: AblationDirections,
     settings: dict[str, Any],
+    known: list[KnownEdit],
 ) -> TrialLoop:
     """What every trial needs."""
+    space = SearchSpace(
+        engine.model.anatomy.n_layers,
+        settings["direction_scope"],
+        settings["max_weight"],
+        usable_rows(directions, settings["discriminative_layers"]),
+        settings["ablate_embeddings"],
+        settings["search_space"],
+        settings["min_weight"],
+        tuple(settings["edited_depth"]),
+        tuple(settings["direction_depth"]),
+    )
+    asked_for = settings["warm_start_from"] or settings["warm_start"] != "auto"
     return TrialLoop(
-        space=SearchSpace(
-            engine.model.anatomy.n_layers,
-            settings["direction_scope"],
-            settings["max_weight"],
-            usable_rows(directions, settings["discriminative_layers"]),
-            settings["ablate_embeddings"],
-            settings["search_space"],
-        ),
+        space=space,
         directions=directions,
         engine=engine,
         limits=Limits(settings["max_kl"], settings["max_refusal_log_odds"]),
@@ -204,6 +237,9 @@ def make_loop(
             settings["quasi_random_start"],
         ),
         patience=settings["patience"],
+        warm_starts=warm_starts(
+            known, space, settings["n_startup_trials"], required=bool(asked_for)
+        ),
     )
 
 

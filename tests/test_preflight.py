@@ -19,6 +19,7 @@ from heretic.errors import (
     ModelLoadError,
     PromptError,
     SettingsError,
+    StudyError,
     UploadError,
 )
 from heretic.preflight import check_run
@@ -142,6 +143,15 @@ def test_a_quantised_checkpoint_needs_its_original(tmp_path: Path) -> None:
     assert "does not exist; check the path" in message
     demo = Settings(quantization="as_is", export_from=str(original))
     assert "demo model is not quantised" in complaint(SettingsError, demo, "demo")
+
+
+def test_first_trials_that_cannot_be_read(tmp_path: Path) -> None:
+    missing = str(tmp_path / "none.json")
+    message = complaint(StudyError, Settings(warm_start_from=missing), "demo")
+    assert f"warm_start_from: there is no {missing}; name the study.db" in message
+    missing = str(tmp_path / "none.yaml")
+    message = complaint(SettingsError, Settings(warm_start=missing), "demo")
+    assert f"cannot read {missing}" in message
 
 
 @pytest.mark.parametrize("name", ["demo-model", "demo-model-qwen3", "comparisons"])

@@ -131,8 +131,8 @@ def test_tokens_of_refusals_are_more_frequent_after_bad_prompts() -> None:
     assert RefusalTokens.of([1, 2], [1, 1]).ids == (1,)
     assert RefusalTokens.of([1, 1], [1, 1, 1]).ids == ()
     # What begins compliance is as frequent after good prompts, or begins a single answer.
-    to, here, first_person, sure = 1, 2, 3, 4
-    found = RefusalTokens.of([to] * 48 + [here] * 52, [first_person] * 50 + [to] * 49 + [sure])
+    to, here, first_person, once = 1, 2, 3, 4
+    found = RefusalTokens.of([to] * 48 + [here] * 52, [first_person] * 50 + [to] * 49 + [once])
     assert found.ids == (first_person,)
     logits = torch.randn(5, 9, generator=torch.Generator().manual_seed(1))
     share = logits.double().softmax(-1)[:, [3, 4]].sum(-1)

@@ -40,9 +40,9 @@ def test_the_sampler_of_the_setting_is_asked(
     asked: list[type[BaseSampler]] = []
     ask = StudyInMemory.ask
 
-    def noted(memory: StudyInMemory, sampler: BaseSampler) -> optuna.Trial:
+    def noted(memory: StudyInMemory, sampler: BaseSampler, starts: Any) -> optuna.Trial:
         asked.append(type(sampler))
-        return ask(memory, sampler)
+        return ask(memory, sampler, starts)
 
     monkeypatch.setattr(StudyInMemory, "ask", noted)
     search(tmp_path / "study.db", 4, sampler=name, quasi_random_start=quasi)

@@ -243,6 +243,31 @@ def test_the_index_is_sought_between_the_first_and_the_last_such_row(rows: tuple
     assert (index.low, index.high) == (rows[0], rows[-1])
 
 
+@pytest.mark.parametrize("form", ["range", "kernel", "components"])
+@pytest.mark.parametrize("rows", [None, (2, 6, 9, 11)])
+def test_the_search_stays_within_its_bounds(form: Form, rows: tuple[int, ...] | None) -> None:
+    space = SearchSpace(
+        11, "global", 2.0, rows, form=form, min_weight=0.5,
+        edited_depth=(0.3, 0.8), direction_depth=(0.4, 0.9),
+    )  # fmt: skip
+    study = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=0))
+    for _ in range(30):
+        trial = study.ask()
+        found = space.suggest(trial)
+        assert 5 <= trial.params["direction_index"] <= 10
+        assert found.direction_index in rows if rows else found.direction_index is not None
+        for part in found.components.values():
+            assert part.weight == 0 or 0.5 <= part.weight <= 2.0
+            places = (
+                (part.position,)
+                if isinstance(part, TentParameters)
+                else (part.layer_min, part.layer_max)
+            )
+            # Of the depth of those layers alone, where a search is confined to some.
+            low, high = (0.3, 0.8) if rows is None else (0.5, 0.8)
+            assert all(low - 1e-9 <= place <= high + 1e-9 for place in places)
+
+
 def test_the_setting_confines_a_search_to_what_separates() -> None:
     known = torch.tensor([1, 0, 1, 1])
     directions = AblationDirections.of(torch.eye(4), discriminative=known)

@@ -220,6 +220,25 @@ def test_records_of_versions_without_stages_are_read(
     assert second["seconds_decode"] == round(undisturbed[1].stages["decode"], 4)
 
 
+@pytest.mark.parametrize("before", [0, 3])
+def test_samplers_are_told_that_an_edit_which_gains_nothing_is_no_success(
+    tmp_path: Path, before: int
+) -> None:
+    """Of two prompts no trial leaves fewer than 0 unanswered, and each fewer than 3."""
+    original = {"kl_first_token": 0.0, "unanswered": before}
+    loop = replace(small_loop(max_kl=0.05), original=original)
+    with open_study(tmp_path / "study.db", STUDY, OBJECTIVES) as study:
+        records = loop.run(study, 6)
+        told = [trial.constraints for trial in finished_trials(study)]
+        assert read_records(study, 6) == records
+    assert {record.feasible for record in records} == {True, False}
+    for record, constraints in zip(records, told, strict=True):
+        excess = record.scores["kl_first_token"] - 0.05
+        assert record.feasible == (excess <= 0)
+        without_gain = record.feasible and before == 0
+        assert constraints == {"limits": -excess if without_gain else excess}
+
+
 def test_infeasible_trials_are_recorded_but_never_chosen(tmp_path: Path) -> None:
     records = search(tmp_path / "study.db", 6, max_kl=0.05)
     feasible = [record for record in records if record.feasible]

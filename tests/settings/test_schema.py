@@ -97,6 +97,30 @@ def test_built_in_sets_share_no_row() -> None:
     assert all(source.distinct for (source,) in sources.values())
 
 
+def settings_with(**texts: Any) -> Settings:
+    """As a command line or a file says it."""
+    return Settings(**texts)
+
+
+def test_first_trials_as_text() -> None:
+    for text, value in (("auto", "auto"), ("False", False), (True, "auto"), ("a/Mine.yaml",) * 2):
+        assert settings_with(warm_start=text).warm_start == value
+    with pytest.raises(ValidationError, match="warm_start"):
+        Settings(warm_start="llama")
+
+
+def test_bounds_of_the_search() -> None:
+    settings = settings_with(edited_depth="0.4, 1", direction_depth=[0.2, 0.9])
+    assert (settings.edited_depth, settings.direction_depth) == ((0.4, 1.0), (0.2, 0.9))
+    assert settings.subset("optimize")["edited_depth"] == [0.4, 1.0]
+    for wrong in ("0.9,0.4", "0.4", "-1,1", "0,2", "low,high", 3, None):
+        with pytest.raises(ValidationError, match="give two fractions of depth from 0 to 1"):
+            settings_with(edited_depth=wrong)
+    assert Settings(min_weight=2.0).min_weight == 2.0
+    with pytest.raises(ValidationError, match=r"min_weight \(2.1\) exceeds max_weight \(2.0\)"):
+        Settings(min_weight=2.1)
+
+
 def test_switches_as_text() -> None:
     settings = Settings.model_validate({"sacred_prompts": "True", "bad_prompts": "true"})
     assert settings.sacred_prompts is True

@@ -270,7 +270,7 @@ def test_killed_and_raised_searches_lose_no_trial(demo_run: tuple[Workspace, str
     assert without_time(killed) == without_time(straight)
 
     # Who chooses further trials, and when they end, is no matter of what the first ones scored.
-    other = ("sampler=nsga2", "quasi_random_start=true", "patience=90")
+    other = ("sampler=nsga2", "quasi_random_start=false", "patience=90", "warm_start=auto")
     raised = search(workspace, "straight", 23, *other)
     assert without_time(raised)[:20] == without_time(straight)
     assert len(completed(workspace.results / "straight" / "study.db")) == 23

@@ -79,7 +79,9 @@ CHANGED: dict[str, Any] = {
     "n_startup_trials": 2,
     "patience": 9,
     "sampler": "random",
-    "quasi_random_start": "true",
+    "quasi_random_start": "false",
+    "warm_start": "auto",
+    "warm_start_from": "earlier.json",
     "trials_in_flight": 2,
     "norm_preservation": "column",
     "engine": "output_side",
@@ -88,6 +90,9 @@ CHANGED: dict[str, Any] = {
     "ablate_embeddings": "true",
     "discriminative_layers": "true",
     "max_weight": 1.5,
+    "min_weight": 0.5,
+    "edited_depth": "0.2,1",
+    "direction_depth": "0.4,0.9",
     "max_kl": 0.9,
     "max_refusal_log_odds": 50,
     "objectives": "unanswered,kl_first_token",
@@ -113,7 +118,7 @@ CHANGED: dict[str, Any] = {
 }
 # Settings that name files, which are inputs of the rules that read them.
 # Scorers may read the plain texts, which the run has.
-NAME_FILES = ("export_from", "benchmark_tasks", "scorers")
+NAME_FILES = ("export_from", "benchmark_tasks", "scorers", "warm_start", "warm_start_from")
 CHANGED |= {
     name: {
         "dataset": "demo",
@@ -179,6 +184,7 @@ def planner(
     with HubServer() as hub:
         variables = hub.environment(tmp_path_factory.mktemp("home"))
         workspace.require("--config", *pairs, **variables)
+        shutil.copy(workspace.results / "demo" / "study.json", workspace.folder / "earlier.json")
         found = Planner(workspace, variables)
         yield found
         found.close()
@@ -248,7 +254,7 @@ def test_another_pick_is_made_beside_the_result(planner: Planner) -> None:
     jobs = planner.plan(select="closest,trial=2")
     assert rules(jobs, "params") == set()
     assert rules(jobs, "inputs") == {"report"}
-    further = ("score_finalists", "select_best", "apply_best", "evaluate", "save")
+    further = ("score_finalists", "select_best", "apply_best", "evaluate", "benchmark", "save")
     assert planned(jobs) == {*(f"{rule} demo /picks/trial-2" for rule in further)} | {
         "report demo", "all",
     }  # fmt: skip

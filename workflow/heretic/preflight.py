@@ -22,6 +22,7 @@ from heretic.model.quantization import (
 from heretic.model.size import checkpoint_bytes
 from heretic.model.source import check_model, checkpoint_files, is_local, resolve_revision
 from heretic.model.template import read_template
+from heretic.optimization.known_edits import check_warm_start
 from heretic.prompts.sources import check_sources
 from heretic.report.embedding import check_projection
 from heretic.settings.prompt_sources import DEMO
@@ -31,7 +32,7 @@ RESERVED_RUNS = {"comparisons": "comparisons of models lie"}
 
 
 def check_run(run: str, settings: Settings, results: Path) -> None:
-    """Check a run's model, prompt sets, export, results folder, upload, report and benchmarks.
+    """Check a run's model, prompt sets, warm start, export, folder, upload, report and benchmarks.
 
     Args:
         run: name of the run's folder.
@@ -53,6 +54,7 @@ def check_run(run: str, settings: Settings, results: Path) -> None:
     check_form(settings.export, settings.norm_preservation, settings.ablate_embeddings)
     check_projection(settings.projection)
     check_benchmarks(settings.benchmarks, settings.benchmark_tasks)
+    check_warm_start(settings.warm_start, settings.warm_start_from, results / run)
     check_writable(results / run)
     if source_of_export(settings) != DEMO and settings.export == "merged":
         check_space(results / run, settings)

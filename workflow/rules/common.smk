@@ -31,6 +31,7 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 LIBRARY = Path(heretic.__file__).parent
 SCRIPTS = Path(workflow.basedir) / "scripts"
 RESULTS = Path("results")
+WARM_STARTS = Path(workflow.basedir) / "config" / "warm_start"
 # Tells jobs, here or on another machine, the settings that the main process has resolved.
 PINNED = "WORKFLOW_PINNED"
 
@@ -120,6 +121,16 @@ def model_files(wildcards):
 def original_files(wildcards):
     """The same of the model that is exported, where that is not the one that is searched."""
     return checkpoint_files(RUNS[wildcards.run].export_from)
+
+
+def warm_start_files(wildcards):
+    """Where the first trials come from; of all families, since the demo's may not be known yet."""
+    settings = RUNS[wildcards.run]
+    if settings.warm_start_from:
+        return [settings.warm_start_from]
+    if settings.warm_start == "auto":
+        return sorted(os.path.relpath(path) for path in WARM_STARTS.glob("*.yaml"))
+    return [settings.warm_start] if settings.warm_start else []
 
 
 def prompt_files(*sets):

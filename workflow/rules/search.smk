@@ -7,6 +7,7 @@ rule optimize:
         model=model_files,
         texts=plain_texts,
         scorers=files_of_scorers,
+        warm_starts=warm_start_files,
         code=source_of("optimize"),
     output:
         trials="results/{run}/trials.csv",

@@ -19,6 +19,7 @@ from optuna.storages import InMemoryStorage
 
 from heretic.console import log
 from heretic.optimization.study import finished_trials
+from heretic.optimization.warm_start import next_warm_start
 
 IN_FLIGHT = "in_flight"
 
@@ -71,13 +72,26 @@ class StudyInMemory:
         self._failed = len(stored.get_trials(deepcopy=False)) - len(finished)
         self._cut_off = {a.place: a for a in in_flight(stored.user_attrs, len(finished))}
 
-    def ask(self, sampler: BaseSampler) -> optuna.Trial:
-        """The next trial: what was asked for at its place already, or else the sampler's choice."""
-        place = len(self._memory.get_trials(deepcopy=False))
+    def ask(
+        self, sampler: BaseSampler, warm_starts: Sequence[Mapping[str, Any]] = ()
+    ) -> optuna.Trial:
+        """The next trial: what was asked for at its place already, or else the sampler's choice.
+
+        Args:
+            sampler: of this trial.
+            warm_starts: what is tried before the sampler chooses, if the study does not have it.
+        """
+        trials = self._memory.get_trials(deepcopy=False)
+        place = len(trials)
         known = self._cut_off.pop(place, None)
         if known is not None:
             log.info("Trial %d was asked for before, and is run now", self._failed + place)
             self._memory.enqueue_trial(dict(known.sampled))
+        else:
+            waiting = [asked.sampled for asked in self._cut_off.values()]
+            start = next_warm_start(warm_starts, [*(t.params for t in trials), *waiting])
+            if start is not None:
+                self._memory.enqueue_trial(dict(start))
         self._memory.sampler = sampler
         return self._memory.ask()
 

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any, Literal, Self
 
-from heretic.evaluation.scale import Span
+from heretic.evaluation.scale import KL, UNANSWERED, Span
 
 Way = Literal["minimize", "maximize"]
 
@@ -41,3 +41,7 @@ class Objective:
     def from_dict(cls, values: Mapping[str, Any]) -> Self:
         """Inverse of `to_dict`."""
         return cls(**values)
+
+
+# Of studies of earlier versions, which did not say so.
+DEFAULTS = tuple(Objective(name, "minimize", 0.0, 1.0) for name in (KL, UNANSWERED))

@@ -41,6 +41,10 @@ class SearchSpace:
             layers that may be edited; all when None.
         embeddings: whether the embeddings are edited too, with a strength of their own.
         form: what the strengths of a component look like over the layers.
+        min_weight: smallest strength of a component that is edited.
+        edited_depth: fractions of depth between which the layers of a range, or a peak, lie; with
+            `rows` of the depth of those layers alone.
+        direction_depth: fractions of depth between which a global direction is taken.
     """
 
     n_layers: int
@@ -49,6 +53,9 @@ class SearchSpace:
     rows: tuple[int, ...] | None = None
     embeddings: bool = False
     form: Form = "range"
+    min_weight: float = 0.0
+    edited_depth: tuple[float, float] = (0.0, 1.0)
+    direction_depth: tuple[float, float] = (0.0, 1.0)
 
     def suggest(self, trial: optuna.trial.BaseTrial) -> AblationParameters:
         """Ask for one set of parameters.
@@ -59,8 +66,7 @@ class SearchSpace:
         """
         scopes = ["global", "per_layer"] if self.direction_scope == "both" else []
         scope = trial.suggest_categorical("direction_scope", scopes or [self.direction_scope])
-        first, last = (1, self.n_layers) if self.rows is None else (self.rows[0], self.rows[-1])
-        index = trial.suggest_float("direction_index", float(first), float(last))
+        index = trial.suggest_float("direction_index", *self._indices())
         edited = self._suggest_edited(trial)
         suggest = self._suggest_tent if self.form == "kernel" else self._suggest_range
         components: dict[str, ComponentParameters | TentParameters] = {
@@ -76,6 +82,14 @@ class SearchSpace:
             components,
             None if self.rows is None else tuple(row - 1 for row in self.rows),
         )
+
+    def _indices(self) -> tuple[float, float]:
+        """Between which states a global direction is taken; layer l writes the state l + 1."""
+        low, high = (1.0 + share * (self.n_layers - 1) for share in self.direction_depth)
+        if self.rows is None:
+            return low, high
+        first, last = float(self.rows[0]), float(self.rows[-1])
+        return min(max(low, first), last), max(min(high, last), first)
 
     def _snapped(self, index: float) -> float:
         """The index, or the nearest row that may be used where one of its neighbours may not."""
@@ -99,11 +113,12 @@ class SearchSpace:
     def _suggest_range(
         self, trial: optuna.trial.BaseTrial, short: str, *, edited: bool
     ) -> ComponentParameters:
-        layer_min = trial.suggest_float(f"{short}_layer_min", 0.0, 1.0)
+        first, last = self.edited_depth
+        layer_min = trial.suggest_float(f"{short}_layer_min", first, last)
         # The upper end as a share of what is left keeps the range valid for every sample.
         span = trial.suggest_float(f"{short}_layer_span", 0.0, 1.0)
-        weight = trial.suggest_float(f"{short}_weight", 0.0, self.max_weight)
-        layer_max = layer_min + span * (1.0 - layer_min)
+        weight = trial.suggest_float(f"{short}_weight", self.min_weight, self.max_weight)
+        layer_max = layer_min + span * (last - layer_min)
         return ComponentParameters(
             self._depth(layer_min), self._depth(layer_max), weight if edited else 0.0
         )
@@ -111,8 +126,8 @@ class SearchSpace:
     def _suggest_tent(
         self, trial: optuna.trial.BaseTrial, short: str, *, edited: bool
     ) -> TentParameters:
-        position = trial.suggest_float(f"{short}_position", 0.0, 1.0)
-        weight = trial.suggest_float(f"{short}_weight", 0.0, self.max_weight)
+        position = trial.suggest_float(f"{short}_position", *self.edited_depth)
+        weight = trial.suggest_float(f"{short}_weight", self.min_weight, self.max_weight)
         min_share = trial.suggest_float(f"{short}_min_share", 0.0, 1.0)
         # At least one layer, so that a peak between two layers reaches them.
         distance = trial.suggest_float(f"{short}_distance", 1.0 / max(1, self.n_layers - 1), 1.0)
@@ -128,6 +143,15 @@ class SearchSpace:
             return share
         layer = self.rows[round(share * (len(self.rows) - 1))] - 1
         return layer / max(1, self.n_layers - 1)
+
+    def share_of(self, depth: float) -> float:
+        """The share that stands for a fraction of depth, or for the nearest one there is."""
+        rows = self.rows
+        if rows is None:
+            return depth
+        wanted = 1 + depth * (self.n_layers - 1)
+        nearest = min(range(len(rows)), key=lambda i: abs(rows[i] - wanted))
+        return nearest / max(1, len(rows) - 1)
 
 
 def usable_rows(

@@ -12,11 +12,11 @@ from heretic.ablation.directions import AblationDirections
 from heretic.ablation.parameters import AblationParameters
 from heretic.ablation.plan import plan_edits
 from heretic.console import ProgressLine, log
-from heretic.evaluation.scale import KL, LOG_ODDS, UNANSWERED
+from heretic.evaluation.scale import KL, LOG_ODDS
 from heretic.evaluation.trial_engine import TrialEngine
 from heretic.evaluation.trial_scores import Limits, TrialScores
 from heretic.optimization.in_flight import StudyInMemory
-from heretic.optimization.objectives import Objective
+from heretic.optimization.objectives import DEFAULTS, Objective
 from heretic.optimization.pareto import nearest
 from heretic.optimization.patience import Patience
 from heretic.optimization.records import TrialRecord, candidates
@@ -29,6 +29,8 @@ RECORD, WANTED, OBJECTIVES = "record", "n_trials", "objectives"
 # Optuna stores no infinity; weights that overflow score worse than any real trial.
 WORST_KL = 1e6
 LABELS = {KL: "KL"}
+# Name of the constraint that samplers learn from.
+LIMITS = "limits"
 
 
 @dataclass(frozen=True)
@@ -43,6 +45,8 @@ class TrialLoop:
         objectives: that the sampler is told, in their order.
         sampling: who chooses the trials.
         patience: finished trials without a gain after which a search ends early; 0 for never.
+        warm_starts: parameters of the trials that are tried before the sampler chooses any.
+        original: its scores, by which it is told what gains nothing; not told if None.
     """
 
     space: SearchSpace
@@ -52,6 +56,8 @@ class TrialLoop:
     objectives: Sequence[Objective]
     sampling: Sampling
     patience: int = 0
+    warm_starts: Sequence[Mapping[str, Any]] = ()
+    original: TrialScores | None = None
 
     def run(self, study: optuna.Study, n_trials: int) -> list[TrialRecord]:
         """Run trials until `n_trials` are finished, or patience ends; return them.
@@ -117,7 +123,7 @@ class TrialLoop:
         """The trial at this place, and the edit that its parameters stand for."""
         several = self.engine.trials_in_flight > 1
         sampler = make_sampler(self.sampling, place, several_in_flight=several)
-        trial = memory.ask(sampler)
+        trial = memory.ask(sampler, self.warm_starts)
         return trial, self.space.suggest(trial)
 
     def _store(
@@ -131,27 +137,44 @@ class TrialLoop:
         kl = scores[KL]
         found = {**scores, KL: kl if math.isfinite(kl) else WORST_KL}
         excess = self._excess(scores)
-        for name, value in excess.items():
-            trial.set_constraint(name, value)
+        trial.set_constraint(LIMITS, self._told_excess(scores, excess))
+        feasible = all(value <= 0 for value in excess.values())
         seconds = sum(stages.values())
         stored = {
             "parameters": parameters.to_dict(),
+            "feasible": feasible,
             "scores": found,
             "seconds": seconds,
             "stages": stages,
         }
         trial.set_user_attr(RECORD, stored)
         number = memory.store(trial, [objective.value(found) for objective in self.objectives])
-        feasible = all(value <= 0 for value in excess.values())
         return TrialRecord(number, parameters, trial.params, found, feasible, seconds, stages)
 
     def _excess(self, scores: TrialScores) -> dict[str, float]:
-        """By how much a trial exceeds each limit; samplers need all limits of every trial."""
+        """By how much a trial exceeds each limit."""
         found = self.limits.excess(scores[KL], scores.get(LOG_ODDS))
-        found = {name: by if math.isfinite(by) else WORST_KL for name, by in found.items()}
-        if self.limits.max_refusal_log_odds is not None:
-            found.setdefault("max_refusal_log_odds", 0.0)
-        return found
+        return {name: by if math.isfinite(by) else WORST_KL for name, by in found.items()}
+
+    def _told_excess(self, scores: TrialScores, excess: Mapping[str, float]) -> float:
+        """How far from feasible samplers are told that a trial is; not above 0 if it is feasible.
+
+        One that gains nothing is told to be as far from feasible as it is from the largest KL. Else
+        the smallest of edits, which nothing else dominates, would make up the front, and a sampler
+        that learns from the front would try ever smaller ones.
+        """
+        over = sum(by for by in excess.values() if by > 0)
+        if over > 0:
+            return over
+        nearest_limit = max(excess.values())
+        return nearest_limit if self._gains(scores) else -nearest_limit
+
+    def _gains(self, scores: TrialScores) -> bool:
+        """Whether a trial is better than the original in anything that could be better."""
+        if self.original is None:
+            return True
+        before = [(o, o.share(o.value(self.original))) for o in self.objectives]
+        return any(o.share(o.value(scores)) < share for o, share in before if share > 0)
 
     def _found(self, record: TrialRecord) -> str:
         """What a trial scored, for the log."""
@@ -175,10 +198,10 @@ def _told(scores: Mapping[str, Any], objectives: Sequence[Objective]) -> str:
 
 
 def stored_objectives(study: optuna.Study) -> tuple[Objective, ...]:
-    """The objectives of a study; earlier versions had these two, and did not say so."""
+    """The objectives of a study."""
     stored = study.user_attrs.get(OBJECTIVES)
     if stored is None:
-        return tuple(Objective(name, "minimize", 0.0, 1.0) for name in (KL, UNANSWERED))
+        return DEFAULTS
     return tuple(Objective.from_dict(each) for each in stored)
 
 
@@ -194,7 +217,8 @@ def _record(trial: FrozenTrial) -> TrialRecord:
         parameters=AblationParameters.from_dict(stored["parameters"]),
         sampled=trial.params,
         scores=stored["scores"],
-        feasible=all(value <= 0 for value in trial.constraints.values()),
+        # Earlier versions told samplers no more than that.
+        feasible=stored.get("feasible", all(value <= 0 for value in trial.constraints.values())),
         seconds=stored["seconds"],
         stages=stored.get("stages", {}),
     )

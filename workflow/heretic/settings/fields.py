@@ -10,6 +10,7 @@ from typing import Final, Literal
 from heretic.settings.input_fields import InputFields
 from heretic.settings.prompt_sources import Names, OptionalText
 from heretic.settings.values import (
+    Depths,
     DirectionWeights,
     Method,
     MethodWeights,
@@ -17,6 +18,7 @@ from heretic.settings.values import (
     Picks,
     Scorers,
     TrialsInFlight,
+    WarmStart,
     setting,
 )
 
@@ -136,7 +138,10 @@ class SettingsFields(InputFields):
     # Search
     n_trials: int = setting(60, "Completed trials of the search.", "optimize", ge=1)
     n_startup_trials: int = setting(
-        15, "Random trials before the sampler learns from them.", "optimize", ge=1
+        15,
+        "Trials before the sampler learns from them: known edits, then spread out or random ones.",
+        "optimize",
+        ge=1,
     )
     patience: int = setting(
         0,
@@ -152,8 +157,22 @@ class SettingsFields(InputFields):
         "optimize",
     )
     quasi_random_start: bool = setting(
-        False,
+        True,
         "Take the first `n_startup_trials` from a Sobol sequence, evenly spread, not at random.",
+        "optimize",
+    )
+    warm_start: WarmStart = setting(
+        False,
+        "First trials that worked on other models: none (`false`), those of the model's family in "
+        "`config/warm_start/`, if it has any (`auto`), or of a YAML file like these. They are "
+        "among the `n_startup_trials`. Other ones continue the same study.",
+        "optimize",
+    )
+    warm_start_from: OptionalText = setting(
+        None,
+        "Earlier search whose Pareto front, or chosen trial, is tried first in place of "
+        "`warm_start`: a `study.db`, `study.json` or `best.json` of any model with the same "
+        "components.",
         "optimize",
     )
     trials_in_flight: TrialsInFlight = setting(
@@ -205,6 +224,24 @@ class SettingsFields(InputFields):
     )
     max_weight: float = setting(
         2.0, "Largest strength w in W - w d (d^T W) that the search may try.", "optimize", gt=0
+    )
+    min_weight: float = setting(
+        0.0,
+        "Smallest strength of a component that a trial edits; above 0, no trial does next to "
+        "nothing.",
+        "optimize",
+        ge=0,
+    )
+    edited_depth: Depths = setting(
+        (0.0, 1.0),
+        "Fractions of depth, such as `0.4,1`, between which the layers of a range, or the peaks of "
+        "tents, lie: 0 is the first layer and 1 the last.",
+        "optimize",
+    )
+    direction_depth: Depths = setting(
+        (0.0, 1.0),
+        "Fractions of depth between which a direction for all layers is taken.",
+        "optimize",
     )
     max_kl: float = setting(
         1.0,

@@ -55,6 +55,10 @@ class Settings(BenchmarkFields):
             raise ValueError(
                 "upload_to names one repository but `model` lists several; run them one by one"
             )
+        if self.min_weight > self.max_weight:
+            raise ValueError(
+                f"min_weight ({self.min_weight}) exceeds max_weight ({self.max_weight}); lower it"
+            )
         self._check_directions()
         self._check_quantization()
         if len(set(self.objectives)) < len(self.objectives):

@@ -78,6 +78,32 @@ def read_numbers(value: object) -> object:
     return value
 
 
+def read_depths(value: object) -> object:
+    """`0.4,0.9` as a pair; one complaint for whatever is not two fractions of depth in order."""
+    parts = value.strip("[]() ").split(",") if isinstance(value, str) else value
+    try:
+        low, high = map(float, parts)  # type: ignore[call-overload]
+    except (TypeError, ValueError):
+        low, high = 1.0, 0.0
+    if not 0 <= low <= high <= 1:
+        raise ValueError("give two fractions of depth from 0 to 1, the smaller first, as 0.4,0.9")
+    return low, high
+
+
+Depths = Annotated[tuple[float, float], BeforeValidator(read_depths)]
+
+
+def read_warm_start(value: object) -> object:
+    """The switch that a text or a boolean stands for, or the path as it is."""
+    switches = {"auto": "auto", "true": "auto", "false": False}
+    return switches.get(str(value).strip().lower(), value)
+
+
+WarmStart = Annotated[
+    Literal["auto", False] | Annotated[str, Field(pattern=r"\.ya?ml$")],
+    BeforeValidator(read_warm_start),
+]
+
 MOST_TRIALS_IN_FLIGHT = 8
 
 

@@ -1,0 +1,167 @@
+"""A known edit as parameters of this search.
+
+Fractions of depth mean the same in a model of another depth; a global direction's index counts the
+states of its model, and is scaled. Forms become one another: a range of layers is a tent without
+slopes, exactly; a tent becomes the range of those layers that it edits with at least half of its
+peak, with their mean strength.
+"""
+
+from collections.abc import Collection, Mapping
+from typing import Any
+
+import optuna
+from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution
+from optuna.samplers import RandomSampler
+
+from heretic.ablation.parameters import ComponentParameters, TentParameters
+from heretic.console import log
+from heretic.errors import StudyError
+from heretic.model.components import ATTENTION, EMBEDDINGS, MLP
+from heretic.optimization.known_edits import KnownEdit
+from heretic.optimization.search_space import CHOICES, SHORT_NAMES, SearchSpace
+
+Part = ComponentParameters | TentParameters
+# How far a tent without slopes reaches beyond its last layer, in layers: no rounding must leave
+# that one out.
+MARGIN = 0.25
+ROUNDING = 1e-9
+
+
+def sampled_parameters(edit: KnownEdit, space: SearchSpace) -> dict[str, Any]:
+    """What a trial of this search has to choose to be the edit.
+
+    Parameters without effect on the edit are left out. Those out of their bounds are clipped, with
+    a line in the log.
+
+    Args:
+        edit: of a model of any depth, in any form.
+        space: of this search.
+
+    Returns:
+        Parameters by name.
+
+    Raises:
+        StudyError: no trial of this search is anything like the edit.
+    """
+    wanted = _wanted(edit, space)
+    bounds = _distributions(space)
+    found = {name: _allowed(edit, name, value, bounds[name]) for name, value in wanted.items()}
+    changes = [
+        f"{name} {wanted[name]:.3g} becomes {value:.3g}"
+        for name, value in found.items()
+        if isinstance(value, float) and abs(value - wanted[name]) > ROUNDING
+    ]
+    if changes:
+        log.info("Within the bounds of this search, of %s %s", edit.name, ", ".join(changes))
+    return found
+
+
+def _distributions(space: SearchSpace) -> Mapping[str, BaseDistribution]:
+    """What a trial may choose, by name."""
+    trial = optuna.create_study(sampler=RandomSampler(seed=0)).ask()
+    space.suggest(trial)
+    return trial.distributions
+
+
+def _allowed(edit: KnownEdit, name: str, value: Any, distribution: BaseDistribution) -> Any:
+    """The value, or the nearest bound."""
+    if isinstance(distribution, FloatDistribution):
+        return min(max(float(value), distribution.low), distribution.high)
+    assert isinstance(distribution, CategoricalDistribution)
+    if value not in distribution.choices:
+        choices = " or ".join(map(str, distribution.choices))
+        raise StudyError(f"{edit.name} has the {name} {value}, and this search only {choices}")
+    return value
+
+
+def _wanted(edit: KnownEdit, space: SearchSpace) -> dict[str, Any]:
+    """Parameters by name, without regard to their bounds."""
+    parts = edit.parameters.components
+    if not SHORT_NAMES.keys() <= parts.keys() <= {*SHORT_NAMES, EMBEDDINGS}:
+        raise StudyError(
+            f"{edit.name} edits {', '.join(parts) or 'nothing'}, and a trial of this search "
+            f"{' and '.join(SHORT_NAMES)}"
+        )
+    if EMBEDDINGS in parts and not space.embeddings:
+        raise StudyError(f"{edit.name} edits the embeddings; set ablate_embeddings=true")
+    found: dict[str, Any] = {"direction_scope": edit.parameters.direction_scope}
+    if edit.parameters.direction_index is not None:
+        scale = space.n_layers / edit.n_layers
+        found["direction_index"] = edit.parameters.direction_index * scale
+    edited = [name for name in SHORT_NAMES if parts[name].weight > 0]
+    found |= _edited(edit, edited, space)
+    for name in edited:
+        found |= _component(parts[name], SHORT_NAMES[name], space)
+    if space.embeddings:
+        found["embed_weight"] = parts[EMBEDDINGS].weight if EMBEDDINGS in parts else 0.0
+    return found
+
+
+def _edited(edit: KnownEdit, edited: Collection[str], space: SearchSpace) -> dict[str, Any]:
+    """How this search says which components are edited.
+
+    Raises:
+        StudyError: it cannot say so.
+    """
+    if not edited:
+        raise StudyError(f"{edit.name} edits neither of {' and '.join(SHORT_NAMES)}")
+    if space.form == "components":
+        return {"edited": next(key for key, names in CHOICES.items() if set(names) == set(edited))}
+    # A strength of 0 leaves a component out where no choice does.
+    left_out = [name for name in SHORT_NAMES if name not in edited]
+    found: dict[str, Any] = {}
+    if space.form == "kernel":
+        found["mlp_edited"] = MLP in edited
+        left_out = [name for name in left_out if name == ATTENTION]
+    if left_out and space.min_weight > 0:
+        raise StudyError(
+            f"{edit.name} leaves out {left_out[0]}, and this search, with min_weight="
+            f"{space.min_weight}, only with search_space=components"
+        )
+    return found | {f"{SHORT_NAMES[name]}_weight": 0.0 for name in left_out}
+
+
+def _component(part: Part, short: str, space: SearchSpace) -> dict[str, float]:
+    """The parameters of an edited component, in the form of this search."""
+    if space.form == "kernel":
+        tent = part if isinstance(part, TentParameters) else _as_tent(part, space.n_layers)
+        return {
+            f"{short}_position": space.share_of(tent.position),
+            f"{short}_weight": tent.weight,
+            f"{short}_min_share": tent.min_share,
+            f"{short}_distance": tent.distance,
+        }
+    flat = part if isinstance(part, ComponentParameters) else _as_range(part, space.n_layers)
+    layer_min, layer_max = space.share_of(flat.layer_min), space.share_of(flat.layer_max)
+    first, last = space.edited_depth
+    start = min(max(layer_min, first), last)
+    above = last - start
+    return {
+        f"{short}_layer_min": layer_min,
+        # A share of what is left above the first layer.
+        f"{short}_layer_span": (max(layer_max, start) - start) / above if above > 0 else 0.0,
+        f"{short}_weight": flat.weight,
+    }
+
+
+def _as_tent(part: ComponentParameters, n_layers: int) -> TentParameters:
+    """The same strengths; a tent of one layer has slopes that end at its neighbours."""
+    depth = max(1, n_layers - 1)
+    first, last = round(part.layer_min * depth), round(part.layer_max * depth)
+    reach = max(1.0, (last - first) / 2 + MARGIN)
+    min_share = 0.0 if first == last else 1.0
+    return TentParameters((first + last) / 2 / depth, part.weight, min_share, reach / depth)
+
+
+def _as_range(part: TentParameters, n_layers: int) -> ComponentParameters:
+    """The layers with at least half of the strongest one's strength, and their mean strength.
+
+    Where a short tent lies between the layers of a model of fewer, the nearest one.
+    """
+    depth = max(1, n_layers - 1)
+    strengths = part.strengths(n_layers)
+    if not any(strengths):
+        strengths[round(part.position * depth)] = part.weight
+    layers = [i for i, strength in enumerate(strengths) if strength >= max(strengths) / 2]
+    mean = sum(strengths[layer] for layer in layers) / len(layers)
+    return ComponentParameters(layers[0] / depth, layers[-1] / depth, mean)
