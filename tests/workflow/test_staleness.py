@@ -20,7 +20,7 @@ from heretic.settings import PROMPT_SETS, Settings
 from heretic.settings.documents import rules_of
 from heretic.settings.input_fields import MODEL_RULES
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.heavy]
 
 Jobs = dict[str, dict[str, Any]]
 HERE = Path(__file__).parent
