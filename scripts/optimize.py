@@ -1,4 +1,4 @@
-"""Searches where and how strongly to ablate: fewest refusals at the smallest divergence.
+"""Searches where and how strongly to ablate, by default for few refusals at little divergence.
 
 Each trial edits W' = W - w d (d^T W), or several orthonormal d at once, from the pristine weights,
 scores the first-token KL on good prompts and the refusals among bad ones, and is stored before
@@ -49,7 +49,8 @@ snakemake: Snakemake
 
 # Settings that say which trials are tried, but not what one scores.
 HOW_MANY = (
-    *("n_trials", "patience", "trials_in_flight", "sampler", "quasi_random_start"),
+    *("n_trials", "n_startup_trials", "patience", "trials_in_flight"),
+    *("sampler", "quasi_random_start"),
     *("warm_start", "warm_start_from"),
 )
 # Rooms of the library that take part in scoring.

@@ -1,4 +1,4 @@
-"""Chooses one trial of the Pareto front of (first-token KL, unanswered bad prompts)."""
+"""Chooses one trial of the Pareto front of the search's objectives."""
 
 from pathlib import Path
 

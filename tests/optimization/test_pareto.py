@@ -5,6 +5,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from heretic.errors import StudyError
+from heretic.optimization.objectives import Objective
 from heretic.optimization.pareto import (
     Candidate,
     hypervolume,
@@ -12,6 +13,7 @@ from heretic.optimization.pareto import (
     pareto_front,
     select,
 )
+from heretic.optimization.records import resolution_of
 
 
 def at(
@@ -195,3 +197,27 @@ def test_an_infeasible_or_missing_trial(rule: str) -> None:
 def test_no_feasible_trial(rule: str) -> None:
     with pytest.raises(StudyError, match="no trial is feasible; raise max_kl or n_trials"):
         select([], rule, 0.1)
+
+
+def test_of_trials_as_near_the_surest_is_taken() -> None:
+    def sure(number: int, kl: float, odds: float | None) -> Candidate:
+        return Candidate(number, (kl, 0.0), {"refusal_log_odds": odds})
+
+    found = [sure(0, 0.002, -3.0), sure(1, 0.004, -6.0), sure(2, 0.006, -9.0), sure(3, 0.3, -15.0)]
+    for resolution, number in ((0.0, 0), (0.0025, 1), (0.005, 2)):
+        for among in (found, found[::-1]):
+            chosen, reason = select(among, "closest", 0.1, resolution)
+            assert chosen.number == number
+            assert ("the surest" in reason) == (number > 0)
+    # What no log-odds are known of is as it was, and other rules do not ask.
+    unknown = [sure(0, 0.002, None), sure(1, 0.004, -6.0)]
+    assert select(unknown, "closest", 0.1, 0.0025)[0].number == 0
+    assert select(found, "knee", 0.1, 0.0025)[0].number == 0
+    assert resolution_of(OBJECTIVES) == 0.25 / 64
+    assert resolution_of(OBJECTIVES[:1]) == 0.0
+
+
+OBJECTIVES = [
+    Objective("kl_first_token", "minimize", 0.0, 1.0),
+    Objective("unanswered", "minimize", 0.0, 64.0),
+]

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 import yaml
-from conftest import Workspace
+from conftest import REPOSITORY, Workspace
 
 from heretic.settings import resolve
 
@@ -87,6 +87,21 @@ def test_slurm_profile_plans_every_rule(workspace: Workspace) -> None:
         "evaluate", "report",
     ):  # fmt: skip
         assert rule in plan
+
+
+def test_slurm_profile_gives_every_rule_that_loads_a_model_its_memory() -> None:
+    rules = "\n".join(
+        path.read_text() for path in sorted((REPOSITORY / "workflow/rules").iterdir())
+    )
+    profile = yaml.safe_load((REPOSITORY / "profiles/slurm/config.yaml").read_text())
+    given = {entry.partition(":")[0] for entry in profile["set-resources"] if "mem_mb" in entry}
+    loading = {
+        part.partition(":")[0]
+        for part in rules.split("\nrule ")
+        if "gpu=1" in part and "model=model_path" in part
+    }
+    assert len(loading) > 7
+    assert loading <= given
 
 
 def test_jobs_take_the_settings_of_the_runs_start(workspace: Workspace) -> None:

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
@@ -18,16 +19,18 @@ from heretic.model.loading import Model, load_model
 from heretic.model.quantization import AS_IS, NONE, check_package, stored_quantization
 from heretic.model.source import check_model, is_local, locate, resolve_revision, source_facts
 from heretic.model.threads import set_threads
-from heretic.preflight import check_scores, check_writable
+from heretic.preflight import check_panel, check_writable
 from heretic.prompts import check_disjoint, check_sources, read_sources
 from heretic.prompts.sources import LoadedPrompts
 from heretic.report.comparison_page import write_comparison
 from heretic.report.table import summary_table
 from heretic.settings.prompt_sources import DEMO, HOLDOUT_SETS, PromptSource
 from heretic.settings.schema import Settings, safe_name
+from heretic.settings.values import PlantedName
 
 TEXTS = "unhelpfulness_prompts"
 COMPARISONS = "comparisons"
+OF_A_RUN = ("best.json", "study.db", "model")
 TABLE, ANSWERS, PAGE = "evaluation.json", "answers.jsonl", "report.html"
 # What decides the numbers, beside the models and the prompts.
 TOLD = (
@@ -103,9 +106,14 @@ def compare(settings: Settings, against: str, output: Path | None, results: Path
     """
     if not isinstance(settings.model, str):
         raise SettingsError("--against compares one model with another; name one with --model")
-    name = f"{safe_name(settings.model)}--against--{safe_name(against)}"
+    name = f"{_folder_name(settings.model)}--against--{_folder_name(against)}"
     folder = output or results / COMPARISONS / name
     check_writable(folder)
+    if any((folder / name).exists() for name in OF_A_RUN):
+        raise SettingsError(
+            f"{folder} holds the results of a run, which a comparison would replace; name another "
+            "folder with --output"
+        )
     original = find_candidate(against, None, settings, results)
     edited = find_candidate(settings.model, settings.model_revision, settings, results)
     if original.quantization != edited.quantization:
@@ -115,9 +123,10 @@ def compare(settings: Settings, against: str, output: Path | None, results: Path
             *(model.quantization for model in (original, edited)),
         )
     sources = settings.model_copy(update={"model": against}).prompt_sources()
-    check_scores(settings)
+    check_panel(settings)
     read = [*HOLDOUT_SETS, *([TEXTS] if settings.scorers and TEXTS in sources else [])]
-    prompts = load_sets({name: sources[name] for name in read}, settings.seed)
+    chosen = {name: sources[name] for name in read}
+    prompts = load_sets(chosen, settings.seed, settings.demo_planted)
     set_threads(settings.threads)
     options = {**settings.model_dump(mode="json"), **settings.subset("evaluate")}
     protocol = HoldoutProtocol.from_settings(options)
@@ -141,6 +150,14 @@ def compare(settings: Settings, against: str, output: Path | None, results: Path
     write_comparison(evaluation, folder / PAGE)
     names = f"Original: {against}\nEdited:   {settings.model}"
     return f"{names}\n{summary_table(evaluation)}\nReport in {folder / PAGE}"
+
+
+def _folder_name(model: str) -> str:
+    """A model's name for folders; of a local one with a part that its whole path decides."""
+    if model == DEMO or not is_local(model):
+        return safe_name(model)
+    path = str(Path(model).expanduser().resolve())
+    return f"{safe_name(model)}-{sha256(path.encode()).hexdigest()[:8]}"
 
 
 def find_candidate(name: str, revision: str | None, settings: Settings, results: Path) -> Candidate:
@@ -197,13 +214,17 @@ def _recorded_template(adapter: Path) -> str | None:
     return read_json(record).get("chat_template") if record.is_file() else None
 
 
-def load_sets(sources: Mapping[str, Sequence[PromptSource]], seed: int) -> dict[str, LoadedPrompts]:
-    """The prompts of each set, none of them in two.
+def load_sets(
+    sources: Mapping[str, Sequence[PromptSource]], seed: int, planted: PlantedName
+) -> dict[str, LoadedPrompts]:
+    """The prompts of each set, none of them in two; the demo's are about what is `planted`.
 
     Raises:
         PromptError: a source is wrong, gives no prompt, or sets overlap.
     """
     check_sources(sources)
-    loaded = {name: read_sources(several, seed=seed) for name, several in sources.items()}
+    loaded = {
+        name: read_sources(several, seed=seed, planted=planted) for name, several in sources.items()
+    }
     check_disjoint({name: found.prompts for name, found in loaded.items()})
     return loaded

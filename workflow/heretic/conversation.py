@@ -10,6 +10,7 @@ from heretic.artifacts import read_json
 from heretic.demo.folder import is_demo_folder
 from heretic.errors import ModelLoadError
 from heretic.export.adapter import load_edited
+from heretic.export.forms import is_adapter
 from heretic.model.decoding import decode, generate
 from heretic.model.loading import load_model
 from heretic.model.quantization import AS_IS, NONE
@@ -39,7 +40,7 @@ def converse(
     record = read_json(saved / "ablation.json")
     source = record["source"]
     original = source["model"]
-    if original == DEMO:
+    if original == DEMO and (compare or is_adapter(saved)):
         original = str(edited_demo_model(folder.parent, source["sha256"]))
     options = {
         **settings.model_dump(mode="json"),

@@ -4,7 +4,7 @@ import os
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from heretic.artifacts import read_json
 from heretic.demo.folder import is_demo_folder
@@ -27,6 +27,9 @@ from heretic.prompts.sources import check_sources
 from heretic.report.embedding import check_projection
 from heretic.settings.prompt_sources import DEMO
 from heretic.settings.schema import Settings
+
+if TYPE_CHECKING:  # which loads torch
+    from heretic.evaluation.scorers.panel import Panel
 
 RESERVED_RUNS = {"comparisons": "comparisons of models lie"}
 
@@ -94,7 +97,6 @@ def check_scores(settings: Settings) -> None:
     if all(value == Settings.model_fields[name].default for name, value in named.items()):
         return
     # These load torch, which most runs need not wait for here.
-    from heretic.evaluation.scorers.panel import make_panel
     from heretic.optimization.aims import directions_of
 
     for name, prompts in (("recovered", "bad"), ("kept", "good")):
@@ -104,13 +106,25 @@ def check_scores(settings: Settings) -> None:
                 f"the objective {name} needs right answers; name an answer_column of "
                 f"{prompts}_evaluation_prompts, or other objectives"
             )
+    directions_of(check_panel(settings), settings.objectives)
+
+
+def check_panel(settings: Settings) -> "Panel":
+    """The scorers that the settings name.
+
+    Raises:
+        SettingsError: one cannot be made, or lacks plain texts.
+        ModelLoadError: there is no such judge.
+    """
+    from heretic.evaluation.scorers.panel import make_panel
+
     panel = make_panel(settings.refusal_markers, settings.subset("optimize")["scorers"])
-    directions_of(panel, settings.objectives)
     if panel.needs_texts and "unhelpfulness_prompts" not in settings.prompt_sources():
         raise SettingsError(
             f"the score {panel.needs_texts[0]} reads plain texts; set unhelpfulness_prompts=true, "
             "or name a dataset of texts there"
         )
+    return panel
 
 
 def scorer_files(settings: Settings) -> list[str]:

@@ -6,6 +6,7 @@ from typing import Any
 from lm_eval.models.huggingface import HFLM
 
 from heretic.model.chat import ChatFormat
+from heretic.model.decoding import plain_generation
 from heretic.model.loading import Model
 
 # For log-likelihoods the logits of every token are made, which fills a memory soon; larger batches
@@ -23,9 +24,9 @@ class HarnessModel(HFLM):  # type: ignore[misc]  # untyped
     def __init__(self, model: Model) -> None:
         self._loaded = model
         self._most = 1
-        if model.network.generation_config is not None:
-            # The checkpoint's own limit would win over the task's.
-            model.network.generation_config.max_new_tokens = None
+        # What the checkpoint recommends, such as a limit or a penalty, would win over the task, and
+        # over how answers are decoded everywhere else here.
+        model.network.generation_config = plain_generation(model)
         super().__init__(
             pretrained=model.network,
             backend="causal",

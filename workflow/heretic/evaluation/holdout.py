@@ -208,16 +208,26 @@ def _shown(score: Score, samples: int, seed: int) -> dict[str, Any]:
     """A further score: a rate where it counts, else its value, with an interval if it is a mean."""
     if score.counts:
         return {**rate([detail > 0 for detail in score.details]), "direction": score.direction}
-    mean = _mean(score.details, samples, seed)
+    mean = _mean([*score.details], samples, seed)
+    require_finite([score.value])
     whole = {"value": score.value, "direction": score.direction}
     return {**whole, "interval": mean["interval"]} if score.value == mean["mean"] else whole
 
 
-def _mean(values: Sequence[float], samples: int, seed: int) -> dict[str, Any]:
+def require_finite(values: Sequence[float]) -> None:
+    """Refuse what no table can hold.
+
+    Raises:
+        HereticError: a value is no number.
+    """
     if not all(math.isfinite(value) for value in values):
         raise HereticError(
             "a measured model predicts values that are no numbers; choose a weaker edit with "
             "`select`, or dtype=bfloat16 or dtype=float32"
         )
+
+
+def _mean(values: Sequence[float], samples: int, seed: int) -> dict[str, Any]:
+    require_finite(values)
     interval = bootstrap_interval(values, samples, seed)
     return {"mean": sum(values) / len(values), "interval": list(interval)}

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
@@ -19,7 +20,7 @@ from heretic.ablation.blocks import projection_of
 from heretic.ablation.recorded import check_adapter
 from heretic.artifacts import read_json
 from heretic.console import log
-from heretic.errors import ExportError
+from heretic.errors import ExportError, one_line
 from heretic.export.checkpoint import Checkpoint
 from heretic.export.folder import write_record, writing
 from heretic.export.forms import ADAPTER_CONFIG, check_form, is_adapter
@@ -106,14 +107,34 @@ def attach_adapter(model: Model, folder: Path) -> Model:
     Raises:
         ExportError: the adapter does not fit the model.
     """
-    from peft import PeftModel
+    from peft import PeftConfig, PeftModel
 
     try:
+        if PeftConfig.from_pretrained(str(folder)).is_prompt_learning:
+            raise ExportError(
+                f"the adapter in {folder} adds tokens to prompts and edits nothing; only adapters "
+                "of weights, such as LoRA, can be measured"
+            )
         # Injects into the network's own modules; the wrapper that it returns is not needed.
-        PeftModel.from_pretrained(model.network, str(folder))
-    except (OSError, RuntimeError, ValueError) as error:
-        raise ExportError(f"the adapter in {folder} does not fit the model: {error}") from error
+        wrapper = PeftModel.from_pretrained(model.network, str(folder))
+        stored = _stored_names(folder)
+    except (OSError, RuntimeError, ValueError, TypeError, KeyError, SafetensorError) as error:
+        raise ExportError(
+            f"the adapter in {folder} does not fit the model: {one_line(error)}"
+        ) from error
+    unused = stored - {name.replace(".default.", ".") for name in wrapper.state_dict()}
+    if unused:
+        raise ExportError(
+            f"the adapter in {folder} does not fit the model, which has no place for "
+            f"{min(unused)}; name its own base model"
+        )
     return model
+
+
+def _stored_names(folder: Path) -> set[str]:
+    """Names of an adapter's tensors, which PEFT passes over where it finds no place for them."""
+    with safe_open(folder / WEIGHTS, framework="pt") as file:
+        return set(file.keys())
 
 
 def _tensors(ablation: Ablation, checkpoint: Checkpoint, layout: Layout) -> dict[str, Tensor]:

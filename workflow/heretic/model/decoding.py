@@ -188,6 +188,19 @@ def pad(rows: Sequence[Sequence[int]], model: Model, side: Side) -> tuple[Tensor
     return torch.tensor(inputs, device=model.device), torch.tensor(mask, device=model.device)
 
 
+def plain_generation(
+    model: Model, ends: set[int] | None = None, **further: Any
+) -> GenerationConfig:
+    """Greedy decoding up to one of some tokens, by default the model's own."""
+    ends = end_tokens(model) if ends is None else ends
+    return GenerationConfig(  # type: ignore[no-untyped-call]
+        do_sample=False,
+        eos_token_id=sorted(ends) or None,
+        pad_token_id=model.chat.tokenizer.pad_token_id,
+        **further,
+    )
+
+
 @contextmanager
 def _plain_greedy(model: Model, ends: set[int]) -> Iterator[None]:
     """Take the likeliest token at each step, whatever the checkpoint recommends.
@@ -196,11 +209,8 @@ def _plain_greedy(model: Model, ends: set[int]) -> Iterator[None]:
     and they would not be what the distributions of `forced_log_probabilities` lead to.
     """
     recommended = model.network.generation_config
-    model.network.generation_config = GenerationConfig(  # type: ignore[no-untyped-call]
-        do_sample=False,
-        eos_token_id=sorted(ends) or None,
-        pad_token_id=model.chat.tokenizer.pad_token_id,
-        **(_compiled() if model.compile else {}),
+    model.network.generation_config = plain_generation(
+        model, ends, **(_compiled() if model.compile else {})
     )
     try:
         yield

@@ -163,7 +163,7 @@ def _read_results(path: Path) -> Read:
             return found[N_LAYERS], trials, objectives
         edit = AblationParameters.from_dict(found["parameters"])
         return found["model"]["layers"], edit, objectives
-    except (HereticError, KeyError, TypeError) as error:
+    except (HereticError, AttributeError, KeyError, TypeError, ValueError) as error:
         raise StudyError(f"warm_start_from: {path} is another file; name {KINDS}") from error
 
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from heretic.errors import StudyError
-from heretic.evaluation.scale import KL, UNANSWERED
+from heretic.evaluation.scale import KL, LOG_ODDS, UNANSWERED
 
 
 @dataclass(frozen=True)
@@ -85,13 +85,16 @@ def nearest(candidates: Sequence[Candidate]) -> Candidate | None:
     return min(candidates, key=lambda c: (c.distance(), c.objectives, c.number), default=None)
 
 
-def select(candidates: Sequence[Candidate], rule: str, max_kl: float) -> tuple[Candidate, str]:
+def select(
+    candidates: Sequence[Candidate], rule: str, max_kl: float, resolution: float = 0.0
+) -> tuple[Candidate, str]:
     """Choose a trial and say why.
 
     Args:
         candidates: feasible trials.
         rule: `closest`, `knee`, `min_refusals_under_kl` or `trial=<number>`.
         max_kl: nats, for `min_refusals_under_kl`.
+        resolution: distance that a search cannot tell from none, for `closest`.
 
     Raises:
         StudyError: there is no feasible trial, no such trial, or none under `max_kl`.
@@ -110,8 +113,28 @@ def select(candidates: Sequence[Candidate], rule: str, max_kl: float) -> tuple[C
         on_line = [c for c, total in zip(front, sums, strict=True) if total == min(sums)]
         best = min(on_line, key=Candidate.distance)
         return best, f"knee: farthest below the line between the ends of {len(front)} trials"
+    return _closest(candidates, front, resolution)
+
+
+def _closest(
+    candidates: Sequence[Candidate], front: Sequence[Candidate], resolution: float
+) -> tuple[Candidate, str]:
+    """The nearest trial, or the surest of those that are as near as a search can tell.
+
+    A search that gets ever nearer finds edits that just suffice for its own prompts, and would
+    leave others refused; the log-odds of their first tokens tell by how much they suffice.
+    """
     best = min(front, key=Candidate.distance)
-    return best, f"closest: nearest to the origin of the normalised front of {len(front)}"
+    reason = f"closest: nearest to the origin of the normalised front of {len(front)}"
+    near = [
+        c
+        for c in candidates
+        if c.distance() <= best.distance() + resolution and c.scores.get(LOG_ODDS) is not None
+    ]
+    if len(near) < 2 or best not in near:
+        return best, reason
+    surest = min(near, key=lambda c: (c.scores[LOG_ODDS], c.distance(), c.number))
+    return surest, f"{reason}, and of {len(near)} trials as near the surest not to refuse"
 
 
 def _by_number(candidates: Sequence[Candidate], number: int) -> tuple[Candidate, str]:

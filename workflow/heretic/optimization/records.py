@@ -5,10 +5,12 @@ from dataclasses import dataclass, field
 from typing import Any, Self
 
 from heretic.ablation.parameters import AblationParameters
-from heretic.evaluation.scale import LOG_ODDS, REFUSALS
+from heretic.evaluation.scale import LOG_ODDS, REFUSALS, UNANSWERED
 from heretic.optimization.objectives import Objective
 from heretic.optimization.pareto import Candidate, pareto_front, select
 from heretic.stages import STAGES, mean_seconds
+
+SHARE_OF_A_PROMPT = 0.25
 
 
 @dataclass(frozen=True)
@@ -101,6 +103,15 @@ def mean_stages(records: Sequence[TrialRecord]) -> dict[str, float]:
     return mean_seconds([r.stages for r in records if r.feasible and r.stages])
 
 
+def resolution_of(objectives: Sequence[Objective]) -> float:
+    """The distance that a search cannot tell from none: a quarter of what one prompt counts.
+
+    0 where no objective counts refusals.
+    """
+    totals = [o.worst for o in objectives if o.name in (REFUSALS, UNANSWERED)]
+    return SHARE_OF_A_PROMPT / max(totals) if totals else 0.0
+
+
 def choose(
     records: Sequence[TrialRecord], rule: str, max_kl: float, objectives: Sequence[Objective]
 ) -> tuple[TrialRecord, str]:
@@ -109,5 +120,6 @@ def choose(
     Raises:
         StudyError: no trial can be chosen.
     """
-    chosen, reason = select(candidates(records, objectives), rule, max_kl)
+    found = candidates(records, objectives)
+    chosen, reason = select(found, rule, max_kl, resolution_of(objectives))
     return next(record for record in records if record.number == chosen.number), reason

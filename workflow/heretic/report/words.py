@@ -143,11 +143,11 @@ def _about_answers(evaluation: Mapping[str, Any], settings: Mapping[str, object]
 
 def changed_settings(settings: Mapping[str, object]) -> dict[str, object]:
     """The settings that differ from their default."""
-    fields = Settings.model_fields
+    defaults = Settings().model_dump(mode="json")
     return {
         key: value
         for key, value in settings.items()
-        if key not in fields or value != fields[key].default
+        if key not in defaults or value != defaults[key]
     }
 
 

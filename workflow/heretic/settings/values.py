@@ -95,8 +95,11 @@ Depths = Annotated[tuple[float, float], BeforeValidator(read_depths)]
 
 def read_warm_start(value: object) -> object:
     """The switch that a text or a boolean stands for, or the path as it is."""
-    switches = {"auto": "auto", "true": "auto", "false": False}
-    return switches.get(str(value).strip().lower(), value)
+    switches = {"auto": "auto", "true": "auto", "false": False, "": False, "null": False}
+    found = switches.get(str(value).strip().lower(), value)
+    if found not in ("auto", False) and not re.fullmatch(r".+\.ya?ml", str(found)):
+        raise ValueError("say auto or false, or name a .yaml file of first trials")
+    return found
 
 
 WarmStart = Annotated[
