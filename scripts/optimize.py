@@ -213,16 +213,10 @@ def make_loop(
     known: list[KnownEdit],
 ) -> TrialLoop:
     """What every trial needs."""
-    space = SearchSpace(
+    space = SearchSpace.from_settings(
+        settings,
         engine.model.anatomy.n_layers,
-        settings["direction_scope"],
-        settings["max_weight"],
         usable_rows(directions, settings["discriminative_layers"]),
-        settings["ablate_embeddings"],
-        settings["search_space"],
-        settings["min_weight"],
-        tuple(settings["edited_depth"]),
-        tuple(settings["direction_depth"]),
     )
     asked_for = settings["warm_start_from"] or settings["warm_start"] != "auto"
     return TrialLoop(
@@ -231,12 +225,7 @@ def make_loop(
         engine=engine,
         limits=Limits(settings["max_kl"], settings["max_refusal_log_odds"]),
         objectives=objectives,
-        sampling=Sampling(
-            settings["seed"],
-            settings["n_startup_trials"],
-            settings["sampler"],
-            settings["quasi_random_start"],
-        ),
+        sampling=Sampling.from_settings(settings),
         patience=settings["patience"],
         warm_starts=warm_starts(
             known, space, settings["n_startup_trials"], required=bool(asked_for)

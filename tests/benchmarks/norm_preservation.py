@@ -33,6 +33,7 @@ from heretic.optimization.search_space import SearchSpace
 from heretic.optimization.trials import TrialLoop
 from heretic.prompts.bundle import read_prompts
 from heretic.settings import Settings
+from heretic.stages import StageClock
 
 FEW = 0.02
 
@@ -64,10 +65,15 @@ def search(run: Path, kind: NormPreservation, n_trials: int, seed: int) -> list[
         trials_in_flight="auto",
         directions=directions,
     )
-    space = SearchSpace(model.anatomy.n_layers, settings.direction_scope, settings.max_weight)
-    sampling = Sampling(seed, settings.n_startup_trials)
+    told = {**settings.model_dump(), "seed": seed}
     loop = TrialLoop(
-        space, directions, engine, Limits(settings.max_kl), objectives_of(len(bad)), sampling
+        SearchSpace.from_settings(told, model.anatomy.n_layers),
+        directions,
+        engine,
+        Limits(settings.max_kl),
+        objectives_of(len(bad)),
+        Sampling.from_settings(told),
+        original=engine.score([[]], Limits(), StageClock())[0],
     )
     return loop.run(optuna.create_study(directions=["minimize", "minimize"]), n_trials)
 

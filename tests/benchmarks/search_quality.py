@@ -95,15 +95,8 @@ class Bench:
     def ours(self, n_trials: int, seed: int, *, warm: bool) -> list[Found]:
         """A search with the default settings, with or without the trials of the model's family."""
         settings = self.settings
-        space = SearchSpace(
-            self.engine.model.anatomy.n_layers,
-            settings.direction_scope,
-            settings.max_weight,
-            form=settings.search_space,
-            min_weight=settings.min_weight,
-            edited_depth=settings.edited_depth,
-            direction_depth=settings.direction_depth,
-        )
+        told = {**settings.model_dump(), "seed": seed}
+        space = SearchSpace.from_settings(told, self.engine.model.anatomy.n_layers)
         first = settings.n_startup_trials
         known = family_edits(FAMILY) if warm else []
         loop = TrialLoop(
@@ -112,7 +105,7 @@ class Bench:
             self.engine,
             Limits(settings.max_kl),
             self.objectives,
-            Sampling(seed, first, settings.sampler, settings.quasi_random_start),
+            Sampling.from_settings(told),
             warm_starts=warm_starts(known, space, first, required=warm),
             original={KL: 0.0, UNANSWERED: self.n_bad},
         )
@@ -195,7 +188,7 @@ def run_search(results: Path | None, cache: Path, way: str, count: int, seed: in
     bench = prepare(results, cache)
     if way == UPSTREAM:
         return bench.upstreams(count, seed)
-    return bench.ours(count, seed, warm=way == WARM or bench.settings.warm_start == "auto")
+    return bench.ours(count, seed, warm=way == WARM)
 
 
 def main(arguments: argparse.Namespace) -> None:

@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 import torch
-from peft import PeftModel
-from safetensors.torch import load_file
+from peft import PeftModel, PromptTuningConfig, get_peft_model
+from safetensors.torch import load_file, save_file
 from small_edits import export, hashes, load, plan
 from tiny_models import save_tiny_model
 from transformers import AutoModelForCausalLM
@@ -127,3 +127,22 @@ def test_no_edit_makes_no_adapter(tmp_path: Path) -> None:
     nothing: Ablation = replace(plan(source, export="adapter"), edits=())
     with pytest.raises(ExportError, match="edits nothing"):
         export(nothing, source, tmp_path / "adapter", low_memory=True)
+
+
+def test_an_adapter_without_effect_is_refused(tmp_path: Path) -> None:
+    """Of names that the model does not have, which PEFT passes over, or of prompts."""
+    source = save_tiny_model(tmp_path / "base")
+    _, adapter = both_forms(source, tmp_path)
+    weights = adapter / "adapter_model.safetensors"
+    renamed = {name.replace("layers", "blocks"): t for name, t in load_file(weights).items()}
+    save_file(renamed, weights)
+    with pytest.raises(ExportError, match=r"has no place for .*blocks.*; name its own base model"):
+        attach_adapter(load(source), adapter)
+    weights.write_bytes(b"garbage")
+    with pytest.raises(ExportError, match="does not fit the model"):
+        attach_adapter(load(source), adapter)
+    config = PromptTuningConfig(task_type="CAUSAL_LM", num_virtual_tokens=2)
+    tuned: Any = get_peft_model(AutoModelForCausalLM.from_pretrained(source), config)
+    tuned.save_pretrained(tmp_path / "prompt")
+    with pytest.raises(ExportError, match="adds tokens to prompts and edits nothing"):
+        attach_adapter(load(source), tmp_path / "prompt")

@@ -14,8 +14,8 @@ from tiny_models import save_tiny_model
 
 from heretic.artifacts import read_json, read_jsonl, sha256_of
 from heretic.cli import main
-from heretic.comparing import compare
-from heretic.errors import HereticError
+from heretic.comparing import compare, load_sets
+from heretic.errors import HereticError, SettingsError
 from heretic.settings import PromptSource, Settings
 
 torch.set_num_threads(1)
@@ -62,7 +62,8 @@ def test_an_adapter_measures_as_the_merged_model(
     results = tmp_path / "results"
     told = compare(settings(model=str(merged)), str(base), None, results)
     (folder,) = (results / "comparisons").iterdir()
-    assert folder.name == "merged--against--base"
+    # Folders of one name do not share a comparison.
+    assert re.fullmatch(r"merged-[0-9a-f]{8}--against--base-[0-9a-f]{8}", folder.name)
     assert f"Report in {folder}/report.html" in told
     assert "Edited" in told
 
@@ -159,3 +160,30 @@ def test_the_command_hands_over_what_it_was_given(
         main(["evaluate", "--output", "there"])
     assert ended.value.code == 1
     assert "name the other model with --against" in capsys.readouterr().err
+
+
+def test_a_run_is_not_replaced_by_a_comparison(
+    base: Path, merged: Path, settings: Callable[..., Settings], tmp_path: Path
+) -> None:
+    run = tmp_path / "results" / "mine"
+    run.mkdir(parents=True)
+    (run / "best.json").write_text("{}")
+    with pytest.raises(SettingsError, match="holds the results of a run, which a comparison"):
+        compare(settings(model=str(merged)), str(base), run, tmp_path / "results")
+
+
+def test_objectives_are_no_matter_of_a_comparison(
+    base: Path, merged: Path, settings: Callable[..., Settings], tmp_path: Path
+) -> None:
+    asked = settings(model=str(merged), objectives=["kl_first_token", "kept"], scorers="words")
+    compare(asked, str(base), tmp_path / "mine", tmp_path)
+    table = read_json(tmp_path / "mine" / "evaluation.json")
+    assert table["edited"]["scores"].keys() == {"words"}
+
+
+def test_prompts_of_the_demo_are_about_what_is_planted() -> None:
+    sources = Settings(demo_planted="tool_of_fabric").prompt_sources()
+    chosen = {name: sources[name] for name in ("good_holdout_prompts", "bad_holdout_prompts")}
+    tools = load_sets(chosen, 0, "tool_of_fabric")["bad_holdout_prompts"].prompts
+    dishes = load_sets(chosen, 0, "dish_of_material")["bad_holdout_prompts"].prompts
+    assert not {prompt.text for prompt in tools} & {prompt.text for prompt in dishes}

@@ -2,6 +2,7 @@
 
 import logging
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 import optuna
@@ -105,10 +106,25 @@ def test_a_component_that_is_left_out_stays_so(form: Form) -> None:
 def test_depths_carry_over_and_the_index_is_scaled() -> None:
     edit = known(ComponentParameters(0.5, 0.75, 1.0), n_layers=5, index=2.0)
     found = edit_of(edit, SearchSpace(20, "both", 2.0))
-    assert found.direction_index == 8.0
+    assert found.direction_index == 1 + 19 / 4
+    # The states after the first and the last layer stay those.
+    for index, same in ((0.5, 0.5), (1.0, 1.0), (5.0, 20.0)):
+        space = SearchSpace(20, "both", 2.0)
+        assert sampled_parameters(known(index=index), space)["direction_index"] == max(same, 1.0)
     layers = [i for i, value in enumerate(found.strengths(20)[ATTENTION]) if value]
     assert (layers[0], layers[-1]) == (round(0.5 * 19), round(0.75 * 19))
     assert edit_of(known(index=None), SearchSpace(20, "both", 2.0)).direction_scope == "per_layer"
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_an_edit_that_was_confined_edits_no_more_than_its_range(form: Form) -> None:
+    parameters = AblationParameters("per_layer", None, {ATTENTION: WHOLE, MLP: WHOLE}, (2, 3))
+    edit = KnownEdit("trial 7", 5, parameters)
+    found = strengths(edit, SearchSpace(5, "both", 2.0, form=form))
+    assert found == {name: [0.0, 0.0, 1.0, 1.0, 0.0] for name in (ATTENTION, MLP)}
+    nothing = KnownEdit("trial 7", 5, replace(parameters, layers=()))
+    with pytest.raises(StudyError, match="edits neither"):
+        sampled_parameters(nothing, SearchSpace(5, "both", 2.0, form=form))
 
 
 def test_what_is_out_of_bounds_is_clipped_with_a_line(caplog: pytest.LogCaptureFixture) -> None:

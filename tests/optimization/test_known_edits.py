@@ -1,5 +1,6 @@
 """Files that known edits come from: the families', and those of earlier searches."""
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -167,3 +168,37 @@ def test_a_run_cannot_start_from_what_it_replaces(
     with pytest.raises(SettingsError, match="copy it to another folder and name the copy"):
         check_warm_start("auto", str(own), folder)
     check_warm_start("auto", str(own), tmp_path / "results" / "other")
+
+
+BELOW = {"layer_min": 0, "layer_max": 1, "weight": -1}
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"direction_index": None}, "a global direction has a direction_index"),
+        ({"direction_index": 99}, "direction_index is not from 0 to n_layers"),
+        ({"components": {"attn": {"layer_min": 0, "layer_max": 1, "weight": 1}}}, "components are"),
+        (
+            {
+                "components": {
+                    name: {"layer_min": 0, "layer_max": 1, "weight": -1}
+                    for name in (ATTENTION, MLP)
+                }
+            },
+            "a weight is below 0",
+        ),
+    ],
+)
+def test_trials_of_a_family_that_are_no_edits(
+    tmp_path: Path, change: dict[str, Any], message: str
+) -> None:
+    part = {"layer_min": 0.0, "layer_max": 1.0, "weight": 1.0}
+    trial: dict[str, Any] = {
+        "model": "a/b", "n_layers": 4, "source": "s", "measured": "m", "direction_scope": "global",
+        "direction_index": 2, "components": {ATTENTION: part, MLP: part}, **change,
+    }  # fmt: skip
+    path = tmp_path / "family.yaml"
+    path.write_text(json.dumps({"family": "family", "trials": [trial]}), encoding="utf-8")
+    with pytest.raises(SettingsError, match=message):
+        family_edits(path)

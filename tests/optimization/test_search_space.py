@@ -16,7 +16,9 @@ from heretic.ablation.parameters import (
 )
 from heretic.errors import StudyError
 from heretic.model.components import ATTENTION, COMPONENTS, MLP
+from heretic.optimization.samplers import Sampling
 from heretic.optimization.search_space import Form, SearchSpace, usable_rows
+from heretic.settings import Settings
 
 unit = st.floats(0, 1)
 
@@ -281,3 +283,16 @@ def test_a_search_without_layers_is_refused() -> None:
     directions = AblationDirections.of(torch.eye(3), discriminative=torch.tensor([1, 0, 0]))
     with pytest.raises(StudyError, match=r"none of 2 layers .*layers=true.*set it to"):
         usable_rows(directions, discriminative_layers=True)
+
+
+def test_settings_say_what_a_trial_may_try_and_who_chooses() -> None:
+    changes: dict[str, Any] = {
+        "direction_scope": "global", "max_weight": 1.5, "min_weight": 0.5, "search_space": "kernel",
+        "ablate_embeddings": True, "edited_depth": "0.2,0.8", "direction_depth": "0.4,0.9",
+        "seed": 3, "n_startup_trials": 7, "sampler": "gp", "quasi_random_start": False,
+    }  # fmt: skip
+    told = Settings(**changes).subset("optimize")
+    assert SearchSpace.from_settings(told, 12, (2, 3)) == SearchSpace(
+        12, "global", 1.5, (2, 3), True, "kernel", 0.5, (0.2, 0.8), (0.4, 0.9)
+    )
+    assert Sampling.from_settings(told) == Sampling(3, 7, "gp", False)

@@ -1,7 +1,9 @@
 """A known edit as parameters of this search.
 
 Fractions of depth mean the same in a model of another depth; a global direction's index counts the
-states of its model, and is scaled. Forms become one another: a range of layers is a tent without
+states of its model, and is scaled so that the states after the first and the last layer stay those.
+An edit that was confined to some layers becomes one of the range from the first to the last of them
+that it edits. Forms become one another: a range of layers is a tent without
 slopes, exactly; a tent becomes the range of those layers that it edits with at least half of its
 peak, with their mean strength.
 """
@@ -86,8 +88,10 @@ def _wanted(edit: KnownEdit, space: SearchSpace) -> dict[str, Any]:
         raise StudyError(f"{edit.name} edits the embeddings; set ablate_embeddings=true")
     found: dict[str, Any] = {"direction_scope": edit.parameters.direction_scope}
     if edit.parameters.direction_index is not None:
-        scale = space.n_layers / edit.n_layers
-        found["direction_index"] = edit.parameters.direction_index * scale
+        found["direction_index"] = _scaled(edit, space.n_layers)
+    parts = {name: _confined(edit, name, space) for name in SHORT_NAMES} | {
+        name: part for name, part in parts.items() if name == EMBEDDINGS
+    }
     edited = [name for name in SHORT_NAMES if parts[name].weight > 0]
     found |= _edited(edit, edited, space)
     for name in edited:
@@ -95,6 +99,30 @@ def _wanted(edit: KnownEdit, space: SearchSpace) -> dict[str, Any]:
     if space.embeddings:
         found["embed_weight"] = parts[EMBEDDINGS].weight if EMBEDDINGS in parts else 0.0
     return found
+
+
+def _scaled(edit: KnownEdit, n_layers: int) -> float:
+    """The index of the same depth among the states of a model of so many layers."""
+    index = edit.parameters.direction_index
+    assert index is not None
+    if index <= 1.0 or edit.n_layers in (1, n_layers):
+        return index
+    return 1.0 + (index - 1.0) * (n_layers - 1) / (edit.n_layers - 1)
+
+
+def _confined(edit: KnownEdit, name: str, space: SearchSpace) -> Part:
+    """A component's part, or the range that it edits where only that edit is confined to layers."""
+    part, confined = edit.parameters.components[name], edit.parameters.layers
+    here = None if space.rows is None else tuple(row - 1 for row in space.rows)
+    if confined is None or (confined == here and edit.n_layers == space.n_layers):
+        return part
+    strengths = edit.parameters.strengths(edit.n_layers)[name]
+    layers = [layer for layer, strength in enumerate(strengths) if strength > 0]
+    if not layers:
+        return ComponentParameters(0.0, 0.0, 0.0)
+    depth = max(1, edit.n_layers - 1)
+    mean = sum(strengths[layer] for layer in layers) / len(layers)
+    return ComponentParameters(layers[0] / depth, layers[-1] / depth, mean)
 
 
 def _edited(edit: KnownEdit, edited: Collection[str], space: SearchSpace) -> dict[str, Any]:

@@ -6,9 +6,9 @@ Nothing here needs the model, so that what is wrong with a file is told before o
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from heretic.ablation.parameters import (
     AblationParameters,
@@ -17,6 +17,7 @@ from heretic.ablation.parameters import (
 )
 from heretic.artifacts import read_json
 from heretic.errors import HereticError, SettingsError, StudyError
+from heretic.model.components import ATTENTION, MLP
 from heretic.optimization.objectives import DEFAULTS, Objective
 from heretic.optimization.pareto import Candidate, pareto_front
 from heretic.optimization.records import TrialRecord, candidates
@@ -66,6 +67,20 @@ class FamilyTrial(BaseModel):
     direction_index: float | None = None
     components: dict[str, ComponentParameters | TentParameters]
 
+    @model_validator(mode="after")
+    def _check_edit(self) -> Self:
+        if (self.direction_scope == "global") != (self.direction_index is not None):
+            raise ValueError("a global direction has a direction_index, others have none")
+        if not 0 <= (self.direction_index or 0) <= self.n_layers:
+            raise ValueError(f"direction_index is not from 0 to n_layers, {self.n_layers}")
+        if self.components.keys() != {ATTENTION, MLP}:
+            raise ValueError(f"components are {ATTENTION} and {MLP}")
+        for part in self.components.values():
+            shares = [v for k, v in vars(part).items() if k != "weight"]
+            if part.weight < 0 or not all(0 <= share <= 1 for share in shares):
+                raise ValueError("a weight is below 0, or a fraction of depth not from 0 to 1")
+        return self
+
 
 class Family(BaseModel):
     """A file of `config/warm_start/`; `family` is the `model_type` of its models."""
@@ -86,7 +101,7 @@ def family_edits(path: Path) -> list[KnownEdit]:
         family = Family.model_validate(read_config_file(path))
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
-        place = ".".join(map(str, first["loc"]))
+        place = ".".join(map(str, first["loc"])) or "file"
         raise SettingsError(f"{path}: {place}: {first['msg']}; write it as {EXAMPLE} is") from error
     return [
         KnownEdit(

@@ -6,8 +6,9 @@ nothing that a sampler would remember from one trial to the next is lost, for th
 """
 
 import zlib
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
 import optuna
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution
@@ -40,6 +41,16 @@ class Sampling:
     n_startup_trials: int
     name: Name = "tpe"
     quasi_random_start: bool = False
+
+    @classmethod
+    def from_settings(cls, settings: Mapping[str, Any]) -> Self:
+        """As the settings say."""
+        return cls(
+            seed=settings["seed"],
+            n_startup_trials=settings["n_startup_trials"],
+            name=settings["sampler"],
+            quasi_random_start=settings["quasi_random_start"],
+        )
 
 
 def make_sampler(sampling: Sampling, place: int, *, several_in_flight: bool = False) -> BaseSampler:

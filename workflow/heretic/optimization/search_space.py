@@ -7,9 +7,9 @@ The setting `search_space` says in which form:
 - `kernel`: a tent over the layers, per component; the MLP's may be left out.
 """
 
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal, Self
 
 import optuna
 
@@ -56,6 +56,25 @@ class SearchSpace:
     min_weight: float = 0.0
     edited_depth: tuple[float, float] = (0.0, 1.0)
     direction_depth: tuple[float, float] = (0.0, 1.0)
+
+    @classmethod
+    def from_settings(
+        cls, settings: Mapping[str, Any], n_layers: int, rows: tuple[int, ...] | None = None
+    ) -> Self:
+        """As the settings say, for a model of so many layers; `rows` see `usable_rows`."""
+        first, last = settings["edited_depth"]
+        low, high = settings["direction_depth"]
+        return cls(
+            n_layers=n_layers,
+            direction_scope=settings["direction_scope"],
+            max_weight=settings["max_weight"],
+            rows=rows,
+            embeddings=settings["ablate_embeddings"],
+            form=settings["search_space"],
+            min_weight=settings["min_weight"],
+            edited_depth=(first, last),
+            direction_depth=(low, high),
+        )
 
     def suggest(self, trial: optuna.trial.BaseTrial) -> AblationParameters:
         """Ask for one set of parameters.
