@@ -170,9 +170,6 @@ def test_a_run_cannot_start_from_what_it_replaces(
     check_warm_start("auto", str(own), tmp_path / "results" / "other")
 
 
-BELOW = {"layer_min": 0, "layer_max": 1, "weight": -1}
-
-
 @pytest.mark.parametrize(
     ("change", "message"),
     [
