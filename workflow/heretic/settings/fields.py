@@ -139,7 +139,8 @@ class SettingsFields(InputFields):
     n_trials: int = setting(60, "Completed trials of the search.", "optimize", ge=1)
     n_startup_trials: int = setting(
         15,
-        "Trials before the sampler learns from them: known edits, then spread out or random ones.",
+        "Trials before the sampler learns from them: known edits, then spread out or random ones. "
+        "Another number continues the same study.",
         "optimize",
         ge=1,
     )
