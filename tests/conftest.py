@@ -1,9 +1,11 @@
 """Fixtures that several rooms share: a workspace of the workflow, and the demo model."""
 
+import logging
 import os
 import shutil
 import subprocess
 import sys
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,6 +15,20 @@ REPOSITORY = Path(__file__).parent.parent
 PARTS = ("Snakefile", "config", "profiles", "scripts", "envs", "workflow")
 # One job at a time leaves the second core to what a test does beside it.
 COMMAND = (sys.executable, "-m", "snakemake", "--cores", "1")
+
+
+@pytest.fixture(autouse=True)
+def logging_as_before() -> Iterator[None]:
+    """Commands send log lines to streams that end with the test that ran them."""
+    log = logging.getLogger("heretic")
+    before, propagate, level = log.handlers[:], log.propagate, log.level
+    yield
+    for handler in log.handlers[:]:
+        if handler not in before:
+            log.removeHandler(handler)
+            handler.close()
+    log.handlers[:], log.propagate = before, propagate
+    log.setLevel(level)
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,6 @@ import struct
 import subprocess
 import sys
 import termios
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -19,17 +18,6 @@ import pytest
 from heretic import console
 from heretic.console import ProgressLine, duration, job, log, one_line_errors, pace, start_logging
 from heretic.errors import StudyError
-
-
-@pytest.fixture(autouse=True)
-def handlers_as_before() -> Iterator[None]:
-    before = log.handlers[:], log.propagate, log.level
-    yield
-    for handler in log.handlers[:]:
-        log.removeHandler(handler)
-        handler.close()
-    log.handlers[:], log.propagate = before[0], before[1]
-    log.setLevel(before[2])
 
 
 @pytest.mark.parametrize(

@@ -90,7 +90,7 @@ def test_slurm_profile_plans_every_rule(workspace: Workspace) -> None:
 
 
 def test_slurm_profile_gives_every_rule_that_loads_a_model_its_memory() -> None:
-    rules = "\n".join(
+    rules = "\n" + "\n".join(
         path.read_text() for path in sorted((REPOSITORY / "workflow/rules").iterdir())
     )
     profile = yaml.safe_load((REPOSITORY / "profiles/slurm/config.yaml").read_text())
