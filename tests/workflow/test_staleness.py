@@ -293,7 +293,7 @@ def test_the_benchmark_of_the_run_is_in_its_model_card(planner: Planner) -> None
 def test_another_model_makes_the_rules_of_its_row_stale(planner: Planner) -> None:
     """The same weights in another folder, with the prompts and the run of before."""
     results = planner.workspace.results
-    copy = Path(shutil.copytree(results / "demo-model", results.parent / "copy"))
+    copy = Path(shutil.copytree(results / "demo-model", results.parent / "same-weights"))
     sources = {name: {**CHANGED[name], "split": name} for name in PROMPT_SETS}
     jobs = planner.plan(model=str(copy), run_name="demo", **sources)
     assert rules(jobs, "params") == set(rules_of(Settings.model_fields["model"]))
