@@ -76,12 +76,13 @@ class Workspace:
 
 
 def copy_workflow(folder: Path) -> Workspace:
-    """Copy what git tracks of the workflow into `folder`."""
+    """Copy the workflow into `folder`, over what an earlier call left there."""
+    folder.mkdir(parents=True, exist_ok=True)
     ignore = shutil.ignore_patterns("__pycache__", "*.egg-info")
     for name in PARTS:
         source = REPOSITORY / name
         if source.is_dir():
-            shutil.copytree(source, folder / name, ignore=ignore)
+            shutil.copytree(source, folder / name, ignore=ignore, dirs_exist_ok=True)
         else:
             shutil.copyfile(source, folder / name)
     return Workspace(folder)

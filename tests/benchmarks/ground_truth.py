@@ -15,7 +15,6 @@ model misses; the exit status is 1 if one does.
 
 import argparse
 import itertools
-import shutil
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -26,7 +25,7 @@ from typing import Any, get_args
 sys.path.insert(0, str(Path(__file__).parents[2] / "workflow"))
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from conftest import PARTS, REPOSITORY, Workspace
+from conftest import Workspace, copy_workflow
 
 from heretic.artifacts import read_json
 from heretic.settings.values import (
@@ -182,19 +181,6 @@ def evaluate(workspace: Workspace, model: DemoModel, config: Sequence[str]) -> T
     return read_json(workspace.folder / target)
 
 
-def renew_copy(folder: Path) -> Workspace:
-    """Copy the workflow as it is now over what an earlier call left in `folder`."""
-    folder.mkdir(parents=True, exist_ok=True)
-    ignore = shutil.ignore_patterns("__pycache__", "*.egg-info")
-    for name in PARTS:
-        source = REPOSITORY / name
-        if source.is_dir():
-            shutil.copytree(source, folder / name, ignore=ignore, dirs_exist_ok=True)
-        else:
-            shutil.copy2(source, folder / name)
-    return Workspace(folder)
-
-
 def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     """The command line."""
     parser = argparse.ArgumentParser(description=str(__doc__).partition("\n")[0])
@@ -209,7 +195,7 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
 def main() -> None:
     """Run the models and print the table, line by line."""
     options = parse()
-    workspace = renew_copy(options.folder.expanduser().resolve())
+    workspace = copy_workflow(options.folder.expanduser().resolve())
     started, misses = time.monotonic(), 0
     sys.stdout.write("".join(f"- {target.name}: {target.says}\n" for target in TARGETS))
     sys.stdout.write(f"\n| {' | '.join(HEADINGS)} |\n|{'---|' * len(HEADINGS)}\n")

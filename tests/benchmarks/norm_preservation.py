@@ -25,9 +25,9 @@ from heretic.evaluation.scorers import ScoredPrompts
 from heretic.evaluation.trial_scores import Limits
 from heretic.model.loading import load_model
 from heretic.model.threads import set_threads
-from heretic.optimization.objectives import Objective
-from heretic.optimization.pareto import hypervolume, pareto_front
-from heretic.optimization.records import TrialRecord, candidates
+from heretic.optimization.aims import make_objectives
+from heretic.optimization.pareto import Candidate, hypervolume, pareto_front
+from heretic.optimization.records import candidates
 from heretic.optimization.samplers import Sampling
 from heretic.optimization.search_space import SearchSpace
 from heretic.optimization.trials import TrialLoop
@@ -38,8 +38,8 @@ from heretic.stages import StageClock
 FEW = 0.02
 
 
-def search(run: Path, kind: NormPreservation, n_trials: int, seed: int) -> list[TrialRecord]:
-    """The trials of one search, with the settings of a run but for the norms."""
+def search(run: Path, kind: NormPreservation, n_trials: int, seed: int) -> list[Candidate]:
+    """The front of one search, with the settings of a run but for the norms."""
     settings = Settings()
     model = load_model(
         **{
@@ -66,24 +66,21 @@ def search(run: Path, kind: NormPreservation, n_trials: int, seed: int) -> list[
         directions=directions,
     )
     told = {**settings.model_dump(), "seed": seed}
+    original = engine.score([[]], Limits(), StageClock())[0]
+    objectives = make_objectives(
+        engine.panel, settings.objectives, engine.prompts, original, settings.max_kl
+    )
     loop = TrialLoop(
         SearchSpace.from_settings(told, model.anatomy.n_layers),
         directions,
         engine,
         Limits(settings.max_kl),
-        objectives_of(len(bad)),
+        objectives,
         Sampling.from_settings(told),
-        original=engine.score([[]], Limits(), StageClock())[0],
+        original=original,
     )
-    return loop.run(optuna.create_study(directions=["minimize", "minimize"]), n_trials)
-
-
-def objectives_of(n_bad: int) -> list[Objective]:
-    """The default ones of a search."""
-    return [
-        Objective("kl_first_token", "minimize", 0.0, Settings().max_kl),
-        Objective("unanswered", "minimize", 0.0, n_bad),
-    ]
+    records = loop.run(optuna.create_study(directions=["minimize", "minimize"]), n_trials)
+    return pareto_front(candidates(records, objectives))
 
 
 def line(name: str, values: Sequence[float]) -> str:
@@ -96,12 +93,10 @@ def main(run: str, n_trials: str = "60", n_seeds: str = "5") -> None:
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     set_threads(1)
     n_bad = len(read_prompts(Path(run) / "prompts" / "bad_evaluation_prompts.jsonl"))
-    objectives = objectives_of(n_bad)
     for kind in get_args(NormPreservation):
         volumes, divergences = [], []
         for seed in range(int(n_seeds)):
-            records = search(Path(run), kind, int(n_trials), seed)
-            front = pareto_front(candidates(records, objectives))
+            front = search(Path(run), kind, int(n_trials), seed)
             volumes.append(hypervolume(front))
             near = [
                 c.scores["kl_first_token"] for c in front if c.scores["unanswered"] <= FEW * n_bad

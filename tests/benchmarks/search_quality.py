@@ -45,8 +45,8 @@ from heretic.evaluation.scorers import ScoredPrompts
 from heretic.evaluation.trial_engine import TrialEngine
 from heretic.evaluation.trial_scores import Limits
 from heretic.model.threads import set_threads
+from heretic.optimization.aims import make_objectives
 from heretic.optimization.known_edits import family_edits
-from heretic.optimization.objectives import Objective
 from heretic.optimization.pareto import Candidate, hypervolume
 from heretic.optimization.samplers import Sampling
 from heretic.optimization.search_space import SearchSpace
@@ -54,6 +54,7 @@ from heretic.optimization.trials import TrialLoop
 from heretic.optimization.warm_start import warm_starts
 from heretic.prompts.bundle import read_prompts
 from heretic.settings import Settings
+from heretic.stages import StageClock
 
 PROMPTS, BATCH = 64, 128
 STRICT, FEW = 0.1, 0.02
@@ -84,30 +85,25 @@ class Bench:
         """Bad prompts of the search."""
         return len(self.engine.prompts.bad)
 
-    @property
-    def objectives(self) -> list[Objective]:
-        """The default ones."""
-        return [
-            Objective(KL, "minimize", 0.0, self.settings.max_kl),
-            Objective(UNANSWERED, "minimize", 0.0, self.n_bad),
-        ]
-
     def ours(self, n_trials: int, seed: int, *, warm: bool) -> list[Found]:
         """A search with the default settings, with or without the trials of the model's family."""
         settings = self.settings
         told = {**settings.model_dump(), "seed": seed}
         space = SearchSpace.from_settings(told, self.engine.model.anatomy.n_layers)
-        first = settings.n_startup_trials
+        first, engine = settings.n_startup_trials, self.engine
+        original = engine.score([[]], Limits(), StageClock())[0]
         known = family_edits(FAMILY) if warm else []
         loop = TrialLoop(
             space,
             self.directions,
             self.engine,
             Limits(settings.max_kl),
-            self.objectives,
+            make_objectives(
+                engine.panel, settings.objectives, engine.prompts, original, settings.max_kl
+            ),
             Sampling.from_settings(told),
             warm_starts=warm_starts(known, space, first, required=warm),
-            original={KL: 0.0, UNANSWERED: self.n_bad},
+            original=original,
         )
         records = loop.run(optuna.create_study(directions=["minimize", "minimize"]), n_trials)
         return [Found(r.scores["kl_first_token"], r.scores["unanswered"]) for r in records]

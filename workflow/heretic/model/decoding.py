@@ -82,6 +82,14 @@ def forced_log_probabilities(
     return rows
 
 
+def text_tokens(model: Model, texts: Sequence[str]) -> list[list[int]]:
+    """Token ids of plain texts, without a template; see `text_log_probabilities` for which."""
+    encoded = model.chat.tokenizer(list(texts), add_special_tokens=True)["input_ids"]
+    places: Any = model.network.config.get_text_config()
+    longest = getattr(places, "max_position_embeddings", None) or sys.maxsize
+    return [list(row)[:longest] for row in encoded if len(row) > 1]
+
+
 def text_log_probabilities(model: Model, texts: Sequence[str]) -> list[Tensor]:
     """Log-probability of each token of plain texts given those before it, without a template.
 
@@ -90,10 +98,7 @@ def text_log_probabilities(model: Model, texts: Sequence[str]) -> list[Tensor]:
         for; the first token, which special tokens precede where the tokenizer adds some, is given.
         Texts of a single token are left out.
     """
-    encoded = model.chat.tokenizer(list(texts), add_special_tokens=True)["input_ids"]
-    places: Any = model.network.config.get_text_config()
-    longest = getattr(places, "max_position_embeddings", None) or sys.maxsize
-    ids = [list(row)[:longest] for row in encoded if len(row) > 1]
+    ids = text_tokens(model, texts)
     rows = [torch.empty(0) for _ in ids]
 
     def work(indices: Sequence[int]) -> list[Tensor]:

@@ -4,6 +4,7 @@ import importlib.util
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from inspect import isclass
 from pathlib import Path
 from typing import Any, get_args
@@ -69,10 +70,11 @@ class Panel:
 
     def settled(self, answer: str) -> bool:
         """Whether no scorer's judgement depends on how an answer goes on."""
-        # Most share one way of telling.
-        return all(tells is not None and tells(answer) for tells in self._tells())
+        return all(tells is not None and tells(answer) for tells in self._tells)
 
+    @cached_property
     def _tells(self) -> set[Any]:
+        """How scorers tell that; most share one way. Asked of every row, time and again."""
         return {scorer.settled_by for scorer in self.answers}
 
     def names(self, prompts: ScoredPrompts) -> list[str]:

@@ -8,7 +8,12 @@ from heretic.errors import PromptError, SettingsError
 from heretic.evaluation.divergence import teacher_forced_kl
 from heretic.evaluation.scale import Span
 from heretic.evaluation.scorers.score import Measure, PassScorer, Score, ScoredPrompts
-from heretic.model.decoding import forced_log_probabilities, generate, text_log_probabilities
+from heretic.model.decoding import (
+    forced_log_probabilities,
+    generate,
+    text_log_probabilities,
+    text_tokens,
+)
 from heretic.model.loading import Model
 
 # Per token, beyond which the exponential is no number.
@@ -53,7 +58,7 @@ class Perplexity(PassScorer):
     def prepare(self, model: Model, prompts: ScoredPrompts) -> Measure:
         """Keep the texts; what the original makes of them is its own score."""
         texts: Sequence[str] = [prompt.text for prompt in prompts.texts]
-        if not text_log_probabilities(model, texts):
+        if not text_tokens(model, texts):
             raise PromptError(
                 f"the score {self.name} needs plain texts of at least two tokens; name others in "
                 "unhelpfulness_prompts"
