@@ -1,8 +1,8 @@
 """Prompts as the tokens that the model sees when it is about to answer."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, lru_cache
 from itertools import takewhile
 from typing import Any
 
@@ -120,8 +120,12 @@ class ChatFormat:
 
     def decode_all(self, answers: Sequence[Sequence[int]]) -> list[str]:
         """Texts of several answers, as `decode` gives them one by one."""
-        rows = [list(answer) for answer in answers]
-        return list(self.tokenizer.batch_decode(rows, skip_special_tokens=True))
+        return [self._text(tuple(answer)) for answer in answers]
+
+    @cached_property
+    def _text(self) -> Callable[[tuple[int, ...]], str]:
+        """As `decode`; remembers, since trials give the same answers again and again."""
+        return lru_cache(maxsize=8192)(self.decode)
 
 
 def require_template(tokenizer: PreTrainedTokenizerBase, model: str) -> None:

