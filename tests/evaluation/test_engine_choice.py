@@ -39,7 +39,7 @@ GOOD, BAD = SAME_BEGINNING[:3], SAME_BEGINNING[2:]
 
 @pytest.fixture(autouse=True)
 def short_prefixes(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(prompt_batches, "TOKENS_OF_A_PASS", 4)
+    monkeypatch.setattr(prompt_batches, "MOST_TOKENS_OF_A_PASS", 4)
 
 
 def directions_of(model: Model) -> AblationDirections:
@@ -278,7 +278,7 @@ def test_trials_that_cannot_be_told_apart_are_scored_one_after_the_other(
 def test_padding_is_tried_however_alike_or_unlike_the_lengths_of_prompts_are(
     texts: tuple[str, ...], caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(prompt_batches, "TOKENS_OF_A_PASS", 128)
+    monkeypatch.setattr(prompt_batches, "MOST_TOKENS_OF_A_PASS", 128)
     beginning = "You are a helpful assistant. " * 2
     prompts = [Prompt(text, system=beginning) for text in texts]
     # Attends by the distance of columns.

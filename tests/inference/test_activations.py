@@ -68,7 +68,7 @@ def test_the_network_is_as_it_was_after_a_pass_that_began_later() -> None:
 
 def test_the_budget_is_kept_with_layers_evenly_spaced() -> None:
     model = deep_model()
-    batches = prompt_batches(model.chat.encode(PROMPTS), 0, 4, model)
+    batches = prompt_batches(model.chat.encode(PROMPTS), 0, 4, model, 128)
     whole = needed(study(model, 1.0))
     plans = [
         plan_recording(model, batches, None, share * whole / 1e9).layers

@@ -22,6 +22,13 @@ class Queue:
         self.length = length
         self.prompts = StudyPrompts(model, model.chat.encode(MANY), [], 0, 0.0, most_rows=3)
         self.left = list(self.prompts.good)
+        self.assigned: list[int] = []
+
+    def assign(self, owners: Sequence[Owner]) -> None:
+        self.assigned.append(len(owners))
+
+    def passing(self, rows: Rows, guesses: Sequence[Sequence[int]]) -> None:
+        pass
 
     def take(self, room: int) -> Rows | None:
         if not self.left or len(self.left[0].prompts) > room:
@@ -41,16 +48,12 @@ def test_answers_end_where_those_of_generate_do(
     ends = sorted({likely[0][2], likely[3][5], *end_tokens(model)})
     model.network.generation_config.eos_token_id = ends
     plain = generate(model, MANY, length)
-    steps, assigned = PlainSteps(model), list[int]()
+    steps, queue = PlainSteps(model), Queue(model, length)
     steps.between_reads = between_reads
-
-    def assign(owners: Sequence[Owner]) -> None:
-        assigned.append(len(owners))
-
     ending = Ending(ends, length, lambda texts: [False] * len(texts))
-    answers = decode_rows(model, steps, Queue(model, length), most_rows, ending, assign)
+    answers = decode_rows(model, steps, queue, most_rows, ending)
     assert [answers[Owner(0, prompt)] for prompt in range(len(MANY))] == plain
-    assert max(assigned) <= most_rows
+    assert max(queue.assigned) <= most_rows
 
 
 def test_a_settled_answer_stops_and_makes_room() -> None:
@@ -62,7 +65,7 @@ def test_a_settled_answer_stops_and_makes_room() -> None:
         return [True] * len(texts)
 
     ending = Ending((), 20, settled)
-    answers = decode_rows(model, PlainSteps(model), Queue(model, 20), 3, ending, lambda _: None)
+    answers = decode_rows(model, PlainSteps(model), Queue(model, 20), 3, ending)
     plain = generate(model, MANY, 20)
     for prompt, whole in enumerate(plain):
         answer = answers[Owner(0, prompt)]

@@ -6,9 +6,9 @@ import pytest
 import torch
 from tiny_models import PROMPTS, tiny_model
 
-from heretic.inference import rows
+from heretic.inference import drafts, rows
 from heretic.inference.decode import Ending, decode_rows
-from heretic.inference.drafts import LONGEST, MOST_ANSWERS, DraftBook
+from heretic.inference.drafts import LONGEST, MOST_ANSWERS, DraftBook, Guess
 from heretic.inference.rows import Owner, Rows
 from heretic.inference.steps import PlainSteps
 from heretic.inference.study_prompts import StudyPrompts
@@ -16,7 +16,8 @@ from heretic.model.decoding import generate
 from heretic.model.loading import Model
 
 LENGTH = 12
-FAR = [1000]
+COST = 40  # of a pass beside its tokens, in tokens
+FAR = 1000
 
 
 class AllAtOnce:
@@ -24,6 +25,12 @@ class AllAtOnce:
 
     def __init__(self, prompts: StudyPrompts) -> None:
         self.prompts, self.left = prompts, list(prompts.good)
+
+    def assign(self, owners: Sequence[Owner]) -> None:
+        pass
+
+    def passing(self, rows: Rows, guesses: Sequence[Sequence[int]]) -> None:
+        pass
 
     def take(self, room: int) -> Rows | None:
         if not self.left or len(self.left[0].prompts) > room:
@@ -54,13 +61,13 @@ def answers_of(
     ending = Ending(set(ends), LENGTH, lambda texts: [False] * len(texts))
     steps = PlainSteps(model)
     steps.between_reads = between_reads
-    return decode_rows(model, steps, AllAtOnce(prompts), 8, ending, lambda _: None, book)
+    return decode_rows(model, steps, AllAtOnce(prompts), 8, ending, book)
 
 
 def test_known_answers_are_verified_in_few_passes(model: Model, passes: list[int]) -> None:
     plain = answers_of(model, None)
     n_plain = len(passes)
-    book = DraftBook()
+    book = DraftBook(COST)
     for owner, answer in plain.items():
         for _ in range(30):  # repeated, an answer is trusted
             book.learn(owner.prompt, answer)
@@ -73,7 +80,7 @@ def test_known_answers_are_verified_in_few_passes(model: Model, passes: list[int
 def test_wrong_guesses_change_no_answer(model: Model, seed: int, passes: list[int]) -> None:
     draw = torch.Generator().manual_seed(seed)
     plain = answers_of(model, None)
-    book = DraftBook()
+    book = DraftBook(COST)
     for owner, answer in plain.items():
         spoiled = list(answer)
         at = int(torch.randint(1, LENGTH, (), generator=draw))
@@ -91,67 +98,132 @@ def test_an_end_token_may_be_guessed(model: Model) -> None:
     ends = sorted({answer[5] for answer in plain.values()})
     short = answers_of(model, None, ends)
     assert min(map(len, short.values())) < LENGTH
-    book = DraftBook()
+    book = DraftBook(COST)
     assert answers_of(model, book, ends) == short
     assert answers_of(model, book, ends) == short
+
+
+def guess(book: DraftBook, prompt: int, answer: Sequence[int], others: int = 0) -> Guess:
+    """What is guessed for a row among others that are unlike any answer."""
+    owners = [Owner(0, prompt), *(Owner(0, 10_000 + i) for i in range(others))]
+    return book.propose(owners, [answer, *[[77_777]] * others], [FAR] * len(owners))[0]
 
 
 def test_the_latest_answer_that_begins_alike_is_continued() -> None:
-    book, owner = DraftBook(), [Owner(0, 7)]
-    book.learn(7, [1, 2, 3])
-    book.learn(7, [1, 2, 4])
-    assert book.propose(owner, [[1, 2]], FAR) == [[4]]
-    book.learn(7, [1, 2, 3])
-    assert book.propose(owner, [[1, 2]], FAR) == [[3]]
-    assert book.propose(owner, [[2]], FAR) is None
-    assert book.propose(owner, [[1, 2, 3]], FAR) is None
-    assert book.propose([Owner(0, 8)], [[1, 2]], FAR) is None
+    book = DraftBook(COST)
+    book.learn(7, [1, 2, 3, 30])
+    book.learn(7, [1, 2, 4, 40])
+    # The pass over these tells the last one.
+    assert guess(book, 7, [1, 2]) == Guess([4], 7)
+    book.learn(7, [1, 2, 3, 30])
+    assert guess(book, 7, [1, 2]) == Guess([3], 7)
+    assert guess(book, 7, [1, 2, 3]) == Guess([], 7)
     for other in range(MOST_ANSWERS):
         book.learn(7, [9, other])
-    assert book.propose(owner, [[1, 2]], FAR) is None
+    assert guess(book, 7, [1, 2]).n_gram == 2
+
+
+def test_what_followed_the_longest_of_the_last_tokens_is_guessed_where_no_answer_begins_alike() -> (
+    None
+):
+    book = DraftBook(COST)
+    book.learn(0, [1, 2, 3, 4])
+    book.learn(1, [9, 2, 5, 6])
+    assert guess(book, 7, [7, 1, 2]) == Guess([3, 4], 7, 2)
+    assert guess(book, 7, [8, 2]) == Guess([5, 6], 7, 1)
+    assert guess(book, 7, [8, 6]) == Guess([], 7)
+    # An answer that repeats itself goes on to.
+    repeated = guess(book, 7, [5, 6, 7, 5, 6, 7, 5])
+    assert repeated.n_gram == 3
+    assert list(repeated.tokens[:5]) == [6, 7, 5, 6, 7]
+
+
+def test_places_of_tokens_do_not_grow_without_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(drafts, "MOST_PLACES", 100)
+    book = DraftBook(COST)
+    for first in range(0, 1000, 10):
+        book.learn(0, range(first, first + 10))
+    assert guess(book, 7, [8, 995]).tokens == [996, 997, 998, 999]
+    assert guess(book, 7, [8, 5]) == Guess([], 7)
 
 
 def test_a_prompt_whose_guesses_fail_is_guessed_less_until_it_has_waited() -> None:
-    book, owner = DraftBook(), [Owner(3, 0)]
-    book.learn(0, list(range(2 * LONGEST)))
+    book = DraftBook(COST)
+    whole = list(range(3 * LONGEST))
+    book.learn(0, whole)
 
     def length() -> int:
-        guesses = book.propose(owner, [[0]], FAR)
-        return len(guesses[0]) if guesses else 0
+        return len(guess(book, 0, [0], others=60).tokens)
 
     first = length()
-    book.judge(owner, [[1, 2, 3, 4]], [4])
+    for _ in range(3):
+        book.judge([Guess([1, 2, 3, 4], 0)], [4])
     assert length() > first
     for _ in range(12):
-        book.judge(owner, [[1, 2, 3, 4]], [0])
-    assert length() == 0
-    for _ in range(30):
-        book.learn(0, list(range(2 * LONGEST)))
-    assert length() > 0
+        book.judge([Guess([1, 2, 3, 4], 0)], [0])
+    least = length()
+    assert least < first
+    for _ in range(60):
+        book.learn(0, whole)
+    assert length() > least
 
 
-def test_few_guesses_among_many_rows_are_not_made() -> None:
-    book = DraftBook()
-    book.learn(0, [1, 2, 3, 4])
-    assert book.propose([Owner(0, 0), Owner(0, 1)], [[1], [1]], FAR * 2) == [[2, 3, 4], []]
-    owners = [Owner(0, prompt) for prompt in range(9)]
-    assert book.propose(owners, [[1]] * 9, FAR * 9) is None
+def test_n_grams_that_mislead_are_followed_less() -> None:
+    book = DraftBook(COST)
+    book.learn(0, [1, *range(5, 5 + LONGEST)])
+    before = len(guess(book, 7, [8, 1]).tokens)
+    for _ in range(50):
+        book.judge([Guess([5, 6, 7], 7, 1)], [0])
+    assert len(guess(book, 7, [8, 1]).tokens) < before
+
+
+def test_the_more_rows_share_a_pass_the_less_is_guessed() -> None:
+    book = DraftBook(COST)
+    book.learn(0, list(range(3 * LONGEST)))
+    lengths = [len(guess(book, 0, [0], others).tokens) for others in (0, 30, 100, 1000)]
+    assert lengths == sorted(lengths, reverse=True)
+    assert lengths[0] == LONGEST
+    assert len(set(lengths)) > 2
 
 
 def test_no_more_is_guessed_than_there_is_room_for() -> None:
-    book, owner = DraftBook(), [Owner(0, 0)]
-    book.learn(0, [1, 2, 3, 4, 5])
-    assert book.propose(owner, [[1]], [1000], 2) == [[2, 3]]
-    assert book.propose(owner, [[1]], [1000], 0) is None
-    assert book.propose(owner, [[1]], [1000], -1) is None
-    assert book.propose(owner, [[1]], [3]) == [[2, 3]]
-    assert book.propose(owner, [[1]], [1]) is None
+    book, owner = DraftBook(COST), [Owner(0, 0)]
+    book.learn(0, [1, 2, 3, 4, 5, 6])
+    for end, most, tokens in (
+        (FAR, LONGEST, [2, 3, 4, 5]),
+        (FAR, 2, [2, 3]),
+        (FAR, 0, []),
+        (FAR, -1, []),
+        (3, LONGEST, [2, 3]),
+        (1, LONGEST, []),
+    ):
+        assert list(book.propose(owner, [[1]], [end], most)[0].tokens) == tokens
+
+
+def test_rows_with_guesses_of_similar_lengths_share_a_pass() -> None:
+    guesses = [Guess([1] * length, 0) for length in (20, 0, 19, 1, 20, 0)]
+    groups = DraftBook(10).groups(guesses, [0, 1, 2, 3, 4])
+    assert sorted(map(sorted, groups)) == [[0, 2, 4], [1, 3]]
+    assert len(DraftBook(1000).groups(guesses, [0, 1, 2, 3, 4])) == 1
+
+
+def test_rows_that_are_verified_apart_answer_as_they_do_together(
+    model: Model, passes: list[int]
+) -> None:
+    plain, book = answers_of(model, None), DraftBook(1)
+    for place, (owner, answer) in enumerate(plain.items()):
+        book.learn(owner.prompt, answer if place % 2 else answer[:4])
+        for _ in range(3):
+            book.judge([Guess([0] * LONGEST, owner.prompt)], [LONGEST])
+    passes.clear()
+    assert answers_of(model, book) == plain
+    assert {3, LENGTH - 1} <= set(passes)
 
 
 def test_guesses_take_no_more_logits_than_allowed(
     model: Model, passes: list[int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    plain, book = answers_of(model, None), DraftBook()
+    plain, book = answers_of(model, None), DraftBook(COST)
     for _ in range(30):
         for owner, answer in plain.items():
             book.learn(owner.prompt, answer)
@@ -167,7 +239,7 @@ def test_no_token_is_fed_beyond_what_a_network_has_learned(between_reads: int) -
     longest = max(map(len, tiny_model().chat.encode(PROMPTS)))
     # The last token of an answer is not fed.
     model = tiny_model("gpt2", n_positions=longest + LENGTH - 1)
-    book, found = DraftBook(), []
+    book, found = DraftBook(COST), []
     for _ in range(3):
         found.append(answers_of(model, book, between_reads=between_reads))
     assert found[0] == found[1] == found[2]

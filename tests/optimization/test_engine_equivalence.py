@@ -63,7 +63,7 @@ class Answered:
 def random_refusals(monkeypatch: pytest.MonkeyPatch) -> None:
     """Refusals that random models utter, and prefixes that are shared although they are short."""
     monkeypatch.setattr(markers.RefusalMarkers, "_pattern", MARKERS)
-    monkeypatch.setattr(prompt_batches, "TOKENS_OF_A_PASS", 4)
+    monkeypatch.setattr(prompt_batches, "MOST_TOKENS_OF_A_PASS", 4)
 
 
 def panel() -> Panel:

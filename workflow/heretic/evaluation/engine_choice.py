@@ -21,7 +21,7 @@ from heretic.evaluation.scorers.panel import Panel
 from heretic.evaluation.scorers.score import ScoredPrompts
 from heretic.evaluation.trial_engine import TrialEngine
 from heretic.inference.drafts import LONGEST
-from heretic.inference.prompt_batches import shared_prefix
+from heretic.inference.prompt_batches import shared_prefix, tokens_of_a_pass
 from heretic.inference.proof import Rehearsal, smallest_window, why_no_rows
 from heretic.model.loading import Model
 
@@ -122,7 +122,7 @@ def _proved(
                 model,
                 few_good,
                 few_bad,
-                shared_prefix(ids) if tried.share_prefix else 0,
+                shared_prefix(ids, tokens_of_a_pass(model)) if tried.share_prefix else 0,
                 tried.activation_cache_gb,
             )
             reason = rehearsal.disagreement(fixed_places=tried.compile, guessed=tried.guesses)

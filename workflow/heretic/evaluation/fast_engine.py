@@ -16,7 +16,7 @@ from heretic.evaluation.trial_queue import TrialQueue
 from heretic.evaluation.trial_scores import Limits, TrialScores, trial_scores
 from heretic.inference.decode import Ending, decode_rows
 from heretic.inference.drafts import DraftBook
-from heretic.inference.prompt_batches import shared_prefix
+from heretic.inference.prompt_batches import shared_prefix, tokens_of_a_pass
 from heretic.inference.rows import Owner
 from heretic.inference.steps import CompiledSteps, PlainSteps, Steps
 from heretic.inference.study_prompts import StudyPrompts
@@ -102,7 +102,7 @@ class FastEngine:
         self.most_rows = model.batch_size.current * self.trials_in_flight
         log.info("Trials by %s, %d together; %s", self.name, self.trials_in_flight, self.study)
         self.steps = self._make_steps()
-        self._drafts = DraftBook() if options.guesses else None
+        self._drafts = DraftBook(tokens_of_a_pass(model)) if options.guesses else None
         self._ending = Ending(
             end_tokens(model),
             options.max_response_length,
@@ -188,7 +188,6 @@ class FastEngine:
                 queue,
                 self.most_rows,
                 self._ending,
-                queue.assign,
                 self._drafts,
             )
         return [
@@ -227,7 +226,9 @@ class FastEngine:
     def _prepare(self, gigabytes: float) -> StudyPrompts:
         """The study's prompts in batches that fit into memory, with recordings if these fit too."""
         good, bad = map(self.model.chat.encode, (self.prompts.good, self.prompts.bad))
-        prefix = shared_prefix([*good, *bad]) if self.options.share_prefix else 0
+        cost_of_a_pass = tokens_of_a_pass(self.model)
+        ids = [*good, *bad]
+        prefix = shared_prefix(ids, cost_of_a_pass) if self.options.share_prefix else 0
         size = self.model.batch_size
         while True:
             for kept in dict.fromkeys((gigabytes, 0.0)):

@@ -2,6 +2,7 @@
 
 from collections import defaultdict, deque
 from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 
 import torch
@@ -146,3 +147,13 @@ class TrialQueue:
             self._editor.assign(torch.tensor(trials, device=self._editor.model.device))
         else:
             self._editor.assign(trials[0])
+
+    def passing(
+        self, rows: Rows, guesses: Sequence[Sequence[int]]
+    ) -> AbstractContextManager[None] | None:
+        """What makes a pass over the rows and some guesses begin at the first edited layer."""
+        states = self._prompts.answer_states
+        if states is None:
+            return None
+        first = min(self._first_changed[owner.trial] for owner in rows.owners)
+        return states.passing(rows, guesses, first)

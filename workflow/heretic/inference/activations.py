@@ -75,11 +75,13 @@ class RecordingPlan:
         layers: whose inputs are.
         on_host: whether in main memory, rather than on the model's devices.
         n_bytes: that it takes.
+        answer_tokens: for how many tokens of answers as much is kept besides.
     """
 
     layers: tuple[int, ...] = ()
     on_host: bool = False
     n_bytes: float = 0.0
+    answer_tokens: int = 0
 
     def __str__(self) -> str:
         if not self.layers:
@@ -96,7 +98,7 @@ def record(
     """One pass over a batch, and what of it is worth keeping."""
     seen: dict[int, Tensor] = {}
     n_outputs: list[int] = [0]
-    with _watching(model.get_layers(), plan.layers, seen, n_outputs):
+    with watching(model.get_layers(), plan.layers, seen, n_outputs):
         prefilled = prefill(model, batch, prefix)
     if not plan.layers:
         return prefilled, Recording()
@@ -115,12 +117,14 @@ def _keep(tensor: Tensor, plan: RecordingPlan) -> Tensor:
 
 
 @contextmanager
-def _watching(
+def watching(
     layers: Sequence[nn.Module],
     wanted: Sequence[int],
     seen: dict[int, Tensor],
     n_outputs: list[int],
 ) -> Iterator[None]:
+    """While it lasts, what layers are given, and how many values one puts out, is noted."""
+
     def watch(layer: int) -> Any:
         def keep(_: nn.Module, args: Any, kwargs: Any) -> None:
             seen[layer] = stream_of(args, kwargs)
@@ -152,7 +156,7 @@ def plan_recording(
         sample.indices, sample.inputs, sample.mask[:, sample.n_cached :], sample.positions
     )
     seen: dict[int, Tensor] = {}
-    with _watching(layers, range(n_layers), seen, [0]):
+    with watching(layers, range(n_layers), seen, [0]):
         cache = prefill(model, whole).cache
     n_tokens = whole.inputs.shape[1]
     of_states = [seen[layer].nbytes / n_tokens for layer in range(n_layers)]
@@ -170,6 +174,8 @@ def plan_recording(
     on_host = SHARE_OF_FREE_MEMORY * free_memory(torch.device("cpu"))
     for step in range(1, n_layers):
         kept = tuple(range(step, n_layers, step))
-        if needed(kept) <= min(budget, max(on_device, on_host)):
-            return RecordingPlan(kept, needed(kept) > on_device, needed(kept))
+        total = needed(kept)
+        if total <= min(budget, max(on_device, on_host)):
+            left = max(0.0, min(budget, on_device) - total)
+            return RecordingPlan(kept, total > on_device, total, int(left / (total / tokens)))
     return RecordingPlan()

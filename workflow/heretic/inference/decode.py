@@ -1,23 +1,32 @@
 """Greedy decoding of many rows: finished ones leave, waiting ones take their place."""
 
 from collections.abc import Callable, Collection, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Protocol
 
-from heretic.inference.drafts import DraftBook
+from heretic.inference.drafts import DraftBook, Guess
 from heretic.inference.rows import Owner, Rows, join
 from heretic.inference.steps import Steps
 from heretic.model.loading import Model
 
 # Text is decoded again as a whole, so not for each token.
-TOKENS_BETWEEN_LOOKS = 4
+TOKENS_BETWEEN_LOOKS = 2
 
 
-class Waiting(Protocol):
-    """Rows that have not begun yet."""
+class RowSource(Protocol):
+    """Where rows come from, and what passes over them need."""
 
     def take(self, room: int) -> Rows | None:
         """The next rows, if there are any and not more than `room`."""
+
+    def assign(self, owners: Sequence[Owner]) -> None:
+        """Tell the model to which trials the rows of the next passes belong."""
+
+    def passing(
+        self, rows: Rows, guesses: Sequence[Sequence[int]]
+    ) -> AbstractContextManager[None] | None:
+        """What makes a pass over the rows and some guesses shorter, if anything does."""
 
 
 @dataclass(frozen=True)
@@ -38,10 +47,9 @@ class Ending:
 def decode_rows(
     model: Model,
     steps: Steps,
-    waiting: Waiting,
+    source: RowSource,
     most_rows: int,
     ending: Ending,
-    assign: Callable[[Sequence[Owner]], None],
     drafts: DraftBook | None = None,
 ) -> Mapping[Owner, list[int]]:
     """Greedy answers of all waiting rows, as far as they were needed.
@@ -49,31 +57,26 @@ def decode_rows(
     Args:
         model: holds the edits of all trials whose rows are waiting.
         steps: of this model.
-        waiting: where new rows come from whenever there is room.
+        source: of new rows, whenever there is room.
         most_rows: at once.
         ending: of answers.
-        assign: tells the model to which trials the rows of the next passes belong.
         drafts: of earlier answers, from which tokens are guessed, and to which answers are added.
 
     Returns:
         Tokens of each answer without the end token: those of plain greedy decoding, up to the point
         where the answer was settled.
     """
-    answers: dict[Owner, list[int]] = {}
+    decoding = _Decoding(model, steps, source, ending, drafts)
     rows: Rows | None = None
-    while True:
-        rows = _filled(rows, waiting, most_rows)
-        if rows is None:
-            return answers
-        added = steps.n_computed(rows) - len(rows)
-        assign([*rows.owners, *rows.owners[-1:] * added])
-        rows = _run(model, steps, rows, ending, answers, drafts)
+    while (rows := _filled(rows, source, most_rows)) is not None:
+        rows = decoding.run(rows)
+    return decoding.answers
 
 
-def _filled(rows: Rows | None, waiting: Waiting, most_rows: int) -> Rows | None:
+def _filled(rows: Rows | None, source: RowSource, most_rows: int) -> Rows | None:
     parts = [] if rows is None else [rows]
     room = most_rows - sum(map(len, parts))
-    while room > 0 and (new := waiting.take(room)) is not None:
+    while room > 0 and (new := source.take(room)) is not None:
         new.read()
         parts.append(new)
         room -= len(new)
@@ -88,66 +91,106 @@ class _Progress:
     looked: int = 0
 
 
-def _run(
-    model: Model,
-    steps: Steps,
-    rows: Rows,
-    ending: Ending,
-    answers: dict[Owner, list[int]],
-    drafts: DraftBook | None,
-) -> Rows | None:
-    """Step until rows are worth taking out; those that are left, or None."""
-    open_rows = {row: _Progress() for row in range(len(rows))}
-    steps.begin(rows)
-    while True:
-        closed = _close(model, rows, ending, open_rows)
-        for row, (answer, end) in closed.items():
-            answers[rows.owners[row]] = answer
-            if drafts is not None:
-                drafts.learn(rows.owners[row].prompt, [*answer, *end])
-        n_done = len(rows) - len(open_rows)
-        if not open_rows or n_done >= steps.share_worth_taking_out * len(rows):
-            break
-        if drafts is not None:
+class _Decoding:
+    """Takes rows on until they are done; arguments and result are those of `decode_rows`."""
+
+    def __init__(
+        self,
+        model: Model,
+        steps: Steps,
+        source: RowSource,
+        ending: Ending,
+        drafts: DraftBook | None,
+    ) -> None:
+        self._model, self._steps, self._source = model, steps, source
+        self._ending, self._drafts = ending, drafts
+        self._progress: dict[Owner, _Progress] = {}
+        self.answers: dict[Owner, list[int]] = {}
+
+    def run(self, rows: Rows) -> Rows | None:
+        """Step until rows are worth taking out; those that are left, or None."""
+        steps = self._steps
+        self._source.assign(
+            [*rows.owners, *rows.owners[-1:] * (steps.n_computed(rows) - len(rows))]
+        )
+        steps.begin(rows)
+        open_rows = self._close(rows, range(len(rows)))
+        while open_rows and len(rows) - len(open_rows) < steps.share_worth_taking_out * len(rows):
+            guesses = self._guesses(rows, open_rows)
+            if self._drafts is not None and any(guess.tokens for guess in guesses):
+                groups = self._drafts.groups(guesses, open_rows)
+                if len(groups) > 1:
+                    return self._verify_apart(rows, guesses, groups)
+                self._verify(rows, guesses)
+            else:
+                for _ in range(steps.between_reads):
+                    steps.step(rows)
+                rows.read()
+            open_rows = self._close(rows, open_rows)
+        steps.end(rows)
+        return rows.select(open_rows) if open_rows else None
+
+    def _guesses(self, rows: Rows, open_rows: Sequence[int]) -> list[Guess]:
+        if self._drafts is None:
+            return []
+        ends = [0] * len(rows)
+        for row in open_rows:
             # The last token of an answer need not be fed.
-            ends = [ending.longest - 1 if row in open_rows else 0 for row in range(len(rows))]
-            guesses = drafts.propose(rows.owners, rows.answers, ends, rows.room)
-            if guesses is not None:
-                drafts.judge(rows.owners, guesses, rows.verify(model, guesses))
+            ends[row] = self._ending.longest - 1
+        return self._drafts.propose(rows.owners, rows.answers, ends, rows.room)
+
+    def _verify(self, rows: Rows, guesses: Sequence[Guess]) -> None:
+        tokens = [guess.tokens for guess in guesses]
+        right = rows.verify(self._model, tokens, self._source.passing(rows, tokens))
+        if self._drafts is not None:
+            self._drafts.judge(guesses, right)
+
+    def _verify_apart(
+        self, rows: Rows, guesses: Sequence[Guess], groups: Sequence[Sequence[int]]
+    ) -> Rows | None:
+        """A pass for each group of rows, whose guesses are of similar lengths; who is left."""
+        left = []
+        for group in groups:
+            part = rows.select(group)
+            self._source.assign(part.owners)
+            self._verify(part, [guesses[row] for row in group])
+            open_rows = self._close(part, range(len(part)))
+            if open_rows:
+                left.append(part.select(open_rows) if len(open_rows) < len(part) else part)
+        return join(left) if left else None
+
+    def _close(self, rows: Rows, open_rows: Sequence[int]) -> list[int]:
+        """Keep the answers of rows that are done, whose further tokens are of no interest.
+
+        Returns:
+            Those of the open rows that are not done.
+        """
+        look: list[int] = []
+        done: set[int] = set()
+        for row in open_rows:
+            answer = rows.answers[row]
+            progress = self._progress.setdefault(rows.owners[row], _Progress())
+            new, progress.scanned = range(progress.scanned, len(answer)), len(answer)
+            end = next((i for i in new if answer[i] in self._ending.tokens), None)
+            if end is not None and end < self._ending.longest:
+                self._keep(rows.owners[row], answer[:end], [answer[end]])
+            elif len(answer) >= self._ending.longest:
+                self._keep(rows.owners[row], answer[: self._ending.longest])
+            else:
+                if len(answer) - progress.looked >= TOKENS_BETWEEN_LOOKS:
+                    progress.looked = len(answer)
+                    look.append(row)
                 continue
-        for _ in range(steps.between_reads):
-            steps.step(rows)
-        rows.read()
-    steps.end(rows)
-    return rows.select(list(open_rows)) if open_rows else None
+            done.add(row)
+        if look:
+            texts = self._model.chat.decode_all([rows.answers[row] for row in look])
+            for row, settled in zip(look, self._ending.settled(texts), strict=True):
+                if settled:
+                    self._keep(rows.owners[row], list(rows.answers[row]))
+                    done.add(row)
+        return [row for row in open_rows if row not in done]
 
-
-def _close(
-    model: Model, rows: Rows, ending: Ending, open_rows: dict[int, _Progress]
-) -> dict[int, tuple[list[int], list[int]]]:
-    """Take rows that are done out of `open_rows`; their further tokens are of no interest.
-
-    Returns:
-        By row its answer, and the end token if there is one.
-    """
-    closed: dict[int, tuple[list[int], list[int]]] = {}
-    look: list[int] = []
-    for row, progress in open_rows.items():
-        answer = rows.answers[row]
-        new, progress.scanned = range(progress.scanned, len(answer)), len(answer)
-        end = next((i for i in new if answer[i] in ending.tokens), None)
-        if end is not None and end < ending.longest:
-            closed[row] = answer[:end], [answer[end]]
-        elif len(answer) >= ending.longest:
-            closed[row] = answer[: ending.longest], []
-        elif len(answer) - progress.looked >= TOKENS_BETWEEN_LOOKS:
-            progress.looked = len(answer)
-            look.append(row)
-    if look:
-        texts = model.chat.decode_all([rows.answers[row] for row in look])
-        for row, settled in zip(look, ending.settled(texts), strict=True):
-            if settled:
-                closed[row] = list(rows.answers[row]), []
-    for row in closed:
-        del open_rows[row]
-    return closed
+    def _keep(self, owner: Owner, answer: list[int], end: Sequence[int] = ()) -> None:
+        self.answers[owner] = answer
+        if self._drafts is not None:
+            self._drafts.learn(owner.prompt, [*answer, *end])

@@ -1,35 +1,100 @@
-"""Answers of earlier trials as guesses at those of the next ones.
+"""Guesses at what follows in an answer: earlier answers, and what followed the same few tokens.
 
 Most trials change few answers. A prompt's earlier answer that begins as its new one does is fed as
 a whole, and one pass tells how far the network agrees: up to there the tokens are those that greedy
 decoding takes one by one (speculative decoding, Leviathan et al. 2023, with a temperature of 0).
+Where no earlier answer begins alike, what followed the latest tokens elsewhere, in other answers or
+in this one, may follow here (as in prompt lookup decoding).
 """
 
 from collections.abc import Sequence
+from dataclasses import dataclass
+from math import log
+from operator import lt
 
+from heretic.inference.prompt_batches import batches_by_length
 from heretic.inference.rows import Owner
 
 MOST_ANSWERS = 4
 LONGEST = 32
-# Of a step with one token a row; guessed tokens share its fixed costs.
-COST_OF_A_GUESS = 0.4
-# Trust in a prompt's earlier answers: at first, weight of the latest, and what it gains by waiting.
-AT_FIRST, OF_THE_LATEST, BY_WAITING = 0.5, 0.3, 0.02
+# Tokens by which places in answers are found again, the most first.
+N_GRAMS = (3, 2, 1)
+# Answers keep coming; about so many are remembered, with a hundred bytes each.
+MOST_PLACES = 500_000
+# How many right and wrong guesses records begin with, and what share of those seen is remembered
+# with each further one.
+OF_PROMPT, OF_N_GRAMS = (4.75, 0.25, 0.7), (2.0, 2.0, 0.98)
+# Of wrong guesses with every further answer, so that a prompt is tried again.
+REMEMBERED_BY_WAITING = 0.95
+
+
+@dataclass(frozen=True)
+class Guess:
+    """What may follow an answer so far.
+
+    Attributes:
+        tokens: that may follow; empty for no guess.
+        prompt: that is answered.
+        n_gram: number of tokens that led to it; 0 if an earlier answer to the prompt did.
+    """
+
+    tokens: Sequence[int]
+    prompt: int
+    n_gram: int = 0
+
+
+@dataclass
+class _Record:
+    """How many guessed tokens were right and how many guesses wrong, the latest counting most.
+
+    Attributes:
+        right, wrong: as they begin, to which is added what is learned.
+        remembered: share of what was seen, with every further guess.
+    """
+
+    right: float
+    wrong: float
+    remembered: float
+    seen_right: float = 0.0
+    seen_wrong: float = 0.0
+
+    def add(self, right: int, *, wrong: bool) -> None:
+        self.seen_right = self.remembered * self.seen_right + right
+        self.seen_wrong = self.remembered * self.seen_wrong + wrong
+
+    def length(self, least: float) -> int:
+        """How many tokens are all right with a chance of at least `least`."""
+        right, wrong = self.right + self.seen_right, self.wrong + self.seen_wrong
+        return int(log(least) / log(right / (right + wrong)))
 
 
 class DraftBook:
-    """Answers of a study's prompts, the latest first, and how far they could be trusted."""
+    """Answers of a study's prompts, the latest first, and how far guesses could be trusted."""
 
-    def __init__(self) -> None:
+    def __init__(self, cost_of_a_pass: int) -> None:
+        """Know no answers.
+
+        Args:
+            cost_of_a_pass: beside its tokens, in tokens.
+        """
+        self._cost_of_a_pass = cost_of_a_pass
         self._answers: dict[int, list[list[int]]] = {}
-        self._trust: dict[int, float] = {}
+        self._prompts: dict[int, _Record] = {}
+        self._n_grams = {length: _Record(*OF_N_GRAMS) for length in N_GRAMS}
+        self._places: dict[tuple[int, ...], tuple[list[int], int]] = {}
 
     def learn(self, prompt: int, answer: Sequence[int]) -> None:
         """Remember an answer, with its end token if it has one."""
+        latest = list(answer)
         known = self._answers.setdefault(prompt, [])
-        known[:] = [list(answer), *(other for other in known if other != answer)][:MOST_ANSWERS]
-        trust = self._trust.get(prompt, AT_FIRST)
-        self._trust[prompt] = min(1.0, trust + BY_WAITING)
+        if len(self._places) > MOST_PLACES:
+            self._places.clear()
+        if latest not in known:
+            for length in N_GRAMS:
+                for end in range(length, len(latest)):
+                    self._places[tuple(latest[end - length : end])] = latest, end
+        known[:] = [latest, *(other for other in known if other != latest)][:MOST_ANSWERS]
+        self._record(prompt).seen_wrong *= REMEMBERED_BY_WAITING
 
     def propose(
         self,
@@ -37,11 +102,11 @@ class DraftBook:
         answers: Sequence[Sequence[int]],
         ends: Sequence[int],
         most: int = LONGEST,
-    ) -> list[list[int]] | None:
-        """What may follow each answer so far; None if guessing is not worth it.
+    ) -> list[Guess]:
+        """What may follow each answer so far.
 
-        A pass has as many tokens for every row as for the longest guess, so that few guesses among
-        many rows are not made.
+        A guessed token costs a row's share of a pass, and saves, if it is right, that share and its
+        part of what a pass costs beside. It is guessed where that is likely to be worth it.
 
         Args:
             owners: of the answers.
@@ -49,33 +114,52 @@ class DraftBook:
             ends: tokens of each answer up to which it may be guessed.
             most: tokens of a guess, up to `LONGEST`.
         """
-        guesses = [
-            self._continue(owner.prompt, answer)[: max(0, end - len(answer))]
+        n_open = max(1, sum(map(lt, map(len, answers), ends)))
+        least = n_open / (n_open + self._cost_of_a_pass)
+        return [
+            self._guess(owner.prompt, list(answer), min(most, LONGEST, end - len(answer)), least)
             for owner, answer, end in zip(owners, answers, ends, strict=True)
         ]
-        worth = {
-            width: sum(min(len(guess), width) for guess in guesses)
-            - COST_OF_A_GUESS * width * len(guesses)
-            for width in range(1, min(most, max(map(len, guesses))) + 1)
-        }
-        if not worth or max(worth.values()) <= 0:
-            return None
-        width = max(worth, key=lambda width: worth[width])
-        return [guess[:width] for guess in guesses]
 
-    def _continue(self, prompt: int, answer: Sequence[int]) -> list[int]:
-        length = int(LONGEST * self._trust.get(prompt, AT_FIRST))
-        begun = list(answer)
+    def groups(self, guesses: Sequence[Guess], rows: Sequence[int]) -> list[list[int]]:
+        """Some rows in groups with guesses of similar lengths, so that their passes cost least."""
+        widths = [1 + len(guesses[row].tokens) for row in rows]
+        batches = batches_by_length(widths, len(rows), self._cost_of_a_pass)
+        return [[rows[index] for index in batch] for batch in batches]
+
+    def _guess(self, prompt: int, answer: list[int], most: int, least: float) -> Guess:
+        if most <= 0:
+            return Guess([], prompt)
+        length = min(most, self._record(prompt).length(least))
         for known in self._answers.get(prompt, []):
-            if known[: len(begun)] == begun and len(known) > len(begun):
-                return known[len(begun) : len(begun) + length]
-        return []
+            if known[: len(answer)] == answer and len(known) > len(answer):
+                # The pass over the tokens before it tells the last one.
+                return Guess(known[len(answer) : len(known) - 1][:length], prompt)
+        for n_gram in (length for length in N_GRAMS if length <= len(answer)):
+            followed = self._after(tuple(answer[-n_gram:]), answer)
+            if followed:
+                length = min(most, self._n_grams[n_gram].length(least))
+                return Guess(followed[:length], prompt, n_gram)
+        return Guess([], prompt)
 
-    def judge(
-        self, owners: Sequence[Owner], guesses: Sequence[Sequence[int]], right: Sequence[int]
-    ) -> None:
+    def _after(self, latest: tuple[int, ...], answer: list[int]) -> list[int]:
+        """What followed some tokens, the last ones of an answer, where they were seen before."""
+        n_gram, last = len(latest), latest[-1]
+        for end in range(len(answer) - 1, n_gram - 1, -1):
+            # Most differ in the last token; to compare all of them takes longer.
+            if answer[end - 1] == last and tuple(answer[end - n_gram : end]) == latest:
+                repeated = answer[end:]
+                return repeated * -(-LONGEST // len(repeated))
+        other, end = self._places.get(latest, ([], 0))
+        return other[end:]
+
+    def judge(self, guesses: Sequence[Guess], right: Sequence[int]) -> None:
         """Learn how many tokens of each guess were right."""
-        for owner, guess, count in zip(owners, guesses, right, strict=True):
-            if guess:
-                trust = self._trust.get(owner.prompt, AT_FIRST)
-                self._trust[owner.prompt] = trust + OF_THE_LATEST * (count / len(guess) - trust)
+        for guess, count in zip(guesses, right, strict=True):
+            if guess.tokens:
+                by_n_gram = self._n_grams.get(guess.n_gram)
+                record = self._record(guess.prompt) if by_n_gram is None else by_n_gram
+                record.add(count, wrong=count < len(guess.tokens))
+
+    def _record(self, prompt: int) -> _Record:
+        return self._prompts.setdefault(prompt, _Record(*OF_PROMPT))

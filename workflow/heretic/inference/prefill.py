@@ -64,7 +64,7 @@ def prefill(
             that layer may have changed since.
     """
     cache = empty_cache() if prefix is None else make_cache(of_batch(prefix, len(batch)))
-    with torch.inference_mode(), _starting(model.get_layers(), start):
+    with torch.inference_mode(), starting(model.get_layers(), start):
         logits = cached_logits(model, batch.inputs, batch.mask, batch.positions, cache, 1)[:, -1]
     if start is not None:
         cache = _completed(cache, start, batch.n_cached)
@@ -84,7 +84,7 @@ def _completed(cache: DynamicCache, start: Start, n_cached: int) -> DynamicCache
 
 
 @contextmanager
-def _starting(layers: Sequence[nn.Module], start: Start | None) -> Iterator[None]:
+def starting(layers: Sequence[nn.Module], start: Start | None) -> Iterator[None]:
     """While it lasts, layers before `start` compute nothing and put out what it is given."""
     if start is None:
         yield

@@ -10,9 +10,10 @@ from torch import Tensor
 from heretic.model.decoding import pad_left
 from heretic.model.loading import Model
 
-# What a pass costs beside its tokens, in tokens: an accelerator reads all weights once, a CPU calls
-# all modules once.
-TOKENS_OF_A_PASS = 128
+# What a pass costs beside its tokens, in tokens: an accelerator reads all weights once. So does a
+# CPU, in the time of fewer tokens, and calls the modules of each layer in that of so many products.
+ON_AN_ACCELERATOR, ON_A_CPU, PARAMETERS_OF_CALLS = 128, 40, 12e6
+MOST_TOKENS_OF_A_PASS = 256
 
 
 @dataclass(frozen=True)
@@ -51,39 +52,54 @@ class PromptBatch:
         return replace(self, indices=tuple(index + by for index in self.indices))
 
 
-def shared_prefix(ids: Sequence[Sequence[int]]) -> int:
+def tokens_of_a_pass(model: Model) -> int:
+    """What a pass costs beside its tokens, in tokens; the same for a model wherever it is asked.
+
+    The figures are those of common chips, not measured here: batches, and with them the last bits
+    of all scores, would differ from run to run.
+    """
+    if model.device.type != "cpu":
+        return min(ON_AN_ACCELERATOR, MOST_TOKENS_OF_A_PASS)
+    calls = model.anatomy.n_layers * PARAMETERS_OF_CALLS / model.network.num_parameters()
+    return min(round(ON_A_CPU + calls), MOST_TOKENS_OF_A_PASS)
+
+
+def shared_prefix(ids: Sequence[Sequence[int]], cost_of_a_pass: int) -> int:
     """Number of tokens with which all prompts begin, less than the shortest has.
 
-    0 where sharing them would save less than the pass that it takes.
+    0 where sharing them would save less than the pass that it takes, whose cost is in tokens.
     """
     columns = zip(*(row[:-1] for row in ids), strict=False)
     length = sum(1 for _ in takewhile(lambda column: len(set(column)) == 1, columns))
-    return length if length * (len(ids) - 1) > TOKENS_OF_A_PASS else 0
+    return length if length * (len(ids) - 1) > cost_of_a_pass else 0
 
 
-def batches_by_length(
-    lengths: Sequence[int], largest: int, tokens_of_a_pass: int
-) -> list[list[int]]:
+def batches_by_length(lengths: Sequence[int], largest: int, cost_of_a_pass: int) -> list[list[int]]:
     """Indices in batches of similar lengths, the longest first, so that all passes cost least.
 
-    A pass costs its padded tokens and `tokens_of_a_pass`. The batches of prompts in order of
+    A pass costs its padded tokens and `cost_of_a_pass`. The batches of prompts in order of
     length that are cheapest in sum are found by dynamic programming.
 
     Args:
         lengths: tokens of each prompt.
         largest: prompts that a batch may have.
-        tokens_of_a_pass: what a pass costs beside its tokens.
+        cost_of_a_pass: beside its tokens, in tokens.
     """
     order = sorted(range(len(lengths)), key=lambda index: -lengths[index])
-    costs, starts = [0.0], [0]
-    for end in range(1, len(order) + 1):
+    # Equal lengths stay together unless there are too many of them.
+    cuts = [
+        cut
+        for cut in range(1, len(order))
+        if len(order) > largest or lengths[order[cut]] < lengths[order[cut - 1]]
+    ]
+    costs, starts = {0: 0}, {0: 0}
+    for end in [*cuts, len(order)] if order else []:
         options = [
-            (costs[start] + tokens_of_a_pass + (end - start) * lengths[order[start]], start)
-            for start in range(max(0, end - largest), end)
+            (cost + cost_of_a_pass + (end - start) * lengths[order[start]], start)
+            for start, cost in costs.items()
+            if end - start <= largest
         ]
-        cost, start = min(options)
-        costs.append(cost)
-        starts.append(start)
+        costs[end], starts[end] = min(options)
     batches, end = [], len(order)
     while end > 0:
         batches.append(order[starts[end] : end])
@@ -101,14 +117,13 @@ def prompt_batches(
     prefix: int,
     largest: int,
     model: Model,
-    tokens_of_a_pass: int | None = None,
+    cost_of_a_pass: int,
 ) -> list[PromptBatch]:
     """Prompts in batches of similar lengths, without the first `prefix` tokens of each."""
     rests = [row[prefix:] for row in ids]
-    cost = TOKENS_OF_A_PASS if tokens_of_a_pass is None else tokens_of_a_pass
     return [
         _batch(indices, [rests[index] for index in indices], prefix, model)
-        for indices in batches_by_length([len(rest) for rest in rests], largest, cost)
+        for indices in batches_by_length([len(rest) for rest in rests], largest, cost_of_a_pass)
     ]
 
 

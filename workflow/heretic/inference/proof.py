@@ -103,7 +103,7 @@ class Rehearsal:
             self.prefix,
             self.gigabytes,
             most_rows=2,
-            tokens_of_a_pass=sum(map(len, [*self.good, *self.bad])) * 2,
+            cost_of_a_pass=sum(map(len, [*self.good, *self.bad])) * 2,
         )
 
     def _stepped(
@@ -121,15 +121,22 @@ class Rehearsal:
 
     def _guessed(self, prompts: StudyPrompts, stepped: Rows) -> str | None:
         """What is wrong with a step after guesses, the last of every other row a wrong one."""
-        rows, _ = begin(prompts, 0)
-        rows = rows.select(list(range(len(rows)))[::-1])
         guesses = [answer[1:] for answer in stepped.answers]
         for guess in guesses[::2]:
             guess[-1] = (guess[-1] + 1) % 2
-        rows.verify(self.model, guesses)
-        logits = rows.step(self.model)
-        rows.read()
-        return self._wrong(rows, logits[:, None])
+        states, reason = prompts.answer_states, None
+        # The second time they pass the last layer alone.
+        for _ in range(1 if states is None else 2):
+            rows, _ = begin(prompts, 0)
+            rows = rows.select(list(range(len(rows)))[::-1])
+            passing = None
+            if states is not None:
+                passing = states.passing(rows, guesses, self.model.anatomy.n_layers)
+            rows.verify(self.model, guesses, passing)
+            logits = rows.step(self.model)
+            rows.read()
+            reason = reason or self._wrong(rows, logits[:, None])
+        return reason
 
     def _wrong(self, rows: Rows, logits: Tensor) -> str | None:
         """What is wrong with the last logits [n, few, vocabulary] of some rows, if anything is."""

@@ -1,6 +1,7 @@
 """Rows of one batch that are being answered, each a prompt of some trial."""
 
 from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 
 import torch
@@ -105,7 +106,12 @@ class Rows:
         self.unread.append(latest)
         return logits
 
-    def verify(self, model: Model, guesses: Sequence[Sequence[int]]) -> list[int]:
+    def verify(
+        self,
+        model: Model,
+        guesses: Sequence[Sequence[int]],
+        passing: AbstractContextManager[None] | None = None,
+    ) -> list[int]:
         """Feed the latest token of each row and guesses at what follows, and keep what is right.
 
         Each row gains its right guesses and the token after them. Columns of wrong ones stay, and
@@ -114,6 +120,7 @@ class Rows:
         Args:
             model: in the state that the rows belong to.
             guesses: tokens for each row, of which everything has been read.
+            passing: what is entered for the pass, as `AnswerStates.passing`.
 
         Returns:
             How many guesses of each row were right.
@@ -123,14 +130,17 @@ class Rows:
         real = [[1] * (1 + len(guess)) + [0] * (width - 1 - len(guess)) for guess in guesses]
         device = self.latest.device
         with torch.inference_mode():
-            guessed, shown = (torch.tensor(each, device=device) for each in (padded, real))
-            columns = torch.arange(width, device=device)
-            logits = self._pass(
-                model,
-                torch.cat([self.latest, guessed], dim=1),
-                torch.cat([self.mask, shown], dim=1),
-                torch.minimum(self.positions + columns * shown, self.last),
+            guessed, shown = (
+                torch.tensor(each, dtype=torch.long, device=device) for each in (padded, real)
             )
+            columns = torch.arange(width, device=device)
+            with passing or nullcontext():
+                logits = self._pass(
+                    model,
+                    torch.cat([self.latest, guessed], dim=1),
+                    torch.cat([self.mask, shown], dim=1),
+                    torch.minimum(self.positions + columns * shown, self.last),
+                )
             likeliest = logits.argmax(dim=-1).to(device)
             hits = (likeliest[:, :-1] == guessed) & (shown[:, 1:] == 1)
             right = hits.long().cumprod(dim=1).sum(dim=1, keepdim=True)

@@ -7,15 +7,20 @@ from torch import Tensor
 from torch.nn.functional import log_softmax
 
 from heretic.inference.activations import Recording, RecordingPlan, plan_recording, record
+from heretic.inference.answer_states import AnswerStates
 from heretic.inference.key_values import KeyValues, read_key_values
 from heretic.inference.prefill import Prefilled, prefill
 from heretic.inference.prompt_batches import (
     PromptBatch,
     prefix_batch,
     prompt_batches,
+    tokens_of_a_pass,
 )
 from heretic.model.devices import computing_device
 from heretic.model.loading import Model
+
+# Some answers of common lengths; further ones are rarely given again.
+ANSWER_TOKENS_OF_A_PROMPT = 512
 
 
 @dataclass(frozen=True)
@@ -48,6 +53,7 @@ class StudyPrompts:
         good, bad: batches.
         first_of_good, first_of_bad: the original's likeliest first response tokens, in the order of
             the batches.
+        answer_states: of answers, from which guesses may start; None where nothing is kept.
     """
 
     def __init__(
@@ -58,7 +64,7 @@ class StudyPrompts:
         prefix: int,
         gigabytes: float,
         most_rows: int,
-        tokens_of_a_pass: int | None = None,
+        cost_of_a_pass: int | None = None,
     ) -> None:
         """Make the passes of the unedited network.
 
@@ -69,15 +75,18 @@ class StudyPrompts:
             prefix: number of first tokens that all share, which are computed once; may be 0.
             gigabytes: that recordings may take.
             most_rows: of a batch.
-            tokens_of_a_pass: what a pass costs beside its tokens; the more, the larger batches.
+            cost_of_a_pass: beside its tokens, in tokens, as `tokens_of_a_pass` has it if none is
+                given; the more, the larger batches.
         """
         self.model = model
+        if cost_of_a_pass is None:
+            cost_of_a_pass = tokens_of_a_pass(model)
         self._devices = [computing_device(layer) for layer in model.get_layers()]
         shared = prefix_batch([*good, *bad], prefix, model) if prefix else None
-        batches = prompt_batches(good, prefix, most_rows, model, tokens_of_a_pass)
+        batches = prompt_batches(good, prefix, most_rows, model, cost_of_a_pass)
         others = [
             batch.shifted(len(good))
-            for batch in prompt_batches(bad, prefix, most_rows, model, tokens_of_a_pass)
+            for batch in prompt_batches(bad, prefix, most_rows, model, cost_of_a_pass)
         ]
         self.n_shared, self._plan = prefix, RecordingPlan()
         if gigabytes > 0:
@@ -97,6 +106,11 @@ class StudyPrompts:
         self.bad = [
             self._recorded(batch, key_values, self.first_of_bad, compared=False) for batch in others
         ]
+        self.answer_states: AnswerStates | None = None
+        if self._plan.answer_tokens:
+            n_outputs = self.good[0].recording.n_outputs
+            most = min(self._plan.answer_tokens, ANSWER_TOKENS_OF_A_PROMPT * len([*good, *bad]))
+            self.answer_states = AnswerStates(model, self._plan.layers, n_outputs, most)
 
     def __str__(self) -> str:
         batches = [*self.good, *self.bad]
@@ -138,6 +152,7 @@ class StudyPrompts:
         self.bad = [StudyBatch(batch.prompts) for batch in self.bad]
         if self.prefix is not None:
             self.prefix = StudyBatch(self.prefix.prompts)
+        self.answer_states = None
 
     def prefix_key_values(self, first_changed: int) -> KeyValues | None:
         """Keys and values of the shared prefix in the model's present state; None without one.

@@ -1,0 +1,169 @@
+"""What unedited layers computed for tokens of answers, so that guesses need not pass them again.
+
+A token's states below the first edited layer depend on the prompt and on the tokens before it
+alone, and trials guess the same answers time and again. Tokens of a prompt's answers are the nodes
+of a tree, each with a place of its own for every kept layer.
+"""
+
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from heretic.inference.activations import watching
+from heretic.inference.key_values import KeyValues, read_key_values
+from heretic.inference.prefill import Start, starting
+from heretic.inference.rows import Owner, Rows
+from heretic.model.loading import Model
+
+FIRST_ROOM = 1024
+
+
+class AnswerStates:
+    """Places of tokens, and what is known of how many layers of each."""
+
+    def __init__(self, model: Model, layers: Sequence[int], n_outputs: int, most: int) -> None:
+        """Know no tokens.
+
+        Args:
+            model: whose layers are passed over.
+            layers: whose inputs are kept, in ascending order.
+            n_outputs: how many values a layer puts out, as of `Start`.
+            most: tokens that are kept; when there are more, all are forgotten.
+        """
+        self._model, self._layers = model, layers
+        self._n_outputs, self._most = n_outputs, most
+        self._children: dict[tuple[int, int], int] = {}
+        self._depths: list[int] = []
+        self._kept: dict[tuple[str, int], Tensor] = {}
+
+    @contextmanager
+    def passing(
+        self, rows: Rows, guesses: Sequence[Sequence[int]], first_changed: int
+    ) -> Iterator[None]:
+        """While it lasts, a pass over the rows' latest tokens and their guesses begins late.
+
+        It begins at the last kept layer below which all of these tokens are known. What it tells of
+        them up to the first edited layer is kept.
+
+        Args:
+            rows: of which everything has been read.
+            guesses: at what follows each row's latest token.
+            first_changed: no layer before it is edited in any row's trial.
+        """
+        reach = self._last_kept(first_changed)
+        if reach == 0:
+            yield
+            return
+        places = [
+            self._find(owner, answer, guess)
+            for owner, answer, guess in zip(rows.owners, rows.answers, guesses, strict=True)
+        ]
+        if len(self._depths) > self._most:
+            self._forget()
+            yield
+            return
+        known = min(self._depths[place] for some in places for place in some)
+        layer = self._last_kept(min(known, reach))
+        start = self._start(layer, places) if layer else None
+        new = [kept for kept in self._layers if layer < kept <= reach]
+        width = rows.mask.shape[1]
+        seen: dict[int, Tensor] = {}
+        with ExitStack() as stack:
+            layers = self._model.get_layers()
+            stack.enter_context(starting(layers, start))
+            if new:
+                stack.enter_context(watching(layers, new, seen, [0]))
+            yield
+        if start is not None:
+            _add(rows, start.key_values)
+        if new:
+            self._keep(places, seen, read_key_values(rows.cache, width)[:reach])
+
+    def _last_kept(self, layer: int) -> int:
+        return max((kept for kept in self._layers if kept <= layer), default=0)
+
+    def _forget(self) -> None:
+        self._children.clear()
+        self._depths.clear()
+
+    def _find(self, owner: Owner, answer: Sequence[int], guess: Sequence[int]) -> list[int]:
+        """Places of the last token of an answer and of the guess after it, new ones among them."""
+        path, place = [], -1 - owner.prompt
+        for token in (*answer, *guess):
+            place = self._children.setdefault((place, token), len(self._depths))
+            if place == len(self._depths):
+                self._depths.append(0)
+            path.append(place)
+        return path[len(answer) - 1 :]
+
+    def _start(self, layer: int, places: Sequence[Sequence[int]]) -> Start:
+        """Where a pass over tokens begins of which so many layers are known."""
+        width = max(map(len, places))
+        # What stands in columns of no guess is hidden.
+        table = torch.tensor([[*some, *[some[-1]] * (width - len(some))] for some in places])
+
+        def read(kind: str, at: int) -> Tensor:
+            kept = self._kept[kind, at]
+            return kept[table.to(kept.device)]
+
+        key_values: KeyValues = [
+            (read("keys", below).transpose(1, 2), read("values", below).transpose(1, 2))
+            if ("keys", below) in self._kept
+            else None
+            for below in range(layer)
+        ]
+        return Start(layer, read("inputs", layer), key_values, self._n_outputs)
+
+    def _keep(
+        self, places: Sequence[Sequence[int]], seen: dict[int, Tensor], key_values: KeyValues
+    ) -> None:
+        """Of tokens that are not known up to the last layer that was seen, what a pass showed."""
+        reach = len(key_values)
+        new = {
+            place: (row, column)
+            for row, some in enumerate(places)
+            for column, place in enumerate(some)
+            if self._depths[place] < reach
+        }
+        at = torch.tensor(list(new))
+        rows, columns = torch.tensor(list(new.values())).unbind(dim=1)
+
+        def write(kind: str, layer: int, shown: Tensor) -> None:
+            """Tokens' parts `shown` [batch, tokens, ...] of a layer."""
+            part = shown[rows.to(shown.device), columns.to(shown.device)]
+            kept = self._room(kind, layer, part)
+            kept[at.to(kept.device)] = part
+
+        for layer, states in seen.items():
+            write("inputs", layer, states)
+        for layer in range(min(self._depths[place] for place in new), reach):
+            both = key_values[layer]
+            if both is not None:
+                write("keys", layer, both[0].transpose(1, 2))
+                write("values", layer, both[1].transpose(1, 2))
+        for place in new:
+            self._depths[place] = reach
+
+    def _room(self, kind: str, layer: int, like: Tensor) -> Tensor:
+        """What is kept of a layer [places, ...], with room for all places that there are."""
+        kept = self._kept.get((kind, layer))
+        room = 0 if kept is None else len(kept)
+        if room < len(self._depths):
+            larger = min(self._most, max(FIRST_ROOM, 2 * len(self._depths)))
+            place = like.new_empty(larger, *like.shape[1:])
+            if kept is not None:
+                place[:room] = kept
+            self._kept[kind, layer] = kept = place
+        assert kept is not None
+        return kept
+
+
+def _add(rows: Rows, key_values: KeyValues) -> None:
+    """Keys and values of the first layers, which a pass left out."""
+    caches: Sequence[Any] = rows.cache.layers
+    for cache, part in zip(caches, key_values, strict=False):
+        if part is not None:
+            cache.update(*part)
