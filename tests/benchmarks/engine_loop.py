@@ -16,15 +16,18 @@ from heretic.ablation.plan import Edit
 from heretic.ablation.vectors import normalize
 from heretic.evaluation.engine_choice import make_trial_engine
 from heretic.evaluation.scorers import ScoredPrompts
+from heretic.evaluation.scorers.degenerate import is_off_script
 from heretic.evaluation.trial_engine import TrialEngine
 from heretic.evaluation.trial_scores import Limits, TrialScores
 from heretic.model.loading import Model, load_model
 from heretic.optimization.samplers import Sampling, make_sampler
 from heretic.optimization.search_space import SearchSpace
+from heretic.prompts.prompt import Prompt
 from heretic.residuals import get_residual_means
 from heretic.settings import Settings
 from heretic.stages import StageClock
 
+LONG_TEXT = "This is long enough for its language to be told from that of other texts, we hope."
 FINISHED, ASKS, STARTUP_TRIALS = 200, 10, 15
 
 
@@ -95,6 +98,8 @@ def run_ours(
 ) -> Measured:
     """Time the trials, of which the first ones warm up; all of them generate."""
     clock = StageClock(work.device)
+    # What tells languages is read once a study, at the first longer answer.
+    is_off_script(Prompt(LONG_TEXT), LONG_TEXT)
     _score(engine, trials[:n_warm_up], clock)
     rest = peak = None
     if work.device.type == "cuda":

@@ -6,8 +6,8 @@ All ways run the same number of trials on the same model, prompts, data type and
 after the other, and none is timed in its first trial. Ours and the plain loop run the same trials,
 drawn at random from the search space, and must score the same; upstream draws its own, with the
 same edit of a matrix, and is read from its log. Seconds are means of a trial: `restore` is loading
-the model again in the plain loop and resetting adapters in upstream's. The plain loop and ours
-answer good prompts as well as bad ones, upstream does only with `--answer-good`.
+the model again in the plain loop and resetting adapters in upstream's. All ways answer the good
+prompts as well as the bad ones; by itself, and with `--bad-only`, upstream answers the bad alone.
 
 By default the demo model, which refuses, and one of 50 million parameters that answers as it does
 run on the CPU; `50m-random` is a random one of that size, which neither refuses nor ends. The first
@@ -79,8 +79,8 @@ class Preset:
 
 
 PRESETS = {
-    "demo": Preset(prompts=100, tokens=100, batch_size=128, trials=24, others=24),
-    "50m": Preset(prompts=48, tokens=100, batch_size=128, trials=6, others=6),
+    "demo": Preset(prompts=100, tokens=100, batch_size=128, trials=60, others=60),
+    "50m": Preset(prompts=48, tokens=100, batch_size=128, trials=12, others=12),
     "50m-random": Preset(prompts=24, tokens=32, batch_size=128, trials=4, others=4),
     "tiny": Preset(prompts=6, tokens=8, batch_size=8, trials=2, others=2),
     "32b": Preset(
@@ -122,7 +122,9 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--upstream", type=Path, metavar="PYTHON", help="that has heretic-llm")
     parser.add_argument("--no-upstream", action="store_true")
     parser.add_argument("--no-plain", action="store_true")
-    parser.add_argument("--answer-good", action="store_true", help="upstream does too")
+    parser.add_argument(
+        "--bad-only", action="store_true", help="upstream answers no good prompts, as by itself"
+    )
     parser.add_argument("--floors", action="store_true", help="measure them on a CPU too")
     return parser.parse_args()
 
@@ -160,7 +162,7 @@ def compare(name: str, arguments: argparse.Namespace) -> None:
         exact = work.dtype == torch.float32
         say(agreement(found.scores, others[-1].scores, exact=exact))
     if not arguments.no_upstream:
-        answer_good = arguments.answer_good
+        answer_good = not arguments.bad_only
         limit = 3600.0 if work.device.type == "cuda" else 600.0
         others.append(
             run_upstream(
