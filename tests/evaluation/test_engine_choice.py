@@ -23,7 +23,7 @@ from heretic.evaluation.scorers.log_odds import RefusalTokens
 from heretic.evaluation.trial_engine import TrialEngine
 from heretic.evaluation.trial_queue import TrialQueue
 from heretic.evaluation.trial_scores import Limits
-from heretic.inference import prompt_batches, study_prompts
+from heretic.inference import answer_states, prompt_batches, study_prompts
 from heretic.inference.activations import RecordingPlan, record
 from heretic.inference.prefill import prefill
 from heretic.model.loading import Model
@@ -287,6 +287,16 @@ def test_padding_is_tried_however_alike_or_unlike_the_lengths_of_prompts_are(
         engine = engine_for(model, good=prompts, bad=prompts[::-1])
     assert "Not as plain passes with" in caplog.text
     assert not isinstance(engine, FastEngine) or engine.study.prefix is None
+
+
+def test_nothing_is_guessed_where_passes_over_known_answers_are_not_as_plain_ones(
+    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(answer_states, "_add", lambda rows, key_values: None)
+    with caplog.at_level(logging.INFO, "heretic"):
+        engine = fast(engine_for(tiny_model()))
+    assert not engine.options.guesses
+    assert "guessed answers" in caplog.text
 
 
 def test_half_precision_guesses_nothing() -> None:

@@ -7,6 +7,8 @@ import torch
 from tiny_models import PROMPTS, tiny_model
 from torch import nn
 
+from heretic.ablation.memory_plan import SHARE_OF_FREE_MEMORY
+from heretic.inference import activations
 from heretic.inference.activations import plan_recording
 from heretic.inference.prompt_batches import prompt_batches
 from heretic.inference.study_prompts import StudyPrompts
@@ -64,6 +66,19 @@ def test_the_network_is_as_it_was_after_a_pass_that_began_later() -> None:
     with pytest.raises((RuntimeError, IndexError)):
         prompts.prefill(prompts.good[0], 3, None)
     assert [dict(layer.__dict__) for layer in model.get_layers()] == before
+
+
+def test_answers_are_kept_where_the_device_has_room(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = deep_model()
+    batches = prompt_batches(model.chat.encode(PROMPTS), 0, 4, model, 128)
+    tokens = sum(batch.inputs.numel() for batch in batches)
+    whole = needed(study(model, 1.0))
+    for budget, free, times in ((3.0, 100.0, 2), (100.0, 3.0, 2), (1.0, 100.0, 0)):
+        room = free * whole / SHARE_OF_FREE_MEMORY
+        monkeypatch.setattr(activations, "free_memory", lambda device, room=room: room)
+        plan = plan_recording(model, batches, None, budget * whole / 1e9)
+        assert plan.layers == (1, 2, 3, 4, 5, 6)
+        assert plan.answer_tokens == pytest.approx(times * tokens, abs=1)
 
 
 def test_the_budget_is_kept_with_layers_evenly_spaced() -> None:

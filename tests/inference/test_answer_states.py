@@ -7,7 +7,7 @@ import pytest
 import torch
 from tiny_models import PROMPTS, tiny_model
 
-from heretic.inference import study_prompts
+from heretic.inference import answer_states, study_prompts
 from heretic.inference.answer_states import AnswerStates
 from heretic.inference.proof import begin
 from heretic.inference.rows import Rows
@@ -120,22 +120,50 @@ def test_no_more_tokens_are_kept_than_there_is_room_for(model: Model) -> None:
     prompts.answer_states = AnswerStates(model, layers, 0, tokens)
     verified(prompts, guesses, 3)
     assert verified(prompts, guesses, 3)[0][0] == 3
-    # There is no room for others, and then for these no longer either.
+    # There is no room for others, and all begins anew.
     verified(prompts, [[(row[0] + 1) % 200, *row[1:]] for row in guesses], 3)
-    seen, rows = verified(prompts, guesses, 3)
-    assert seen[0] == 0
-    require_answers(rows, plain)
+    for first_computed in (0, 3):
+        seen, rows = verified(prompts, guesses, 3)
+        assert seen[0] == first_computed
+        require_answers(rows, plain)
     prompts.answer_states = AnswerStates(model, layers, 0, tokens - 1)
     for _ in range(2):
         assert verified(prompts, guesses, 3)[0][0] == 0
+
+
+def test_tokens_that_come_later_leave_known_ones_in_their_places(
+    model: Model, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(answer_states, "FIRST_ROOM", 1)
+    prompts = study(model)
+    plain = generate(model, PROMPTS, LENGTH)
+    guesses = [answer[1:4] for answer in plain]
+    verified(prompts, guesses, 3)
+    for other in range(1, 5):
+        verified(prompts, [[(row[0] + other) % 200, *row[1:]] for row in guesses], 3)
+    seen, rows = verified(prompts, guesses, 3)
+    assert seen[0] == 3
+    require_answers(rows, plain)
+
+
+def test_tokens_of_which_unlike_much_is_known_may_share_a_pass(model: Model) -> None:
+    prompts = study(model)
+    plain = generate(model, PROMPTS, LENGTH)
+    guesses = [answer[1:4] for answer in plain]
+    verified(prompts, [guess if row % 2 else [] for row, guess in enumerate(guesses)], 2)
+    for first_computed in (0, 4):
+        seen, rows = verified(prompts, guesses, 4)
+        assert seen[0] == first_computed
+        require_answers(rows, plain)
 
 
 def test_a_study_keeps_some_answers_of_each_prompt(
     model: Model, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     guesses = [answer[1:4] for answer in generate(model, PROMPTS, LENGTH)]
+    monkeypatch.setattr(study_prompts, "LEAST_ANSWER_TOKENS", 1)
     for tokens, first_computed in ((4, 3), (3, 0)):
-        monkeypatch.setattr(study_prompts, "ANSWER_TOKENS_OF_A_PROMPT", tokens)
+        monkeypatch.setattr(study_prompts, "MOST_ANSWER_TOKENS", tokens)
         prompts = study(model)
         verified(prompts, guesses, 3)
         assert verified(prompts, guesses, 3)[0][0] == first_computed

@@ -14,6 +14,7 @@ from heretic.inference.steps import PlainSteps
 from heretic.inference.study_prompts import StudyPrompts
 from heretic.model.decoding import generate
 from heretic.model.loading import Model
+from heretic.prompts.prompt import Prompt
 
 LENGTH = 12
 COST = 40  # of a pass beside its tokens, in tokens
@@ -55,13 +56,17 @@ def passes(model: Model) -> list[int]:
 
 
 def answers_of(
-    model: Model, book: DraftBook | None, ends: Sequence[int] = (), between_reads: int = 1
+    model: Model,
+    book: DraftBook | None,
+    ends: Sequence[int] = (),
+    between_reads: int = 1,
+    asked: Sequence[Prompt] = PROMPTS,
 ) -> Mapping[Owner, list[int]]:
-    prompts = StudyPrompts(model, model.chat.encode(PROMPTS), [], 0, 0.0, most_rows=3)
+    prompts = StudyPrompts(model, model.chat.encode(asked), [], 0, 0.0, most_rows=3)
     ending = Ending(set(ends), LENGTH, lambda texts: [False] * len(texts))
     steps = PlainSteps(model)
     steps.between_reads = between_reads
-    return decode_rows(model, steps, AllAtOnce(prompts), 8, ending, book)
+    return decode_rows(model, steps, AllAtOnce(prompts), 8 + len(asked), ending, book)
 
 
 def test_known_answers_are_verified_in_few_passes(model: Model, passes: list[int]) -> None:
@@ -100,7 +105,25 @@ def test_an_end_token_may_be_guessed(model: Model) -> None:
     assert min(map(len, short.values())) < LENGTH
     book = DraftBook(COST)
     assert answers_of(model, book, ends) == short
+    for owner, answer in short.items():
+        if len(answer) > 1:
+            # The pass over these tells the end.
+            known = guess(book, owner.prompt, answer[:1]).tokens
+            assert known == (answer[1:] if len(answer) < LENGTH else answer[1:-1])
     assert answers_of(model, book, ends) == short
+
+
+def test_decoding_learns_which_guesses_are_wrong(model: Model) -> None:
+    book = DraftBook(COST)
+
+    def length() -> int:
+        book.learn(0, [first, *range(100, 100 + 2 * LONGEST)])
+        return len(guess(book, 0, [first], others=60).tokens)
+
+    first = answers_of(model, None)[Owner(0, 0)][0]
+    before = length()
+    answers_of(model, book)
+    assert length() < before
 
 
 def guess(book: DraftBook, prompt: int, answer: Sequence[int], others: int = 0) -> Guess:
@@ -184,6 +207,10 @@ def test_the_more_rows_share_a_pass_the_less_is_guessed() -> None:
     assert lengths == sorted(lengths, reverse=True)
     assert lengths[0] == LONGEST
     assert len(set(lengths)) > 2
+    # Rows that are done share it, but nothing is guessed for them.
+    owners = [Owner(0, prompt) for prompt in range(1001)]
+    done = book.propose(owners, [[0]] * 1001, [FAR, *[0] * 1000])
+    assert len(done[0].tokens) == LONGEST
 
 
 def test_no_more_is_guessed_than_there_is_room_for() -> None:
@@ -236,11 +263,18 @@ def test_guesses_take_no_more_logits_than_allowed(
 
 @pytest.mark.parametrize("between_reads", [1, 4])
 def test_no_token_is_fed_beyond_what_a_network_has_learned(between_reads: int) -> None:
-    longest = max(map(len, tiny_model().chat.encode(PROMPTS)))
+    lengths = list(map(len, tiny_model().chat.encode(PROMPTS)))
+    longest = max(lengths)
     # The last token of an answer is not fed.
     model = tiny_model("gpt2", n_positions=longest + LENGTH - 1)
-    book, found = DraftBook(COST), []
-    for _ in range(3):
-        found.append(answers_of(model, book, between_reads=between_reads))
-    assert found[0] == found[1] == found[2]
-    assert [found[0][Owner(0, i)] for i in range(len(PROMPTS))] == generate(model, PROMPTS, LENGTH)
+    # Many, and passes dear, so that the longest, which is done, stays among them for a while.
+    others = [prompt for prompt, n in zip(PROMPTS, lengths, strict=True) if n < longest]
+    many = [PROMPTS[lengths.index(longest)], *others * 4]
+    plain = generate(model, many, LENGTH)
+    for spoiled in range(3):
+        book = DraftBook(1000)
+        for row, answer in enumerate(plain):
+            right = row == 0 or spoiled == 0
+            book.learn(row, answer if right else [*answer[: 2 * spoiled], 0, 0, 0])
+        found = answers_of(model, book, between_reads=between_reads, asked=many)
+        assert [found[Owner(0, row)] for row in range(len(many))] == plain

@@ -117,6 +117,15 @@ def test_decodes_without_special_tokens() -> None:
     assert ChatFormat(tokenizer).decode(ids) == "Hi"
 
 
+def test_what_was_decoded_is_remembered(monkeypatch: pytest.MonkeyPatch) -> None:
+    chat = ChatFormat(tiny_tokenizer())
+    ids = chat.encode([Prompt("Hi"), Prompt("Ho")])
+    once = chat.decode_all(ids)
+    assert once == [chat.decode(row) for row in ids]
+    monkeypatch.setattr(PreTrainedTokenizerFast, "decode", lambda *_, **__: "another text")
+    assert chat.decode_all([*ids, ids[0][:1]]) == [*once, "another text"]
+
+
 @pytest.mark.parametrize("template", [NO_SYSTEM_ROLE, DROPS_SYSTEM])
 def test_without_a_system_role_the_system_prompt_opens_the_users_turn(template: str) -> None:
     """Otherwise the study would run on prompts that nobody asked for."""

@@ -36,7 +36,7 @@ class EngineOptions:
         activation_cache_gb: gigabytes for what the unedited network computed.
         share_prefix: compute what all prompts begin with once.
         retire: stop answers that no score depends on any further, such as refusals.
-        drafts: guess answers from those of earlier trials; not with `compile`.
+        drafts: guess answers from earlier ones and from n-grams; not with `compile`.
         compile: compile the decoding step.
     """
 

@@ -128,6 +128,8 @@ class AnswerStates:
             for column, place in enumerate(some)
             if self._depths[place] < reach
         }
+        if not new:  # of a cache with fewer layers
+            return
         at = torch.tensor(list(new))
         rows, columns = torch.tensor(list(new.values())).unbind(dim=1)
 

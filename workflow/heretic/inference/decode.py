@@ -10,7 +10,8 @@ from heretic.inference.rows import Owner, Rows, join
 from heretic.inference.steps import Steps
 from heretic.model.loading import Model
 
-# Text is decoded again as a whole, so not for each token.
+# Text is decoded again as a whole, which takes as long as a small network's step; what settles an
+# answer is seen one token late at most.
 TOKENS_BETWEEN_LOOKS = 2
 
 
@@ -149,6 +150,7 @@ class _Decoding:
         self, rows: Rows, guesses: Sequence[Guess], groups: Sequence[Sequence[int]]
     ) -> Rows | None:
         """A pass for each group of rows, whose guesses are of similar lengths; who is left."""
+        self._steps.end(rows)
         left = []
         for group in groups:
             part = rows.select(group)

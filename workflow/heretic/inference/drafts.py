@@ -19,7 +19,7 @@ MOST_ANSWERS = 4
 LONGEST = 32
 # Tokens by which places in answers are found again, the most first.
 N_GRAMS = (3, 2, 1)
-# Answers keep coming; about so many are remembered, with a hundred bytes each.
+# Answers keep coming, and a place takes about 200 bytes.
 MOST_PLACES = 500_000
 # How many right and wrong guesses records begin with, and what share of those seen is remembered
 # with each further one.

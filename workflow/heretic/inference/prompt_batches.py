@@ -1,5 +1,6 @@
 """Prompts as tensors that every trial takes as they are: tokenised, sorted and padded once."""
 
+from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from itertools import takewhile
@@ -92,14 +93,16 @@ def batches_by_length(lengths: Sequence[int], largest: int, cost_of_a_pass: int)
         for cut in range(1, len(order))
         if len(order) > largest or lengths[order[cut]] < lengths[order[cut - 1]]
     ]
-    costs, starts = {0: 0}, {0: 0}
+    costs, starts, within = {0: 0}, {0: 0}, deque([0])
     for end in [*cuts, len(order)] if order else []:
+        while end - within[0] > largest:
+            within.popleft()
         options = [
-            (cost + cost_of_a_pass + (end - start) * lengths[order[start]], start)
-            for start, cost in costs.items()
-            if end - start <= largest
+            (costs[start] + cost_of_a_pass + (end - start) * lengths[order[start]], start)
+            for start in within
         ]
         costs[end], starts[end] = min(options)
+        within.append(end)
     batches, end = [], len(order)
     while end > 0:
         batches.append(order[starts[end] : end])

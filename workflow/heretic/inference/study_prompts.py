@@ -19,8 +19,9 @@ from heretic.inference.prompt_batches import (
 from heretic.model.devices import computing_device
 from heretic.model.loading import Model
 
-# Some answers of common lengths; further ones are rarely given again.
-ANSWER_TOKENS_OF_A_PROMPT = 512
+# Some answers of common lengths; further ones are rarely given again, and fewer than one of each
+# prompt are of no use.
+MOST_ANSWER_TOKENS, LEAST_ANSWER_TOKENS = 512, 32
 
 
 @dataclass(frozen=True)
@@ -107,9 +108,10 @@ class StudyPrompts:
             self._recorded(batch, key_values, self.first_of_bad, compared=False) for batch in others
         ]
         self.answer_states: AnswerStates | None = None
-        if self._plan.answer_tokens:
+        n_prompts = len(good) + len(bad)
+        if self._plan.answer_tokens >= LEAST_ANSWER_TOKENS * n_prompts:
             n_outputs = self.good[0].recording.n_outputs
-            most = min(self._plan.answer_tokens, ANSWER_TOKENS_OF_A_PROMPT * len([*good, *bad]))
+            most = min(self._plan.answer_tokens, MOST_ANSWER_TOKENS * n_prompts)
             self.answer_states = AnswerStates(model, self._plan.layers, n_outputs, most)
 
     def __str__(self) -> str:
@@ -120,7 +122,7 @@ class StudyPrompts:
         return (
             f"{sum(len(batch.prompts) for batch in batches)} prompts in {len(batches)} batches, "
             f"{self.n_shared} tokens shared by all, {1 - real / tokens:.0%} of the rest is "
-            f"padding; {self._plan}"
+            f"padding; {self._plan}{', and answers' * (self.answer_states is not None)}"
         )
 
     def _recorded(

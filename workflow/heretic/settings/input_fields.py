@@ -179,9 +179,9 @@ class InputFields(BaseSettings):
     activation_cache_gb: float = setting(
         8.0,
         "Gigabytes for layer inputs, keys and values of the evaluation prompts, computed once per "
-        "study so that a trial starts at the first layer that it edits, and of answers that trials "
-        "give again; kept on the model's device or, where that has no room, in main memory. 0 "
-        "switches it off.",
+        "study so that a trial starts at the first layer that it edits; kept on the model's device "
+        "or, where that has no room, in main memory. Answers that trials give again are kept too "
+        "where the device has room. 0 switches it off.",
         runtime=True,
         ge=0,
     )
