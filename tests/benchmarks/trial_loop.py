@@ -80,7 +80,7 @@ class Preset:
 
 PRESETS = {
     "demo": Preset(prompts=100, tokens=100, batch_size=128, trials=60, others=60),
-    "50m": Preset(prompts=48, tokens=100, batch_size=128, trials=12, others=12),
+    "50m": Preset(prompts=48, tokens=100, batch_size=128, trials=16, others=16),
     "50m-random": Preset(prompts=24, tokens=32, batch_size=128, trials=4, others=4),
     "tiny": Preset(prompts=6, tokens=8, batch_size=8, trials=2, others=2),
     "32b": Preset(

@@ -55,3 +55,10 @@ def test_a_layer_without_keys_stays_one() -> None:
     cache = make_cache([None, (part(1, 2), part(1, 2))])
     joined = join_rows([cache, cache])
     assert [part is None for part in read_key_values(joined)] == [True, False]
+    _, source = read_key_values(cache)
+    for made in (joined, select_rows(cache, torch.tensor([0, 0]))):
+        none, both = read_key_values(made)
+        assert none is None
+        assert source is not None
+        assert both is not None
+        assert both[0].equal(source[0].expand(2, -1, -1, -1))

@@ -107,7 +107,8 @@ class AnswerStates:
 
         def read(kind: str, at: int) -> Tensor:
             kept = self._kept[kind, at]
-            return kept[table.to(kept.device)]
+            found = kept.index_select(0, table.flatten().to(kept.device))
+            return found.view(*table.shape, *kept.shape[1:])
 
         key_values: KeyValues = [
             (read("keys", below).transpose(1, 2), read("values", below).transpose(1, 2))

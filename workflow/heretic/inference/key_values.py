@@ -9,7 +9,6 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.nn.functional import pad
 from transformers import DynamicCache
 from transformers.cache_utils import DynamicLayer
 
@@ -26,6 +25,12 @@ class RoomyLayer(DynamicLayer):  # type: ignore[no-untyped-call]
     def __init__(self) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self._places: tuple[Tensor, Tensor] | None = None
+
+    def hold(self, keys: Tensor, values: Tensor, tokens: int) -> None:
+        """Begin with the first tokens of what has room behind them [batch, heads, room, head]."""
+        self.lazy_initialization(keys, values)
+        self._places = keys, values
+        self.keys, self.values = keys[:, :, :tokens], values[:, :, :tokens]
 
     def update(
         self, key_states: Tensor, value_states: Tensor, *_: Any, **__: Any
@@ -47,9 +52,8 @@ class RoomyLayer(DynamicLayer):  # type: ignore[no-untyped-call]
 
 
 def _with_room(part: Tensor, tokens: int) -> Tensor:
-    batch, heads, length, size = part.shape
-    place = part.new_empty(batch, heads, tokens + ROOM, size)
-    place[:, :, :length] = part
+    place = _empty(part, len(part), tokens)
+    place[:, :, : part.shape[2]] = part
     return place
 
 
@@ -97,18 +101,26 @@ def crop(cache: DynamicCache, tokens: int) -> None:
 def select_rows(cache: DynamicCache, rows: Tensor, first: int = 0) -> DynamicCache:
     """Some rows of a cache, in the order of their indices [n], from token `first` on."""
     parts = read_key_values(cache, first)
-    return make_cache(each_part(parts, lambda part: part.index_select(0, rows.to(part.device))))
+    tokens = _length(parts)
+
+    def select(part: Tensor) -> Tensor:
+        place = _empty(part, len(rows), tokens)
+        torch.index_select(part, 0, rows.to(part.device), out=place[:, :, :tokens])
+        return place
+
+    return _holding(each_part(parts, select), tokens)
 
 
 def join_rows(caches: Sequence[DynamicCache]) -> DynamicCache:
     """The rows of several caches, narrower ones padded on the left; masks must hide that."""
-    width = max(cache.get_seq_length() for cache in caches)
+    all_parts = [read_key_values(cache) for cache in caches]
+    width = max(map(_length, all_parts))
     joined: KeyValues = []
-    for layer in zip(*map(read_key_values, caches), strict=True):
+    for layer in zip(*all_parts, strict=True):
         parts = [part for part in layer if part is not None]
         keys, values = zip(*parts, strict=True) if parts else ((), ())
         joined.append((_stack(keys, width), _stack(values, width)) if parts else None)
-    return make_cache(joined)
+    return _holding(joined, width)
 
 
 def each_part(parts: KeyValues, change: Callable[[Tensor], Tensor]) -> KeyValues:
@@ -116,5 +128,32 @@ def each_part(parts: KeyValues, change: Callable[[Tensor], Tensor]) -> KeyValues
     return [None if part is None else (change(part[0]), change(part[1])) for part in parts]
 
 
+def _length(parts: KeyValues) -> int:
+    return max((part[0].shape[2] for part in parts if part is not None), default=0)
+
+
+def _holding(places: KeyValues, tokens: int) -> DynamicCache:
+    """A cache that begins with the first tokens of these places, and goes on in them."""
+    cache = empty_cache()
+    for part in places:
+        layer = RoomyLayer()
+        if part is not None:
+            layer.hold(*part, tokens)
+        cache.layers.append(layer)
+    return cache
+
+
+def _empty(like: Tensor, rows: int, tokens: int) -> Tensor:
+    """A place for so many rows of tokens and those that come."""
+    return like.new_empty(rows, like.shape[1], tokens + ROOM, like.shape[3])
+
+
 def _stack(parts: Sequence[Tensor], width: int) -> Tensor:
-    return torch.cat([pad(part, (0, 0, width - part.shape[2], 0)) for part in parts])
+    """All rows in one place, narrower ones with zeros before them."""
+    place, row = _empty(parts[0], sum(map(len, parts)), width), 0
+    for part in parts:
+        rows, before = slice(row, row + len(part)), width - part.shape[2]
+        place[rows, :, :before] = 0
+        place[rows, :, before:width] = part
+        row += len(part)
+    return place

@@ -127,13 +127,12 @@ class Rows:
         """
         width = 1 + max(map(len, guesses))
         padded = [[*guess, *[0] * (width - 1 - len(guess))] for guess in guesses]
-        real = [[1] * (1 + len(guess)) + [0] * (width - 1 - len(guess)) for guess in guesses]
         device = self.latest.device
         with torch.inference_mode():
-            guessed, shown = (
-                torch.tensor(each, dtype=torch.long, device=device) for each in (padded, real)
-            )
+            guessed = torch.tensor(padded, dtype=torch.long, device=device)
+            lengths = torch.tensor([[len(guess)] for guess in guesses], device=device)
             columns = torch.arange(width, device=device)
+            shown = (columns <= lengths).long()
             with passing or nullcontext():
                 logits = self._pass(
                     model,
