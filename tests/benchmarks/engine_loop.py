@@ -94,19 +94,24 @@ def draw_trials(space: SearchSpace, count: int, seed: int = 0) -> list[AblationP
 
 
 def run_ours(
-    engine: TrialEngine, work: Work, trials: Sequence[Sequence[Edit]], n_warm_up: int
+    engine: TrialEngine,
+    work: Work,
+    trials: Sequence[Sequence[Edit]],
+    n_warm_up: int,
+    max_kl: float | None = None,
 ) -> Measured:
-    """Time the trials, of which the first ones warm up; all of them generate."""
+    """Time the trials, of which the first ones warm up; those within `max_kl` nats generate."""
     clock = StageClock(work.device)
     # What tells languages is read once a study, at the first longer answer.
     is_off_script(Prompt(LONG_TEXT), LONG_TEXT)
-    _score(engine, trials[:n_warm_up], clock)
+    limits = Limits(max_kl)
+    _score(engine, trials[:n_warm_up], limits, clock)
     rest = peak = None
     if work.device.type == "cuda":
         rest = torch.cuda.memory_allocated(work.device)
         torch.cuda.reset_peak_memory_stats(work.device)
     clock.read()
-    found = _score(engine, trials[n_warm_up:], clock)
+    found = _score(engine, trials[n_warm_up:], limits, clock)
     seconds = means([clock.read()], len(found))
     if work.device.type == "cuda":
         peak = torch.cuda.max_memory_allocated(work.device)
@@ -116,18 +121,22 @@ def run_ours(
         )
         for one in found
     ]
-    refused = sum(score.refusals for score in scores) / (len(scores) * len(work.texts.bad))
-    return Measured("ours", seconds, scores, refused, rest, peak)
+    answered = [one for one in found if one["refusals"] is not None]
+    refused = sum(one["refusals"] for one in answered) / (
+        max(1, len(answered)) * len(work.texts.bad)
+    )
+    way = "ours" if max_kl is None else f"ours, KL to {max_kl:g}"
+    return Measured(way, seconds, scores, refused, rest, peak)
 
 
 def _score(
-    engine: TrialEngine, trials: Sequence[Sequence[Edit]], clock: StageClock
+    engine: TrialEngine, trials: Sequence[Sequence[Edit]], limits: Limits, clock: StageClock
 ) -> list[TrialScores]:
     step = engine.trials_in_flight
     return [
         score
         for start in range(0, len(trials), step)
-        for score in engine.score(trials[start : start + step], Limits(), clock)
+        for score in engine.score(trials[start : start + step], limits, clock)
     ]
 
 

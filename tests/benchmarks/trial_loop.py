@@ -8,6 +8,8 @@ drawn at random from the search space, and must score the same; upstream draws i
 same edit of a matrix, and is read from its log. Seconds are means of a trial: `restore` is loading
 the model again in the plain loop and resetting adapters in upstream's. All ways answer the good
 prompts as well as the bad ones; by itself, and with `--bad-only`, upstream answers the bad alone.
+Ours is timed once as it answers all trials, like the other ways, and once as a search does, which
+answers no trial beyond `max_kl`.
 
 By default the demo model, which refuses, and one of 50 million parameters that answers as it does
 run on the CPU; `50m-random` is a random one of that size, which neither refuses nor ends. The first
@@ -61,6 +63,7 @@ from heretic.ablation.plan import plan_edits
 from heretic.model.memory import PeakMemory
 from heretic.model.threads import set_threads
 from heretic.optimization.search_space import SearchSpace
+from heretic.settings import Settings
 
 MAX_WEIGHT = 2.0
 
@@ -151,7 +154,7 @@ def compare(name: str, arguments: argparse.Namespace) -> None:
     """Run all ways on one model, and print what each takes and the ratios."""
     preset = chosen(PRESETS[name], arguments)
     work = prepare(name, preset, arguments)
-    found, trials = search(name, work, preset, arguments)
+    found, limited, trials = search(name, work, preset, arguments)
     gc.collect()  # the network, before another one is loaded
     if work.device.type == "cuda":
         torch.cuda.empty_cache()
@@ -172,7 +175,11 @@ def compare(name: str, arguments: argparse.Namespace) -> None:
         say(row(others[-1]))
         also = "also" if answer_good else "not"
         say(f"upstream draws other trials, and does {also} answer the good prompts")
-    ratios = (f"ours/{other.way} {other.total / found.total:.2f}" for other in others)
+    ratios = (
+        f"{ours.way}/{other.way} {other.total / ours.total:.2f}"
+        for other in others
+        for ours in (found, limited)
+    )
     say(f"{name}: {'  '.join(ratios)}")
 
 
@@ -206,8 +213,11 @@ def prepare(name: str, preset: Preset, arguments: argparse.Namespace) -> Work:
 
 def search(
     name: str, work: Work, preset: Preset, arguments: argparse.Namespace
-) -> tuple[Measured, list[list[NamedEdit]]]:
-    """Our trials, and the same ones for another way, whose first one is for warming up."""
+) -> tuple[Measured, Measured, list[list[NamedEdit]]]:
+    """Our trials, all answered and as a search has them, and the same for another way.
+
+    The first one of the latter is for warming up.
+    """
     options = EngineOptions(
         arguments.engine, arguments.trials_in_flight, arguments.activation_cache_gb
     )
@@ -226,7 +236,6 @@ def search(
     peak = PeakMemory(model.network)
     found = run_ours(engine, work, trials, in_flight)
     engine.restore()
-    del engine
     say(row(found))
     say(sampler_line(found, sampler_seconds(space)))
     say(memory_line(found, model, peak))
@@ -234,7 +243,13 @@ def search(
         rates = measured_rates(work)
         say(floors_line(found, model, work, rates, in_flight))
         say(edit_line(model, directions, rates))
-    return found, [named(edits) for edits in trials[in_flight - 1 :]]
+    del engine
+    # Another one, which knows no answers.
+    engine = our_engine(model, work, directions, options)
+    limited = run_ours(engine, work, trials, in_flight, Settings().max_kl)
+    engine.restore()
+    say(row(limited))
+    return found, limited, [named(edits) for edits in trials[in_flight - 1 :]]
 
 
 if __name__ == "__main__":
