@@ -236,6 +236,7 @@ def search(
     peak = PeakMemory(model.network)
     found = run_ours(engine, work, trials, in_flight)
     engine.restore()
+    del engine
     say(row(found))
     say(sampler_line(found, sampler_seconds(space)))
     say(memory_line(found, model, peak))
@@ -243,7 +244,6 @@ def search(
         rates = measured_rates(work)
         say(floors_line(found, model, work, rates, in_flight))
         say(edit_line(model, directions, rates))
-    del engine
     # Another one, which knows no answers.
     engine = our_engine(model, work, directions, options)
     limited = run_ours(engine, work, trials, in_flight, Settings().max_kl)
