@@ -190,6 +190,7 @@ def test_the_index_and_the_metadata_are_those_of_the_library(tmp_path: Path) -> 
         assert found.metadata() == {"format": "pt"}
 
 
+@pytest.mark.heavy
 def test_its_peak_memory_is_that_of_one_tensor(capsys: pytest.CaptureFixture[str]) -> None:
     """Measured in processes of their own, on 270 MB of weights whose largest tensor has 32 MB."""
     found = compare(width=2048, layers=2)

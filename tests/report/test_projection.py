@@ -115,6 +115,7 @@ def test_files_that_do_not_fit_together_are_named(tmp_path: Path) -> None:
         list(project(open_states(tmp_path, 6), "pca"))
 
 
+@pytest.mark.heavy
 def test_pacmap_is_repeatable_and_has_no_line() -> None:
     draw = torch.Generator().manual_seed(1)
     good = torch.randn(20, 8, generator=draw, dtype=torch.float64)

@@ -205,6 +205,7 @@ def test_scores_on_overlapping_sets_are_never_written(demo_run: tuple[Workspace,
     assert (overlap / "evaluation.json").stat().st_mtime_ns == written
 
 
+@pytest.mark.heavy
 def test_a_model_that_refuses_nothing_is_not_searched(demo_run: tuple[Workspace, str]) -> None:
     edited = demo_run[0].results / "demo" / "model"
     start_from_demo(demo_run[0], "willing", *UP_TO_DIRECTIONS)
@@ -218,6 +219,7 @@ def test_a_model_that_refuses_nothing_is_not_searched(demo_run: tuple[Workspace,
     assert "there is nothing to search" in done.stdout
 
 
+@pytest.mark.heavy
 def test_the_card_of_an_earlier_model_does_not_outlive_it(demo_run: tuple[Workspace, str]) -> None:
     workspace = demo_run[0]
     shutil.copytree(workspace.results / "demo", workspace.results / "again")
