@@ -24,6 +24,8 @@ from transformers import (
     Qwen3MoeConfig,
 )
 
+from heretic.ablation.directions import AblationDirections
+from heretic.ablation.vectors import normalize
 from heretic.model.anatomy import dissect
 from heretic.model.batching import BatchSize
 from heretic.model.chat import ChatFormat
@@ -175,3 +177,10 @@ def load_saved(folder: Path, **changes: Any) -> Model:
     """Load a saved model as a phase does, on the CPU, with some settings changed."""
     options = Settings(device="cpu", max_batch_size=3, response_prefix="").model_dump(mode="json")
     return load_model(**{**options, "model": str(folder), **changes})
+
+
+def directions_of(model: Model) -> AblationDirections:
+    """Random unit directions of a study, the same in every call."""
+    draw = torch.Generator().manual_seed(1)
+    rows = torch.randn(model.anatomy.n_layers + 1, model.anatomy.d_model, generator=draw)
+    return AblationDirections.of(normalize(rows))

@@ -5,15 +5,13 @@ from typing import Any
 
 import pytest
 import torch
-from tiny_models import PROMPTS, tiny_model
+from tiny_models import PROMPTS, directions_of, tiny_model
 
 from heretic.ablation import memory_plan
-from heretic.ablation.directions import AblationDirections
 from heretic.ablation.editor import WeightEditor
 from heretic.ablation.engines import make_editor
 from heretic.ablation.output_side import OutputSideEditor
 from heretic.ablation.plan import Edit
-from heretic.ablation.vectors import normalize
 from heretic.errors import ModelLoadError
 from heretic.evaluation.engine_choice import make_trial_engine
 from heretic.evaluation.fast_engine import EngineOptions, FastEngine
@@ -40,12 +38,6 @@ GOOD, BAD = SAME_BEGINNING[:3], SAME_BEGINNING[2:]
 @pytest.fixture(autouse=True)
 def short_prefixes(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(prompt_batches, "MOST_TOKENS_OF_A_PASS", 4)
-
-
-def directions_of(model: Model) -> AblationDirections:
-    draw = torch.Generator().manual_seed(1)
-    rows = torch.randn(model.anatomy.n_layers + 1, model.anatomy.d_model, generator=draw)
-    return AblationDirections.of(normalize(rows))
 
 
 def engine_for(model: Model, **changes: Any) -> TrialEngine:

@@ -4,13 +4,10 @@ from collections.abc import Sequence
 from typing import Any
 
 import pytest
-import torch
-from tiny_models import PROMPTS, tiny_model
+from tiny_models import PROMPTS, directions_of, tiny_model
 
-from heretic.ablation.directions import AblationDirections
 from heretic.ablation.engines import make_editor
 from heretic.ablation.plan import Edit
-from heretic.ablation.vectors import normalize
 from heretic.evaluation.fast_engine import EngineOptions, FastEngine
 from heretic.evaluation.scorers import ScoredPrompts
 from heretic.evaluation.trial_scores import Limits
@@ -25,12 +22,6 @@ GOOD, BAD = PROMPTS[:3], PROMPTS[3:]
 
 def deep_model() -> Model:
     return tiny_model(num_hidden_layers=LAYERS)
-
-
-def directions_of(model: Model) -> AblationDirections:
-    draw = torch.Generator().manual_seed(1)
-    rows = torch.randn(LAYERS + 1, model.anatomy.d_model, generator=draw)
-    return AblationDirections.of(normalize(rows))
 
 
 def edit_from(model: Model, layer: int) -> list[Edit]:

@@ -3,10 +3,11 @@
 from collections.abc import Sequence
 
 import pytest
+from row_queue import RowQueue
 from tiny_models import PROMPTS, tiny_model
 
 from heretic.inference.decode import Ending, decode_rows
-from heretic.inference.rows import Owner, Rows
+from heretic.inference.rows import Owner
 from heretic.inference.steps import PlainSteps
 from heretic.inference.study_prompts import StudyPrompts
 from heretic.model.decoding import end_tokens, generate
@@ -15,26 +16,9 @@ from heretic.model.loading import Model
 MANY = [*PROMPTS, *PROMPTS[::-1]]
 
 
-class Queue:
-    """Batches of prompts, in the state of one trial."""
-
-    def __init__(self, model: Model, length: int) -> None:
-        self.length = length
-        self.prompts = StudyPrompts(model, model.chat.encode(MANY), [], 0, 0.0, most_rows=3)
-        self.left = list(self.prompts.good)
-        self.assigned: list[int] = []
-
-    def assign(self, owners: Sequence[Owner]) -> None:
-        self.assigned.append(len(owners))
-
-    def passing(self, rows: Rows, guesses: Sequence[Sequence[int]]) -> None:
-        pass
-
-    def take(self, room: int) -> Rows | None:
-        if not self.left or len(self.left[0].prompts) > room:
-            return None
-        batch = self.left.pop(0)
-        return Rows.of(self.prompts.prefill(batch, 0, None), batch.prompts, 0, self.length)
+def queue_of(model: Model, length: int) -> RowQueue:
+    prompts = StudyPrompts(model, model.chat.encode(MANY), [], 0, 0.0, most_rows=3)
+    return RowQueue(prompts, length)
 
 
 @pytest.mark.parametrize("length", [1, 2, 3, 6, 7])
@@ -48,7 +32,7 @@ def test_answers_end_where_those_of_generate_do(
     ends = sorted({likely[0][2], likely[3][5], *end_tokens(model)})
     model.network.generation_config.eos_token_id = ends
     plain = generate(model, MANY, length)
-    steps, queue = PlainSteps(model), Queue(model, length)
+    steps, queue = PlainSteps(model), queue_of(model, length)
     steps.between_reads = between_reads
     ending = Ending(ends, length, lambda texts: [False] * len(texts))
     answers = decode_rows(model, steps, queue, most_rows, ending)
@@ -65,7 +49,7 @@ def test_a_settled_answer_stops_and_makes_room() -> None:
         return [True] * len(texts)
 
     ending = Ending((), 20, settled)
-    answers = decode_rows(model, PlainSteps(model), Queue(model, 20), 3, ending)
+    answers = decode_rows(model, PlainSteps(model), queue_of(model, 20), 3, ending)
     plain = generate(model, MANY, 20)
     for prompt, whole in enumerate(plain):
         answer = answers[Owner(0, prompt)]

@@ -4,12 +4,13 @@ from collections.abc import Mapping, Sequence
 
 import pytest
 import torch
+from row_queue import RowQueue
 from tiny_models import PROMPTS, tiny_model
 
 from heretic.inference import drafts, rows
 from heretic.inference.decode import Ending, decode_rows
 from heretic.inference.drafts import LONGEST, MOST_ANSWERS, DraftBook, Guess
-from heretic.inference.rows import Owner, Rows
+from heretic.inference.rows import Owner
 from heretic.inference.steps import PlainSteps
 from heretic.inference.study_prompts import StudyPrompts
 from heretic.model.decoding import generate
@@ -19,25 +20,6 @@ from heretic.prompts.prompt import Prompt
 LENGTH = 12
 COST = 40  # of a pass beside its tokens, in tokens
 FAR = 1000
-
-
-class AllAtOnce:
-    """Every prompt, prefilled when there is room."""
-
-    def __init__(self, prompts: StudyPrompts) -> None:
-        self.prompts, self.left = prompts, list(prompts.good)
-
-    def assign(self, owners: Sequence[Owner]) -> None:
-        pass
-
-    def passing(self, rows: Rows, guesses: Sequence[Sequence[int]]) -> None:
-        pass
-
-    def take(self, room: int) -> Rows | None:
-        if not self.left or len(self.left[0].prompts) > room:
-            return None
-        batch = self.left.pop(0)
-        return Rows.of(self.prompts.prefill(batch, 0, None), batch.prompts, 0, LENGTH)
 
 
 @pytest.fixture
@@ -66,7 +48,7 @@ def answers_of(
     ending = Ending(set(ends), LENGTH, lambda texts: [False] * len(texts))
     steps = PlainSteps(model)
     steps.between_reads = between_reads
-    return decode_rows(model, steps, AllAtOnce(prompts), 8 + len(asked), ending, book)
+    return decode_rows(model, steps, RowQueue(prompts, LENGTH), 8 + len(asked), ending, book)
 
 
 def test_known_answers_are_verified_in_few_passes(model: Model, passes: list[int]) -> None:

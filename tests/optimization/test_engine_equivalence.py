@@ -9,14 +9,12 @@ from typing import Any, get_args
 import optuna
 import pytest
 import torch
-from tiny_models import PROMPTS, tiny_model
+from tiny_models import PROMPTS, directions_of, tiny_model
 from torch import Tensor
 
-from heretic.ablation.directions import AblationDirections
 from heretic.ablation.engines import make_editor
 from heretic.ablation.plan import Edit, plan_edits
 from heretic.ablation.projection import NormPreservation
-from heretic.ablation.vectors import normalize
 from heretic.evaluation import fast_engine
 from heretic.evaluation.evaluator import Evaluator
 from heretic.evaluation.fast_engine import EngineOptions, FastEngine
@@ -73,12 +71,6 @@ def panel() -> Panel:
         ["core"],
         [{"scorer": k, "name": None, "settings": v} for k, v in further.items()],
     )
-
-
-def directions_of(model: Model) -> AblationDirections:
-    draw = torch.Generator().manual_seed(1)
-    rows = torch.randn(model.anatomy.n_layers + 1, model.anatomy.d_model, generator=draw)
-    return AblationDirections.of(normalize(rows))
 
 
 def trials_of(model: Model) -> list[list[Edit]]:

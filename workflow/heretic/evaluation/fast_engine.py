@@ -226,9 +226,9 @@ class FastEngine:
     def _prepare(self, gigabytes: float) -> StudyPrompts:
         """The study's prompts in batches that fit into memory, with recordings if these fit too."""
         good, bad = map(self.model.chat.encode, (self.prompts.good, self.prompts.bad))
-        cost_of_a_pass = tokens_of_a_pass(self.model)
-        ids = [*good, *bad]
-        prefix = shared_prefix(ids, cost_of_a_pass) if self.options.share_prefix else 0
+        prefix = 0
+        if self.options.share_prefix:
+            prefix = shared_prefix([*good, *bad], tokens_of_a_pass(self.model))
         size = self.model.batch_size
         while True:
             for kept in dict.fromkeys((gigabytes, 0.0)):

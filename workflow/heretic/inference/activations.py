@@ -5,7 +5,7 @@ last of these. An edit whose first layer is l changes nothing before it, so that
 the last kept layer up to l.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -44,7 +44,7 @@ class Recording:
             first_changed: index of a layer; may be the number of layers.
             devices: of each layer, to which what is kept elsewhere is copied.
         """
-        layer = max((kept for kept in self.inputs if kept <= first_changed), default=0)
+        layer = last_kept(self.inputs, first_changed)
         if layer == 0:
             return None
         key_values = [
@@ -61,6 +61,11 @@ class Recording:
             each_part(self.key_values, lambda kept: kept[part]),
             self.n_outputs,
         )
+
+
+def last_kept(layers: Collection[int], layer: int) -> int:
+    """The last of some layers up to `layer`; 0 if there is none, where every pass may begin."""
+    return max((kept for kept in layers if kept <= layer), default=0)
 
 
 def _on(tensor: Tensor, device: torch.device) -> Tensor:

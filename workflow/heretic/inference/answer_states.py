@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from heretic.inference.activations import watching
+from heretic.inference.activations import last_kept, watching
 from heretic.inference.key_values import KeyValues, read_key_values
 from heretic.inference.prefill import Start, starting
 from heretic.inference.rows import Owner, Rows
@@ -53,7 +53,7 @@ class AnswerStates:
             guesses: at what follows each row's latest token.
             first_changed: no layer before it is edited in any row's trial.
         """
-        reach = self._last_kept(first_changed)
+        reach = last_kept(self._layers, first_changed)
         if reach == 0:
             yield
             return
@@ -66,7 +66,7 @@ class AnswerStates:
             yield
             return
         known = min(self._depths[place] for some in places for place in some)
-        layer = self._last_kept(min(known, reach))
+        layer = last_kept(self._layers, min(known, reach))
         start = self._start(layer, places) if layer else None
         new = [kept for kept in self._layers if layer < kept <= reach]
         width = rows.mask.shape[1]
@@ -81,9 +81,6 @@ class AnswerStates:
             _add(rows, start.key_values)
         if new:
             self._keep(places, seen, read_key_values(rows.cache, width)[:reach])
-
-    def _last_kept(self, layer: int) -> int:
-        return max((kept for kept in self._layers if kept <= layer), default=0)
 
     def _forget(self) -> None:
         self._children.clear()

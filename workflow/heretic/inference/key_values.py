@@ -26,10 +26,11 @@ class RoomyLayer(DynamicLayer):  # type: ignore[no-untyped-call]
         super().__init__()  # type: ignore[no-untyped-call]
         self._places: tuple[Tensor, Tensor] | None = None
 
-    def hold(self, keys: Tensor, values: Tensor, tokens: int) -> None:
-        """Begin with the first tokens of what has room behind them [batch, heads, room, head]."""
+    def hold(self, keys: Tensor, values: Tensor, tokens: int | None) -> None:
+        """Begin with these [batch, heads, tokens, head], as `make_cache`."""
         self.lazy_initialization(keys, values)
-        self._places = keys, values
+        if tokens is not None:
+            self._places = keys, values
         self.keys, self.values = keys[:, :, :tokens], values[:, :, :tokens]
 
     def update(
@@ -64,14 +65,16 @@ def empty_cache() -> DynamicCache:
     return cache
 
 
-def make_cache(parts: KeyValues) -> DynamicCache:
-    """A cache that begins with these keys and values, which it will not write over."""
+def make_cache(parts: KeyValues, tokens: int | None = None) -> DynamicCache:
+    """A cache that begins with these keys and values, which it will not write over.
+
+    With a number of tokens it begins with so many of them, and goes on in the room behind.
+    """
     cache = empty_cache()
     for part in parts:
         layer = RoomyLayer()
         if part is not None:
-            layer.lazy_initialization(*part)
-            layer.keys, layer.values = part
+            layer.hold(*part, tokens)
         cache.layers.append(layer)
     return cache
 
@@ -108,7 +111,7 @@ def select_rows(cache: DynamicCache, rows: Tensor, first: int = 0) -> DynamicCac
         torch.index_select(part, 0, rows.to(part.device), out=place[:, :, :tokens])
         return place
 
-    return _holding(each_part(parts, select), tokens)
+    return make_cache(each_part(parts, select), tokens)
 
 
 def join_rows(caches: Sequence[DynamicCache]) -> DynamicCache:
@@ -120,7 +123,7 @@ def join_rows(caches: Sequence[DynamicCache]) -> DynamicCache:
         parts = [part for part in layer if part is not None]
         keys, values = zip(*parts, strict=True) if parts else ((), ())
         joined.append((_stack(keys, width), _stack(values, width)) if parts else None)
-    return _holding(joined, width)
+    return make_cache(joined, width)
 
 
 def each_part(parts: KeyValues, change: Callable[[Tensor], Tensor]) -> KeyValues:
@@ -130,17 +133,6 @@ def each_part(parts: KeyValues, change: Callable[[Tensor], Tensor]) -> KeyValues
 
 def _length(parts: KeyValues) -> int:
     return max((part[0].shape[2] for part in parts if part is not None), default=0)
-
-
-def _holding(places: KeyValues, tokens: int) -> DynamicCache:
-    """A cache that begins with the first tokens of these places, and goes on in them."""
-    cache = empty_cache()
-    for part in places:
-        layer = RoomyLayer()
-        if part is not None:
-            layer.hold(*part, tokens)
-        cache.layers.append(layer)
-    return cache
 
 
 def _empty(like: Tensor, rows: int, tokens: int) -> Tensor:
