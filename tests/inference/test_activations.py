@@ -1,11 +1,9 @@
 """Layer inputs are kept as far as the budget goes, and passes begin at the last that is of use."""
 
-from collections.abc import Sequence
-
 import pytest
 import torch
+from computing_layers import computing_layers
 from tiny_models import PROMPTS, tiny_model
-from torch import nn
 
 from heretic.ablation.memory_plan import SHARE_OF_FREE_MEMORY
 from heretic.inference import activations
@@ -26,16 +24,10 @@ def study(model: Model, gigabytes: float) -> StudyPrompts:
     return StudyPrompts(model, ids, [], 0, gigabytes, most_rows=4)
 
 
-def computed(layers: Sequence[nn.Module], prompts: StudyPrompts, first_changed: int) -> list[int]:
+def computed(prompts: StudyPrompts, first_changed: int) -> list[int]:
     """Which layers compute in a pass over the good prompts."""
-    seen: list[int] = []
-    handles = [
-        layer.get_submodule("self_attn").register_forward_hook(lambda *_, i=i: seen.append(i))
-        for i, layer in enumerate(layers)
-    ]
-    prompts.prefill(prompts.good[0], first_changed, None)
-    for handle in handles:
-        handle.remove()
+    with computing_layers(prompts.model) as seen:
+        prompts.prefill(prompts.good[0], first_changed, None)
     return seen
 
 
@@ -51,8 +43,8 @@ def test_a_pass_computes_from_the_first_changed_layer_on() -> None:
     model = deep_model()
     prompts = study(model, 1.0)
     for first in range(LAYERS):
-        assert computed(model.get_layers(), prompts, first) == list(range(first, LAYERS))
-    assert computed(model.get_layers(), prompts, LAYERS) == [LAYERS - 1]
+        assert computed(prompts, first) == list(range(first, LAYERS))
+    assert computed(prompts, LAYERS) == [LAYERS - 1]
 
 
 def test_the_network_is_as_it_was_after_a_pass_that_began_later() -> None:
@@ -104,5 +96,5 @@ def test_recordings_can_be_forgotten_and_change_nothing() -> None:
     assert prompts.has_recordings
     prompts.forget_recordings()
     assert not prompts.has_recordings
-    assert computed(model.get_layers(), prompts, 5) == list(range(LAYERS))
+    assert computed(prompts, 5) == list(range(LAYERS))
     torch.testing.assert_close(prompts.prefill(prompts.good[0], 5, None).logits, with_them)

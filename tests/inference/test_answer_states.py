@@ -1,10 +1,10 @@
 """Guesses are passed from the first edited layer on, once the layers below have seen them."""
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 
 import pytest
 import torch
+from computing_layers import computing_layers
 from tiny_models import PROMPTS, tiny_model
 
 from heretic.inference import answer_states, study_prompts
@@ -33,26 +33,13 @@ def states_of(prompts: StudyPrompts) -> AnswerStates:
     return prompts.answer_states
 
 
-@contextmanager
-def watched(model: Model) -> Iterator[list[int]]:
-    """Layers that compute."""
-    seen: list[int] = []
-    handles = [
-        layer.get_submodule("self_attn").register_forward_hook(lambda *_, i=i: seen.append(i))
-        for i, layer in enumerate(model.get_layers())
-    ]
-    yield seen
-    for handle in handles:
-        handle.remove()
-
-
 def verified(
     prompts: StudyPrompts, guesses: Sequence[Sequence[int]], first_changed: int
 ) -> tuple[list[int], Rows]:
     """Layers that a pass over guesses computes, and the rows after it and a further step."""
     rows, _ = begin(prompts, first_changed)
     by_row = [guesses[owner.prompt] for owner in rows.owners]
-    with watched(prompts.model) as seen:
+    with computing_layers(prompts.model) as seen:
         passing = states_of(prompts).passing(rows, by_row, first_changed)
         rows.verify(prompts.model, by_row, passing)
     rows.step(prompts.model)
