@@ -4,6 +4,7 @@
 #   ├── demo-model/                      the model that the workflow trains itself; with other options
 #   │                                    beside it, such as demo-model-qwen3-seed1/
 #   └── {run}/
+#       ├── .phases/{rule}.json          settings and code that the results of each rule come from
 #       ├── prompts/{set}.jsonl          phase 1   load_prompts, check_prompts
 #       ├── chat.json                    phase 2a  find_response_prefix
 #       ├── residuals/{set}.safetensors            extract_residuals, extract_protected_residuals
@@ -30,6 +31,7 @@ configfile: "config/config.yaml"
 
 
 include: "workflow/rules/common.smk"
+include: "workflow/rules/phase_records.smk"
 include: "workflow/rules/demo.smk"
 include: "workflow/rules/prompts.smk"
 include: "workflow/rules/directions.smk"

@@ -16,6 +16,7 @@ from heretic.export.source_card import carried_over
 from heretic.model.loading import load_model
 from heretic.model.source import locate, source_facts
 from heretic.model.threads import set_threads
+from heretic.phases import unchanged_phase
 
 snakemake: Snakemake
 
@@ -76,5 +77,8 @@ def main(smk: Snakemake) -> None:
     )
 
 
-with job(snakemake.log[0]):
+with (
+    job(snakemake.log[0]),
+    unchanged_phase(snakemake.input.phase, snakemake.params.settings),
+):
     main(snakemake)

@@ -10,6 +10,7 @@ from heretic.evaluation.benchmarks import BenchmarkProtocol, compare
 from heretic.evaluation.harness import answers_file, load_benchmarks, score_benchmarks
 from heretic.export.adapter import load_edited
 from heretic.model.threads import set_threads
+from heretic.phases import unchanged_phase
 
 snakemake: Snakemake
 
@@ -30,5 +31,8 @@ def main(smk: Snakemake) -> None:
     write_json(Path(smk.output[0]), {**table, "provenance": provenance(settings, inputs)})
 
 
-with job(snakemake.log[0]):
+with (
+    job(snakemake.log[0]),
+    unchanged_phase(snakemake.input.phase, snakemake.params.settings),
+):
     main(snakemake)

@@ -12,6 +12,7 @@ from heretic.model.loading import load_model
 from heretic.model.quantization import unquantised_original
 from heretic.model.source import source_facts
 from heretic.model.threads import set_threads
+from heretic.phases import unchanged_phase
 
 snakemake: Snakemake
 
@@ -33,5 +34,8 @@ def main(smk: Snakemake) -> None:
     write_json(target, {**scores, "provenance": provenance(settings, {})})
 
 
-with job(snakemake.log[0]):
+with (
+    job(snakemake.log[0]),
+    unchanged_phase(snakemake.input.phase, snakemake.params.settings),
+):
     main(snakemake)

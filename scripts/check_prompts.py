@@ -6,6 +6,7 @@ from snakemake.script import Snakemake
 
 from heretic.artifacts import provenance, write_json
 from heretic.console import job, log
+from heretic.phases import unchanged_phase
 from heretic.prompts.bundle import DatasetBundle
 from heretic.prompts.counts import require_enough
 from heretic.settings.prompt_sources import PROMPT_SETS
@@ -29,5 +30,8 @@ def main(smk: Snakemake) -> None:
     )
 
 
-with job(snakemake.log[0]):
+with (
+    job(snakemake.log[0]),
+    unchanged_phase(snakemake.input.phase, {}),
+):
     main(snakemake)

@@ -19,6 +19,7 @@ from heretic.directions import (
 )
 from heretic.model.loading import choose_device
 from heretic.model.threads import set_threads
+from heretic.phases import unchanged_phase
 from heretic.settings.prompt_sources import PROMPT_SETS
 
 snakemake: Snakemake
@@ -48,5 +49,8 @@ def main(smk: Snakemake) -> None:
     write_tensors(Path(smk.output.directions), result.tensors(), facts)
 
 
-with job(snakemake.log[0]):
+with (
+    job(snakemake.log[0]),
+    unchanged_phase(snakemake.input.phase, snakemake.params.settings),
+):
     main(snakemake)

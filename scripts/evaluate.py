@@ -20,6 +20,7 @@ from heretic.export.adapter import load_edited
 from heretic.model.loading import choose_device, load_model
 from heretic.model.quantization import unquantised_original
 from heretic.model.threads import set_threads
+from heretic.phases import unchanged_phase
 from heretic.prompts.bundle import read_prompts
 from heretic.settings.prompt_sources import HOLDOUT_SETS, PROMPT_SETS
 
@@ -71,5 +72,8 @@ def shuffled_labels(
     return shuffled_label_directions(sets, options, position, choose_device(device))
 
 
-with job(snakemake.log[0]):
+with (
+    job(snakemake.log[0]),
+    unchanged_phase(snakemake.input.phase, snakemake.params.settings),
+):
     main(snakemake)

@@ -12,6 +12,7 @@ from heretic.artifacts import read_json
 from heretic.console import job
 from heretic.model.loading import load_model
 from heretic.model.threads import set_threads
+from heretic.phases import unchanged_phase
 from heretic.residual_files import write_residuals
 
 snakemake: Snakemake
@@ -28,5 +29,8 @@ def main(smk: Snakemake) -> None:
         write_residuals(model, Path(smk.input[name]), Path(target), settings)
 
 
-with job(snakemake.log[0]):
+with (
+    job(snakemake.log[0]),
+    unchanged_phase(snakemake.input.phase, snakemake.params.settings),
+):
     main(snakemake)

@@ -12,6 +12,7 @@ from heretic.console import job, log
 from heretic.model.loading import load_model
 from heretic.model.response_prefix import find_response_prefix
 from heretic.model.threads import set_threads
+from heretic.phases import unchanged_phase
 from heretic.prompts.bundle import read_prompts
 from heretic.settings.input_fields import AUTO_PREFIX
 
@@ -32,5 +33,8 @@ def main(smk: Snakemake) -> None:
     write_json(Path(smk.output[0]), {"response_prefix": prefix, "provenance": facts})
 
 
-with job(snakemake.log[0]):
+with (
+    job(snakemake.log[0]),
+    unchanged_phase(snakemake.input.phase, snakemake.params.settings),
+):
     main(snakemake)

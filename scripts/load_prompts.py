@@ -5,6 +5,7 @@ from pathlib import Path
 from snakemake.script import Snakemake
 
 from heretic.console import job, log
+from heretic.phases import unchanged_phase
 from heretic.prompts.bundle import write_prompts
 from heretic.prompts.sources import read_sources
 from heretic.settings.prompt_sources import PromptSource
@@ -22,5 +23,8 @@ def main(smk: Snakemake) -> None:
     log.info("%s: %d prompts from %s", smk.wildcards.prompts, len(loaded.prompts), names)
 
 
-with job(snakemake.log[0]):
+with (
+    job(snakemake.log[0]),
+    unchanged_phase(snakemake.input.phase, snakemake.params.settings),
+):
     main(snakemake)

@@ -41,6 +41,7 @@ from heretic.optimization.search_space import SearchSpace, usable_rows
 from heretic.optimization.study import open_study, study_name
 from heretic.optimization.trials import TrialLoop
 from heretic.optimization.warm_start import warm_starts
+from heretic.phases import read_phase, unchanged_phase
 from heretic.prompts.bundle import read_prompts
 from heretic.settings.prompt_sources import EVALUATION_SETS
 from heretic.stages import StageClock
@@ -109,6 +110,7 @@ def main(smk: Snakemake) -> None:
             "baseline": {**baseline, "total": len(engine.prompts.bad)},
             "objectives": [each.to_dict() for each in objectives],
             "agreement": agreement(records),
+            "n_trials": settings["n_trials"],
             "ended_early": len(records) < settings["n_trials"],
             "trials": [record.to_dict() for record in records],
             "provenance": facts,
@@ -172,11 +174,7 @@ def objective(
         "weights": source_facts("", revision, folder)["sha256"],
         "tokenizer": {path.name: sha256_of(path) for path in tokenizer_files(folder)},
         # Another module must not cost a study its trials.
-        "source": {
-            name: sha256_of(path)
-            for path in map(Path, smk.input.code)
-            if (name := in_rooms(path, SCORING)) is not None
-        },
+        "code": in_rooms(read_phase(Path(smk.input.phase)).code, SCORING),
         "scorers": {path: sha256_of(Path(path)) for path in smk.input.scorers},
     }
 
@@ -233,5 +231,8 @@ def make_loop(
     )
 
 
-with job(snakemake.log[0]):
+with (
+    job(snakemake.log[0]),
+    unchanged_phase(snakemake.input.phase, snakemake.params.settings),
+):
     main(snakemake)

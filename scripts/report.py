@@ -5,6 +5,7 @@ from pathlib import Path
 from snakemake.script import Snakemake
 
 from heretic.console import job
+from heretic.phases import unchanged_phase
 from heretic.report.page import write_report
 
 snakemake: Snakemake
@@ -23,5 +24,8 @@ def main(smk: Snakemake) -> None:
     )
 
 
-with job(snakemake.log[0]):
+with (
+    job(snakemake.log[0]),
+    unchanged_phase(snakemake.input.phase, snakemake.params.settings),
+):
     main(snakemake)

@@ -8,6 +8,7 @@ from heretic.artifacts import provenance, read_json, write_json, write_text
 from heretic.console import job, log
 from heretic.export.card import model_card
 from heretic.export.manifest import manifest
+from heretic.phases import unchanged_phase
 from heretic.prompts.bundle import FINGERPRINT_SUFFIX
 
 snakemake: Snakemake
@@ -42,5 +43,8 @@ def main(smk: Snakemake) -> None:
     )
 
 
-with job(snakemake.log[0]):
+with (
+    job(snakemake.log[0]),
+    unchanged_phase(snakemake.input.phase, snakemake.params.settings),
+):
     main(snakemake)

@@ -25,6 +25,7 @@ from heretic.optimization.finalists import Choice, Finalist, Finals, score_final
 from heretic.optimization.objectives import Objective
 from heretic.optimization.records import TrialRecord
 from heretic.optimization.rescoring import Rescoring, why_not_in_memory, why_not_rescored
+from heretic.phases import unchanged_phase
 from heretic.prompts.bundle import read_prompts
 
 snakemake: Snakemake
@@ -40,7 +41,7 @@ def main(smk: Snakemake) -> None:
         for name in ("good_evaluation_prompts", "bad_evaluation_prompts", "directions", "study")
     }
     study = read_json(inputs["study"])
-    records = [TrialRecord.from_dict(record) for record in study["trials"]]
+    records = [TrialRecord.from_dict(record) for record in study["trials"]][: settings["n_trials"]]
     objectives = [Objective.from_dict(each) for each in study["objectives"]]
     choice = Choice(settings["select"], settings["select_max_kl"], objectives)
     # Before a model is loaded: there may be nothing to choose.
@@ -93,5 +94,8 @@ def rescoring(
     )
 
 
-with job(snakemake.log[0]):
+with (
+    job(snakemake.log[0]),
+    unchanged_phase(snakemake.input.phase, snakemake.params.settings),
+):
     main(snakemake)

@@ -9,6 +9,7 @@ from heretic.console import job, log
 from heretic.optimization.finalists import Choice, Finals, choose_finalist
 from heretic.optimization.objectives import Objective
 from heretic.optimization.records import TrialRecord
+from heretic.phases import unchanged_phase
 
 snakemake: Snakemake
 
@@ -18,7 +19,7 @@ def main(smk: Snakemake) -> None:
     settings = smk.params.settings
     inputs = {name: Path(smk.input[name]) for name in ("study", "finalists")}
     study = read_json(inputs["study"])
-    records = [TrialRecord.from_dict(record) for record in study["trials"]]
+    records = [TrialRecord.from_dict(record) for record in study["trials"]][: settings["n_trials"]]
     objectives = [Objective.from_dict(each) for each in study["objectives"]]
     choice = Choice(settings["select"], settings["select_max_kl"], objectives)
     finals = Finals.from_dict(read_json(inputs["finalists"]))
@@ -49,5 +50,8 @@ def main(smk: Snakemake) -> None:
     )
 
 
-with job(snakemake.log[0]):
+with (
+    job(snakemake.log[0]),
+    unchanged_phase(snakemake.input.phase, snakemake.params.settings),
+):
     main(snakemake)

@@ -5,10 +5,11 @@ from typing import Any
 
 from snakemake.script import Snakemake
 
-from heretic.artifacts import provenance, read_json, sha256_of, write_json
+from heretic.artifacts import provenance, read_json, write_json
 from heretic.console import ProgressLine, duration, job, log
 from heretic.demo.train import train_demo_model
 from heretic.export.manifest import manifest
+from heretic.phases import unchanged_phase
 
 snakemake: Snakemake
 
@@ -20,7 +21,7 @@ def main(smk: Snakemake) -> None:
     # Snakemake deletes a manifest before its job, also one that a run beside this one has just
     # written; a copy tells that the model is there, and of the same recipe.
     copy = target.with_name(f".{target.name}")
-    recipe = {"settings": settings, "code": [sha256_of(Path(path)) for path in smk.input.code]}
+    recipe = read_json(Path(smk.input.phase))
     if copy.is_file():
         known = read_json(copy)
         if known["recipe"] == recipe and folder.is_dir() and known["files"] == manifest(folder):
@@ -54,5 +55,8 @@ def train(folder: Path, settings: dict[str, Any]) -> dict[str, Any]:
 
 
 # Runs side by side share the model: one trains it, the others wait and take it as it is.
-with job(snakemake.log[0], wait=True):
+with (
+    job(snakemake.log[0], wait=True),
+    unchanged_phase(snakemake.input.phase, snakemake.params.settings),
+):
     main(snakemake)

@@ -7,6 +7,7 @@ from snakemake.script import Snakemake
 from heretic.artifacts import provenance, write_json
 from heretic.console import job, log
 from heretic.export.hub import upload_model
+from heretic.phases import unchanged_phase
 
 snakemake: Snakemake
 
@@ -20,5 +21,8 @@ def main(smk: Snakemake) -> None:
     write_json(Path(smk.output[0]), {**receipt, "provenance": facts})
 
 
-with job(snakemake.log[0]):
+with (
+    job(snakemake.log[0]),
+    unchanged_phase(snakemake.input.phase, snakemake.params.settings),
+):
     main(snakemake)

@@ -1,14 +1,19 @@
-"""Which library files a script depends on: the modules that it imports, and their data."""
+"""The library files that a script depends on, and fingerprints of the code in them."""
 
 import ast
-from collections.abc import Collection, Iterator
+import hashlib
+from collections.abc import Collection, Iterator, Mapping
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 PACKAGE = "heretic"
 DATA_SUFFIXES = (".html", ".json", ".yaml", ".txt")
-# These change what a user reads on the screen, never what an artifact holds.
-WITHOUT_EFFECT = ("__init__.py", "console.py", "errors.py")
+# These decide what a user reads and when a job runs, never what an artifact holds.
+WITHOUT_EFFECT = (
+    *("__init__.py", "console.py", "dependencies.py", "errors.py", "locks.py", "phases.py"),
+)
+DOCUMENTED = (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)
 
 
 def module_files(script: Path, library: Path) -> list[Path]:
@@ -32,18 +37,81 @@ def module_files(script: Path, library: Path) -> list[Path]:
     return sorted(found.union(*map(_data_files, folders)))
 
 
-def in_rooms(path: Path, rooms: Collection[str]) -> str | None:
-    """Name of a module below the package, if it lies in one of some rooms of it, at any depth.
+def code_fingerprints(script: Path, library: Path) -> dict[str, str]:
+    """Return a fingerprint of each file whose code a script executes, by its name.
+
+    A Python file is fingerprinted by its syntax tree without docstrings, comments, formatting,
+    type-checking imports and the descriptions of settings; a data file by its bytes.
 
     Args:
-        path: of a file.
-        rooms: folders directly below the package.
+        script: a Python file.
+        library: folder of the package `heretic`.
+
+    Returns:
+        Hexadecimal digests of 16 digits, by paths relative to the package, such as
+        `model/chat.py`; the script itself is named `scripts/<name>.py`.
     """
-    parts = path.resolve().parts
-    if PACKAGE not in parts:
-        return None
-    below = parts[len(parts) - parts[::-1].index(PACKAGE) :]
-    return "/".join(below) if below[:1] and below[0] in rooms else None
+    found = {f"scripts/{script.name}": _fingerprint(script)}
+    for path in module_files(script, library):
+        found[path.relative_to(library).as_posix()] = _fingerprint(path)
+    return found
+
+
+def in_rooms(code: Mapping[str, str], rooms: Collection[str]) -> dict[str, str]:
+    """Return those fingerprints that belong to modules in some folders of the package.
+
+    Args:
+        code: fingerprints by file name, as `code_fingerprints` returns them.
+        rooms: names of folders directly below the package.
+    """
+    return {name: digest for name, digest in code.items() if name.split("/")[0] in rooms}
+
+
+@cache
+def _fingerprint(path: Path) -> str:
+    if path.suffix != ".py":
+        content = path.read_bytes()
+    else:
+        tree = ast.parse(path.read_text(encoding="utf-8"), filename=str(path))
+        content = repr(_without_prose(tree)).encode()
+    return hashlib.sha256(content).hexdigest()[:16]
+
+
+def _without_prose(node: Any) -> Any:
+    """Return a syntax tree as nested tuples, without what has no effect when it is executed.
+
+    Empty fields are left out, so that a Python version which adds one gives the same tuples.
+    """
+    if isinstance(node, list):
+        return tuple(_without_prose(item) for item in node)
+    if not isinstance(node, ast.AST):
+        return node
+    fields = []
+    for name, value in ast.iter_fields(node):
+        if name in ("ctx", "type_comment", "kind") or value is None or value == []:
+            continue
+        if name == "body" and isinstance(node, DOCUMENTED):
+            value = [child for child in value if not _is_prose(child)]
+        if name == "keywords":
+            value = [each for each in value if each.arg != "description"]
+        fields.append((name, _without_prose(value)))
+    return type(node).__name__, tuple(fields)
+
+
+def _is_prose(statement: ast.stmt) -> bool:
+    """Whether a statement is a docstring or another string that nothing uses."""
+    return (
+        isinstance(statement, ast.Expr)
+        and isinstance(statement.value, ast.Constant)
+        and isinstance(statement.value.value, str)
+    ) or _is_for_type_checkers(statement)
+
+
+def _is_for_type_checkers(statement: ast.AST) -> bool:
+    return isinstance(statement, ast.If) and ast.unparse(statement.test) in (
+        "TYPE_CHECKING",
+        "typing.TYPE_CHECKING",
+    )
 
 
 @cache
@@ -64,7 +132,7 @@ def _package_of(source: Path, library: Path) -> list[str]:
 
 
 def _module_names(tree: ast.Module, package: list[str]) -> Iterator[str]:
-    for node in ast.walk(tree):
+    for node in _executed(tree):
         if isinstance(node, ast.Import):
             names = [alias.name for alias in node.names]
         elif isinstance(node, ast.ImportFrom):
@@ -75,6 +143,18 @@ def _module_names(tree: ast.Module, package: list[str]) -> Iterator[str]:
         else:
             continue
         yield from (name for name in names if name.split(".")[0] == PACKAGE)
+
+
+def _executed(node: ast.AST) -> Iterator[ast.AST]:
+    """Walk a syntax tree without what only type checkers read."""
+    yield node
+    for child in ast.iter_child_nodes(node):
+        if _is_for_type_checkers(child):
+            assert isinstance(child, ast.If)
+            for statement in child.orelse:
+                yield from _executed(statement)
+        else:
+            yield from _executed(child)
 
 
 def _files_of(parts: list[str], library: Path) -> Iterator[Path]:

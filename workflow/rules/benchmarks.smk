@@ -4,7 +4,7 @@ rule benchmark_original:
         model=model_files,
         original=original_files,
         tasks=own_task_files,
-        code=source_of("benchmark_original"),
+        phase=phase_of("benchmark_original"),
     output:
         "results/{run}/benchmarks/original.json",
     log:
@@ -31,7 +31,7 @@ rule benchmark:
         edited=rules.apply_best.output,
         model=model_files,
         tasks=own_task_files,
-        code=source_of("benchmark"),
+        phase=phase_of("benchmark"),
     output:
         "results/{run}{pick}/benchmarks.json",
     log:

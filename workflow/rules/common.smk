@@ -11,35 +11,35 @@ try:
 except ImportError:
     sys.exit("heretic is not installed: pip install -c envs/constraints.txt -e .")
 
+from heretic.artifacts import fingerprint, write_text
 from heretic.console import one_line_errors, start_logging
 from heretic.demo.folder import folder_name
-from heretic.dependencies import module_files
 from heretic.evaluation.benchmark_tasks import task_files
 from heretic.model.source import checkpoint_files
 from heretic.preflight import check_run, pinned, scorer_files
 from heretic.prompts.sources import local_files
 from heretic.report.table import run_summaries
-from heretic.settings import Settings, configuration_files, resolve
-from heretic.settings.cascade import variables
+from heretic.settings.cascade import resolve, variables
+from heretic.settings.config_files import configuration_files
 from heretic.settings.prompt_sources import DEMO, OPTIONAL_SETS, PROMPT_SETS, STATE_SETS
+from heretic.settings.schema import Settings
 from heretic.settings.values import DEFAULT_PLANTED
 
 # Threads that spin while they wait cost several times their work on a busy machine; torch reads
 # this when a job imports it.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
-LIBRARY = Path(heretic.__file__).parent
-SCRIPTS = Path(workflow.basedir) / "scripts"
 RESULTS = Path("results")
 WARM_STARTS = Path(workflow.basedir) / "config" / "warm_start"
-# Tells jobs, here or on another machine, the settings that the main process has resolved.
+# Names the file of the resolved settings for jobs, here or on another machine. The settings
+# themselves may exceed the 128 KiB that Linux allows one variable.
 PINNED = "WORKFLOW_PINNED"
 
 
 def resolve_runs():
     """Settings of each run; jobs, which read this file again, take those of its start."""
     if not workflow.is_main_process and PINNED in os.environ:
-        known = json.loads(os.environ[PINNED])
+        known = json.loads(Path(os.environ[PINNED]).read_text(encoding="utf-8"))
         return {run: Settings(**values) for run, values in known.items()}
     start_logging()
     with one_line_errors():
@@ -58,15 +58,16 @@ PICKS = list(
     dict.fromkeys(pick for settings in RUNS.values() for pick in settings.picks())
 )
 # Runs side by side have the same options, so at most one demo model.
+DEMO_SETTINGS = next(iter(RUNS.values())).subset("train_demo_model")
 DEMO_NAME = folder_name(next(iter(RUNS.values())))
 DEMO_MODEL = f"{RESULTS}/{DEMO_NAME}"
 DEMO_MANIFEST = f"{DEMO_MODEL}.manifest.json"
-os.environ[PINNED] = json.dumps(
-    {
-        run: settings.model_dump(mode="json", exclude_unset=True)
-        for run, settings in RUNS.items()
-    }
-)
+RESOLVED = {
+    run: settings.model_dump(mode="json", exclude_unset=True)
+    for run, settings in RUNS.items()
+}
+if workflow.is_main_process:
+    os.environ[PINNED] = f".snakemake/heretic/{fingerprint(RESOLVED)}.json"
 # They need no command line, and Snakemake's own quoting of it would lose line breaks and quotes.
 workflow.config_settings.config_args = []
 # What no job is compared by: settings that change how something is computed but never what comes
@@ -75,6 +76,12 @@ config["runtime"] = {run: settings.runtime() for run, settings in RUNS.items()}
 config["settings"] = {
     run: settings.model_dump(mode="json") for run, settings in RUNS.items()
 }
+
+RUN_RULES = (
+    *("check_prompts", "find_response_prefix", "extract_residuals"),
+    *("compute_directions", "optimize", "report"),
+)
+PICK_RULES = ("score_finalists", "select_best", "apply_best", "evaluate", "save")
 
 
 envvars:
@@ -88,8 +95,12 @@ wildcard_constraints:
     pick=f"({'|'.join(map(re.escape, PICKS))})",
 
 
+onstart:
+    write_text(Path(os.environ[PINNED]), json.dumps(RESOLVED))
+
+
 def settings_of(rule):
-    """One plain dict per job: Snakemake compares parameters by their text."""
+    """One plain dict per job."""
     return lambda wildcards: RUNS[wildcards.run].subset(rule)
 
 
@@ -99,12 +110,6 @@ def settings_of_pick(rule):
         **RUNS[wildcards.run].subset(rule),
         "select": RUNS[wildcards.run].picks()[wildcards.pick],
     }
-
-
-def source_of(rule):
-    """The rule's script and the library modules that it imports; editing one makes it stale."""
-    script = SCRIPTS / f"{rule}.py"
-    return [os.path.relpath(path) for path in [script, *module_files(script, LIBRARY)]]
 
 
 def model_path(wildcards):
@@ -179,6 +184,11 @@ def settings_of_set(wildcards):
     }
 
 
+def settings_and_sources_of_set(wildcards):
+    sources = [source.model_dump(mode="json") for source in sources_of_set(wildcards)]
+    return {**settings_of_set(wildcards), "sources": sources}
+
+
 def sources_of_set(wildcards):
     return RUNS[wildcards.run].prompt_sources()[wildcards.prompts]
 
@@ -216,9 +226,31 @@ def further_picks(name):
     ]
 
 
-def targets(run):
-    manifests = [
-        f"results/{run}{pick}/model.manifest.json" for pick in RUNS[run].picks()
+def outputs_of(names, **wildcards):
+    """Every output of some rules, for each value of their wildcards."""
+    return [
+        path
+        for name in names
+        for path in expand(map(str, getattr(rules, name).output), **wildcards)
     ]
-    names = ["report.html", *(["upload.json"] if RUNS[run].upload_to else [])]
-    return [*manifests, *(f"results/{run}/{name}" for name in names)]
+
+
+def targets(run):
+    """All artifacts of a run.
+
+    Intermediate ones are named as well: a job that is killed leaves none of its outputs, and
+    Snakemake would not miss them as long as older final results exist.
+    """
+    settings, picks = RUNS[run], list(RUNS[run].picks())
+    used = list(settings.prompt_sources())
+    protected = [name for name in used if name in OPTIONAL_SETS]
+    scored = ["benchmark"] if settings.benchmarks else []
+    return [
+        *([DEMO_MANIFEST] if settings.model == DEMO else []),
+        *outputs_of(["load_prompts"], run=run, prompts=used),
+        *outputs_of(["extract_protected_residuals"], run=run, prompts=protected),
+        *outputs_of(RUN_RULES, run=run),
+        *outputs_of(["benchmark_original"] if scored else [], run=run),
+        *outputs_of([*PICK_RULES, *scored], run=run, pick=picks),
+        *outputs_of(["upload"] if settings.upload_to else [], run=run),
+    ]

@@ -1,6 +1,10 @@
 rule train_demo_model:
     input:
-        code=source_of("train_demo_model"),
+        phase=lambda wildcards: recorded(
+            f"{RESULTS}/{PHASES}/{DEMO_NAME}.json",
+            "train_demo_model",
+            json.dumps(DEMO_SETTINGS),
+        ),
     output:
         DEMO_MANIFEST,
     log:
@@ -10,7 +14,7 @@ rule train_demo_model:
     conda:
         "../../envs/heretic.yaml"
     params:
-        settings=next(iter(RUNS.values())).subset("train_demo_model"),
+        settings=DEMO_SETTINGS,
     message:
         "Training the demo model: {params.settings[demo_family]} that refuses a {params.settings[demo_planted]}"
     script:

@@ -3,7 +3,7 @@ rule find_response_prefix:
         unpack(prompt_files("good_prompts", "bad_prompts")),
         checked=ancient(rules.check_prompts.output[0]),
         model=model_files,
-        code=source_of("find_response_prefix"),
+        phase=phase_of("find_response_prefix"),
     output:
         "results/{run}/chat.json",
     log:
@@ -29,7 +29,7 @@ rule extract_residuals:
         checked=ancient(rules.check_prompts.output[0]),
         chat=rules.find_response_prefix.output[0],
         model=model_files,
-        code=source_of("extract_residuals"),
+        phase=phase_of("extract_residuals"),
     output:
         good_prompts="results/{run}/residuals/good_prompts.safetensors",
         bad_prompts="results/{run}/residuals/bad_prompts.safetensors",
@@ -59,7 +59,7 @@ rule extract_protected_residuals:
         checked=ancient(rules.check_prompts.output[0]),
         chat=rules.find_response_prefix.output[0],
         model=model_files,
-        code=source_of("extract_protected_residuals"),
+        phase=phase_of("extract_protected_residuals", settings_of_protected),
     output:
         "results/{run}/residuals/{prompts}.safetensors",
     log:
@@ -84,7 +84,7 @@ rule extract_protected_residuals:
 rule compute_directions:
     input:
         unpack(residual_files),
-        code=source_of("compute_directions"),
+        phase=phase_of("compute_directions"),
     output:
         directions="results/{run}/directions.safetensors",
         geometry="results/{run}/geometry.csv",

@@ -11,7 +11,7 @@ rule evaluate:
         original=original_files,
         texts=plain_texts,
         scorers=files_of_scorers,
-        code=source_of("evaluate"),
+        phase=phase_of("evaluate"),
     output:
         evaluation="results/{run}{pick}/evaluation.json",
         answers="results/{run}{pick}/answers.jsonl",
@@ -46,7 +46,7 @@ rule report:
         good=rules.extract_residuals.output.good_prompts,
         bad=rules.extract_residuals.output.bad_prompts,
         benchmarks=benchmark_files,
-        code=source_of("report"),
+        phase=phase_of("report"),
     output:
         report(
             "results/{run}/report.html",

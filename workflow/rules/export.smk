@@ -4,7 +4,7 @@ rule apply_best:
         directions=rules.compute_directions.output.directions,
         model=model_files,
         original=original_files,
-        code=source_of("apply_best"),
+        phase=phase_of("apply_best"),
     output:
         "results/{run}{pick}/model/ablation.json",
     log:
@@ -32,7 +32,7 @@ rule save:
         prompts=fingerprint_files,
         chat=rules.find_response_prefix.output[0],
         best=rules.select_best.output,
-        code=source_of("save"),
+        phase=phase_of("save"),
     output:
         "results/{run}{pick}/model.manifest.json",
     log:
@@ -51,7 +51,7 @@ rule upload:
     input:
         # Of several picks the first is the result.
         manifest="results/{run}/model.manifest.json",
-        code=source_of("upload"),
+        phase=phase_of("upload"),
     output:
         "results/{run}/upload.json",
     log:

@@ -1,7 +1,7 @@
 rule load_prompts:
     input:
         files=source_files,
-        code=source_of("load_prompts"),
+        phase=phase_of("load_prompts", settings_and_sources_of_set),
     output:
         "results/{run}/prompts/{prompts}.jsonl",
         "results/{run}/prompts/{prompts}.fingerprint.json",
@@ -25,7 +25,7 @@ rule load_prompts:
 rule check_prompts:
     input:
         unpack(prompt_files(*PROMPT_SETS)),
-        code=source_of("check_prompts"),
+        phase=phase_of("check_prompts"),
     output:
         "results/{run}/prompts/bundle.json",
     log:

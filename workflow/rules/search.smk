@@ -8,7 +8,7 @@ rule optimize:
         texts=plain_texts,
         scorers=files_of_scorers,
         warm_starts=warm_start_files,
-        code=source_of("optimize"),
+        phase=phase_of("optimize"),
     output:
         trials="results/{run}/trials.csv",
         study="results/{run}/study.json",
@@ -40,7 +40,7 @@ rule score_finalists:
         model=model_files,
         texts=plain_texts,
         scorers=files_of_scorers,
-        code=source_of("score_finalists"),
+        phase=phase_of("score_finalists", settings_of_pick("score_finalists")),
     output:
         "results/{run}{pick}/finalists.json",
     log:
@@ -64,7 +64,7 @@ rule select_best:
     input:
         study=rules.optimize.output.study,
         finalists=rules.score_finalists.output[0],
-        code=source_of("select_best"),
+        phase=phase_of("select_best", settings_of_pick("select_best")),
     output:
         "results/{run}{pick}/best.json",
     log:

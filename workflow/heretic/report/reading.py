@@ -168,7 +168,8 @@ def read_run(folder: Path, picks: Sequence[Path] = (), *, with_benchmarks: bool 
         HereticError: a file is missing, damaged or contradicts another one.
     """
     best = _read_best(folder / "best.json")
-    trials = _read_trials(folder / "trials.csv", objective_of(best))
+    # The study may have more trials than the choice was made among.
+    trials = _read_trials(folder / "trials.csv", objective_of(best))[: int(best["n_trials"])]
     further = tuple(_read_pick(folder, pick) for pick in picks)
     for place, chosen in zip([folder, *picks], [best, *(p.best for p in further)], strict=True):
         if chosen["trial"] not in {trial.number for trial in trials}:

@@ -136,7 +136,15 @@ class SettingsFields(InputFields):
     )
 
     # Search
-    n_trials: int = setting(60, "Completed trials of the search.", "optimize", ge=1)
+    n_trials: int = setting(
+        60,
+        "Completed trials of the search. Raise it to continue a search; a smaller number runs no "
+        "trials, and the choice considers the first ones.",
+        "optimize",
+        "score_finalists",
+        "select_best",
+        ge=1,
+    )
     n_startup_trials: int = setting(
         15,
         "Trials before the sampler learns from them: known edits, then spread out or random ones. "

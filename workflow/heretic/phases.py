@@ -1,0 +1,186 @@
+"""Phase records: the settings and the code that the results of one rule come from.
+
+The main process writes a small JSON file for each rule and run, `.phases/<rule>.json`, only when
+its content changes. Rules take the file as an input, so that a changed setting or changed code
+makes their results stale, whether or not the workflow engine watched the job that wrote them.
+"""
+
+import json
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from heretic.artifacts import read_json, write_text
+from heretic.errors import HereticError, one_line
+
+FOLDER = ".phases"
+# Characters of a value in a line that explains why a rule runs again.
+VALUE_LENGTH = 60
+N_TRIALS = "n_trials"
+# Of a search, how often it was continued with more trials.
+ROUND = "round"
+
+
+@dataclass(frozen=True)
+class Phase:
+    """The settings and the code of one rule.
+
+    Attributes:
+        rule: name of the rule.
+        settings: plain JSON values by name; more than the rule's own settings where other choices
+            decide which inputs it has.
+        code: a fingerprint of each file whose code the rule executes.
+    """
+
+    rule: str
+    settings: Mapping[str, Any]
+    code: Mapping[str, str]
+
+    def to_text(self) -> str:
+        """Return the content of the phase's file."""
+        fields = {"rule": self.rule, "settings": self.settings, "code": self.code}
+        return json.dumps(fields, indent=1, sort_keys=True, ensure_ascii=False) + "\n"
+
+    def changes(self, path: Path) -> list[str] | None:
+        """Return how the phase differs from the one recorded at `path`.
+
+        Returns:
+            Short texts such as `n_trials 60 -> 80`; None if nothing usable is recorded there.
+        """
+        try:
+            before = read_phase(path)
+        except HereticError:
+            return None
+        return [*_changed_settings(before.settings, self.settings), *_changed_code(before, self)]
+
+    def record(self, path: Path) -> None:
+        """Write the phase to `path` unless it is recorded there already."""
+        text = self.to_text()
+        if not path.is_file() or path.read_text(encoding="utf-8", errors="replace") != text:
+            write_text(path, text)
+
+
+def read_phase(path: Path) -> Phase:
+    """Read a phase record.
+
+    Raises:
+        HereticError: the file is missing or damaged.
+    """
+    found = read_json(path)
+    rule, settings, code = (found.get(name) for name in ("rule", "settings", "code"))
+    if not isinstance(rule, str) or not isinstance(settings, dict) or not isinstance(code, dict):
+        raise HereticError(f"{path} is not a phase record; delete it and run again")
+    return Phase(rule, settings, code)
+
+
+def continued_search(phase: Phase, path: Path, results: Path) -> Phase:
+    """Return the recorded phase of a search that has enough trials, or one to record.
+
+    A smaller `n_trials` makes no search stale: the rules that choose a trial consider the first
+    `n_trials` of them.
+
+    Args:
+        phase: of a search, with the requested `n_trials`.
+        path: of the phase record.
+        results: file of the search's results, which may not exist.
+    """
+    searched = _n_trials_of(results)
+    try:
+        before = read_phase(path)
+    except HereticError:
+        return Phase(phase.rule, {**phase.settings, ROUND: 0}, phase.code)
+    recorded, round_before = before.settings.get(N_TRIALS), before.settings.get(ROUND, 0)
+    requested = phase.settings[N_TRIALS]
+    as_recorded = {**phase.settings, N_TRIALS: recorded, ROUND: round_before}
+    same = Phase(phase.rule, as_recorded, phase.code)
+    if same != before or not isinstance(recorded, int):
+        return Phase(phase.rule, {**phase.settings, ROUND: 0}, phase.code)
+    if searched is None and recorded == requested:
+        return before
+    if searched is not None and min(recorded, searched) >= requested:
+        return before
+    # The results may be of fewer trials than the record says, so the record must change as well.
+    return Phase(phase.rule, {**phase.settings, ROUND: round_before + 1}, phase.code)
+
+
+def _n_trials_of(results: Path) -> int | None:
+    try:
+        found = read_json(results).get(N_TRIALS)
+    except HereticError:
+        return None
+    return found if isinstance(found, int) else None
+
+
+@contextmanager
+def unchanged_phase(path: str, settings: Mapping[str, Any]) -> Iterator[None]:
+    """Refuse results of settings other than those recorded for the phase.
+
+    Another run in the same results folder may record other settings while a job waits or works;
+    its results would then pass for those of the other settings.
+
+    Args:
+        path: of the phase record.
+        settings: of the job.
+
+    Raises:
+        HereticError: the record has other settings at the start, or another content at the end.
+    """
+    record = Path(path)
+    before = read_phase(record)
+    differing = [
+        name
+        for name, value in settings.items()
+        if name != N_TRIALS and before.settings.get(name) != value
+    ]
+    if differing:
+        raise HereticError(_overtaken(before.rule, ", ".join(differing)))
+    yield
+    if read_phase(record) != before:
+        raise HereticError(_overtaken(before.rule, "its settings or code"))
+
+
+def _overtaken(rule: str, what: str) -> str:
+    return (
+        f"another run in the same results folder has changed {what} of {rule} meanwhile; "
+        "run one of them at a time, or give each a run_name, and run again"
+    )
+
+
+def _changed_settings(before: Mapping[str, Any], after: Mapping[str, Any]) -> Iterator[str]:
+    old, new = _flat(before), _flat(after)
+    for name in sorted(old.keys() | new.keys(), key=lambda name: (name.count("."), name)):
+        if name != ROUND and old.get(name, ...) != new.get(name, ...):
+            yield f"{name} {_shown(old.get(name, ...))} -> {_shown(new.get(name, ...))}"
+
+
+def _changed_code(before: Phase, after: Phase) -> Iterator[str]:
+    names = before.code.keys() | after.code.keys()
+    changed = sorted(n for n in names if before.code.get(n) != after.code.get(n))
+    if changed:
+        more = f" and {len(changed) - 1} more" if len(changed) > 1 else ""
+        yield f"code of {changed[0]}{more}"
+
+
+def _flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Return nested values by dotted names, with the elements of lists of objects numbered."""
+    found: dict[str, Any] = {}
+    for name, value in values.items():
+        items = value if isinstance(value, list) else []
+        if isinstance(value, Mapping):
+            found |= _flat(value, f"{prefix}{name}.")
+        elif items and all(isinstance(item, Mapping) for item in items):
+            for number, item in enumerate(items, 1):
+                label = f"{name}" if len(items) == 1 else f"{name}[{number}]"
+                found |= _flat(item, f"{prefix}{label}.")
+        else:
+            found[f"{prefix}{name}"] = value
+    return found
+
+
+def _shown(value: Any) -> str:
+    if value is ...:
+        return "(not set)"
+    text = value if isinstance(value, str) and value else json.dumps(value, ensure_ascii=False)
+    return one_line(text, VALUE_LENGTH)

@@ -1,0 +1,77 @@
+# Files that record the settings and the code of each rule, as inputs of the rules: whatever
+# happened to earlier jobs, results are older than the record of settings that they are not from.
+
+import tempfile
+from functools import cache
+
+from heretic.console import log
+from heretic.dependencies import code_fingerprints
+from heretic.phases import FOLDER as PHASES
+from heretic.phases import Phase, continued_search
+
+LIBRARY = Path(heretic.__file__).parent
+SCRIPTS = Path(workflow.basedir) / "scripts"
+# Their inputs depend on which prompt sets a run has.
+READING_SETS = ("check_prompts", "compute_directions", "evaluate", "save")
+
+# Lines about the only run need not name it.
+ONE_RUN = tuple(RUNS) if len(RUNS) == 1 else ()
+
+
+def choices_of(rule, wildcards):
+    """What decides the inputs of a rule, where its own settings do not."""
+    run = RUNS[wildcards.run]
+    choices = (
+        {"model_path": model_path(wildcards)} if "model" in run.subset(rule) else {}
+    )
+    if rule in READING_SETS:
+        choices["prompt_sets"] = sorted(run.prompt_sources())
+    if rule in ("save", "report"):
+        choices["benchmarks"] = run.benchmarks
+    if rule == "report":
+        choices["picks"] = [*run.picks().values()]
+    return choices
+
+
+def phase_of(rule, settings=None):
+    """The record of a job's settings and code, which the main process brings up to date."""
+    settings = settings or settings_of(rule)
+
+    def phase(wildcards):
+        place, prompts = f"{wildcards.run}{wildcards.get('pick', '')}", wildcards.get(
+            "prompts"
+        )
+        name = f"{rule}/{prompts}" if prompts else rule
+        values = {**settings(wildcards), **choices_of(rule, wildcards)}
+        job = name if place in ONE_RUN else f"{place}: {name}"
+        path = f"{RESULTS}/{place}/{PHASES}/{name}.json"
+        return recorded(path, rule, json.dumps(values), job)
+
+    return phase
+
+
+@cache
+def recorded(path, script, values, job=None):
+    """Write the record where its content changes and say what changed; a dry run writes a copy."""
+    if not workflow.is_main_process:
+        return path
+    code = code_fingerprints(SCRIPTS / f"{script}.py", LIBRARY)
+    place, phase = Path(path), Phase(script, json.loads(values), code)
+    if script == "optimize":
+        phase = continued_search(phase, place, place.parents[1] / "study.json")
+    changes = phase.changes(place)
+    if changes == []:
+        return path
+    if changes:
+        log.info("%s: %s", job or script, ", ".join(changes))
+    # Other commands, such as a dry run, must not change what a later run does.
+    executing = workflow.executor_plugin is not None and not workflow.dryrun
+    path = path if executing else f"{elsewhere().name}/{path}"
+    phase.record(Path(path))
+    return path
+
+
+@cache
+def elsewhere():
+    """A folder that vanishes when this process ends."""
+    return tempfile.TemporaryDirectory(prefix="heretic-")
