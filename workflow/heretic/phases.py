@@ -43,23 +43,26 @@ class Phase:
         fields = {"rule": self.rule, "settings": self.settings, "code": self.code}
         return json.dumps(fields, indent=1, sort_keys=True, ensure_ascii=False) + "\n"
 
-    def changes(self, path: Path) -> list[str] | None:
+    def is_recorded(self, path: Path) -> bool:
+        """Whether the file at `path` is the record of this phase."""
+        return path.is_file() and path.read_bytes() == self.to_text().encode()
+
+    def changes(self, path: Path) -> list[str]:
         """Return how the phase differs from the one recorded at `path`.
 
         Returns:
-            Short texts such as `n_trials 60 -> 80`; None if nothing usable is recorded there.
+            Short texts such as `n_trials 60 -> 80`; empty if nothing usable is recorded there.
         """
         try:
             before = read_phase(path)
         except HereticError:
-            return None
+            return []
         return [*_changed_settings(before.settings, self.settings), *_changed_code(before, self)]
 
     def record(self, path: Path) -> None:
         """Write the phase to `path` unless it is recorded there already."""
-        text = self.to_text()
-        if not path.is_file() or path.read_text(encoding="utf-8", errors="replace") != text:
-            write_text(path, text)
+        if not self.is_recorded(path):
+            write_text(path, self.to_text())
 
 
 def read_phase(path: Path) -> Phase:
@@ -151,8 +154,19 @@ def _overtaken(rule: str, what: str) -> str:
 def _changed_settings(before: Mapping[str, Any], after: Mapping[str, Any]) -> Iterator[str]:
     old, new = _flat(before), _flat(after)
     for name in sorted(old.keys() | new.keys(), key=lambda name: (name.count("."), name)):
-        if name != ROUND and old.get(name, ...) != new.get(name, ...):
-            yield f"{name} {_shown(old.get(name, ...))} -> {_shown(new.get(name, ...))}"
+        from_value, to_value = old.get(name, ...), new.get(name, ...)
+        if name == ROUND or from_value == to_value:
+            continue
+        if _are_names(from_value) and _are_names(to_value) and set(from_value) != set(to_value):
+            signs = [*(f"-{item}" for item in from_value if item not in to_value)]
+            signs += [f"+{item}" for item in to_value if item not in from_value]
+            yield one_line(f"{name} {' '.join(signs)}", VALUE_LENGTH * 2)
+        else:
+            yield f"{name} {_shown(from_value)} -> {_shown(to_value)}"
+
+
+def _are_names(value: Any) -> bool:
+    return isinstance(value, list) and all(isinstance(item, str) for item in value)
 
 
 def _changed_code(before: Phase, after: Phase) -> Iterator[str]:

@@ -29,7 +29,7 @@ def choices_of(rule, wildcards):
     if rule in ("save", "report"):
         choices["benchmarks"] = run.benchmarks
     if rule == "report":
-        choices["picks"] = [*run.picks().values()]
+        choices["further_picks"] = list(run.picks())[1:]
     return choices
 
 
@@ -38,10 +38,8 @@ def phase_of(rule, settings=None):
     settings = settings or settings_of(rule)
 
     def phase(wildcards):
-        place, prompts = f"{wildcards.run}{wildcards.get('pick', '')}", wildcards.get(
-            "prompts"
-        )
-        name = f"{rule}/{prompts}" if prompts else rule
+        place = f"{wildcards.run}{wildcards.get('pick', '')}"
+        name = "/".join([rule, *filter(None, [wildcards.get("prompts")])])
         values = {**settings(wildcards), **choices_of(rule, wildcards)}
         job = name if place in ONE_RUN else f"{place}: {name}"
         path = f"{RESULTS}/{place}/{PHASES}/{name}.json"
@@ -59,10 +57,9 @@ def recorded(path, script, values, job=None):
     place, phase = Path(path), Phase(script, json.loads(values), code)
     if script == "optimize":
         phase = continued_search(phase, place, place.parents[1] / "study.json")
-    changes = phase.changes(place)
-    if changes == []:
+    if phase.is_recorded(place):
         return path
-    if changes:
+    if changes := phase.changes(place):
         log.info("%s: %s", job or script, ", ".join(changes))
     # Other commands, such as a dry run, must not change what a later run does.
     executing = workflow.executor_plugin is not None and not workflow.dryrun
