@@ -16,8 +16,9 @@ from typing import Annotated, Any
 
 import typer
 
-from heretic.console import DEBUG, one_line_errors, start_logging
+from heretic.console import DEBUG, log, one_line_errors, start_logging
 from heretic.errors import SettingsError
+from heretic.saved_picks import outdated
 from heretic.settings import Resolution, Settings, configuration_files, resolve
 from heretic.settings.cascade import config_argument
 from heretic.settings.flags import takes_settings
@@ -191,6 +192,13 @@ def _chat(
     if not saved.with_name("model.manifest.json").is_file():
         there = ", ".join(sorted(path.parent.name for path in folder.glob(PICKED))) or "none"
         raise SettingsError(f"{folder} has no pick {pick!r}; it has {there}")
+    reason = outdated(saved, folder)
+    if reason is not None and pick is not None:
+        raise SettingsError(
+            f"{saved.parent} is outdated: {reason}; name the rule in `select` and run the workflow"
+        )
+    if reason is not None:
+        log.warning("%s is outdated: %s; run the workflow to update it", saved, reason)
     converse(saved, folder, _resolve(given, configfile or []).settings, compare, max_tokens)
 
 

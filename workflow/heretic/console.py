@@ -84,11 +84,19 @@ def job(log_file: str, *, wait: bool = False) -> Iterator[None]:
     for the first with `wait`.
     """
     path = Path(log_file)
-    lock = path.with_name(f".{path.stem}.lock")
     start_logging()
-    with one_line_errors(), sole_process(lock, f"at this phase (its log is {path})", wait=wait):
+    with (
+        one_line_errors(),
+        sole_process(lock_of(log_file), f"at this phase (its log is {path})", wait=wait),
+    ):
         start_logging(path)
         yield
+
+
+def lock_of(log_file: str) -> Path:
+    """Return the lock that a phase holds while it works, by the path of its log."""
+    path = Path(log_file)
+    return path.with_name(f".{path.stem}.lock")
 
 
 def duration(seconds: float) -> str:

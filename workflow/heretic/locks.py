@@ -50,3 +50,16 @@ def sole_process(
     finally:
         holder.unlink(missing_ok=True)
         held.release()
+
+
+def is_held(lock: Path) -> bool:
+    """Whether another process holds a lock, without creating the lock file."""
+    if not lock.with_suffix(".holder").is_file():
+        return False
+    probe = FileLock(lock)
+    try:
+        probe.acquire(timeout=0)
+    except Timeout:
+        return True
+    probe.release()
+    return False

@@ -4,6 +4,7 @@ rule train_demo_model:
             f"{RESULTS}/{PHASES}/{DEMO_NAME}.json",
             "train_demo_model",
             json.dumps(DEMO_SETTINGS),
+            f"logs/train_demo_model/{DEMO_NAME}.log",
         ),
     output:
         DEMO_MANIFEST,

@@ -4,8 +4,9 @@
 import tempfile
 from functools import cache
 
-from heretic.console import log
+from heretic.console import lock_of, log
 from heretic.dependencies import code_fingerprints
+from heretic.locks import is_held
 from heretic.phases import FOLDER as PHASES
 from heretic.phases import Phase, continued_search
 
@@ -13,7 +14,6 @@ LIBRARY = Path(heretic.__file__).parent
 SCRIPTS = Path(workflow.basedir) / "scripts"
 # Their inputs depend on which prompt sets a run has.
 READING_SETS = ("check_prompts", "compute_directions", "evaluate", "save")
-
 # Lines about the only run need not name it.
 ONE_RUN = tuple(RUNS) if len(RUNS) == 1 else ()
 
@@ -43,13 +43,13 @@ def phase_of(rule, settings=None):
         values = {**settings(wildcards), **choices_of(rule, wildcards)}
         job = name if place in ONE_RUN else f"{place}: {name}"
         path = f"{RESULTS}/{place}/{PHASES}/{name}.json"
-        return recorded(path, rule, json.dumps(values), job)
+        return recorded(path, rule, json.dumps(values), f"logs/{place}/{name}.log", job)
 
     return phase
 
 
 @cache
-def recorded(path, script, values, job=None):
+def recorded(path, script, values, log_file, job=None):
     """Write the record where its content changes and say what changed; a dry run writes a copy."""
     if not workflow.is_main_process:
         return path
@@ -63,7 +63,10 @@ def recorded(path, script, values, job=None):
         log.info("%s: %s", job or script, ", ".join(changes))
     # Other commands, such as a dry run, must not change what a later run does.
     executing = workflow.executor_plugin is not None and not workflow.dryrun
-    path = path if executing else f"{elsewhere().name}/{path}"
+    if not executing:
+        path = f"{elsewhere().name}/{path}"
+    elif place.exists() and is_held(lock_of(log_file)):
+        return path  # The results of the job at work are those of the record; ours is refused.
     phase.record(Path(path))
     return path
 

@@ -26,6 +26,7 @@ from heretic.report.parts import evaluation_content, render
 from heretic.report.picks import picks_table
 from heretic.report.reading import Run, flat, read_run
 from heretic.report.static import save_static
+from heretic.saved_picks import about_outdated_picks
 from heretic.settings import Settings
 
 LONG_FIELDS = (
@@ -82,6 +83,7 @@ def write_report(
     charts = draw_all(found, _projection(settings))
     shown = [_show(chart, *save_static(chart.figure, chart.name, plots)) for chart in charts]
     content = {**_content(found, run, settings), "picks": table, "charts": shown}
+    content["outdated_picks"] = about_outdated_picks(run_folder)
     write_text(target, render("template.html", content))
 
 

@@ -14,6 +14,7 @@ from rich.table import Table
 
 from heretic.artifacts import read_json
 from heretic.evaluation.summary import Cell, summarise
+from heretic.saved_picks import about_outdated_picks
 
 FIXED_WIDTH = 100
 LABEL_WIDTH, GAP = 9, 2
@@ -76,12 +77,18 @@ def _table(labels: Sequence[str], columns: Sequence[_Column]) -> Table:
 
 
 def run_summaries(results: Path, runs: Iterable[str]) -> str:
-    """Where the report of each run is, and its table, of those that have got so far."""
+    """Return where the report of each evaluated run is, its table, and its outdated picks."""
     return "\n".join(
-        f"\n{run}: report in {results / run}/report.html\n{summary_table(read_json(path))}"
-        for run in runs
-        if (path := results / run / "evaluation.json").is_file()
+        _run_summary(results / run) for run in runs if (results / run / "evaluation.json").is_file()
     )
+
+
+def _run_summary(folder: Path) -> str:
+    table = summary_table(read_json(folder / "evaluation.json"))
+    lines = [f"\n{folder.name}: report in {folder}/report.html", table]
+    if about := about_outdated_picks(folder):
+        lines.append(f"{folder.name}: {about}")
+    return "\n".join(lines)
 
 
 def _width() -> int:

@@ -1,0 +1,73 @@
+"""Whether the models that a run has saved come from its current search and choice."""
+
+from pathlib import Path
+from typing import Any
+
+from heretic.artifacts import read_json, sha256_of
+from heretic.errors import HereticError
+
+FOLDER = "picks"
+
+
+def outdated(saved: Path, run: Path) -> str | None:
+    """Return why a saved model is not of the run's current search, or None if it is.
+
+    Args:
+        saved: folder of the run's model, or of the model of one of its picks.
+        run: folder of the run.
+
+    Raises:
+        HereticError: an artifact is damaged.
+    """
+    study, best = run / "study.json", saved.with_name("best.json")
+    if not study.is_file():
+        return "it is from an earlier search, and the current search has not finished"
+    if not best.is_file():
+        return "it is from an earlier choice, and the current choice has not been made"
+    if _study_of(best) != _study_of(study):
+        return "it is from another study, with other settings, prompts, directions or code"
+    if _chosen(read_json(saved / "ablation.json")) not in (None, sha256_of(best)):
+        return "it is from an earlier choice, and the model of the current one is not saved yet"
+    return None
+
+
+def outdated_picks(run: Path) -> list[str]:
+    """Return the names of the picks of a run that are from another study.
+
+    Args:
+        run: folder of the run.
+    """
+    study = run / "study.json"
+    if not study.is_file():
+        return []
+    current = _study_of(study)
+    picks = sorted((run / FOLDER).glob("*/best.json"))
+    return [best.parent.name for best in picks if _study_of(best) != current]
+
+
+def about_outdated_picks(run: Path) -> str:
+    """Return a line that names the outdated picks of a run; empty if it has none."""
+    names = outdated_picks(run)
+    if not names:
+        return ""
+    are = "is" if len(names) == 1 else "are"
+    return (
+        f"{', '.join(f'{FOLDER}/{name}' for name in names)} {are} from another study and not "
+        "shown; name the rule in `select` to update a pick, or delete its folder"
+    )
+
+
+def _study_of(path: Path) -> str:
+    name = read_json(path).get("study")
+    if not isinstance(name, str):
+        raise HereticError(f"{path} names no study; delete it and run again")
+    return name
+
+
+def _chosen(record: dict[str, Any]) -> str | None:
+    """Return the hash of the choice that a record of an edit was made from."""
+    try:
+        found = record["provenance"]["inputs"]["best"]
+    except (KeyError, TypeError):
+        return None
+    return found if isinstance(found, str) else None
