@@ -2,12 +2,13 @@
 
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 import pytest
 
 import heretic
-from heretic.dependencies import in_rooms, module_files
+from heretic.dependencies import code_fingerprints, in_rooms, module_files
 
 LIBRARY = Path(heretic.__file__).parent
 SCRIPTS = Path(__file__).parents[1] / "scripts"
@@ -162,19 +163,98 @@ def test_light_scripts_start_without_torch(script: str) -> None:
     assert done.stdout.strip() == "False"
 
 
-def test_rooms_are_told_at_any_depth(tmp_path: Path) -> None:
-    rooms = ("evaluation", "model")
-    inside = LIBRARY / "evaluation" / "scorers" / "markers.py"
-    assert in_rooms(inside, rooms) == "evaluation/scorers/markers.py"
-    assert in_rooms(LIBRARY / "model" / "chat.py", rooms) == "model/chat.py"
-    assert in_rooms(LIBRARY / "report" / "page.py", rooms) is None
-    assert in_rooms(SCRIPTS / "optimize.py", rooms) is None
-    # A clone may be named as the package is.
-    clone = tmp_path / "heretic" / "workflow" / "heretic" / "model" / "chat.py"
-    assert in_rooms(clone, rooms) == "model/chat.py"
+def fingerprint_of(tmp_path: Path, source: str) -> str:
+    """Fingerprint of a module in a library of its own; paths are remembered within a process."""
+    library = package(Path(tempfile.mkdtemp(dir=tmp_path)), one=source)
+    script = library.parent / "script.py"
+    script.write_text("import heretic.one")
+    return code_fingerprints(script, library)["one.py"]
+
+
+MODULE = '''
+"""What it does."""
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+LIMIT: int = setting(3, description="How many.", ge=1)  # a comment
+
+
+def double(path: "Path") -> int:
+    """Return twice the size."""
+    return 2 * path.stat().st_size
+'''
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        ('"""What it does."""', '"""Something else."""'),
+        ('"""Return twice the size."""\n    ', ""),
+        ("  # a comment", ""),
+        ("    return 2 * path", "    return (\n        2\n        * path"),
+        ("How many.", "How many at most."),
+        ("from pathlib import Path", "from os import PathLike as Path"),
+    ],
+)
+def test_prose_is_not_code(tmp_path: Path, old: str, new: str) -> None:
+    edited = MODULE.replace(old, new)
+    if "(\n" in new:
+        edited = edited.replace("st_size", "st_size\n    )")
+    assert edited != MODULE
+    assert fingerprint_of(tmp_path, edited) == fingerprint_of(tmp_path, MODULE)
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        ("2 *", "3 *"),
+        ("ge=1", "ge=2"),
+        ("setting(3", "setting(4"),
+        ("double", "twice"),
+        ("    return", "    path.touch()\n    return"),
+        (".st_size", ".st_mtime"),
+        ('"Path"', '"str"'),
+    ],
+)
+def test_code_is_not_prose(tmp_path: Path, old: str, new: str) -> None:
+    edited = MODULE.replace(old, new)
+    assert edited != MODULE
+    assert fingerprint_of(tmp_path, edited) != fingerprint_of(tmp_path, MODULE)
+
+
+def test_the_bytes_of_data_files_count(tmp_path: Path) -> None:
+    found = []
+    for text in ("<p>one</p>", "<p>two</p>"):
+        library = package(Path(tempfile.mkdtemp(dir=tmp_path)), room__a="")
+        (library / "room" / "page.html").write_text(text)
+        script = library.parent / "script.py"
+        script.write_text("import heretic.room.a")
+        found.append(code_fingerprints(script, library)["room/page.html"])
+    assert found[0] != found[1]
+
+
+def test_imports_for_type_checkers_are_no_dependencies(tmp_path: Path) -> None:
+    library = package(
+        tmp_path,
+        one="from typing import TYPE_CHECKING\nif TYPE_CHECKING:\n    from heretic import two",
+        two="",
+    )
+    assert found(tmp_path, library, "import heretic.one") == {"one.py"}
+
+
+def test_fingerprints_of_rooms() -> None:
+    code = {"model/chat.py": "a", "evaluation/scorers/markers.py": "b", "scripts/optimize.py": "c"}
+    assert in_rooms(code, ("evaluation", "model")) == {
+        "model/chat.py": "a",
+        "evaluation/scorers/markers.py": "b",
+    }
+    assert in_rooms(code, ("report",)) == {}
 
 
 def test_every_scorer_of_the_search_decides_what_its_study_is() -> None:
-    files = module_files(SCRIPTS / "optimize.py", LIBRARY)
-    named = {in_rooms(path, ("evaluation",)) for path in files}
-    assert {"evaluation/scorers/markers.py", "evaluation/scorers/log_odds.py"} <= named
+    code = code_fingerprints(SCRIPTS / "optimize.py", LIBRARY)
+    named = in_rooms(code, ("evaluation",))
+    assert {"evaluation/scorers/markers.py", "evaluation/scorers/log_odds.py"} <= named.keys()

@@ -1,7 +1,7 @@
 """Asks Snakemake's own API what it would run; a process that answers a question a line.
 
 python plan_jobs.py     in a workspace; reads {"config": {...}, "environ": {...}} lines and writes
-                        {job: {"rule", "params", "inputs", "planned", "after"}} lines
+                        {job: {"rule", "phase", "inputs", "planned", "after"}} lines
 """
 
 import json
@@ -23,6 +23,8 @@ from snakemake.settings.types import (
     SchedulingSettings,
 )
 
+from heretic import dependencies
+
 
 def main() -> None:
     """Answer every line of the standard input."""
@@ -41,6 +43,7 @@ def main() -> None:
 
 def plan(config: dict[str, Any], profile: dict[str, Any]) -> dict[str, dict[str, Any]]:
     """Every job of the run, and what Snakemake holds against its results."""
+    _forget_source()
     quiet = OutputSettings(dryrun=True, quiet={Quietness.ALL})
     with SnakemakeApi(quiet) as api:
         workflow = api.workflow(
@@ -64,6 +67,12 @@ def plan(config: dict[str, Any], profile: dict[str, Any]) -> dict[str, dict[str,
         return {_name(job): _facts(job, dag) for job in dag.jobs}
 
 
+def _forget_source() -> None:
+    """Each plan of a user is a process of its own, which reads the source as it is."""
+    for name in ("_fingerprint", "_imported"):
+        getattr(dependencies, name).cache_clear()
+
+
 def _name(job: Any) -> str:
     return " ".join([job.rule.name, *job.wildcards])
 
@@ -76,11 +85,25 @@ def _facts(job: Any, dag: Any) -> dict[str, Any]:
     return {
         "rule": job.rule.name,
         # Asked of each job, also of those that run anyway because an earlier one does.
-        "params": has_outputs and bool(known.params_changed(job)),
-        "inputs": has_outputs and any(known.input_changed(job)),
+        "phase": _is_recorded_elsewhere(job),
+        "inputs": has_outputs and _other_inputs_changed(job, known),
         "planned": bool(reason),
         "after": [_name(other) for other, files in dag.dependencies[job].items() if files - order],
     }
+
+
+def _is_recorded_elsewhere(job: Any) -> bool:
+    """A dry run writes the record of settings and code that have changed to another folder."""
+    record = job.input.get("phase")
+    return record is not None and not record.startswith("results/")
+
+
+def _other_inputs_changed(job: Any, known: Any) -> bool:
+    now = {file for file in map(str, job.input) if "/.phases/" not in file}
+    return any(
+        now != {file for file in known.input(output) or () if "/.phases/" not in file}
+        for output in job.output
+    )
 
 
 if __name__ == "__main__":

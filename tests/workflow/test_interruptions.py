@@ -1,34 +1,40 @@
 """Real signals to real processes, full disks and torn files: the same command finishes the run.
 
 Each case stops a phase in its middle, gives the command again, and compares with a run that nobody
-disturbed. What is found is the table in workflow/README.md: `UPDATE_TABLE=1 pytest -m heavy` writes
-it anew.
+disturbed. The results are the table in workflow/README.md, which `UPDATE_TABLE=1 pytest -m heavy`
+writes.
 """
 
-import csv
-import os
 import shutil
-import signal
 import subprocess
-import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import optuna
-import psutil
 import pytest
-from conftest import REPOSITORY, Workspace, copy_workflow
+from conftest import Workspace, copy_workflow
 
-from heretic.artifacts import read_json, sha256_of
+from heretic.artifacts import sha256_of
 from heretic.optimization.watch import read_search
 from heretic.settings import PROMPT_SETS
-from heretic.settings.documents import replace_section
+from workflow.disturbances import (
+    Disturbed,
+    check_table,
+    interrupt_group,
+    interrupt_snakemake,
+    kill_both,
+    kill_job,
+    kill_snakemake,
+    lose_power,
+    outcome,
+    raise_in_script,
+    start_and_wait,
+    terminate_snakemake,
+)
 
 pytestmark = pytest.mark.heavy
 
-HERE = Path(__file__).parent
 SECTION = "interruptions"
 N_TRIALS = 8
 SMALL = (f"n_trials={N_TRIALS}", "n_startup_trials=4", "max_response_length=16",
@@ -48,96 +54,8 @@ PHASES = {
 }
 
 
-@dataclass
-class Disturbed:
-    """A run whose phase waits in its middle."""
-
-    workspace: Workspace
-    run: str
-    variables: dict[str, str]
-    mark: Path
-    main: subprocess.Popen[bytes]
-
-    @property
-    def job(self) -> psutil.Process:
-        """The process that does the work, the deepest below snakemake."""
-        return psutil.Process(self.main.pid).children(recursive=True)[-1]
-
-    def release(self) -> None:
-        """Let the waiting phase go on."""
-        Path(f"{self.mark}.go").touch()
-
-    def again(self) -> subprocess.CompletedProcess[str]:
-        """The same command once more."""
-        return self.workspace.run(*arguments(self.run), **self.variables)
-
-
 def arguments(run: str) -> tuple[str, ...]:
     return (f"results/{run}/model.manifest.json", "--config", f"run_name={run}", *SMALL)
-
-
-def raise_in_script(found: Disturbed) -> str:
-    assert found.main.wait(timeout=120) != 0
-    return ""
-
-
-def interrupt_group(found: Disturbed) -> str:
-    os.killpg(found.main.pid, signal.SIGINT)
-    assert found.main.wait(timeout=120) != 0
-    return ""
-
-
-def interrupt_snakemake(found: Disturbed) -> str:
-    os.kill(found.main.pid, signal.SIGINT)
-    found.release()
-    assert found.main.wait(timeout=300) != 0
-    return "the phase ends first"
-
-
-def terminate_snakemake(found: Disturbed) -> str:
-    os.kill(found.main.pid, signal.SIGTERM)
-    found.release()
-    assert found.main.wait(timeout=300) != 0
-    return "the phase ends first"
-
-
-def kill_job(found: Disturbed) -> str:
-    found.job.kill()
-    assert found.main.wait(timeout=120) != 0
-    return ""
-
-
-def kill_snakemake(found: Disturbed) -> str:
-    """The phase lives on as an orphan; a second one is refused until it ends."""
-    orphan = found.job
-    found.main.kill()
-    found.main.wait()
-    assert orphan.is_running()
-    refused = found.again()
-    assert refused.returncode == 1
-    assert f"another process (pid {orphan.pid} on " in refused.stdout
-    assert "Traceback" not in refused.stdout
-    found.release()
-    psutil.wait_procs([orphan], timeout=300)
-    assert not orphan.is_running()
-    return "refused while the orphan works, then "
-
-
-def kill_both(found: Disturbed) -> str:
-    os.killpg(found.main.pid, signal.SIGKILL)
-    found.main.wait()
-    return ""
-
-
-def lose_power(found: Disturbed) -> str:
-    """What was being written is cut to half of its length."""
-    kill_both(found)
-    partial = list((found.workspace.results / found.run).rglob(".*.partial"))
-    assert partial
-    for path in partial:
-        for file in [path] if path.is_file() else path.rglob("*.safetensors"):
-            os.truncate(file, file.stat().st_size // 2)
-    return ""
 
 
 CASES: list[tuple[str, str, Callable[[Disturbed], str]]] = [
@@ -166,31 +84,7 @@ def start_from_demo(workspace: Workspace, run: str) -> None:
 def disturb(workspace: Workspace, run: str, fault: str, action: str, folder: Path) -> Disturbed:
     """Start a run and wait until its phase is in its middle."""
     start_from_demo(workspace, run)
-    mark = folder / "mark"
-    path = os.pathsep.join([str(HERE / "faults"), str(workspace.folder / "workflow")])
-    variables = {"FAULT": f"{fault}:{action}", "FAULT_MARK": str(mark), "PYTHONPATH": path}
-    main = workspace.start(*arguments(run), **variables)
-    deadline = time.monotonic() + 300
-    while not mark.exists():
-        assert main.poll() is None
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
-    return Disturbed(workspace, run, variables, mark, main)
-
-
-def outcome(workspace: Workspace, run: str) -> dict[str, Any]:
-    """What must not depend on interruptions: everything but times."""
-    folder = workspace.results / run
-    rows = csv.DictReader((folder / "trials.csv").open())
-    evaluation = read_json(folder / "evaluation.json")
-    best = read_json(folder / "best.json")
-    return {
-        "directions": sha256_of(folder / "directions.safetensors"),
-        "weights": sha256_of(folder / "model" / "model.safetensors"),
-        "trials": [{k: v for k, v in row.items() if not k.startswith("seconds")} for row in rows],
-        "evaluation": {k: v for k, v in evaluation.items() if k != "provenance"},
-        "best": [best[key] for key in ("trial", "parameters", "scores", "strengths", "n_trials")],
-    }
+    return start_and_wait(workspace, arguments(run), f"{fault}:{action}", folder / "mark")
 
 
 def tried(workspace: Workspace, run: str) -> list[str]:
@@ -267,15 +161,7 @@ def test_training_that_was_killed_gives_the_same_model(tmp_path: Path) -> None:
         (tmp_path / name).mkdir()
     straight, killed = (copy_workflow(tmp_path / name) for name in ("straight", "killed"))
     straight.require(*target)
-    path = os.pathsep.join([str(HERE / "faults"), str(killed.folder / "workflow")])
-    mark = tmp_path / "mark"
-    variables = {"FAULT": "heretic.demo.train:_loss:8:wait", "FAULT_MARK": str(mark)}
-    main = killed.start(*target, PYTHONPATH=path, **variables)
-    while not mark.exists():
-        assert main.poll() is None
-        time.sleep(0.05)
-    os.killpg(main.pid, signal.SIGKILL)
-    main.wait()
+    kill_both(start_and_wait(killed, target, "heretic.demo.train:_loss:8:wait", tmp_path / "mark"))
     killed.require(*target)
     models = [w.results / "demo-model-steps12" / "model.safetensors" for w in (straight, killed)]
     assert sha256_of(models[0]) == sha256_of(models[1])
@@ -332,12 +218,7 @@ def test_the_table_in_the_readme_is_what_was_found() -> None:
     expected |= {("a full disk", "extract_residuals"), ("SIGKILL of both", "train_demo_model")}
     if ROWS.keys() != expected:
         pytest.skip("the table needs every case of this file")
-    lines = ["| interruption | in the middle of | the same command then | finished trials kept |"
-             " run twice | same artifacts |", "|---|---|---|---|---|---|"]  # fmt: skip
+    heading = "| interruption | in the middle of | the same command then | finished trials kept |"
+    lines = [f"{heading} run twice | same artifacts |", "|---|---|---|---|---|---|"]
     lines += [f"| {name} | `{rule}` | {row} |" for (name, rule), row in sorted(ROWS.items())]
-    page = REPOSITORY / "workflow" / "README.md"
-    text = page.read_text(encoding="utf-8")
-    found = replace_section(text, SECTION, "\n".join(lines) + "\n")
-    if "UPDATE_TABLE" in os.environ:
-        page.write_text(found, encoding="utf-8")
-    assert found == page.read_text(encoding="utf-8")
+    check_table(SECTION, lines)

@@ -1,5 +1,6 @@
 """What a change makes stale, as Snakemake itself plans it: for every setting and every module."""
 
+import ast
 import json
 import os
 import shutil
@@ -129,6 +130,12 @@ CHANGED |= {
     }
     for name in PROMPT_SETS
 }
+# A setting of each rule, tried without metadata too.
+WITHOUT_METADATA = (
+    *("seed", "demo_planted", "dtype", "good_holdout_prompts", "chat_template", "positions"),
+    *("stream_unhelpfulness", "n_directions", "n_trials", "max_weight", "n_finalists", "select"),
+    *("max_shard_size", "kl_tokens", "benchmark_limit", "projection", "upload_private"),
+)
 # Options of the demo model: another value is another model, in a folder of its own.
 OF_DEMO = {"seed", "demo_family", "demo_planted", "demo_steps"}
 # Settings that name what is made: another value is another run, or another copy of it.
@@ -223,36 +230,72 @@ def test_every_setting_is_tried() -> None:
 def test_a_setting_makes_exactly_the_rules_of_its_row_stale(planner: Planner, name: str) -> None:
     row = set(rules_of(Settings.model_fields[name]))
     jobs = planner.plan(**{name: CHANGED[name]})
-    first = {n for n, job in jobs.items() if job["params"]}
+    first = {n for n, job in jobs.items() if job["phase"]}
     if name in OF_DEMO:
-        assert rules(jobs, "params") == (row | set(MODEL_RULES)) - {"train_demo_model"}
+        reading = set(rules_of(Settings.model_fields["model"]))
+        assert rules(jobs, "phase") == row | reading | {"train_demo_model"}
         assert rules(jobs, "inputs") == set(MODEL_RULES)
-        first |= {"train_demo_model"}
     else:
-        assert rules(jobs, "params") == row
+        assert rules(jobs, "phase") == row
         # It names files, which count as well where they are read.
         unread = {"score_finalists"} if name == "export_from" else set()
         assert rules(jobs, "inputs") == (row - unread if name in NAME_FILES else set())
     assert planned(jobs) == and_all_after(jobs, first)
 
 
+def test_settings_count_without_what_snakemake_remembers(planner: Planner) -> None:
+    """As after jobs that finished on a cluster while no main process watched them."""
+    remembered = planner.workspace.folder / ".snakemake" / "metadata"
+    aside = remembered.rename(remembered.with_name("metadata-aside"))
+    try:
+        assert planned(planner.plan()) == set()
+        for name in WITHOUT_METADATA:
+            jobs = planner.plan(**{name: CHANGED[name]})
+            first = {n for n, job in jobs.items() if job["phase"]}
+            assert first, name
+            assert planned(jobs) == and_all_after(jobs, first), name
+    finally:
+        shutil.rmtree(remembered, ignore_errors=True)
+        aside.rename(remembered)
+
+
+def test_a_plan_changes_nothing(planner: Planner) -> None:
+    """A dry run of other settings leaves no trace in what a later run compares with."""
+    before = contents(planner.workspace.results)
+    assert planned(planner.plan(max_weight=1.5, seed=5, bootstrap_samples=101))
+    assert contents(planner.workspace.results) == before
+    assert planned(planner.plan()) == set()
+
+
+def contents(folder: Path) -> dict[str, tuple[int, int]]:
+    return {str(path): (path.stat().st_mtime_ns, path.stat().st_size) for path in folder.rglob("*")}
+
+
+def test_a_smaller_number_of_trials_does_not_search(planner: Planner) -> None:
+    jobs = planner.plan(n_trials=2, n_startup_trials=2, select="knee")
+    assert rules(jobs, "phase") == {"optimize", "score_finalists", "select_best"}
+    jobs = planner.plan(n_trials=3, select="knee")
+    assert rules(jobs, "phase") == {"score_finalists", "select_best"}
+
+
 @pytest.mark.parametrize("name", PROMPT_SETS)
 def test_a_prompt_set_makes_only_its_own_job_stale(planner: Planner, name: str) -> None:
     jobs = planner.plan(**{name: CHANGED[name]})
-    assert [n for n, job in jobs.items() if job["params"]] == [f"load_prompts demo {name}"]
+    assert [n for n, job in jobs.items() if job["phase"]] == [f"load_prompts demo {name}"]
 
 
 def test_an_optional_set_that_is_switched_off_is_missed(planner: Planner) -> None:
     jobs = planner.plan(sacred_prompts="false")
-    assert rules(jobs, "params") == set()
-    assert rules(jobs, "inputs") == {
+    assert rules(jobs, "phase") == rules(jobs, "inputs") == {
         "check_prompts", "compute_directions", "evaluate", "save",
     }  # fmt: skip
 
 
 def test_another_pick_is_made_beside_the_result(planner: Planner) -> None:
     jobs = planner.plan(select="closest,trial=2")
-    assert rules(jobs, "params") == set()
+    assert {n for n, job in jobs.items() if job["phase"] and not n.endswith("trial-2")} == {
+        "report demo"
+    }
     assert rules(jobs, "inputs") == {"report"}
     further = ("score_finalists", "select_best", "apply_best", "evaluate", "benchmark", "save")
     assert planned(jobs) == {*(f"{rule} demo /picks/trial-2" for rule in further)} | {
@@ -271,8 +314,7 @@ def test_which_trial_is_taken_is_no_matter_of_the_search(planner: Planner) -> No
 
 def test_benchmarks_that_are_switched_off_are_missed(planner: Planner) -> None:
     jobs = planner.plan(benchmarks="")
-    assert rules(jobs, "params") == set()
-    assert rules(jobs, "inputs") == {"save", "report"}
+    assert rules(jobs, "phase") == rules(jobs, "inputs") == {"save", "report"}
 
 
 def test_another_pick_does_not_score_the_original_again(planner: Planner) -> None:
@@ -296,12 +338,11 @@ def test_another_model_makes_the_rules_of_its_row_stale(planner: Planner) -> Non
     copy = Path(shutil.copytree(results / "demo-model", results.parent / "same-weights"))
     sources = {name: {**CHANGED[name], "split": name} for name in PROMPT_SETS}
     jobs = planner.plan(model=str(copy), run_name="demo", **sources)
-    assert rules(jobs, "params") == set(rules_of(Settings.model_fields["model"]))
+    assert rules(jobs, "phase") - {"load_prompts"} == set(rules_of(Settings.model_fields["model"]))
 
 
 def test_another_run_name_is_a_run_of_its_own(planner: Planner) -> None:
     jobs = planner.plan(run_name="other")
-    assert rules(jobs, "params") == set()
     assert planned(jobs) == {
         name for name, job in jobs.items() if job["rule"] != "train_demo_model"
     }
@@ -310,20 +351,23 @@ def test_another_run_name_is_a_run_of_its_own(planner: Planner) -> None:
 
 def test_another_repository_makes_only_the_upload_stale(planner: Planner) -> None:
     jobs = planner.plan(upload_to="tester/elsewhere")
-    assert rules(jobs, "params") == {"upload"} == set(rules_of(Settings.model_fields["upload_to"]))
+    assert rules(jobs, "phase") == {"upload"} == set(rules_of(Settings.model_fields["upload_to"]))
     assert planned(jobs) == {"upload demo", "all"}
 
 
-@pytest.mark.parametrize("name", CHANGED)
-def test_the_same_value_from_another_source_makes_nothing_stale(
-    planner: Planner, name: str
-) -> None:
-    """What a file or the command line says, said by a variable."""
-    value = Settings(**BASE).model_dump(mode="json")[name]
-    text = value if isinstance(value, str) else json.dumps(value)
-    assert planned(planner.plan(**{name: value})) == set()
-    variable = {f"HERETIC_{name.upper()}": "" if value is None else text}
-    assert planned(planner.plan(name, environ=variable)) == set()
+def test_the_same_values_from_another_source_make_nothing_stale(planner: Planner) -> None:
+    """What a file or the command line says, said by variables."""
+    values = Settings(**BASE).model_dump(mode="json", include=set(CHANGED))
+    assert planned(planner.plan(**values)) == set()
+    variables = {
+        f"HERETIC_{name.upper()}": ""
+        if value is None
+        else value
+        if isinstance(value, str)
+        else json.dumps(value)
+        for name, value in values.items()
+    }
+    assert planned(planner.plan(*CHANGED, environ=variables)) == set()
 
 
 def test_touching_files_makes_nothing_stale(planner: Planner) -> None:
@@ -339,6 +383,33 @@ def library_modules() -> list[str]:
     return sorted(path.relative_to(library).as_posix() for path in library.rglob("*.py"))
 
 
+def test_prose_makes_nothing_stale(planner: Planner) -> None:
+    """Comments, docstrings and descriptions of settings, of all modules and scripts at once."""
+    folder = planner.workspace.folder
+    paths = [*(folder / "workflow" / "heretic").rglob("*.py"), *(folder / "scripts").glob("*.py")]
+    before = {path: path.read_text(encoding="utf-8") for path in paths}
+    edited = {path: with_other_prose(text) for path, text in before.items()}
+    assert sum(edited[path] != before[path] for path in paths) > 150
+    try:
+        for path, text in edited.items():
+            path.write_text(text, encoding="utf-8")
+        assert planned(planner.plan()) == set()
+    finally:
+        for path, text in before.items():
+            path.write_text(text, encoding="utf-8")
+
+
+def with_other_prose(source: str) -> str:
+    """Source with another docstring in its module and each function, and another comment."""
+    lines = source.splitlines()
+    documented = (ast.Module, ast.FunctionDef, ast.ClassDef)
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, documented) and ast.get_docstring(node):
+            first = node.body[0]
+            lines[first.lineno - 1] = lines[first.lineno - 1].replace('"""', '"""Edited. ', 1)
+    return "\n".join([*lines, "", "# edited", ""])
+
+
 @pytest.mark.parametrize("module", library_modules())
 def test_editing_a_module_makes_its_dependants_stale(planner: Planner, module: str) -> None:
     folder = planner.workspace.folder
@@ -346,7 +417,7 @@ def test_editing_a_module_makes_its_dependants_stale(planner: Planner, module: s
     before, digest = path.read_text(), sha256_of(path)
     rule_names = {p.stem for p in (folder / "scripts").glob("*.py")}
     using = {r for r in rule_names if path in module_files(folder / "scripts" / f"{r}.py", library)}
-    path.write_text(before + "\n# edited\n")
+    path.write_text(before + "\nEDITED = 1\n")
     try:
         jobs = planner.plan()
     finally:
@@ -362,7 +433,7 @@ def test_editing_a_module_makes_its_dependants_stale(planner: Planner, module: s
 def test_editing_a_script_makes_its_rule_stale(planner: Planner, script: str) -> None:
     path = planner.workspace.folder / "scripts" / f"{script}.py"
     before = path.read_text()
-    path.write_text(before + "\n# edited\n")
+    path.write_text(before + "\nEDITED = 1\n")
     try:
         jobs = planner.plan()
     finally:

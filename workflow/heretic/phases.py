@@ -138,16 +138,16 @@ def unchanged_phase(path: str, settings: Mapping[str, Any]) -> Iterator[None]:
         if name != N_TRIALS and before.settings.get(name) != value
     ]
     if differing:
-        raise HereticError(_overtaken(before.rule, ", ".join(differing)))
+        raise HereticError(_overtaken(f"{', '.join(differing)} of {before.rule}"))
     yield
     if read_phase(record) != before:
-        raise HereticError(_overtaken(before.rule, "its settings or code"))
+        raise HereticError(_overtaken(f"the settings or the code of {before.rule}"))
 
 
-def _overtaken(rule: str, what: str) -> str:
+def _overtaken(what: str) -> str:
     return (
-        f"another run in the same results folder has changed {what} of {rule} meanwhile; "
-        "run one of them at a time, or give each a run_name, and run again"
+        f"another run in the same results folder has changed {what} since this run started; run "
+        "one of them at a time, or give each a run_name, and run again"
     )
 
 
