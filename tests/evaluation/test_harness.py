@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 import torch
+from dated_templates import DATED, set_clock_of_templates
 from multimodal_models import PARTS_TEMPLATE
 from own_tasks import QUESTIONS, WORDS, write_choices, write_group, write_open
-from dated_templates import DATED, set_clock_of_templates
 from tiny_models import CHAT_TEMPLATE, NO_SYSTEM_ROLE, tiny_model
 
 from heretic.errors import SettingsError

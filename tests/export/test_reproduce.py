@@ -8,8 +8,8 @@ from typing import Any, Literal
 
 import pytest
 import torch
-from safetensors.torch import load_file, save_file
 from dated_templates import DATED, DAY, TOMORROW, set_today
+from safetensors.torch import load_file, save_file
 from small_edits import export, hashes, plan
 from tiny_models import D_MODEL, LAYERS, save_tiny_model
 from transformers import AutoTokenizer

@@ -37,14 +37,29 @@ from heretic.model.template_date import (
 )
 from heretic.prompts.prompt import Prompt
 
-MIDNIGHT = datetime(DAY.year, DAY.month, DAY.day)  # noqa: DTZ001  # as transformers has it
+MIDNIGHT = datetime(DAY.year, DAY.month, DAY.day)  # as transformers has it
 HI = Prompt("Hi")
 # Of the C library; flags are for numbers and words.
 LETTERS = "aAbBcCdDeFgGhHIjklmMnpPrRSStTuUVwWxXyYzZ%"
 FLAGGED = [f"{flag}{letter}" for letter in f"{NUMBERS}Cegkl".replace("f", "") for flag in "-_0"]
 FORMATS = [*(f"%{end}" for end in [*LETTERS, *FLAGGED, "^a", "^A", "^b", "^B", "^h"])]
-FORMATS += ["", "plain", "%d %b %Y", "%Y-%m-%dT%H:%M:%S", "100%% %d%%d%%", "ends in %%", "%%%d", "é%d"]
-DAYS = [date(2024, 1, 1), date(2024, 2, 29), date(2021, 1, 3), date(1999, 12, 31), date(2030, 10, 6)]
+FORMATS += [
+    "",
+    "plain",
+    "%d %b %Y",
+    "%Y-%m-%dT%H:%M:%S",
+    "100%% %d%%d%%",
+    "ends in %%",
+    "%%%d",
+    "é%d",
+]
+DAYS = [
+    date(2024, 1, 1),
+    date(2024, 2, 29),
+    date(2021, 1, 3),
+    date(1999, 12, 31),
+    date(2030, 10, 6),
+]
 
 
 def formatted(format_text: str, day: date) -> str:
@@ -71,7 +86,7 @@ def test_the_prompt_is_the_one_of_transformers_on_that_day(
 
 @pytest.mark.parametrize("day", DAYS, ids=str)
 def test_every_directive_is_that_of_the_c_library(day: date) -> None:
-    midnight = datetime(day.year, day.month, day.day)  # noqa: DTZ001
+    midnight = datetime(day.year, day.month, day.day)
     for each in FORMATS:
         assert formatted(each, day) == midnight.strftime(each), each
 
@@ -83,7 +98,9 @@ def test_the_epoch_counts_from_midnight_in_utc() -> None:
 @pytest.mark.parametrize("template", [CHAT_TEMPLATE, CONSTANT])
 def test_a_template_without_a_date_is_left_alone(template: str) -> None:
     """Also one that prints a constant, which everyone who uses the model sees."""
-    one, other = (ChatFormat(tiny_tokenizer(template), template_date=day) for day in (DAY, TOMORROW))
+    one, other = (
+        ChatFormat(tiny_tokenizer(template), template_date=day) for day in (DAY, TOMORROW)
+    )
     assert not one.prints_date
     assert one.template_arguments == {}
     assert one.render(HI) == other.render(HI)

@@ -16,7 +16,7 @@ from heretic.model.decoding import decode, generate
 from heretic.model.loading import load_model
 from heretic.model.quantization import AS_IS, NONE
 from heretic.model.source import is_local, source_facts
-from heretic.model.template_date import read_chat, today
+from heretic.model.template_date import day_of, read_chat
 from heretic.model.threads import set_threads
 from heretic.prompts.prompt import Prompt
 from heretic.settings.prompt_sources import DEMO
@@ -53,7 +53,7 @@ def converse(
         **chat,
     }
     day = chat["template_date"]
-    if day not in (None, today().isoformat()):
+    if day is not None and day_of(day) != day_of(None):
         log.info("The chat template prints the date of the run, %s, not today's", day)
     models = {"edited": load_edited(saved, options, original)}
     if compare:
