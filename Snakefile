@@ -6,6 +6,8 @@
 #   └── {run}/
 #       ├── prompts/{set}.jsonl          phase 1   load_prompts, check_prompts
 #       ├── chat.json                    phase 2a  find_response_prefix
+#       ├── template_date.json                     the same, if the chat template prints the date
+#       │                                          (state: outlives every run)
 #       ├── residuals/{set}.safetensors            extract_residuals, extract_protected_residuals
 #       ├── directions.safetensors       phase 2b  compute_directions
 #       ├── geometry.csv

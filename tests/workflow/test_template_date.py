@@ -24,7 +24,7 @@ SMALL = ("n_trials=3", "n_startup_trials=3", "max_response_length=16", "bootstra
 PRINTED = "{{ '<|system|>now ' + strftime_now('%A %d %B %Y %H:%M:%S %x') + '<|end|>' }}"
 DEMO = ", column: prompt, answer_column: answers"
 SETS = [
-    f"{name}={{dataset: demo, split: {name}{DEMO}}}"
+    f'{name}={{dataset: demo, split: "{name}[:50]"{DEMO}}}'
     for name in PROMPT_SETS
     if name.startswith(("good", "bad"))
 ]
@@ -79,14 +79,19 @@ def dated(demo_workspace: Workspace, tmp_path_factory: pytest.TempPathFactory) -
     return Dated(workspace, model, folder)
 
 
-def measured(dated: Dated, run: str) -> dict[str, Any]:
-    """What a run finds: everything but times and names of folders."""
-    folder = dated.workspace.results / run
+def trials(folder: Path) -> list[dict[str, str]]:
+    """Parameters and scores of every trial."""
     rows = csv.DictReader((folder / "trials.csv").open(encoding="utf-8"))
+    return [{k: v for k, v in row.items() if not k.startswith("seconds")} for row in rows]
+
+
+def measured(dated: Dated, run: str) -> dict[str, Any]:
+    """Everything that a run finds but times."""
+    folder = dated.workspace.results / run
     evaluation = read_json(folder / "evaluation.json")
     return {
         "states": dated.hashes(run, STATES),
-        "trials": [{k: v for k, v in row.items() if not k.startswith("seconds")} for row in rows],
+        "trials": trials(folder),
         "study": dated.studies(run),
         "evaluation": {k: v for k, v in evaluation.items() if k != "provenance"},
         "answers": sha256_of(folder / "answers.jsonl"),
@@ -110,13 +115,8 @@ def test_a_run_that_goes_on_another_day_keeps_its_prompts(
     assert read_json(run / "model" / "ablation.json")["template_date"] == FIRST
     # Its date is settled, although the rule that settles it runs again for another reason.
     prefix = chat["response_prefix"]
-    printed = dated.require(
-        "dated",
-        "evaluation.json",
-        LATER,
-        config_argument("response_prefix", prefix),
-        **dated.elsewhere(),
-    )
+    changed = config_argument("response_prefix", prefix)
+    printed = dated.require("dated", "evaluation.json", LATER, changed, **dated.elsewhere())
     assert "Finding how the model's answers begin" in printed
     now = read_json(run / "chat.json")
     assert (now["template_date"], now["response_prefix"]) == (FIRST, prefix)
@@ -144,8 +144,8 @@ def test_another_date_is_another_study_and_back_again(
     other = read_tensors(run / "residuals" / "bad_prompts.safetensors")["residuals"]
     assert not before.equal(other)
     assert len(dated.studies("dated")) == 2
-    dated.require("dated", "evaluation.json", LATER)
+    dated.require("dated", "study.json", LATER)
     assert read_json(run / "chat.json")["template_date"] == FIRST
-    again = measured(dated, "dated")
-    assert {*again.pop("study")} > {*finished["study"]}
-    assert again == {key: value for key, value in finished.items() if key != "study"}
+    assert dated.hashes("dated", STATES) == finished["states"]
+    assert trials(run) == finished["trials"]
+    assert {*dated.studies("dated")} > {*finished["study"]}

@@ -50,7 +50,7 @@ class ChatFormat:
         return prints_date(self.tokenizer.get_chat_template())
 
     @cached_property
-    def template_arguments(self) -> dict[str, str]:
+    def template_arguments(self) -> dict[str, Any]:
         """Further arguments of the tokenizer's `apply_chat_template`, which fix the date."""
         if not self.prints_date:
             return {}
