@@ -7,6 +7,8 @@
 #       ├── .phases/{rule}.json          settings and code that the results of each rule come from
 #       ├── prompts/{set}.jsonl          phase 1   load_prompts, check_prompts
 #       ├── chat.json                    phase 2a  find_response_prefix
+#       ├── template_date.json                     the same, if the chat template prints the date
+#       │                                          (state: outlives every run)
 #       ├── residuals/{set}.safetensors            extract_residuals, extract_protected_residuals
 #       ├── directions.safetensors       phase 2b  compute_directions
 #       ├── geometry.csv

@@ -21,7 +21,7 @@ from heretic.phases import unchanged_phase
 snakemake: Snakemake
 
 # Of the model that was searched; the record has them of each edit, or of the base model.
-NOT_TOLD = ("writers", "shapes", "weights")
+NOT_TOLD = ("writers", "shapes", "weights", "template_date")
 
 
 def main(smk: Snakemake) -> None:
@@ -59,7 +59,12 @@ def main(smk: Snakemake) -> None:
         "source": {**origin, "card": carried_over(source)},
         "provenance": provenance(settings, inputs),
     }
-    changes = {"model": str(source), "model_revision": None, "dtype": ablation.dtype}
+    changes = {
+        "model": str(source),
+        "model_revision": None,
+        "dtype": ablation.dtype,
+        "template_date": ablation.template_date,
+    }
     export_model(
         ablation,
         source,

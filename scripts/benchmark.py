@@ -9,6 +9,7 @@ from heretic.console import job
 from heretic.evaluation.benchmarks import BenchmarkProtocol, compare
 from heretic.evaluation.harness import answers_file, load_benchmarks, score_benchmarks
 from heretic.export.adapter import load_edited
+from heretic.model.template_date import read_chat
 from heretic.model.threads import set_threads
 from heretic.phases import unchanged_phase
 
@@ -18,8 +19,7 @@ snakemake: Snakemake
 def main(smk: Snakemake) -> None:
     """Load what was saved, score it, and write both models' scores."""
     runtime = smk.config["runtime"][smk.wildcards.run]
-    chat = read_json(Path(smk.input.chat))
-    settings = {**smk.params.settings, "response_prefix": chat["response_prefix"]}
+    settings = {**smk.params.settings, **read_chat(Path(smk.input.chat))}
     set_threads(runtime["threads"])
     inputs = {"original": Path(smk.input.original[0]), "edited": Path(smk.input.edited[0])}
     protocol = BenchmarkProtocol.from_settings(settings)

@@ -4,13 +4,14 @@ from pathlib import Path
 
 from snakemake.script import Snakemake
 
-from heretic.artifacts import provenance, read_json, write_json
+from heretic.artifacts import provenance, write_json
 from heretic.console import job
 from heretic.evaluation.benchmarks import BenchmarkProtocol
 from heretic.evaluation.harness import answers_file, load_benchmarks, score_benchmarks
 from heretic.model.loading import load_model
 from heretic.model.quantization import unquantised_original
 from heretic.model.source import source_facts
+from heretic.model.template_date import read_chat
 from heretic.model.threads import set_threads
 from heretic.phases import unchanged_phase
 
@@ -20,8 +21,7 @@ snakemake: Snakemake
 def main(smk: Snakemake) -> None:
     """Load the original as the held-out table does, and write its scores."""
     runtime = smk.config["runtime"][smk.wildcards.run]
-    chat = read_json(Path(smk.input.chat))
-    settings = {**smk.params.settings, "response_prefix": chat["response_prefix"]}
+    settings = {**smk.params.settings, **read_chat(Path(smk.input.chat))}
     set_threads(runtime["threads"])
     protocol = BenchmarkProtocol.from_settings(settings)
     benchmarks = load_benchmarks(protocol)

@@ -19,6 +19,7 @@ from heretic.evaluation.protocol import evaluate_edit
 from heretic.export.adapter import load_edited
 from heretic.model.loading import choose_device, load_model
 from heretic.model.quantization import unquantised_original
+from heretic.model.template_date import read_chat
 from heretic.model.threads import set_threads
 from heretic.phases import unchanged_phase
 from heretic.prompts.bundle import read_prompts
@@ -30,8 +31,7 @@ snakemake: Snakemake
 def main(smk: Snakemake) -> None:
     """Measure the saved model against the original and write the table."""
     runtime = smk.config["runtime"][smk.wildcards.run]
-    chat = read_json(Path(smk.input.chat))
-    settings = {**smk.params.settings, "response_prefix": chat["response_prefix"]}
+    settings = {**smk.params.settings, **read_chat(Path(smk.input.chat))}
     set_threads(runtime["threads"])
     inputs = {name: Path(path) for name, path in smk.input.items() if name in PROMPT_SETS}
     directions = read_tensors(Path(smk.input.directions))

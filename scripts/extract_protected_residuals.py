@@ -8,9 +8,9 @@ from pathlib import Path
 
 from snakemake.script import Snakemake
 
-from heretic.artifacts import read_json
 from heretic.console import job
 from heretic.model.loading import load_model
+from heretic.model.template_date import read_chat
 from heretic.model.threads import set_threads
 from heretic.phases import unchanged_phase
 from heretic.residual_files import write_residuals
@@ -21,8 +21,7 @@ snakemake: Snakemake
 def main(smk: Snakemake) -> None:
     """Load the model and write the states of the set, or their mean."""
     runtime = smk.config["runtime"][smk.wildcards.run]
-    chat = read_json(Path(smk.input.chat))
-    settings = {**smk.params.settings, "response_prefix": chat["response_prefix"]}
+    settings = {**smk.params.settings, **read_chat(Path(smk.input.chat))}
     set_threads(runtime["threads"])
     model = load_model(**{**runtime, **settings, "model": smk.params.model})
     write_residuals(

@@ -1,6 +1,7 @@
 """Finds the text with which all answers of the model begin, or takes the one that is set.
 
-Every later phase appends it to the prompts, so it is found once a run.
+Every later phase appends it to the prompts, so it is found once a run; and so is the date that the
+chat template prints, if it prints one.
 """
 
 from pathlib import Path
@@ -9,28 +10,38 @@ from snakemake.script import Snakemake
 
 from heretic.artifacts import provenance, write_json
 from heretic.console import job, log
-from heretic.model.loading import load_model
+from heretic.model.loading import load_chat, load_model
 from heretic.model.response_prefix import find_response_prefix
+from heretic.model.template_date import settle_date
 from heretic.model.threads import set_threads
 from heretic.phases import unchanged_phase
 from heretic.prompts.bundle import read_prompts
 from heretic.settings.input_fields import AUTO_PREFIX
+from heretic.settings.values import AUTO_DATE
 
 snakemake: Snakemake
 
 
 def main(smk: Snakemake) -> None:
-    """Write the prefix; the model is loaded only where it has to be asked."""
+    """Write prefix and date; the model is loaded only where it has to be asked."""
     settings, runtime = smk.params.settings, smk.config["runtime"][smk.wildcards.run]
+    target = Path(smk.output[0])
     inputs = {name: Path(smk.input[name]) for name in ("good_prompts", "bad_prompts")}
     prefix, found = settings["response_prefix"], settings["response_prefix"] == AUTO_PREFIX
+    options = {**runtime, **settings, "model": smk.params.model}
+    day = None
+    if load_chat(**options).prints_date:
+        day = settle_date(settings["template_date"], target.parent)
+        log.info("The chat template prints the date; it is %s in all prompts of the run", day)
+    elif settings["template_date"] != AUTO_DATE:
+        log.warning("template_date has no effect: the chat template prints no date")
     if found:
         set_threads(runtime["threads"])
-        model = load_model(**{**runtime, **settings, "model": smk.params.model})
+        model = load_model(**{**options, "template_date": day})
         prefix = find_response_prefix(model, *(read_prompts(path) for path in inputs.values()))
     log.info("Answers are taken to begin with %r", prefix)
     facts = provenance(settings, inputs if found else {})
-    write_json(Path(smk.output[0]), {"response_prefix": prefix, "provenance": facts})
+    write_json(target, {"response_prefix": prefix, "template_date": day, "provenance": facts})
 
 
 with (

@@ -26,6 +26,7 @@ from heretic.evaluation.trial_scores import Limits, TrialScores
 from heretic.model.embeddings import with_embeddings
 from heretic.model.loading import load_model, model_facts
 from heretic.model.source import locate, source_facts, tokenizer_files
+from heretic.model.template_date import read_chat
 from heretic.model.threads import set_threads
 from heretic.optimization.aims import directions_of, make_objectives
 from heretic.optimization.known_edits import (
@@ -63,8 +64,7 @@ ENGINE_RUNTIME = ("cache_weights", "cache_device", "activation_cache_gb")
 def main(smk: Snakemake) -> None:
     """Continue the study of this objective up to its end, then write its trials."""
     runtime = smk.config["runtime"][smk.wildcards.run]
-    chat = read_json(Path(smk.input.chat))
-    settings = {**smk.params.settings, "response_prefix": chat["response_prefix"]}
+    settings = {**smk.params.settings, **read_chat(Path(smk.input.chat))}
     set_threads(runtime["threads"])
     inputs = {name: Path(smk.input[name]) for name in (*EVALUATION_SETS, "directions")}
     if smk.input.texts:

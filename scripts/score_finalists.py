@@ -20,6 +20,7 @@ from heretic.evaluation.scorers.panel import make_panel
 from heretic.model.components import EMBEDDINGS
 from heretic.model.embeddings import with_embeddings
 from heretic.model.loading import Model, load_model
+from heretic.model.template_date import read_chat
 from heretic.model.threads import set_threads
 from heretic.optimization.finalists import Choice, Finalist, Finals, score_finalists
 from heretic.optimization.objectives import Objective
@@ -70,7 +71,7 @@ def searched_model(smk: Snakemake, study: dict[str, Any], records: list[TrialRec
     changes = {
         "model": smk.params.model,
         "dtype": study["model"]["dtype"],
-        "response_prefix": read_json(Path(smk.input.chat))["response_prefix"],
+        **read_chat(Path(smk.input.chat)),
     }
     model = load_model(**{**runtime, **settings, **changes})
     edited = any(EMBEDDINGS in record.parameters.components for record in records)

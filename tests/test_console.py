@@ -89,6 +89,18 @@ def test_a_process_prints_one_line_and_no_traceback() -> None:
     assert done.stderr == "PromptError: prompts.txt is empty; write one into it\n"
 
 
+def test_a_character_that_the_terminal_lacks_is_replaced() -> None:
+    told = "KL \u2264 1 caf\xe9"
+    code = f"from heretic.console import start_logging; start_logging(); print({told!a})"
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        env={**os.environ, "PYTHONIOENCODING": "latin-1"},
+        capture_output=True,
+        check=True,
+    )
+    assert done.stdout.decode("latin-1") == "KL ? 1 caf\xe9\n"
+
+
 def test_starting_again_closes_the_former_log(tmp_path: Path) -> None:
     start_logging(tmp_path / "one.log")
     former = next(h for h in log.handlers if isinstance(h, logging.FileHandler))

@@ -1,14 +1,23 @@
 """Which model an edited one is compared with."""
 
+import io
+import logging
 from pathlib import Path
 
 import pytest
 import torch
+from dated_templates import DAY, TOMORROW, WITH_TIME, set_today
 from safetensors.torch import save_file
+from small_edits import export, plan
+from tiny_models import CHAT_TEMPLATE, save_tiny_model
 
-from heretic.conversation import edited_demo_model
+from heretic.artifacts import write_json
+from heretic.conversation import converse, edited_demo_model
 from heretic.errors import ModelLoadError
+from heretic.model.chat import ChatFormat
 from heretic.model.source import source_facts
+from heretic.prompts.prompt import Prompt
+from heretic.settings import Settings
 
 
 @pytest.fixture
@@ -20,6 +29,40 @@ def results(tmp_path: Path) -> Path:
         )
     (tmp_path / "demo-model.manifest.json").write_text("{}")
     return tmp_path
+
+
+@pytest.mark.parametrize(("template", "told"), [(WITH_TIME, True), (CHAT_TEMPLATE, False)])
+def test_the_date_of_the_run_is_told_where_it_is_not_todays(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    template: str,
+    told: bool,
+) -> None:
+    run, day = tmp_path / "run", DAY.isoformat() if told else None
+    base = save_tiny_model(tmp_path / "base")
+    (base / "chat_template.jinja").write_text(template)
+    export(plan(base), base, run / "model", low_memory=True)
+    write_json(run / "chat.json", {"response_prefix": "", "template_date": day})
+    rendered: list[str] = []
+    inner = ChatFormat.render
+
+    def watched(self: ChatFormat, prompt: Prompt) -> str:
+        rendered.append(inner(self, prompt))
+        return rendered[-1]
+
+    monkeypatch.setattr(ChatFormat, "render", watched)
+    monkeypatch.setattr(logging.getLogger("heretic"), "propagate", True)
+    caplog.set_level(logging.INFO, "heretic")
+    for today in (DAY, TOMORROW):
+        set_today(monkeypatch, today)
+        monkeypatch.setattr("sys.stdin", io.StringIO("Hi\n"))
+        caplog.clear()
+        converse(run / "model", run, Settings(device="cpu"), compare=True, max_new_tokens=2)
+        notice = "prints the date of the run, 2024-07-04, not today's" in caplog.text
+        assert notice is (told and today == TOMORROW)
+    assert rendered
+    assert all(("now 00:00:00 on Thu Jul  4" in text) is told for text in rendered)
 
 
 def sha256(folder: Path) -> str:

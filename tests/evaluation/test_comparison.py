@@ -5,11 +5,13 @@ from typing import Any
 
 import pytest
 import torch
-from tiny_models import PROMPTS, VOCABULARY, tiny_model
+from dated_templates import DAY, WITH_TIME
+from tiny_models import PROMPTS, VOCABULARY, tiny_model, tiny_tokenizer
 
-from heretic.evaluation.comparison import Vocabulary, compare_models
+from heretic.evaluation.comparison import Asked, Vocabulary, compare_models
 from heretic.evaluation.holdout import HoldoutProtocol, HoldoutSets
 from heretic.evaluation.scorers.panel import make_panel
+from heretic.model.chat import ChatFormat
 from heretic.model.decoding import decode, generate
 from heretic.model.loading import Model
 from heretic.model.response_prefix import find_response_prefix
@@ -28,8 +30,8 @@ def answers_with(prefix: str, model: Model) -> list[str]:
 
 def test_both_models_answer_after_one_prefix() -> None:
     one, other = tiny_model(seed=1), tiny_model(seed=2)
-    found, prefix = compare_models(lambda: one, lambda: other, SETS, PROTOCOL, "Well, ")
-    assert prefix == "Well, "
+    found, asked = compare_models(lambda: one, lambda: other, SETS, PROTOCOL, "Well, ")
+    assert asked == Asked("Well, ", template_date=None)
     assert [line["original"] for line in found.answers] == answers_with("Well, ", one)
     assert [line["edited"] for line in found.answers] == answers_with("Well, ", other)
     assert found.table["original"]["kl_first_token"] == {"mean": 0.0, "interval": [0.0, 0.0]}
@@ -38,8 +40,17 @@ def test_both_models_answer_after_one_prefix() -> None:
 
 def test_the_prefix_is_found_on_the_original() -> None:
     one, other = tiny_model(seed=1), tiny_model(seed=2)
-    _, prefix = compare_models(lambda: one, lambda: other, SETS, PROTOCOL, "auto")
-    assert prefix == find_response_prefix(one, SETS.good, SETS.bad)
+    _, asked = compare_models(lambda: one, lambda: other, SETS, PROTOCOL, "auto")
+    assert asked.response_prefix == find_response_prefix(one, SETS.good, SETS.bad)
+
+
+@pytest.mark.parametrize("dated", [0, 1])
+def test_the_date_in_the_prompts_is_told_where_one_model_prints_it(dated: int) -> None:
+    models = [tiny_model(seed=1), tiny_model(seed=2)]
+    tokenizer = tiny_tokenizer(WITH_TIME)
+    models[dated].chat = ChatFormat(tokenizer, template_date=DAY)
+    _, asked = compare_models(lambda: models[0], lambda: models[1], SETS, PROTOCOL, "")
+    assert asked.template_date == "2024-07-04"
 
 
 def test_a_model_does_not_differ_from_itself() -> None:

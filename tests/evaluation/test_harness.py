@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import torch
+from dated_templates import DATED, set_clock_of_templates
 from multimodal_models import PARTS_TEMPLATE
 from own_tasks import QUESTIONS, WORDS, write_choices, write_group, write_open
 from tiny_models import CHAT_TEMPLATE, NO_SYSTEM_ROLE, tiny_model
@@ -178,8 +179,13 @@ def test_batches_shrink_when_memory_runs_out(
     assert model.batch_size.current == room
 
 
-@pytest.mark.parametrize("template", [CHAT_TEMPLATE, NO_SYSTEM_ROLE, PARTS_TEMPLATE])
-def test_turns_are_rendered_as_elsewhere_and_never_lost(template: str) -> None:
+@pytest.mark.parametrize(
+    "template", [CHAT_TEMPLATE, NO_SYSTEM_ROLE, PARTS_TEMPLATE, *DATED.values()]
+)
+def test_turns_are_rendered_as_elsewhere_and_never_lost(
+    template: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    set_clock_of_templates(monkeypatch, None)
     model = tiny_model(response_prefix="Well,")
     model.chat.tokenizer.chat_template = template
     turns = [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "Hi"}]

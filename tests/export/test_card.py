@@ -90,6 +90,7 @@ def card(
         "norm_preservation": "none",
         "export": changes.get("export", "merged"),
         "edits": changes.get("edits", EDITS),
+        "template_date": changes.get("template_date"),
         "source": {**source, "card": changes.get("card", {})},
         "model": {"loader": changes.get("loader", "AutoModelForCausalLM")},
         "provenance": {"versions": {"python": "3.11.9", "torch": "2.13.0"}},
@@ -164,6 +165,12 @@ def test_an_answer_prefix_is_told_with_the_table() -> None:
     told = card(prefix="<think>\n\n</think>")[1].split("## The edit")[0]
     assert '`"<think>\\n\\n</think>"`' in told
     assert "begin with" not in card()[1]
+
+
+def test_the_date_in_the_prompts_is_told_with_the_table() -> None:
+    told = card(template_date="2024-07-04")[1].split("## The edit")[0]
+    assert "every prompt was measured as on 2024-07-04" in told
+    assert "date" not in card(template_date=None)[1].split("## The edit")[0]
 
 
 def test_an_adapter_is_loaded_into_the_revision_that_it_was_made_of() -> None:

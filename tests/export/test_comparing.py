@@ -4,11 +4,13 @@ import json
 import re
 import shutil
 from collections.abc import Callable
+from datetime import date
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from dated_templates import DAY, TOMORROW, WITH_TIME, set_today
 from small_edits import export, plan
 from tiny_models import save_tiny_model
 
@@ -16,6 +18,8 @@ from heretic.artifacts import read_json, read_jsonl, sha256_of
 from heretic.cli import main
 from heretic.comparing import compare, load_sets
 from heretic.errors import HereticError, SettingsError
+from heretic.model.chat import ChatFormat
+from heretic.prompts.prompt import Prompt
 from heretic.settings import PromptSource, Settings
 
 torch.set_num_threads(1)
@@ -160,6 +164,29 @@ def test_the_command_hands_over_what_it_was_given(
         main(["evaluate", "--output", "there"])
     assert ended.value.code == 1
     assert "name the other model with --against" in capsys.readouterr().err
+
+
+def test_both_models_are_asked_as_on_one_day(
+    merged: Path, settings: Callable[..., Settings], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    dated = Path(shutil.copytree(merged, tmp_path / "dated"))
+    (dated / "chat_template.jinja").write_text(WITH_TIME)
+    set_today(monkeypatch, DAY)
+    days: list[date] = []
+    inner = ChatFormat.render
+
+    def watched(self: ChatFormat, prompt: Prompt) -> str:
+        days.append(self.template_date)
+        set_today(monkeypatch, TOMORROW)  # midnight passes
+        return inner(self, prompt)
+
+    monkeypatch.setattr(ChatFormat, "render", watched)
+    compare(settings(model=str(dated)), str(dated), tmp_path / "same", tmp_path)
+    assert set(days) == {DAY}
+    found = read_json(tmp_path / "same" / "evaluation.json")["provenance"]["settings"]
+    assert found["template_date"] == "2024-07-04"
+    compare(settings(model=str(merged), template_date="2020-02-02"), str(dated), None, tmp_path)
+    assert set(days) == {DAY, date(2020, 2, 2)}
 
 
 def test_a_run_is_not_replaced_by_a_comparison(

@@ -8,6 +8,7 @@ from typing import Any, Literal
 
 import pytest
 import torch
+from dated_templates import DATED, DAY, TOMORROW, set_today
 from safetensors.torch import load_file, save_file
 from small_edits import export, hashes, plan
 from tiny_models import D_MODEL, LAYERS, save_tiny_model
@@ -18,7 +19,9 @@ from heretic.artifacts import read_json, write_json
 from heretic.errors import ExportError
 from heretic.export.record import Ablation
 from heretic.export.reproduce import reproduce
+from heretic.model.chat import ChatFormat
 from heretic.model.components import ATTENTION, MLP
+from heretic.prompts.prompt import Prompt
 from heretic.settings import Settings
 
 torch.set_num_threads(1)
@@ -93,6 +96,42 @@ def test_a_chat_template_that_was_given_is_part_of_the_model(
     settings = Settings(device="cpu", low_memory_export=low_memory)
     reproduce(record, tmp_path / "again", settings)
     assert hashes(tmp_path / "again") == hashes(record.parent)
+
+
+@pytest.mark.parametrize("low_memory", ["true", "false"])
+def test_the_date_of_the_prompts_is_recorded_and_used_again(
+    tmp_path: Path,
+    base: Path,
+    low_memory: Literal["true", "false"],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A model is loaded by what its network says to a prompt."""
+    (base / "chat_template.jinja").write_text(DATED["in_macro"])
+    set_today(monkeypatch, DAY)
+    record = saved(base)
+    assert read_json(record)["template_date"] == "2024-07-04"
+    set_today(monkeypatch, TOMORROW)
+    rendered: list[str] = []
+    inner = ChatFormat.render
+
+    def watched(self: ChatFormat, prompt: Prompt) -> str:
+        rendered.append(inner(self, prompt))
+        return rendered[-1]
+
+    monkeypatch.setattr(ChatFormat, "render", watched)
+    settings = Settings(device="cpu", low_memory_export=low_memory)
+    reproduce(record, tmp_path / "again", settings)
+    assert hashes(tmp_path / "again") == hashes(record.parent)
+    assert all("Current date: 2024-07-04" in text for text in rendered)
+    assert bool(rendered) is (low_memory == "false")
+
+
+def test_a_record_from_before_dates_is_read(tmp_path: Path, base: Path) -> None:
+    record = saved(base)
+    now = read_json(record)
+    assert now.pop("template_date") is None
+    write_json(record, now)
+    reproduce(record, tmp_path / "again", SETTINGS)
 
 
 def test_other_settings_than_those_of_the_record_do_not_matter(tmp_path: Path, base: Path) -> None:

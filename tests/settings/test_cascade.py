@@ -1,5 +1,6 @@
 """One resolver over four sources: who wins, what is refused, and what the refusal says."""
 
+from datetime import UTC, date, datetime
 from typing import Any
 
 import pytest
@@ -321,6 +322,26 @@ def test_trials_in_flight_are_a_number_or_left_open(value: object, wanted: objec
     assert resolve({}, {}, {"trials_in_flight": value}).settings.trials_in_flight == wanted
     environ = {"HERETIC_TRIALS_IN_FLIGHT": str(value)}
     assert resolve({}, environ).settings.trials_in_flight == wanted
+
+
+@pytest.mark.parametrize(
+    ("value", "wanted"),
+    [
+        ("auto", "auto"), ("", "auto"), (None, "auto"), (" 2025-01-31 ", "2025-01-31"),
+        (date(2025, 1, 31), "2025-01-31"),  # as YAML and TOML read it
+    ],
+)  # fmt: skip
+def test_a_date_is_a_day_or_left_open(value: object, wanted: str) -> None:
+    assert resolve({"template_date": value}, {}).settings.template_date == wanted
+
+
+@pytest.mark.parametrize(
+    "value",
+    ["today", "2025-02-29", "2025-1-31", "20250131", "0025-01-31", 2025,
+     "\uff12\uff10\uff12\uff15-01-31", datetime(2025, 1, 31, 10, tzinfo=UTC)],
+)  # fmt: skip
+def test_what_is_no_date_is_refused(value: object) -> None:
+    assert "give a date as YYYY-MM-DD" in refusal({"template_date": value})
 
 
 def test_several_faults_are_told_at_once() -> None:

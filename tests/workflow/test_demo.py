@@ -81,7 +81,10 @@ def test_refusals_are_removed_at_little_cost(demo_run: tuple[Workspace, str]) ->
 
 
 def test_the_demos_answers_do_not_begin_alike(demo_run: tuple[Workspace, str]) -> None:
-    assert read_json(demo_run[0].results / "demo" / "chat.json")["response_prefix"] == ""
+    demo = demo_run[0].results / "demo"
+    chat = read_json(demo / "chat.json")
+    assert (chat["response_prefix"], chat["template_date"]) == ("", None)
+    assert not (demo / "template_date.json").exists()
 
 
 def test_controls_change_nothing(demo_run: tuple[Workspace, str]) -> None:

@@ -62,6 +62,7 @@ CHANGED: dict[str, Any] = {
     "cache_device": "host",
     "activation_cache_gb": 1.5,
     "response_prefix": "Well",
+    "template_date": "2020-02-02",
     "positions": "all",
     "winsorize_quantile": 0.99,
     "stream_unhelpfulness": "true",

@@ -1,7 +1,7 @@
 """Compares any two models under one protocol: from their names to a table, a page, every answer."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
@@ -18,6 +18,7 @@ from heretic.export.record import RECORD
 from heretic.model.loading import Model, load_model
 from heretic.model.quantization import AS_IS, NONE, check_package, stored_quantization
 from heretic.model.source import check_model, is_local, locate, resolve_revision, source_facts
+from heretic.model.template_date import day_of
 from heretic.model.threads import set_threads
 from heretic.preflight import check_panel, check_writable
 from heretic.prompts import check_disjoint, check_sources, read_sources
@@ -128,16 +129,22 @@ def compare(settings: Settings, against: str, output: Path | None, results: Path
     chosen = {name: sources[name] for name in read}
     prompts = load_sets(chosen, settings.seed, settings.demo_planted)
     set_threads(settings.threads)
-    options = {**settings.model_dump(mode="json"), **settings.subset("evaluate")}
+    # Both models are asked as on one day, also where midnight comes between them.
+    day = day_of(settings.template_date).isoformat()
+    options = {
+        **settings.model_dump(mode="json"),
+        **settings.subset("evaluate"),
+        "template_date": day,
+    }
     protocol = HoldoutProtocol.from_settings(options)
-    found, prefix = compare_models(
+    found, asked = compare_models(
         lambda: original.load(options),
         lambda: edited.load(options),
         HoldoutSets(*(prompts[name].prompts for name in read)),
         protocol,
         settings.response_prefix,
     )
-    told = {**{key: options[key] for key in TOLD}, "response_prefix": prefix}
+    told = {**{key: options[key] for key in TOLD}, **asdict(asked)}
     evaluation = {
         **found.table,
         "controls": {},

@@ -1,6 +1,7 @@
 """Log lines and progress bars: a bar on a terminal, a line every few seconds in a log."""
 
 import errno
+import io
 import logging
 import os
 import sys
@@ -32,7 +33,12 @@ log = logging.getLogger("heretic")
 
 
 def start_logging(log_file: Path | None = None, *, debug: bool = False) -> None:
-    """Send the library's log lines to the terminal and, when given, to `log_file`."""
+    """Send the library's log lines to the terminal and, when given, to `log_file`.
+
+    Characters that the terminal's encoding lacks are replaced, as Python does on stderr alone.
+    """
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="replace")
     log.setLevel(logging.DEBUG if debug else logging.INFO)
     log.propagate = False
     for handler in [*log.handlers]:

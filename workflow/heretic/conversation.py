@@ -7,6 +7,7 @@ from pathlib import Path
 from rich.console import Console
 
 from heretic.artifacts import read_json
+from heretic.console import log
 from heretic.demo.folder import is_demo_folder
 from heretic.errors import ModelLoadError
 from heretic.export.adapter import load_edited
@@ -15,6 +16,7 @@ from heretic.model.decoding import decode, generate
 from heretic.model.loading import load_model
 from heretic.model.quantization import AS_IS, NONE
 from heretic.model.source import is_local, source_facts
+from heretic.model.template_date import day_of, read_chat
 from heretic.model.threads import set_threads
 from heretic.prompts.prompt import Prompt
 from heretic.settings.prompt_sources import DEMO
@@ -37,7 +39,7 @@ def converse(
         HereticError: a model cannot be loaded.
     """
     set_threads(settings.threads)
-    record = read_json(saved / "ablation.json")
+    record, chat = read_json(saved / "ablation.json"), read_chat(folder / "chat.json")
     source = record["source"]
     original = source["model"]
     if original == DEMO and (compare or is_adapter(saved)):
@@ -48,8 +50,11 @@ def converse(
         "model_revision": None if is_local(original) else source["revision"],
         "quantization": NONE if settings.quantization == AS_IS else settings.quantization,
         "chat_template": record["chat_template"] or settings.chat_template,
-        "response_prefix": read_json(folder / "chat.json")["response_prefix"],
+        **chat,
     }
+    day = chat["template_date"]
+    if day is not None and day_of(day) != day_of(None):
+        log.info("The chat template prints the date of the run, %s, not today's", day)
     models = {"edited": load_edited(saved, options, original)}
     if compare:
         models = {"original": load_model(**{**options, "model": original}), **models}

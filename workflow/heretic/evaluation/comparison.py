@@ -46,13 +46,26 @@ class Vocabulary:
         )
 
 
+@dataclass(frozen=True)
+class Asked:
+    """How both models of a comparison were asked.
+
+    Attributes:
+        response_prefix: text with which every answer began.
+        template_date: date in the prompts, or None where neither chat template prints one.
+    """
+
+    response_prefix: str
+    template_date: str | None
+
+
 def compare_models(
     load_original: Callable[[], Model],
     load_edited: Callable[[], Model],
     sets: HoldoutSets,
     protocol: HoldoutProtocol,
     response_prefix: str,
-) -> tuple[SideBySide, str]:
+) -> tuple[SideBySide, Asked]:
     """Measure two models as a run measures its original and its edited one.
 
     Each is asked through its own chat template, and all answers begin with one response prefix.
@@ -66,7 +79,7 @@ def compare_models(
         response_prefix: as the setting; `auto` is found on the original's answers to the prompts.
 
     Returns:
-        What came of it, without controls, and the response prefix.
+        What came of it, without controls, and how the models were asked.
 
     Raises:
         ModelLoadError: a model cannot be loaded.
@@ -79,7 +92,7 @@ def compare_models(
     model = _beginning_with(response_prefix, model)
     recorded = record_original(model, sets, protocol)
     original, vocabulary = unchanged(model, recorded), Vocabulary.of(model)
-    template = model.chat.tokenizer.chat_template
+    template, day = model.chat.tokenizer.chat_template, _printed_date(model)
     del model
     release_memory()
     model = _beginning_with(response_prefix, load_edited())
@@ -93,7 +106,11 @@ def compare_models(
         original = replace(original, kl_first_token=None, kl_teacher_forced=None, further=further)
     edited = measure(model, sets, recorded, protocol, "edited model", same_tokens=comparable)
     found = side_by_side(original, edited, sets, protocol)
-    return found, response_prefix
+    return found, Asked(response_prefix, day or _printed_date(model))
+
+
+def _printed_date(model: Model) -> str | None:
+    return model.chat.template_date.isoformat() if model.chat.prints_date else None
 
 
 def _beginning_with(response_prefix: str, model: Model) -> Model:

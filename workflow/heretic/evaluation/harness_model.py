@@ -18,7 +18,8 @@ class HarnessModel(HFLM):  # type: ignore[misc]  # untyped
     """A model that the project has loaded, as lm-eval asks one.
 
     Conversations are rendered as they are everywhere here: the response prefix follows the
-    generation prompt, and a system turn that the template does not know opens the user's.
+    generation prompt, a system turn that the template does not know opens the user's, and a date in
+    the template is the run's.
     """
 
     def __init__(self, model: Model) -> None:
@@ -32,6 +33,7 @@ class HarnessModel(HFLM):  # type: ignore[misc]  # untyped
             backend="causal",
             tokenizer=model.chat.tokenizer,
             softmax_dtype="float32",
+            chat_template_args=model.chat.template_arguments,
         )
 
     @property

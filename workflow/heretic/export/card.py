@@ -68,7 +68,7 @@ requests that the original declines. Whoever runs it is responsible for what it 
 
 Rates with 95% Wilson intervals, KL divergence (nats) from the original with 95% bootstrap
 intervals. The controls are the same edit at strength zero{_elsewhere(evaluation)}.
-{_paired(paired_rows(evaluation))}{_quantised(record)}{_prefix(response_prefix)}{_benchmarks(benchmarks)}
+{_paired(paired_rows(evaluation))}{_quantised(record)}{_prefix(response_prefix)}{_dated(record)}{_benchmarks(benchmarks)}
 ## The edit
 
 Trial {best["trial"]} of {best["n_trials"]}, {best["selection"]}. {len(record["edits"])} matrices
@@ -225,6 +225,13 @@ def _prefix(response_prefix: str) -> str:
         f"\nEvery answer was made to begin with `{json.dumps(response_prefix)}`: put it behind the "
         "generation prompt to get these rates; without it the model was not measured.\n"
     )
+
+
+def _dated(record: Mapping[str, Any]) -> str:
+    day = record.get("template_date")
+    if day is None:
+        return ""
+    return f"\nThe chat template prints today's date; every prompt was measured as on {day}.\n"
 
 
 def _compared(record: Mapping[str, Any]) -> str:

@@ -38,6 +38,8 @@ class Ablation:
         export: `merged` weights or an `adapter` for the base model.
         max_shard_size: such as `5GB`.
         chat_template: what the user gave in place of the base model's own.
+        template_date: date of every prompt that the edit was found and chosen on, or None where
+            the chat template prints none.
     """
 
     edits: tuple[RecordedEdit, ...]
@@ -46,6 +48,7 @@ class Ablation:
     export: Literal["merged", "adapter"]
     max_shard_size: str
     chat_template: str | None
+    template_date: str | None = None
 
     @classmethod
     def plan(
@@ -69,6 +72,7 @@ class Ablation:
             settings["export"],
             settings["max_shard_size"],
             settings["chat_template"],
+            best["model"].get("template_date"),
         )
 
     @property
@@ -110,6 +114,7 @@ class Ablation:
             "export": self.export,
             "max_shard_size": self.max_shard_size,
             "chat_template": self.chat_template,
+            "template_date": self.template_date,
             "edits": edits,
             "directions": {"encoding": "base64 of little-endian float32", **directions},
         }
@@ -138,6 +143,7 @@ class Ablation:
                 export=record["export"],
                 max_shard_size=record["max_shard_size"],
                 chat_template=record["chat_template"],
+                template_date=record.get("template_date"),  # the first records had none
             )
             if not isinstance(found.torch_dtype, torch.dtype):
                 raise ValueError(f"{found.dtype} is no data type")

@@ -48,6 +48,7 @@ def reproduce(
         "model_revision": revision,
         "dtype": ablation.dtype,
         "chat_template": ablation.chat_template,
+        "template_date": ablation.template_date,
         "quantization": NONE,
     }
     trust = settings.trust_remote_code

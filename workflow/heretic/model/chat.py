@@ -1,7 +1,8 @@
 """Prompts as the tokens that the model sees when it is about to answer."""
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from datetime import date
 from functools import cached_property, lru_cache
 from itertools import takewhile
 from typing import Any
@@ -10,6 +11,7 @@ from jinja2 import TemplateError
 from transformers import PreTrainedTokenizerBase
 
 from heretic.errors import ModelLoadError, one_line
+from heretic.model.template_date import prints_date, today, with_fixed_date
 from heretic.prompts.prompt import Prompt
 
 # What users say ends in all kinds of ways; a tokenizer may merge an end with the template after it.
@@ -35,10 +37,25 @@ class ChatFormat:
         tokenizer: tokenizer with a chat template.
         response_prefix: text with which every answer begins; the next token is predicted after
             it.
+        template_date: day that the template prints, if it prints one; the clock is never read.
     """
 
     tokenizer: PreTrainedTokenizerBase
     response_prefix: str = ""
+    template_date: date = field(default_factory=today)
+
+    @cached_property
+    def prints_date(self) -> bool:
+        """Whether prompts depend on `template_date`."""
+        return prints_date(self.tokenizer.get_chat_template())
+
+    @cached_property
+    def template_arguments(self) -> dict[str, Any]:
+        """Further arguments of the tokenizer's `apply_chat_template`, which fix the date."""
+        if not self.prints_date:
+            return {}
+        template = with_fixed_date(self.tokenizer.get_chat_template(), self.template_date)
+        return {"chat_template": template}
 
     @cached_property
     def has_system_role(self) -> bool:
@@ -106,7 +123,9 @@ class ChatFormat:
             for role, text in turns.items()
         ]
         return str(
-            self.tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
+            self.tokenizer.apply_chat_template(
+                messages, tokenize=False, add_generation_prompt=True, **self.template_arguments
+            )
         )
 
     def encode(self, prompts: Sequence[Prompt]) -> list[list[int]]:

@@ -25,6 +25,7 @@ from heretic.model.network import NetworkOptions, load_network
 from heretic.model.quantization import NONE, check_checkpoint, check_package
 from heretic.model.source import locate
 from heretic.model.template import processor_template, read_template
+from heretic.model.template_date import day_of
 from heretic.prompts.prompt import Prompt
 from heretic.settings.input_fields import AUTO_PREFIX
 
@@ -100,6 +101,7 @@ def load_model(
     max_memory: Mapping[str, str] | None,
     attn_implementation: str | None,
     chat_template: str | None,
+    template_date: str | None,
     response_prefix: str = AUTO_PREFIX,
     quantization: str = NONE,
     **_: Any,
@@ -108,35 +110,31 @@ def load_model(
 
     The arguments are settings of the same names; further settings are ignored, so that a phase
     can pass its whole subset. `response_prefix: auto` leaves it empty here:
-    `find_response_prefix` needs a loaded model.
+    `find_response_prefix` needs a loaded model. `template_date` must be that of the run, None where
+    its template prints no date; `auto` is today's.
 
     Raises:
         ModelLoadError: not found, no network that answers with text, no chat template, out of
             memory, no data type in which it answers, a checkpoint whose form is not what
             `quantization` expects, or an architecture that cannot be edited as a whole.
-        SettingsError: the package that quantises is missing.
+        SettingsError: the package that quantises is missing, or `template_date` is not a date.
     """
     check_package(quantization)
     folder = locate(model, model_revision)
     check_checkpoint(model, folder / "config.json", quantization)
-    template = read_template(chat_template)
     chosen = choose_device(device)
     options = NetworkOptions(
         dtype, chosen, device_map, max_memory, attn_implementation, trust_remote_code, quantization
     )
-    prefix = "" if response_prefix == AUTO_PREFIX else response_prefix
+    chat = load_chat(
+        model,
+        model_revision=model_revision,
+        trust_remote_code=trust_remote_code,
+        chat_template=chat_template,
+        template_date=template_date,
+        response_prefix=response_prefix,
+    )
     with _loading(model, chosen):
-        tokenizer = AutoTokenizer.from_pretrained(
-            folder, padding_side="left", trust_remote_code=trust_remote_code
-        )
-        if template is not None:
-            tokenizer.chat_template = template
-        elif not tokenizer.chat_template:
-            tokenizer.chat_template = processor_template(folder)
-        require_template(tokenizer, model)
-        if tokenizer.pad_token_id is None:  # masked wherever it stands, so any token will do
-            tokenizer.pad_token = tokenizer.eos_token or tokenizer.convert_ids_to_tokens(0)
-        chat = ChatFormat(tokenizer, prefix)
         (test_prompt,) = chat.encode([Prompt("Hello")])
         network = load_network(model, folder, test_prompt, options)
     if not chat.has_system_role:
@@ -154,6 +152,38 @@ def load_model(
     )
     batch_size = BatchSize(max_batch_size)
     return Model(network, chat, anatomy, folder, batch_size, compile, quantization=quantization)
+
+
+def load_chat(
+    model: str,
+    *,
+    model_revision: str | None,
+    trust_remote_code: bool,
+    chat_template: str | None,
+    template_date: str | None,
+    response_prefix: str = AUTO_PREFIX,
+    **_: Any,
+) -> ChatFormat:
+    """Load the tokenizer of a model and its chat template, as `load_model` does.
+
+    Raises:
+        ModelLoadError: not found, or no chat template.
+        SettingsError: `template_date` is not a date.
+    """
+    folder = locate(model, model_revision)
+    template, day = read_template(chat_template), day_of(template_date)
+    with _loading(model, torch.device("cpu")):
+        tokenizer = AutoTokenizer.from_pretrained(
+            folder, padding_side="left", trust_remote_code=trust_remote_code
+        )
+        if template is not None:
+            tokenizer.chat_template = template
+        elif not tokenizer.chat_template:
+            tokenizer.chat_template = processor_template(folder)
+        require_template(tokenizer, model)
+        if tokenizer.pad_token_id is None:  # masked wherever it stands, so any token will do
+            tokenizer.pad_token = tokenizer.eos_token or tokenizer.convert_ids_to_tokens(0)
+    return ChatFormat(tokenizer, "" if response_prefix == AUTO_PREFIX else response_prefix, day)
 
 
 @contextmanager
@@ -200,4 +230,6 @@ def model_facts(model: Model) -> Mapping[str, Any]:
         "d_model": model.anatomy.d_model,
     }
     quantised = {"quantization": model.quantization} if model.quantization != NONE else {}
-    return {**facts, **quantised}
+    chat = model.chat
+    dated = {"template_date": chat.template_date.isoformat()} if chat.prints_date else {}
+    return {**facts, **quantised, **dated}

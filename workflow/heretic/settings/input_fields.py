@@ -7,11 +7,13 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from heretic.settings.prompt_sources import DEMO, OptionalText, PromptSource, read_nothing
 from heretic.settings.values import (
+    AUTO_DATE,
     DEFAULT_FAMILY,
     DEFAULT_PLANTED,
     DemoFamily,
     MemoryLimits,
     PlantedName,
+    TemplateDate,
     kind_of_prompt_setting,
     read_prompt_setting,
     setting,
@@ -228,5 +230,13 @@ class InputFields(BaseSettings):
         "Text with which every answer of the model begins; states and scores are taken after it. "
         "`auto` finds what a few dozen answers have in common and closes a think block at once; "
         "empty switches it off.",
+        "find_response_prefix",
+    )
+    template_date: TemplateDate = setting(
+        AUTO_DATE,
+        "Date in the prompts of a chat template that prints today's, as of midnight: one such as "
+        "`2025-01-31`, or `auto`, the day (UTC) on which the run first needs one. `auto` is kept "
+        "for all later phases and reruns of the run, on any machine. Without effect on other "
+        "templates.",
         "find_response_prefix",
     )

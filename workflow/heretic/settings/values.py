@@ -2,6 +2,7 @@
 
 import json
 import re
+from datetime import date
 from typing import Annotated, Any, Final, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
@@ -105,6 +106,38 @@ def read_warm_start(value: object) -> object:
 WarmStart = Annotated[
     Literal["auto", False] | Annotated[str, Field(pattern=r"\.ya?ml$")],
     BeforeValidator(read_warm_start),
+]
+
+# The value of `template_date` that fixes the date of a run when it is first needed.
+AUTO_DATE: Final = "auto"
+DATE = r"[1-9]\d{3}-\d{2}-\d{2}"
+
+
+def parse_date(value: object) -> date:
+    """Return the date that a text such as `2025-01-31` names.
+
+    Raises:
+        ValueError: it names none.
+    """
+    if isinstance(value, str) and re.fullmatch(DATE, value, re.ASCII):
+        try:
+            return date.fromisoformat(value)
+        except ValueError:  # such as the 31st of February
+            pass
+    raise ValueError("give a date as YYYY-MM-DD, such as 2025-01-31")
+
+
+def read_date(value: object) -> object:
+    """`auto`, or a date as text; YAML and TOML files give a date that is not quoted as such."""
+    value = read_nothing(value)
+    if value is None:
+        return AUTO_DATE
+    text = value.isoformat() if type(value) is date else str(value).strip()
+    return text if text == AUTO_DATE else parse_date(text).isoformat()
+
+
+TemplateDate = Annotated[
+    Annotated[str, Field(pattern=f"^({AUTO_DATE}|{DATE})$")], BeforeValidator(read_date)
 ]
 
 MOST_TRIALS_IN_FLIGHT = 8
