@@ -287,3 +287,16 @@ def test_check_upload(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     with pytest.raises(UploadError, match="unset it"):
         check_upload("owner/name")
+
+
+def test_a_link_in_the_folder_is_refused_before_anything_is_sent(
+    hub: HubServer, client: Client, model: Path, tmp_path: Path
+) -> None:
+    """The file that it points to would be published."""
+    (tmp_path / "token").write_text("hf_secret_of_the_victim")
+    (model / "notes.txt").symlink_to(tmp_path / "token")
+    done = client(UPLOAD + f"answer = upload({str(model)!r})")
+    assert "notes.txt is a link to something other than a file" in done["answer"]
+    assert "\n" not in done["answer"]
+    assert ("model", "tester/edited") not in hub.repos
+    assert not hub.asked("^(PUT|POST) ")
