@@ -300,3 +300,26 @@ def test_a_link_in_the_folder_is_refused_before_anything_is_sent(
     assert "\n" not in done["answer"]
     assert ("model", "tester/edited") not in hub.repos
     assert not hub.asked("^(PUT|POST) ")
+
+
+def test_the_password_of_a_mirror_is_not_shown(client: Client, model: Path, hub: HubServer) -> None:
+    """Neither by the hub's client, in its warnings and errors, nor by messages of our own."""
+    code = f"""
+import time
+from heretic.console import start_logging
+from heretic.errors import ModelLoadError
+from heretic.model.source import check_model
+start_logging()
+time.sleep = lambda seconds: None
+answer = [upload({str(model)!r})]
+try:
+    check_model("owner/name", None)
+except ModelLoadError as error:
+    answer.append(str(error))
+"""
+    for mirror in ("http://somebody:s3cret@127.0.0.1:1", hub.url.replace("//", "//me:s3cret@")):
+        done = client(UPLOAD + code, HF_ENDPOINT=mirror)
+        assert len(done["answer"]) == 2
+        assert "s3cret" not in done["output"] + json.dumps(done["answer"])
+        if mirror.endswith(":1"):
+            assert "thrown while requesting HEAD http://***@127.0.0.1:1" in done["output"]

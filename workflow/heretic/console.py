@@ -22,6 +22,7 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
+from heretic.credentials import record_without_passwords
 from heretic.errors import HereticError
 from heretic.locks import sole_process
 
@@ -32,7 +33,11 @@ log = logging.getLogger("heretic")
 
 
 def start_logging(log_file: Path | None = None, *, debug: bool = False) -> None:
-    """Send the library's log lines to the terminal and, when given, to `log_file`."""
+    """Send the library's log lines to the terminal and, when given, to `log_file`.
+
+    From here on, lines of all libraries are without passwords.
+    """
+    logging.setLogRecordFactory(record_without_passwords)
     log.setLevel(logging.DEBUG if debug else logging.INFO)
     log.propagate = False
     for handler in [*log.handlers]:

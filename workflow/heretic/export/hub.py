@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from heretic.artifacts import sha256_of
+from heretic.credentials import hide_passwords
 from heretic.errors import ExportError, UploadError, one_line
 from heretic.export.manifest import saved_files
 
@@ -110,7 +111,7 @@ def upload_model(
         )
     return {
         "repo": head.id,
-        "url": f"{api.endpoint}/{head.id}",
+        "url": hide_passwords(f"{api.endpoint}/{head.id}"),
         "commit": head.sha,
         "files": [
             {"path": name, "bytes": path.stat().st_size, "sha256": hashes[name]}
