@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 from own_tasks import write_choices
-from sqlitedict import SqliteDict
+from sqlitedict import SqliteDict  # type: ignore[import-untyped]
 from tiny_models import tiny_model
 
 from heretic.errors import HereticError

@@ -56,10 +56,8 @@ def _configuration(folder: Path) -> None:
 
 
 def _network(folder: Path) -> None:
-    kind = "AutoModelForSequenceClassification"
-    change(
-        folder / "config.json", model_type="evil", auto_map={"AutoConfig": "evil.C", kind: "evil.C"}
-    )
+    code = {"AutoConfig": "evil.C", "AutoModelForSequenceClassification": "evil.C"}
+    change(folder / "config.json", model_type="evil", auto_map=code)
 
 
 def _tokenizer(folder: Path) -> None:
@@ -79,8 +77,13 @@ def test_code_of_a_judge_is_never_run_nor_asked_about(
     monkeypatch.setenv("TRACE", str(trace))
     (folder / "evil.py").write_text(CODE)
     make(folder)
-    asked: list[object] = []
-    monkeypatch.setattr("builtins.input", lambda *given: asked.append(given) or "y")
+    asked: list[str] = []
+
+    def answer(question: str = "") -> str:
+        asked.append(question)
+        return "y"
+
+    monkeypatch.setattr("builtins.input", answer)
     with pytest.raises(ModelLoadError, match=r"scorer judge: .*; name another model") as told:
         judge(folder)
     assert "\n" not in str(told.value)
