@@ -1,5 +1,7 @@
 """A sequence classifier from the hub or a folder, loaded without running any code of its own."""
 
+import logging
+import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -134,8 +136,14 @@ def _require_stored_sizes(config: Any, folder: Path) -> None:
 @contextmanager
 def _explaining(model: str, who: str) -> Iterator[None]:
     """Say in one line what is wrong with a classifier, of which anything may be wrong."""
+    # transformers prints tables of what does not fit before it raises.
+    transformers = logging.getLogger("transformers")
+    level = transformers.level
+    transformers.setLevel(logging.CRITICAL)
     try:
-        yield
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
     except HereticError:
         raise
     except BaseException as error:
@@ -149,3 +157,5 @@ def _explaining(model: str, who: str) -> Iterator[None]:
             f"without code of the model's own ({type(error).__name__}: {one_line(error)}); name "
             "another model"
         ) from error
+    finally:
+        transformers.setLevel(level)
