@@ -53,7 +53,7 @@ def _save_classifier(folder: Path) -> None:
 
     disable_progress_bar()  # type: ignore[no-untyped-call]
     tokenizer = tiny_tokenizer()
-    sizes = {"hidden_size": 16, "intermediate_size": 32, "max_position_embeddings": 64}
+    sizes: dict[str, Any] = {"hidden_size": 16, "intermediate_size": 32, "max_position_embeddings": 64}
     config = BertConfig(
         vocab_size=len(tokenizer), num_hidden_layers=1, num_attention_heads=2, **sizes
     )
