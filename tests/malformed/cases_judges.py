@@ -9,8 +9,11 @@ from typing import Any
 from malformed.case import Case
 
 WRONG: tuple[Any, ...] = (None, "x", -1, 0, 2.5, 10**9, True, [], {})
-FIELDS = ("hidden_size", "num_hidden_layers", "num_attention_heads", "vocab_size", "model_type")
-FIELDS += ("intermediate_size", "max_position_embeddings", "pad_token_id", "id2label", "hidden_act")
+FIELDS = (
+    *("hidden_size", "num_hidden_layers", "num_attention_heads", "vocab_size", "model_type"),
+    *("intermediate_size", "max_position_embeddings", "pad_token_id", "id2label", "hidden_act"),
+)
+SHARDS: tuple[Any, ...] = ("../x.safetensors", "/dev/zero", "", None, 5, [], "none.safetensors")
 FILES = ("config.json", "tokenizer.json", "tokenizer_config.json", "model.safetensors")
 TEXTS = {"empty": "", "list": "[]", "cut": '{"a": ', "deep": "[" * 10**5, "binary": "\xff\x00"}
 ESSENTIAL = (*FILES, "model.safetensors.index.json", "chat_template.jinja", "vocab.txt")
@@ -29,7 +32,7 @@ def cases() -> Iterator[Case]:
     for name in ESSENTIAL:
         for target in TARGETS:
             yield _case(f"{name} -> {target}", functools.partial(_link, name=name, target=target))
-    for shard in ("../x.safetensors", "/dev/zero", "", None, 5, [], "none.safetensors"):
+    for shard in SHARDS:
         yield _case(f"index names {shard!r}", functools.partial(_index, shard=shard))
 
 
@@ -53,7 +56,11 @@ def _save_classifier(folder: Path) -> None:
 
     disable_progress_bar()  # type: ignore[no-untyped-call]
     tokenizer = tiny_tokenizer()
-    sizes: dict[str, Any] = {"hidden_size": 16, "intermediate_size": 32, "max_position_embeddings": 64}
+    sizes: dict[str, Any] = {
+        "hidden_size": 16,
+        "intermediate_size": 32,
+        "max_position_embeddings": 64,
+    }
     config = BertConfig(
         vocab_size=len(tokenizer), num_hidden_layers=1, num_attention_heads=2, **sizes
     )
