@@ -29,6 +29,7 @@ from heretic.model.source import locate, source_facts, tokenizer_files
 from heretic.model.template_date import read_chat
 from heretic.model.threads import set_threads
 from heretic.optimization.aims import directions_of, make_objectives
+from heretic.optimization.computation import describe
 from heretic.optimization.known_edits import (
     N_LAYERS,
     KnownEdit,
@@ -72,7 +73,8 @@ def main(smk: Snakemake) -> None:
     directions = AblationDirections.from_tensors(read_tensors(inputs["directions"]))
     panel = make_panel(settings["refusal_markers"], settings["scorers"])
     known = known_edits(settings, smk)
-    name = study_name(objective(settings, inputs, directions, smk))
+    asked = objective(settings, inputs, directions, smk)
+    name = study_name(asked)
     searched = directions_of(panel, settings["objectives"])
     with open_study(Path(smk.params.database), name, searched) as study:
         engine = prepare(settings, runtime, inputs, directions, panel, smk.params.model)
@@ -86,11 +88,12 @@ def main(smk: Snakemake) -> None:
         )
         require_something_to_find(baseline, objectives, settings)
         loop = replace(
-            make_loop(engine, objectives, directions, settings, known), original=baseline
+            make_loop(engine, objectives, directions, settings, known),
+            original=baseline,
+            computation=describe(engine, runtime),
         )
         records = loop.run(study, settings["n_trials"])
     facts, model = provenance(settings, inputs), engine.model
-    weights = source_facts("", settings["model_revision"], model.folder)["sha256"]
     write_csv(Path(smk.output.trials), trial_rows(records, objectives), facts)
     write_json(
         Path(smk.output.study),
@@ -101,12 +104,13 @@ def main(smk: Snakemake) -> None:
                 **model_facts(model),
                 "writers": [w.to_dict() for w in writers],
                 "shapes": [list(writer.shape) for writer in model.anatomy.writers],
-                "weights": weights,
+                "weights": asked["weights"],
             },
             "engine": {
                 "name": engine.name,
                 "trials_in_flight": engine.trials_in_flight,
             },
+            "computation": loop.computation,
             "baseline": {**baseline, "total": len(engine.prompts.bad)},
             "objectives": [each.to_dict() for each in objectives],
             "agreement": agreement(records),

@@ -46,7 +46,7 @@ def score(
     model: Model, tasks: Path, *names: str, answers: Path | None = None, **protocol: Any
 ) -> dict[str, Any]:
     asked = BenchmarkProtocol(names, folder=str(tasks), **protocol)
-    database = answers or tasks / f"{next(FRESH)}.db"
+    database = answers or tasks / f"{next(FRESH)}.sqlite"
     found = score_benchmarks(model, load_benchmarks(asked), asked, database)
     assert found["versions"]["lm_eval"]
     return found
@@ -154,8 +154,8 @@ def test_an_interruption_loses_one_batch(
     with monkeypatch.context() as patch:
         patch.setattr(HarnessModel, "_model_call", interrupted)
         with pytest.raises(KeyboardInterrupt):
-            score(model, tasks, "words", answers=tmp_path / "answers.db")
-    found = score(model, tasks, "words", answers=tmp_path / "answers.db")
+            score(model, tasks, "words", answers=tmp_path / "answers.sqlite")
+    found = score(model, tasks, "words", answers=tmp_path / "answers.sqlite")
     assert batches == [4, 4, 4]
     assert found == score(model, tasks, "words")
 

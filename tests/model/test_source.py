@@ -17,6 +17,7 @@ from heretic.model.source import (
     resolve_revision,
     source_facts,
     weight_files,
+    weight_hashes,
 )
 
 
@@ -136,20 +137,14 @@ def test_the_hubs_cache_gives_commit_and_hash(tmp_path: Path, folder: Path) -> N
     assert facts["sha256"] == source_facts("m", "main", folder)["sha256"]
 
 
-def test_a_blob_named_by_its_hash_is_not_read_again(tmp_path: Path) -> None:
-    """It may be gigabytes: the name is believed, as the hub's own client believes it."""
-    named = cached_snapshot(tmp_path / "a", b"anything", "a" * 64)
-    same_name = cached_snapshot(tmp_path / "b", b"something else", "a" * 64)
-
-    assert source_facts("m", None, named) == source_facts("m", None, same_name)
-
-
-def test_a_blob_named_otherwise_is_read(tmp_path: Path) -> None:
-    """Small files have a git hash of 40 digits for a name."""
-    one = cached_snapshot(tmp_path / "a", b"anything", "a" * 40)
-    other = cached_snapshot(tmp_path / "b", b"something else", "a" * 40)
+@pytest.mark.parametrize("blob", ["a" * 40, "a" * 64])
+def test_the_name_of_a_blob_is_not_taken_for_its_hash(tmp_path: Path, blob: str) -> None:
+    """A server chooses the name: the ETag that it sends."""
+    one = cached_snapshot(tmp_path / "models--a", b"anything", blob)
+    other = cached_snapshot(tmp_path / "models--b", b"something else", blob)
 
     assert source_facts("m", None, one)["sha256"] != source_facts("m", None, other)["sha256"]
+    assert weight_hashes(one) == {"model.safetensors": hashlib.sha256(b"anything").hexdigest()}
 
 
 def test_a_second_copy_of_the_weights_is_not_of_the_model(folder: Path) -> None:

@@ -200,11 +200,11 @@ def test_records_survive_json(undisturbed: list[TrialRecord]) -> None:
     assert [TrialRecord.from_dict(record) for record in stored] == undisturbed
 
 
-def test_records_of_versions_without_stages_are_read(
+def test_records_of_versions_without_stages_and_computation_are_read(
     tmp_path: Path, undisturbed: list[TrialRecord]
 ) -> None:
     stored = undisturbed[0].to_dict()
-    del stored["stages"]
+    del stored["stages"], stored["computation"]
     record = TrialRecord.from_dict(stored)
     assert (record.stages, record.seconds) == ({}, undisturbed[0].seconds)
     assert mean_stages([record]) == {}
@@ -272,7 +272,8 @@ def test_the_table_marks_the_front(undisturbed: list[TrialRecord]) -> None:
     columns = list(rows[0])
     at = columns.index("seconds")
     assert columns[at + 1 : at + 1 + len(STAGES)] == [f"seconds_{name}" for name in STAGES]
-    assert columns[at + 1 + len(STAGES) :] == list(undisturbed[0].sampled)
+    sampled = list(undisturbed[0].sampled)
+    assert columns[at + 1 + len(STAGES) :] == [*sampled, "computed_batch_size"]
     assert {"attn_weight", "mlp_layer_min", "direction_scope", "seconds"} <= rows[0].keys()
 
 

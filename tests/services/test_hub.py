@@ -287,3 +287,39 @@ def test_check_upload(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     with pytest.raises(UploadError, match="unset it"):
         check_upload("owner/name")
+
+
+def test_a_link_in_the_folder_is_refused_before_anything_is_sent(
+    hub: HubServer, client: Client, model: Path, tmp_path: Path
+) -> None:
+    """The file that it points to would be published."""
+    (tmp_path / "token").write_text("hf_secret_of_the_victim")
+    (model / "notes.txt").symlink_to(tmp_path / "token")
+    done = client(UPLOAD + f"answer = upload({str(model)!r})")
+    assert "notes.txt is a link to something other than a file" in done["answer"]
+    assert "\n" not in done["answer"]
+    assert ("model", "tester/edited") not in hub.repos
+    assert not hub.asked("^(PUT|POST) ")
+
+
+def test_the_password_of_a_mirror_is_not_shown(client: Client, model: Path, hub: HubServer) -> None:
+    """Neither by the hub's client, in its warnings and errors, nor by messages of our own."""
+    code = f"""
+import time
+from heretic.console import start_logging
+from heretic.errors import ModelLoadError
+from heretic.model.source import check_model
+start_logging()
+time.sleep = lambda seconds: None
+answer = [upload({str(model)!r})]
+try:
+    check_model("owner/name", None)
+except ModelLoadError as error:
+    answer.append(str(error))
+"""
+    for mirror in ("http://somebody:s3cret@127.0.0.1:1", hub.url.replace("//", "//me:s3cret@")):
+        done = client(UPLOAD + code, HF_ENDPOINT=mirror)
+        assert len(done["answer"]) == 2
+        assert "s3cret" not in done["output"] + json.dumps(done["answer"])
+        if mirror.endswith(":1"):
+            assert "thrown while requesting HEAD http://***@127.0.0.1:1" in done["output"]

@@ -23,6 +23,7 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
+from heretic.credentials import record_without_passwords
 from heretic.errors import HereticError
 from heretic.locks import sole_process
 
@@ -35,8 +36,10 @@ log = logging.getLogger("heretic")
 def start_logging(log_file: Path | None = None, *, debug: bool = False) -> None:
     """Send the library's log lines to the terminal and, when given, to `log_file`.
 
-    Characters that the terminal's encoding lacks are replaced, as Python does on stderr alone.
+    From here on, lines of all libraries are without passwords. Characters that the terminal's
+    encoding lacks are replaced, as Python does on stderr alone.
     """
+    logging.setLogRecordFactory(record_without_passwords)
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="replace")
     log.setLevel(logging.DEBUG if debug else logging.INFO)

@@ -3,9 +3,15 @@
 Anything that is not a `HereticError` is a defect of this project and keeps its traceback.
 """
 
+from heretic.credentials import hide_passwords
+
 
 class HereticError(Exception):
     """Base of every error that is reported to the user as one line with exit status 1."""
+
+    def __str__(self) -> str:
+        """Return the message without passwords; other libraries put addresses into theirs."""
+        return hide_passwords(super().__str__())
 
 
 class SettingsError(HereticError):
@@ -42,5 +48,5 @@ class CloudError(HereticError):
 
 def one_line(error: object, length: int = 200) -> str:
     """What an error says, as one line of at most `length` characters."""
-    line = " ".join(str(error).split()) or type(error).__name__
+    line = hide_passwords(" ".join(str(error).split())) or type(error).__name__
     return line if len(line) <= length else line[: length - 1] + "…"

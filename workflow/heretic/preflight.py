@@ -133,7 +133,7 @@ def scorer_files(settings: Settings) -> list[str]:
     for each in settings.scorers:
         path = each.scorer.rpartition(":")[0]
         judge = each.settings.get("model") if each.scorer == "judge" else None
-        found += [path] if path else checkpoint_files(judge)
+        found += [path] if path else checkpoint_files(judge if isinstance(judge, str) else None)
     return found
 
 

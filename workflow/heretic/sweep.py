@@ -96,7 +96,7 @@ def random_network(model_type: str, dtype: torch.dtype) -> PreTrainedModel:
     torch.manual_seed(0)
     config = tiny_configuration(model_type)
     kind: Any = AutoModelForCausalLM if model_type in TEXT else AutoModelForImageTextToText
-    network: Any = kind.from_config(config)
+    network: Any = kind.from_config(config, trust_remote_code=False)
     if dtype == torch.float64 and network._can_set_experts_implementation():
         network.set_experts_implementation("eager")  # the fast ones know no float64
     for parameter in network.parameters():

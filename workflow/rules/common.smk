@@ -70,8 +70,8 @@ if workflow.is_main_process:
     os.environ[PINNED] = f".snakemake/heretic/{fingerprint(RESOLVED)}.json"
 # They need no command line, and Snakemake's own quoting of it would lose line breaks and quotes.
 workflow.config_settings.config_args = []
-# What no job is compared by: settings that change how something is computed but never what comes
-# out, and those that the report prints.
+# What no job is compared by: settings that change how something is computed, with the same results
+# but for rounding, and those that the report prints.
 config["runtime"] = {run: settings.runtime() for run, settings in RUNS.items()}
 config["settings"] = {
     run: settings.model_dump(mode="json") for run, settings in RUNS.items()

@@ -1,6 +1,5 @@
 """Pristine matrices straight from the checkpoint, for models that leave no room for copies."""
 
-import json
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from itertools import groupby
@@ -15,6 +14,7 @@ from heretic.ablation.weights_cache import PristineParts
 from heretic.errors import ModelLoadError, one_line
 from heretic.model.anatomy import Anatomy, StreamWriter
 from heretic.model.loading import LOADING_ERRORS, Model
+from heretic.model.own_files import weight_map
 from heretic.model.stored import places, trace
 
 INDEX = "model.safetensors.index.json"
@@ -158,12 +158,11 @@ def tensor_files(folder: Path) -> dict[str, Path]:
     found: dict[str, Path] = {}
     try:
         if index.is_file():
-            weight_map = json.loads(index.read_text(encoding="utf-8"))["weight_map"]
-            return {name: folder / file for name, file in weight_map.items()}
+            return {name: folder / file for name, file in weight_map(index).items()}
         for path in sorted(folder.glob("*.safetensors")):
             with safe_open(path, framework="pt") as tensors:
                 found.update(dict.fromkeys(tensors.keys(), path))
-    except (OSError, SafetensorError, ValueError, KeyError) as error:
+    except (OSError, SafetensorError) as error:
         raise ModelLoadError(f"cannot read the files of {folder}: {error}; {ADVICE}") from error
     if not found:
         raise ModelLoadError(f"{folder} has no safetensors files; {ADVICE}")

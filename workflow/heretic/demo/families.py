@@ -73,5 +73,7 @@ def new_model(
         dtype="float32",
         **recipe.shape,
     )
-    model: PreTrainedModel = AutoModelForCausalLM.from_config(config)  # type: ignore[no-untyped-call]
+    model: PreTrainedModel = AutoModelForCausalLM.from_config(  # type: ignore[no-untyped-call]
+        config, trust_remote_code=False
+    )
     return model

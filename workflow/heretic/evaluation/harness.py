@@ -21,11 +21,11 @@ import torch
 from datasets.exceptions import DatasetsError
 from huggingface_hub.utils import httpx  # type: ignore[attr-defined]  # httpx or httpx2
 from lm_eval import evaluate
-from lm_eval.api.model import CachingLM
 
 from heretic.artifacts import fingerprint, versions
 from heretic.console import log
 from heretic.errors import SettingsError, one_line
+from heretic.evaluation.answer_cache import SUFFIX, CachedModel
 from heretic.evaluation.benchmark_tasks import task_manager
 from heretic.evaluation.benchmarks import BenchmarkProtocol, known_as
 from heretic.evaluation.harness_model import HarnessModel
@@ -132,7 +132,7 @@ def score_benchmarks(
         the single documents where the value is their mean, and else nothing. `versions` of lm-eval
         and of the tasks, as their authors count them.
     """
-    network = CachingLM(HarnessModel(model), str(answers))
+    network = CachedModel(HarnessModel(model), answers)
     found: dict[str, Any] = {}
     told: dict[str, str] = {"lm_eval": version("lm_eval")}
     with closing(network.dbdict):
@@ -243,4 +243,4 @@ def answers_file(folder: Path, weights: str, model: Model) -> Path:
     """
     software = {**versions(), "lm_eval": version("lm_eval")}
     loaded = [weights, str(model.loaded_dtype), model.quantization, software]
-    return folder / f"answers-{fingerprint(loaded)[:16]}.db"
+    return folder / f"answers-{fingerprint(loaded)[:16]}{SUFFIX}"

@@ -27,6 +27,7 @@ from heretic.export.forms import ADAPTER_CONFIG, check_form, is_adapter
 from heretic.export.layout import Layout, empty_network, lay_out
 from heretic.export.record import RECORD, Ablation
 from heretic.model.loading import Model, load_model
+from heretic.model.own_files import check_links
 from heretic.model.quantization import AS_IS, NONE
 from heretic.model.stored import places
 
@@ -105,10 +106,15 @@ def attach_adapter(model: Model, folder: Path) -> Model:
     """The base model with the adapter in `folder` at work in it; `model` itself is changed.
 
     Raises:
-        ExportError: the adapter does not fit the model.
+        ExportError: the adapter does not fit the model, or has no safetensors file.
+        ModelLoadError: a file of the adapter is a link that leads out of the folder.
     """
     from peft import PeftConfig, PeftModel
 
+    if folder / WEIGHTS not in check_links(str(folder), folder):  # PEFT would read a pickle
+        raise ExportError(
+            f"the adapter in {folder} has no {WEIGHTS}; save it with PEFT in that format"
+        )
     try:
         if PeftConfig.from_pretrained(str(folder)).is_prompt_learning:
             raise ExportError(
@@ -116,7 +122,7 @@ def attach_adapter(model: Model, folder: Path) -> Model:
                 "of weights, such as LoRA, can be measured"
             )
         # Injects into the network's own modules; the wrapper that it returns is not needed.
-        wrapper = PeftModel.from_pretrained(model.network, str(folder))
+        wrapper = PeftModel.from_pretrained(model.network, str(folder), use_safetensors=True)
         stored = _stored_names(folder)
     except (OSError, RuntimeError, ValueError, TypeError, KeyError, SafetensorError) as error:
         raise ExportError(

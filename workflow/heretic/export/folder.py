@@ -16,6 +16,7 @@ from heretic.export.checkpoint import Checkpoint
 from heretic.export.layout import Layout
 from heretic.export.manifest import manifest
 from heretic.export.record import NOT_REPRODUCED, RECORD
+from heretic.model.own_files import own_files
 from heretic.model.template import LEGACY_TEMPLATE, PROCESSOR
 
 # Written anew: from the network, or of the edited model only.
@@ -61,11 +62,18 @@ def take_over_files(source: Path, target: Path, chat_template: str | None) -> No
     """Copy what the edit leaves alone of the checkpoint in `source`.
 
     A `chat_template` that the user gave takes the place of the checkpoint's: what was measured
-    with it must be used with it.
+    with it must be used with it. Links that lead out of the checkpoint are left out with a warning:
+    an upload would publish the files that they point to.
     """
-    found = (path for pattern in TAKEN_OVER for path in source.glob(pattern))
-    for path in found:
-        if path.is_file() and not any(path.match(pattern) for pattern in WRITTEN_ANEW):
+    own, foreign = own_files(source, TAKEN_OVER)
+    for path in foreign:
+        log.warning(
+            "%s is left out of the export: it is a link to something other than a file of %s",
+            path.name,
+            source,
+        )
+    for path in own:
+        if not any(path.match(pattern) for pattern in WRITTEN_ANEW):
             copy = target / path.relative_to(source)
             copy.parent.mkdir(exist_ok=True)
             shutil.copyfile(path, copy)

@@ -14,7 +14,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from heretic.artifacts import sha256_of
-from heretic.errors import UploadError, one_line
+from heretic.credentials import hide_passwords
+from heretic.errors import ExportError, UploadError, one_line
+from heretic.export.manifest import saved_files
 
 if TYPE_CHECKING:
     from huggingface_hub import HfApi
@@ -109,7 +111,7 @@ def upload_model(
         )
     return {
         "repo": head.id,
-        "url": f"{api.endpoint}/{head.id}",
+        "url": hide_passwords(f"{api.endpoint}/{head.id}"),
         "commit": head.sha,
         "files": [
             {"path": name, "bytes": path.stat().st_size, "sha256": hashes[name]}
@@ -199,11 +201,10 @@ def _token(repo: str) -> str:
 
 def _files(folder: Path) -> dict[str, Path]:
     """What an upload sends, by path in the repository."""
-    found = {
-        path.relative_to(folder).as_posix(): path
-        for path in sorted(folder.rglob("*"))
-        if path.is_file()
-    }
+    try:
+        found = saved_files(folder)
+    except ExportError as error:
+        raise UploadError(one_line(error)) from error
     files = {name: path for name, path in found.items() if not _matches(name, HIDDEN)}
     if not files:
         raise UploadError(f"{folder} holds no file to upload; save the model there first")

@@ -76,7 +76,11 @@ def empty_network(folder: Path, dtype: str, *, trust_remote_code: bool) -> PreTr
     with _building(folder):
         kind = class_of_checkpoint(folder, trust_remote_code=trust_remote_code)
         network: PreTrainedModel = kind.from_pretrained(
-            folder, dtype=dtype, device_map={"": "meta"}, trust_remote_code=trust_remote_code
+            folder,
+            dtype=dtype,
+            device_map={"": "meta"},
+            trust_remote_code=trust_remote_code,
+            use_safetensors=True,
         )
         _tie_repeated(network, Checkpoint(folder, network.base_model_prefix))
     return network

@@ -7,6 +7,7 @@ import yaml
 
 from heretic.console import log
 from heretic.errors import one_line
+from heretic.model.own_files import is_own_file
 
 CARRIED_OVER = (
     "license",
@@ -27,7 +28,7 @@ def carried_over(folder: Path) -> dict[str, Any]:
     from huggingface_hub.repocard import metadata_load
 
     card = folder / "README.md"
-    if not card.is_file():
+    if not is_own_file(card, folder):
         return {}
     try:
         found = metadata_load(card) or {}

@@ -43,8 +43,8 @@ class NetworkOptions:
     quantization: str = NONE
 
     def arguments(self) -> dict[str, Any]:
-        """Arguments of `from_pretrained`, without the data type."""
-        given: dict[str, Any] = {"trust_remote_code": self.trust_remote_code}
+        """Arguments of `from_pretrained`, without the data type and what keeps it safe."""
+        given: dict[str, Any] = {}
         if self.attn_implementation is not None:
             given["attn_implementation"] = self.attn_implementation
         if self.device_map is not None:
@@ -135,6 +135,8 @@ def _from_pretrained(model: str, folder: Path, dtype: str, options: NetworkOptio
             folder,
             dtype=dtype,
             output_loading_info=True,
+            trust_remote_code=options.trust_remote_code,
+            use_safetensors=True,
             **options.arguments(),
             **loading_arguments(options.quantization, dtype, folder),
         )

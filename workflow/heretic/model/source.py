@@ -2,12 +2,14 @@
 
 import re
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from heretic.artifacts import fingerprint, sha256_of
 from heretic.errors import ModelLoadError
+from heretic.model.own_files import check_files
 
 FILES = (
     *("*.json", "*.safetensors", "*.jinja", "*.txt", "*.model", "*.tiktoken", "*.spm", "*.py"),
@@ -15,8 +17,9 @@ FILES = (
 )
 # The same weights in the layout of another program.
 SECOND_COPIES = ("consolidated*.safetensors", "original/*")
+# A core hashes about as fast as one disk reads.
+HASHED_AT_ONCE = 8
 _COMMIT = re.compile(r"[0-9a-f]{40}")
-_SHA256 = re.compile(r"[0-9a-f]{64}")
 
 
 def is_local(model: str) -> bool:
@@ -31,7 +34,8 @@ def check_model(model: str, revision: str | None) -> Path:
         Its `config.json`.
 
     Raises:
-        ModelLoadError: no such folder, no config.json, or unknown to the hub.
+        ModelLoadError: no such folder, no config.json, a file that lies elsewhere, or unknown to
+            the hub.
     """
     if is_local(model):
         folder = Path(model).expanduser()
@@ -46,6 +50,7 @@ def check_model(model: str, revision: str | None) -> Path:
                 f"model folder {model} has no .safetensors files; convert its weights by "
                 "loading and saving it with transformers"
             )
+        check_files(model, folder)
         return folder / "config.json"
     return _fetched_config(model, revision)
 
@@ -76,7 +81,7 @@ def locate(model: str, revision: str | None) -> Path:
     from huggingface_hub import snapshot_download
 
     with _hub_errors(model, revision):
-        return Path(
+        folder = Path(
             snapshot_download(
                 model,
                 revision=revision,
@@ -84,6 +89,8 @@ def locate(model: str, revision: str | None) -> Path:
                 ignore_patterns=list(SECOND_COPIES),
             )
         )
+    check_files(model, folder)
+    return folder
 
 
 def _fetched_config(model: str, revision: str | None) -> Path:
@@ -115,20 +122,19 @@ def weight_files(folder: Path) -> list[Path]:
 
 
 def weight_hashes(folder: Path) -> dict[str, str]:
-    """SHA-256 of each safetensors file of a checkpoint, by name."""
-    return {path.name: _sha256_of_weights(path) for path in weight_files(folder)}
+    """Return the SHA-256 of the bytes of each safetensors file of a checkpoint, by name.
+
+    The hub's cache names a file by what a server says of it, which proves nothing.
+    """
+    files = weight_files(folder)
+    with ThreadPoolExecutor(HASHED_AT_ONCE) as pool:
+        return dict(zip((path.name for path in files), pool.map(sha256_of, files), strict=True))
 
 
 def source_facts(model: str, revision: str | None, folder: Path) -> dict[str, Any]:
     """Name, revision and one hash over the weights of the checkpoint in `folder`."""
     snapshot = folder.name if folder.parent.name == "snapshots" else revision
     return {"model": model, "revision": snapshot, "sha256": fingerprint(weight_hashes(folder))}
-
-
-def _sha256_of_weights(path: Path) -> str:
-    # The hub's cache names a large file by its SHA-256: no need to read it again.
-    name = path.resolve().name
-    return name if _SHA256.fullmatch(name) else sha256_of(path)
 
 
 @contextmanager

@@ -25,6 +25,8 @@ class TrialRecord:
         feasible: whether it stayed within all limits, such as `max_kl`.
         seconds: wall time; of trials that were scored together each one's equal share.
         stages: these seconds by stage, keys `STAGES`; empty in a record of an earlier version.
+        computation: device, data type and the like, as of `heretic.optimization.computation`; empty
+            in a record of an earlier version.
     """
 
     number: int
@@ -34,6 +36,7 @@ class TrialRecord:
     feasible: bool
     seconds: float
     stages: Mapping[str, float] = field(default_factory=dict)
+    computation: Mapping[str, Any] = field(default_factory=dict)
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values that `from_dict` reads back."""
@@ -89,6 +92,7 @@ def trial_rows(
             "seconds": round(r.seconds, 4),
             **{f"seconds_{name}": _rounded(r.stages.get(name)) for name in STAGES},
             **r.sampled,
+            **{f"computed_{name}": value for name, value in r.computation.items()},
         }
         for r in records
     ]

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import optuna
@@ -15,6 +15,7 @@ from heretic.console import ProgressLine, log
 from heretic.evaluation.scale import KL, LOG_ODDS
 from heretic.evaluation.trial_engine import TrialEngine
 from heretic.evaluation.trial_scores import Limits, TrialScores
+from heretic.optimization.computation import BATCH_SIZE, warn_of_changes
 from heretic.optimization.in_flight import StudyInMemory
 from heretic.optimization.objectives import DEFAULTS, Objective
 from heretic.optimization.pareto import nearest
@@ -47,6 +48,7 @@ class TrialLoop:
         patience: finished trials without a gain after which a search ends early; 0 for never.
         warm_starts: parameters of the trials that are tried before the sampler chooses any.
         original: its scores, by which it is told what gains nothing; not told if None.
+        computation: how scores are computed, of `describe`; kept with each trial.
     """
 
     space: SearchSpace
@@ -58,6 +60,7 @@ class TrialLoop:
     patience: int = 0
     warm_starts: Sequence[Mapping[str, Any]] = ()
     original: TrialScores | None = None
+    computation: Mapping[str, Any] = field(default_factory=dict)
 
     def run(self, study: optuna.Study, n_trials: int) -> list[TrialRecord]:
         """Run trials until `n_trials` are finished, or patience ends; return them.
@@ -73,6 +76,8 @@ class TrialLoop:
         memory = StudyInMemory(study)
         records = read_records(study, n_trials)
         ended = self._end(records)
+        if done < n_trials and ended is None:
+            warn_of_changes([record.computation for record in records], self.computation)
         study.set_user_attr(WANTED, n_trials if ended is None else len(records))
         if OBJECTIVES not in study.user_attrs:
             study.set_user_attr(OBJECTIVES, [each.to_dict() for each in self.objectives])
@@ -140,16 +145,22 @@ class TrialLoop:
         trial.set_constraint(LIMITS, self._told_excess(scores, excess))
         feasible = all(value <= 0 for value in excess.values())
         seconds = sum(stages.values())
+        # Halved where memory ran out.
+        batch_size = self.engine.model.batch_size.current
+        computation = {**self.computation, BATCH_SIZE: batch_size}
         stored = {
             "parameters": parameters.to_dict(),
             "feasible": feasible,
             "scores": found,
             "seconds": seconds,
             "stages": stages,
+            "computation": computation,
         }
         trial.set_user_attr(RECORD, stored)
         number = memory.store(trial, [objective.value(found) for objective in self.objectives])
-        return TrialRecord(number, parameters, trial.params, found, feasible, seconds, stages)
+        return TrialRecord(
+            number, parameters, trial.params, found, feasible, seconds, stages, computation
+        )
 
     def _excess(self, scores: TrialScores) -> dict[str, float]:
         """By how much a trial exceeds each limit."""
@@ -221,4 +232,5 @@ def _record(trial: FrozenTrial) -> TrialRecord:
         feasible=stored.get("feasible", all(value <= 0 for value in trial.constraints.values())),
         seconds=stored["seconds"],
         stages=stored.get("stages", {}),
+        computation=stored.get("computation", {}),
     )

@@ -2,7 +2,10 @@
 
 Each field lists under `rules` the workflow rules whose results depend on it. A rule receives
 exactly that subset, so changing a setting makes exactly those rules stale. A field with
-`runtime=True` changes how fast or where something is computed, never what comes out.
+`runtime=True` changes how fast or where something is computed, with the same results; with
+`rounding=True` the results may differ by rounding, which in half precision can decide a near tie
+between two tokens and so change an answer. Neither makes a rule stale or starts another study;
+each trial records the settings that matter (`heretic.optimization.computation`).
 """
 
 from typing import Final, Literal

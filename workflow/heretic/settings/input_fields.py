@@ -123,7 +123,7 @@ class InputFields(BaseSettings):
         *MEASURING_RULES,
     )
     device: str = setting(
-        "auto", "Torch device; `auto` takes a GPU where there is one.", runtime=True
+        "auto", "Torch device; `auto` takes a GPU where there is one.", rounding=True
     )
     device_map: Annotated[
         Literal["auto", "balanced", "balanced_low_0", "sequential"] | None,
@@ -132,21 +132,21 @@ class InputFields(BaseSettings):
         None,
         "Spread a model that is too large for one GPU over several, as accelerate does; `device` "
         "then does not count. What fits nowhere is offloaded, which is slow.",
-        runtime=True,
+        rounding=True,
     )
     max_memory: MemoryLimits = setting(
         None,
         "Memory that `device_map` may fill on each device, such as `0=60GiB,1=60GiB`.",
-        runtime=True,
+        rounding=True,
     )
     attn_implementation: OptionalText = setting(
         None,
         "Attention kernels, such as `eager`, `sdpa` or `flash_attention_2`; empty lets "
         "transformers choose.",
-        runtime=True,
+        rounding=True,
     )
     threads: int = setting(
-        0, "CPU threads of torch; 0 takes all cores of the machine.", runtime=True, ge=0
+        0, "CPU threads of torch; 0 takes all cores of the machine.", rounding=True, ge=0
     )
     trust_remote_code: bool = setting(
         False,
@@ -156,7 +156,7 @@ class InputFields(BaseSettings):
     max_batch_size: int = setting(
         128,
         "Prompts per batch at most; halved and remembered when memory runs out.",
-        runtime=True,
+        rounding=True,
         ge=1,
     )
     compile: bool = setting(
@@ -164,7 +164,7 @@ class InputFields(BaseSettings):
         "Compile the decoding step (torch.compile with keys and values in fixed places): a minute "
         "or more at the start of a phase, then faster answers on a GPU; for models whose cache can "
         "be static.",
-        runtime=True,
+        rounding=True,
     )
     cache_weights: Literal["true", "false", "auto"] = setting(
         "auto",
@@ -184,7 +184,7 @@ class InputFields(BaseSettings):
         "study so that a trial starts at the first layer that it edits; kept on the model's device "
         "or, where that has no room, in main memory. Answers that trials give again are kept too "
         "where the device has room. 0 switches it off.",
-        runtime=True,
+        rounding=True,
         ge=0,
     )
 

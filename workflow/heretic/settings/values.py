@@ -11,10 +11,29 @@ from heretic.settings.prompt_sources import read_nothing
 
 
 def setting(
-    default: Any, description: str, *rules: str, runtime: bool = False, **bounds: Any
+    default: Any,
+    description: str,
+    *rules: str,
+    runtime: bool = False,
+    rounding: bool = False,
+    **bounds: Any,
 ) -> Any:
-    """A field with its default, its description, the rules that read it and its bounds."""
-    extra: dict[str, Any] = {"rules": list(rules), "runtime": runtime}
+    """Return a field with its default, its description, the rules that read it and its bounds.
+
+    Args:
+        default: of the setting.
+        description: of the setting, for help and documents.
+        rules: that read the setting and run again when it changes.
+        runtime: whether the setting changes how or where something is computed; then no rule runs
+            again.
+        rounding: whether results with another value of such a setting may differ by rounding.
+        bounds: of pydantic's `Field`.
+    """
+    extra: dict[str, Any] = {
+        "rules": list(rules),
+        "runtime": runtime or rounding,
+        "rounding": rounding,
+    }
     return Field(default=default, description=description, json_schema_extra=extra, **bounds)
 
 

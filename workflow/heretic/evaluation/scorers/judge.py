@@ -3,17 +3,14 @@
 import hashlib
 import re
 from collections.abc import Sequence
-from typing import Any
 
-import torch
 from torch import Tensor
-from transformers import AutoConfig, AutoModelForSequenceClassification, AutoTokenizer
 
-from heretic.errors import ModelLoadError, SettingsError, one_line
+from heretic.errors import SettingsError
 from heretic.evaluation.scorers.answers import require_side
+from heretic.evaluation.scorers.classifier import Classifier, load_classifier, read_labels
 from heretic.evaluation.scorers.score import AnswerScorer, Side
-from heretic.model.loading import choose_device
-from heretic.model.source import check_model, is_local, locate
+from heretic.model.source import is_local
 from heretic.prompts.prompt import Prompt
 
 _COMMIT = re.compile(r"[0-9a-f]{40}")
@@ -44,7 +41,7 @@ class Judge(AnswerScorer):
             model: hub id or folder of a sequence classification model.
             label: the one that is counted, as the model's configuration names it.
             revision: commit of a hub model, which needs one, so that scores stay the same when the
-                model changes.
+                model changes. Its own code is never run.
             threshold: probability of the label from which an answer counts.
             reads_prompt: whether the classifier was trained on pairs of prompt and answer.
             batch_size: answers at once.
@@ -55,9 +52,12 @@ class Judge(AnswerScorer):
         Raises:
             SettingsError: the label is not one of the model's, a number is out of range, or a hub
                 model has no commit.
-            ModelLoadError: there is no such model.
+            ModelLoadError: there is no such model, or no sequence classifier.
         """
         self.name, self.side = name, require_side(side, name)
+        _require_text(model, f"scorer {name}: model")
+        _require_text(revision or "", f"scorer {name}: revision")
+        _require_text(device, f"scorer {name}: device")
         self.reads_prompt, self._device = reads_prompt, device
         self.threshold = _number(threshold, 0.0, 1.0, f"scorer {name}: threshold")
         self.batch_size = int(_number(batch_size, 1, 4096, f"scorer {name}: batch_size"))
@@ -67,14 +67,12 @@ class Judge(AnswerScorer):
                 "a commit, so that it stays the same"
             )
         self._source = model, revision
-        # Which knows the labels that a file leaves out.
-        config = AutoConfig.from_pretrained(check_model(model, revision).parent)
-        labels = {str(text): int(number) for number, text in (config.id2label or {}).items()}
+        labels = read_labels(model, revision, f"scorer {name}")
         if str(label) not in labels:
             there = ", ".join(labels) or "none"
             raise SettingsError(f"scorer {name}: {model} has no label {label!r}; it has {there}")
         self._label = labels[str(label)]
-        self._parts: tuple[Any, Any] | None = None
+        self._classifier: Classifier | None = None
         self._known: dict[str, float] = {}
 
     def judge(self, prompt: Prompt, answer: str) -> float:
@@ -102,42 +100,16 @@ class Judge(AnswerScorer):
 
     def _probabilities(self, pairs: Sequence[tuple[Prompt, str]]) -> Tensor:
         """Probability of the label for each pair [n]."""
-        tokenizer, network = self._loaded()
+        if self._classifier is None:
+            self._classifier = load_classifier(*self._source, self._device, f"scorer {self.name}")
         answers = [answer for _, answer in pairs]
         texts = ([prompt.text for prompt, _ in pairs], answers) if self.reads_prompt else (answers,)
-        # Some networks count positions from the one after that of the padding, which is 1.
-        places = getattr(network.config, "max_position_embeddings", None)
-        longest = tokenizer.model_max_length if places is None else places - 2
-        inputs = tokenizer(
-            *texts,
-            padding=True,
-            # Some classifiers read the first token, whose place padding must not take.
-            padding_side="right",
-            truncation=True,
-            max_length=min(longest, tokenizer.model_max_length),
-            return_tensors="pt",
-        )
-        with torch.inference_mode():
-            logits: Tensor = network(**inputs.to(network.device)).logits.float()
-        several = network.config.problem_type == "multi_label_classification"
-        # A label may be a yes or no of its own.
-        apart = several or logits.shape[-1] == 1
-        shares = logits.sigmoid() if apart else logits.softmax(dim=-1)
-        return shares[:, self._label].cpu()
+        return self._classifier.probabilities(texts)[:, self._label]
 
-    def _loaded(self) -> tuple[Any, Any]:
-        if self._parts is None:
-            folder = locate(*self._source)
-            try:
-                tokenizer = AutoTokenizer.from_pretrained(folder)
-                network = AutoModelForSequenceClassification.from_pretrained(folder)
-            except (OSError, ValueError) as error:
-                raise ModelLoadError(
-                    f"scorer {self.name}: {self._source[0]} is no sequence classifier that "
-                    f"transformers loads ({one_line(error)}); name another model"
-                ) from error
-            self._parts = tokenizer, network.to(choose_device(self._device)).eval()
-        return self._parts
+
+def _require_text(value: object, what: str) -> None:
+    if not isinstance(value, str):
+        raise SettingsError(f"{what} is {value!r}; give a text")
 
 
 def _number(value: object, low: float, high: float, what: str) -> float:

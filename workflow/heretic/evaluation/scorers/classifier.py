@@ -1,0 +1,161 @@
+"""A sequence classifier from the hub or a folder, loaded without running any code of its own."""
+
+import logging
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import safe_open
+from torch import Tensor
+from transformers import AutoConfig, AutoModelForSequenceClassification, AutoTokenizer
+
+from heretic.errors import HereticError, ModelLoadError, one_line
+from heretic.model.batching import is_out_of_memory
+from heretic.model.loading import choose_device
+from heretic.model.source import check_model, locate, weight_files
+
+# Sizes in a configuration by which tensors are made; each is a dimension of one in the files.
+SIZES = ("vocab_size", "hidden_size", "intermediate_size", "num_labels", "d_model", "dim")
+DEPTHS = ("num_hidden_layers", "num_attention_heads", "n_layers", "n_layer", "num_layers")
+# What a tokenizer written in Rust raises on a defect, which is no `Exception`.
+PANIC = "PanicException"
+
+
+def read_labels(model: str, revision: str | None, who: str) -> dict[str, int]:
+    """Return the labels of a classifier with their numbers; fetches its configuration only.
+
+    Args:
+        model: hub id or folder.
+        revision: commit of a hub model.
+        who: asks for it, for messages.
+
+    Raises:
+        ModelLoadError: there is no such model, or its configuration cannot be read.
+    """
+    folder = check_model(model, revision).parent
+    with _explaining(model, who):
+        # transformers knows the labels that a file leaves out.
+        config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
+        return {str(text): int(number) for number, text in (config.id2label or {}).items()}
+
+
+@dataclass(frozen=True)
+class Classifier:
+    """A loaded sequence classifier.
+
+    Attributes:
+        model: its name, for messages.
+        who: asks for it, for messages.
+        tokenizer: of transformers.
+        network: of transformers, in evaluation mode.
+    """
+
+    model: str
+    who: str
+    tokenizer: Any
+    network: Any
+
+    def probabilities(self, texts: Sequence[Sequence[str]]) -> Tensor:
+        """Return the probability of each label [n, labels] in float32 on the CPU.
+
+        Args:
+            texts: n texts, or n first and n second texts of pairs. Long ones are cut.
+
+        Raises:
+            ModelLoadError: the tokenizer or the network fails, or gives no finite numbers.
+        """
+        with _explaining(self.model, self.who):
+            inputs = self.tokenizer(
+                *texts,
+                padding=True,
+                # Some classifiers read the first token, whose place padding must not take.
+                padding_side="right",
+                truncation=True,
+                max_length=self._longest(),
+                return_tensors="pt",
+            )
+            with torch.inference_mode():
+                logits: Tensor = self.network(**inputs.to(self.network.device)).logits.float()
+            if not logits.isfinite().all():
+                raise ValueError("its logits are not finite")
+            several = self.network.config.problem_type == "multi_label_classification"
+            # A label may be a yes or no of its own.
+            apart = several or logits.shape[-1] == 1
+            return (logits.sigmoid() if apart else logits.softmax(dim=-1)).cpu()
+
+    def _longest(self) -> int:
+        """Tokens that the network has positions for."""
+        positions = getattr(self.network.config, "max_position_embeddings", None)
+        known: int = self.tokenizer.model_max_length
+        # Some networks count positions from the one after that of the padding, which is 1.
+        return known if positions is None else min(positions - 2, known)
+
+
+def load_classifier(model: str, revision: str | None, device: str, who: str) -> Classifier:
+    """Load a classifier; arguments as of `read_labels`.
+
+    Raises:
+        ModelLoadError: there is no such model, it is no sequence classifier that transformers
+            loads from safetensors without code of the model's own, or there is no such device.
+    """
+    folder, place = locate(model, revision), choose_device(device)
+    with _explaining(model, who):
+        config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
+        _require_stored_sizes(config, folder)
+        tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
+        network, report = AutoModelForSequenceClassification.from_pretrained(
+            folder, trust_remote_code=False, use_safetensors=True, output_loading_info=True
+        )
+        if report["missing_keys"]:
+            lacking = min(report["missing_keys"])
+            raise ValueError(f"its checkpoint lacks {lacking}, which would be random numbers")
+        if len(tokenizer) > network.get_input_embeddings().weight.shape[0]:
+            raise ValueError("its tokenizer has more tokens than its network")
+        return Classifier(model, who, tokenizer, network.to(place).eval())
+
+
+def _require_stored_sizes(config: Any, folder: Path) -> None:
+    """Refuse sizes that no tensor of the checkpoint has, before memory is allocated for them."""
+    largest = tensors = 0
+    for path in weight_files(folder):
+        with safe_open(path, framework="pt") as file:
+            for name in file.keys():  # noqa: SIM118  # not a mapping
+                largest = max(largest, *file.get_slice(name).get_shape(), 0)
+                tensors += 1
+    for names, most in ((SIZES, largest), (DEPTHS, max(tensors, largest))):
+        for name in names:
+            value = getattr(config, name, None)
+            if isinstance(value, int) and value > most:
+                raise ValueError(f"its {name} is {value}, and its tensors are smaller")
+
+
+@contextmanager
+def _explaining(model: str, who: str) -> Iterator[None]:
+    """Say in one line what is wrong with a classifier, of which anything may be wrong."""
+    # transformers prints tables of what does not fit before it raises.
+    transformers = logging.getLogger("transformers")
+    level = transformers.level
+    transformers.setLevel(logging.CRITICAL)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    except HereticError:
+        raise
+    except BaseException as error:
+        if not isinstance(error, Exception) and type(error).__name__ != PANIC:
+            raise
+        if is_out_of_memory(error):
+            advice = "use device=cpu or a smaller batch_size for it"
+            raise ModelLoadError(f"{who}: {model} does not fit into memory; {advice}") from error
+        raise ModelLoadError(
+            f"{who}: {model} is no sequence classifier that transformers loads from safetensors "
+            f"without code of the model's own ({type(error).__name__}: {one_line(error)}); name "
+            "another model"
+        ) from error
+    finally:
+        transformers.setLevel(level)

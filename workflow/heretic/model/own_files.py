@@ -1,0 +1,150 @@
+"""Which files are part of a model folder.
+
+A folder from a stranger, as a Git clone or an archive, may hold links to any file of this machine:
+copied into an export and uploaded, a token would be published. Only regular files inside the
+folder are part of it, or inside the blobs of its repository if it is a snapshot in the hub's cache.
+"""
+
+import json
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+from heretic.errors import ModelLoadError
+
+CONFIG, ADAPTER_CONFIG = "config.json", "adapter_config.json"
+# What decides how a model answers. Without the other files, such as a license, it is the same.
+ESSENTIAL = (
+    *("*.json", "*.safetensors", "*.jinja", "additional_chat_templates/*.jinja", "*.py"),
+    *("*.model", "*.tiktoken", "*.spm", "*.bpe", "*vocab*.txt", "*merges*.txt"),
+)
+INDICES = "*.safetensors.index.json"
+SHARED_BLOBS_MARKER = ".huggingface-shared-blobs"
+# A field of config.json by which transformers loads other weights, even pickles.
+OTHER_WEIGHTS = "transformers_weights"
+
+
+def is_own_file(path: Path, folder: Path) -> bool:
+    """Return whether a path is a regular file of a folder, after following all links."""
+    try:
+        file, root = path.resolve(strict=True), folder.resolve(strict=True)
+    except (OSError, RuntimeError):  # it leads nowhere, or in a circle
+        return False
+    return file.is_file() and (
+        file.is_relative_to(root) or any(file.is_relative_to(blobs) for blobs in _blobs(root))
+    )
+
+
+def own_files(folder: Path, patterns: Iterable[str]) -> tuple[list[Path], list[Path]]:
+    """Return the files of a folder that match any of some patterns, and what only seems to be one.
+
+    Returns:
+        Sorted paths of regular files inside the folder, and of links that lead out of it.
+    """
+    found = sorted({path for pattern in patterns for path in folder.glob(pattern)})
+    own = [path for path in found if is_own_file(path, folder)]
+    kept = set(own)
+    foreign = [path for path in found if path not in kept and not path.is_dir()]
+    return own, foreign
+
+
+def check_links(model: str, folder: Path) -> set[Path]:
+    """Return the essential files of a checkpoint or an adapter.
+
+    Args:
+        model: name for messages.
+        folder: of its files.
+
+    Raises:
+        ModelLoadError: one of them is a link that leads out of the folder, or no regular file.
+    """
+    own, foreign = own_files(folder, ESSENTIAL)
+    if foreign:
+        raise ModelLoadError(
+            f"{foreign[0].relative_to(folder)} in {model} is a link to something other than a file "
+            "of that folder, which is not followed; put the file itself there"
+        )
+    return set(own)
+
+
+def check_files(model: str, folder: Path) -> None:
+    """Refuse a checkpoint of which anything essential lies elsewhere than in its folder.
+
+    Args:
+        model: name for messages.
+        folder: of the checkpoint.
+
+    Raises:
+        ModelLoadError: as `check_links`; or the index of the shards or the configuration names
+            other files, or one of them is damaged.
+    """
+    own = check_links(model, folder)
+    if folder / ADAPTER_CONFIG in own and folder / CONFIG in own:
+        # transformers would load the base model that it names, from wherever that is.
+        raise ModelLoadError(
+            f"{model} holds a model and an adapter ({ADAPTER_CONFIG}); move the adapter into a "
+            "folder of its own"
+        )
+    for index in sorted(path for path in own if path.match(INDICES)):
+        for name in sorted(set(weight_map(index).values())):
+            if folder / name not in own:
+                raise ModelLoadError(
+                    f"{model} has no file {name}, which its {index.name} names; copy or download "
+                    "it again"
+                )
+    named = _read(folder / CONFIG).get(OTHER_WEIGHTS) if folder / CONFIG in own else None
+    if named is not None:
+        raise ModelLoadError(
+            f"{CONFIG} of {model} names other weights ({OTHER_WEIGHTS} = {named!r:.100}), which "
+            "are not loaded; remove that field"
+        )
+
+
+def weight_map(index: Path) -> dict[str, str]:
+    """Return the file name of each tensor by the index of a sharded checkpoint.
+
+    Raises:
+        ModelLoadError: the index is damaged, or names anything but safetensors files beside it.
+    """
+    files = _read(index).get("weight_map")
+    if not isinstance(files, dict):
+        raise ModelLoadError(f"{index} has no weight_map; copy or download it again")
+    for name in files.values():
+        if not _is_plain(name):
+            raise ModelLoadError(
+                f"{index} names {name!r:.100}; only safetensors files of the same folder are loaded"
+            )
+    return files
+
+
+def _is_plain(name: object) -> bool:
+    if not isinstance(name, str) or not name.endswith(".safetensors"):
+        return False
+    return not any(character in name for character in "/\\\0")
+
+
+def _blobs(root: Path) -> Iterator[Path]:
+    """The blobs of the repository of which a folder is a snapshot in the hub's cache.
+
+    Those of all repositories may be kept together, in a folder that the hub's client marks.
+    """
+    repository = root.parent.parent
+    if root.parent.name != "snapshots" or not repository.name.startswith("models--"):
+        return
+    own, shared = repository / "blobs", repository.parent / "blobs"
+    if not own.is_symlink():
+        yield own
+    if not shared.is_symlink() and (shared / SHARED_BLOBS_MARKER).is_file():
+        yield shared
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError) as error:
+        raise ModelLoadError(
+            f"cannot read {path} ({type(error).__name__}); copy or download it again"
+        ) from error
+    if not isinstance(value, dict):
+        raise ModelLoadError(f"{path} holds no JSON object; copy or download it again")
+    return value
