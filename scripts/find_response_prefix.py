@@ -1,18 +1,20 @@
 """Finds the text with which all answers of the model begin, or takes the one that is set.
 
-Every later phase appends it to the prompts, so it is found once a run.
+Every later phase appends it to the prompts, so it is found once a run. Here the prompts meet the
+model's tokenizer for the first time, so those that are too long are refused here.
 """
 
 from pathlib import Path
 
 from snakemake.script import Snakemake
 
-from heretic.artifacts import provenance, write_json
+from heretic.artifacts import provenance, read_json, write_json
 from heretic.console import job, log
-from heretic.model.loading import load_model
+from heretic.model.loading import load_chat_of, load_model
+from heretic.model.prompt_lengths import require_lengths
 from heretic.model.response_prefix import find_response_prefix
 from heretic.model.threads import set_threads
-from heretic.prompts.bundle import read_prompts
+from heretic.prompts.bundle import DatasetBundle, read_prompts
 from heretic.settings.input_fields import AUTO_PREFIX
 
 snakemake: Snakemake
@@ -20,12 +22,19 @@ snakemake: Snakemake
 
 def main(smk: Snakemake) -> None:
     """Write the prefix; the model is loaded only where it has to be asked."""
-    settings, runtime = smk.params.settings, smk.config["runtime"][smk.wildcards.run]
+    run = smk.wildcards.run
+    settings, runtime = smk.params.settings, smk.config["runtime"][run]
+    options = {**runtime, **settings, "model": smk.params.model}
     inputs = {name: Path(smk.input[name]) for name in ("good_prompts", "bad_prompts")}
     prefix, found = settings["response_prefix"], settings["response_prefix"] == AUTO_PREFIX
+    set_threads(runtime["threads"])
+    chat = load_chat_of(**options)
+    # Not compared with those of an earlier run, as in check_prompts: nothing here depends on them.
+    checked = Path(smk.input.checked)
+    bundle = DatasetBundle.read(checked.parent, sets=read_json(checked)["counts"])
+    require_lengths(chat, bundle.sets(), smk.config["settings"][run]["max_response_length"])
     if found:
-        set_threads(runtime["threads"])
-        model = load_model(**{**runtime, **settings, "model": smk.params.model})
+        model = load_model(**options, chat=chat)
         prefix = find_response_prefix(model, *(read_prompts(path) for path in inputs.values()))
     log.info("Answers are taken to begin with %r", prefix)
     facts = provenance(settings, inputs if found else {})

@@ -12,12 +12,13 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from heretic.ablation.weights_cache import PristineParts
-from heretic.errors import ModelLoadError, one_line
+from heretic.errors import ModelLoadError
 from heretic.model.anatomy import Anatomy, StreamWriter
-from heretic.model.loading import LOADING_ERRORS, Model
+from heretic.model.headers import INDEX, index_files
+from heretic.model.loading import Model
 from heretic.model.stored import places, trace
+from heretic.model.third_party import reported_as
 
-INDEX = "model.safetensors.index.json"
 ADVICE = "run with cache_weights=true"
 
 T = TypeVar("T")
@@ -41,12 +42,10 @@ class DiskWeights:
         """
         self._files = tensor_files(model.folder)
         self._prefix = f"{model.network.base_model_prefix}."
-        try:
+        with reported_as(
+            ModelLoadError, f"cannot tell how {model.folder} holds the weights", ADVICE
+        ):
             self._places = places(trace(model.network)[1])
-        except LOADING_ERRORS as error:
-            raise ModelLoadError(
-                f"cannot tell how {model.folder} holds the weights: {one_line(error)}; {ADVICE}"
-            ) from error
         self.check(model.anatomy)
         for writer in model.anatomy.writers:
             self._require_unchanged(writer)
@@ -158,6 +157,7 @@ def tensor_files(folder: Path) -> dict[str, Path]:
     found: dict[str, Path] = {}
     try:
         if index.is_file():
+            index_files(folder)  # which refuses files elsewhere
             weight_map = json.loads(index.read_text(encoding="utf-8"))["weight_map"]
             return {name: folder / file for name, file in weight_map.items()}
         for path in sorted(folder.glob("*.safetensors")):
