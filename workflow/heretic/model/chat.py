@@ -197,7 +197,7 @@ class ChatFormat:
 
     def _token_ids(self, texts: list[str]) -> list[list[int]]:
         with reported_as(ModelLoadError, "the tokenizer cannot encode a prompt"):
-            rows: Any = self.tokenizer(texts, add_special_tokens=False)["input_ids"]
+            rows: Any = self.tokenizer(texts, add_special_tokens=False, verbose=False)["input_ids"]
         return [list(ids) for ids in rows]
 
     def decode(self, ids: Sequence[int]) -> str:

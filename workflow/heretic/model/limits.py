@@ -15,7 +15,9 @@ from heretic.errors import HereticError, one_line
 from heretic.model.third_party import is_panic
 
 POLLING_SECONDS = 0.005
-FAILED = 3
+FAILED, MEMORY = 3, 4
+# Further address space of a rehearsal; the largest tokenizers take a fifth of it.
+REHEARSAL_BYTES = 1280 * 1024**2
 
 
 class LimitError(Exception):
@@ -107,7 +109,9 @@ def rehearse(call: Callable[[], object], seconds: int, further_bytes: int) -> st
         return reason
     if status in (-signal.SIGXCPU, -signal.SIGKILL):
         return f"it takes more than {seconds} s"
-    return f"it takes more than {further_bytes / 1e9:.1f} GB" if status else None
+    if status in (MEMORY, -signal.SIGABRT):  # as allocators of compiled code end
+        return f"it takes more than {further_bytes / 1e9:.1f} GB"
+    return f"it ends with signal {-status}" if status else None
 
 
 def _rehearsal(call: Callable[[], object], writing: int, seconds: int, further_bytes: int) -> None:
@@ -129,7 +133,7 @@ def _rehearsal(call: Callable[[], object], writing: int, seconds: int, further_b
             os.write(writing, one_line(error).encode(errors="replace"))
             status = FAILED
         elif isinstance(error, MemoryError):
-            status = 1
+            status = MEMORY
     finally:
         os._exit(status)
 
@@ -154,11 +158,11 @@ def _wait(process: int, wall_seconds: float) -> int:
 def require_rehearsed(
     call: Callable[[], object], kind: type[HereticError], what: str, seconds: int, advice: str
 ) -> None:
-    """Refuse a call that takes more than some processor time, more than 2 GB, or panics.
+    """Refuse a call that takes more than some processor time or memory, or that panics.
 
     Raises:
         HereticError: of that kind.
     """
-    reason = rehearse(call, seconds, 2 * 1024**3)
+    reason = rehearse(call, seconds, REHEARSAL_BYTES)
     if reason is not None:
         raise kind(f"{what}: {reason}; {advice}")
