@@ -185,9 +185,18 @@ def cases() -> Iterator[Case]:
         yield _exported(
             f"generation_config.json: {what}", written("generation_config.json", content)
         )
-    for family in ("llama", "gpt2", "mamba"):
+    wide = edited_json("config.json", {"max_position_embeddings": 10**9})
+    models: dict[str, tuple[str, Change]] = {
+        "llama": ("llama", lambda folder: None),
+        "gpt2": ("gpt2", lambda folder: None),
+        "of endless context": ("llama", wide),
+    }
+    for model, (family, change) in models.items():
         for what, prompt in PROMPTS.items():
-            yield _asked(f"prompt: {what}, {family}", [Prompt("Hi"), prompt], family)
+            for checked in (True, False):
+                name = f"prompt: {what}, {model}{', checked' if checked else ''}"
+                prompts = [Prompt("Hi"), prompt]
+                yield _asked(name, prompts, family, change, checked=checked)
 
 
 def _exported(name: str, change: Change) -> Case:
@@ -205,19 +214,22 @@ def _exported(name: str, change: Change) -> Case:
     return Case(name, action)
 
 
-def _asked(name: str, prompts: Sequence[Prompt], family: str) -> Case:
-    """With the check of a run before its model is loaded, and without, as other commands do."""
+def _asked(
+    name: str, prompts: Sequence[Prompt], family: str, change: Change, *, checked: bool
+) -> Case:
+    """With the check of a run before its model is loaded, or without, as other commands do."""
 
-    def action(folder: Path, *, checked: bool) -> None:
+    def action(folder: Path) -> None:
         torch.set_num_threads(1)
         disable_progress_bar()  # type: ignore[no-untyped-call]
-        model = load_saved(save_tiny_model(folder / "model", family))
+        change(save_tiny_model(folder / "model", family))
+        model = load_saved(folder / "model")
         if checked:
             require_lengths(model.chat, {"good_prompts": prompts}, 4)
         get_residuals_batched(model, prompts)
         generate(model, prompts, 4)
 
-    return Case(name, lambda folder: action(folder, checked=len(name) % 2 == 0))
+    return Case(name, action)
 
 
 def _template_places() -> dict[str, Change]:

@@ -155,15 +155,15 @@ class ChatFormat:
         rows = self.encode_beginnings(prompts)
         longest, vocabulary = self.limits.longest, self.limits.vocabulary
         for prompt, row in zip(prompts, rows, strict=True):
-            shown = one_line(prompt.text, 40)
+            shown = shown_beginning(prompt)
             if not row:
                 raise ModelLoadError(
-                    f"the chat template and the tokenizer make no token of the prompt {shown!r}; "
+                    f"the chat template and the tokenizer make no token of the prompt {shown}; "
                     "give another template with chat_template, or another tokenizer"
                 )
             if longest is not None and len(row) > longest:
                 raise PromptError(
-                    f"the prompt {shown!r} has more than {longest} tokens, which is the most that "
+                    f"the prompt {shown} has more than {longest} tokens, which is the most that "
                     "the model takes; shorten it"
                 )
             if vocabulary is not None and max(row) >= vocabulary:
@@ -200,6 +200,19 @@ class ChatFormat:
             rows: Any = self.tokenizer(texts, add_special_tokens=False, verbose=False)["input_ids"]
         return [list(ids) for ids in rows]
 
+    def require_room(self, rows: Sequence[Sequence[int]], generated: int) -> None:
+        """Refuse prompts after which the context has no room for as many generated tokens.
+
+        Raises:
+            PromptError: names the longest prompt's length.
+        """
+        context, longest = self.limits.context, max(map(len, rows), default=0)
+        if context is not None and longest + generated > context:
+            raise PromptError(
+                f"a prompt of {longest} tokens and {generated} generated ones exceed the model's "
+                f"context of {context}; shorten the prompts, or lower max_response_length"
+            )
+
     def decode(self, ids: Sequence[int]) -> str:
         """Text of generated ids without special tokens."""
         return str(self.tokenizer.decode(list(ids), skip_special_tokens=True))
@@ -212,6 +225,11 @@ class ChatFormat:
     def _text(self) -> Callable[[tuple[int, ...]], str]:
         """As `decode`; remembers, since trials give the same answers again and again."""
         return lru_cache(maxsize=8192)(self.decode)
+
+
+def shown_beginning(prompt: Prompt) -> str:
+    """Return the first characters of a prompt in quotes, for messages."""
+    return repr(prompt.text[:40] + "…" * (len(prompt.text) > 40))
 
 
 def _refused(error: Exception) -> ModelLoadError:

@@ -1,7 +1,7 @@
 """The recommendations of a checkpoint on how to generate, which no measurement follows.
 
-They are carried over to the saved model. A file that transformers would not read or save again is
-dropped with a warning when the model is loaded, not when hours later the edited one is saved.
+The file is copied to the saved model as it is. One that transformers would not read or save again is
+passed over with a warning when the model is loaded, not when hours later the edited one is saved.
 """
 
 import tempfile
@@ -45,7 +45,10 @@ def stored_generation(model: str, folder: Path) -> GenerationConfig | None:
                 GenerationConfig.from_dict(config.to_dict()).save_pretrained(elsewhere)
     except ModelLoadError as error:
         log.warning(
-            "%s of %s is left out of the saved model: %s", FILE, model, one_line(error, 160)
+            "%s of %s is not used, but copied to the saved model as it is: %s",
+            FILE,
+            model,
+            one_line(error, 160),
         )
         return _plain(folder)
     return config

@@ -9,7 +9,7 @@ from heretic.model.configuration import check_sizes, read_configuration
 from heretic.model.headers import SUFFIX, index_files, read_headers
 from heretic.model.json_files import read_object
 from heretic.model.source import WEIGHTS, is_local, require_checkpoint, weight_files
-from heretic.model.template import processor_template
+from heretic.model.template import PROCESSOR, processor_template
 
 TOKENIZER_PARTS = ("tokenizer", "vocab", "tekken", "spiece", "sentencepiece")
 TOKENIZER_SUFFIXES = (".model", ".tiktoken", ".spm", ".bpe")
@@ -69,6 +69,8 @@ def check_chat(model: str, folder: Path, chat_template: str | None) -> None:
             f"{model} has no tokenizer (such as tokenizer.json); copy the tokenizer's files from "
             "the model that it was made of"
         )
+    if (folder / PROCESSOR).is_file():
+        read_object(folder / PROCESSOR)  # which the export edits where a template is given
     if chat_template is None and not _has_template(folder, names):
         raise ModelLoadError(
             f"{model} has no chat template, so it is no instruct model; choose its instruct "

@@ -3,8 +3,8 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
-from heretic.errors import PromptError, one_line
-from heretic.model.chat import CHARACTERS_PER_TOKEN, ChatFormat
+from heretic.errors import PromptError
+from heretic.model.chat import CHARACTERS_PER_TOKEN, ChatFormat, shown_beginning
 from heretic.model.limits import require_rehearsed
 from heretic.prompts.prompt import Prompt
 
@@ -46,7 +46,7 @@ def require_lengths(
         for number, (prompt, row) in enumerate(zip(prompts, rows, strict=True), start=1):
             if longest is not None and len(row) > longest:
                 raise PromptError(
-                    f"row {number} of {name} ({one_line(prompt.text, 40)!r}) has "
+                    f"row {number} of {name} ({shown_beginning(prompt)}) has "
                     f"{'at least ' * _cut(prompt, longest)}{len(row)} tokens, and {longest} are "
                     f"the most{_why(limits.context, room, longest, generated)}; shorten it, or set "
                     "max_characters for its data set"
