@@ -1,21 +1,23 @@
 """Finds the text with which all answers of the model begin, or takes the one that is set.
 
 Every later phase appends it to the prompts, so it is found once a run; and so is the date that the
-chat template prints, if it prints one.
+chat template prints, if it prints one. Here the prompts meet the model's tokenizer for the first
+time, so those that are too long are refused here.
 """
 
 from pathlib import Path
 
 from snakemake.script import Snakemake
 
-from heretic.artifacts import provenance, write_json
+from heretic.artifacts import provenance, read_json, write_json
 from heretic.console import job, log
-from heretic.model.loading import load_chat, load_model
+from heretic.model.loading import load_chat_of, load_model
+from heretic.model.prompt_lengths import require_lengths
 from heretic.model.response_prefix import find_response_prefix
 from heretic.model.template_date import settle_date
 from heretic.model.threads import set_threads
 from heretic.phases import unchanged_phase
-from heretic.prompts.bundle import read_prompts
+from heretic.prompts.bundle import DatasetBundle, read_prompts
 from heretic.settings.input_fields import AUTO_PREFIX
 from heretic.settings.values import AUTO_DATE
 
@@ -24,20 +26,27 @@ snakemake: Snakemake
 
 def main(smk: Snakemake) -> None:
     """Write prefix and date; the model is loaded only where it has to be asked."""
-    settings, runtime = smk.params.settings, smk.config["runtime"][smk.wildcards.run]
+    run = smk.wildcards.run
+    settings, runtime = smk.params.settings, smk.config["runtime"][run]
     target = Path(smk.output[0])
     inputs = {name: Path(smk.input[name]) for name in ("good_prompts", "bad_prompts")}
     prefix, found = settings["response_prefix"], settings["response_prefix"] == AUTO_PREFIX
     options = {**runtime, **settings, "model": smk.params.model}
-    day = None
-    if load_chat(**options).prints_date:
+    set_threads(runtime["threads"])
+    chat, day = load_chat_of(**options), None
+    if chat.prints_date:
         day = settle_date(settings["template_date"], target.parent)
         log.info("The chat template prints the date; it is %s in all prompts of the run", day)
+        options["template_date"] = day
+        chat = load_chat_of(**options)
     elif settings["template_date"] != AUTO_DATE:
         log.warning("template_date has no effect: the chat template prints no date")
+    # Not compared with those of an earlier run, as in check_prompts: nothing here depends on them.
+    checked = Path(smk.input.checked)
+    bundle = DatasetBundle.read(checked.parent, sets=read_json(checked)["counts"])
+    require_lengths(chat, bundle.sets(), smk.config["settings"][run]["max_response_length"])
     if found:
-        set_threads(runtime["threads"])
-        model = load_model(**{**options, "template_date": day})
+        model = load_model(**options, chat=chat)
         prefix = find_response_prefix(model, *(read_prompts(path) for path in inputs.values()))
     log.info("Answers are taken to begin with %r", prefix)
     facts = provenance(settings, inputs if found else {})

@@ -22,8 +22,12 @@ from heretic.errors import (
     StudyError,
     UploadError,
 )
+from heretic.model.accelerators import check_device
 from heretic.preflight import check_run
 from heretic.settings import PromptSource, Settings
+
+# Prompts that would be missed if they were looked for.
+NOWHERE = PromptSource(dataset="nowhere.txt")
 
 
 def complaint(
@@ -44,6 +48,8 @@ def checkpoint(folder: Path) -> Path:
     folder.mkdir()
     (folder / "config.json").write_text(json.dumps({"model_type": "llama"}))
     save_file({"w": numpy.zeros(2, numpy.float32)}, folder / "model.safetensors")
+    (folder / "tokenizer.json").write_text("{}")
+    (folder / "chat_template.jinja").write_text("{{ messages }}")
     return folder
 
 
@@ -280,3 +286,82 @@ def test_the_same_folder_may_be_named_in_another_way(
     record.write_text(json.dumps({"source": {"model": str(model)}}))
     monkeypatch.chdir(tmp_path)
     check_run("mine", Settings(model="./mine", **own_prompts(tmp_path)), results)
+
+
+@pytest.mark.parametrize(
+    ("config", "reason"),
+    [
+        ({"model_type": "bert"}, "is an encoder"),
+        ({"model_type": "t5", "is_encoder_decoder": True}, "is an encoder-decoder"),
+        ({"model_type": "no-such"}, "update transformers"),
+        ({"model_type": "llama", "num_hidden_layers": 10**6}, "num_hidden_layers=1000000, and the"),
+    ],
+)
+def test_networks_that_cannot_be_used_are_known_before_prompts_are_read(
+    tmp_path: Path, config: dict[str, Any], reason: str
+) -> None:
+    model = checkpoint(tmp_path / "model")
+    (model / "config.json").write_text(json.dumps(config))
+    message = complaint(ModelLoadError, Settings(model=str(model), good_prompts=NOWHERE))
+    assert reason in message
+
+
+@pytest.mark.parametrize(
+    ("missing", "reason"),
+    [("tokenizer.json", "has no tokenizer"), ("chat_template.jinja", "has no chat template")],
+)
+def test_chat_files_that_are_missing(tmp_path: Path, missing: str, reason: str) -> None:
+    model = checkpoint(tmp_path / "model")
+    (model / missing).unlink()
+    message = complaint(ModelLoadError, Settings(model=str(model), good_prompts=NOWHERE))
+    assert reason in message
+
+
+def test_a_trial_that_there_will_not_be(tmp_path: Path) -> None:
+    results = tmp_path / "results"
+    settings = Settings(select=["knee", "trial=5"], n_trials=5)
+    message = complaint(SettingsError, settings, "demo", results)
+    assert "select=trial=5 names a trial that there will not be: n_trials=5 gives" in message
+    check_run("demo", Settings(select="trial=4", n_trials=5), results)
+    # A study that is there may have more.
+    (results / "demo").mkdir(parents=True)
+    (results / "demo" / "study.db").touch()
+    check_run("demo", settings, results)
+
+
+@pytest.mark.parametrize(
+    ("device", "reason"),
+    [
+        ("cuda:3", "has no driver for it; use device=auto"),
+        ("cuda", "has no driver for it"),
+        ("gpu", "is no device of torch; use auto"),
+        ("cuda:-1", "is no device of torch"),
+        ("mps", "is for Macs"),
+    ],
+)
+def test_devices_that_are_not_there(
+    device: str, reason: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("heretic.model.accelerators.CUDA_FILES", ())
+    monkeypatch.setattr("heretic.model.accelerators.sys.platform", "linux")
+    monkeypatch.setattr("heretic.model.accelerators.shutil.which", lambda name: None)
+    assert reason in complaint(ModelLoadError, Settings(device=device), "demo")
+    # A machine that submits jobs has other devices than those that run them.
+    monkeypatch.setattr("heretic.model.accelerators.shutil.which", lambda name: "/usr/bin/sbatch")
+    if device.startswith("cuda") and "-" not in device:
+        check_run("demo", Settings(device=device), Path("results"))
+
+
+def test_devices_are_counted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("0000:01:00.0", "0000:02:00.0"):
+        (tmp_path / name).mkdir()
+    monkeypatch.setattr("heretic.model.accelerators.CUDA_FILES", (str(tmp_path),))
+    monkeypatch.setattr("heretic.model.accelerators.NVIDIA_GPUS", tmp_path)
+    monkeypatch.setattr("heretic.model.accelerators.shutil.which", lambda name: None)
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    check_device("cuda:1")
+    with pytest.raises(ModelLoadError, match="has 2 such devices"):
+        check_device("cuda:2")
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "1")
+    with pytest.raises(ModelLoadError, match="has 1 such devices"):
+        check_device("cuda:1")

@@ -196,7 +196,7 @@ def find_candidate(name: str, revision: str | None, settings: Settings, results:
         of_adapter = "" if adapter is None else f"the base model of the adapter {name}: "
         raise ModelLoadError(f"{of_adapter}{error}") from error
     form = settings.quantization if settings.quantization != AS_IS else NONE
-    if stored_quantization(model, config) is not None:
+    if stored_quantization(config) is not None:
         form = AS_IS
     check_package(form)
     return Candidate(name, model, resolve_revision(model, revision), form, adapter, template)

@@ -12,6 +12,8 @@ from heretic.errors import ExportError, SettingsError
 from heretic.evaluation.benchmark_tasks import check_benchmarks
 from heretic.export.forms import check_form
 from heretic.export.hub import check_upload
+from heretic.model.accelerators import check_device
+from heretic.model.inspection import check_chat, check_listing, inspect_checkpoint
 from heretic.model.quantization import (
     AS_IS,
     check_checkpoint,
@@ -19,7 +21,7 @@ from heretic.model.quantization import (
     check_package,
     require_alike,
 )
-from heretic.model.size import checkpoint_bytes
+from heretic.model.size import checkpoint_bytes, hub_files
 from heretic.model.source import check_model, checkpoint_files, is_local, resolve_revision
 from heretic.model.template import read_template
 from heretic.optimization.known_edits import check_warm_start
@@ -50,7 +52,9 @@ def check_run(run: str, settings: Settings, results: Path) -> None:
     if run in RESERVED_RUNS:
         raise SettingsError(f"run_name = {run!r} is where {RESERVED_RUNS[run]}; choose another")
     assert isinstance(settings.model, str)
+    check_device(settings.device)
     check_models(settings)
+    check_picks(results / run, settings)
     check_sources(settings.prompt_sources())
     check_scores(settings)
     check_owner(results / run, settings)
@@ -76,14 +80,53 @@ def check_models(settings: Settings) -> None:
     assert isinstance(settings.model, str)
     if settings.model != DEMO:
         config = check_model(settings.model, settings.model_revision)
+        inspect_checkpoint(settings.model, config, trust_remote_code=settings.trust_remote_code)
         check_checkpoint(settings.model, config, settings.quantization)
+        check_files(settings, config)
     elif settings.quantization == AS_IS:
         raise SettingsError("the demo model is not quantised; set quantization=none")
     if settings.export_from is not None:
         exported = check_model(settings.export_from, None)
+        inspect_checkpoint(
+            settings.export_from, exported, trust_remote_code=settings.trust_remote_code
+        )
         check_original(settings.export_from, exported)
         if settings.model != DEMO:
             require_alike(config, exported, settings.export_from)
+
+
+def check_files(settings: Settings, config: Path) -> None:
+    """Refuse a model whose files, as far as they are known here, lack weights or a tokenizer.
+
+    Raises:
+        ModelLoadError: says what is missing.
+    """
+    assert isinstance(settings.model, str)
+    if is_local(settings.model):
+        check_chat(settings.model, config.parent, read_template(settings.chat_template))
+        return
+    names = hub_files(settings.model, settings.model_revision)
+    if names is not None:
+        check_listing(settings.model, names)
+
+
+def check_picks(folder: Path, settings: Settings) -> None:
+    """Refuse a trial that `select` names and that the search will not have.
+
+    A study that is there may have more trials than are asked for now.
+
+    Raises:
+        SettingsError: says which numbers there will be.
+    """
+    if (folder / "study.db").exists():
+        return
+    for rule in settings.picks().values():
+        number = rule.removeprefix("trial=")
+        if number != rule and int(number) >= settings.n_trials:
+            raise SettingsError(
+                f"select={rule} names a trial that there will not be: n_trials={settings.n_trials} "
+                f"gives trials 0 to {settings.n_trials - 1}; raise n_trials, or select another"
+            )
 
 
 def check_scores(settings: Settings) -> None:

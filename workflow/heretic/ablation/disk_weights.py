@@ -11,13 +11,14 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from heretic.ablation.weights_cache import PristineParts
-from heretic.errors import ModelLoadError, one_line
+from heretic.errors import ModelLoadError
 from heretic.model.anatomy import Anatomy, StreamWriter
-from heretic.model.loading import LOADING_ERRORS, Model
+from heretic.model.headers import INDEX
+from heretic.model.loading import Model
 from heretic.model.own_files import weight_map
 from heretic.model.stored import places, trace
+from heretic.model.third_party import reported_as
 
-INDEX = "model.safetensors.index.json"
 ADVICE = "run with cache_weights=true"
 
 T = TypeVar("T")
@@ -41,12 +42,10 @@ class DiskWeights:
         """
         self._files = tensor_files(model.folder)
         self._prefix = f"{model.network.base_model_prefix}."
-        try:
+        with reported_as(
+            ModelLoadError, f"cannot tell how {model.folder} holds the weights", ADVICE
+        ):
             self._places = places(trace(model.network)[1])
-        except LOADING_ERRORS as error:
-            raise ModelLoadError(
-                f"cannot tell how {model.folder} holds the weights: {one_line(error)}; {ADVICE}"
-            ) from error
         self.check(model.anatomy)
         for writer in model.anatomy.writers:
             self._require_unchanged(writer)

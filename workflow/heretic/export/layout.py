@@ -6,7 +6,6 @@ another type come out as `save_pretrained` would have them.
 """
 
 import json
-import sys
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -18,14 +17,14 @@ from huggingface_hub import split_state_dict_into_shards_factory
 from torch import Tensor
 from transformers import PreTrainedModel
 from transformers.dynamic_module_utils import custom_object_save
-from transformers.utils.logging import disable_progress_bar
 
 from heretic.ablation.blocks import plain_blocks
-from heretic.errors import ExportError, one_line
+from heretic.errors import ExportError
 from heretic.export.checkpoint import Checkpoint
 from heretic.model.classes import class_of_checkpoint
-from heretic.model.loading import LOADING_ERRORS
+from heretic.model.generation import stored_generation
 from heretic.model.stored import Origin, storage_of, trace
+from heretic.model.third_party import quiet_transformers, reported_as
 
 INDEX = "model.safetensors.index.json"
 SHARDS = "model{suffix}.safetensors"
@@ -74,13 +73,14 @@ def empty_network(folder: Path, dtype: str, *, trust_remote_code: bool) -> PreTr
         ExportError: transformers cannot build it.
     """
     with _building(folder):
-        kind = class_of_checkpoint(folder, trust_remote_code=trust_remote_code)
+        kind, _ = class_of_checkpoint(folder, trust_remote_code=trust_remote_code)
         network: PreTrainedModel = kind.from_pretrained(
             folder,
             dtype=dtype,
             device_map={"": "meta"},
             trust_remote_code=trust_remote_code,
             use_safetensors=True,
+            generation_config=stored_generation(str(folder), folder),
         )
         _tie_repeated(network, Checkpoint(folder, network.base_model_prefix))
     return network
@@ -127,14 +127,9 @@ def lay_out(network: PreTrainedModel, max_shard_size: str) -> Layout:
 
 @contextmanager
 def _building(folder: Path | str) -> Iterator[None]:
-    if not sys.stderr.isatty():
-        disable_progress_bar()  # type: ignore[no-untyped-call]
-    try:
+    what = f"cannot lay out the model in {folder}"
+    with reported_as(ExportError, what, "report this architecture"), quiet_transformers():
         yield
-    except LOADING_ERRORS as error:
-        raise ExportError(
-            f"cannot lay out the model in {folder}: {one_line(error)}; report this architecture"
-        ) from error
 
 
 def save_configuration(network: Any, folder: Path) -> None:

@@ -7,11 +7,12 @@ from functools import cached_property, lru_cache
 from itertools import takewhile
 from typing import Any
 
-from jinja2 import TemplateError
 from transformers import PreTrainedTokenizerBase
 
-from heretic.errors import ModelLoadError, one_line
+from heretic.errors import ModelLoadError, PromptError, one_line
+from heretic.model.limits import LimitError, limited_memory, limited_time
 from heretic.model.template_date import prints_date, today, with_fixed_date
+from heretic.model.third_party import reported_as
 from heretic.prompts.prompt import Prompt
 
 # What users say ends in all kinds of ways; a tokenizer may merge an end with the template after it.
@@ -27,6 +28,32 @@ PROBES = (
     Prompt("\u4f60\u597d\u3002"),
     Prompt("Hello", system="Be brief."),
 )
+# Of rendering: processor time, a constant part and one for each prompt, and memory. Templates take
+# less than a millisecond.
+SECONDS, SECONDS_PER_PROMPT, FURTHER_BYTES = 5.0, 0.02, 1024**3
+MOST_CHARACTERS = 20_000_000
+# Tokens have a few characters; what is much longer is measured by its beginning first.
+CHARACTERS_PER_TOKEN = 16
+
+
+@dataclass(frozen=True)
+class TokenLimits:
+    """What a model takes; None where that is not known or not limited.
+
+    Attributes:
+        vocabulary: rows of its embeddings.
+        prompt: tokens of a prompt, as the setting.
+        context: positions that it has learned or was trained on.
+    """
+
+    vocabulary: int | None = None
+    prompt: int | None = None
+    context: int | None = None
+
+    @property
+    def longest(self) -> int | None:
+        """Tokens of a prompt that may be passed through the model."""
+        return min((each for each in (self.prompt, self.context) if each is not None), default=None)
 
 
 @dataclass(frozen=True)
@@ -38,10 +65,12 @@ class ChatFormat:
         response_prefix: text with which every answer begins; the next token is predicted after
             it.
         template_date: day that the template prints, if it prints one; the clock is never read.
+        limits: of the model that reads the tokens.
     """
 
     tokenizer: PreTrainedTokenizerBase
     response_prefix: str = ""
+    limits: TokenLimits = TokenLimits()
     template_date: date = field(default_factory=today)
 
     @cached_property
@@ -102,19 +131,19 @@ class ChatFormat:
             turns = {"system": prompt.system, **turns}
         elif prompt.system is not None:
             turns = {"user": f"{prompt.system}\n\n{prompt.text}"}
+        parts = self.takes_parts
         try:
-            return self._apply(turns, parts=self.takes_parts) + self.response_prefix
-        except TemplateError as error:
-            raise ModelLoadError(
-                f"the chat template refuses a conversation ({one_line(error)}); give another one "
-                "with chat_template"
-            ) from error
+            return self._apply(turns, parts=parts) + self.response_prefix
+        except Exception as error:  # a template may raise anything
+            raise _refused(error) from error
 
     def _shows(self, marker: str, *, role: str, parts: bool) -> bool:
         turns = {role: marker, "user": marker if role == "user" else "what the user says"}
         try:
             return marker in self._apply(turns, parts=parts)
-        except (TemplateError, TypeError):  # the latter where a text is added to a list
+        except (LimitError, MemoryError) as error:
+            raise _refused(error) from error
+        except Exception:  # the template does not take such turns, in whatever way it says so
             return False
 
     def _apply(self, turns: Mapping[str, str], *, parts: bool) -> str:
@@ -122,16 +151,84 @@ class ChatFormat:
             {"role": role, "content": [{"type": "text", "text": text}] if parts else text}
             for role, text in turns.items()
         ]
-        return str(
-            self.tokenizer.apply_chat_template(
-                messages, tokenize=False, add_generation_prompt=True, **self.template_arguments
+        with limited_time(SECONDS), limited_memory(FURTHER_BYTES):
+            text = str(
+                self.tokenizer.apply_chat_template(
+                    messages, tokenize=False, add_generation_prompt=True, **self.template_arguments
+                )
             )
-        )
+        if len(text) > MOST_CHARACTERS:
+            raise LimitError(f"it writes {len(text)} characters")
+        return text
 
     def encode(self, prompts: Sequence[Prompt]) -> list[list[int]]:
-        """Token ids of each prompt; the template has already added the special tokens."""
-        texts = [self.render(prompt) for prompt in prompts]
-        return [list(ids) for ids in self.tokenizer(texts, add_special_tokens=False)["input_ids"]]
+        """Token ids of each prompt; the template has already added the special tokens.
+
+        Raises:
+            ModelLoadError: the template cannot render a prompt, the tokenizer cannot encode it, or
+                a token has no embedding.
+            PromptError: a prompt is longer than the model takes.
+        """
+        rows = self.encode_beginnings(prompts)
+        longest, vocabulary = self.limits.longest, self.limits.vocabulary
+        for prompt, row in zip(prompts, rows, strict=True):
+            shown = shown_beginning(prompt)
+            if not row:
+                raise ModelLoadError(
+                    f"the chat template and the tokenizer make no token of the prompt {shown}; "
+                    "give another template with chat_template, or another tokenizer"
+                )
+            if longest is not None and len(row) > longest:
+                raise PromptError(
+                    f"the prompt {shown} has more than {longest} tokens, which is the most that "
+                    "the model takes; shorten it"
+                )
+            if vocabulary is not None and max(row) >= vocabulary:
+                raise ModelLoadError(
+                    f"the tokenizer gives token {max(row)}, and the model has {vocabulary} "
+                    "embeddings; use the tokenizer that belongs to the model"
+                )
+        return rows
+
+    def encode_beginnings(self, prompts: Sequence[Prompt]) -> list[list[int]]:
+        """Token ids of each prompt; of one that is too long, at least one more than is allowed.
+
+        Raises:
+            ModelLoadError: the template cannot render a prompt, or the tokenizer cannot encode it.
+        """
+        try:
+            with limited_time(SECONDS + SECONDS_PER_PROMPT * len(prompts)):
+                texts = [self.render(prompt) for prompt in prompts]
+        except LimitError as error:
+            raise _refused(error) from error
+        longest = self.limits.longest
+        if longest is None:
+            return self._token_ids(texts)
+        room = CHARACTERS_PER_TOKEN * longest
+        heads = self._token_ids([text[:room] for text in texts])
+        # Tokens at the cut may be others than in the whole text.
+        return [
+            self._token_ids([text])[0] if len(text) > room and len(head) <= longest else head
+            for text, head in zip(texts, heads, strict=True)
+        ]
+
+    def _token_ids(self, texts: list[str]) -> list[list[int]]:
+        with reported_as(ModelLoadError, "the tokenizer cannot encode a prompt"):
+            rows: Any = self.tokenizer(texts, add_special_tokens=False, verbose=False)["input_ids"]
+        return [list(ids) for ids in rows]
+
+    def require_room(self, rows: Sequence[Sequence[int]], generated: int) -> None:
+        """Refuse prompts after which the context has no room for as many generated tokens.
+
+        Raises:
+            PromptError: names the longest prompt's length.
+        """
+        context, longest = self.limits.context, max(map(len, rows), default=0)
+        if context is not None and longest + generated > context:
+            raise PromptError(
+                f"a prompt of {longest} tokens and {generated} generated ones exceed the model's "
+                f"context of {context}; shorten the prompts, or lower max_response_length"
+            )
 
     def decode(self, ids: Sequence[int]) -> str:
         """Text of generated ids without special tokens."""
@@ -145,6 +242,18 @@ class ChatFormat:
     def _text(self) -> Callable[[tuple[int, ...]], str]:
         """As `decode`; remembers, since trials give the same answers again and again."""
         return lru_cache(maxsize=8192)(self.decode)
+
+
+def shown_beginning(prompt: Prompt) -> str:
+    """Return the first characters of a prompt in quotes, for messages."""
+    return repr(prompt.text[:40] + "…" * (len(prompt.text) > 40))
+
+
+def _refused(error: Exception) -> ModelLoadError:
+    reason = "it takes too much memory" if isinstance(error, MemoryError) else one_line(error)
+    return ModelLoadError(
+        f"the chat template refuses a conversation ({reason}); give another one with chat_template"
+    )
 
 
 def require_template(tokenizer: PreTrainedTokenizerBase, model: str) -> None:

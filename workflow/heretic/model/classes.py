@@ -24,14 +24,16 @@ TEXT_ONLY = AutoModelForCausalLM
 CLASSES = (AutoModelForCausalLM, AutoModelForMultimodalLM, AutoModelForImageTextToText)
 
 
-def class_of_checkpoint(folder: Path, *, trust_remote_code: bool) -> Any:
-    """The `AutoModelFor...` that loads the network in `folder` as a whole.
+def class_of_checkpoint(folder: Path, *, trust_remote_code: bool) -> tuple[Any, PreTrainedConfig]:
+    """The `AutoModelFor...` that loads the network in `folder` as a whole, and its configuration.
 
     Raises:
         Exception: what transformers raises for a configuration that it cannot read.
     """
-    config = AutoConfig.from_pretrained(folder, trust_remote_code=trust_remote_code)
-    return class_of(config, trust_remote_code=trust_remote_code)
+    config: PreTrainedConfig = AutoConfig.from_pretrained(
+        folder, trust_remote_code=trust_remote_code
+    )
+    return class_of(config, trust_remote_code=trust_remote_code), config
 
 
 def class_of(config: PreTrainedConfig, *, trust_remote_code: bool = False) -> Any:

@@ -14,6 +14,7 @@ from transformers import Cache, CompileConfig, GenerationConfig
 
 from heretic.console import ProgressLine
 from heretic.model.batching import by_length, run_in_batches
+from heretic.model.generation import generating_by
 from heretic.model.loading import Model
 from heretic.prompts.prompt import Prompt
 
@@ -28,6 +29,7 @@ def generate(
     With a `task`, progress is shown under that name.
     """
     ids = model.chat.encode(prompts)
+    model.chat.require_room(ids, max_new_tokens)
     answers: list[list[int]] = [[] for _ in ids]
     ends = end_tokens(model)
     network: Any = model.network
@@ -222,14 +224,9 @@ def _plain_greedy(model: Model, ends: set[int]) -> Iterator[None]:
     A recommended repetition penalty would count padding, so that answers depended on the batch,
     and they would not be what the distributions of `forced_log_probabilities` lead to.
     """
-    recommended = model.network.generation_config
-    model.network.generation_config = plain_generation(
-        model, ends, **(_compiled() if model.compile else {})
-    )
-    try:
+    plain = plain_generation(model, ends, **(_compiled() if model.compile else {}))
+    with generating_by(model.network, plain):
         yield
-    finally:
-        model.network.generation_config = recommended
 
 
 def _compiled() -> dict[str, Any]:

@@ -1,45 +1,31 @@
 """Loading a model from the hub or from disk, and what the phases ask of it."""
 
-import sys
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
 from torch import Tensor, nn
-from transformers import AutoTokenizer, PreTrainedModel
-from transformers.utils.logging import disable_progress_bar
+from transformers import PreTrainedModel
 
 from heretic.console import log
-from heretic.errors import ModelLoadError
+from heretic.errors import ModelLoadError, one_line
 from heretic.model.anatomy import Anatomy, dissect
-from heretic.model.batching import BatchSize, is_out_of_memory
-from heretic.model.chat import ChatFormat, require_template
+from heretic.model.batching import BatchSize
+from heretic.model.chat import ChatFormat
+from heretic.model.chat_loading import load_chat
 from heretic.model.classes import loader_name
 from heretic.model.components import COMPONENTS
 from heretic.model.devices import computing_device
+from heretic.model.inspection import inspect_folder
 from heretic.model.network import NetworkOptions, load_network
 from heretic.model.quantization import NONE, check_checkpoint, check_package
 from heretic.model.source import locate
-from heretic.model.template import processor_template, read_template
+from heretic.model.template import read_template
 from heretic.model.template_date import day_of
 from heretic.prompts.prompt import Prompt
 from heretic.settings.input_fields import AUTO_PREFIX
-
-LOADING_ERRORS = (
-    OSError,
-    ValueError,
-    KeyError,
-    ImportError,
-    AttributeError,
-    TypeError,
-    RuntimeError,
-    MemoryError,
-    SafetensorError,
-)
 
 
 @dataclass
@@ -104,14 +90,17 @@ def load_model(
     template_date: str | None,
     response_prefix: str = AUTO_PREFIX,
     quantization: str = NONE,
+    max_prompt_length: int | None = None,
+    chat: ChatFormat | None = None,
     **_: Any,
 ) -> Model:
     """Load a model and prove what writes into its residual stream.
 
     The arguments are settings of the same names; further settings are ignored, so that a phase
     can pass its whole subset. `response_prefix: auto` leaves it empty here:
-    `find_response_prefix` needs a loaded model. `template_date` must be that of the run, None where
-    its template prints no date; `auto` is today's.
+    `find_response_prefix` needs a loaded model. A `chat` that `load_chat_of` gave for the same
+    settings is not loaded again. `template_date` must be that of the run, None where its template
+    prints no date; `auto` is today's.
 
     Raises:
         ModelLoadError: not found, no network that answers with text, no chat template, out of
@@ -121,22 +110,24 @@ def load_model(
     """
     check_package(quantization)
     folder = locate(model, model_revision)
+    inspect_folder(model, folder, trust_remote_code=trust_remote_code)
     check_checkpoint(model, folder / "config.json", quantization)
     chosen = choose_device(device)
     options = NetworkOptions(
         dtype, chosen, device_map, max_memory, attn_implementation, trust_remote_code, quantization
     )
-    chat = load_chat(
-        model,
-        model_revision=model_revision,
-        trust_remote_code=trust_remote_code,
-        chat_template=chat_template,
-        template_date=template_date,
-        response_prefix=response_prefix,
-    )
-    with _loading(model, chosen):
-        (test_prompt,) = chat.encode([Prompt("Hello")])
-        network = load_network(model, folder, test_prompt, options)
+    if chat is None:
+        chat = load_chat(
+            model,
+            folder,
+            read_template(chat_template),
+            "" if response_prefix == AUTO_PREFIX else response_prefix,
+            day_of(template_date),
+            trust_remote_code=trust_remote_code,
+            max_prompt_length=max_prompt_length,
+        )
+    (test_prompt,) = chat.encode([Prompt("Hello")])
+    network = load_network(model, folder, test_prompt, options)
     if not chat.has_system_role:
         log.info("The chat template has no system role; a system prompt opens the user's turn")
     anatomy = dissect(network)
@@ -154,53 +145,34 @@ def load_model(
     return Model(network, chat, anatomy, folder, batch_size, compile, quantization=quantization)
 
 
-def load_chat(
+def load_chat_of(
     model: str,
     *,
     model_revision: str | None,
-    trust_remote_code: bool,
     chat_template: str | None,
     template_date: str | None,
     response_prefix: str = AUTO_PREFIX,
+    trust_remote_code: bool,
+    max_prompt_length: int | None = None,
     **_: Any,
 ) -> ChatFormat:
-    """Load the tokenizer of a model and its chat template, as `load_model` does.
+    """Load the chat format of a model without its weights; arguments as those of `load_model`.
 
     Raises:
-        ModelLoadError: not found, or no chat template.
+        ModelLoadError: as `load_model`.
         SettingsError: `template_date` is not a date.
     """
     folder = locate(model, model_revision)
-    template, day = read_template(chat_template), day_of(template_date)
-    with _loading(model, torch.device("cpu")):
-        tokenizer = AutoTokenizer.from_pretrained(
-            folder, padding_side="left", trust_remote_code=trust_remote_code
-        )
-        if template is not None:
-            tokenizer.chat_template = template
-        elif not tokenizer.chat_template:
-            tokenizer.chat_template = processor_template(folder)
-        require_template(tokenizer, model)
-        if tokenizer.pad_token_id is None:  # masked wherever it stands, so any token will do
-            tokenizer.pad_token = tokenizer.eos_token or tokenizer.convert_ids_to_tokens(0)
-    return ChatFormat(tokenizer, "" if response_prefix == AUTO_PREFIX else response_prefix, day)
-
-
-@contextmanager
-def _loading(model: str, device: torch.device) -> Iterator[None]:
-    """What transformers says when a checkpoint cannot be loaded, in one line."""
-    if not sys.stderr.isatty():
-        disable_progress_bar()  # type: ignore[no-untyped-call]
-    try:
-        yield
-    except LOADING_ERRORS as error:
-        if is_out_of_memory(error):
-            raise ModelLoadError(
-                f"{model} does not fit on {device}; use a smaller dtype, device=cpu or a larger "
-                "device"
-            ) from error
-        reason = " ".join(str(error).split())
-        raise ModelLoadError(f"cannot load {model}: {reason}") from error
+    inspect_folder(model, folder, trust_remote_code=trust_remote_code)
+    return load_chat(
+        model,
+        folder,
+        read_template(chat_template),
+        "" if response_prefix == AUTO_PREFIX else response_prefix,
+        day_of(template_date),
+        trust_remote_code=trust_remote_code,
+        max_prompt_length=max_prompt_length,
+    )
 
 
 def choose_device(device: str) -> torch.device:
@@ -214,8 +186,8 @@ def choose_device(device: str) -> torch.device:
         return accelerator or torch.device("cpu")
     try:
         return torch.empty(0, device=device).device
-    except (RuntimeError, AssertionError) as error:
-        reason = str(error).splitlines()[0]
+    except (RuntimeError, AssertionError, ImportError) as error:
+        reason = one_line(str(error).partition("\n")[0])
         raise ModelLoadError(f"device={device} is not to be had ({reason}); use auto") from error
 
 

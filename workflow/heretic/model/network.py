@@ -6,6 +6,7 @@ checkpoint, so a test answer decides.
 
 import gc
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,10 @@ from heretic.errors import ModelLoadError, one_line
 from heretic.model.batching import is_out_of_memory
 from heretic.model.classes import class_of_checkpoint
 from heretic.model.devices import computing_device
+from heretic.model.generation import generating_by, stored_generation
+from heretic.model.parameter_count import require_parameters
 from heretic.model.quantization import NONE, loading_arguments
+from heretic.model.third_party import quiet_transformers, reported_as
 
 AUTO = "auto"
 # Tried in this order after the checkpoint's own.
@@ -76,10 +80,11 @@ def load_network(
         options: how to load it.
 
     Raises:
-        ModelLoadError: tensors are missing, parts of the network did not fit, or no data type
-            gives numbers.
-        Exception: what transformers raises for a checkpoint that it cannot load.
+        ModelLoadError: transformers cannot load the checkpoint, it describes more parameters than
+            it holds, tensors are missing, parts of the network did not fit, or no data type gives
+            numbers.
     """
+    require_parameters(model, folder, options.quantization, options.trust_remote_code)
     tried: list[str] = []
     for dtype in _candidates(options.dtype):
         if dtype in tried:
@@ -87,7 +92,8 @@ def load_network(
         network = _load(model, folder, dtype, options)
         name = str(network.dtype).removeprefix("torch.")
         tried.append(name)
-        complaint = _complaint(network, test_prompt)
+        with _loading(model, options.device):
+            complaint = _complaint(network, test_prompt)
         if complaint is None:
             return network
         log.warning("%s does not answer in %s: %s", model, name, complaint)
@@ -106,7 +112,8 @@ def _candidates(dtype: str) -> Iterator[str]:
 
 
 def _load(model: str, folder: Path, dtype: str, options: NetworkOptions) -> PreTrainedModel:
-    network, report = _from_pretrained(model, folder, dtype, options)
+    with _loading(model, options.device):
+        network, report = _from_pretrained(model, folder, dtype, options)
     if report["missing_keys"]:
         lacking = sorted(report["missing_keys"])
         raise ModelLoadError(
@@ -129,7 +136,7 @@ def _load(model: str, folder: Path, dtype: str, options: NetworkOptions) -> PreT
 
 
 def _from_pretrained(model: str, folder: Path, dtype: str, options: NetworkOptions) -> Any:
-    kind = class_of_checkpoint(folder, trust_remote_code=options.trust_remote_code)
+    kind, _ = class_of_checkpoint(folder, trust_remote_code=options.trust_remote_code)
     try:
         found: Any = kind.from_pretrained(
             folder,
@@ -137,6 +144,7 @@ def _from_pretrained(model: str, folder: Path, dtype: str, options: NetworkOptio
             output_loading_info=True,
             trust_remote_code=options.trust_remote_code,
             use_safetensors=True,
+            generation_config=stored_generation(model, folder),
             **options.arguments(),
             **loading_arguments(options.quantization, dtype, folder),
         )
@@ -150,21 +158,33 @@ def _from_pretrained(model: str, folder: Path, dtype: str, options: NetworkOptio
         ) from error
 
 
+@contextmanager
+def _loading(model: str, device: torch.device) -> Iterator[None]:
+    """Whatever torch and transformers raise for a checkpoint, in one line."""
+    with reported_as(ModelLoadError, f"cannot load {model}"), quiet_transformers():
+        try:
+            yield
+        except (RuntimeError, MemoryError) as error:
+            if not is_out_of_memory(error):
+                raise
+            raise ModelLoadError(
+                f"{model} does not fit on {device}; use a smaller dtype, device=cpu or a larger "
+                "device"
+            ) from error
+
+
 def _complaint(network: Any, prompt: list[int]) -> str | None:
     """What is wrong with the logits of a short greedy answer, or None."""
     ids = torch.tensor([prompt], device=computing_device(network.get_input_embeddings()))
+    plain = GenerationConfig(do_sample=False, pad_token_id=0)  # type: ignore[no-untyped-call]
     try:
-        with torch.inference_mode():
+        with torch.inference_mode(), generating_by(network, plain):
             answer = network.generate(
                 input_ids=ids,
                 attention_mask=torch.ones_like(ids),
-                generation_config=GenerationConfig(  # type: ignore[no-untyped-call]
-                    do_sample=False,
-                    max_new_tokens=TEST_TOKENS,
-                    pad_token_id=0,
-                    output_logits=True,
-                    return_dict_in_generate=True,
-                ),
+                max_new_tokens=TEST_TOKENS,
+                output_logits=True,
+                return_dict_in_generate=True,
             )
     except RuntimeError as error:
         # What a device says that lacks kernels for a data type.

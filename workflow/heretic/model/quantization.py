@@ -4,14 +4,14 @@ Nothing is imported here before it is needed, so that what does not go together 
 any work.
 """
 
-import json
 import logging
 from collections.abc import Mapping
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from heretic.errors import ModelLoadError, SettingsError, one_line
+from heretic.errors import ModelLoadError, SettingsError
+from heretic.model.json_files import read_object
 
 NONE, AS_IS = "none", "as_is"
 BITSANDBYTES = ("bnb_4bit", "bnb_8bit")
@@ -46,7 +46,7 @@ def check_checkpoint(model: str, config: Path, quantization: str) -> None:
         ModelLoadError: the file is damaged, or the checkpoint is quantised where it must not be,
             or not where it must be.
     """
-    method = stored_quantization(model, config)
+    method = stored_quantization(config)
     if quantization == AS_IS and method is None:
         raise ModelLoadError(
             f"quantization=as_is takes a checkpoint as it is quantised, and {model} is not "
@@ -101,13 +101,9 @@ def require_alike(searched: Path, exported: Path, model: str) -> None:
 
 
 def _sizes(config: Path) -> dict[str, Any]:
-    try:
-        found = json.loads(config.read_text(encoding="utf-8"))
-        text = {**found, **found.get("text_config", {})}
-    except (OSError, ValueError, AttributeError, TypeError) as error:
-        raise ModelLoadError(
-            f"{config} cannot be read ({one_line(error)}); copy or download the model again"
-        ) from error
+    found = read_object(config)
+    inner = found.get("text_config")
+    text = {**found, **inner} if isinstance(inner, dict) else found
     return {name: text[name] for name in COMPARED if text.get(name) is not None}
 
 
@@ -117,7 +113,7 @@ def check_original(model: str, config: Path) -> None:
     Raises:
         ModelLoadError: it is, or its `config.json` is damaged.
     """
-    method = stored_quantization(model, config)
+    method = stored_quantization(config)
     if method is not None:
         raise ModelLoadError(
             f"export_from={model} is quantised ({method}), and the export edits full-precision "
@@ -125,20 +121,14 @@ def check_original(model: str, config: Path) -> None:
         )
 
 
-def stored_quantization(model: str, config: Path) -> str | None:
+def stored_quantization(config: Path) -> str | None:
     """By which method a checkpoint is quantised, from its `config.json`; None if it is not.
 
     Raises:
         ModelLoadError: the file is damaged.
     """
-    try:
-        found = json.loads(config.read_text(encoding="utf-8"))
-        parts = [found, *(part for part in found.values() if isinstance(part, dict))]
-    except (OSError, ValueError, AttributeError) as error:
-        raise ModelLoadError(
-            f"cannot load {model}: config.json cannot be read ({one_line(error)}); copy or "
-            "download it again"
-        ) from error
+    found = read_object(config)
+    parts = [found, *(part for part in found.values() if isinstance(part, dict))]
     for part in parts:
         for key in KEYS:
             if part.get(key):
@@ -181,7 +171,8 @@ def _computing_dtype(dtype: str, folder: Path) -> str:
     """The network's own data type, in which products with 4-bit matrices are computed too."""
     if dtype != "auto":
         return dtype
-    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-    texts = [config, config.get("text_config") or {}]
+    config = read_object(folder / "config.json")
+    inner = config.get("text_config")
+    texts = [config, inner if isinstance(inner, dict) else {}]
     names = [part.get(key) for part in texts for key in ("dtype", "torch_dtype")]
     return next((name for name in names if isinstance(name, str)), "float32")

@@ -3,6 +3,7 @@
 import math
 import re
 from pathlib import Path
+from typing import Any
 
 from heretic.errors import ModelLoadError, one_line
 from heretic.model.source import is_local, weight_files
@@ -57,15 +58,28 @@ def _bits(stored: str, dtype: str) -> int:
     return BITS[dtype]
 
 
-def _hub_bytes(model: str, revision: str | None, dtype: str) -> int | None:
+def hub_files(model: str, revision: str | None) -> set[str] | None:
+    """Return the names of the files of a hub repository, or None when the hub does not tell."""
+    info = _hub_info(model, revision)
+    siblings = info.siblings if info is not None else None
+    return {file.rfilename for file in siblings} if siblings else None
+
+
+def _hub_info(model: str, revision: str | None) -> Any:
     from huggingface_hub import HfApi
     from huggingface_hub.errors import HfHubHTTPError
     from huggingface_hub.utils import httpx  # type: ignore[attr-defined]  # httpx or httpx2
 
     try:
-        info = HfApi().model_info(model, revision=revision, files_metadata=True)
+        return HfApi().model_info(model, revision=revision, files_metadata=True)
     except (HfHubHTTPError, OSError, httpx.HTTPError):
         return None  # the model may be in the cache, where no network is needed
+
+
+def _hub_bytes(model: str, revision: str | None, dtype: str) -> int | None:
+    info = _hub_info(model, revision)
+    if info is None:
+        return None
     counts = info.safetensors.parameters if info.safetensors else {}
     if dtype != "auto" and counts:
         return sum(n * (BITS[dtype] if k in FLOATS else 8) for k, n in counts.items()) // 8

@@ -1,14 +1,15 @@
 """Where a model's files are: a local folder, or a snapshot of a hub repository."""
 
 import re
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 from heretic.artifacts import fingerprint, sha256_of
 from heretic.errors import ModelLoadError
+from heretic.model.headers import SUFFIX, index_files
 from heretic.model.own_files import check_files
 
 FILES = (
@@ -19,6 +20,9 @@ FILES = (
 SECOND_COPIES = ("consolidated*.safetensors", "original/*")
 # A core hashes about as fast as one disk reads.
 HASHED_AT_ONCE = 8
+WEIGHTS = "model.safetensors"
+ADAPTER, GGUF = "adapter_config.json", ".gguf"
+PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".h5", ".msgpack")
 _COMMIT = re.compile(r"[0-9a-f]{40}")
 
 
@@ -37,22 +41,52 @@ def check_model(model: str, revision: str | None) -> Path:
         ModelLoadError: no such folder, no config.json, a file that lies elsewhere, or unknown to
             the hub.
     """
-    if is_local(model):
+    if is_local(model) or model.lower().endswith(GGUF):
         folder = Path(model).expanduser()
+        if model.lower().endswith(GGUF) and not folder.is_dir():
+            _refuse_gguf(model)
         if not folder.is_dir():
             raise ModelLoadError(f"model folder {model} does not exist; check the path")
-        if not (folder / "config.json").is_file():
-            raise ModelLoadError(
-                f"model folder {model} has no config.json; point to a folder saved by transformers"
-            )
-        if not any(folder.glob("*.safetensors")):
-            raise ModelLoadError(
-                f"model folder {model} has no .safetensors files; convert its weights by "
-                "loading and saving it with transformers"
-            )
+        require_checkpoint(f"model folder {model}", {path.name for path in folder.iterdir()})
         check_files(model, folder)
         return folder / "config.json"
     return _fetched_config(model, revision)
+
+
+def require_checkpoint(model: str, names: Collection[str]) -> None:
+    """Refuse a folder or repository that holds no model as transformers saves it.
+
+    Args:
+        model: name for messages.
+        names: of its files.
+
+    Raises:
+        ModelLoadError: it holds an adapter, GGUF files or pickles, or lacks `config.json`.
+    """
+    weights = any(name.endswith(SUFFIX) and not name.startswith("adapter_") for name in names)
+    if ADAPTER in names:
+        raise ModelLoadError(
+            f"{model} holds a LoRA adapter and no whole model; name its base model, or merge the "
+            "adapter with PEFT's merge_and_unload and save the result"
+        )
+    if not weights and any(name.lower().endswith(GGUF) for name in names):
+        _refuse_gguf(model)
+    if "config.json" not in names:
+        raise ModelLoadError(f"{model} has no config.json; point to a folder saved by transformers")
+    if not weights:
+        others = sorted(name for name in names if name.endswith(PICKLES))
+        found = f" but {others[0]}" if others else ""
+        raise ModelLoadError(
+            f"{model} has no .safetensors files{found}; convert its weights by loading and saving "
+            "it with transformers"
+        )
+
+
+def _refuse_gguf(model: str) -> NoReturn:
+    raise ModelLoadError(
+        f"{model} is a GGUF model, which cannot be edited; name the model that it was converted "
+        "from, a folder or hub id with .safetensors files"
+    )
 
 
 def resolve_revision(model: str, revision: str | None) -> str | None:
@@ -115,9 +149,14 @@ def checkpoint_files(model: str | None) -> list[str]:
 
 
 def weight_files(folder: Path) -> list[Path]:
-    """The safetensors files that transformers loads; some models bring a second copy of all."""
-    found = sorted(folder.glob("*.safetensors"))
-    own = [path for path in found if path.name.startswith("model")]
+    """The safetensors files that transformers loads; some models bring a second copy of all.
+
+    Raises:
+        ModelLoadError: the index of the files is damaged.
+    """
+    found = sorted(folder.glob(f"*{SUFFIX}"))
+    named = index_files(folder)
+    own = [path for path in found if path.name.startswith("model") or path.name in named]
     return own or found
 
 

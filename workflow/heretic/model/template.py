@@ -1,10 +1,9 @@
 """Chat templates that a tokenizer does not bring: the user's own, or the processor's."""
 
-import json
 from pathlib import Path
-from typing import Any
 
 from heretic.errors import ModelLoadError
+from heretic.model.json_files import read_object
 
 LEGACY_TEMPLATE, PROCESSOR = "chat_template.json", "processor_config.json"
 
@@ -42,13 +41,27 @@ def processor_template(folder: Path) -> str | dict[str, str] | None:
         One template, or several by name.
 
     Raises:
-        ValueError: a file is no JSON.
+        ModelLoadError: a file is damaged, or holds no text for a template.
     """
     for name in (PROCESSOR, LEGACY_TEMPLATE):  # as transformers' processors prefer them
         path = folder / name
-        found: Any = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
-        template = found.get("chat_template")
+        template = read_object(path).get("chat_template") if path.is_file() else None
         if template:
-            kept: str | dict[str, str] = template
-            return kept
+            return require_text(template, path.name)
     return None
+
+
+def require_text(template: object, where: str) -> str | dict[str, str]:
+    """Return a chat template, or several by name, if that is what a value is.
+
+    Raises:
+        ModelLoadError: it is something else.
+    """
+    if isinstance(template, str):
+        return template
+    if isinstance(template, dict) and all(isinstance(text, str) for text in template.values()):
+        return template
+    raise ModelLoadError(
+        f"the chat template of {where} is a {type(template).__name__} and no text; give another "
+        "one with chat_template"
+    )

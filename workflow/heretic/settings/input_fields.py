@@ -159,6 +159,13 @@ class InputFields(BaseSettings):
         rounding=True,
         ge=1,
     )
+    max_prompt_length: int = setting(
+        4096,
+        "Tokens of a prompt, its chat template included, at most; a longer one is refused before "
+        "the model is loaded. The model's own context is a limit in any case.",
+        runtime=True,
+        ge=1,
+    )
     compile: bool = setting(
         False,
         "Compile the decoding step (torch.compile with keys and values in fixed places): a minute "

@@ -1,0 +1,54 @@
+"""Whether a device can be there, known from the system's files before torch is imported."""
+
+import os
+import re
+import shutil
+import sys
+from pathlib import Path
+
+from heretic.errors import ModelLoadError
+
+TYPES = ("cpu", "cuda", "mps", "xpu", "hpu", "npu", "mlu", "musa", "xla")
+# CUDA's drivers for Linux and for its guest on Windows, and AMD's, whose devices torch calls cuda.
+CUDA_FILES = ("/dev/nvidiactl", "/dev/nvidia0", "/dev/dxg", "/dev/kfd", "/proc/driver/nvidia/gpus")
+NVIDIA_GPUS = Path("/proc/driver/nvidia/gpus")
+# On a machine that submits jobs, the device is one of another machine.
+SUBMITTERS = ("sbatch", "qsub", "bsub", "condor_submit", "flux")
+
+
+def check_device(device: str) -> None:
+    """Refuse a device that torch does not know, or whose driver this machine lacks.
+
+    Raises:
+        ModelLoadError: says what to set instead.
+    """
+    if device == "auto":
+        return
+    name = re.fullmatch(r"([a-z]+)(?::(\d{1,3}))?", device)
+    if name is None or name[1] not in TYPES:
+        raise ModelLoadError(
+            f"device={device!r:.60} is no device of torch; use auto, cpu, cuda or cuda:<number>"
+        )
+    if any(shutil.which(command) for command in SUBMITTERS):
+        return
+    number = int(name[2] or 0)
+    if name[1] == "mps" and sys.platform != "darwin":
+        raise ModelLoadError(f"device={device} is for Macs; use device=auto")
+    if name[1] == "cuda" and sys.platform in ("linux", "darwin"):
+        gpus = _cuda_devices()
+        if gpus is not None and number >= gpus:
+            found = f"has {gpus} such devices" if gpus else "has no driver for it"
+            raise ModelLoadError(
+                f"device={device} is not available: this machine {found}; use device=auto, which "
+                "takes the accelerator of the machine where a job runs"
+            )
+
+
+def _cuda_devices() -> int | None:
+    """Number of devices that torch calls cuda; None if there are some and nobody counts them."""
+    if not any(Path(path).exists() for path in CUDA_FILES):
+        return 0
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if visible is not None:
+        return len([part for part in visible.split(",") if part.strip()])
+    return len(list(NVIDIA_GPUS.iterdir())) if NVIDIA_GPUS.is_dir() else None

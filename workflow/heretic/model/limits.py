@@ -1,0 +1,168 @@
+"""Limits of time and memory for what a stranger's file makes this process do."""
+
+import os
+import resource
+import signal
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from types import FrameType
+
+from heretic.errors import HereticError, one_line
+from heretic.model.third_party import is_panic
+
+POLLING_SECONDS = 0.005
+FAILED, MEMORY = 3, 4
+# Further address space of a rehearsal; the largest tokenizers take a fifth of it.
+REHEARSAL_BYTES = 1280 * 1024**2
+
+
+class LimitError(Exception):
+    """A block took too much processor time."""
+
+
+@contextmanager
+def limited_time(seconds: float) -> Iterator[None]:
+    """Interrupt Python code that takes more processor time.
+
+    Inside another such block, that block's limit counts. Signals reach the main thread alone, so
+    elsewhere, and where the system has no such timer, nothing is interrupted.
+
+    Raises:
+        LimitError: the time is over.
+    """
+    main = threading.current_thread() is threading.main_thread()
+    if not main or sys.platform == "win32" or signal.getitimer(signal.ITIMER_VIRTUAL)[0] > 0:
+        yield
+        return
+
+    def stop(number: int, frame: FrameType | None) -> None:
+        raise LimitError(f"it takes more than {seconds:.0f} s")
+
+    before = signal.signal(signal.SIGVTALRM, stop)
+    signal.setitimer(signal.ITIMER_VIRTUAL, seconds)
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_VIRTUAL, 0)
+        signal.signal(signal.SIGVTALRM, before)
+
+
+@contextmanager
+def limited_memory(further_bytes: int) -> Iterator[None]:
+    """Let Python code allocate no more than some further bytes: it gets a `MemoryError`.
+
+    Only the main thread changes the limit, and only where the system tells what is in use.
+    """
+    used = address_space()
+    if used is None or threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    soft, hard = resource.getrlimit(resource.RLIMIT_AS)
+    wanted = used + further_bytes
+    if soft != resource.RLIM_INFINITY:
+        wanted = min(wanted, soft)
+    resource.setrlimit(resource.RLIMIT_AS, (wanted, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_AS, (soft, hard))
+
+
+def address_space() -> int | None:
+    """Return the bytes of this process's address space, or None where the system does not tell."""
+    try:
+        pages = int(Path("/proc/self/statm").read_text(encoding="ascii").split()[0])
+    except (OSError, ValueError):
+        return None
+    return pages * resource.getpagesize()
+
+
+def rehearse(call: Callable[[], object], seconds: int, further_bytes: int) -> str | None:
+    """Make a call in a fork of this process first, because compiled code cannot be interrupted.
+
+    Args:
+        call: what to rehearse; its result is lost, and it must not use an accelerator.
+        seconds: of processor time that it may take.
+        further_bytes: that it may allocate.
+
+    Returns:
+        Why the call must not be made here: it takes too long or too much memory, or it panics.
+        None if it ends, also with an exception, which it will raise here as well; and None on
+        systems other than Linux, where a process cannot be forked safely.
+    """
+    if sys.platform != "linux":
+        return None
+    reading, writing = os.pipe()
+    process = os.fork()
+    if process == 0:
+        os.close(reading)
+        _rehearsal(call, writing, seconds, further_bytes)
+    os.close(writing)
+    with os.fdopen(reading, "rb") as pipe:
+        status = _wait(process, 4 * seconds + 30)
+        reason = pipe.read().decode(errors="replace")
+    if status == FAILED:
+        return reason
+    if status in (-signal.SIGXCPU, -signal.SIGKILL):
+        return f"it takes more than {seconds} s"
+    if status in (MEMORY, -signal.SIGABRT):  # as allocators of compiled code end
+        return f"it takes more than {further_bytes / 1e9:.1f} GB"
+    return f"it ends with signal {-status}" if status else None
+
+
+def _rehearsal(call: Callable[[], object], writing: int, seconds: int, further_bytes: int) -> None:
+    """Never returns to the code of the parent, whose files and locks this process shares."""
+    status = 0
+    try:
+        with Path(os.devnull).open("wb") as nothing:  # a panic writes to the terminal by itself
+            os.dup2(nothing.fileno(), 1)
+            os.dup2(nothing.fileno(), 2)
+        os.environ["TOKENIZERS_PARALLELISM"] = "false"  # threads do not survive a fork
+        spent = resource.getrusage(resource.RUSAGE_SELF)
+        limit = int(spent.ru_utime + spent.ru_stime) + seconds
+        resource.setrlimit(resource.RLIMIT_CPU, (limit, limit + 1))
+        resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+        with limited_memory(further_bytes):
+            call()
+    except BaseException as error:
+        if is_panic(error):
+            os.write(writing, one_line(error).encode(errors="replace"))
+            status = FAILED
+        elif isinstance(error, MemoryError):
+            status = MEMORY
+    finally:
+        os._exit(status)
+
+
+def _wait(process: int, wall_seconds: float) -> int:
+    """Exit status of a child, negative for the signal that ended it; killed after some time."""
+    end = time.monotonic() + wall_seconds
+    try:
+        while time.monotonic() < end:
+            ended, status = os.waitpid(process, os.WNOHANG)
+            if ended:
+                process = 0
+                return os.waitstatus_to_exitcode(status)
+            time.sleep(POLLING_SECONDS)
+        return -signal.SIGKILL
+    finally:
+        if process:
+            os.kill(process, signal.SIGKILL)
+            os.waitpid(process, 0)
+
+
+def require_rehearsed(
+    call: Callable[[], object], kind: type[HereticError], what: str, seconds: int, advice: str
+) -> None:
+    """Refuse a call that takes more than some processor time or memory, or that panics.
+
+    Raises:
+        HereticError: of that kind.
+    """
+    reason = rehearse(call, seconds, REHEARSAL_BYTES)
+    if reason is not None:
+        raise kind(f"{what}: {reason}; {advice}")

@@ -1,0 +1,46 @@
+"""Whether a checkpoint holds as many numbers as its configuration describes parameters.
+
+What transformers finds missing or of another shape, it allocates before it complains.
+"""
+
+from pathlib import Path
+
+import torch
+
+from heretic.errors import ModelLoadError
+from heretic.model.classes import class_of_checkpoint
+from heretic.model.headers import read_headers
+from heretic.model.json_files import AGAIN
+from heretic.model.quantization import AS_IS
+from heretic.model.source import weight_files
+from heretic.model.third_party import quiet_transformers, reported_as
+
+# Some families compute a few of their parameters, such as fixed positions, and do not store them.
+SHARE, NUMBER = 0.05, 5_000_000
+
+
+def require_parameters(
+    model: str, folder: Path, quantization: str, trust_remote_code: bool
+) -> None:
+    """Refuse a configuration of a larger network than the weights are of.
+
+    The network is built on torch's `meta` device, where it takes no memory. A quantized
+    checkpoint packs its numbers, and a repository's own code need not know that device: neither
+    is compared.
+
+    Raises:
+        ModelLoadError: it is larger, or transformers cannot build it.
+    """
+    if quantization == AS_IS or trust_remote_code:
+        return
+    with reported_as(ModelLoadError, f"cannot load {model}"), quiet_transformers():
+        kind, config = class_of_checkpoint(folder, trust_remote_code=False)
+        with torch.device("meta"):
+            network = kind.from_config(config)
+        described = sum(parameter.numel() for parameter in network.parameters())
+    held = read_headers(weight_files(folder)).elements
+    if described > held + SHARE * held + NUMBER:
+        raise ModelLoadError(
+            f"config.json of {model} describes {described / 1e6:.1f} M parameters, and its weights "
+            f"hold {held / 1e6:.1f} M; {AGAIN}"
+        )

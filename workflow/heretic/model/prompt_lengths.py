@@ -1,0 +1,65 @@
+"""Prompts that are longer than a model takes, found before anything is passed through it."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+
+from heretic.errors import PromptError
+from heretic.model.chat import CHARACTERS_PER_TOKEN, ChatFormat, shown_beginning
+from heretic.model.limits import require_rehearsed
+from heretic.prompts.prompt import Prompt
+
+SECONDS, PROMPTS_PER_SECOND = 30, 50
+
+
+def require_lengths(
+    chat: ChatFormat, sets: Mapping[str, Sequence[Prompt]], generated: int = 0
+) -> None:
+    """Refuse prompts that are longer than the model's context or the setting.
+
+    Args:
+        chat: of the model.
+        sets: prompts by name.
+        generated: tokens that follow a prompt and need a place in the context too.
+
+    Raises:
+        PromptError: names the set, the row, its tokens and what to change.
+        ModelLoadError: the template or the tokenizer does not encode a prompt within some time.
+    """
+    limits = chat.limits
+    room = None if limits.context is None else limits.context - generated
+    if room is not None and room < 1:
+        raise PromptError(
+            f"the model has a context of {limits.context} tokens, and {generated} are generated; "
+            "lower max_response_length"
+        )
+    bounded = replace(chat, limits=replace(limits, context=room))
+    longest = bounded.limits.longest
+    for name, prompts in sets.items():
+        require_rehearsed(
+            lambda prompts=prompts: bounded.encode_beginnings(prompts),  # type: ignore[misc]
+            PromptError,
+            f"cannot encode {name}",
+            SECONDS + len(prompts) // PROMPTS_PER_SECOND,
+            "look for a prompt that is not text, or use another tokenizer",
+        )
+        rows = bounded.encode_beginnings(prompts)
+        for number, (prompt, row) in enumerate(zip(prompts, rows, strict=True), start=1):
+            if longest is not None and len(row) > longest:
+                raise PromptError(
+                    f"row {number} of {name} ({shown_beginning(prompt)}) has "
+                    f"{'at least ' * _cut(prompt, longest)}{len(row)} tokens, and {longest} are "
+                    f"the most{_why(limits.context, room, longest, generated)}; shorten it, or set "
+                    "max_characters for its data set"
+                )
+
+
+def _cut(prompt: Prompt, longest: int) -> bool:
+    """Whether only the beginning of a prompt was encoded."""
+    return len(prompt.text) > (CHARACTERS_PER_TOKEN - 1) * longest
+
+
+def _why(context: int | None, room: int | None, longest: int, generated: int) -> str:
+    if longest != room:
+        return " (max_prompt_length)"
+    left = f", of which {generated} are generated" if generated else ""
+    return f" (the model's context is {context} tokens{left})"
