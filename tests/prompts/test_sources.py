@@ -282,7 +282,7 @@ sys.exit(f"imported {slow}" if slow else 0)
         ("p.txt", "One\n", {"answer_column": "a"}, "is plain text and has no column 'a'"),
         ("p.txt", b"One\ncaf\xe9\n", {}, "line 2 is not UTF-8"),
         ("p.txt", "One".encode("utf-16"), {}, "is UTF-16; save it as UTF-8"),
-        ("p.tsv", "a\tb\n", {}, "unsupported suffix '.tsv'"),
+        ("p.xls", "a\tb\n", {}, "unsupported suffix '.xls'"),
         ("p.csv", "a,b\n1,2\n", {}, "no column 'text'; its columns are: a, b"),
         ("p.csv", "text\n", {}, "gives no prompt"),
         ("p.csv", "\n\n", {}, "no column 'text'; its columns are: none"),

@@ -14,6 +14,7 @@ from heretic.errors import HereticError, PromptError, one_line
 from heretic.prompts.cards import check_card, check_fields
 from heretic.prompts.files import Row, require_columns
 from heretic.prompts.folders import rows_of
+from heretic.prompts.limits import TextBudget, require_prompts
 from heretic.prompts.selection import SUBJECT_COLUMN, columns_of, has_subject, require_subjects
 from heretic.prompts.splits import parse_split, require_split, stream_bounds
 from heretic.prompts.streams import resumed_rows, shuffled
@@ -44,6 +45,8 @@ def read_hub(source: PromptSource, *, seed: int) -> tuple[list[Row], str]:
     where = f"hub dataset {source.dataset!r}"
     # Settled before the slow import, and before anything is asked of the network.
     bounds = stream_bounds(source.split, where) if source.streaming else None
+    if bounds is not None:
+        require_prompts(bounds[2] - bounds[1], where)
     parts = parse_split(source.split)
     import datasets
 
@@ -134,7 +137,12 @@ def _streamed(
         rows = _of_subjects(rows, source, where)
     if source.shuffle_buffer:
         rows = shuffled(rows, source.shuffle_buffer, seed)
-    return list(islice(rows, start, max(start, stop)))
+    found: list[Row] = []
+    budget = TextBudget(where)
+    for row in islice(rows, start, max(start, stop)):
+        budget.spend([row])
+        found.append(row)
+    return found
 
 
 def _of_subjects(rows: Iterator[Row], source: PromptSource, where: str) -> Iterator[Row]:

@@ -9,10 +9,18 @@ from typing import Any
 from heretic.artifacts import sha256_of
 from heretic.console import log
 from heretic.errors import PromptError
-from heretic.prompts.files import FILE_SUFFIXES, TEXT_COLUMN, Row, check_file, read_file
+from heretic.prompts.files import (
+    FILE_SUFFIXES,
+    PARQUET,
+    TEXT_COLUMN,
+    Row,
+    check_file,
+    read_file,
+)
 from heretic.prompts.folders import check_folder, read_folder, state_files
 from heretic.prompts.hub import HUB_ID, read_hub
 from heretic.prompts.overlap import check_disjoint
+from heretic.prompts.parquet import ParquetFile
 from heretic.prompts.prompt import Prompt
 from heretic.prompts.rows import prompt_of
 from heretic.prompts.selection import columns_of, select_rows
@@ -197,8 +205,21 @@ def _read_table(source: PromptSource, seed: int, planted: PlantedName) -> _Table
         return _Table(rows, source, {"fingerprint": fingerprint})
     if path.suffix.lower() == ".txt":
         source = source.model_copy(update={"column": TEXT_COLUMN})
-    rows = _selected(source, {FILE_SPLIT: read_file(path, columns_of(source))})
+    rows = _file_rows(path, source)
     return _Table(rows, source, {"sha256": sha256_of(path)})
+
+
+def _file_rows(path: Path, source: PromptSource) -> list[Row]:
+    columns = columns_of(source)
+    if path.suffix.lower() != PARQUET:
+        return _selected(source, {FILE_SPLIT: read_file(path, columns)})
+    check_file(path)
+    file = ParquetFile(path, columns)
+
+    def read(_: str, places: Sequence[int]) -> list[Row]:
+        return file.read(places)
+
+    return select_rows(source, {FILE_SPLIT: file.count}, read, _where(source))
 
 
 def _demo_table(source: PromptSource, seed: int, planted: PlantedName) -> _Table:
