@@ -1,5 +1,6 @@
 """Where a model's files are: a local folder, or a snapshot of a hub repository."""
 
+import os
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -24,7 +25,9 @@ _SHA256 = re.compile(r"[0-9a-f]{64}")
 
 def is_local(model: str) -> bool:
     """Whether `model` means a folder on this machine rather than a hub id."""
-    return model.startswith((".", "/", "~")) or Path(model).is_dir() or model.count("/") > 1
+    # Unlike Path.is_dir(), it is false for names that are too long.
+    is_folder = os.path.isdir(model)  # noqa: PTH112
+    return model.startswith((".", "/", "~")) or is_folder or model.count("/") > 1
 
 
 def check_model(model: str, revision: str | None) -> Path:
@@ -37,8 +40,9 @@ def check_model(model: str, revision: str | None) -> Path:
         ModelLoadError: no such folder, no config.json, or unknown to the hub.
     """
     if is_local(model):
-        folder = Path(model).expanduser()
-        if not folder.is_dir():
+        # Path.expanduser() raises where ~name is nobody's home.
+        folder = Path(os.path.expanduser(model))  # noqa: PTH111
+        if not os.path.isdir(folder):  # noqa: PTH112
             raise ModelLoadError(f"model folder {model} does not exist; check the path")
         if not (folder / "config.json").is_file():
             raise ModelLoadError(

@@ -8,7 +8,7 @@ from typing import Any
 
 from heretic.artifacts import sha256_of
 from heretic.console import log
-from heretic.errors import PromptError
+from heretic.errors import PromptError, one_line
 from heretic.prompts.files import (
     FILE_SUFFIXES,
     PARQUET,
@@ -157,7 +157,7 @@ def local_files(source: PromptSource) -> list[Path]:
     """The files that change when the prompts of a local source may have changed."""
     # Path.expanduser() raises where ~name is nobody's home.
     path = Path(os.path.expanduser(source.dataset))  # noqa: PTH111
-    if source.dataset == DEMO or not path.exists():
+    if source.dataset == DEMO or not os.path.exists(path):  # noqa: PTH110
         return []
     return state_files(path) if path.is_dir() else [path]
 
@@ -258,7 +258,8 @@ def _local_path(source: PromptSource) -> Path | None:
     dataset = source.dataset
     # Path.expanduser() raises where ~name is nobody's home.
     path = Path(os.path.expanduser(dataset))  # noqa: PTH111
-    if path.exists():
+    # Unlike Path.exists(), it is false for names that are too long.
+    if os.path.exists(path):  # noqa: PTH110
         if source.shuffle_buffer:
             raise PromptError(
                 f"{dataset} is on this machine, and shuffle_buffer shuffles streams of the hub; "
@@ -266,10 +267,12 @@ def _local_path(source: PromptSource) -> Path | None:
             )
         return path
     if dataset.startswith((".", "/", "~")) or path.suffix.lower() in FILE_SUFFIXES:
-        raise PromptError(f"file not found: {dataset}; correct `dataset`, or write the file first")
+        raise PromptError(
+            f"file not found: {one_line(dataset)}; correct `dataset`, or write the file first"
+        )
     if not HUB_ID.fullmatch(dataset):
         raise PromptError(
-            f"{dataset!r} is neither a file or folder here nor a hub id; write owner/name, or a "
+            f"{one_line(repr(dataset))} is neither a file or folder here nor a hub id; write owner/name, or a "
             "path that exists"
         )
     return None

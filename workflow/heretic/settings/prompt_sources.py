@@ -41,7 +41,7 @@ class PromptSource(BaseModel):
     dataset: str = Field(
         min_length=1,
         description=(
-            "hub dataset id, folder made by `save_to_disk`, .txt/.csv/.jsonl/.parquet file, or "
+            "hub dataset id, folder made by `save_to_disk`, .txt/.csv/.tsv/.jsonl/.parquet file, or "
             "`demo`"
         ),
     )
