@@ -108,7 +108,7 @@ def lookup(
         except BaseException as error:
             errors.append(error)
 
-    with hub_session(known, most_failures=LOOKUP_FAILURES), _quiet():
+    with hub_session(known, most_failures=LOOKUP_FAILURES), quiet("huggingface_hub"):
         thread = threading.Thread(target=copy_context().run, args=(run,), daemon=True)
         thread.start()
         thread.join(seconds)
@@ -121,15 +121,17 @@ def lookup(
 
 
 @contextmanager
-def _quiet() -> Iterator[None]:
-    """Keep the library's lines about repetitions back; the error says what they would."""
-    library = logging.getLogger("huggingface_hub")
-    level = library.level
-    library.setLevel(logging.CRITICAL)
+def quiet(*libraries: str) -> Iterator[None]:
+    """Keep the lines of libraries about a failure back: the error itself is reported."""
+    loggers = [logging.getLogger(name) for name in libraries]
+    levels = [each.level for each in loggers]
+    for each in loggers:
+        each.setLevel(logging.CRITICAL + 1)
     try:
         yield
     finally:
-        library.setLevel(level)
+        for each, level in zip(loggers, levels, strict=True):
+            each.setLevel(level)
 
 
 class _Client(httpx.Client):  # type: ignore[misc]

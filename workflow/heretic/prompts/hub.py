@@ -50,12 +50,12 @@ def read_hub(source: PromptSource, *, seed: int) -> tuple[list[Row], str]:
     parts = parse_split(source.split)
     import datasets
 
-    from heretic.hub_session import HubState, hub_session
+    from heretic.hub_session import HubState, hub_session, quiet
 
     state = HubState()
     try:
         _check_card(source, state)
-        with hub_session(state):
+        with hub_session(state), quiet("datasets", "huggingface_hub", "fsspec"):
             builder = datasets.load_dataset_builder(
                 source.dataset, source.config, revision=source.revision
             )

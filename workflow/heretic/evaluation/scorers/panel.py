@@ -208,7 +208,7 @@ def make_scorer(scorer: str, name: str | None, settings: Mapping[str, Any]) -> S
     # A class may do anything: SystemExit would end the run without a word.
     except (Exception, SystemExit) as error:
         raise SettingsError(
-            f"scorer {one_line(scorer)}: {_what(error)}; see its settings"
+            f"scorer {one_line(scorer)}: {_what(error, with_kind=False)}; see its settings"
         ) from error
     if not all(known):
         raise SettingsError(
@@ -251,12 +251,12 @@ def _module(path: Path) -> Any:
     try:
         spec.loader.exec_module(module)
     except (Exception, SystemExit) as error:
-        raise SettingsError(f"{path} cannot be imported ({_what(error)}); mend it") from error
+        raise SettingsError(f"{path} cannot be imported ({_what(error, with_kind=True)}); mend it") from error
     return module
 
 
-def _what(error: BaseException) -> str:
+def _what(error: BaseException, *, with_kind: bool) -> str:
     """What the user's code raised, in one line."""
     if isinstance(error, SystemExit):
-        return f"it ends the program with status {error.code!r}"
-    return f"{type(error).__name__}: {one_line(error)}"
+        return f"it ends the program with status {one_line(repr(error.code))}"
+    return f"{type(error).__name__}: {one_line(error)}" if with_kind else one_line(error)
