@@ -54,9 +54,11 @@ def shown(value: object, length: int = SHOWN) -> str:
 def _fault(value: object) -> str | None:
     if isinstance(value, int | float) and LARGEST < abs(value) < math.inf:
         return f"is larger than {LARGEST:.0e}"
+    if isinstance(value, bytes):
+        return "is binary"
     if isinstance(value, str):
         if len(value) > MOST_CHARACTERS:
             return f"has more than {MOST_CHARACTERS:,} characters"
         if "\0" in value or any("\ud800" <= character <= "\udfff" for character in value):
-            return "holds bytes that are not text"
+            return "is not text"
     return None
