@@ -86,6 +86,7 @@ def streaming_faults() -> Iterator[tuple[str, Change]]:
 
 def sizes() -> Iterator[tuple[str, Change]]:
     """Statements about the size of a model's weights."""
+    value: Any
     for value in (None, 5, "x", [], {"parameters": 5}, {"parameters": {"F32": "many"}, "total": 1}):
         said = {"sha": "c" * 40, "siblings": [], "safetensors": value}
         yield f"safetensors {value!r}", partial(_api_body, json.dumps(said).encode())
@@ -93,16 +94,18 @@ def sizes() -> Iterator[tuple[str, Change]]:
         listed = [{"rfilename": "model.safetensors", "size": size}]
         said = {"sha": "c" * 40, "siblings": listed}
         yield f"size {size!r}", partial(_api_body, json.dumps(said).encode())
+    lfs: Any
     for lfs in (5, {}, {"sha256": "../../x", "size": 1}, {"size": "x"}, []):
-        listed = [{"rfilename": "model.safetensors", "lfs": lfs}]
-        said = {"sha": "c" * 40, "siblings": listed}
+        large = [{"rfilename": "model.safetensors", "lfs": lfs}]
+        said = {"sha": "c" * 40, "siblings": large}
         yield f"lfs {lfs!r}", partial(_api_body, json.dumps(said).encode())
 
 
 def datasets() -> Iterator[tuple[str, Mapping[str, bytes]]]:
     """Repositories whose files are malformed."""
     bomb = "a: &a [1,1,1,1,1,1,1,1,1]\n" + "".join(
-        f"{b}: &{b} [{','.join(['*' + a] * 9)}]\n" for a, b in zip("abcdefgh", "bcdefghi", strict=True)
+        f"{b}: &{b} [{','.join(['*' + a] * 9)}]\n"
+        for a, b in zip("abcdefgh", "bcdefghi", strict=True)
     )
     paths = ("../../x", "/etc/passwd", "file:///etc/passwd", "http://127.0.0.1:9/x", "~/x",
              "zip://*::https://127.0.0.1:9/x", "s3://a/b", "hf://datasets/o/m/../../x")  # fmt: skip

@@ -69,6 +69,8 @@ CELLS: dict[str, Any] = {
     "NUL": "a\0b",
     "deep content": [{"role": "user", "content": [[[[["a"]]]]]}],
 }  # fmt: skip
+USES = (("column", "text"), ("choices_column", "text"), ("answer_column", "text"),
+        ("category_column", "text"), ("distinct", True))  # fmt: skip
 FIELDS: dict[str, Mapping[str, Any]] = {
     "split of digits": {"split": "train[:" + "9" * 5000 + "]"},
     "split of 15 digits": {"split": "train[:" + "9" * 15 + "]"},
@@ -133,11 +135,9 @@ def cases() -> Iterator[Case]:
         for name, content in TEXTS.items():
             yield Case(f"{suffix}: {name}", partial(_file, suffix, content, {}))
     for name, cell in CELLS.items():
-        for fields in ({}, {"choices_column": "text"}, {"answer_column": "text"},
-                       {"category_column": "text"}, {"distinct": True}):  # fmt: skip
-            row = json.dumps({"text": cell}).encode() + b"\n"
-            used = ", ".join(fields) or "column"
-            yield Case(f"cell: {name} as {used}", partial(_file, ".jsonl", row, fields))
+        row = json.dumps({"text": cell}).encode() + b"\n"
+        for key, value in USES:
+            yield Case(f"cell: {name} as {key}", partial(_file, ".jsonl", row, {key: value}))
     for name, fields in FIELDS.items():
         for suffix in (".csv", ".parquet"):
             yield Case(f"source {suffix}: {name}", partial(_sound, suffix, fields))
@@ -149,13 +149,28 @@ def cases() -> Iterator[Case]:
         yield Case(f"parquet: {name}", partial(_parquet, make, {}))
         yield Case(f"slice of parquet: {name}", partial(_parquet, make, {"split": "train[:3]"}))
     for file, changes in (("state.json", STATES), ("dataset_info.json", INFOS)):
-        for name, change in changes.items():
-            yield Case(f"folder: {name}", partial(_folder, file, partial(_changed, change)))
+        for name, changed in changes.items():
+            change = partial(_changed, changed)
+            yield Case(f"folder: {name}", partial(_folder, file, change))
         for name, content in WHOLE.items():
-            yield Case(f"folder: {file} {name}", partial(_folder, file, partial(_replaced, content)))
+            yield Case(
+                f"folder: {file} {name}", partial(_folder, file, partial(_replaced, content))
+            )
     for name, content in {**WHOLE, "PAR1": b"PAR1", "cut": b"\xff\xff\xff\xff\x10\x01"}.items():
         yield Case(f"folder: data {name}", partial(_folder_data, content))
-    splits = (5, "train", [5], {"train": 1}, ["../x"], ["/etc"], [""], ["."], ["no"], [], None)
+    splits: tuple[Any, ...] = (
+        5,
+        "train",
+        [5],
+        {"train": 1},
+        ["../x"],
+        ["/etc"],
+        [""],
+        ["."],
+        ["no"],
+        [],
+        None,
+    )
     for split in splits:
         said = json.dumps({"splits": split}).encode()
         yield Case(f"folder of splits {split!r}", partial(_splits, said))
@@ -229,7 +244,9 @@ def _parquet_files() -> dict[str, Callable[[Path], None]]:
         "nulls": written(lambda: arrow.array([None, None], arrow.string())),
         "null type": written(lambda: arrow.nulls(5)),
         "deep lists": written(_deep_lists),
-        "maps": written(lambda: arrow.array([[("a", 1)]], arrow.map_(arrow.string(), arrow.int64()))),
+        "maps": written(
+            lambda: arrow.array([[("a", 1)]], arrow.map_(arrow.string(), arrow.int64()))
+        ),
         "unlike lists": written(lambda: [{"role": ["user", "x"], "content": ["a"]}]),
         "NUL bytes": written(lambda: ["a\0b"]),
         "cut in the middle": partial(_cut, 0.5),

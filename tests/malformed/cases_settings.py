@@ -15,7 +15,8 @@ MERGES = "a0: &a0 {k: 1}\n" + "".join(
     f"a{n}: &a{n} {{<<: [{', '.join([f'*a{n - 1}'] * 9)}]}}\n" for n in range(1, 10)
 )
 FILES: dict[str, bytes] = {
-    "empty": b"", "NUL": b"\0", "not UTF-8": b"model: \xff\n", "UTF-16": "model: a".encode("utf-16"),
+    "empty": b"", "NUL": b"\0", "not UTF-8": b"model: \xff\n",
+    "UTF-16": "model: a".encode("utf-16"),
     "list": b"- a", "text": b"a", "number": b"5", "null": b"null", "bool": b"true",
     "deep lists": b"[" * 100_000, "deep objects": b"{a: " * 100_000,
     "deep blocks": b"".join(b" " * n + b"a:\n" for n in range(1200)),
@@ -37,7 +38,8 @@ FILES: dict[str, bytes] = {
 }  # fmt: skip
 TOMLS: dict[str, bytes] = {
     "deep": b"model = " + b"[" * 10_000, "long number": b"n_trials = " + b"9" * 5000,
-    "impossible date": b"model = 2024-13-45", "date": b"model = 2024-01-01", "not TOML": b"model: a",
+    "impossible date": b"model = 2024-13-45", "date": b"model = 2024-01-01",
+    "not TOML": b"model: a",
     "not UTF-8": b"model = '\xff'", "nan": b"max_weight = nan", "infinite": b"max_weight = inf",
     "twice": b"seed = 1\nseed = 2", "tables": b"[[model]]\na = 1",
     "deep keys": b".".join([b"a"] * 5000) + b" = 1",
@@ -58,6 +60,7 @@ KEYS = ("model", "run_name", "seed", "n_trials", "threads", "max_weight", "edite
 # Given as a variable and as an option too.
 AS_TEXT = ("model", "n_trials", "select", "bad_prompts", "scorers")
 HEAD = "from heretic.evaluation.scorers import AnswerScorer, PassScorer\n"
+PROPERTY = "    @property\n    def"
 CLASS = f"{HEAD}class Mine(AnswerScorer):\n    name = 'mine'\n    side = 'bad'\n"
 JUDGE = "    def judge(self, prompt, answer): return 0.0\n"
 PLUGINS: dict[str, bytes] = {
@@ -83,8 +86,8 @@ PLUGINS: dict[str, bytes] = {
     "direction of another kind": f"{CLASS}    direction = 'up'\n{JUDGE}".encode(),
     "direction of a list": f"{CLASS}    direction = []\n{JUDGE}".encode(),
     "side of another kind": f"{CLASS}    side = 5\n{JUDGE}".encode(),
-    "direction that raises": f"{CLASS}    @property\n    def direction(self): 1 / 0\n{JUDGE}".encode(),
-    "name that exits": f"{CLASS}    @property\n    def name(self): raise SystemExit\n{JUDGE}".encode(),
+    "direction that raises": f"{CLASS}{PROPERTY} direction(self): 1 / 0\n{JUDGE}".encode(),
+    "name that exits": f"{CLASS}{PROPERTY} name(self): raise SystemExit\n{JUDGE}".encode(),
     "name of a number": f"{CLASS}    name = 5\n{JUDGE}".encode(),
     "name of blanks": f"{CLASS}    name = 'a b'\n{JUDGE}".encode(),
     "name of another score": f"{CLASS}    name = 'refusals'\n{JUDGE}".encode(),

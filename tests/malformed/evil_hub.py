@@ -16,9 +16,8 @@ from typing import Any
 
 import datasets.config
 from datasets.utils.logging import disable_progress_bar
-from huggingface_hub import HfFileSystem, constants, hf_api, hf_file_system
-from huggingface_hub.utils import disable_progress_bars
-
+from huggingface_hub import HfFileSystem, constants, hf_api
+from huggingface_hub.utils.tqdm import disable_progress_bars
 from services.hub_repos import blob_hash, is_large, sha256
 
 COMMIT = "c" * 40
@@ -109,7 +108,6 @@ def set_endpoint(url: str, home: Path) -> None:
     hf_api.api.endpoint = url
     datasets.config.HF_ENDPOINT = url
     datasets.config.HUB_DATASETS_URL = f"{url}/datasets/{{repo_id}}/resolve/{{revision}}/{{path}}"
-    hf_file_system.constants.ENDPOINT = url
 
 
 class _Server(ThreadingHTTPServer):
@@ -127,7 +125,7 @@ class _Handler(BaseHTTPRequestHandler):
     def log_message(self, format: str, *args: object) -> None:
         """Stay silent."""
 
-    def do_GET(self) -> None:  # noqa: N802  # name of the base class
+    def do_GET(self) -> None:  # name of the base class
         """Answer a request."""
         self.rfile.read(int(self.headers.get("Content-Length") or 0))
         path = self.path.partition("?")[0]
@@ -142,10 +140,8 @@ class _Handler(BaseHTTPRequestHandler):
     do_HEAD = do_POST = do_GET  # noqa: N815  # names of the base class
 
     def _as_it_should_be(self, answer: Answer) -> None:
-        kind, _, name = answer.path.partition("/resolve/")
-        if answer.is_api and "/tree/" in answer.path:
-            answer.json([_entry(path, content) for path, content in self.files.items()])
-        elif answer.is_api and "/paths-info/" in answer.path:
+        name = answer.path.partition("/resolve/")[2]
+        if answer.is_api and re.search("/(tree|paths-info)/", answer.path):
             answer.json([_entry(path, content) for path, content in self.files.items()])
         elif answer.is_api:
             listed = [{"rfilename": path, "size": len(self.files[path])} for path in self.files]

@@ -63,7 +63,9 @@ class HubState:
 
 
 @contextmanager
-def hub_session(state: HubState | None = None, *, most_failures: int | None = None) -> Iterator[None]:
+def hub_session(
+    state: HubState | None = None, *, most_failures: int | None = None
+) -> Iterator[None]:
     """Send all requests to the hub through a client that checks and limits the answers.
 
     Args:
@@ -134,7 +136,7 @@ def quiet(*libraries: str) -> Iterator[None]:
             each.setLevel(level)
 
 
-class _Client(httpx.Client):  # type: ignore[misc]
+class _Client(httpx.Client):
     """The library's own client with limits.
 
     Args:
@@ -143,7 +145,10 @@ class _Client(httpx.Client):  # type: ignore[misc]
     """
 
     def __init__(self, state: HubState, most_failures: int | None) -> None:
-        hooks = {"request": [_http.hf_request_event_hook], "response": [self._check_answer]}
+        hooks: dict[str, Any] = {
+            "request": [_http.hf_request_event_hook],
+            "response": [self._check_answer],
+        }
         super().__init__(event_hooks=hooks, follow_redirects=True, max_redirects=MOST_REDIRECTS)
         self._hub, self._most_hub_failures = state, most_failures
 
@@ -203,7 +208,7 @@ class _Client(httpx.Client):  # type: ignore[misc]
         return self._hub.announced.get(url, found)
 
 
-class _LimitedStream(httpx.SyncByteStream):  # type: ignore[misc]
+class _LimitedStream(httpx.SyncByteStream):
     """A body that ends in an error where it becomes too long or too slow."""
 
     def __init__(self, stream: Any, most: int, path: str) -> None:

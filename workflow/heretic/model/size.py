@@ -69,7 +69,9 @@ def _hub_bytes(model: str, revision: str | None, dtype: str) -> int | None:
     from heretic.hub_session import lookup
 
     def ask() -> int | None:
-        return _stated_bytes(HfApi().model_info(model, revision=revision, files_metadata=True), dtype)
+        return _stated_bytes(
+            HfApi().model_info(model, revision=revision, files_metadata=True), dtype
+        )
 
     try:
         return lookup(ask)

@@ -7,7 +7,7 @@ Text formats are read here and not by `datasets`: its CSV reader turns prompts s
 import csv
 import io
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -25,6 +25,7 @@ SEPARATORS = {",": "commas", "\t": "tabs", ";": "semicolons", "|": "vertical bar
 MOST_COLUMNS = 1000
 
 Row = dict[str, Any]
+Reader = Callable[[Path, str, Sequence[str]], list[Row]]
 
 
 def check_file(path: Path) -> None:
@@ -72,7 +73,7 @@ def read_file(path: Path, columns: Sequence[str]) -> list[Row]:
         )
     try:
         text = _text(path)
-        readers = {
+        readers: dict[str, Reader] = {
             ".txt": _lines,
             ".csv": partial(_csv, separator=","),
             ".tsv": partial(_csv, separator="\t"),
@@ -138,9 +139,7 @@ def _csv(path: Path, text: str, columns: Sequence[str], separator: str) -> list[
             arrow.BufferReader(content),
             # One block: a cell may be larger than the default block of 1 MB.
             read_options=arrow_csv.ReadOptions(block_size=len(content) + 1, use_threads=False),
-            parse_options=arrow_csv.ParseOptions(
-                delimiter=separator, newlines_in_values=True
-            ),
+            parse_options=arrow_csv.ParseOptions(delimiter=separator, newlines_in_values=True),
             convert_options=arrow_csv.ConvertOptions(
                 include_columns=list(columns),
                 column_types={column: arrow.string() for column in columns},

@@ -272,8 +272,8 @@ def _local_path(source: PromptSource) -> Path | None:
         )
     if not HUB_ID.fullmatch(dataset):
         raise PromptError(
-            f"{one_line(repr(dataset))} is neither a file or folder here nor a hub id; write owner/name, or a "
-            "path that exists"
+            f"{one_line(repr(dataset))} is neither a file or folder here nor a hub id; write "
+            "owner/name, or a path that exists"
         )
     return None
 

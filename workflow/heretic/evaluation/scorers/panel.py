@@ -228,8 +228,8 @@ def _class_of(scorer: str) -> type[Scorer]:
     # Unlike Path.is_file(), it is false for names that are too long.
     if path.suffix != ".py" or not os.path.isfile(path):  # noqa: PTH113
         raise SettingsError(
-            f"there is no scorer {one_line(repr(scorer))}; there are {', '.join(BUILT_IN)}, and classes of files "
-            "that exist, as path/to/file.py:Class"
+            f"there is no scorer {one_line(repr(scorer))}; there are {', '.join(BUILT_IN)}, and "
+            "classes of files that exist, as path/to/file.py:Class"
         )
     found = getattr(_module(path), name, None)
     if not isclass(found) or not issubclass(found, AnswerScorer | PassScorer):
@@ -251,7 +251,9 @@ def _module(path: Path) -> Any:
     try:
         spec.loader.exec_module(module)
     except (Exception, SystemExit) as error:
-        raise SettingsError(f"{path} cannot be imported ({_what(error, with_kind=True)}); mend it") from error
+        raise SettingsError(
+            f"{path} cannot be imported ({_what(error, with_kind=True)}); mend it"
+        ) from error
     return module
 
 
