@@ -46,6 +46,7 @@ def cases() -> Iterator[Case]:
 
 def faults() -> Iterator[tuple[str, Change]]:
     """What may be wrong with any answer."""
+    yield "nothing wrong", _nothing
     for value in ESCAPES:
         for header in ("ETag", "X-Linked-Etag", "X-Repo-Commit"):
             yield f"{header} {value[:24]!r}", partial(_set_header, header, value)

@@ -6,6 +6,7 @@ and never fills a disk.
 
 import json
 import os
+import re
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager

@@ -40,6 +40,12 @@ def test_a_mirror_cannot_write_outside_the_cache() -> None:
         assert "its answer for /" in outcome.output, name
 
 
+def test_a_hub_that_behaves_is_read() -> None:
+    names = [f"{way}: nothing wrong" for way in ("lookup", "snapshot", "dataset")]
+    outcomes = dict(run_group("hub", names))
+    assert {outcome.status for outcome in outcomes.values()} == {0}, outcomes
+
+
 @pytest.mark.parametrize("header", ["ETag", "X-Linked-Etag", "X-Repo-Commit", "X-Xet-Hash"])
 @pytest.mark.parametrize("value", ["../x", "/x", "a" * 39, "A" * 40, ".", "c" * 40 + "\n"])
 def test_identifiers_are_hashes(header: str, value: str) -> None:
