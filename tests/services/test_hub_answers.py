@@ -2,9 +2,13 @@
 
 import json
 from collections.abc import Callable
+from threading import Event
+from time import sleep
 from typing import Any
 
 import pytest
+from huggingface_hub import set_client_factory
+from huggingface_hub.utils import _http
 from malformed.fork_server import run_group
 
 from heretic.hub_answers import (
@@ -14,6 +18,7 @@ from heretic.hub_answers import (
     length_of,
     most_bytes,
 )
+from heretic.hub_session import lookup
 from services.hub_server import HubServer
 
 SHA = "c" * 40
@@ -97,6 +102,30 @@ def test_bodies_are_limited_by_their_kind() -> None:
     assert most_bytes("/o/m/resolve/main/model.safetensors", 503, 10**11) == 1_000_000
     assert length_of({"Content-Length": "9" * 30}, "Content-Length") is None
     assert length_of({"b": "7"}, "a", "b") == 7
+
+
+def test_an_abandoned_lookup_is_checked_to_its_end() -> None:
+    before = _http._GLOBAL_CLIENT_FACTORY
+    may_go_on, used = Event(), []
+
+    def ask() -> None:
+        may_go_on.wait(10)
+        used.append(type(_http.get_session()).__name__)
+        may_go_on.clear()
+
+    try:
+        with pytest.raises(TimeoutError, match="no whole answer within 0 s"):
+            lookup(ask, seconds=0.05)
+        may_go_on.set()
+        for _ in range(1000):
+            if used:
+                break
+            sleep(0.01)
+        assert used == ["_Client"]
+    finally:
+        set_client_factory(before)
+    lookup(lambda: None)
+    assert _http._GLOBAL_CLIENT_FACTORY is before
 
 
 def test_a_hub_that_is_away_is_one_line_soon(hub: HubServer, client: Callable[..., Any]) -> None:

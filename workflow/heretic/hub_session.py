@@ -50,10 +50,12 @@ class HubState:
         answered: whether it has answered a request.
         failures: requests that it has not answered, or with an error of its own.
         announced: sizes of files in bytes by URL, as it said first.
+        abandoned: whether a lookup took too long and still goes on in its thread.
     """
 
     answered: bool = False
     failures: int = 0
+    abandoned: bool = False
     announced: dict[str, int] = field(default_factory=dict)
 
     @property
@@ -80,7 +82,8 @@ def hub_session(
     try:
         yield
     finally:
-        set_client_factory(before)
+        # What an abandoned lookup asks next must be checked as well.
+        set_client_factory((lambda: _Client(HubState(), None)) if known.abandoned else before)
 
 
 def lookup(
@@ -114,6 +117,7 @@ def lookup(
         thread = threading.Thread(target=copy_context().run, args=(run,), daemon=True)
         thread.start()
         thread.join(seconds)
+        known.abandoned = thread.is_alive()
     if errors:
         raise errors[0]
     if not result:
