@@ -36,6 +36,9 @@ def write(path: Path, content: str | bytes) -> Path:
     return path
 
 
+UNLIKE = '{"text": {"role": ["user", "user"], "content": ["a"]}}\n'
+
+
 # Files
 
 
@@ -282,7 +285,7 @@ sys.exit(f"imported {slow}" if slow else 0)
         ("p.txt", "One\n", {"answer_column": "a"}, "is plain text and has no column 'a'"),
         ("p.txt", b"One\ncaf\xe9\n", {}, "line 2 is not UTF-8"),
         ("p.txt", "One".encode("utf-16"), {}, "is UTF-16; save it as UTF-8"),
-        ("p.tsv", "a\tb\n", {}, "unsupported suffix '.tsv'"),
+        ("p.xls", "a\tb\n", {}, "unsupported suffix '.xls'"),
         ("p.csv", "a,b\n1,2\n", {}, "no column 'text'; its columns are: a, b"),
         ("p.csv", "text\n", {}, "gives no prompt"),
         ("p.csv", "\n\n", {}, "no column 'text'; its columns are: none"),
@@ -300,6 +303,14 @@ sys.exit(f"imported {slow}" if slow else 0)
         ("p.json", '{"text": "a"}', {}, "must hold a JSON list"),
         ("p.json", "[" * 100_000, {}, "is not valid JSON"),
         ("p.parquet", b"PAR1 no more", {}, "is not a readable Parquet file"),
+        ("p.csv", "text;label\na;b\n", {}, "separates cells by semicolons; save it with commas"),
+        ("p.csv", "text\tlabel\na\tb\n", {}, "separates cells by tabs; .*rename it to .tsv"),
+        ("p.tsv", "text,label\na,b\n", {}, "separates cells by commas"),
+        ("p.txt", "a\0b", {}, "row 1 of .* has a NUL byte"),
+        ("p.txt", "a\n" * 1_100_000, {}, "has 1,100,000 rows, of which at most"),
+        ("p.txt", "a\n" * 100_001, {}, "gives 100,001 rows.*name a slice in `split`"),
+        ("p.jsonl", UNLIKE, {}, "a chat in column 'text' whose parts differ in length"),
+        ("p.jsonl", '{"text": "a"}\n', {"split": "train[:" + "9" * 20 + "]"}, "not understood"),
     ],
 )
 def test_bad_file(
@@ -312,6 +323,61 @@ def test_bad_file(
     with pytest.raises(PromptError, match=words) as preflight:
         check_source("bad_prompts", source(path, **fields))
     assert str(preflight.value) == f"bad_prompts: {caught.value}"
+
+
+def test_tsv(tmp_path: Path) -> None:
+    path = write(tmp_path / "p.tsv", 'label\ttext\n1\tOne, two\n2\t"a\tb"\n')
+    assert texts(path) == ["One, two", "a\tb"]
+
+
+def test_a_file_that_is_too_large_or_no_file_is_not_read(tmp_path: Path) -> None:
+    with (tmp_path / "p.jsonl").open("wb") as stream:
+        stream.truncate(100_000_001)
+    with pytest.raises(PromptError, match="has 100 MB, and such files are read whole up to 100"):
+        check_source("bad_prompts", source(tmp_path / "p.jsonl"))
+    with pytest.raises(PromptError, match="is not a regular file"):
+        check_source("bad_prompts", source("/dev/zero"))
+
+
+def _parquet_of(path: Path, rows: int, *, group: int) -> Path:
+    table = arrow.table({"text": [f"Why {number}?" for number in range(rows)]})
+    parquet.write_table(table, path, row_group_size=group)
+    return path
+
+
+def test_a_slice_of_a_parquet_file_reads_its_row_groups_alone(tmp_path: Path) -> None:
+    path = _parquet_of(tmp_path / "p.parquet", 5000, group=1000)
+    content = bytearray(path.read_bytes())
+    # Damage beyond the second row group is not seen.
+    start = parquet.ParquetFile(path).metadata.row_group(2).column(0).data_page_offset
+    content[start : start + 40] = bytes(40)
+    path.write_bytes(content)
+    found = texts(path, split="train[998:1002]+train[3:1]+train[:1]")
+    assert found == ["Why 998?", "Why 999?", "Why 1000?", "Why 1001?", "Why 0?"]
+    with pytest.raises(PromptError, match="is not a readable Parquet file"):
+        texts(path)
+
+
+def test_ten_million_rows_in_39_kilobytes_are_refused_by_their_number(tmp_path: Path) -> None:
+    path = tmp_path / "p.parquet"
+    table = arrow.table({"text": ["a"] * 100_000})
+    with parquet.ParquetWriter(path, table.schema, compression="zstd") as writer:
+        for _ in range(100):
+            writer.write_table(table)
+    assert path.stat().st_size < 100_000
+    with pytest.raises(PromptError, match="gives 10,000,000 rows, of which at most 100,000"):
+        check_source("bad_prompts", source(path))
+    with pytest.raises(PromptError, match="has 10,000,000 rows, of which at most 1,000,000"):
+        check_source("bad_prompts", source(path, split="train[:5]", distinct=True))
+    assert texts(path, split="train[:5]") == ["a"]
+
+
+def test_parquet_with_text_that_is_none(tmp_path: Path) -> None:
+    buffers = [arrow.py_buffer(part) for part in (b"\0\0\0\0\2\0\0\0", b"\xff\xfe")]
+    table = arrow.table({"text": arrow.StringArray.from_buffers(1, *buffers)})
+    parquet.write_table(table, tmp_path / "p.parquet")
+    with pytest.raises(PromptError, match="UTF"):
+        check_source("bad_prompts", source(tmp_path / "p.parquet"))
 
 
 def test_parquet_without_the_column(tmp_path: Path) -> None:

@@ -57,12 +57,26 @@ def test_an_empty_file_says_nothing(tmp_path: Path) -> None:
     assert read_config_file(write(tmp_path / "a.yaml", "# nothing\n")) == {}
 
 
+# A merge key repeats the pairs of each mapping while the file is being read.
+BOMB = "a0: &a0 {k: 1}\n" + "".join(
+    f"a{n}: &a{n} {{<<: [{', '.join([f'*a{n - 1}'] * 9)}]}}\n" for n in range(1, 10)
+)
+
+
 @pytest.mark.parametrize(
     ("name", "content", "complaint"),
     [
         ("a.toml", b"n_trials: 9\n", r"a\.toml is not a TOML file: .*mend that line"),
         ("a.toml", b"\xff\xfe\x00", r"a\.toml is not a TOML file"),
-        ("a.yaml", b"n_trials: [\n", r"a\.yaml is not a YAML file: .*mend that line"),
+        ("a.toml", b"a = " + b"[" * 10_000, r"a\.toml is not a TOML file: it is nested too"),
+        ("a.toml", b"n_trials = " + b"9" * 5000, r"a\.toml is not a TOML file"),
+        ("a.yaml", b"n_trials: [\n", r"a\.yaml is not valid YAML: .*mend that line"),
+        ("a.yaml", b"[" * 100_000, r"a\.yaml is nested too deeply"),
+        ("a.yaml", b"n_trials: " + b"9" * 5000, r"a\.yaml .* more than 400 digits"),
+        ("a.yaml", b"run_name: 2024-13-45\n", r"a\.yaml is not valid YAML: month must be"),
+        ("a.yaml", b"a: &a [*a]\n", r"a\.yaml .* a value that contains it"),
+        ("a.yaml", BOMB.encode(), r"a\.yaml .* stands for more than 100000 values"),
+        ("a.yaml", b"#" * 1_000_001, r"a\.yaml has more than 1,000,000 bytes"),
         ("a.yaml", b"\xff\xfe\x00", r"a\.yaml is not a YAML file"),
         ("a.yaml", b"- n_trials\n", r"a\.yaml holds a list; write `key: value` lines"),
     ],

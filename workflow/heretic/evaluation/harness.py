@@ -29,6 +29,7 @@ from heretic.evaluation.answer_cache import SUFFIX, CachedModel
 from heretic.evaluation.benchmark_tasks import task_manager
 from heretic.evaluation.benchmarks import BenchmarkProtocol, known_as
 from heretic.evaluation.harness_model import HarnessModel
+from heretic.hub_session import hub_session
 from heretic.model.batching import is_out_of_memory, release_memory
 from heretic.model.loading import Model
 
@@ -76,7 +77,7 @@ def load_benchmarks(protocol: BenchmarkProtocol) -> list[Benchmark]:
     Raises:
         SettingsError: a benchmark cannot be had, runs code that a model writes, or needs images.
     """
-    with _quiet():
+    with _quiet(), hub_session():
         manager = task_manager(protocol.names, protocol.folder)
         return [_load(name, manager, protocol) for name in protocol.names]
 

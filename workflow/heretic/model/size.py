@@ -3,11 +3,17 @@
 import math
 import re
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
+from heretic.console import log
 from heretic.errors import ModelLoadError, one_line
 from heretic.model.source import is_local, weight_files
 
+if TYPE_CHECKING:
+    from huggingface_hub.hf_api import ModelInfo
+
+# Raised for descriptions of another form than the hub's.
+UNUSABLE = (ValueError, TypeError, LookupError, AttributeError)
 BITS = {"bfloat16": 16, "float16": 16, "float32": 32}
 FLOATS = ("F64", "F32", "F16", "BF16")
 OWN_PREFIX = "model"
@@ -61,29 +67,41 @@ def _bits(stored: str, dtype: str) -> int:
 def hub_files(model: str, revision: str | None) -> set[str] | None:
     """Return the names of the files of a hub repository, or None when the hub does not tell."""
     info = _hub_info(model, revision)
-    siblings = info.siblings if info is not None else None
-    return {file.rfilename for file in siblings} if siblings else None
+    siblings = (info.siblings if info is not None else None) or ()
+    return {name for file in siblings if isinstance(name := file.rfilename, str)} or None
 
 
-def _hub_info(model: str, revision: str | None) -> Any:
+def _hub_info(model: str, revision: str | None) -> "ModelInfo | None":
     from huggingface_hub import HfApi
-    from huggingface_hub.errors import HfHubHTTPError
     from huggingface_hub.utils import httpx  # type: ignore[attr-defined]  # httpx or httpx2
 
-    try:
+    from heretic.hub_session import lookup
+
+    def ask() -> "ModelInfo":
         return HfApi().model_info(model, revision=revision, files_metadata=True)
-    except (HfHubHTTPError, OSError, httpx.HTTPError):
-        return None  # the model may be in the cache, where no network is needed
+
+    try:
+        return lookup(ask)
+    except (*UNUSABLE, OSError, httpx.HTTPError, httpx.InvalidURL) as error:
+        # The model may be in the cache, where no network is needed.
+        log.debug("The hub does not describe %s (%s)", model, one_line(error))
+        return None
 
 
 def _hub_bytes(model: str, revision: str | None, dtype: str) -> int | None:
     info = _hub_info(model, revision)
-    if info is None:
+    try:
+        return None if info is None else _stated_bytes(info, dtype)
+    except UNUSABLE as error:
+        log.debug("The hub does not tell the size of %s (%s)", model, one_line(error))
         return None
+
+
+def _stated_bytes(info: "ModelInfo", dtype: str) -> int | None:
     counts = info.safetensors.parameters if info.safetensors else {}
     if dtype != "auto" and counts:
         return sum(n * (BITS[dtype] if k in FLOATS else 8) for k, n in counts.items()) // 8
-    sizes = {file.rfilename: file.size or 0 for file in info.siblings or ()}
+    sizes = {file.rfilename: int(file.size or 0) for file in info.siblings or ()}
     found = {name: size for name, size in sizes.items() if _holds_weights(name)}
     own = {name: size for name, size in found.items() if name.startswith(OWN_PREFIX)}
     return sum((own or found).values()) or None

@@ -1,16 +1,20 @@
 """Where a model's files are: a local folder, or a snapshot of a hub repository."""
 
+import os
 import re
 from collections.abc import Collection, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from heretic.artifacts import fingerprint, sha256_of
-from heretic.errors import ModelLoadError
+from heretic.errors import ModelLoadError, one_line
 from heretic.model.headers import SUFFIX, index_files
 from heretic.model.own_files import check_files
+
+if TYPE_CHECKING:  # which imports huggingface_hub
+    from heretic.hub_session import HubState
 
 FILES = (
     *("*.json", "*.safetensors", "*.jinja", "*.txt", "*.model", "*.tiktoken", "*.spm", "*.py"),
@@ -28,7 +32,9 @@ _COMMIT = re.compile(r"[0-9a-f]{40}")
 
 def is_local(model: str) -> bool:
     """Whether `model` means a folder on this machine rather than a hub id."""
-    return model.startswith((".", "/", "~")) or Path(model).is_dir() or model.count("/") > 1
+    # Unlike Path.is_dir(), it is false for names that are too long.
+    is_folder = os.path.isdir(model)  # noqa: PTH112
+    return model.startswith((".", "/", "~")) or is_folder or model.count("/") > 1
 
 
 def check_model(model: str, revision: str | None) -> Path:
@@ -42,10 +48,12 @@ def check_model(model: str, revision: str | None) -> Path:
             the hub.
     """
     if is_local(model) or model.lower().endswith(GGUF):
-        folder = Path(model).expanduser()
-        if model.lower().endswith(GGUF) and not folder.is_dir():
+        # Path.expanduser() raises where ~name is nobody's home.
+        folder = Path(os.path.expanduser(model))  # noqa: PTH111
+        found = os.path.isdir(folder)  # noqa: PTH112
+        if model.lower().endswith(GGUF) and not found:
             _refuse_gguf(model)
-        if not folder.is_dir():
+        if not found:
             raise ModelLoadError(f"model folder {model} does not exist; check the path")
         require_checkpoint(f"model folder {model}", {path.name for path in folder.iterdir()})
         check_files(model, folder)
@@ -109,12 +117,15 @@ def locate(model: str, revision: str | None) -> Path:
     Raises:
         ModelLoadError: as `check_model`.
     """
-    check_model(model, revision)
     if is_local(model):
-        return Path(model).expanduser()
+        return check_model(model, revision).parent
     from huggingface_hub import snapshot_download
 
-    with _hub_errors(model, revision):
+    from heretic.hub_session import HubState, hub_session
+
+    state = HubState()
+    _fetched_config(model, revision, state)
+    with _hub_errors(model, revision), hub_session(state):
         folder = Path(
             snapshot_download(
                 model,
@@ -127,12 +138,25 @@ def locate(model: str, revision: str | None) -> Path:
     return folder
 
 
-def _fetched_config(model: str, revision: str | None) -> Path:
+def _fetched_config(model: str, revision: str | None, state: "HubState | None" = None) -> Path:
     """`config.json` of a hub model in the cache, whose folder is named by the commit."""
     from huggingface_hub import hf_hub_download
+    from huggingface_hub.errors import LocalEntryNotFoundError
+
+    from heretic.hub_session import lookup
+
+    def fetch(*, offline: bool = False) -> Path:
+        found = hf_hub_download(model, "config.json", revision=revision, local_files_only=offline)
+        return Path(found)
 
     with _hub_errors(model, revision):
-        return Path(hf_hub_download(model, "config.json", revision=revision))
+        try:
+            return lookup(fetch, state)
+        except TimeoutError as error:
+            try:
+                return fetch(offline=True)
+            except LocalEntryNotFoundError:
+                raise error from None
 
 
 def tokenizer_files(folder: Path) -> list[Path]:
@@ -186,6 +210,7 @@ def _hub_errors(model: str, revision: str | None) -> Iterator[None]:
         RepositoryNotFoundError,
         RevisionNotFoundError,
     )
+    from huggingface_hub.utils import httpx  # type: ignore[attr-defined]  # httpx or httpx2
 
     try:
         yield
@@ -203,10 +228,20 @@ def _hub_errors(model: str, revision: str | None) -> Iterator[None]:
         raise ModelLoadError(
             f"the hub knows no model {model}; check the name, or set HF_TOKEN if it is private"
         ) from error
-    except (LocalEntryNotFoundError, OSError) as error:  # before its base: it means offline
-        reason = " ".join(str(error).split())
-        raise ModelLoadError(
-            f"cannot fetch {model} from the hub ({reason}); check the connection or use a folder"
-        ) from error
+    except LocalEntryNotFoundError as error:  # before its base: it means offline
+        raise _unreachable(model, error.__cause__ or error) from error
     except EntryNotFoundError as error:
         raise ModelLoadError(f"{model} has no config.json; is it a transformers model?") from error
+    # Malformed answers make the library raise almost anything.
+    except (
+        *(OSError, ValueError, TypeError, LookupError, AttributeError, AssertionError),
+        *(RuntimeError, httpx.HTTPError, httpx.InvalidURL),
+    ) as error:
+        raise _unreachable(model, error) from error
+
+
+def _unreachable(model: str, error: BaseException) -> ModelLoadError:
+    return ModelLoadError(
+        f"cannot fetch {model} from the hub ({one_line(error)}); check the connection or use a "
+        "folder"
+    )

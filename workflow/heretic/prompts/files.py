@@ -1,4 +1,4 @@
-"""Prompt files on disk: text, CSV, JSON, JSON Lines and Parquet, as rows of named columns.
+"""Prompt files on disk: text, CSV, TSV, JSON and JSON Lines, as rows of named columns.
 
 Text formats are read here and not by `datasets`: its CSV reader turns prompts such as "None" and
 "NA" into nulls, a byte order mark stays in the first prompt, and messages do not name the line.
@@ -7,40 +7,55 @@ Text formats are read here and not by `datasets`: its CSV reader turns prompts s
 import csv
 import io
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from heretic.errors import PromptError, one_line
+from heretic.prompts.limits import MOST_FILE_BYTES, MOST_JSON_VALUES, require_rows
 
-SUFFIXES = (".txt", ".csv", ".jsonl", ".json", ".parquet")
+PARQUET = ".parquet"
+SUFFIXES = (".txt", ".csv", ".tsv", ".jsonl", ".json", PARQUET)
 # Never part of a hub id that anybody uses, so such a name is meant as a file.
-FILE_SUFFIXES = (*SUFFIXES, ".tsv", ".xls", ".xlsx", ".ods", ".yaml", ".yml", ".xml", ".md",
+FILE_SUFFIXES = (*SUFFIXES, ".xls", ".xlsx", ".ods", ".yaml", ".yml", ".xml", ".md",
                  ".docx", ".pdf", ".zip", ".gz", ".zst", ".arrow", ".ndjson", ".pkl")  # fmt: skip
 TEXT_COLUMN = "text"
+SEPARATORS = {",": "commas", "\t": "tabs", ";": "semicolons", "|": "vertical bars"}
+MOST_COLUMNS = 1000
 
 Row = dict[str, Any]
+Reader = Callable[[Path, str, Sequence[str]], list[Row]]
 
 
 def check_file(path: Path) -> None:
     """Refuse what need not be opened to be refused.
 
     Raises:
-        PromptError: the file has no bytes or a suffix that is not supported.
+        PromptError: the file has no bytes, too many, or a suffix that is not supported; it is
+            not a regular file.
     """
+    if not path.is_file():
+        raise PromptError(f"{path} is not a regular file; copy its content into one")
     if path.suffix.lower() not in SUFFIXES:
         raise PromptError(
             f"{path} has the unsupported suffix {path.suffix!r}; use one of {', '.join(SUFFIXES)}"
         )
-    if path.stat().st_size == 0:
+    size = path.stat().st_size
+    if size == 0:
         raise PromptError(f"{path} is empty; write at least one prompt into it")
+    if size > MOST_FILE_BYTES and path.suffix.lower() != PARQUET:
+        raise PromptError(
+            f"{path} has {size / 1e6:.0f} MB, and such files are read whole up to "
+            f"{MOST_FILE_BYTES / 1e6:.0f} MB; give a Parquet file, of which only a slice is read"
+        )
 
 
 def read_file(path: Path, columns: Sequence[str]) -> list[Row]:
     """Read the named columns of every row; a text file has only `text`.
 
     Args:
-        path: an existing file.
+        path: an existing file of text.
         columns: what to read, the prompt's column first.
 
     Returns:
@@ -57,13 +72,19 @@ def read_file(path: Path, columns: Sequence[str]) -> list[Row]:
             "or give a .csv or .jsonl file"
         )
     try:
-        if suffix == ".parquet":
-            return _parquet(path, columns)
         text = _text(path)
-        readers = {".txt": _lines, ".csv": _csv, ".jsonl": _json_lines, ".json": _json}
+        readers: dict[str, Reader] = {
+            ".txt": _lines,
+            ".csv": partial(_csv, separator=","),
+            ".tsv": partial(_csv, separator="\t"),
+            ".jsonl": _json_lines,
+            ".json": _json,
+        }
         return readers[suffix](path, text, columns)
     except OSError as error:
-        raise PromptError(f"cannot read {path}: {error.strerror or error}") from error
+        raise PromptError(
+            f"cannot read {path}: {error.strerror or error}; check the file"
+        ) from error
 
 
 def require_columns(columns: Iterable[str], found: Sequence[str], where: str) -> None:
@@ -95,10 +116,11 @@ def _text(path: Path) -> str:
 
 
 def _lines(path: Path, text: str, columns: Sequence[str]) -> list[Row]:
+    require_rows(text.count("\n"), str(path))
     return [{TEXT_COLUMN: line} for line in text.split("\n") if line.strip()]
 
 
-def _csv(path: Path, text: str, columns: Sequence[str]) -> list[Row]:
+def _csv(path: Path, text: str, columns: Sequence[str], separator: str) -> list[Row]:
     # pyarrow, because the standard module refuses cells above 128 KB unless a process-wide limit
     # is raised.
     import pyarrow as arrow
@@ -106,7 +128,8 @@ def _csv(path: Path, text: str, columns: Sequence[str]) -> list[Row]:
 
     text = text.lstrip("\n")
     try:
-        header = next(csv.reader(io.StringIO(text), strict=True), [])
+        header = next(csv.reader(io.StringIO(text), strict=True, delimiter=separator), [])
+        _check_separator(header, columns, path)
         require_columns(columns, header, str(path))
         for column in columns:
             if header.count(column) > 1:
@@ -116,21 +139,35 @@ def _csv(path: Path, text: str, columns: Sequence[str]) -> list[Row]:
             arrow.BufferReader(content),
             # One block: a cell may be larger than the default block of 1 MB.
             read_options=arrow_csv.ReadOptions(block_size=len(content) + 1, use_threads=False),
-            parse_options=arrow_csv.ParseOptions(newlines_in_values=True),
+            parse_options=arrow_csv.ParseOptions(delimiter=separator, newlines_in_values=True),
             convert_options=arrow_csv.ConvertOptions(
                 include_columns=list(columns),
                 column_types={column: arrow.string() for column in columns},
             ),
         )
-    except (arrow.ArrowInvalid, csv.Error) as error:
+    except (arrow.ArrowException, csv.Error) as error:
         raise PromptError(
-            f"{path} is not valid CSV ({one_line(error)}); put cells that contain commas or line "
-            "breaks in double quotes"
+            f"{path} is not valid {path.suffix[1:].upper()} ({one_line(error)}); put cells that "
+            f"contain {SEPARATORS[separator]} or line breaks in double quotes"
         ) from error
+    require_rows(table.num_rows, str(path))
     return list(table.to_pylist())
 
 
+def _check_separator(header: Sequence[str], columns: Sequence[str], path: Path) -> None:
+    """Name the separator where another one would give the columns."""
+    if len(header) != 1:
+        return
+    for separator, name in SEPARATORS.items():
+        cells = header[0].split(separator, MOST_COLUMNS)
+        if len(cells) > 1 and columns[0] in [cell.strip("\"' ") for cell in cells]:
+            use = "commas, or rename it to .tsv" if separator == "\t" else "commas"
+            raise PromptError(f"{path} separates cells by {name}; save it with {use}")
+
+
 def _json_lines(path: Path, text: str, columns: Sequence[str]) -> list[Row]:
+    require_rows(text.count("\n"), str(path))
+    _check_json_size(text, path)
     rows = []
     for number, line in enumerate(text.split("\n"), start=1):
         if line.strip():
@@ -139,16 +176,26 @@ def _json_lines(path: Path, text: str, columns: Sequence[str]) -> list[Row]:
 
 
 def _json(path: Path, text: str, columns: Sequence[str]) -> list[Row]:
+    _check_json_size(text, path)
     if text.lstrip().startswith("{") and len(text.strip().split("\n")) > 1:
         try:
             json.loads(text)
-        except ValueError:
+        except (ValueError, RecursionError):
             return _json_lines(path, text, columns)
     value = _parsed(text, str(path))
     if not isinstance(value, list):
         raise PromptError(f"{path} must hold a JSON list of objects, or one object a line")
+    require_rows(len(value), str(path))
     rows = [_record(item, f"{path} item {number}") for number, item in enumerate(value, start=1)]
     return _with_columns(rows, path, columns)
+
+
+def _check_json_size(text: str, path: Path) -> None:
+    if text.count("[") + text.count("{") > MOST_JSON_VALUES:
+        raise PromptError(
+            f"{path} holds more than {MOST_JSON_VALUES:,} lists and objects; give a Parquet file, "
+            "of which only a slice is read"
+        )
 
 
 def _parsed(text: str, where: str) -> Any:
@@ -171,14 +218,3 @@ def _with_columns(rows: list[Row], path: Path, columns: Sequence[str]) -> list[R
         found = list(dict.fromkeys(key for row in rows for key in row))
         require_columns(columns, found, str(path))
     return rows
-
-
-def _parquet(path: Path, columns: Sequence[str]) -> list[Row]:
-    import pyarrow as arrow
-    from pyarrow import parquet
-
-    try:
-        require_columns(columns, parquet.read_schema(path).names, str(path))
-        return list(parquet.read_table(path, columns=list(columns)).to_pylist())
-    except arrow.ArrowException as error:
-        raise PromptError(f"{path} is not a readable Parquet file: {one_line(error)}") from error

@@ -7,6 +7,7 @@ from typing import Any
 from heretic.artifacts import read_json
 from heretic.errors import HereticError, PromptError, one_line
 from heretic.prompts.files import Row, require_columns
+from heretic.prompts.limits import TextBudget
 from heretic.prompts.selection import columns_of, select_rows
 from heretic.prompts.splits import parse_split, require_split
 from heretic.settings.prompt_sources import PromptSource
@@ -14,6 +15,8 @@ from heretic.settings.prompt_sources import PromptSource
 STATE, INFO, SPLITS = "state.json", "dataset_info.json", "dataset_dict.json"
 # The split of a dataset that was saved alone and does not know which one it is.
 ONLY_SPLIT = "train"
+BATCH = 1000
+MOST_METADATA = 16_000_000
 
 
 def check_folder(folder: Path, source: PromptSource) -> None:
@@ -27,10 +30,13 @@ def check_folder(folder: Path, source: PromptSource) -> None:
     parts = _part_folders(folder)
     for part in parse_split(source.split):
         require_split(part.split, list(parts), f"folder {folder}")
-        info = _read(parts[part.split] / INFO)
-        features = info.get("features")
-        if isinstance(features, dict):
-            require_columns(columns_of(source), list(features), f"folder {folder}")
+        _check_data_files(parts[part.split])
+        features = _read(parts[part.split] / INFO).get("features")
+        if features is None:
+            continue
+        if not isinstance(features, dict):
+            raise _damaged(folder, f"the features in its {INFO} are no object")
+        require_columns(columns_of(source), list(features), f"folder {folder}")
 
 
 def state_files(folder: Path) -> list[Path]:
@@ -54,18 +60,26 @@ def read_folder(folder: Path, source: PromptSource) -> tuple[list[Row], str]:
 
     try:
         saved = datasets.load_from_disk(str(folder))
-    except (OSError, ValueError, KeyError) as error:
-        raise PromptError(
-            f"folder {folder} cannot be read ({one_line(error)}); save the dataset again"
-        ) from error
+    # Malformed metadata makes the library raise almost anything.
+    except Exception as error:
+        raise _damaged(folder, f"{type(error).__name__}: {one_line(error)}") from error
     if isinstance(saved, datasets.DatasetDict):
         parts = {str(name): part for name, part in saved.items()}
     else:
         # Under the names in use only: as `train` and under its own name too, every row would
         # count as repeated.
         parts = dict.fromkeys((part.split for part in parse_split(source.split)), saved)
-    rows = rows_of(parts, source, f"folder {folder}")
     used = dict.fromkeys(part.split for part in parse_split(source.split))
+    try:
+        for name in used:
+            if name in parts:
+                # Offsets that point elsewhere would be followed.
+                parts[name].data.table.validate(full=True)
+        rows = rows_of(parts, source, f"folder {folder}")
+    except HereticError:
+        raise
+    except Exception as error:
+        raise _damaged(folder, f"{type(error).__name__}: {one_line(error)}") from error
     return rows, "+".join(str(parts[name]._fingerprint) for name in used)
 
 
@@ -86,7 +100,14 @@ def rows_of(parts: dict[str, Any], source: PromptSource, where: str) -> list[Row
         require_columns(columns, parts[part.split].column_names, where)
 
     def read(name: str, places: Sequence[int]) -> list[Row]:
-        return list(parts[name].select(places).select_columns(columns).to_list())
+        part = parts[name].select_columns(columns)
+        budget = TextBudget(f"{where}, split {name}")
+        found: list[Row] = []
+        for start in range(0, len(places), BATCH):
+            rows = part.select(places[start : start + BATCH]).to_list()
+            budget.spend(rows)
+            found += rows
+        return found
 
     sizes = {name: len(part) for name, part in parts.items() if _has(part, columns)}
     return select_rows(source, sizes, read, where)
@@ -99,8 +120,10 @@ def _has(part: Any, columns: Sequence[str]) -> bool:
 def _part_folders(folder: Path) -> dict[str, Path]:
     """Where each split lies."""
     if (folder / SPLITS).is_file():
-        names = _read(folder / SPLITS).get("splits", [])
-        return {str(name): folder / str(name) for name in names}
+        names = _read(folder / SPLITS).get("splits")
+        if not isinstance(names, list) or not all(_is_plain(name) for name in names):
+            raise _damaged(folder, f"the splits in its {SPLITS} are no list of names")
+        return {name: folder / name for name in names}
     if not (folder / STATE).is_file():
         raise PromptError(
             f"folder {folder} holds no dataset written by `save_to_disk`; name a file in it, or "
@@ -117,11 +140,33 @@ def _names_of_only_split(folder: Path) -> Iterator[str]:
     yield ONLY_SPLIT
 
 
+def _check_data_files(folder: Path) -> None:
+    """Refuse a dataset whose files are not named, or lie elsewhere."""
+    files = _read(folder / STATE).get("_data_files")
+    named = isinstance(files, list) and all(
+        isinstance(file, dict) and _is_plain(file.get("filename")) for file in files
+    )
+    if not named:
+        raise _damaged(folder, f"the `_data_files` in its {STATE} are no list of file names")
+
+
+def _is_plain(name: object) -> bool:
+    """Whether a name is that of something in its folder."""
+    return isinstance(name, str) and name not in ("", ".", "..") and not set(name) & set("/\\\0")
+
+
 def _read(path: Path) -> dict[str, Any]:
     try:
+        if path.stat().st_size > MOST_METADATA:
+            raise _damaged(path.parent, f"its {path.name} has more than {MOST_METADATA} bytes")
         return read_json(path)
+    except OSError as error:
+        raise _damaged(path.parent, f"{path.name}: {error.strerror or error}") from error
+    except PromptError:
+        raise
     except HereticError as error:
-        raise PromptError(
-            f"folder {path.parent} cannot be read ({one_line(error.__cause__)}); save the dataset "
-            "again"
-        ) from error
+        raise _damaged(path.parent, one_line(error.__cause__)) from error
+
+
+def _damaged(folder: Path, why: str) -> PromptError:
+    return PromptError(f"folder {folder} cannot be read ({why}); save the dataset again")

@@ -7,17 +7,24 @@ import re
 from collections.abc import Iterator
 from functools import partial
 from itertools import islice
-from typing import Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
-from heretic.errors import PromptError, one_line
+from heretic.errors import HereticError, PromptError, one_line
+from heretic.prompts.cards import check_card, check_fields
 from heretic.prompts.files import Row, require_columns
 from heretic.prompts.folders import rows_of
+from heretic.prompts.limits import TextBudget, require_prompts
 from heretic.prompts.selection import SUBJECT_COLUMN, columns_of, has_subject, require_subjects
 from heretic.prompts.splits import parse_split, require_split, stream_bounds
 from heretic.prompts.streams import resumed_rows, shuffled
 from heretic.settings.prompt_sources import PromptSource
 
+if TYPE_CHECKING:  # which imports huggingface_hub
+    from heretic.hub_session import HubState
+
 HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?")
+CARD, FIELDS = "README.md", ".huggingface.yaml"
 LOGIN = "log in with `hf auth login` or set HF_TOKEN"
 
 
@@ -38,26 +45,85 @@ def read_hub(source: PromptSource, *, seed: int) -> tuple[list[Row], str]:
     where = f"hub dataset {source.dataset!r}"
     # Settled before the slow import, and before anything is asked of the network.
     bounds = stream_bounds(source.split, where) if source.streaming else None
+    if bounds is not None:
+        require_prompts(bounds[2] - bounds[1], where)
     parts = parse_split(source.split)
     import datasets
-    from datasets.exceptions import DatasetsError
-    from huggingface_hub.utils import httpx  # type: ignore[attr-defined]  # httpx or httpx2
 
+    from heretic.hub_session import HubState, hub_session, quiet
+
+    state = HubState()
     try:
-        builder = datasets.load_dataset_builder(
-            source.dataset, source.config, revision=source.revision
-        )
-        known = [str(name) for name in builder.config.data_files or builder.info.splits or ()]
-        for part in parts:
-            require_split(part.split, known or [part.split], where)
-        if bounds is not None:
-            rows = _streamed(builder, source, bounds, seed, where)
-        else:
-            builder.download_and_prepare()
-            rows = rows_of(dict(builder.as_dataset()), source, where)
-    except (DatasetsError, httpx.HTTPError, OSError, EOFError, ValueError, RuntimeError) as error:
+        _check_card(source, state)
+        with hub_session(state), quiet("datasets", "huggingface_hub", "fsspec"):
+            builder = datasets.load_dataset_builder(
+                source.dataset, source.config, revision=source.revision
+            )
+            known = [str(name) for name in builder.config.data_files or builder.info.splits or ()]
+            for part in parts:
+                require_split(part.split, known or [part.split], where)
+            if bounds is not None:
+                rows = _streamed(builder, source, bounds, seed, where)
+            else:
+                builder.download_and_prepare()
+                rows = rows_of(dict(builder.as_dataset()), source, where)
+    except HereticError:
+        raise
+    # A malformed answer, card or data file makes the libraries raise almost anything.
+    except Exception as error:
         raise PromptError(_explanation(error, source)) from error
     return rows, str(builder.hash or "")
+
+
+def _check_card(source: PromptSource, state: "HubState") -> None:
+    """Refuse a dataset whose card cannot be read, or names data outside its repository.
+
+    `datasets` would fetch any address that a card names.
+
+    Args:
+        source: a hub dataset.
+        state: filled with how the hub behaves.
+    """
+    from huggingface_hub import HfApi, hf_hub_download
+    from huggingface_hub.errors import (
+        EntryNotFoundError,
+        LocalEntryNotFoundError,
+        RepositoryNotFoundError,
+        RevisionNotFoundError,
+    )
+
+    from heretic.hub_session import lookup
+
+    def fetch(name: str) -> Path | None:
+        try:
+            found = hf_hub_download(
+                source.dataset, name, repo_type="dataset", revision=source.revision
+            )
+            return Path(found)
+        # The first is offline. `datasets` says what the others mean.
+        except (LocalEntryNotFoundError, RepositoryNotFoundError, RevisionNotFoundError):
+            return None
+        except EntryNotFoundError:
+            # `datasets` asks for it next; an answer that is none is found here, and soon.
+            HfApi().dataset_info(source.dataset, revision=source.revision)
+            return None
+
+    for name, check in ((CARD, check_card), (FIELDS, check_fields)):
+        try:
+            path = lookup(partial(fetch, name), state)
+        except TimeoutError:
+            if not state.away:
+                raise
+        if state.away:  # what is in the cache was checked when it came there
+            return
+        try:
+            if path is not None:
+                check(path.read_text(encoding="utf-8"))
+        except ValueError as error:
+            raise PromptError(
+                f"hub dataset {source.dataset!r}: its {name} {one_line(error)}; name another "
+                "dataset or `revision`"
+            ) from error
 
 
 def _streamed(
@@ -71,7 +137,12 @@ def _streamed(
         rows = _of_subjects(rows, source, where)
     if source.shuffle_buffer:
         rows = shuffled(rows, source.shuffle_buffer, seed)
-    return list(islice(rows, start, max(start, stop)))
+    found: list[Row] = []
+    budget = TextBudget(where)
+    for row in islice(rows, start, max(start, stop)):
+        budget.spend([row])
+        found.append(row)
+    return found
 
 
 def _of_subjects(rows: Iterator[Row], source: PromptSource, where: str) -> Iterator[Row]:

@@ -72,6 +72,11 @@ def _turns(cell: list[Any] | dict[str, Any], where: str, column: str) -> Iterato
     """Role and text of each turn that says something."""
     if isinstance(cell, dict) and all(isinstance(part, list) for part in cell.values()):
         # A list of structs that `datasets` stores as a struct of lists.
+        if len({len(part) for part in cell.values()}) > 1:
+            raise PromptError(
+                f"{where} has a chat in column {column!r} whose parts differ in length; mend or "
+                "drop the row"
+            )
         cell = [dict(zip(cell, turn, strict=True)) for turn in zip(*cell.values(), strict=True)]
     for role, content in TURN_KEYS:
         if isinstance(cell, list) and all(isinstance(t, dict) and role in t for t in cell):
@@ -135,6 +140,10 @@ def _text(cell: object, where: str, column: str) -> str | None:
         raise PromptError(
             f"{where} has {type(cell).__name__} in column {column!r} where text is needed; name "
             "a column of strings"
+        )
+    if "\0" in cell:
+        raise PromptError(
+            f"{where} has a NUL byte in column {column!r}, which is not text; mend or drop the row"
         )
     try:
         cell.encode()

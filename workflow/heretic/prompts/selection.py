@@ -4,6 +4,7 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 
 from heretic.errors import PromptError
 from heretic.prompts.files import Row
+from heretic.prompts.limits import require_prompts, require_rows
 from heretic.prompts.overlap import identity
 from heretic.prompts.rows import prompt_of
 from heretic.prompts.splits import choose_rows, parse_split, require_split
@@ -38,17 +39,20 @@ def select_rows(
         where: the dataset, for messages.
 
     Raises:
-        PromptError: a split or subject does not exist.
+        PromptError: a split or subject does not exist, or there are too many rows.
     """
     kept: dict[str, Sequence[int]] = {name: range(size) for name, size in sizes.items()}
     named = [part.split for part in parse_split(source.split)]
     for split in named:
         require_split(split, list(sizes), where)
+    if source.subjects or source.distinct:
+        require_rows(sum(sizes.values()), where)
     if source.subjects:
         kept |= _of_subjects(source, {name: kept[name] for name in named}, read, where)
     if source.distinct:
         kept = _distinct(source, kept, read, where)
     chosen = choose_rows(source.split, {name: len(rows) for name, rows in kept.items()}, where)
+    require_prompts(sum(len(places) for _, places in chosen), where)
     return [
         row
         for name, places in chosen

@@ -8,11 +8,19 @@ from typing import Any
 
 from heretic.artifacts import sha256_of
 from heretic.console import log
-from heretic.errors import PromptError
-from heretic.prompts.files import FILE_SUFFIXES, TEXT_COLUMN, Row, check_file, read_file
+from heretic.errors import PromptError, one_line
+from heretic.prompts.files import (
+    FILE_SUFFIXES,
+    PARQUET,
+    TEXT_COLUMN,
+    Row,
+    check_file,
+    read_file,
+)
 from heretic.prompts.folders import check_folder, read_folder, state_files
 from heretic.prompts.hub import HUB_ID, read_hub
 from heretic.prompts.overlap import check_disjoint
+from heretic.prompts.parquet import ParquetFile
 from heretic.prompts.prompt import Prompt
 from heretic.prompts.rows import prompt_of
 from heretic.prompts.selection import columns_of, select_rows
@@ -149,7 +157,7 @@ def local_files(source: PromptSource) -> list[Path]:
     """The files that change when the prompts of a local source may have changed."""
     # Path.expanduser() raises where ~name is nobody's home.
     path = Path(os.path.expanduser(source.dataset))  # noqa: PTH111
-    if source.dataset == DEMO or not path.exists():
+    if source.dataset == DEMO or not os.path.exists(path):  # noqa: PTH110
         return []
     return state_files(path) if path.is_dir() else [path]
 
@@ -197,8 +205,21 @@ def _read_table(source: PromptSource, seed: int, planted: PlantedName) -> _Table
         return _Table(rows, source, {"fingerprint": fingerprint})
     if path.suffix.lower() == ".txt":
         source = source.model_copy(update={"column": TEXT_COLUMN})
-    rows = _selected(source, {FILE_SPLIT: read_file(path, columns_of(source))})
+    rows = _file_rows(path, source)
     return _Table(rows, source, {"sha256": sha256_of(path)})
+
+
+def _file_rows(path: Path, source: PromptSource) -> list[Row]:
+    columns = columns_of(source)
+    if path.suffix.lower() != PARQUET:
+        return _selected(source, {FILE_SPLIT: read_file(path, columns)})
+    check_file(path)
+    file = ParquetFile(path, columns)
+
+    def read(_: str, places: Sequence[int]) -> list[Row]:
+        return file.read(places)
+
+    return select_rows(source, {FILE_SPLIT: file.count}, read, _where(source))
 
 
 def _demo_table(source: PromptSource, seed: int, planted: PlantedName) -> _Table:
@@ -237,7 +258,8 @@ def _local_path(source: PromptSource) -> Path | None:
     dataset = source.dataset
     # Path.expanduser() raises where ~name is nobody's home.
     path = Path(os.path.expanduser(dataset))  # noqa: PTH111
-    if path.exists():
+    # Unlike Path.exists(), it is false for names that are too long.
+    if os.path.exists(path):  # noqa: PTH110
         if source.shuffle_buffer:
             raise PromptError(
                 f"{dataset} is on this machine, and shuffle_buffer shuffles streams of the hub; "
@@ -245,11 +267,13 @@ def _local_path(source: PromptSource) -> Path | None:
             )
         return path
     if dataset.startswith((".", "/", "~")) or path.suffix.lower() in FILE_SUFFIXES:
-        raise PromptError(f"file not found: {dataset}; correct `dataset`, or write the file first")
+        raise PromptError(
+            f"file not found: {one_line(dataset)}; correct `dataset`, or write the file first"
+        )
     if not HUB_ID.fullmatch(dataset):
         raise PromptError(
-            f"{dataset!r} is neither a file or folder here nor a hub id; write owner/name, or a "
-            "path that exists"
+            f"{one_line(repr(dataset))} is neither a file or folder here nor a hub id; write "
+            "owner/name, or a path that exists"
         )
     return None
 

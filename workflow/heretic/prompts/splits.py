@@ -12,7 +12,7 @@ from heretic.errors import PromptError
 
 _PART = re.compile(
     r"\s*(?P<split>\w+(?:\.\w+)*)"
-    r"(?:\[(?P<start>-?\d+%?)?:(?P<stop>-?\d+%?)?\])?\s*"
+    r"(?:\[(?P<start>-?\d{1,15}%?)?:(?P<stop>-?\d{1,15}%?)?\])?\s*"
 )
 
 

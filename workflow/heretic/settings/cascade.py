@@ -10,14 +10,24 @@ from typing import Any
 from pydantic import ValidationError
 from pydantic_core import ErrorDetails
 
-from heretic.errors import SettingsError
+from heretic.errors import SettingsError, one_line
 from heretic.settings.config_files import ConfigFile
+from heretic.settings.plausible import SHOWN, check_plausible, shown
 from heretic.settings.prompt_sources import DEMO, PromptSource, built_in_source
 from heretic.settings.schema import PROMPT_FIELDS, Settings
 from heretic.settings.values import read_prompt_setting
 
 COMMAND_LINE, FILE, DEFAULT = "command line", "configuration file", "default"
 PREFIX = "HERETIC_"
+MOST_FAULTS = 5
+MOST_MESSAGE = 400
+# In words, in place of a regular expression.
+PATTERNS = {
+    "run_name": "use letters, digits, . _ - and begin with a letter or digit",
+    "upload_to": "name a repository as owner/name",
+    "max_shard_size": "give a size such as 5GB",
+    "max_memory": "give sizes such as 60GiB",
+}
 UNION_SIDES = ("source", "sources", "switch", "str", "list[str]")
 
 
@@ -73,6 +83,8 @@ def resolve(
         settings = Settings(**merged)
     except ValidationError as error:
         raise SettingsError(_explain(error, origins)) from error
+    for key in merged:  # again, since texts have become numbers
+        check_plausible(key, getattr(settings, key), origins[key])
     return Resolution(settings, origins)
 
 
@@ -116,8 +128,10 @@ def _structured(name: str, value: str) -> Any:
         return value
     try:
         return json.loads(value)
-    except ValueError as error:
-        raise SettingsError(f"environment variable {name} is not valid JSON: {error}") from error
+    except (ValueError, RecursionError) as error:
+        raise SettingsError(
+            f"environment variable {name} is not valid JSON: {one_line(error)}; mend it"
+        ) from error
 
 
 def _merge(key: str, lower: Any, upper: Any) -> Any:
@@ -153,6 +167,7 @@ def _check_keys(layer: Mapping[str, Any], origin: str) -> None:
     for key, value in layer.items():
         if key not in Settings.model_fields:
             raise SettingsError(_unknown(str(key), str(key), f"{origin}: "))
+        check_plausible(key, value, origin)
         sources = value if isinstance(value, list) else [value]
         for source in (s for s in sources if key in PROMPT_FIELDS and isinstance(s, Mapping)):
             for inner in source:
@@ -165,28 +180,34 @@ def _check_keys(layer: Mapping[str, Any], origin: str) -> None:
 
 def nearest(key: str, known: Sequence[str]) -> str:
     """What to tell somebody who wrote `key` where only `known` names exist."""
-    near = difflib.get_close_matches(key, known, n=1, cutoff=0.5)
+    near = difflib.get_close_matches(key[:SHOWN], known, n=1, cutoff=0.5)
     return f"did you mean {near[0]!r}?" if near else "see config/README.md for all settings"
 
 
-def _unknown(key: str, shown: str, where: str, known: Sequence[str] = ()) -> str:
+def _unknown(key: str, name: str, where: str, known: Sequence[str] = ()) -> str:
     hint = nearest(key, known or list(Settings.model_fields))
-    return f"{where}unknown setting {shown!r}; {hint}"
+    return f"{where}unknown setting {shown(name)}; {hint}"
 
 
 def _explain(error: ValidationError, origins: Mapping[str, str]) -> str:
     details = error.errors()
     # Of a union, the side that the value comes nearest to explains it; the others repeat it.
     plain = [d for d in details if d["loc"][-1:] not in (("bool",), ("list[str]",))]
-    return "; ".join(dict.fromkeys(_explain_one(detail, origins) for detail in plain or details))
+    told = list(dict.fromkeys(_explain_one(detail, origins) for detail in plain or details))
+    more = f"; and {len(told) - MOST_FAULTS} more" if len(told) > MOST_FAULTS else ""
+    return "; ".join(told[:MOST_FAULTS]) + more
 
 
 def _explain_one(detail: ErrorDetails, origins: Mapping[str, str]) -> str:
-    message = detail["msg"].removeprefix("Value error, ")
+    message = one_line(detail["msg"].removeprefix("Value error, "), MOST_MESSAGE)
     if not detail["loc"]:
         return message
     key = str(detail["loc"][0])
+    if detail["type"] == "string_pattern_mismatch" and key in PATTERNS:
+        message = PATTERNS[key]
     path = ".".join(str(part) for part in detail["loc"] if part not in UNION_SIDES)
-    value = detail["input"]
     description = (Settings.model_fields[key].description or "").split(";")[0].split(":")[0]
-    return f"{path} = {value!r} ({origins[key]}): {message[0].lower()}{message[1:]}. {description}"
+    return (
+        f"{one_line(path, SHOWN)} = {shown(detail['input'])} ({origins[key]}): "
+        f"{message[0].lower()}{message[1:]}. {description}"
+    )

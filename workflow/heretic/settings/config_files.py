@@ -6,9 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import yaml
-
-from heretic.errors import SettingsError
+from heretic.errors import SettingsError, one_line
+from heretic.yaml_text import MOST_CHARACTERS, YamlTextError, read_yaml
 
 SHIPPED, TOML = Path("config/config.yaml"), Path("config.toml")
 
@@ -48,15 +47,25 @@ def read_config_file(path: Path) -> dict[str, Any]:
     Raises:
         SettingsError: the file is missing, damaged, or holds no keys.
     """
+    kind = "TOML" if path.suffix == ".toml" else "YAML"
     try:
+        if path.exists() and not path.is_file():
+            raise SettingsError(f"{path} is not a regular file; name a file of settings")
+        if path.stat().st_size > MOST_CHARACTERS:
+            raise SettingsError(
+                f"{path} has more than {MOST_CHARACTERS:,} bytes; name a file of settings"
+            )
         text = path.read_text(encoding="utf-8")
-        values = tomllib.loads(text) if path.suffix == ".toml" else yaml.safe_load(text) or {}
+        values = tomllib.loads(text) if kind == "TOML" else read_yaml(text)
     except OSError as error:
         raise SettingsError(f"cannot read {path}: {error.strerror}; check the path") from error
-    except (tomllib.TOMLDecodeError, yaml.YAMLError, UnicodeDecodeError) as error:
-        kind = "TOML" if path.suffix == ".toml" else "YAML"
-        reason = " ".join(str(error).split())
+    except YamlTextError as error:
+        raise SettingsError(f"{path} {error}; mend that line") from error
+    # ValueError: also a date or number that does not exist, and bytes that are not UTF-8.
+    except (ValueError, RecursionError) as error:
+        reason = one_line(error) if isinstance(error, ValueError) else "it is nested too deeply"
         raise SettingsError(f"{path} is not a {kind} file: {reason}; mend that line") from error
+    values = {} if values is None else values
     if not isinstance(values, dict):
         raise SettingsError(f"{path} holds a {type(values).__name__}; write `key: value` lines")
     return values

@@ -7,13 +7,13 @@ from functools import wraps
 from typing import Annotated, Any
 
 import typer
-import yaml
 from pydantic.fields import FieldInfo
 from pydantic_core import to_jsonable_python
 
 from heretic.errors import SettingsError, one_line
 from heretic.settings.fields import SECTIONS
 from heretic.settings.schema import Settings
+from heretic.yaml_text import YamlTextError, read_yaml
 
 
 def takes_settings(command: Callable[..., None]) -> Callable[..., None]:
@@ -46,9 +46,9 @@ def read_value(name: str, text: str) -> Any:
     if not text.lstrip().startswith(("[", "{")):
         return text
     try:
-        return yaml.load(text, Loader=yaml.BaseLoader)
-    except yaml.YAMLError as error:
-        raise SettingsError(f"--{_kebab(name)} is not valid YAML: {one_line(error)}") from error
+        return read_yaml(text, only_texts=True)
+    except YamlTextError as error:
+        raise SettingsError(f"--{_kebab(name)} {one_line(error)}; mend it") from error
 
 
 def _keywords(parameters: list[inspect.Parameter]) -> list[inspect.Parameter]:

@@ -146,7 +146,7 @@ class InputFields(BaseSettings):
         rounding=True,
     )
     threads: int = setting(
-        0, "CPU threads of torch; 0 takes all cores of the machine.", rounding=True, ge=0
+        0, "CPU threads of torch; 0 takes all cores of the machine.", rounding=True, ge=0, le=4096
     )
     trust_remote_code: bool = setting(
         False,

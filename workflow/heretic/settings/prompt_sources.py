@@ -41,8 +41,8 @@ class PromptSource(BaseModel):
     dataset: str = Field(
         min_length=1,
         description=(
-            "hub dataset id, folder made by `save_to_disk`, .txt/.csv/.jsonl/.parquet file, or "
-            "`demo`"
+            "hub dataset id, folder made by `save_to_disk`, .txt/.csv/.tsv/.jsonl/.parquet file, "
+            "or `demo`"
         ),
     )
     config: OptionalText = Field(default=None, description="configuration of a hub dataset")

@@ -11,6 +11,9 @@ from pydantic_settings import BaseSettings, PydanticBaseSettingsSource
 from heretic.settings.benchmark_fields import BenchmarkFields
 from heretic.settings.prompt_sources import OPTIONAL_SETS, PromptSource, built_in_source
 
+# Most file systems take 255 bytes; parts of a run's folder add to its name.
+LONGEST_NAME = 200
+
 
 class Settings(BenchmarkFields):
     """Everything that a user can set, flat, with one nested level for prompt sets."""
@@ -116,13 +119,17 @@ class Settings(BenchmarkFields):
         """Settings of each run by run name; one run per model.
 
         Raises:
-            ValueError: two models would share a results folder.
+            ValueError: two models would share a results folder, or a name is too long for one.
         """
         models = [self.model] if isinstance(self.model, str) else self.model
         by_run = {
             self.run_name or safe_name(name): self.model_copy(update={"model": name})
             for name in models
         }
+        if any(len(name.encode()) > LONGEST_NAME for name in by_run):
+            raise ValueError(
+                f"a folder's name has at most {LONGEST_NAME} characters; set a shorter run_name"
+            )
         if len(by_run) < len(models):
             raise ValueError("two of the models share a results folder; run them one by one")
         return by_run

@@ -2,11 +2,13 @@
 
 import json
 import re
+from collections import Counter
 from datetime import date
 from typing import Annotated, Any, Final, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
+from heretic.errors import one_line
 from heretic.settings.prompt_sources import read_nothing
 
 
@@ -103,7 +105,7 @@ def read_depths(value: object) -> object:
     parts = value.strip("[]() ").split(",") if isinstance(value, str) else value
     try:
         low, high = map(float, parts)  # type: ignore[call-overload]
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         low, high = 1.0, 0.0
     if not 0 <= low <= high <= 1:
         raise ValueError("give two fractions of depth from 0 to 1, the smaller first, as 0.4,0.9")
@@ -180,7 +182,7 @@ TrialsInFlight = Annotated[
 
 OptionalNumber = Annotated[float | None, BeforeValidator(read_nothing)]
 RULE_NAMES = ("closest", "knee", "min_refusals_under_kl", "trial=<number>")
-RULE = r"(closest|knee|min_refusals_under_kl|trial=(0|[1-9]\d*))"
+RULE = r"(closest|knee|min_refusals_under_kl|trial=(0|[1-9]\d{0,9}))"
 
 
 def read_picks(value: object) -> object:
@@ -193,9 +195,9 @@ def read_picks(value: object) -> object:
         *names, last = RULE_NAMES
         what = f"{wrong[0]!r} is no rule" if wrong else "there is no rule"
         raise ValueError(f"{what}; name {', '.join(names)} or {last}, or several of them")
-    twice = [rule for rule in rules if rules.count(rule) > 1]
-    if twice:
-        raise ValueError(f"names {twice[0]} twice; name each rule once")
+    twice = next((rule for rule, count in Counter(rules).items() if count > 1), None)
+    if twice is not None:
+        raise ValueError(f"names {twice} twice; name each rule once")
     return rules[0] if len(rules) == 1 else rules
 
 
@@ -226,7 +228,7 @@ def read_plain_values(value: object) -> object:
     if isinstance(value, str):
         try:
             found = json.loads(value)
-        except json.JSONDecodeError:
+        except (ValueError, RecursionError):
             return value
         return found if isinstance(found, int | float | None) else value
     return value
@@ -259,8 +261,9 @@ def read_scorers(value: object) -> object:
         if value.lstrip().startswith("["):
             try:
                 value = json.loads(value)
-            except json.JSONDecodeError as error:
-                raise ValueError(f"is no JSON list ({error}); see docs/scores.md") from None
+            except (ValueError, RecursionError) as error:
+                why = one_line(error)
+                raise ValueError(f"is no JSON list ({why}); see docs/scores.md") from None
         else:
             value = [part.strip() for part in value.split(",")]
     if isinstance(value, dict):

@@ -1,6 +1,7 @@
 """All scores of a study or a report, and how instances are made of what settings name."""
 
 import importlib.util
+import os
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -199,18 +200,22 @@ def make_scorer(scorer: str, name: str | None, settings: Mapping[str, Any]) -> S
     given = dict(settings) if name is None else {**settings, "name": name}
     try:
         made = _class_of(scorer)(**given)
+        known = [made.direction in get_args(Direction)]
+        known += [made.side in get_args(Side)] if isinstance(made, AnswerScorer) else []
+        own_name = getattr(made, "name", None)
     except HereticError:
         raise
-    except Exception as error:
-        raise SettingsError(f"scorer {scorer}: {one_line(error)}; see its settings") from error
-    known = [made.direction in get_args(Direction)]
-    known += [made.side in get_args(Side)] if isinstance(made, AnswerScorer) else []
+    # A class may do anything: SystemExit would end the run without a word.
+    except (Exception, SystemExit) as error:
+        raise SettingsError(
+            f"scorer {one_line(scorer)}: {_what(error, with_kind=False)}; see its settings"
+        ) from error
     if not all(known):
         raise SettingsError(
             f"scorer {scorer}: its direction is minimize, maximize or none, and its side, if it "
             "judges answers, bad or good; mend its class"
         )
-    if not isinstance(getattr(made, "name", None), str) or not made.name.isidentifier():
+    if not isinstance(own_name, str) or not own_name.isidentifier():
         raise SettingsError(f"scorer {scorer} needs a `name` of letters, digits and underscores")
     return made
 
@@ -220,10 +225,11 @@ def _class_of(scorer: str) -> type[Scorer]:
         return BUILT_IN[scorer]
     file, _, name = scorer.rpartition(":")
     path = Path(file)
-    if path.suffix != ".py" or not path.is_file():
+    # Unlike Path.is_file(), it is false for names that are too long.
+    if path.suffix != ".py" or not os.path.isfile(path):  # noqa: PTH113
         raise SettingsError(
-            f"there is no scorer {scorer!r}; there are {', '.join(BUILT_IN)}, and classes of files "
-            "that exist, as path/to/file.py:Class"
+            f"there is no scorer {one_line(repr(scorer))}; there are {', '.join(BUILT_IN)}, and "
+            "classes of files that exist, as path/to/file.py:Class"
         )
     found = getattr(_module(path), name, None)
     if not isclass(found) or not issubclass(found, AnswerScorer | PassScorer):
@@ -244,8 +250,15 @@ def _module(path: Path) -> Any:
     sys.modules[name] = module  # which dataclasses look for
     try:
         spec.loader.exec_module(module)
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         raise SettingsError(
-            f"{path} cannot be imported ({type(error).__name__}: {one_line(error)}); mend it"
+            f"{path} cannot be imported ({_what(error, with_kind=True)}); mend it"
         ) from error
     return module
+
+
+def _what(error: BaseException, *, with_kind: bool) -> str:
+    """What the user's code raised, in one line."""
+    if isinstance(error, SystemExit):
+        return f"it ends the program with status {one_line(repr(error.code))}"
+    return f"{type(error).__name__}: {one_line(error)}" if with_kind else one_line(error)

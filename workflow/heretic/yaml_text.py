@@ -1,0 +1,82 @@
+"""YAML of limited size: nesting, aliases and numbers that no reader of a file would expect.
+
+PyYAML reads aliases as references, so that a file of 400 bytes stands for billions of values, and
+raises more than its own exceptions.
+"""
+
+from typing import Any
+
+import yaml
+
+from heretic.errors import one_line
+
+MOST_CHARACTERS = 1_000_000
+# Values with each alias counted as what it stands for.
+MOST_VALUES = 100_000
+# Python refuses decimal numbers above 4,300 digits, and takes long for some others.
+MOST_DIGITS = 400
+
+
+class YamlTextError(ValueError):
+    """A text is not YAML, or is larger than it looks."""
+
+
+def read_yaml(text: str, *, only_texts: bool = False) -> Any:
+    """Return the value of a YAML document.
+
+    Args:
+        text: the document.
+        only_texts: whether to leave all scalars as texts.
+
+    Raises:
+        YamlTextError: one line that says what is wrong.
+    """
+    if len(text) > MOST_CHARACTERS:
+        raise YamlTextError(f"has {len(text)} characters; at most {MOST_CHARACTERS} are read")
+    try:
+        return yaml.load(text, Loader=_LimitedTexts if only_texts else _Limited)
+    except RecursionError as error:
+        raise YamlTextError("is nested too deeply") from error
+    # ValueError: a date or a number that does not exist.
+    except (yaml.YAMLError, ValueError, OverflowError) as error:
+        raise YamlTextError(f"is not valid YAML: {one_line(error)}") from error
+
+
+class _Limits:
+    """Counts the values of each node while a document is composed."""
+
+    def __init__(self, stream: str) -> None:
+        super().__init__(stream)  # type: ignore[call-arg]
+        self._counts = [0]
+        self._sizes: dict[int, int] = {}
+
+    def compose_node(self, parent: yaml.Node | None, index: int) -> yaml.Node | None:
+        """Compose a node, an alias by the size of the node that it stands for."""
+        if self.check_event(yaml.AliasEvent):  # type: ignore[attr-defined]
+            node = super().compose_node(parent, index)  # type: ignore[misc]
+            if id(node) not in self._sizes:
+                raise yaml.YAMLError("an alias stands for a value that contains it")
+            size = self._sizes[id(node)]
+        else:
+            self._counts.append(1)
+            node = super().compose_node(parent, index)  # type: ignore[misc]
+            size = self._sizes[id(node)] = self._counts.pop()
+            if isinstance(node, yaml.ScalarNode) and node.tag.endswith((":int", ":float")):
+                _check_digits(node)
+        self._counts[-1] += size
+        if self._counts[-1] > MOST_VALUES:
+            raise yaml.YAMLError(f"it stands for more than {MOST_VALUES} values")
+        return node  # type: ignore[no-any-return]
+
+
+class _Limited(_Limits, yaml.SafeLoader):
+    pass
+
+
+class _LimitedTexts(_Limits, yaml.BaseLoader):
+    pass
+
+
+def _check_digits(node: yaml.ScalarNode) -> None:
+    if len(node.value) > MOST_DIGITS:
+        raise yaml.YAMLError(f"a number has more than {MOST_DIGITS} digits")
