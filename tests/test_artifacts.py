@@ -272,7 +272,7 @@ def test_missing_json(tmp_path: Path) -> None:
     with pytest.raises(HereticError, match=r"there is no such file; check the path$"):
         read_json(tmp_path / "best.json", GIVEN)
     (tmp_path / "best.json").write_text("{")
-    with pytest.raises(HereticError, match="check that it is the right file and whole$"):
+    with pytest.raises(HereticError, match=r"check that it is the right file and whole$"):
         read_json(tmp_path / "best.json", GIVEN)
 
 

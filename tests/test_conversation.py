@@ -6,8 +6,8 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from heretic.conversation import edited_demo_model
 from heretic.errors import ModelLoadError
+from heretic.export.base_model import edited_demo_model
 from heretic.model.source import source_facts
 
 
@@ -28,9 +28,9 @@ def sha256(folder: Path) -> str:
 
 @pytest.mark.parametrize("name", ["demo-model", "demo-model-seed1"])
 def test_the_demo_model_is_found_by_its_weights(results: Path, name: str) -> None:
-    assert edited_demo_model(results, sha256(results / name)) == results / name
+    assert edited_demo_model([results], sha256(results / name)) == results / name
 
 
 def test_a_demo_model_that_is_gone_is_an_error(results: Path) -> None:
     with pytest.raises(ModelLoadError, match="run the workflow again"):
-        edited_demo_model(results, sha256(results / "demo"))
+        edited_demo_model([results], sha256(results / "demo"))

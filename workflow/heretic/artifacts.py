@@ -126,13 +126,14 @@ def _require_folder(target: Path, error: type[HereticError]) -> None:
 
 def _require_own(work: Path, error: type[HereticError]) -> None:
     """Refuse a working folder that is not one of ours, which an empty one may be."""
-    if not work.is_symlink() and not work.exists():
-        return
-    own = not work.is_symlink() and work.is_dir()
-    if not own or ((work / MARKER).is_symlink() or not (work / MARKER).is_file()) and any(
-        work.iterdir()
-    ):
-        raise error(f"{work} is in the way and not ours to remove; move it away, then run again")
+    if work.is_symlink() or work.exists():
+        marker = work / MARKER
+        own = not work.is_symlink() and work.is_dir()
+        marked = own and marker.is_file() and not marker.is_symlink()
+        if not marked and not (own and not any(work.iterdir())):
+            raise error(
+                f"{work} is in the way and not ours to remove; move it away, then run again"
+            )
 
 
 def write_text(path: Path, text: str) -> None:

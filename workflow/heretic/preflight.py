@@ -2,16 +2,16 @@
 
 import os
 import shutil
-from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from heretic.artifacts import read_json
+from heretic.artifacts import AGAIN
 from heretic.demo.folder import is_demo_folder
 from heretic.errors import ExportError, SettingsError
 from heretic.evaluation.benchmark_tasks import check_benchmarks
 from heretic.export.forms import check_form
 from heretic.export.hub import check_upload
+from heretic.export.record_file import ExportRecord, read_record
 from heretic.model.quantization import (
     AS_IS,
     check_checkpoint,
@@ -165,7 +165,7 @@ def check_owner(folder: Path, settings: Settings) -> None:
     record = folder / "model" / "ablation.json"
     if settings.run_name is not None or not record.is_file():
         return
-    owner = _searched(read_json(record))
+    owner = _searched(read_record(record, AGAIN)[1])
     if _identity(owner) != _identity(str(settings.model)):
         raise SettingsError(
             f"{folder} holds the results of {owner}; give those of {settings.model} a run_name of "
@@ -173,10 +173,9 @@ def check_owner(folder: Path, settings: Settings) -> None:
         )
 
 
-def _searched(record: Mapping[str, Any]) -> str:
+def _searched(record: ExportRecord) -> str:
     """The model that a record's edit was found on, which need not be the one that was saved."""
-    settings = record.get("provenance", {}).get("settings", {})
-    return str(settings.get("model", record["source"]["model"]))
+    return str(record.provenance.settings.get("model", record.source.model))
 
 
 def _identity(model: str) -> str:

@@ -18,14 +18,14 @@ from torch import Tensor
 
 from heretic.ablation.blocks import projection_of
 from heretic.ablation.recorded import check_adapter
-from heretic.artifacts import read_json
 from heretic.console import log
 from heretic.errors import ExportError, one_line
 from heretic.export.checkpoint import Checkpoint
 from heretic.export.folder import write_record, writing
 from heretic.export.forms import ADAPTER_CONFIG, check_form, is_adapter
 from heretic.export.layout import Layout, empty_network, lay_out
-from heretic.export.record import RECORD, Ablation
+from heretic.export.record import Ablation
+from heretic.export.record_file import RECORD, read_record
 from heretic.model.loading import Model, load_model
 from heretic.model.quantization import AS_IS, NONE
 from heretic.model.stored import places
@@ -94,9 +94,9 @@ def load_edited(folder: Path, options: Mapping[str, Any], base_model: str) -> Mo
     if options.get("quantization") == AS_IS:
         options = {**options, "quantization": NONE}
     if is_adapter(folder):
-        source = read_json(folder / RECORD)["source"]
-        if source["model"] != options["model"]:  # another one was exported than was searched
-            base_model, options = source["model"], {**options, "model_revision": source["revision"]}
+        source = read_record(folder / RECORD)[1].source
+        if source.model != options["model"]:  # another one was exported than was searched
+            base_model, options = source.model, {**options, "model_revision": source.revision}
         return attach_adapter(load_model(**{**options, "model": base_model}), folder)
     return load_model(**{**options, "model": str(folder), "model_revision": None})
 
