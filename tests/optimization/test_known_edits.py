@@ -183,7 +183,7 @@ def test_a_run_cannot_start_from_what_it_replaces(
                     for name in (ATTENTION, MLP)
                 }
             },
-            "a weight is below 0",
+            r"StoredRange\.weight: Input should be greater than or equal to 0",
         ),
     ],
 )

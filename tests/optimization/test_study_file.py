@@ -11,8 +11,9 @@ from sqlalchemy import Engine, event
 from sqlalchemy.exc import OperationalError
 
 from heretic.errors import StudyError
+from heretic.optimization.database import database_errors
 from heretic.optimization.records import TrialRecord
-from heretic.optimization.study import database_errors, open_study
+from heretic.optimization.study import open_study
 from optimization.small_search import OBJECTIVES, STUDY, search
 from optimization.test_study import N, states, told, waiting_process
 
@@ -136,7 +137,7 @@ def test_a_damaged_database_is_named_with_what_to_do(tmp_path: Path, damage: str
     [
         ("database or disk is full", "free some space on the disk and run again, its trials are"),
         ("database is locked", "close that and run again, its trials are kept"),
-        ("database disk image is malformed", "move the file away to start anew"),
+        ("database disk image is malformed", "move the file away to start over"),
     ],
 )
 def test_only_a_damaged_study_is_to_be_moved_away(tmp_path: Path, said: str, told: str) -> None:
