@@ -5,13 +5,12 @@ import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from heretic.artifacts import AGAIN
 from heretic.demo.folder import is_demo_folder
 from heretic.errors import ExportError, SettingsError
 from heretic.evaluation.benchmark_tasks import check_benchmarks
 from heretic.export.forms import check_form
 from heretic.export.hub import check_upload
-from heretic.export.record_file import ExportRecord, read_record
+from heretic.export.record_file import read_owner
 from heretic.model.quantization import (
     AS_IS,
     check_checkpoint,
@@ -165,17 +164,12 @@ def check_owner(folder: Path, settings: Settings) -> None:
     record = folder / "model" / "ablation.json"
     if settings.run_name is not None or not record.is_file():
         return
-    owner = _searched(read_record(record, AGAIN)[1])
+    owner = read_owner(record).searched
     if _identity(owner) != _identity(str(settings.model)):
         raise SettingsError(
             f"{folder} holds the results of {owner}; give those of {settings.model} a run_name of "
             "their own"
         )
-
-
-def _searched(record: ExportRecord) -> str:
-    """The model that a record's edit was found on, which need not be the one that was saved."""
-    return str(record.provenance.settings.get("model", record.source.model))
 
 
 def _identity(model: str) -> str:

@@ -193,6 +193,12 @@ class Source(_Strict):
     sha256: Sha256
 
 
+class NamedSource(_Strict):
+    """The base model's name alone."""
+
+    model: Annotated[str, Field(min_length=1, max_length=4096), AfterValidator(_printable)]
+
+
 class FileFacts(_Strict):
     """Hash and size of a saved file."""
 
@@ -217,7 +223,19 @@ class ExportRecord(EditRecord):
     provenance: Provenance = Field(default_factory=Provenance)
 
 
-RecordT = TypeVar("RecordT", bound=EditRecord)
+class Owner(_Strict):
+    """What a record says of the models that it was made of, whatever else is in it."""
+
+    source: NamedSource
+    provenance: Provenance = Field(default_factory=Provenance)
+
+    @property
+    def searched(self) -> str:
+        """The model that the edit was found on, which need not be the one that was saved."""
+        return str(self.provenance.settings.get("model", self.source.model))
+
+
+RecordT = TypeVar("RecordT", bound=BaseModel)
 
 
 def check_edit(record: Mapping[str, Any]) -> EditRecord:
@@ -244,6 +262,19 @@ def read_record(path: Path, advice: str = GIVEN) -> tuple[dict[str, Any], Export
     except HereticError as error:
         raise ExportError(str(error)) from error
     return record, _checked(ExportRecord, record, str(path))
+
+
+def read_owner(path: Path) -> Owner:
+    """Return what the record of a run's saved model says of its origin.
+
+    Raises:
+        ExportError: the file is damaged.
+    """
+    try:
+        record = read_json(path)
+    except HereticError as error:
+        raise ExportError(str(error)) from error
+    return _checked(Owner, record, str(path))
 
 
 def _checked(kind: type[RecordT], record: Mapping[str, Any], name: str) -> RecordT:

@@ -51,7 +51,7 @@ def carried_over(folder: Path) -> dict[str, Any]:
             one_line(error),
         )
         return {}
-    found = {}
+    found: dict[str, Any] = {}
     for name in CARRIED_OVER:
         try:
             value = _texts(fields[name]) if name in fields else None
