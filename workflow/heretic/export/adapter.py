@@ -6,6 +6,7 @@ columns of W, which no low rank holds.
 """
 
 import json
+import warnings
 from collections.abc import Mapping
 from contextlib import AbstractContextManager
 from pathlib import Path
@@ -20,6 +21,7 @@ from heretic.ablation.blocks import projection_of
 from heretic.ablation.recorded import check_adapter
 from heretic.console import log
 from heretic.errors import ExportError, one_line
+from heretic.export.adapter_config import check_config
 from heretic.export.checkpoint import Checkpoint
 from heretic.export.folder import write_record, writing
 from heretic.export.forms import ADAPTER_CONFIG, check_form, is_adapter
@@ -32,6 +34,11 @@ from heretic.model.stored import places
 
 WEIGHTS = "adapter_model.safetensors"
 PREFIX = "base_model.model."
+# What PEFT raises of configurations and tensors that nobody saved as they are.
+ADAPTER_ERRORS = (
+    *(OSError, RuntimeError, ValueError, TypeError, LookupError, AttributeError),
+    *(ArithmeticError, AssertionError, ImportError, SafetensorError),
+)
 
 
 def save_adapter(
@@ -109,19 +116,23 @@ def attach_adapter(model: Model, folder: Path) -> Model:
     """
     from peft import PeftConfig, PeftModel
 
+    check_config(folder, (name for name, _ in model.network.named_modules()))
     try:
-        if PeftConfig.from_pretrained(str(folder)).is_prompt_learning:
-            raise ExportError(
-                f"the adapter in {folder} adds tokens to prompts and edits nothing; only adapters "
-                "of weights, such as LoRA, can be measured"
-            )
-        # Injects into the network's own modules; the wrapper that it returns is not needed.
-        wrapper = PeftModel.from_pretrained(model.network, str(folder))
+        with warnings.catch_warnings(record=True) as remarks:
+            if PeftConfig.from_pretrained(str(folder)).is_prompt_learning:
+                raise ExportError(
+                    f"the adapter in {folder} adds tokens to prompts and edits nothing; only "
+                    "adapters of weights, such as LoRA, can be measured"
+                )
+            # Injects into the network's own modules; the wrapper that it returns is not needed.
+            wrapper = PeftModel.from_pretrained(model.network, str(folder))
         stored = _stored_names(folder)
-    except (OSError, RuntimeError, ValueError, TypeError, KeyError, SafetensorError) as error:
+    except ADAPTER_ERRORS as error:
         raise ExportError(
             f"the adapter in {folder} does not fit the model: {one_line(error)}"
         ) from error
+    for remark in remarks:
+        log.info("PEFT on the adapter in %s: %s", folder, one_line(remark.message))
     unused = stored - {name.replace(".default.", ".") for name in wrapper.state_dict()}
     if unused:
         raise ExportError(
