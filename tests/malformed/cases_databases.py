@@ -52,23 +52,29 @@ ODD_ROWS: dict[str, list[Any]] = {
     "version_info.library_version": [None, 5],
     "alembic_version.version_num": ["x", "v0.0.1", None, ""],
 }  # fmt: skip
+ATTRIBUTE = (
+    "INSERT OR REPLACE INTO study_user_attributes (study_id, key, value_json) VALUES (1, ?, ?)"
+)
 STATEMENTS = {
-    **{f"no {t}": f"DROP TABLE {t}" for t in ("studies", "trials", "alembic_version", "trial_values")},
+    **{f"no {table}": f"DROP TABLE {table}" for table in (
+        "studies", "trials", "alembic_version", "trial_values",
+    )},
     **{f"empty {t}": f"DELETE FROM {t}" for t in (
         "studies", "trials", "version_info", "alembic_version", "study_directions", "trial_values",
         "trial_params", "trial_user_attributes", "study_user_attributes",
     )},
-    "endless view": "ALTER TABLE studies RENAME TO s; CREATE VIEW studies AS WITH RECURSIVE r(n) AS "
-    "(SELECT 1 UNION ALL SELECT n + 1 FROM r) SELECT n AS study_id, 'x' || n AS study_name FROM r",
+    "endless view": "ALTER TABLE studies RENAME TO s; CREATE VIEW studies AS WITH RECURSIVE "
+    "r(n) AS (SELECT 1 UNION ALL SELECT n + 1 FROM r) SELECT n AS study_id, 'x' || n AS study_name "
+    "FROM r",
     "further view": "CREATE VIEW v AS SELECT 1",
-    "view of trials": "ALTER TABLE trials RENAME TO t; CREATE VIEW trials AS SELECT t.* FROM t, t AS a,"
-    " t AS b, t AS c, studies",
+    "view of trials": "ALTER TABLE trials RENAME TO t; CREATE VIEW trials AS SELECT t.* FROM t, "
+    "t AS a, t AS b, t AS c, studies",
     "large generated column": "ALTER TABLE studies ADD COLUMN big AS (hex(zeroblob(400000000)))",
     "large name": "UPDATE studies SET study_name = hex(zeroblob(90000000))",
     "endless trigger": "CREATE TRIGGER t AFTER UPDATE ON trials BEGIN INSERT INTO trials (number) "
     "WITH RECURSIVE r(n) AS (SELECT 1 UNION ALL SELECT n + 1 FROM r) SELECT n FROM r; END",
-    "two of a number": "INSERT INTO trials (number, study_id, state) SELECT number, study_id, state "
-    "FROM trials",
+    "two of a number": "INSERT INTO trials (number, study_id, state) "
+    "SELECT number, study_id, state FROM trials",
     "500 tables": "; ".join(f"CREATE TABLE t{n} (a)" for n in range(500)),
     "another user version": "PRAGMA user_version = 77",
     "an unfinished trial": "UPDATE trials SET state = 'RUNNING', datetime_complete = NULL",
@@ -77,7 +83,8 @@ WHERE_ATTRIBUTES = {
     "n_trials": ['"x"', "-1", "1.5", "null", "1e999", "true", DEEP_LIST],
     "n_layers": ['"x"', "-1", "0", "1000000000", "null", "2.5", "1"],
     "objectives": [
-        '"x"', "[]", "[5]", "[{}]", '[{"name": "x", "direction": "minimize", "best": 0, "worst": 1}]',
+        '"x"', "[]", "[5]", "[{}]",
+        '[{"name": "x", "direction": "minimize", "best": 0, "worst": 1}]',
         '[{"name": "unanswered", "direction": "minimize", "best": 1, "worst": 1}]', DEEP_LIST,
     ],
     "in_flight": ['"x"', "[5]", "[{}]", '[{"place": "x", "sampled": {}, "since": 0}]',
@@ -173,8 +180,7 @@ def _damages() -> Iterator[tuple[str, Callable[[Path], object]]]:
         yield name, partial(_script, sql)
     for key, texts in WHERE_ATTRIBUTES.items():
         for number, text in enumerate(texts):
-            sql = "INSERT OR REPLACE INTO study_user_attributes (study_id, key, value_json) VALUES (1, ?, ?)"
-            yield f"attribute {key} {number}", partial(_execute, sql, (key, text))
+            yield f"attribute {key} {number}", partial(_execute, ATTRIBUTE, (key, text))
     for name, change in {
         "no score": lambda r: r["scores"].clear(),
         "scores of text": lambda r: r["scores"].update(kl_first_token="x"),
@@ -279,11 +285,10 @@ def _hot_journal(database: Path) -> None:
 
 
 def _warm_starts() -> Iterator[tuple[str, str]]:
-    for name, text in {
+    yield from {
         "empty": "", "deep list": DEEP_LIST, "deep object": DEEP_OBJECT, "a list": "[]",
         "empty object": "{}", "NaN": '{"n_layers": NaN}', "no UTF-8": "\udcff",
-    }.items():  # fmt: skip
-        yield name, text
+    }.items()  # fmt: skip
     for key, values in EDIT_VALUES.items():
         for number, value in enumerate(values):
             best = _best()

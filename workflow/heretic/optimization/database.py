@@ -12,6 +12,7 @@ from typing import Any
 from urllib.parse import quote
 
 import optuna
+from alembic.util import CommandError
 from optuna.storages import RDBStorage
 from sqlalchemy.exc import SQLAlchemyError
 
@@ -42,11 +43,11 @@ MOST_OBJECTS = 200
 # Steps of SQLite's virtual machine, some ten for a row: 100,000 trials take a fifth of this.
 STEPS_BETWEEN_LOOKS, MOST_LOOKS = 1_000_000, 40
 LONGEST_VALUE = 64 * 1024**2
-# What Optuna, SQLAlchemy and the standard library raise of rows that nobody wrote as they are.
+# What Optuna, its libraries and the standard library raise of rows that nobody wrote so.
 ODD_ROWS = (
     *(SQLAlchemyError, sqlite3.Error, optuna.exceptions.OptunaError),
     *(ValueError, LookupError, TypeError, AttributeError, AssertionError),
-    *(ArithmeticError, RuntimeError),
+    *(ArithmeticError, RuntimeError, CommandError),
 )
 
 
@@ -90,8 +91,13 @@ def storage_url(database: Path) -> str:
     return f"sqlite:///{_uri(database)}"
 
 
-def require_study_file(database: Path) -> None:
-    """Refuse a file that holds anything but Optuna's tables; changes nothing.
+def require_study_file(database: Path, *, read_only: bool = True) -> None:
+    """Refuse a file that holds anything but Optuna's tables; adds nothing to it.
+
+    Args:
+        database: the file.
+        read_only: unless set to False, what a killed process left in the middle of writing is
+            refused instead of rolled back.
 
     Raises:
         StudyError: says what the file is instead.
@@ -103,7 +109,7 @@ def require_study_file(database: Path) -> None:
             head = stream.read(len(MAGIC))
         if head != MAGIC:
             raise ValueError("it is empty" if not head else "file is not a database")
-        address = f"{_uri(database)}&mode=ro"
+        address = f"{_uri(database)}&mode={'ro' if read_only else 'rw'}"
         with closing(sqlite3.connect(address, uri=True, factory=_Connection)) as connection:
             # Views and virtual tables have no page of their own.
             found = connection.execute(

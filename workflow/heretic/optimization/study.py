@@ -1,7 +1,7 @@
 """The Optuna study on disk: state that outlives runs, one writer at a time."""
 
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal
@@ -49,7 +49,7 @@ def open_study(
     with sole_process(lock, f"searching in {database}", StudyError), database_errors(database):
         if not database.exists() or (database.is_file() and not database.stat().st_size):
             _create(database)
-        require_study_file(database)
+        require_study_file(database, read_only=False)
         with reading_errors(database):
             study = _load(database, name, objectives)
         yield study
@@ -75,8 +75,22 @@ def _load(
         warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
         study.set_metric_names(list(objectives))
     _ = study.user_attrs
+    require_numbers(study.get_trials(deepcopy=False))
     _fail_unfinished(study)
     return study
+
+
+def require_numbers(trials: Sequence[FrozenTrial]) -> None:
+    """Refuse trials that cannot be told apart.
+
+    Raises:
+        ValueError: a trial has no number, or that of another one.
+    """
+    numbers: list[object] = [trial.number for trial in trials]
+    if not all(type(number) is int and number >= 0 for number in numbers):
+        raise ValueError("a trial has no number")
+    if len(set(numbers)) < len(numbers):
+        raise ValueError("two trials have the same number")
 
 
 def _create(database: Path) -> None:

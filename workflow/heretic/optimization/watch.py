@@ -16,6 +16,7 @@ from heretic.optimization.in_flight import in_flight
 from heretic.optimization.known_edits import N_LAYERS
 from heretic.optimization.objectives import Objective
 from heretic.optimization.records import TrialRecord, mean_stages, require_scores, trial_rows
+from heretic.optimization.study import require_numbers
 from heretic.optimization.trials import WANTED, read_records, stored_objectives
 
 COLUMNS = (
@@ -72,6 +73,7 @@ def read_search(database: Path, name: str | None = None) -> Search:
         # First what is in flight: trials that are finished in the meantime are left out of it.
         attributes = study.user_attrs
         trials = study.get_trials(deepcopy=False)
+        require_numbers(trials)
         objectives, records = stored_objectives(study), read_records(study, len(trials))
         require_scores(records, objectives, database)
         return Search(

@@ -14,6 +14,7 @@ from rich.table import Table
 
 from heretic.artifacts import read_json
 from heretic.evaluation.summary import Cell, summarise
+from heretic.report.files import blaming
 
 FIXED_WIDTH = 100
 LABEL_WIDTH, GAP = 9, 2
@@ -77,11 +78,15 @@ def _table(labels: Sequence[str], columns: Sequence[_Column]) -> Table:
 
 def run_summaries(results: Path, runs: Iterable[str]) -> str:
     """Where the report of each run is, and its table, of those that have got so far."""
-    return "\n".join(
-        f"\n{run}: report in {results / run}/report.html\n{summary_table(read_json(path))}"
-        for run in runs
-        if (path := results / run / "evaluation.json").is_file()
-    )
+    found = []
+    for run in runs:
+        path = results / run / "evaluation.json"
+        if path.is_file():
+            evaluation = read_json(path)
+            with blaming(path):
+                table = summary_table(evaluation)
+            found.append(f"\n{run}: report in {results / run}/report.html\n{table}")
+    return "\n".join(found)
 
 
 def _width() -> int:
