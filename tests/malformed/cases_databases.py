@@ -199,15 +199,15 @@ def _damages() -> Iterator[tuple[str, Callable[[Path], object]]]:
 
 def _files() -> Iterator[tuple[str, Callable[[Path], object]]]:
     for size in (0, 1, 16, 100, 4096, 20_000):
-        yield f"cut to {size} bytes", lambda path, size=size: os.truncate(path, size)
+        yield f"cut to {size} bytes", partial(_cut, size)
     for start in (18, 24, 100, 2000, 4096, 9000):
         yield f"noise at {start}", partial(_overwrite, start)
     yield "another database", _another
     yield "text", lambda path: path.write_text("no database " * 1000)
-    yield "a folder", lambda path: (path.unlink(), path.mkdir())
-    yield "a link to nothing", lambda path: (path.unlink(), path.symlink_to("none"))
-    yield "a link to itself", lambda path: (path.unlink(), path.symlink_to(path))
-    yield "a device", lambda path: (path.unlink(), path.symlink_to("/dev/zero"))
+    yield "a folder", _folder
+    yield "a link to nothing", partial(_link, "none")
+    yield "a link to itself", partial(_link, "study.db")
+    yield "a device", partial(_link, "/dev/zero")
     yield "a hot journal", _hot_journal
     yield "a journal of noise", lambda path: _journal(path).write_bytes(b"\xd9\xd5\x05\xf9" * 3000)
     yield (
@@ -251,6 +251,20 @@ def _change_record(change: Callable[[Any], object], database: Path) -> None:
             (json.dumps(record),),
         )
         connection.commit()
+
+
+def _cut(size: int, database: Path) -> None:
+    os.truncate(database, size)
+
+
+def _folder(database: Path) -> None:
+    database.unlink()
+    database.mkdir()
+
+
+def _link(target: str, database: Path) -> None:
+    database.unlink()
+    database.symlink_to(target)
 
 
 def _overwrite(start: int, database: Path) -> None:
@@ -305,10 +319,11 @@ def _warm_starts() -> Iterator[tuple[str, str]]:
         yield f"best.json depth {number}", json.dumps({**_best(), "model": {"layers": depth}})
         study = read_json(_good() / "study.json")
         yield f"study.json depth {number}", json.dumps({**study, "n_layers": depth})
-    for number, objectives in enumerate(["x", [], [5], [{}], {}, None, 5]):
+    odd_lists: list[Any] = ["x", [], [5], [{}], {}, None, 5]
+    for number, objectives in enumerate(odd_lists):
         study = read_json(_good() / "study.json")
         yield f"study.json objectives {number}", json.dumps({**study, "objectives": objectives})
-    for number, trials in enumerate(["x", [], [5], [{}], {}, None, 5, 20_000]):
+    for number, trials in enumerate([*odd_lists, 20_000]):
         study = read_json(_good() / "study.json")
         several = study["trials"][:1] * trials if trials == 20_000 else trials
         yield f"study.json trials {number}", json.dumps({**study, "trials": several})

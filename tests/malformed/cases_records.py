@@ -28,9 +28,9 @@ REMOVED = object()
 Change = Callable[[dict[str, Any]], object]
 
 # By the place of a field in the record, values that it cannot have.
-TEXTS = [None, 5, "", "x" * 10_000, "\x1b]52;c;AAAA\x07", ["a"], {"a": 1}, True]
-NUMBERS = [None, "1", True, 1e400, float("nan"), -(10**9), 10**400, 10**9, [1], {}]
-CONTAINERS = [None, 5, "text", True, [[]], {"x": {}}]
+TEXTS: list[Any] = [None, 5, "", "x" * 10_000, "\x1b]52;c;AAAA\x07", ["a"], {"a": 1}, True]
+NUMBERS: list[Any] = [None, "1", True, 1e400, float("nan"), -(10**9), 10**400, 10**9, [1], {}]
+CONTAINERS: list[Any] = [None, 5, "text", True, [[]], {"x": {}}]
 BAD_VALUES: dict[tuple[str | int, ...], list[Any]] = {
     ("norm_preservation",): TEXTS,
     ("dtype",): [*TEXTS, "float8_e4m3fn", "nn", "int8", "Tensor"],
@@ -238,7 +238,7 @@ def _targets() -> Iterator[tuple[str, Callable[[Path], None]]]:
         yield make.__name__, partial(target, make)
     fixed = {"the root": Path("/"), "a long name": Path("a" * 300), "the base model": _good()[0]}
     for name, path in fixed.items():
-        yield name, partial(target, lambda _, path=path: path)
+        yield name, partial(target, partial(_fixed, path))
 
     def missing(folder: Path) -> None:
         reproduce(folder / "nope.json", folder / "t", Settings(device="cpu"))
@@ -249,6 +249,10 @@ def _targets() -> Iterator[tuple[str, Callable[[Path], None]]]:
 
     yield "no record", missing
     yield "the owner of a run's folder", owner
+
+
+def _fixed(path: Path, _: Path) -> Path:
+    return path
 
 
 def _cards() -> Iterator[tuple[str, bytes]]:
@@ -294,7 +298,7 @@ def _read_card(data: bytes, folder: Path) -> None:
     record = read_json(_good()[1] / "ablation.json")
     record["source"]["card"] = card
     write_json(folder / "ablation.json", record)
-    facts = {"versions": {}, "settings": {}}
+    facts: dict[str, Any] = {"versions": {}, "settings": {}}
     rates = {"count": 1, "total": 2, "rate": 0.5, "interval": [0.0, 1.0]}
     means = {"mean": 0.0, "interval": [0.0, 1.0]}
     row: dict[str, Any] = dict.fromkeys(("refusals", "false_refusals", "degenerate"), rates)
