@@ -15,6 +15,10 @@ import torch
 from safetensors import SafetensorError
 
 from heretic.artifacts import (
+    GIVEN,
+    LARGEST_JSON,
+    MARKER,
+    OLD,
     fingerprint,
     provenance,
     read_json,
@@ -107,13 +111,72 @@ def test_the_old_folder_comes_back_when_the_new_one_cannot_take_its_place(
     rename = Path.rename
 
     def refuse_target(self: Path, to: Path) -> Path:
-        if to == target and not self.name.endswith(".old"):
+        if to == target and self.name != OLD:
             raise OSError("no")
         return rename(self, to)
 
     monkeypatch.setattr(Path, "rename", refuse_target)
     with pytest.raises(OSError, match="no"), replacing_folder(target) as beside:
         (beside / "new.txt").write_text("new")
+    assert names(target) == ["old.txt"]
+    assert names(tmp_path) == ["model"]
+
+
+@pytest.mark.parametrize("name", [".model.partial", ".model.old"])
+def test_a_users_own_folder_is_never_taken_for_a_leftover(tmp_path: Path, name: str) -> None:
+    own = tmp_path / name
+    own.mkdir()
+    (own / "thesis.txt").write_text("mine")
+    if name.endswith(".old"):
+        with replacing_folder(tmp_path / "model"):
+            pass
+    else:
+        with (
+            pytest.raises(HereticError, match=r"\.model\.partial is in the way and not ours"),
+            replacing_folder(tmp_path / "model"),
+        ):
+            pytest.fail("began")
+    assert names(own) == ["thesis.txt"]
+
+
+@pytest.mark.parametrize("name", ["model", ".model.partial"])
+@pytest.mark.parametrize("kind", ["link", "dangling link", "file"])
+def test_links_and_files_are_left_alone(tmp_path: Path, name: str, kind: str) -> None:
+    elsewhere, place = tmp_path / "elsewhere", tmp_path / name
+    if kind != "dangling link":
+        elsewhere.mkdir()
+        (elsewhere / MARKER).write_text("mine")
+    if kind == "file":
+        place.write_text("mine")
+    else:
+        place.symlink_to(elsewhere)
+    before = sorted(path.name for path in tmp_path.rglob("*"))
+    with (
+        pytest.raises(HereticError, match=r"not a folder; move it|not ours to remove; move it"),
+        replacing_folder(tmp_path / "model"),
+    ):
+        pytest.fail("began")
+    assert sorted(path.name for path in tmp_path.rglob("*")) == before
+
+
+@pytest.mark.parametrize("moved_aside", [False, True])
+def test_what_a_killed_process_left_of_a_folder_is_cleared(
+    tmp_path: Path, moved_aside: bool
+) -> None:
+    target, work = tmp_path / "model", tmp_path / ".model.partial"
+    (work / "new").mkdir(parents=True)
+    (work / MARKER).touch()
+    (work / "new" / "half.txt").write_text("half")
+    old = work / OLD if moved_aside else target
+    old.mkdir()
+    (old / "old.txt").write_text("old")
+
+    def stop() -> None:
+        with replacing_folder(target):
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        stop()
     assert names(target) == ["old.txt"]
     assert names(tmp_path) == ["model"]
 
@@ -203,8 +266,41 @@ def test_damaged_json_is_named_with_what_to_do(tmp_path: Path, content: bytes) -
 
 
 def test_missing_json(tmp_path: Path) -> None:
-    with pytest.raises(HereticError, match=r"best\.json"):
+    """Deleting what is not there helps nobody; a path that the user gave may be wrong."""
+    with pytest.raises(HereticError, match=r"best\.json: there is no such file; run again, which"):
         read_json(tmp_path / "best.json")
+    with pytest.raises(HereticError, match=r"there is no such file; check the path$"):
+        read_json(tmp_path / "best.json", GIVEN)
+    (tmp_path / "best.json").write_text("{")
+    with pytest.raises(HereticError, match=r"check that it is the right file and whole$"):
+        read_json(tmp_path / "best.json", GIVEN)
+
+
+@pytest.mark.parametrize("text", ["[" * 100_000, '{"a":' * 100_000])
+def test_json_that_is_nested_too_deeply_is_damaged(tmp_path: Path, text: str) -> None:
+    path = tmp_path / "best.json"
+    path.write_text(text)
+    with pytest.raises(HereticError, match="nested too deeply; delete it and run again"):
+        read_json(path)
+    with pytest.raises(ValueError, match="nested too deeply"):
+        read_jsonl(path)
+
+
+def test_json_is_read_from_files_of_bounded_size_only(tmp_path: Path) -> None:
+    path = tmp_path / "best.json"
+    with path.open("wb") as stream:
+        stream.truncate(LARGEST_JSON + 1)
+    with pytest.raises(HereticError, match="has more than 128 MB"):
+        read_json(path)
+    for other in (tmp_path, Path("/dev/zero")):
+        with pytest.raises(HereticError, match="it is not a file"):
+            read_json(other)
+
+
+def test_lines_of_json_are_objects(tmp_path: Path) -> None:
+    (tmp_path / "a.jsonl").write_text('{"a": 1}\n[1]\n')
+    with pytest.raises(ValueError, match="another value than an object"):
+        read_jsonl(tmp_path / "a.jsonl")
 
 
 def test_jsonl_round_trip(tmp_path: Path) -> None:

@@ -227,11 +227,11 @@ def test_chat_answers_what_the_original_refuses(demo_run: tuple[Workspace, str])
 def test_reproduce_makes_the_same_model_again(demo_run: tuple[Workspace, str]) -> None:
     workspace = demo_run[0]
     record, again = "results/demo/model/ablation.json", "again"
-    refused = heretic(workspace.folder, "reproduce", record, again)
-    assert refused.returncode == 1
-    assert "say where it is" in refused.stderr
-    base = ("--base-model", "results/demo-model")
-    done = heretic(workspace.folder, "reproduce", record, again, *base)
+    missing = heretic(workspace.folder, "reproduce", "nope.json", again)
+    assert missing.returncode == 1
+    assert "nope.json: there is no such file; check the path" in missing.stderr
+    # The demo model is found by its hash.
+    done = heretic(workspace.folder, "reproduce", record, again)
     assert done.returncode == 0, done.stderr
     assert "files as in" in done.stdout
     weights = [workspace.folder / again, workspace.results / "demo" / "model"]

@@ -12,8 +12,9 @@ from small_edits import export, plan
 from tiny_models import CHAT_TEMPLATE, save_tiny_model
 
 from heretic.artifacts import write_json
-from heretic.conversation import converse, edited_demo_model
+from heretic.conversation import converse
 from heretic.errors import ModelLoadError
+from heretic.export.base_model import edited_demo_model
 from heretic.model.chat import ChatFormat
 from heretic.model.source import source_facts
 from heretic.prompts.prompt import Prompt
@@ -71,9 +72,9 @@ def sha256(folder: Path) -> str:
 
 @pytest.mark.parametrize("name", ["demo-model", "demo-model-seed1"])
 def test_the_demo_model_is_found_by_its_weights(results: Path, name: str) -> None:
-    assert edited_demo_model(results, sha256(results / name)) == results / name
+    assert edited_demo_model([results], sha256(results / name)) == results / name
 
 
 def test_a_demo_model_that_is_gone_is_an_error(results: Path) -> None:
     with pytest.raises(ModelLoadError, match="run the workflow again"):
-        edited_demo_model(results, sha256(results / "demo"))
+        edited_demo_model([results], sha256(results / "demo"))

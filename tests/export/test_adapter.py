@@ -146,3 +146,28 @@ def test_an_adapter_without_effect_is_refused(tmp_path: Path) -> None:
     tuned.save_pretrained(tmp_path / "prompt")
     with pytest.raises(ExportError, match="adds tokens to prompts and edits nothing"):
         attach_adapter(load(source), tmp_path / "prompt")
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"target_modules": "(("}, "a pattern that cannot be matched"),
+        ({"target_modules": "(.*)*x"}, "takes more than 3 s"),
+        ({"rank_pattern": {"((": 1}}, "a pattern that cannot be matched"),
+        ({"rank_pattern": 5}, "rank_pattern: Input should be a valid dictionary"),
+        ({"r": 10**9}, "r: Input should be less than or equal to"),
+        ({"peft_type": None}, "peft_type: Input should be a valid string"),
+        ({"trainable_token_indices": [10**9]}, "does not fit the model"),
+        ({"bias": 5}, "does not fit the model"),
+    ],
+)
+def test_a_strangers_configuration_is_one_line(
+    tmp_path: Path, change: dict[str, Any], words: str
+) -> None:
+    source = save_tiny_model(tmp_path / "base")
+    _, adapter = both_forms(source, tmp_path)
+    config = adapter / "adapter_config.json"
+    config.write_text(json.dumps({**json.loads(config.read_text()), **change}))
+    with pytest.raises(ExportError, match=words) as caught:
+        attach_adapter(load(source), adapter)
+    assert "\n" not in str(caught.value)

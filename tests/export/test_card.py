@@ -293,6 +293,21 @@ def test_it_says_how_to_do_it_again() -> None:
             "---\nlicense: mit\nlanguage: en\ntags: [chat]\nbase_model: a/b\n---\n# Theirs",
             {"license": "mit", "language": "en", "tags": ["chat"]},
         ),
+        ("---\nlanguage: [en, no]\nlicense: null\n---\n", {"language": ["en", "no"]}),
+        ("---\ntags: [2024-01-01, 7b, 7]\n---\n", {"tags": ["2024-01-01", "7b", "7"]}),
+        ("---\nlicense: .nan\ntags: 1.5\nlanguage: en\n---\n", {"language": "en"}),
+        ("---\nlicense: !!binary aGk=\ntags: !!set {a, b}\n---\n", {}),
+        ("---\nlicense: !!python/object/apply:os.system [id]\n---\n", {}),
+        ("---\ntags: {a: b}\nlicense: [[mit]]\n---\n", {}),
+        ('---\nlicense: "\\ud800"\ntags: ["\\e[2J"]\n---\n', {}),
+        ("---\na: &a [x]\ntags: [*a]\nlicense: mit\n---\n", {}),
+        ("---\ntags: &a [*a]\n---\n", {}),
+        (f"---\nlicense: mit\nx: {'[' * 5000}\n---\n", {}),
+        (f"---\nlicense: mit\ntags: [{'a, ' * 101}]\n---\n", {"license": "mit"}),
+        (f"---\nlicense: {'m' * 201}\n---\n", {}),
+        (f"---\nlicense: mit\ntags:\n{'- a' * 40_000}\n---\n", {}),
+        (f"---\nlicense: mit\n---\n{'x' * 200_000}", {"license": "mit"}),
+        ("---\n---\n", {}),
         ("# no front matter", {}),
         ("---\nlicense: [unclosed\n---\n", {}),
         ("---\n- a list\n---\n", {}),
@@ -304,7 +319,9 @@ def test_what_is_taken_over_of_a_base_models_card(
 ) -> None:
     if readme is not None:
         (tmp_path / "README.md").write_text(readme)
-    assert carried_over(tmp_path) == expected
+    found = carried_over(tmp_path)
+    assert found == expected
+    json.dumps(found, allow_nan=False).encode()
 
 
 def test_paired_tests_are_told_in_a_sentence() -> None:

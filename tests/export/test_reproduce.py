@@ -1,7 +1,10 @@
 """A saved model is made again from its own record and the base model, byte for byte."""
 
+import base64
 import json
+import math
 import shutil
+import struct
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
@@ -16,7 +19,7 @@ from transformers import AutoTokenizer
 
 from heretic.ablation.parameters import AblationParameters, TentParameters
 from heretic.artifacts import read_json, write_json
-from heretic.errors import ExportError
+from heretic.errors import ExportError, ModelLoadError
 from heretic.export.record import Ablation
 from heretic.export.reproduce import reproduce
 from heretic.model.chat import ChatFormat
@@ -157,14 +160,19 @@ def test_another_base_model_is_refused(tmp_path: Path, base: Path) -> None:
         reproduce(record, tmp_path / "again", SETTINGS)
 
 
-def test_files_that_differ_are_named(tmp_path: Path, base: Path) -> None:
-    record = saved(base)
+def test_files_that_differ_are_named_and_never_take_the_targets_place(
+    tmp_path: Path, base: Path
+) -> None:
+    record, again = saved(base), tmp_path / "again"
+    reproduce(record, again, SETTINGS)
+    good = hashes(again)
     edits = read_json(record)["edits"]
     edits[0]["strengths"][0] += 0.5
     changed(record, edits=edits)
     with pytest.raises(ExportError, match=r"1 of \d+ files differ: model-0000\d-of-0000\d\.safet"):
-        reproduce(record, tmp_path / "again", SETTINGS)
-    assert (tmp_path / "again" / "config.json").is_file()
+        reproduce(record, again, SETTINGS)
+    assert hashes(again) == good
+    assert (tmp_path / "again.differs" / "config.json").is_file()
 
 
 def test_other_versions_are_told(tmp_path: Path, base: Path) -> None:
@@ -175,13 +183,62 @@ def test_other_versions_are_told(tmp_path: Path, base: Path) -> None:
         reproduce(record, tmp_path / "again", SETTINGS)
 
 
-def test_the_demo_model_has_to_be_named(tmp_path: Path, base: Path) -> None:
+@pytest.mark.parametrize("place", ["demo/model", "demo/picks/trial-12/model"])
+def test_the_demo_model_is_found_beside_its_runs(tmp_path: Path, base: Path, place: str) -> None:
     record = saved(base)
-    source = {**read_json(record)["source"], "model": "demo"}
-    changed(record, source=source)
-    with pytest.raises(ExportError, match="results/demo-model"):
+    changed(record, source={**read_json(record)["source"], "model": "demo"})
+    results, moved = tmp_path / "results", tmp_path / "results" / place
+    moved.parent.mkdir(parents=True)
+    record = record.parent.rename(moved) / "ablation.json"
+    with pytest.raises(ModelLoadError, match=rf"is not in {results}; run .* or name its folder"):
         reproduce(record, tmp_path / "again", SETTINGS)
     reproduce(record, tmp_path / "again", SETTINGS, base_model=str(base))
+    save_tiny_model(results / "demo-model", "llama")  # of other options
+    base.rename(results / "demo-model-seed1")
+    reproduce(record, tmp_path / "again", SETTINGS)
+    assert hashes(tmp_path / "again") == hashes(moved)
+
+
+@pytest.mark.parametrize("name", ["thesis.txt", "deep/thesis.txt", "config.json", "own", "link"])
+def test_a_folder_with_files_of_the_user_is_not_replaced(
+    tmp_path: Path, base: Path, name: str
+) -> None:
+    record, own = saved(base), tmp_path / "mine"
+    reproduce(record, own, SETTINGS)
+    place = own / name
+    place.parent.mkdir(exist_ok=True)
+    if name == "own":
+        place.mkdir()
+    elif name == "link":
+        place.symlink_to(own / "config.json")
+    else:
+        place.write_text("mine")
+    before = hashes(own)
+    with pytest.raises(ExportError, match=rf"mine/{name.split('/')[0]}.* does not belong to the"):
+        reproduce(record, own, SETTINGS)
+    assert hashes(own) == before
+
+
+def test_a_link_or_the_base_model_is_no_target(tmp_path: Path, base: Path) -> None:
+    record, link = saved(base), tmp_path / "link"
+    link.symlink_to(tmp_path)
+    with pytest.raises(ExportError, match="link is a link or a file"):
+        reproduce(record, link, SETTINGS)
+    shutil.copyfile(record, base / "ablation.json")  # as if it had been edited before
+    with pytest.raises(ExportError, match=r"does not belong|holds the base model"):
+        reproduce(record, base, SETTINGS)
+    assert (base / "model.safetensors").is_file()
+
+
+def test_a_record_that_is_not_there(tmp_path: Path) -> None:
+    with pytest.raises(ExportError, match=r"nope\.json: there is no such file; check the path$"):
+        reproduce(tmp_path / "nope.json", tmp_path / "again", SETTINGS)
+
+
+def test_what_a_record_says_of_its_date_is_passed_on(tmp_path: Path, base: Path) -> None:
+    record = changed(saved(base), date="2026-11-30")
+    reproduce(record, tmp_path / "again", SETTINGS)
+    assert read_json(tmp_path / "again" / "ablation.json")["date"] == "2026-11-30"
 
 
 EDIT = {
@@ -194,23 +251,69 @@ EDIT = {
 }
 
 
+NAN = base64.b64encode(struct.pack("<f", math.nan) * D_MODEL).decode()
+LONG = base64.b64encode(struct.pack(f"<{D_MODEL}f", 2.0, *[0.0] * (D_MODEL - 1))).decode()
+NARROW = base64.b64encode(struct.pack("<4f", 1.0, 0.0, 0.0, 0.0)).decode()
+
+
 @pytest.mark.parametrize(
     ("broken", "words"),
     [
-        ({"edits": [{"layer": 1}]}, "does not describe an edit"),
-        ({"dtype": "float99"}, "does not describe an edit"),
-        ({"directions": {}}, "does not describe an edit"),
+        ({"edits": [{"layer": 1}]}, r"edits\.0\.name: Field required"),
+        ({"dtype": "float99"}, "dtype: Input should be 'bfloat16', 'float16'"),
+        ({"export": "zip"}, "export: Input should be 'merged' or 'adapter'"),
+        ({"norm_preservation": 3}, "norm_preservation: Input should be"),
+        ({"max_shard_size": "1 ton"}, "max_shard_size: String should match"),
+        ({"max_shard_size": "0KB"}, "max_shard_size is 0"),
+        ({"chat_template": "x" * 1_000_001}, "chat_template: String should have at most"),
+        ({"date": "yesterday"}, "date: "),
+        ({"directions": {}}, "there are no directions 'layer 0'"),
+        ({"directions": {"layer 0": NAN}}, "not finite"),
+        ({"directions": {"layer 0": LONG}}, "not orthonormal"),
         ({"edits": [{**EDIT, "strengths": [1.0, 2.0]}]}, "2 strengths, 1 directions"),
-        ({"source": None}, "names no base model"),
-        ({"files": {}}, "no hashes"),
+        ({"edits": [{**EDIT, "strengths": [math.inf]}]}, "not finite"),
+        (
+            {"edits": [{**EDIT, "strengths": ["1"]}]},
+            r"strengths\.0: Input should be",
+        ),
+        ({"edits": [{**EDIT, "strengths": [1.0]}] * 2}, "a parameter is edited twice"),
+        ({"edits": [{**EDIT, "strengths": [1.0], "layer": -7}]}, r"edits\.0\.layer: "),
+        ({"edits": [{**EDIT, "strengths": [1.0], "layer": 7}]}, "of layer 7, .* does not fit the"),
+        ({"edits": [{**EDIT, "strengths": [1.0], "layer": 1}]}, "of layer 1, .* does not fit the"),
+        ({"edits": [{**EDIT, "strengths": [1.0], "experts": 10**9}]}, r"edits\.0\.experts: "),
+        ({"edits": [{**EDIT, "strengths": [1.0], "experts": 4}]}, "does not fit the base model"),
+        (
+            {"edits": [{**EDIT, "strengths": [1.0], "name": "transformer.h.0.ln_2"}]},
+            "ln_2.weight of layer 0, .* does not fit the base model of 3 layers and 32 channels",
+        ),
+        (
+            {
+                "edits": [{**EDIT, "strengths": [1.0]}],
+                "directions": {"layer 0": {"shape": [1, 4], "data": NARROW}},
+            },
+            "along directions of 4 channels, does not fit the base model of 3 layers and 32",
+        ),
+        ({"source": None}, "source: Input should be a valid dictionary"),
+        ({"source": {"model": 5, "revision": None, "sha256": "0" * 64}}, r"source\.model: "),
+        ({"files": {}}, "files: Dictionary should have at least 1 item"),
+        ({"files": {"../x": {"sha256": "0" * 64, "bytes": 1}}}, "not a plain relative path"),
+        ({"files": {"x": {"sha256": "0" * 63, "bytes": 1}}}, r"files\.x\.sha256: String should"),
+        ({"provenance": {"versions": {"torch": 5}}}, r"provenance\.versions\.torch: "),
+        ({"trial": math.nan}, "a number is not finite"),
+        ({"trial": json.loads("[" * 50 + "]" * 50)}, "nested too deeply"),
+        ({"trial": "\ud800"}, "surrogates not allowed"),
     ],
 )
 def test_a_damaged_record_is_one_line(
     tmp_path: Path, base: Path, broken: dict[str, Any], words: str
 ) -> None:
-    record = changed(saved(base), **broken)
-    with pytest.raises(ExportError, match=words):
+    """Before any work: nothing is written."""
+    record = saved(base)
+    record.write_text(json.dumps({**read_json(record), **broken}))
+    with pytest.raises(ExportError, match=words) as caught:
         reproduce(record, tmp_path / "again", SETTINGS)
+    assert "\n" not in str(caught.value)
+    assert not list(tmp_path.glob("again*"))
 
 
 @pytest.mark.parametrize("k", [1, 3])

@@ -1,6 +1,7 @@
 """Files that known edits come from: the families', and those of earlier searches."""
 
 import json
+import math
 from pathlib import Path
 from typing import Any
 
@@ -150,6 +151,33 @@ def test_a_file_to_start_from_that_is_none_is_told_in_one_line(
     assert "there is no front to start from" in wrong(written(tmp_path, failures))
 
 
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"layers": "x"},
+        {"layers": [3]},
+        {"direction_index": -math.inf},
+        {"direction_index": math.nan},
+        {"direction_index": 9.0},
+        {"direction_scope": "x"},
+        {"components": {"x": {"layer_min": 0.0, "layer_max": 1.0, "weight": 1.0}}},
+        {"components": {MLP: {"layer_min": -math.inf, "layer_max": 1.0, "weight": 1.0}}},
+        {"components": {MLP: {"layer_min": 0.0, "layer_max": 1.0, "weight": math.nan}}},
+    ],
+)
+def test_an_edit_to_start_from_is_checked_as_a_whole(
+    tmp_path: Path, records: list[TrialRecord], change: dict[str, Any]
+) -> None:
+    edit = {**records[0].parameters.to_dict(), "direction_scope": "global", "direction_index": 1.0}
+    best, table = tmp_path / "best.json", tmp_path / "study.json"
+    best.write_text(json.dumps({"parameters": {**edit, **change}, "model": {"layers": 3}}))
+    trial = {**records[0].to_dict(), "parameters": {**edit, **change}}
+    table.write_text(json.dumps({"n_layers": 3, "trials": [trial]}))
+    for path in (best, table):
+        with pytest.raises(StudyError, match=r"is another file; name the study\.db"):
+            earlier_edits(path)
+
+
 def test_an_earlier_version_did_not_say_how_deep_its_model_was(
     tmp_path: Path, database: Path
 ) -> None:
@@ -183,7 +211,7 @@ def test_a_run_cannot_start_from_what_it_replaces(
                     for name in (ATTENTION, MLP)
                 }
             },
-            "a weight is below 0",
+            r"StoredRange\.weight: Input should be greater than or equal to 0",
         ),
     ],
 )

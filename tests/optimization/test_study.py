@@ -19,12 +19,12 @@ from heretic.ablation.parameters import AblationParameters
 from heretic.ablation.plan import Edit, plan_edits
 from heretic.errors import StudyError
 from heretic.evaluation.trial_scores import Limits
+from heretic.optimization.database import storage_url
 from heretic.optimization.records import TrialRecord, agreement, choose, mean_stages, trial_rows
 from heretic.optimization.samplers import Sampling, make_sampler
 from heretic.optimization.study import (
     finished_trials,
     open_study,
-    storage_url,
     study_name,
 )
 from heretic.optimization.trials import RECORD, read_records

@@ -1,5 +1,6 @@
 """What befalls the file of a study: other processes, faults of the disk, earlier versions."""
 
+import os
 import signal
 import sqlite3
 from contextlib import closing
@@ -7,12 +8,14 @@ from pathlib import Path
 
 import pytest
 from optuna.trial import TrialState
-from sqlalchemy import Engine, event
+from sqlalchemy import Engine, event, text
 from sqlalchemy.exc import OperationalError
 
 from heretic.errors import StudyError
+from heretic.optimization.database import database_errors, open_storage
 from heretic.optimization.records import TrialRecord
-from heretic.optimization.study import database_errors, open_study
+from heretic.optimization.study import open_study
+from heretic.optimization.watch import read_search
 from optimization.small_search import OBJECTIVES, STUDY, search
 from optimization.test_study import N, states, told, waiting_process
 
@@ -136,10 +139,120 @@ def test_a_damaged_database_is_named_with_what_to_do(tmp_path: Path, damage: str
     [
         ("database or disk is full", "free some space on the disk and run again, its trials are"),
         ("database is locked", "close that and run again, its trials are kept"),
-        ("database disk image is malformed", "move the file away to start anew"),
+        ("database disk image is malformed", "move the file away to start over"),
     ],
 )
 def test_only_a_damaged_study_is_to_be_moved_away(tmp_path: Path, said: str, told: str) -> None:
     fault = OperationalError("INSERT", {}, sqlite3.OperationalError(said))
     with pytest.raises(StudyError, match=told), database_errors(tmp_path / "study.db"):
         raise fault
+
+
+def cut_off_in_a_transaction(database: Path) -> None:
+    """What a process leaves that is killed in the middle of writing: a hot journal."""
+    child = os.fork()
+    if child == 0:
+        connection = sqlite3.connect(database, isolation_level=None)
+        connection.execute("PRAGMA cache_size = 1")
+        connection.execute("BEGIN IMMEDIATE")
+        for _ in range(50):
+            connection.execute(
+                "INSERT INTO study_user_attributes (study_id, key, value_json) "
+                "VALUES (1, hex(randomblob(20)), hex(zeroblob(9000)))"
+            )
+        os._exit(0)
+    os.waitpid(child, 0)
+
+
+def test_a_write_that_was_cut_off_is_rolled_back_by_the_next_search(
+    tmp_path: Path, undisturbed: list[TrialRecord]
+) -> None:
+    database = tmp_path / "study.db"
+    search(database, 2)
+    cut_off_in_a_transaction(database)
+    assert database.with_name("study.db-journal").exists()
+    with pytest.raises(StudyError, match=r"a search was cut off .* run the search again"):
+        read_search(database)
+    assert told(search(database, 4)) == told(undisturbed[:4])
+    assert len(read_search(database).records) == 4
+
+
+def test_an_empty_file_is_a_new_study_and_nothing_to_look_at(tmp_path: Path) -> None:
+    database = tmp_path / "study.db"
+    database.touch()
+    with pytest.raises(StudyError, match=r"study\.db cannot be used \(it is empty\)"):
+        read_search(database)
+    assert len(search(database, 1)) == 1
+
+
+def test_the_database_of_another_program_is_left_as_it_is(tmp_path: Path) -> None:
+    """Optuna would add its tables to it."""
+    database = tmp_path / "study.db"
+    _execute(database, "CREATE TABLE cookies (a)")
+    before = database.read_bytes()
+    for use in (read_search, search_once):
+        with pytest.raises(StudyError, match=r"it is no study: it has no table"):
+            use(database)
+    assert database.read_bytes() == before
+
+
+def search_once(database: Path) -> list[TrialRecord]:
+    return search(database, 1)
+
+
+ENDLESS = "WITH RECURSIVE r(n) AS (SELECT 1 UNION ALL SELECT n + 1 FROM r) SELECT n FROM r"
+
+
+@pytest.mark.parametrize(
+    ("statement", "words"),
+    [
+        (f"CREATE VIEW v AS {ENDLESS}", "has views"),
+        ("UPDATE trial_user_attributes SET value_json = 'null'", "trial 0 of the study is damaged"),
+        ("UPDATE trial_user_attributes SET value_json = '{\"seconds\": 1}'", "parameters: Field"),
+        ("UPDATE trial_user_attributes SET value_json = 'x'", "Expecting value"),
+        ("UPDATE trial_params SET distribution_json = 'null'", "cannot be used"),
+        ("UPDATE trials SET state = 'X'", "cannot be used"),
+        ("UPDATE alembic_version SET version_num = 'v0.0.1'", "another version of Optuna made it"),
+        ("DELETE FROM version_info", "cannot be used|another version"),
+    ],
+)
+def test_odd_rows_are_one_line_for_whoever_looks_and_for_a_search(
+    tmp_path: Path, statement: str, words: str
+) -> None:
+    database = tmp_path / "study.db"
+    search(database, 2)
+    with closing(sqlite3.connect(database)) as connection:
+        connection.execute(statement)
+        connection.commit()
+    if "version_info" in statement:  # which a search writes again
+        with pytest.raises(StudyError):
+            read_search(database)
+        return
+    for use in (read_search, search_once):
+        with pytest.raises(StudyError, match=words) as caught:
+            use(database)
+        assert "\n" not in str(caught.value)
+
+
+def test_an_attribute_that_is_nested_too_deeply(tmp_path: Path) -> None:
+    database = tmp_path / "study.db"
+    search(database, 1)
+    with closing(sqlite3.connect(database)) as connection:
+        connection.execute("UPDATE study_user_attributes SET value_json = ?", ("[" * 100_000,))
+        connection.commit()
+    with pytest.raises(StudyError, match="its values are nested too deeply"):
+        read_search(database)
+
+
+def test_no_statement_runs_without_end(tmp_path: Path) -> None:
+    """Nor is a value of any length read."""
+    database = tmp_path / "study.db"
+    search(database, 1)
+    engine = open_storage(database, read_only=True).engine
+    for statement, words in ((ENDLESS, "without end"), ("SELECT zeroblob(1 << 28)", "too big")):
+        with (
+            pytest.raises(StudyError, match=words),
+            database_errors(database),
+            engine.connect() as connection,
+        ):
+            connection.execute(text(statement)).fetchall()

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 from safetensors import SafetensorError
 
-from heretic.errors import HereticError
+from heretic.errors import HereticError, one_line
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -34,6 +34,12 @@ PACKAGES = (
     "bitsandbytes",
 )
 PROVENANCE = "provenance"
+# In the hidden folder beside one that is being replaced.
+MARKER, NEW, OLD = "being-replaced-by-heretic-workflow", "new", "old"
+# JSON beyond these bounds is none of ours, and would exhaust memory.
+LARGEST_JSON = 128 * 1024**2
+AGAIN = "delete it and run again"
+GIVEN = "check that it is the right file and whole"
 
 
 @contextmanager
@@ -70,13 +76,21 @@ def replacing_folder(target: Path, error: type[HereticError] = HereticError) -> 
     half done is cleared away first, since a model's worth of it may fill the disk. Only one
     process at a time may replace a folder.
 
+    Everything happens in one hidden folder beside the target, which a marker file identifies as
+    ours: a folder of the same name without the marker is left alone, and links are not followed.
+
     Raises:
-        HereticError: the disk is full; an `error`, if another class is given.
+        HereticError: the disk is full, or a link, a file or somebody else's folder is in the way;
+            an `error`, if another class is given.
     """
     target.parent.mkdir(parents=True, exist_ok=True)
-    beside = target.with_name(f".{target.name}.partial")
-    aside = target.with_name(f".{target.name}.old")
-    _settle(target, beside, aside)
+    work = target.with_name(f".{target.name}.partial")
+    _require_folder(target, error)
+    _require_own(work, error)
+    beside, aside = work / NEW, work / OLD
+    _settle(target, work)
+    work.mkdir()
+    (work / MARKER).touch()
     beside.mkdir()
     try:
         with _explaining_full_disk(target, error):
@@ -90,16 +104,36 @@ def replacing_folder(target: Path, error: type[HereticError] = HereticError) -> 
             beside.rename(target)
             _flush(target.parent)
     finally:
-        _settle(target, beside, aside)
+        _settle(target, work)
 
 
-def _settle(target: Path, beside: Path, aside: Path) -> None:
-    """Put a folder that was moved aside back if nothing has taken its place; drop the rest."""
-    if aside.exists() and not target.exists():
-        aside.rename(target)
-    for leftover in (beside, aside):
-        if leftover.exists():
-            shutil.rmtree(leftover)
+def _settle(target: Path, work: Path) -> None:
+    """Move an older folder back if nothing has taken its place; remove the working folder."""
+    if (work / OLD).exists() and not target.exists():
+        (work / OLD).rename(target)
+    if work.exists():
+        for part in (work / NEW, work / OLD):  # the marker goes last
+            if part.exists():
+                shutil.rmtree(part)
+        shutil.rmtree(work)
+
+
+def _require_folder(target: Path, error: type[HereticError]) -> None:
+    if target.is_symlink() or (target.exists() and not target.is_dir()):
+        kind = "link" if target.is_symlink() else "file"
+        raise error(f"{target} is a {kind}, not a folder; move it away or name another folder")
+
+
+def _require_own(work: Path, error: type[HereticError]) -> None:
+    """Refuse a working folder that is not one of ours, which an empty one may be."""
+    if work.is_symlink() or work.exists():
+        marker = work / MARKER
+        own = not work.is_symlink() and work.is_dir()
+        marked = own and marker.is_file() and not marker.is_symlink()
+        if not marked and not (own and not any(work.iterdir())):
+            raise error(
+                f"{work} is in the way and not ours to remove; move it away, then run again"
+            )
 
 
 def write_text(path: Path, text: str) -> None:
@@ -113,19 +147,47 @@ def write_json(path: Path, payload: Mapping[str, Any]) -> None:
     write_text(path, json.dumps(payload, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
 
 
-def read_json(path: Path) -> dict[str, Any]:
+def read_json(path: Path, advice: str = AGAIN) -> dict[str, Any]:
     """Read a JSON object.
+
+    Args:
+        path: of the file.
+        advice: what to do about a damaged file; `GIVEN` for files that the user names.
 
     Raises:
         HereticError: the file is missing or damaged.
     """
     try:
-        value = json.loads(path.read_text(encoding="utf-8"))
+        if not path.exists():
+            remedy = "run again, which writes it" if advice == AGAIN else "check the path"
+            raise HereticError(f"cannot read {path}: there is no such file; {remedy}")
+        value = parse_json(_bounded_text(path))
         if not isinstance(value, dict):
             raise ValueError(f"it holds a {type(value).__name__} instead of an object")
-    except (OSError, ValueError, RecursionError) as error:
-        raise HereticError(f"cannot read {path}: {error}; delete it and run again") from error
+    except (OSError, ValueError) as error:
+        raise HereticError(f"cannot read {path}: {one_line(error)}; {advice}") from error
     return value
+
+
+def parse_json(text: str) -> Any:
+    """Return the value of a JSON text.
+
+    Raises:
+        ValueError: it is not JSON, or nested too deeply to be read.
+    """
+    try:
+        return json.loads(text)
+    except RecursionError as error:
+        raise ValueError("its values are nested too deeply") from error
+
+
+def _bounded_text(path: Path) -> str:
+    """Return a regular file's UTF-8 text; a device or a pipe might never end."""
+    if not path.is_file():
+        raise ValueError("it is not a file")
+    if path.stat().st_size > LARGEST_JSON:
+        raise ValueError(f"it has more than {LARGEST_JSON // 1024**2} MB")
+    return path.read_text(encoding="utf-8")
 
 
 def write_jsonl(path: Path, records: Iterable[Mapping[str, Any]]) -> None:
@@ -141,7 +203,10 @@ def read_jsonl(path: Path) -> list[dict[str, Any]]:
         OSError, ValueError: the file is missing or damaged; the caller knows what it should hold.
     """
     with path.open(encoding="utf-8") as lines:
-        return [json.loads(line) for line in lines]
+        found = [parse_json(line) for line in lines]
+    if not all(isinstance(record, dict) for record in found):
+        raise ValueError("a line holds another value than an object")
+    return found
 
 
 def write_csv(path: Path, rows: Sequence[Mapping[str, Any]], provenance: Mapping[str, Any]) -> None:
@@ -169,12 +234,16 @@ def read_tensors(path: Path) -> "dict[str, Tensor]":
     """Read every tensor of a safetensors file.
 
     Raises:
-        HereticError: the file is damaged.
+        HereticError: the file is missing or damaged.
     """
     from safetensors.torch import load_file
 
     try:
         return load_file(path)
+    except FileNotFoundError as error:
+        raise HereticError(
+            f"cannot read {path}: there is no such file; run again, which writes it"
+        ) from error
     except (OSError, SafetensorError) as error:
         raise HereticError(f"cannot read {path}: {error}; delete it and run again") from error
 

@@ -6,7 +6,7 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
-from heretic.artifacts import provenance, read_json, sha256_of, write_json, write_jsonl
+from heretic.artifacts import GIVEN, provenance, read_json, sha256_of, write_json, write_jsonl
 from heretic.console import log
 from heretic.demo.folder import folder_name
 from heretic.errors import ModelLoadError, SettingsError
@@ -14,7 +14,7 @@ from heretic.evaluation.comparison import compare_models
 from heretic.evaluation.holdout import HoldoutProtocol, HoldoutSets
 from heretic.export.adapter import WEIGHTS, attach_adapter
 from heretic.export.forms import ADAPTER_CONFIG, is_adapter
-from heretic.export.record import RECORD
+from heretic.export.record_file import RECORD, read_record
 from heretic.model.loading import Model, load_model
 from heretic.model.quantization import AS_IS, NONE, check_package, stored_quantization
 from heretic.model.source import check_model, is_local, locate, resolve_revision, source_facts
@@ -204,7 +204,7 @@ def find_candidate(name: str, revision: str | None, settings: Settings, results:
 
 def _base_of(adapter: Path) -> tuple[str, str | None]:
     """The model that an adapter was made for, and its revision."""
-    config = read_json(adapter / ADAPTER_CONFIG)
+    config = read_json(adapter / ADAPTER_CONFIG, GIVEN)
     base, revision = config.get("base_model_name_or_path"), config.get("revision")
     if not isinstance(base, str) or not base:
         raise ModelLoadError(
@@ -218,7 +218,7 @@ def _base_of(adapter: Path) -> tuple[str, str | None]:
 def _recorded_template(adapter: Path) -> str | None:
     """The chat template that an edit of ours was searched with, if not the model's own."""
     record = adapter / RECORD
-    return read_json(record).get("chat_template") if record.is_file() else None
+    return read_record(record)[1].chat_template if record.is_file() else None
 
 
 def load_sets(

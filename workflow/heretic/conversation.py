@@ -6,16 +6,16 @@ from pathlib import Path
 
 from rich.console import Console
 
-from heretic.artifacts import read_json
+from heretic.artifacts import AGAIN
 from heretic.console import log
-from heretic.demo.folder import is_demo_folder
-from heretic.errors import ModelLoadError
 from heretic.export.adapter import load_edited
+from heretic.export.base_model import edited_demo_model
 from heretic.export.forms import is_adapter
+from heretic.export.record_file import RECORD, read_record
 from heretic.model.decoding import decode, generate
 from heretic.model.loading import load_model
 from heretic.model.quantization import AS_IS, NONE
-from heretic.model.source import is_local, source_facts
+from heretic.model.source import is_local
 from heretic.model.template_date import day_of, read_chat
 from heretic.model.threads import set_threads
 from heretic.prompts.prompt import Prompt
@@ -39,17 +39,16 @@ def converse(
         HereticError: a model cannot be loaded.
     """
     set_threads(settings.threads)
-    record, chat = read_json(saved / "ablation.json"), read_chat(folder / "chat.json")
-    source = record["source"]
-    original = source["model"]
+    record, chat = read_record(saved / RECORD, AGAIN)[1], read_chat(folder / "chat.json")
+    original = record.source.model
     if original == DEMO and (compare or is_adapter(saved)):
-        original = str(edited_demo_model(folder.parent, source["sha256"]))
+        original = str(edited_demo_model([folder.parent], record.source.sha256))
     options = {
         **settings.model_dump(mode="json"),
-        "model": source["model"],
-        "model_revision": None if is_local(original) else source["revision"],
+        "model": record.source.model,
+        "model_revision": None if is_local(original) else record.source.revision,
         "quantization": NONE if settings.quantization == AS_IS else settings.quantization,
-        "chat_template": record["chat_template"] or settings.chat_template,
+        "chat_template": record.chat_template or settings.chat_template,
         **chat,
     }
     day = chat["template_date"]
@@ -63,26 +62,6 @@ def converse(
         for name, model in models.items():
             answer = decode(model, generate(model, [Prompt(question)], max_new_tokens))[0]
             console.print(f"{name}: {answer}" if compare else answer)
-
-
-def edited_demo_model(results: Path, sha256: str) -> Path:
-    """The demo model of which an edited one was made; there may be several, of other options.
-
-    Args:
-        results: folder of all runs.
-        sha256: of its weights, as the record of the edited model has it.
-
-    Raises:
-        ModelLoadError: it is not there.
-    """
-    folders = (path for path in sorted(results.iterdir()) if path.is_dir())
-    for found in folders:
-        if is_demo_folder(found.name) and source_facts(DEMO, None, found)["sha256"] == sha256:
-            return found
-    raise ModelLoadError(
-        f"the demo model that was edited is not in {results}; run the workflow again with the "
-        "options of that run, which trains it"
-    )
 
 
 def _questions() -> Iterator[str]:

@@ -2,16 +2,15 @@
 
 import os
 import shutil
-from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from heretic.artifacts import read_json
 from heretic.demo.folder import is_demo_folder
 from heretic.errors import ExportError, SettingsError
 from heretic.evaluation.benchmark_tasks import check_benchmarks
 from heretic.export.forms import check_form
 from heretic.export.hub import check_upload
+from heretic.export.record_file import read_owner
 from heretic.model.accelerators import check_device
 from heretic.model.inspection import check_chat, check_listing, inspect_checkpoint
 from heretic.model.quantization import (
@@ -208,18 +207,12 @@ def check_owner(folder: Path, settings: Settings) -> None:
     record = folder / "model" / "ablation.json"
     if settings.run_name is not None or not record.is_file():
         return
-    owner = _searched(read_json(record))
+    owner = read_owner(record).searched
     if _identity(owner) != _identity(str(settings.model)):
         raise SettingsError(
             f"{folder} holds the results of {owner}; give those of {settings.model} a run_name of "
             "their own"
         )
-
-
-def _searched(record: Mapping[str, Any]) -> str:
-    """The model that a record's edit was found on, which need not be the one that was saved."""
-    settings = record.get("provenance", {}).get("settings", {})
-    return str(settings.get("model", record["source"]["model"]))
 
 
 def _identity(model: str) -> str:

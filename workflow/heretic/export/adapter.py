@@ -6,6 +6,7 @@ columns of W, which no low rank holds.
 """
 
 import json
+import warnings
 from collections.abc import Mapping
 from contextlib import AbstractContextManager
 from pathlib import Path
@@ -18,14 +19,15 @@ from torch import Tensor
 
 from heretic.ablation.blocks import projection_of
 from heretic.ablation.recorded import check_adapter
-from heretic.artifacts import read_json
 from heretic.console import log
 from heretic.errors import ExportError, one_line
+from heretic.export.adapter_config import check_config
 from heretic.export.checkpoint import Checkpoint
 from heretic.export.folder import write_record, writing
 from heretic.export.forms import ADAPTER_CONFIG, check_form, is_adapter
 from heretic.export.layout import Layout, empty_network, lay_out
-from heretic.export.record import RECORD, Ablation
+from heretic.export.record import Ablation
+from heretic.export.record_file import RECORD, read_record
 from heretic.model.loading import Model, load_model
 from heretic.model.own_files import check_links
 from heretic.model.quantization import AS_IS, NONE
@@ -33,6 +35,11 @@ from heretic.model.stored import places
 
 WEIGHTS = "adapter_model.safetensors"
 PREFIX = "base_model.model."
+# What PEFT raises of configurations and tensors that nobody saved as they are.
+ADAPTER_ERRORS = (
+    *(OSError, RuntimeError, ValueError, TypeError, LookupError, AttributeError),
+    *(ArithmeticError, AssertionError, ImportError, SafetensorError),
+)
 
 
 def save_adapter(
@@ -95,9 +102,9 @@ def load_edited(folder: Path, options: Mapping[str, Any], base_model: str) -> Mo
     if options.get("quantization") == AS_IS:
         options = {**options, "quantization": NONE}
     if is_adapter(folder):
-        source = read_json(folder / RECORD)["source"]
-        if source["model"] != options["model"]:  # another one was exported than was searched
-            base_model, options = source["model"], {**options, "model_revision": source["revision"]}
+        source = read_record(folder / RECORD)[1].source
+        if source.model != options["model"]:  # another one was exported than was searched
+            base_model, options = source.model, {**options, "model_revision": source.revision}
         return attach_adapter(load_model(**{**options, "model": base_model}), folder)
     return load_model(**{**options, "model": str(folder), "model_revision": None})
 
@@ -115,19 +122,23 @@ def attach_adapter(model: Model, folder: Path) -> Model:
         raise ExportError(
             f"the adapter in {folder} has no {WEIGHTS}; save it with PEFT in that format"
         )
+    check_config(folder, (name for name, _ in model.network.named_modules()))
     try:
-        if PeftConfig.from_pretrained(str(folder)).is_prompt_learning:
-            raise ExportError(
-                f"the adapter in {folder} adds tokens to prompts and edits nothing; only adapters "
-                "of weights, such as LoRA, can be measured"
-            )
-        # Injects into the network's own modules; the wrapper that it returns is not needed.
-        wrapper = PeftModel.from_pretrained(model.network, str(folder), use_safetensors=True)
+        with warnings.catch_warnings(record=True) as remarks:
+            if PeftConfig.from_pretrained(str(folder)).is_prompt_learning:
+                raise ExportError(
+                    f"the adapter in {folder} adds tokens to prompts and edits nothing; only "
+                    "adapters of weights, such as LoRA, can be measured"
+                )
+            # Injects into the network's own modules; the wrapper that it returns is not needed.
+            wrapper = PeftModel.from_pretrained(model.network, str(folder), use_safetensors=True)
         stored = _stored_names(folder)
-    except (OSError, RuntimeError, ValueError, TypeError, KeyError, SafetensorError) as error:
+    except ADAPTER_ERRORS as error:
         raise ExportError(
             f"the adapter in {folder} does not fit the model: {one_line(error)}"
         ) from error
+    for remark in remarks:
+        log.info("PEFT on the adapter in %s: %s", folder, one_line(remark.message))
     unused = stored - {name.replace(".default.", ".") for name in wrapper.state_dict()}
     if unused:
         raise ExportError(

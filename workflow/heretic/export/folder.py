@@ -15,7 +15,8 @@ from heretic.errors import ExportError, one_line
 from heretic.export.checkpoint import Checkpoint
 from heretic.export.layout import Layout
 from heretic.export.manifest import manifest
-from heretic.export.record import NOT_REPRODUCED, RECORD
+from heretic.export.record import NOT_REPRODUCED
+from heretic.export.record_file import RECORD
 from heretic.model.own_files import own_files
 from heretic.model.template import LEGACY_TEMPLATE, PROCESSOR
 

@@ -14,17 +14,14 @@ from heretic.ablation.projection import NormPreservation
 from heretic.ablation.recorded import (
     RecordedEdit,
     RecordedWriter,
-    decode_floats,
     encode_floats,
     plan_recorded,
 )
-from heretic.errors import ExportError
+from heretic.export.record_file import ENCODING, RECORD, check_edit
 
-RECORD = "ablation.json"
 # The card is written later and tells of the evaluation, the record cannot hold its own hash.
 NOT_REPRODUCED = (RECORD, "README.md")
 EVERYWHERE = "everywhere"
-OF_THE_EDIT = ("strengths", "strength", "direction")
 
 
 @dataclass(frozen=True)
@@ -116,7 +113,7 @@ class Ablation:
             "chat_template": self.chat_template,
             "template_date": self.template_date,
             "edits": edits,
-            "directions": {"encoding": "base64 of little-endian float32", **directions},
+            "directions": {ENCODING: "base64 of little-endian float32", **directions},
         }
 
     @classmethod
@@ -126,33 +123,21 @@ class Ablation:
         Raises:
             ExportError: the record lacks something or holds what it cannot hold.
         """
-        try:
-            edits = []
-            for edit in record["edits"]:
-                place = {k: v for k, v in edit.items() if k not in OF_THE_EDIT}
-                directions = _decode(record["directions"][edit["direction"]])
-                strengths = _strengths(edit)
-                if len(strengths) != len(directions):
-                    raise ValueError(f"{len(strengths)} strengths, {len(directions)} directions")
-                writer = RecordedWriter.from_dict(place)
-                edits.append(RecordedEdit(writer, directions, strengths))
-            found = cls(
-                tuple(edits),
-                norm_preservation=record["norm_preservation"],
-                dtype=record["dtype"],
-                export=record["export"],
-                max_shard_size=record["max_shard_size"],
-                chat_template=record["chat_template"],
-                template_date=record.get("template_date"),  # the first records had none
-            )
-            if not isinstance(found.torch_dtype, torch.dtype):
-                raise ValueError(f"{found.dtype} is no data type")
-        except (KeyError, TypeError, ValueError, AttributeError, RuntimeError) as error:
-            raise ExportError(
-                f"{RECORD} does not describe an edit ({type(error).__name__}: {error}); use the "
-                "file of a model that this program saved"
-            ) from error
-        return found
+        checked = check_edit(record)
+        rows = {name: torch.from_numpy(found) for name, found in checked.rows().items()}
+        edits = (
+            RecordedEdit(RecordedWriter(**edit.place), rows[edit.direction], edit.along)
+            for edit in checked.edits
+        )
+        return cls(
+            tuple(edits),
+            norm_preservation=checked.norm_preservation,
+            dtype=checked.dtype,
+            export=checked.export,
+            max_shard_size=checked.max_shard_size,
+            chat_template=checked.chat_template,
+            template_date=checked.template_date,
+        )
 
 
 def _keys(writer: RecordedWriter) -> tuple[str, ...]:
@@ -161,19 +146,6 @@ def _keys(writer: RecordedWriter) -> tuple[str, ...]:
     return layer, f"{layer}, {writer.component}", writer.name
 
 
-def _strengths(edit: Mapping[str, Any]) -> tuple[float, ...]:
-    """Strength along each direction; the first records knew one direction, and its `strength`."""
-    return tuple(edit["strengths"]) if "strengths" in edit else (edit["strength"],)
-
-
 def _encode(directions: Tensor) -> dict[str, Any]:
     """Directions [k, d_model] as text."""
     return {"shape": list(directions.shape), "data": encode_floats(directions)}
-
-
-def _decode(stored: Mapping[str, Any] | str) -> Tensor:
-    """Directions [k, d_model]; the first records held the one direction as bare text."""
-    text, shape = (
-        (stored, (1, -1)) if isinstance(stored, str) else (stored["data"], stored["shape"])
-    )
-    return decode_floats(text).reshape(tuple(shape))

@@ -1,20 +1,23 @@
 """Does an export again from `ablation.json` and the base model, and compares every file."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
-from heretic.artifacts import read_json, versions
+from heretic.artifacts import versions
 from heretic.console import log
-from heretic.errors import ExportError
+from heretic.errors import ExportError, one_line
+from heretic.export.base_model import find_base_model, require_fit
 from heretic.export.export import export_model, wants_low_memory
+from heretic.export.folder import writing
+from heretic.export.forms import check_form
 from heretic.export.manifest import manifest
-from heretic.export.record import RECORD, Ablation
+from heretic.export.record import NOT_REPRODUCED, Ablation
+from heretic.export.record_file import RECORD, ExportRecord, read_record
 from heretic.model.loading import load_model
 from heretic.model.quantization import NONE
-from heretic.model.source import locate, source_facts
 from heretic.settings import Settings
-from heretic.settings.prompt_sources import DEMO
+
+MOST_NAMED = 5
 
 
 def reproduce(
@@ -24,8 +27,8 @@ def reproduce(
 
     Args:
         ablation_json: of a saved model.
-        target: folder for the new one; replaced if it holds an earlier export, and left there
-            when files differ.
+        target: folder for the new one; an earlier export there is replaced if nothing else is in
+            the folder. A result that differs goes to `TARGET.differs` instead.
         settings: how to do it (`device`, `low_memory_export`, `trust_remote_code`, ...); what to
             do is in the file.
         base_model: where the base model is now, when not where the file says.
@@ -38,11 +41,15 @@ def reproduce(
             something else, or a file differs.
         ModelLoadError: the base model cannot be found.
     """
-    record = read_json(ablation_json)
-    ablation = Ablation.from_dict(record)
-    _require_free(target, ablation_json.resolve().parent)
-    facts = {k: v for k, v in record.items() if k not in (*ablation.to_dict(), "files")}
-    folder, model, revision = _base_model(record, base_model)
+    facts, record = read_record(ablation_json)
+    ablation = Ablation.from_dict(facts)
+    check_form(ablation.export, ablation.norm_preservation)
+    target, differing = _free_places(target, ablation_json.resolve().parent)
+    folder, model, revision = find_base_model(record.source, ablation_json, base_model)
+    if target.resolve() == folder.resolve():
+        raise ExportError(f"{target} holds the base model; name another folder")
+    trust = settings.trust_remote_code
+    require_fit(ablation, folder, trust_remote_code=trust)
     changes = {
         "model": model,
         "model_revision": revision,
@@ -51,7 +58,6 @@ def reproduce(
         "template_date": ablation.template_date,
         "quantization": NONE,
     }
-    trust = settings.trust_remote_code
     low_memory = ablation.export == "merged" and wants_low_memory(
         settings.low_memory_export,
         folder,
@@ -62,67 +68,88 @@ def reproduce(
     export_model(
         ablation,
         folder,
-        target,
-        facts,
+        differing,
+        {k: v for k, v in facts.items() if k not in (*ablation.to_dict(), "files")},
         load=lambda: load_model(**{**settings.model_dump(), **changes}),
         low_memory=low_memory,
         trust_remote_code=trust,
     )
-    return _compare(record, target)
+    compared = _compare(record, differing)
+    # Only what is the same takes the target's place.
+    with writing(target) as beside:
+        beside.rmdir()
+        differing.rename(beside)
+    return compared
+
+
+def _free_places(target: Path, original: Path) -> tuple[Path, Path]:
+    """Return the target and the folder beside it for a result that differs, both free."""
+    try:
+        named = target if target.name not in ("", "..") else target.resolve()
+        if not named.name:
+            raise ExportError(f"{target} is the root of all folders; name another folder")
+        places = named, named.with_name(f"{named.name}.differs")
+        for place in places:
+            _require_free(place, original)
+    except OSError as error:
+        raise ExportError(f"cannot use {target}: {one_line(error)}; name another folder") from error
+    return places
 
 
 def _require_free(target: Path, original: Path) -> None:
-    """Refuse to replace the model itself, or a folder of something else."""
+    """Refuse to replace the model itself, or a folder that holds anything but an export."""
     if target.resolve() == original:
         raise ExportError(f"{target} holds the model that is to be made again; name another folder")
-    taken = target.is_file() or (target.is_dir() and any(target.iterdir()))
-    if taken and not (target / RECORD).is_file():
+    if target.is_symlink() or target.is_file():
+        raise ExportError(f"{target} is a link or a file; name another folder")
+    if not target.is_dir() or not any(target.iterdir()):
+        return
+    if not (target / RECORD).is_file():
         raise ExportError(f"{target} exists and is no exported model; name another folder")
-
-
-def _base_model(record: Mapping[str, Any], base_model: str | None) -> tuple[Path, str, str | None]:
-    try:
-        source = record["source"]
-        recorded, revision, sha256 = source["model"], source["revision"], source["sha256"]
-    except (KeyError, TypeError) as error:
-        raise ExportError("the record names no base model; is it an ablation.json?") from error
-    if base_model is None and recorded == DEMO:
+    foreign = next(_foreign(target), None)
+    if foreign is not None:
         raise ExportError(
-            "the base model is the demo, which the workflow trains; say where it is "
-            "(results/demo-model, with other options a folder whose name begins so)"
+            f"{foreign} does not belong to the exported model in {target}, which would be replaced "
+            "as a whole; move it away or name another folder"
         )
-    if base_model is not None:
-        revision = None
-    model = base_model or recorded
-    folder = locate(model, revision)
-    if source_facts(model, revision, folder)["sha256"] != sha256:
-        raise ExportError(
-            f"the weights of {model} are not those that were edited (sha256 {sha256}); name the "
-            "base model, of the right revision"
-        )
-    return folder, model, revision
 
 
-def _compare(record: Mapping[str, Any], target: Path) -> list[str]:
-    found, wanted = manifest(target), record.get("files")
-    if not wanted:
-        raise ExportError("the record holds no hashes to compare with; was it saved half way?")
+def _foreign(folder: Path) -> Iterator[Path]:
+    """Whatever is in a folder beside the export that its record describes."""
+    known = {name: facts.bytes for name, facts in read_record(folder / RECORD)[1].files.items()}
+    parents = {parent.as_posix() for name in known for parent in Path(name).parents}
+    for path in sorted(folder.rglob("*")):
+        name = path.relative_to(folder).as_posix()
+        if path.is_symlink():
+            yield path
+        elif path.is_dir():
+            if name not in parents:
+                yield path
+        elif name not in NOT_REPRODUCED and path.stat().st_size != known.get(name):
+            yield path
+
+
+def _compare(record: ExportRecord, folder: Path) -> list[str]:
+    found = manifest(folder)
     differing = sorted(
         name
-        for name, facts in wanted.items()
-        if found.get(name, {}).get("sha256") != facts["sha256"]
+        for name, facts in record.files.items()
+        if found.get(name, {}).get("sha256") != facts.sha256
     )
     if differing:
+        more = len(differing) - MOST_NAMED
+        named = [*differing[:MOST_NAMED], *([f"{more} more"] if more > 0 else [])]
         raise ExportError(
-            f"{len(differing)} of {len(wanted)} files differ: {', '.join(differing)}"
-            f"{_other_versions(record)}"
+            f"{len(differing)} of {len(record.files)} files differ: {', '.join(named)}"
+            f"{_other_versions(record)}; the result, which is not the recorded model, is left in "
+            f"{folder}"
         )
-    log.info("All %d files are the same, byte for byte", len(wanted))
-    return sorted(wanted)
+    log.info("All %d files are the same, byte for byte", len(record.files))
+    return sorted(record.files)
 
 
-def _other_versions(record: Mapping[str, Any]) -> str:
-    then, now = record.get("provenance", {}).get("versions", {}), versions()
+def _other_versions(record: ExportRecord) -> str:
+    then, now = record.provenance.versions, versions()
     other = [
         f"{name} {then[name]} (here {now.get(name, 'none')})"
         for name in ("torch", "transformers", "safetensors", "peft")

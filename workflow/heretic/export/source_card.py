@@ -1,5 +1,10 @@
-"""What a model card takes over from that of the base model: licence, languages, tags."""
+"""What a model card takes over from that of the base model: license, languages, tags.
 
+The card is a stranger's text. Its front matter is read within bounds, every value as the text that
+stands there, and a field that is neither text nor a list of texts is left out with a warning.
+"""
+
+import re
 from pathlib import Path
 from typing import Any
 
@@ -18,25 +23,104 @@ CARRIED_OVER = (
     "library_name",
     "tags",
 )
+LARGEST, MOST_TEXTS, LONGEST_TEXT, DEEPEST = 64 * 1024, 100, 200, 16
+FENCE = b"---"
+FRONT_MATTER = re.compile(rb"\s*---[\r\n]+(.*?)[\r\n]+---(?:[\r\n]|\Z)", re.DOTALL)
+# As which YAML reads plain text; `no` is a language and a date may be a tag.
+TEXTUAL = tuple(f"tag:yaml.org,2002:{kind}" for kind in ("str", "timestamp", "bool", "int"))
+LIST, EMPTY = "tag:yaml.org,2002:seq", "tag:yaml.org,2002:null"
 
 
 def carried_over(folder: Path) -> dict[str, Any]:
-    """Fields of the front matter of a checkpoint's README.md that hold for the edited model too.
+    """Return fields of a checkpoint's README.md that hold for the edited model too.
 
-    Empty where there is no card, or one that nobody can read: the export goes on without.
+    Empty where there is no card, or one whose front matter cannot be read: the export goes on
+    without.
+
+    Returns:
+        Texts and lists of texts, at most 100 of 200 characters, by name of the field.
     """
-    from huggingface_hub.repocard import metadata_load
-
     card = folder / "README.md"
     if not is_own_file(card, folder):
         return {}
     try:
-        found = metadata_load(card) or {}
+        if not card.is_file():
+            return {}
+        fields = _fields(card)
     except (OSError, ValueError, yaml.YAMLError) as error:
         log.warning(
-            "%s has no readable front matter (%s): state the licence of the base model yourself",
+            "%s has no readable front matter (%s): state the license of the base model yourself",
             card,
             one_line(error),
         )
         return {}
-    return {name: found[name] for name in CARRIED_OVER if found.get(name)}
+    found: dict[str, Any] = {}
+    for name in CARRIED_OVER:
+        try:
+            value = _texts(fields[name]) if name in fields else None
+        except ValueError as error:
+            log.warning("%s: %s is left out of the new card: %s", card, name, error)
+        else:
+            found |= {name: value} if value else {}
+    return found
+
+
+def _fields(card: Path) -> dict[str, yaml.Node]:
+    """Return the nodes of a card's front matter by name; empty if it has none.
+
+    Raises:
+        OSError, ValueError, YAMLError: it cannot be read within bounds.
+    """
+    with card.open("rb") as stream:
+        head = stream.read(LARGEST)
+    match = FRONT_MATTER.match(head)
+    if match is None:
+        if len(head) == LARGEST and head.lstrip().startswith(FENCE):
+            raise ValueError(f"it is longer than {LARGEST // 1024} kB")
+        return {}
+    text = match[1].decode("utf-8")
+    _require_plain(text)
+    root = yaml.compose(text, Loader=yaml.SafeLoader)
+    if root is None:
+        return {}
+    if not isinstance(root, yaml.MappingNode):
+        raise ValueError("it holds no `key: value` lines")
+    return {key.value: value for key, value in root.value if isinstance(key, yaml.ScalarNode)}
+
+
+def _require_plain(text: str) -> None:
+    """Refuse what makes a short text large, or too deep to be composed."""
+    depth = 0
+    for event in yaml.parse(text, Loader=yaml.SafeLoader):
+        if isinstance(event, yaml.AliasEvent):
+            raise ValueError("it has aliases")
+        depth += isinstance(event, yaml.CollectionStartEvent)
+        depth -= isinstance(event, yaml.CollectionEndEvent)
+        if depth > DEEPEST:
+            raise ValueError("its values are nested too deeply")
+
+
+def _texts(node: yaml.Node) -> str | list[str] | None:
+    """Return the text or the texts of a node; None if it is empty.
+
+    Raises:
+        ValueError: it is anything else, or too long.
+    """
+    if isinstance(node, yaml.SequenceNode) and node.tag == LIST:
+        if len(node.value) > MOST_TEXTS:
+            raise ValueError(f"it lists more than {MOST_TEXTS} texts")
+        return [text for item in node.value if (text := _text(item))]
+    return _text(node)
+
+
+def _text(node: yaml.Node) -> str | None:
+    if node.tag == EMPTY:
+        return None
+    if not isinstance(node, yaml.ScalarNode) or node.tag not in TEXTUAL:
+        raise ValueError("it is neither text nor a list of texts")
+    value: str = node.value
+    if len(value) > LONGEST_TEXT:
+        raise ValueError(f"a text has more than {LONGEST_TEXT} characters")
+    if not value.isprintable():
+        raise ValueError("a text holds characters that cannot be printed")
+    return value

@@ -18,6 +18,8 @@ from optuna.samplers import BaseSampler
 from optuna.storages import InMemoryStorage
 
 from heretic.console import log
+from heretic.optimization.database import reading_errors
+from heretic.optimization.stored import StoredAsked, require_form, require_list
 from heretic.optimization.study import finished_trials
 from heretic.optimization.warm_start import next_warm_start
 
@@ -51,8 +53,14 @@ def in_flight(attributes: Mapping[str, Any], done: int) -> list[Asked]:
     Args:
         attributes: of the study.
         done: finished trials of the study.
+
+    Raises:
+        StudyError: what is stored of them is damaged.
     """
-    stored = [Asked(**each) for each in attributes.get(IN_FLIGHT, [])]
+    entries = require_list(attributes.get(IN_FLIGHT, []), "the study's trials in flight")
+    for each in entries:
+        require_form(StoredAsked, each, "a trial in flight of the study")
+    stored = [Asked(**each) for each in entries]
     return [asked for asked in stored if asked.place >= done]
 
 
@@ -68,7 +76,8 @@ class StudyInMemory:
         finished = finished_trials(stored)
         self._stored = stored
         self._memory = optuna.create_study(storage=InMemoryStorage(), directions=stored.directions)
-        self._memory.add_trials(finished)
+        with reading_errors(stored.study_name):
+            self._memory.add_trials(finished)
         self._failed = len(stored.get_trials(deepcopy=False)) - len(finished)
         self._cut_off = {a.place: a for a in in_flight(stored.user_attrs, len(finished))}
 

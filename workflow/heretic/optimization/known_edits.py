@@ -6,21 +6,18 @@ Nothing here needs the model, so that what is wrong with a file is told before o
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Literal, Self
+from typing import Annotated, Any, Final, Self
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, model_validator
 
-from heretic.ablation.parameters import (
-    AblationParameters,
-    ComponentParameters,
-    TentParameters,
-)
+from heretic.ablation.parameters import AblationParameters
 from heretic.artifacts import read_json
-from heretic.errors import HereticError, SettingsError, StudyError
+from heretic.errors import HereticError, SettingsError, StudyError, one_line
 from heretic.model.components import ATTENTION, MLP
 from heretic.optimization.objectives import DEFAULTS, Objective
 from heretic.optimization.pareto import Candidate, pareto_front
-from heretic.optimization.records import TrialRecord, candidates
+from heretic.optimization.records import TrialRecord, candidates, require_scores
+from heretic.optimization.stored import Layers, StoredEdit, complaint
 from heretic.settings.config_files import read_config_file
 
 EXAMPLE = "config/warm_start/llama.yaml"
@@ -28,6 +25,8 @@ DATABASES = (".db", ".sqlite", ".sqlite3")
 # What a study's database says of the model.
 N_LAYERS = "n_layers"
 KINDS = "the study.db, study.json or best.json of a search"
+LARGEST_FAMILY, MOST_TRIALS = 256 * 1024, 10_000
+_LAYERS: Final = TypeAdapter(Layers)
 Told = Annotated[str, Field(min_length=1)]
 
 
@@ -46,7 +45,7 @@ class KnownEdit:
     parameters: AblationParameters
 
 
-class FamilyTrial(BaseModel):
+class FamilyTrial(StoredEdit):
     """One trial of a family's file, with where it comes from.
 
     Attributes:
@@ -57,28 +56,20 @@ class FamilyTrial(BaseModel):
         direction_scope, direction_index, components: the edit, as in `best.json`.
     """
 
-    model_config = ConfigDict(extra="forbid", frozen=True, protected_namespaces=())
+    model_config = ConfigDict(extra="forbid")
 
     model: Told
-    n_layers: int = Field(ge=1)
+    n_layers: Layers
     source: Told
     measured: Told
-    direction_scope: Literal["global", "per_layer"]
-    direction_index: float | None = None
-    components: dict[str, ComponentParameters | TentParameters]
 
     @model_validator(mode="after")
-    def _check_edit(self) -> Self:
+    def _check_trial(self) -> Self:
         if (self.direction_scope == "global") != (self.direction_index is not None):
             raise ValueError("a global direction has a direction_index, others have none")
-        if not 0 <= (self.direction_index or 0) <= self.n_layers:
-            raise ValueError(f"direction_index is not from 0 to n_layers, {self.n_layers}")
+        self.require_depth(self.n_layers)
         if self.components.keys() != {ATTENTION, MLP}:
             raise ValueError(f"components are {ATTENTION} and {MLP}")
-        for part in self.components.values():
-            shares = [v for k, v in vars(part).items() if k != "weight"]
-            if part.weight < 0 or not all(0 <= share <= 1 for share in shares):
-                raise ValueError("a weight is below 0, or a fraction of depth not from 0 to 1")
         return self
 
 
@@ -98,16 +89,18 @@ def family_edits(path: Path) -> list[KnownEdit]:
         SettingsError: it is missing, is no YAML, or lacks something, such as a source.
     """
     try:
+        if path.exists() and (not path.is_file() or path.stat().st_size > LARGEST_FAMILY):
+            raise SettingsError(f"{path} is no file, or a large one; write it as {EXAMPLE} is")
         family = Family.model_validate(read_config_file(path))
     except ValidationError as error:
-        first = error.errors(include_url=False)[0]
-        place = ".".join(map(str, first["loc"])) or "file"
-        raise SettingsError(f"{path}: {place}: {first['msg']}; write it as {EXAMPLE} is") from error
+        raise SettingsError(f"{path}: {complaint(error)}; write it as {EXAMPLE} is") from error
+    except OSError as error:
+        raise SettingsError(f"cannot read {path}: {error.strerror}; check the path") from error
     return [
         KnownEdit(
             f"trial {number} of {path} ({trial.model})",
             trial.n_layers,
-            AblationParameters(trial.direction_scope, trial.direction_index, trial.components),
+            AblationParameters.from_dict(trial.model_dump()),
         )
         for number, trial in enumerate(family.trials, start=1)
     ]
@@ -123,12 +116,16 @@ def earlier_edits(path: Path) -> list[KnownEdit]:
     Raises:
         StudyError: the file is missing, damaged or another one, or its search has found nothing.
     """
-    if not path.is_file():
+    if not _is_file(path):
         raise StudyError(f"warm_start_from: there is no {path}; name {KINDS}")
     read = _read_database if path.suffix in DATABASES else _read_results
     n_layers, found, objectives = read(path)
     if isinstance(found, AblationParameters):
         return [KnownEdit(f"the trial of {path}", n_layers, found)]
+    if len(found) > MOST_TRIALS:
+        raise StudyError(
+            f"warm_start_from: {path} has more than {MOST_TRIALS} trials; name another"
+        )
     front = pareto_front(candidates(found, objectives))
     if not front:
         raise StudyError(
@@ -167,33 +164,61 @@ def check_warm_start(warm_start: str | bool, warm_start_from: str | None, run: P
 Read = tuple[int, list[TrialRecord] | AblationParameters, Sequence[Objective]]
 
 
+def _is_file(path: Path) -> bool:
+    try:
+        return path.is_file()
+    except OSError:  # a name that no file can have
+        return False
+
+
 def _read_results(path: Path) -> Read:
     """Layers, the trials of a `study.json` or the edit of a `best.json`, and the objectives."""
     try:
         found = read_json(path)
         told = found.get("objectives")
         objectives = DEFAULTS if told is None else [Objective.from_dict(each) for each in told]
-        if "trials" in found:
-            trials = [TrialRecord.from_dict(record) for record in found["trials"]]
-            return found[N_LAYERS], trials, objectives
-        edit = AblationParameters.from_dict(found["parameters"])
-        return found["model"]["layers"], edit, objectives
+        if not objectives:
+            raise ValueError("objectives: there are none")
+        if "trials" not in found:
+            n_layers = _LAYERS.validate_python(found["model"]["layers"], strict=True)
+            return n_layers, _edit(found["parameters"], n_layers), objectives
+        n_layers = _LAYERS.validate_python(found[N_LAYERS], strict=True)
+        trials = [TrialRecord.from_dict(record) for record in found["trials"]]
+        require_scores(trials, objectives, path)
+        for trial in trials:
+            _edit(trial.parameters.to_dict(), n_layers)
+        return n_layers, trials, objectives
     except (HereticError, AttributeError, KeyError, TypeError, ValueError) as error:
-        raise StudyError(f"warm_start_from: {path} is another file; name {KINDS}") from error
+        reason = complaint(error) if isinstance(error, ValidationError) else one_line(error)
+        raise StudyError(
+            f"warm_start_from: {path} is another file; name {KINDS} ({reason})"
+        ) from error
+
+
+def _edit(values: Any, n_layers: int) -> AblationParameters:
+    """The edit of a model of so many layers.
+
+    Raises:
+        ValueError: it is none.
+    """
+    StoredEdit.model_validate(values).require_depth(n_layers)
+    return AblationParameters.from_dict(values)
 
 
 def _read_database(path: Path) -> Read:
-    # With these comes torch.
-    import optuna
-
-    from heretic.optimization.study import read_only_storage
+    # With it comes torch.
     from heretic.optimization.watch import read_search
 
     search = read_search(path)
-    study = optuna.load_study(study_name=search.study, storage=read_only_storage(path))
-    if N_LAYERS not in study.user_attrs:
+    if search.n_layers is None:
         raise StudyError(
             f"warm_start_from: {path} is of an earlier version, which did not say how many layers "
             "the model has; name the study.json beside it"
         )
-    return study.user_attrs[N_LAYERS], list(search.records), search.objectives
+    try:
+        n_layers = _LAYERS.validate_python(search.n_layers, strict=True)
+        for record in search.records:
+            _edit(record.parameters.to_dict(), n_layers)
+    except ValueError as error:
+        raise StudyError(f"warm_start_from: {path}: {one_line(error)}; name {KINDS}") from error
+    return n_layers, list(search.records), search.objectives

@@ -5,6 +5,7 @@ from dataclasses import asdict, dataclass
 from typing import Any, Literal, Self
 
 from heretic.evaluation.scale import KL, UNANSWERED, Span
+from heretic.optimization.stored import StoredObjective, require_form
 
 Way = Literal["minimize", "maximize"]
 
@@ -39,7 +40,12 @@ class Objective:
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Self:
-        """Inverse of `to_dict`."""
+        """Inverse of `to_dict`.
+
+        Raises:
+            StudyError: the values are damaged.
+        """
+        require_form(StoredObjective, values, "an objective of the search")
         return cls(**values)
 
 

@@ -5,9 +5,11 @@ from dataclasses import dataclass, field
 from typing import Any, Self
 
 from heretic.ablation.parameters import AblationParameters
+from heretic.errors import StudyError
 from heretic.evaluation.scale import LOG_ODDS, REFUSALS, UNANSWERED
 from heretic.optimization.objectives import Objective
 from heretic.optimization.pareto import Candidate, pareto_front, select
+from heretic.optimization.stored import DAMAGED, TableTrial, require_form
 from heretic.stages import STAGES, mean_seconds
 
 SHARE_OF_A_PROMPT = 0.25
@@ -44,9 +46,35 @@ class TrialRecord:
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Self:
-        """Inverse of `to_dict`."""
+        """Inverse of `to_dict`.
+
+        Raises:
+            StudyError: the values are damaged.
+        """
+        require_form(TableTrial, values, "a trial of the search")
         parameters = AblationParameters.from_dict(values["parameters"])
         return cls(**{**values, "parameters": parameters})
+
+
+def require_scores(
+    records: Sequence[TrialRecord], objectives: Sequence[Objective], place: object
+) -> None:
+    """Refuse trials that were not searched for these objectives.
+
+    Args:
+        records: of the search.
+        objectives: of the search.
+        place: names the file in the message.
+
+    Raises:
+        StudyError: a trial lacks the score of an objective.
+    """
+    for record in records:
+        lacking = [each.name for each in objectives if each.name not in record.scores]
+        if lacking:
+            raise StudyError(
+                f"trial {record.number} in {place} has no score {lacking[0]}; {DAMAGED}"
+            )
 
 
 def candidates(records: Sequence[TrialRecord], objectives: Sequence[Objective]) -> list[Candidate]:

@@ -1,32 +1,24 @@
 """The Optuna study on disk: state that outlives runs, one writer at a time."""
 
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal
-from urllib.parse import quote
 
 import optuna
-from optuna.storages import RDBStorage
 from optuna.trial import FrozenTrial, TrialState
-from sqlalchemy.exc import SQLAlchemyError
 
 from heretic.artifacts import fingerprint
 from heretic.console import log
 from heretic.errors import StudyError
 from heretic.locks import sole_process
-
-SECONDS_TO_WAIT_FOR_SQLITE = 60
-# What SQLite says of a file that is whole.
-ADVICE = {
-    "is full": "free some space on the disk and run again, its trials are kept",
-    "disk I/O error": "check the disk and run again, its trials are kept",
-    "locked": "another program holds it; close that and run again, its trials are kept",
-    "readonly": "a search was cut off in the middle of writing; run the search again, which "
-    "brings the file in order, or mend its permissions",
-}
-DAMAGED = "check the disk, or move the file away to start anew"
+from heretic.optimization.database import (
+    database_errors,
+    open_storage,
+    reading_errors,
+    require_study_file,
+)
 
 
 def study_name(objective: Mapping[str, Any]) -> str:
@@ -55,19 +47,50 @@ def open_study(
     database.parent.mkdir(parents=True, exist_ok=True)
     lock = database.with_suffix(".lock")
     with sole_process(lock, f"searching in {database}", StudyError), database_errors(database):
-        if not database.exists():
+        if not database.exists() or (database.is_file() and not database.stat().st_size):
             _create(database)
-        study = optuna.create_study(
-            study_name=name,
-            storage=_storage(storage_url(database)),
-            directions=list(objectives.values()),
-            load_if_exists=True,
-        )
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
-            study.set_metric_names(list(objectives))
-        _fail_unfinished(study)
+        require_study_file(database, read_only=False)
+        with reading_errors(database):
+            study = _load(database, name, objectives)
         yield study
+
+
+def _load(
+    database: Path, name: str, objectives: Mapping[str, Literal["minimize", "maximize"]]
+) -> optuna.Study:
+    """Return the study once everything in it was read, so that odd rows show at once.
+
+    Raises:
+        Exception: what Optuna raises of rows that it did not write.
+    """
+    study = optuna.create_study(
+        study_name=name,
+        storage=open_storage(database),
+        directions=list(objectives.values()),
+        load_if_exists=True,
+    )
+    if [way.name.lower() for way in study.directions] != list(objectives.values()):
+        raise ValueError(f"its study {name} has other objectives than its name says")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+        study.set_metric_names(list(objectives))
+    _ = study.user_attrs
+    require_numbers(study.get_trials(deepcopy=False))
+    _fail_unfinished(study)
+    return study
+
+
+def require_numbers(trials: Sequence[FrozenTrial]) -> None:
+    """Refuse trials that cannot be told apart.
+
+    Raises:
+        ValueError: a trial has no number, or that of another one.
+    """
+    numbers: list[object] = [trial.number for trial in trials]
+    if not all(type(number) is int and number >= 0 for number in numbers):
+        raise ValueError("a trial has no number")
+    if len(set(numbers)) < len(numbers):
+        raise ValueError("two trials have the same number")
 
 
 def _create(database: Path) -> None:
@@ -77,7 +100,7 @@ def _create(database: Path) -> None:
     """
     beside = database.with_name(f".{database.name}.partial")
     beside.unlink(missing_ok=True)
-    storage = _storage(storage_url(beside))
+    storage = open_storage(beside)
     storage.remove_session()
     storage.engine.dispose()
     beside.replace(database)
@@ -98,37 +121,3 @@ def finished_trials(study: optuna.Study) -> list[FrozenTrial]:
     """Completed trials in order of their numbers."""
     trials = study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
     return sorted(trials, key=lambda trial: trial.number)
-
-
-def storage_url(database: Path) -> str:
-    """The address of an SQLite file for Optuna, whatever characters its path has."""
-    return f"sqlite:///file:{quote(str(database.resolve()))}?uri=true"
-
-
-def read_only_storage(database: Path) -> RDBStorage:
-    """The file for somebody who only looks, while another process may be writing."""
-    return _storage(f"{storage_url(database)}&mode=ro")
-
-
-def _storage(url: str) -> RDBStorage:
-    return RDBStorage(url, engine_kwargs={"connect_args": {"timeout": SECONDS_TO_WAIT_FOR_SQLITE}})
-
-
-@contextmanager
-def database_errors(database: Path) -> Iterator[None]:
-    """What Optuna says of a database that it cannot use, in one line.
-
-    Raises:
-        StudyError: the disk is full, or the file is damaged.
-    """
-    try:
-        yield
-    except (SQLAlchemyError, optuna.exceptions.StorageInternalError) as error:
-        reason = str(_root(error)).splitlines()[0]
-        advice = next((told for said, told in ADVICE.items() if said in reason), DAMAGED)
-        raise StudyError(f"the study in {database} cannot be used ({reason}); {advice}") from error
-
-
-def _root(error: BaseException) -> BaseException:
-    """What SQLite itself said; Optuna and SQLAlchemy put sentences of their own around it."""
-    return _root(error.__cause__) if error.__cause__ else error

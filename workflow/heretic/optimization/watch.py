@@ -11,16 +11,19 @@ from optuna.trial import FrozenTrial, TrialState
 
 from heretic.console import duration
 from heretic.errors import StudyError
+from heretic.optimization.database import open_storage, reading_errors, require_study_file
 from heretic.optimization.in_flight import in_flight
+from heretic.optimization.known_edits import N_LAYERS
 from heretic.optimization.objectives import Objective
-from heretic.optimization.records import TrialRecord, mean_stages, trial_rows
-from heretic.optimization.study import database_errors, read_only_storage
+from heretic.optimization.records import TrialRecord, mean_stages, require_scores, trial_rows
+from heretic.optimization.study import require_numbers
 from heretic.optimization.trials import WANTED, read_records, stored_objectives
 
 COLUMNS = (
     "trial", "state", "kl_first_token", "unanswered", "refusals", "degenerate",
     "false_refusals", "seconds",
 )  # fmt: skip
+LARGEST_COUNT = 10**9
 # What only earlier versions stored.
 UNFINISHED = {TrialState.RUNNING: "running", TrialState.WAITING: "waiting"}
 
@@ -33,6 +36,7 @@ class Search:
         study: its name.
         others: names of the other studies, of earlier objectives.
         n_trials: how many completed trials are wanted; None if no search has said so yet.
+        n_layers: decoder layers of the model; None if an earlier version did not store it.
         objectives: of the search.
         records: completed trials.
         unfinished: state by number of trials that are running, or would be if their search were
@@ -42,6 +46,7 @@ class Search:
     study: str
     others: tuple[str, ...]
     n_trials: int | None
+    n_layers: int | None
     objectives: tuple[Objective, ...]
     records: tuple[TrialRecord, ...]
     unfinished: dict[int, str]
@@ -56,8 +61,9 @@ def read_search(database: Path, name: str | None = None) -> Search:
     if not database.is_file():
         raise StudyError(f"there is no study at {database}; start the search first")
     optuna.logging.set_verbosity(optuna.logging.WARNING)
-    with database_errors(database):
-        storage = read_only_storage(database)
+    require_study_file(database)
+    with reading_errors(database):
+        storage = open_storage(database, read_only=True)
         names = optuna.get_all_study_names(storage)
         if not names or name not in (None, *names):
             raise StudyError(f"{database} has no study {name or 'yet'}; it has {names}")
@@ -67,14 +73,25 @@ def read_search(database: Path, name: str | None = None) -> Search:
         # First what is in flight: trials that are finished in the meantime are left out of it.
         attributes = study.user_attrs
         trials = study.get_trials(deepcopy=False)
+        require_numbers(trials)
+        objectives, records = stored_objectives(study), read_records(study, len(trials))
+        require_scores(records, objectives, database)
         return Search(
             chosen,
             tuple(each for each in names if each != chosen),
-            attributes.get(WANTED),
-            stored_objectives(study),
-            tuple(read_records(study, len(trials))),
+            _count(attributes, WANTED),
+            _count(attributes, N_LAYERS),
+            objectives,
+            tuple(records),
             _unfinished(trials, attributes),
         )
+
+
+def _count(attributes: Mapping[str, Any], name: str) -> int | None:
+    value = attributes.get(name)
+    if value is not None and (type(value) is not int or not 0 <= value <= LARGEST_COUNT):
+        raise ValueError(f"its {name} is not a number")
+    return value
 
 
 def search_table(search: Search, *, only_front: bool = False) -> str:
@@ -83,7 +100,7 @@ def search_table(search: Search, *, only_front: bool = False) -> str:
     others = [each.name for each in search.objectives if each.name not in COLUMNS]
     columns = [*COLUMNS[:-1], *others, COLUMNS[-1]]
     shown = [
-        ["*" if row["pareto"] else "", *(_cell(row[column]) for column in columns)]
+        ["*" if row["pareto"] else "", *(_cell(row.get(column)) for column in columns)]
         for row in rows
         if row["pareto"] or not only_front
     ]

@@ -14,7 +14,7 @@ def blaming(path: Path) -> Iterator[None]:
     """Turn whatever a file's content makes go wrong into one line that names the file."""
     try:
         yield
-    except (KeyError, IndexError, TypeError, ValueError, AttributeError) as error:
+    except (LookupError, TypeError, ValueError, AttributeError, ArithmeticError) as error:
         what = f"{error.args[0]!r} is missing" if isinstance(error, KeyError) else str(error)
         raise HereticError(f"{path} is damaged: {what}; delete it and run again") from error
 

@@ -14,6 +14,7 @@ from rich.table import Table
 
 from heretic.artifacts import read_json
 from heretic.evaluation.summary import Cell, summarise
+from heretic.report.files import blaming
 from heretic.saved_picks import about_outdated_picks
 
 FIXED_WIDTH = 100
@@ -84,7 +85,10 @@ def run_summaries(results: Path, runs: Iterable[str]) -> str:
 
 
 def _run_summary(folder: Path) -> str:
-    table = summary_table(read_json(folder / "evaluation.json"))
+    path = folder / "evaluation.json"
+    evaluation = read_json(path)
+    with blaming(path):
+        table = summary_table(evaluation)
     lines = [f"\n{folder.name}: report in {folder}/report.html", table]
     if about := about_outdated_picks(folder):
         lines.append(f"{folder.name}: {about}")

@@ -1,0 +1,119 @@
+"""The configuration of a stranger's adapter, checked before PEFT acts on it.
+
+PEFT matches patterns of the configuration with the names of all modules. A pattern may be no
+regular expression, or one that takes years, so each is tried first, for a bounded time.
+"""
+
+import re
+import signal
+import threading
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from types import FrameType
+from typing import Annotated, Any
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from heretic.artifacts import GIVEN, read_json
+from heretic.errors import ExportError, HereticError, one_line
+from heretic.export.forms import ADAPTER_CONFIG
+
+SECONDS_FOR_PATTERNS = 3.0
+LARGEST_RANK = 65_536
+Pattern = Annotated[str, Field(max_length=2000)]
+Patterns = Pattern | Annotated[list[Pattern], Field(max_length=100_000)] | None
+Rank = Annotated[int, Field(ge=1, le=LARGEST_RANK)]
+
+
+class AdapterConfig(BaseModel):
+    """Those fields of `adapter_config.json` that decide which modules PEFT changes.
+
+    PEFT itself checks the others.
+    """
+
+    model_config = ConfigDict(strict=True, frozen=True, extra="allow")
+
+    peft_type: Annotated[str, Field(max_length=100)]
+    target_modules: Patterns = None
+    exclude_modules: Patterns = None
+    modules_to_save: Annotated[list[Pattern], Field(max_length=1000)] | None = None
+    layers_pattern: Patterns = None
+    rank_pattern: Annotated[dict[Pattern, Rank], Field(max_length=100_000)] = Field(
+        default_factory=dict
+    )
+    alpha_pattern: Annotated[dict[Pattern, float], Field(max_length=100_000)] = Field(
+        default_factory=dict
+    )
+    r: Rank | None = None
+
+    def expressions(self) -> list[str]:
+        """Return the patterns that PEFT matches with names, as it builds them."""
+        whole = [p for p in (self.target_modules, self.exclude_modules) if isinstance(p, str)]
+        layers = self.layers_pattern or []
+        several = [layers] if isinstance(layers, str) else layers
+        return [
+            *whole,
+            *(rf"(.*\.)?({key})$" for key in (*self.rank_pattern, *self.alpha_pattern)),
+            *(rf".*\.{each}\.(\d+)\." for each in several),
+        ]
+
+
+def check_config(folder: Path, names: Iterable[str]) -> None:
+    """Refuse an adapter whose configuration is damaged, or whose patterns cannot be matched.
+
+    Args:
+        folder: of the adapter.
+        names: of all modules of the base model.
+
+    Raises:
+        ExportError: says which field is wrong.
+    """
+    path = folder / ADAPTER_CONFIG
+    try:
+        config = AdapterConfig.model_validate(read_json(path, GIVEN))
+    except ValidationError as error:
+        first = error.errors(include_url=False, include_input=False)[0]
+        place = one_line(".".join(map(str, first["loc"])), 100)
+        raise ExportError(
+            f"{path} is no adapter's configuration: {place}: {one_line(first['msg'])}; use the "
+            "file that was saved with the adapter"
+        ) from error
+    except HereticError as error:
+        raise ExportError(str(error)) from error
+    known = list(names)
+    try:
+        with _bounded_time(SECONDS_FOR_PATTERNS):
+            for expression in config.expressions():
+                compiled = re.compile(expression)
+                for name in known:
+                    compiled.fullmatch(name)
+                    compiled.match(name)
+    except (re.error, RecursionError, OverflowError, TimeoutError) as error:
+        raise ExportError(
+            f"{path} has a pattern that cannot be matched with names of modules "
+            f"({one_line(error)}); list the modules by name"
+        ) from error
+
+
+@contextmanager
+def _bounded_time(seconds: float) -> Iterator[None]:
+    """Interrupt the block after so many seconds of computing, where signals can be received.
+
+    Raises:
+        TimeoutError: the time is over.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def stop(_: int, __: FrameType | None) -> Any:
+        raise TimeoutError(f"it takes more than {seconds:.0f} s")
+
+    before = signal.signal(signal.SIGVTALRM, stop)
+    signal.setitimer(signal.ITIMER_VIRTUAL, seconds)
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_VIRTUAL, 0.0)
+        signal.signal(signal.SIGVTALRM, before)

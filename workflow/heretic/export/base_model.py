@@ -1,0 +1,126 @@
+"""The base model of a record: where it is, and that the recorded edit fits it."""
+
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+from torch import Tensor
+
+from heretic.demo.folder import is_demo_folder
+from heretic.errors import ExportError, ModelLoadError, one_line
+from heretic.export.layout import empty_network
+from heretic.export.record import Ablation
+from heretic.export.record_file import Source
+from heretic.model.components import BEFORE_LAYERS
+from heretic.model.layers import stream_width, text_config
+from heretic.model.source import locate, source_facts
+from heretic.settings.prompt_sources import DEMO
+
+RESULTS = Path("results")
+
+
+def find_base_model(
+    source: Source, record: Path, base_model: str | None
+) -> tuple[Path, str, str | None]:
+    """Return the folder, the name and the revision of a record's base model.
+
+    Args:
+        source: of the record.
+        record: path of the record; the demo model is searched for in the folders around it.
+        base_model: where the base model is now, if not where the record says.
+
+    Raises:
+        ExportError: its weights are not those that were edited.
+        ModelLoadError: it cannot be found.
+    """
+    revision = source.revision
+    if base_model is not None:
+        model, revision = base_model, None
+    elif source.model == DEMO:
+        # Of a run `results/demo/model/ablation.json`, of a pick `results/demo/picks/P/model/...`.
+        around = [*record.resolve().parents, RESULTS.resolve()]
+        model, revision = str(edited_demo_model(around, source.sha256)), None
+    else:
+        model = source.model
+    try:
+        folder = locate(model, revision)
+        found = source_facts(model, revision, folder)["sha256"]
+    except (OSError, RuntimeError, ValueError) as error:  # a path of which there can be no folder
+        raise ModelLoadError(
+            f"cannot read the base model {model}: {one_line(error)}; name its folder with "
+            "--base-model"
+        ) from error
+    if found != source.sha256:
+        raise ExportError(
+            f"the weights of {model} are not those that were edited (sha256 {source.sha256}); name "
+            "the base model, of the right revision"
+        )
+    return folder, model, revision
+
+
+def edited_demo_model(places: Iterable[Path], sha256: str) -> Path:
+    """Return the folder of the demo model that was edited, of which there may be several.
+
+    Args:
+        places: folders that may hold demo models, such as `results`.
+        sha256: of its weights, as the record of the edited model has it.
+
+    Raises:
+        ModelLoadError: it is in none of them.
+    """
+    searched = list(places)
+    for found in _demo_folders(searched):
+        if source_facts(DEMO, None, found)["sha256"] == sha256:
+            return found
+    there = next((place for place in searched if place.name == RESULTS.name), searched[-1])
+    raise ModelLoadError(
+        f"the demo model that was edited is not in {there}; run the workflow again with the "
+        "options of that run, which trains it, or name its folder with --base-model"
+    )
+
+
+def require_fit(ablation: Ablation, source: Path, *, trust_remote_code: bool) -> None:
+    """Refuse an edit of another network; reads no weights.
+
+    Raises:
+        ExportError: the network in `source` has no such layer, matrix or bias, or another width.
+    """
+    network = empty_network(source, ablation.dtype, trust_remote_code=trust_remote_code)
+    parameters = dict(network.named_parameters(remove_duplicate=False))
+    width, layers = stream_width(network), int(text_config(network).num_hidden_layers)
+    for edit in ablation.edits:
+        writer = edit.writer
+        known = writer.layer == BEFORE_LAYERS or (
+            writer.layer < layers and str(writer.layer) in writer.name.split(".")
+        )
+        matrix = parameters.get(writer.parameter_name)
+        bias = parameters.get(writer.bias_name or "")
+        fits = (
+            known
+            and edit.directions.shape[1] == width
+            and matrix is not None
+            and _rows(matrix, writer.transposed) == (writer.experts, width)
+            and (not writer.bias or (bias is not None and bias.shape[-1] == width))
+        )
+        if not fits:
+            raise ExportError(
+                f"{writer.parameter_name} of layer {writer.layer}, which the record edits along "
+                f"directions of {edit.directions.shape[1]} channels, does not fit the base model "
+                f"of {layers} layers and {width} channels; is it the record of another model?"
+            )
+
+
+def _demo_folders(places: Iterable[Path]) -> Iterator[Path]:
+    for place in places:
+        try:
+            inside = sorted(path for path in place.iterdir() if is_demo_folder(path.name))
+        except OSError:  # a folder above the results may be closed to us
+            continue
+        yield from (path for path in inside if path.is_dir())
+
+
+def _rows(matrix: Tensor, transposed: bool) -> tuple[int | None, int | None]:
+    """Return how many matrices a parameter holds, None for a single one, and their rows."""
+    if matrix.ndim not in (2, 3):
+        return None, None
+    experts = matrix.shape[0] if matrix.ndim == 3 else None
+    return experts, matrix.shape[-1 if transposed else -2]

@@ -1,0 +1,327 @@
+"""The form of `ablation.json`: everything that a record may hold, checked before any work.
+
+A record may come from a stranger. Its sizes are bounded, its numbers are finite, its names are
+plain, and no matrix is edited twice; `fitting` says whether it fits a base model. Light: no torch.
+"""
+
+import base64
+import datetime
+import math
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self, TypeVar
+
+import numpy as np
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    FiniteFloat,
+    ValidationError,
+    model_validator,
+)
+
+from heretic.artifacts import GIVEN, read_json
+from heretic.errors import ExportError, HereticError, one_line
+from heretic.model.components import BEFORE_LAYERS, COMPONENTS, EMBEDDINGS
+
+RECORD = "ablation.json"
+ENCODING = "encoding"
+MOST_DIRECTIONS, MOST_EDITS, MOST_FILES = 64, 100_000, 100_000
+LONGEST_TEMPLATE, DEEPEST = 1_000_000, 32
+# Orthonormal in single precision.
+TOLERANCE = 1e-3
+Numbers = np.ndarray[Any, np.dtype[np.float32]]
+REMEDY = "use the file of a model that this program saved"
+
+
+def _plain_path(path: str) -> str:
+    parts = path.split("/")
+    if not path.isprintable() or "\\" in path or any(part in ("", ".", "..") for part in parts):
+        raise ValueError("a file's name is not a plain relative path")
+    return path
+
+
+def _printable(text: str) -> str:
+    if not text.isprintable():
+        raise ValueError("it holds control characters")
+    return text
+
+
+def _component(name: str) -> str:
+    known = (*COMPONENTS, EMBEDDINGS)
+    if name not in known:
+        raise ValueError(f"a component is one of {', '.join(known)}")
+    return name
+
+
+def _day(text: str) -> str:
+    datetime.date.fromisoformat(text)
+    return text
+
+
+def _finite_array(text: str) -> Numbers:
+    """Return float32 values from base64 of their little-endian bytes.
+
+    Raises:
+        ValueError: the text is not base64, or a value is not finite.
+    """
+    values = np.frombuffer(base64.b64decode(text, validate=True), "<f4").astype(np.float32)
+    if not np.isfinite(values).all():
+        raise ValueError("a direction holds a value that is not finite")
+    return values
+
+
+# Of a module or parameter, such as `model.layers.0.mlp.down_proj`.
+Dotted = Annotated[str, Field(max_length=500, pattern=r"^\w+(\.\w+)*$")]
+Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+Label = Annotated[str, Field(min_length=1, max_length=500)]
+RelativePath = Annotated[str, Field(max_length=500), AfterValidator(_plain_path)]
+Strengths = Annotated[list[FiniteFloat], Field(min_length=1, max_length=MOST_DIRECTIONS)]
+
+
+class _Strict(BaseModel):
+    model_config = ConfigDict(strict=True, frozen=True, protected_namespaces=())
+
+
+class EditEntry(_Strict):
+    """One matrix: where it is, and the strength along each of its directions.
+
+    Attributes are those of `RecordedWriter`; `direction` names an entry of `directions`. The first
+    records knew a single direction, and its `strength`.
+    """
+
+    model_config = ConfigDict(extra="forbid")
+
+    name: Dotted
+    layer: int = Field(ge=BEFORE_LAYERS, lt=100_000)
+    component: Annotated[str, AfterValidator(_component)]
+    transposed: bool
+    bias: bool
+    parameter: Dotted | None = None
+    bias_parameter: Dotted | None = None
+    experts: int | None = Field(None, ge=1, le=100_000)
+    strengths: Strengths | None = None
+    strength: FiniteFloat | None = None
+    direction: Label
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if (self.strengths is None) == (self.strength is None):
+            raise ValueError("an edit has either strengths or a strength")
+        if (self.component == EMBEDDINGS) != (self.layer == BEFORE_LAYERS):
+            raise ValueError(f"layer {self.layer} has no {self.component}")
+        return self
+
+    @property
+    def along(self) -> tuple[float, ...]:
+        """Strength along each direction."""
+        return (self.strength or 0.0,) if self.strengths is None else tuple(self.strengths)
+
+    @property
+    def place(self) -> dict[str, Any]:
+        """Arguments of `RecordedWriter`."""
+        return self.model_dump(exclude={"strengths", "strength", "direction"})
+
+    @property
+    def parameters(self) -> list[str]:
+        """Names of the parameters that change."""
+        bias = [self.bias_parameter or f"{self.name}.bias"] if self.bias else []
+        return [self.parameter or f"{self.name}.weight", *bias]
+
+
+class Directions(_Strict):
+    """Rows [k, d_model] as text."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    shape: Annotated[list[Annotated[int, Field(ge=1, le=10**7)]], Field(min_length=2, max_length=2)]
+    data: str
+
+
+class EditRecord(_Strict):
+    """An edit and the form in which it is saved; attributes as those of `Ablation`."""
+
+    model_config = ConfigDict(extra="allow")
+
+    norm_preservation: Literal["none", "column", "row", "frobenius"]
+    dtype: Literal["bfloat16", "float16", "float32", "float64"]
+    export: Literal["merged", "adapter"]
+    max_shard_size: str = Field(max_length=20, pattern=r"^\d+(\.\d+)?(KB|MB|GB)$")
+    chat_template: Annotated[str, Field(max_length=LONGEST_TEMPLATE)] | None
+    template_date: Annotated[str, Field(max_length=10), AfterValidator(_day)] | None = None
+    edits: Annotated[list[EditEntry], Field(max_length=MOST_EDITS)]
+    directions: Annotated[dict[Label, Directions | str], Field(max_length=MOST_EDITS)]
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if not float(re.sub(r"[KMG]B$", "", self.max_shard_size)) > 0:
+            raise ValueError("max_shard_size is 0")
+        changed = [parameter for edit in self.edits for parameter in edit.parameters]
+        if len(changed) > len(set(changed)):
+            raise ValueError("a parameter is edited twice")
+        rows = self.rows()
+        for edit in self.edits:
+            if edit.direction not in rows:
+                raise ValueError(f"there are no directions {edit.direction!r}")
+            if len(edit.along) != len(rows[edit.direction]):
+                raise ValueError(
+                    f"{len(edit.along)} strengths, {len(rows[edit.direction])} directions"
+                )
+        if len({row.shape[1] for row in rows.values()}) > 1:
+            raise ValueError("directions are of different widths")
+        return self
+
+    def rows(self) -> dict[str, Numbers]:
+        """Return the orthonormal rows [k, d_model] of each entry of `directions`.
+
+        Raises:
+            ValueError: they are not orthonormal, not finite, or not of their shape.
+        """
+        return {name: _rows(stored) for name, stored in self.directions.items() if name != ENCODING}
+
+
+class Source(_Strict):
+    """The base model: hub id, folder or `demo`, commit, and the hash over its weights."""
+
+    model_config = ConfigDict(extra="allow")
+
+    model: Annotated[str, Field(min_length=1, max_length=4096), AfterValidator(_printable)]
+    revision: Annotated[str, Field(max_length=200), AfterValidator(_printable)] | None
+    sha256: Sha256
+
+
+class NamedSource(_Strict):
+    """The base model's name alone."""
+
+    model: Annotated[str, Field(min_length=1, max_length=4096), AfterValidator(_printable)]
+
+
+class FileFacts(_Strict):
+    """Hash and size of a saved file."""
+
+    sha256: Sha256
+    bytes: int = Field(ge=0)
+
+
+class Provenance(_Strict):
+    """What explains the record; further keys are passed on."""
+
+    model_config = ConfigDict(extra="allow")
+
+    settings: dict[str, Any] = Field(default_factory=dict)
+    versions: dict[str, Annotated[str, Field(max_length=200)]] = Field(default_factory=dict)
+
+
+class ExportRecord(EditRecord):
+    """All of `ablation.json`, of which keys that are not named here are passed on."""
+
+    source: Source
+    files: Annotated[dict[RelativePath, FileFacts], Field(min_length=1, max_length=MOST_FILES)]
+    provenance: Provenance = Field(default_factory=Provenance)
+
+
+class Owner(_Strict):
+    """What a record says of the models that it was made of, whatever else is in it."""
+
+    source: NamedSource
+    provenance: Provenance = Field(default_factory=Provenance)
+
+    @property
+    def searched(self) -> str:
+        """The model that the edit was found on, which need not be the one that was saved."""
+        return str(self.provenance.settings.get("model", self.source.model))
+
+
+RecordT = TypeVar("RecordT", bound=BaseModel)
+
+
+def check_edit(record: Mapping[str, Any]) -> EditRecord:
+    """Return the edit that a record describes.
+
+    Raises:
+        ExportError: it describes none.
+    """
+    return _checked(EditRecord, record, RECORD)
+
+
+def read_record(path: Path, advice: str = GIVEN) -> tuple[dict[str, Any], ExportRecord]:
+    """Return a record as it is and as it was checked.
+
+    Args:
+        path: of an `ablation.json`.
+        advice: what to do about a file that is no JSON; see `read_json`.
+
+    Raises:
+        ExportError: the file is missing, or is not the record of a saved model.
+    """
+    try:
+        record = read_json(path, advice)
+    except HereticError as error:
+        raise ExportError(str(error)) from error
+    return record, _checked(ExportRecord, record, str(path))
+
+
+def read_owner(path: Path) -> Owner:
+    """Return what the record of a run's saved model says of its origin.
+
+    Raises:
+        ExportError: the file is damaged.
+    """
+    try:
+        record = read_json(path)
+    except HereticError as error:
+        raise ExportError(str(error)) from error
+    return _checked(Owner, record, str(path))
+
+
+def _checked(kind: type[RecordT], record: Mapping[str, Any], name: str) -> RecordT:
+    try:
+        _require_plain(record)
+        return kind.model_validate(record)
+    except ValidationError as error:
+        first = error.errors(include_url=False, include_input=False)[0]
+        place = ".".join(map(str, first["loc"])) or "record"
+        reason = f"{one_line(place, 100)}: {one_line(first['msg'])}"
+    except ValueError as error:
+        reason = one_line(error)
+    raise ExportError(f"{name} does not describe an edit ({reason}); {REMEDY}")
+
+
+def _rows(stored: Directions | str) -> Numbers:
+    """Return rows [k, d_model]; the first records held the one direction as bare text."""
+    if isinstance(stored, str):
+        rows = _finite_array(stored)[None]
+    else:
+        rows = _finite_array(stored.data)
+        if rows.size != math.prod(stored.shape):
+            raise ValueError("directions do not have the shape that they name")
+        rows = rows.reshape(stored.shape)
+    if not 1 <= len(rows) <= MOST_DIRECTIONS or len(rows) > rows.shape[1]:
+        raise ValueError(f"{len(rows)} directions at once")
+    wide = rows.astype(np.float64)
+    if np.abs(wide @ wide.T - np.eye(len(rows))).max() > TOLERANCE:
+        raise ValueError("directions are not orthonormal")
+    return rows
+
+
+def _require_plain(record: Mapping[str, Any]) -> None:
+    """Refuse values that cannot be written again: not finite, not text, nested too deeply."""
+    level: list[Any] = [record]
+    for _ in range(DEEPEST):
+        if not level:
+            return
+        inner: list[Any] = []
+        for value in level:
+            if isinstance(value, Mapping):
+                inner += [*value.keys(), *value.values()]
+            elif isinstance(value, list):
+                inner += value
+            elif isinstance(value, str):
+                value.encode()
+            elif isinstance(value, float) and not math.isfinite(value):
+                raise ValueError("a number is not finite")
+        level = inner
+    raise ValueError("its values are nested too deeply")

@@ -1,0 +1,170 @@
+"""The SQLite file of a study: what may be in it, how it is opened, what goes wrong with it.
+
+The file may lie in a folder that others write to. So it is looked at before Optuna, which would
+add its tables to any database, and no statement of it runs or grows without end.
+"""
+
+import sqlite3
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+
+import optuna
+from alembic.util import CommandError
+from optuna.storages import RDBStorage
+from sqlalchemy.exc import SQLAlchemyError
+
+from heretic.errors import StudyError, one_line
+from heretic.optimization.stored import DAMAGED
+
+SECONDS_TO_WAIT_FOR_SQLITE = 60
+# What SQLite says of a file that is whole.
+ADVICE = {
+    "is full": "free some space on the disk and run again, its trials are kept",
+    "disk I/O error": "check the disk and run again, its trials are kept",
+    "locked": "another program holds it; close that and run again, its trials are kept",
+    "readonly": "a search was cut off in the middle of writing; run the search again, which "
+    "brings the file in order, or correct its permissions",
+    "runtime optuna version": "another version of Optuna made it; install that version, or move "
+    "the file away to start over",
+}
+MAGIC = b"SQLite format 3\0"
+# Of Optuna's tables, those that are read here.
+TABLES = frozenset(
+    {
+        *("studies", "study_directions", "study_user_attributes", "trials", "trial_params"),
+        *("trial_values", "trial_user_attributes", "trial_system_attributes"),
+        *("version_info", "alembic_version"),
+    }
+)
+MOST_OBJECTS = 200
+# Steps of SQLite's virtual machine, some ten for a row: 100,000 trials take a fifth of this.
+STEPS_BETWEEN_LOOKS, MOST_LOOKS = 1_000_000, 40
+LONGEST_VALUE = 64 * 1024**2
+# What Optuna, its libraries and the standard library raise of rows that nobody wrote so.
+ODD_ROWS = (
+    *(SQLAlchemyError, sqlite3.Error, optuna.exceptions.OptunaError),
+    *(ValueError, LookupError, TypeError, AttributeError, AssertionError),
+    *(ArithmeticError, RuntimeError, CommandError),
+)
+
+
+class _Cursor(sqlite3.Cursor):
+    """Counts the steps of each statement from zero."""
+
+    def execute(self, *arguments: Any) -> "_Cursor":
+        connection = self.connection
+        if isinstance(connection, _Connection):
+            connection.looks = 0
+        super().execute(*arguments)
+        return self
+
+
+class _Connection(sqlite3.Connection):
+    """Interrupts a statement that runs without end and refuses values without measure."""
+
+    def __init__(self, *arguments: Any, **options: Any) -> None:
+        super().__init__(*arguments, **options)
+        self.looks = 0
+        self.setlimit(sqlite3.SQLITE_LIMIT_LENGTH, LONGEST_VALUE)
+        self.set_progress_handler(self._look, STEPS_BETWEEN_LOOKS)
+
+    def _look(self) -> bool:
+        self.looks += 1
+        return self.looks > MOST_LOOKS
+
+    def cursor(self, factory: Any = _Cursor) -> Any:
+        return super().cursor(factory)
+
+
+def open_storage(database: Path, *, read_only: bool = False) -> RDBStorage:
+    """Return Optuna's storage in an SQLite file; `read_only` while another process may write."""
+    url = storage_url(database) + ("&mode=ro" if read_only else "")
+    arguments = {"timeout": SECONDS_TO_WAIT_FOR_SQLITE, "factory": _Connection}
+    return RDBStorage(url, engine_kwargs={"connect_args": arguments})
+
+
+def storage_url(database: Path) -> str:
+    """Return the address of an SQLite file for Optuna, whatever characters its path has."""
+    return f"sqlite:///{_uri(database)}"
+
+
+def require_study_file(database: Path, *, read_only: bool = True) -> None:
+    """Refuse a file that holds anything but Optuna's tables; adds nothing to it.
+
+    Args:
+        database: the file.
+        read_only: unless set to False, what a killed process left in the middle of writing is
+            refused instead of rolled back.
+
+    Raises:
+        StudyError: says what the file is instead.
+    """
+    with reading_errors(database):
+        if database.is_dir():
+            raise ValueError("it is a folder")
+        with database.open("rb") as stream:
+            head = stream.read(len(MAGIC))
+        if head != MAGIC:
+            raise ValueError("it is empty" if not head else "file is not a database")
+        address = f"{_uri(database)}&mode={'ro' if read_only else 'rw'}"
+        with closing(sqlite3.connect(address, uri=True, factory=_Connection)) as connection:
+            # Views and virtual tables have no page of their own.
+            found = connection.execute(
+                "SELECT name, type, coalesce(rootpage, 0) FROM sqlite_master LIMIT ?",
+                (MOST_OBJECTS,),
+            ).fetchall()
+        tables = {name for name, kind, page in found if kind == "table" and page}
+        lacking = sorted(TABLES - tables)
+        if lacking:
+            raise ValueError(f"it is no study: it has no table {lacking[0]}")
+        if any(kind not in ("index", "trigger") and not page for _, kind, page in found):
+            raise ValueError("it has views, which no search makes")
+
+
+@contextmanager
+def database_errors(database: Path) -> Iterator[None]:
+    """Turn what SQLite says of a database that cannot be used into one line.
+
+    Raises:
+        StudyError: the disk is full, or the file is damaged.
+    """
+    try:
+        yield
+    except (SQLAlchemyError, optuna.exceptions.StorageInternalError) as error:
+        raise _unusable(database, error) from error
+
+
+@contextmanager
+def reading_errors(database: Path | str) -> Iterator[None]:
+    """Turn whatever a file's rows make go wrong while they are read into one line.
+
+    Raises:
+        StudyError: names the file.
+    """
+    try:
+        yield
+    except (*ODD_ROWS, OSError) as error:
+        raise _unusable(database, error) from error
+
+
+def _unusable(database: Path | str, error: BaseException) -> StudyError:
+    root = _root(error)
+    reason = one_line(root)
+    if isinstance(root, RecursionError):
+        reason = "its values are nested too deeply"
+    if "interrupted" in reason:
+        reason = "a statement runs without end"
+    advice = next((told for said, told in ADVICE.items() if said in str(root)), DAMAGED)
+    return StudyError(f"the study in {database} cannot be used ({reason}); {advice}")
+
+
+def _root(error: BaseException) -> BaseException:
+    """Return what SQLite itself said; Optuna and SQLAlchemy put sentences around it."""
+    return _root(error.__cause__) if error.__cause__ else error
+
+
+def _uri(database: Path) -> str:
+    return f"file:{quote(str(database.resolve()))}?uri=true"
