@@ -16,8 +16,8 @@ from typing import Annotated, Any
 
 import typer
 
-from heretic.console import DEBUG, one_line_errors, start_logging
-from heretic.errors import SettingsError
+from heretic.console import one_line_errors, start_logging
+from heretic.errors import DEBUG, SettingsError
 from heretic.settings import Resolution, Settings, configuration_files, resolve
 from heretic.settings.cascade import config_argument
 from heretic.settings.flags import takes_settings

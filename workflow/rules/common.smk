@@ -4,6 +4,7 @@ import json
 import os
 import re
 import sys
+from contextlib import suppress
 from pathlib import Path
 
 try:
@@ -11,9 +12,32 @@ try:
 except ImportError:
     sys.exit("heretic is not installed: pip install -c envs/constraints.txt -e .")
 
+sys.path.insert(0, str(Path(workflow.basedir) / "workflow" / "rules"))
+
+from calm import keep_calm
+
+
+def kept(run, since):
+    """What an interrupted search keeps, as part of a sentence; nothing before its first trial."""
+    from heretic.optimization.study import kept_trials
+
+    # There may be no database yet; the next run says what is wrong with one.
+    with suppress(HereticError):
+        done = kept_trials(RESULTS / run / "study.db", since)
+        if done is not None:
+            of_run = f" of {run}" if len(RUNS) > 1 else ""
+            return f"{done} of {RUNS[run].n_trials} trials{of_run} are"
+    return ""
+
+
+# Before the imports that take a second, in which the user may interrupt.
+if workflow.is_main_process:
+    shell.prefix(keep_calm(workflow, kept))
+
 from heretic.console import one_line_errors, start_logging
 from heretic.demo.folder import folder_name
 from heretic.dependencies import module_files
+from heretic.errors import HereticError
 from heretic.evaluation.benchmark_tasks import task_files
 from heretic.model.source import checkpoint_files
 from heretic.preflight import check_run, pinned, scorer_files

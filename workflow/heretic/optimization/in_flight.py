@@ -18,10 +18,8 @@ from optuna.samplers import BaseSampler
 from optuna.storages import InMemoryStorage
 
 from heretic.console import log
-from heretic.optimization.study import finished_trials
+from heretic.optimization.study import IN_FLIGHT, finished_trials
 from heretic.optimization.warm_start import next_warm_start
-
-IN_FLIGHT = "in_flight"
 
 
 @dataclass(frozen=True)
