@@ -8,7 +8,7 @@ from rich.console import Console
 
 from heretic.artifacts import read_json
 from heretic.demo.folder import is_demo_folder
-from heretic.errors import ModelLoadError
+from heretic.errors import ModelLoadError, printable
 from heretic.export.adapter import load_edited
 from heretic.export.forms import is_adapter
 from heretic.model.decoding import decode, generate
@@ -56,7 +56,9 @@ def converse(
     console = Console(highlight=False, markup=False, soft_wrap=True)
     for question in _questions():
         for name, model in models.items():
-            answer = decode(model, generate(model, [Prompt(question)], max_new_tokens))[0]
+            answer = printable(
+                decode(model, generate(model, [Prompt(question)], max_new_tokens))[0]
+            )
             console.print(f"{name}: {answer}" if compare else answer)
 
 

@@ -7,11 +7,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from heretic.artifacts import read_json
+from heretic.console import log
 from heretic.demo.folder import is_demo_folder
 from heretic.errors import ExportError, SettingsError
 from heretic.evaluation.benchmark_tasks import check_benchmarks
 from heretic.export.forms import check_form
 from heretic.export.hub import check_upload
+from heretic.file_systems import network_file_system, owner
 from heretic.model.quantization import (
     AS_IS,
     check_checkpoint,
@@ -31,6 +33,8 @@ from heretic.settings.schema import Settings
 if TYPE_CHECKING:  # which loads torch
     from heretic.evaluation.scorers.panel import Panel
 
+# Beside the results folder: what Snakemake and the jobs write there.
+WRITTEN = {"logs": "logs", "benchmarks": "times of jobs", ".snakemake": "records of jobs"}
 RESERVED_RUNS = {"comparisons": "comparisons of models lie"}
 
 
@@ -59,6 +63,7 @@ def check_run(run: str, settings: Settings, results: Path) -> None:
     check_benchmarks(settings.benchmarks, settings.benchmark_tasks)
     check_warm_start(settings.warm_start, settings.warm_start_from, results / run)
     check_writable(results / run)
+    warn_of_network(results / run)
     if source_of_export(settings) != DEMO and settings.export == "merged":
         check_space(results / run, settings)
     if settings.upload_to is not None:
@@ -183,8 +188,12 @@ def _identity(model: str) -> str:
     return str(Path(model).expanduser().resolve()) if is_local(model) else model
 
 
-def check_writable(folder: Path) -> None:
-    """Refuse a results folder that nothing can be written to; creates nothing.
+def check_writable(folder: Path, what: str = "results") -> None:
+    """Refuse a folder that nothing can be written to; creates nothing.
+
+    Args:
+        folder: need not exist.
+        what: goes there, in the plural.
 
     Raises:
         ExportError: it, or the folder it would be created in, is no folder or not writable.
@@ -192,12 +201,35 @@ def check_writable(folder: Path) -> None:
     there = _nearest(folder)
     if not there.is_dir():
         raise ExportError(
-            f"results go to {folder}, but {there} is a file; move it away or run elsewhere"
+            f"{what} go to {folder}, but {there} is a file; move it away or run elsewhere"
         )
     if not os.access(there, os.W_OK | os.X_OK):
         raise ExportError(
-            f"results go to {folder}, but {there} is not writable; change its permissions, or run "
-            "in a folder of your own"
+            f"{what} go to {folder}, but {there} is not writable (owner: {owner(there)}); change "
+            "its permissions, or run in a folder of your own"
+        )
+
+
+def check_working_folder(folder: Path) -> None:
+    """Refuse a working folder where logs or records of jobs cannot be written.
+
+    Raises:
+        ExportError: names the first folder that is not writable.
+    """
+    for name, what in WRITTEN.items():
+        check_writable(folder / name, what)
+
+
+def warn_of_network(folder: Path) -> None:
+    """Warn where the database of a search lies on a file system on which SQLite is not safe."""
+    kind = network_file_system(folder)
+    if kind is not None:
+        log.warning(
+            "%s lies on a network file system (%s), where locks of SQLite may fail: never search "
+            "from two machines at once, or put the results folder on a local disk (it may be a "
+            "link)",
+            folder / "study.db",
+            kind,
         )
 
 

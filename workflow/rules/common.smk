@@ -40,7 +40,7 @@ from heretic.dependencies import module_files
 from heretic.errors import HereticError
 from heretic.evaluation.benchmark_tasks import task_files
 from heretic.model.source import checkpoint_files
-from heretic.preflight import check_run, pinned, scorer_files
+from heretic.preflight import check_run, check_working_folder, pinned, scorer_files
 from heretic.prompts.sources import local_files
 from heretic.report.table import run_summaries
 from heretic.settings import Settings, configuration_files, resolve
@@ -67,6 +67,7 @@ def resolve_runs():
         return {run: Settings(**values) for run, values in known.items()}
     start_logging()
     with one_line_errors():
+        check_working_folder(Path())
         # Not `config`, into which Snakemake has merged the files key by key, also inside the
         # prompt sets, where naming another dataset starts anew.
         files = configuration_files(Path(), workflow.config_settings.configfiles)

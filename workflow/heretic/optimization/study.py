@@ -1,8 +1,10 @@
 """The Optuna study on disk: state that outlives runs, one writer at a time."""
 
+import os
+import sqlite3
 import warnings
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any, Literal
 from urllib.parse import quote
@@ -140,7 +142,14 @@ def storage_url(database: Path) -> str:
 
 
 def read_only_storage(database: Path) -> RDBStorage:
-    """The file for somebody who only looks, while another process may be writing."""
+    """The file for somebody who only looks, while another process may be writing.
+
+    A search that was killed while it wrote leaves its journal, from which SQLite restores the file
+    when somebody opens it who may write.
+    """
+    if database.with_name(f"{database.name}-journal").exists() and os.access(database, os.W_OK):
+        with closing(sqlite3.connect(database, timeout=SECONDS_TO_WAIT_FOR_SQLITE)) as writable:
+            writable.execute("SELECT count(*) FROM sqlite_master").fetchone()
     return _storage(f"{storage_url(database)}&mode=ro")
 
 
@@ -157,7 +166,7 @@ def database_errors(database: Path) -> Iterator[None]:
     """
     try:
         yield
-    except (SQLAlchemyError, optuna.exceptions.StorageInternalError) as error:
+    except (sqlite3.Error, SQLAlchemyError, optuna.exceptions.StorageInternalError) as error:
         reason = str(_root(error)).splitlines()[0]
         advice = next((told for said, told in ADVICE.items() if said in reason), DAMAGED)
         raise StudyError(f"the study in {database} cannot be used ({reason}); {advice}") from error

@@ -13,6 +13,7 @@ from rich.console import Console
 from rich.table import Table
 
 from heretic.artifacts import read_json
+from heretic.errors import printable
 from heretic.evaluation.summary import Cell, summarise
 
 FIXED_WIDTH = 100
@@ -77,10 +78,12 @@ def _table(labels: Sequence[str], columns: Sequence[_Column]) -> Table:
 
 def run_summaries(results: Path, runs: Iterable[str]) -> str:
     """Where the report of each run is, and its table, of those that have got so far."""
-    return "\n".join(
-        f"\n{run}: report in {results / run}/report.html\n{summary_table(read_json(path))}"
-        for run in runs
-        if (path := results / run / "evaluation.json").is_file()
+    return printable(
+        "\n".join(
+            f"\n{run}: report in {results / run}/report.html\n{summary_table(read_json(path))}"
+            for run in runs
+            if (path := results / run / "evaluation.json").is_file()
+        )
     )
 
 
