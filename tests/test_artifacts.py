@@ -9,6 +9,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -382,16 +383,21 @@ def test_a_folder_of_another_user_is_one_line() -> None:
         closed = folder / "closed"
         closed.mkdir(mode=0o755)
         told_why = "permission denied (owner: root); ask for access to it"
-        for write, path in (
-            (lambda: write_json(closed / "a.json", {}), closed / "a.json"),
-            (lambda: write_json(closed / "deep" / "a.json", {}), closed / "deep" / "a.json"),
-            (lambda: fill(closed), closed / "model"),
-        ):
-            line = as_another_user(lambda write=write: told(write))
+        writers: dict[Path, Callable[[], None]] = {
+            closed / "a.json": partial(write_json, closed / "a.json", {}),
+            closed / "deep" / "a.json": partial(write_json, closed / "deep" / "a.json", {}),
+            closed / "model": partial(fill, closed),
+        }
+        for path, write in writers.items():
+            line = as_another_user(partial(told, write))
             assert line.startswith(f"cannot write {path}: {told_why}"), line
-        for name, read in (("a.json", read_json), ("a.safetensors", read_tensors)):
+        readers: dict[str, Callable[[Path], object]] = {
+            "a.json": read_json,
+            "a.safetensors": read_tensors,
+        }
+        for name, read in readers.items():
             (folder / name).touch(mode=0o600)
-            line = as_another_user(lambda read=read, name=name: told(lambda: read(folder / name)))
+            line = as_another_user(partial(told, partial(read, folder / name)))
             assert line.startswith(f"cannot read {folder / name}: {told_why}"), line
 
 

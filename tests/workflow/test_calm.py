@@ -3,6 +3,7 @@
 import os
 import signal
 import subprocess
+import threading
 import time
 from pathlib import Path
 
@@ -10,9 +11,11 @@ import psutil
 import pytest
 from conftest import COMMAND, Workspace, copy_workflow
 from terminal import Seen, on_terminal
+from test_cli import heretic
 
 FAULTS = Path(__file__).parent / "faults"
 PROMPTS = "results/demo/prompts/bundle.json"
+GOOD_PROMPTS = "results/demo/prompts/good_prompts.jsonl"
 READING = "heretic.prompts.sources:read_sources:1"
 SMALL = ("n_startup_trials=4", "max_response_length=16", "bootstrap_samples=100")
 # What Snakemake says of a failed job by itself.
@@ -46,32 +49,44 @@ def seen_on_terminal(
     )
 
 
+def wait_for(path: Path) -> None:
+    deadline = time.monotonic() + 120
+    while not path.exists():
+        assert time.monotonic() < deadline, f"{path} does not appear"
+        time.sleep(0.05)
+
+
+def empty_when_read(file: Path, mark: Path) -> None:
+    """Empty a file of prompts once a job is about to read it."""
+    wait_for(mark)
+    file.write_text("")
+    Path(f"{mark}.go").touch()
+
+
 def test_the_line_of_a_job_is_the_last_one(workspace: Workspace) -> None:
-    """A fault of the input that only a job can see: two sets hold the same prompts."""
-    overlap = workspace.environment(HERETIC_GOOD_PROMPTS__SPLIT="bad_holdout_prompts")
-    command = [*COMMAND, PROMPTS, "--config", "good_prompts=demo"]
-    seen = on_terminal(command, folder=workspace.folder, environ=overlap)
-    assert seen.status == 1
-    assert seen.last_line.startswith("PromptError: ")
-    assert seen.plain.count("PromptError") == 1
-    assert calm(seen.plain)
-    piped = subprocess.run(
-        command, cwd=workspace.folder, env=overlap, stderr=subprocess.PIPE, text=True
-    )
-    assert piped.returncode == 1
-    assert piped.stderr.splitlines()[-1] == seen.last_line
-    assert calm(piped.stderr)
-    # Snakemake's own log keeps every word, and --verbose shows them.
+    """A fault of the input that only a job can see: the file was whole when the run began."""
+    file, mark = workspace.folder / "good.txt", workspace.folder / "mark"
+    command = [*COMMAND, GOOD_PROMPTS, "--config", "good_prompts=good.txt"]
+    environ = with_fault(workspace, "heretic.locks:sole_process:1:wait")
+    endings = []
+    for verbose in ((), ("--verbose",)):
+        file.write_text("How are you?\n")
+        mark.unlink(missing_ok=True)
+        Path(f"{mark}.go").unlink(missing_ok=True)
+        meanwhile = threading.Thread(target=empty_when_read, args=(file, mark))
+        meanwhile.start()
+        seen = on_terminal([*command, *verbose], folder=workspace.folder, environ=environ)
+        meanwhile.join()
+        assert seen.status == 1
+        endings.append(seen)
+    assert endings[0].last_line.startswith("PromptError: ")
+    assert "good.txt" in endings[0].last_line
+    assert endings[0].plain.count("PromptError") == 1
+    assert calm(endings[0].plain)
+    assert "Error in rule load_prompts" in endings[1].plain
+    # Snakemake's own log keeps every word.
     logs = sorted((workspace.folder / ".snakemake" / "log").iterdir())
-    assert "Error in rule check_prompts" in logs[-1].read_text()
-    verbose = subprocess.run(
-        [*command, "--verbose"],
-        cwd=workspace.folder,
-        env=overlap,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
-    assert "Error in rule check_prompts" in verbose.stderr
+    assert "Error in rule load_prompts" in logs[0].read_text()
 
 
 def test_a_defect_names_its_log_and_debug_shows_the_trace(workspace: Workspace) -> None:
@@ -98,13 +113,6 @@ def test_several_failures_stand_together_at_the_end(workspace: Workspace) -> Non
     seen = on_terminal(command, folder=workspace.folder, environ=environ)
     assert "RuntimeError: a fault of the test" in seen.last_line
     assert calm(seen.plain)
-
-
-def wait_for(path: Path) -> None:
-    deadline = time.monotonic() + 120
-    while not path.exists():
-        assert time.monotonic() < deadline, f"{path} does not appear"
-        time.sleep(0.05)
 
 
 def start_waiting(workspace: Workspace) -> "subprocess.Popen[str]":
@@ -197,13 +205,12 @@ def test_a_folder_that_is_not_writable_is_one_line(name: str, tmp_path: Path) ->
     assert calm(done.stderr)
 
 
-def test_a_home_that_is_not_writable_is_one_line(tmp_path: Path) -> None:
-    from test_cli import heretic
-
-    workspace = copy_workflow(tmp_path)
-    done = heretic(workspace.folder, "plan", HOME="/proc/nobody", XDG_CACHE_HOME="")
+def test_a_home_that_is_not_writable_is_one_line(workspace: Workspace) -> None:
+    home = workspace.folder / "home"
+    home.touch()
+    done = heretic(workspace.folder, "plan", HOME=str(home), XDG_CACHE_HOME="")
     assert done.returncode == 1
-    assert len(done.stderr.splitlines()) == 1
+    assert len(done.stderr.splitlines()) == 1, done.stderr
     assert "XDG_CACHE_HOME" in done.stderr
 
 

@@ -20,6 +20,7 @@ import typer
 
 from heretic.console import one_line_errors, start_logging
 from heretic.errors import DEBUG, ExportError, SettingsError, printable
+from heretic.file_systems import check_writable
 from heretic.settings import Resolution, Settings, configuration_files, resolve
 from heretic.settings.cascade import config_argument
 from heretic.settings.flags import takes_settings
@@ -271,8 +272,6 @@ def _check_cache() -> None:
     Raises:
         ExportError: its cache folder cannot be written.
     """
-    from heretic.preflight import check_writable
-
     home = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
     try:
         check_writable(home / "snakemake", "cached sources")

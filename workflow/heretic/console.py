@@ -114,8 +114,7 @@ class _LogFile(logging.FileHandler):
         """Open a new file in place of whatever has its name, so that no link is followed."""
         path = Path(self.baseFilename)
         path.unlink(missing_ok=True)
-        flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL
-        return os.fdopen(os.open(path, flags, 0o666), self.mode, encoding=self.encoding)
+        return path.open("x", encoding=self.encoding)
 
     def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802  # logging's name
         """Report anything but a lack of space."""

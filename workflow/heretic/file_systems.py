@@ -4,6 +4,8 @@ import errno
 import os
 from pathlib import Path
 
+from heretic.errors import ExportError
+
 MOUNTS = Path("/proc/self/mountinfo")
 NETWORK_TYPES = {
     *("9p", "afs", "beegfs", "ceph", "cifs", "coda", "davfs", "glusterfs", "gpfs", "lustre"),
@@ -76,3 +78,30 @@ def why_not(error: OSError, path: Path) -> str:
     if error.errno == errno.ELOOP:
         return "it is a symbolic link, which is not followed; remove it and run again"
     return f"{error.strerror or error}; check the disk and the path"
+
+
+def check_writable(folder: Path, what: str = "results") -> None:
+    """Refuse a folder that nothing can be written to; creates nothing.
+
+    Args:
+        folder: need not exist.
+        what: goes there, in the plural.
+
+    Raises:
+        ExportError: it, or the folder it would be created in, is no folder or not writable.
+    """
+    there = nearest(folder)
+    if not there.is_dir():
+        raise ExportError(
+            f"{what} go to {folder}, but {there} is a file; move it away or run elsewhere"
+        )
+    if not os.access(there, os.W_OK | os.X_OK):
+        raise ExportError(
+            f"{what} go to {folder}, but {there} is not writable; change its permissions "
+            f"(its owner is {owner(there)}), or run in a folder of your own"
+        )
+
+
+def nearest(path: Path) -> Path:
+    """Return the path itself, or the nearest folder above it that exists."""
+    return next(place for place in (path, *path.absolute().parents) if place.exists())

@@ -1,6 +1,5 @@
 """What can be found wrong with a run before any work: no weights are read, little is fetched."""
 
-import os
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
@@ -13,7 +12,7 @@ from heretic.errors import ExportError, SettingsError
 from heretic.evaluation.benchmark_tasks import check_benchmarks
 from heretic.export.forms import check_form
 from heretic.export.hub import check_upload
-from heretic.file_systems import network_file_system, owner
+from heretic.file_systems import check_writable, nearest, network_file_system
 from heretic.model.quantization import (
     AS_IS,
     check_checkpoint,
@@ -188,28 +187,6 @@ def _identity(model: str) -> str:
     return str(Path(model).expanduser().resolve()) if is_local(model) else model
 
 
-def check_writable(folder: Path, what: str = "results") -> None:
-    """Refuse a folder that nothing can be written to; creates nothing.
-
-    Args:
-        folder: need not exist.
-        what: goes there, in the plural.
-
-    Raises:
-        ExportError: it, or the folder it would be created in, is no folder or not writable.
-    """
-    there = _nearest(folder)
-    if not there.is_dir():
-        raise ExportError(
-            f"{what} go to {folder}, but {there} is a file; move it away or run elsewhere"
-        )
-    if not os.access(there, os.W_OK | os.X_OK):
-        raise ExportError(
-            f"{what} go to {folder}, but {there} is not writable (owner: {owner(there)}); change "
-            "its permissions, or run in a folder of your own"
-        )
-
-
 def check_working_folder(folder: Path) -> None:
     """Refuse a working folder where logs or records of jobs cannot be written.
 
@@ -249,18 +226,13 @@ def check_space(folder: Path, settings: Settings) -> None:
     revision = settings.model_revision if source == settings.model else None
     each = checkpoint_bytes(source, revision, settings.dtype)
     needed = None if each is None else missing * each
-    free = shutil.disk_usage(_nearest(folder)).free
+    free = shutil.disk_usage(nearest(folder)).free
     if needed is not None and needed > free:
         models = "the edited model" if missing == 1 else f"the {missing} edited models"
         raise ExportError(
             f"{models} will take {_size(needed)} in {folder}, where {_size(free)} are "
             f"free; free {_size(needed - free)}, or run on a larger disk"
         )
-
-
-def _nearest(path: Path) -> Path:
-    """The path itself, or the nearest folder above it that exists."""
-    return next(place for place in (path, *path.absolute().parents) if place.exists())
 
 
 def _size(count: int) -> str:
