@@ -8,11 +8,14 @@ import stat
 import subprocess
 import sys
 import threading
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import pytest
 import torch
 from safetensors import SafetensorError
+from users import ANOTHER, as_another_user, shared_folder
 
 from heretic.artifacts import (
     GIVEN,
@@ -406,3 +409,101 @@ def test_what_a_killed_process_left_is_written_over(tmp_path: Path) -> None:
     write_text(tmp_path / "a.txt", "whole")
     assert names(tmp_path) == ["a.txt"]
     assert (tmp_path / "a.txt").read_text() == "whole"
+
+
+@pytest.mark.parametrize(("umask", "mode"), [(0o022, 0o644), (0o027, 0o640), (0o002, 0o664)])
+def test_every_artifact_honors_the_umask(umask: int, mode: int, tmp_path: Path) -> None:
+    before = os.umask(umask)
+    try:
+        write_tensors(tmp_path / "a.safetensors", {"a": torch.zeros(2)}, {})
+        write_json(tmp_path / "a.json", {})
+        write_csv(tmp_path / "a.csv", [], {})
+        with replacing(tmp_path / "private") as beside:  # as libraries do that write beside
+            beside.unlink()
+            os.close(os.open(beside, os.O_CREAT | os.O_WRONLY, 0o600))
+        with replacing_folder(tmp_path / "model") as folder:
+            os.close(os.open(folder / "weights", os.O_CREAT | os.O_WRONLY, 0o600))
+    finally:
+        os.umask(before)
+    files = [path for path in tmp_path.rglob("*") if path.is_file()]
+    assert {path.name: oct(stat.S_IMODE(path.stat().st_mode)) for path in files} == {
+        name: oct(mode)
+        for name in (
+            *("a.safetensors", "a.json", "a.csv", "a.provenance.json", "private", "weights"),
+        )
+    }
+
+
+def test_no_artifact_goes_through_a_link(tmp_path: Path) -> None:
+    victim, folder = tmp_path / "bashrc", tmp_path / "documents"
+    victim.write_text("precious")
+    folder.mkdir()
+    (folder / "thesis").write_text("precious")
+    here = tmp_path / "results"
+    here.mkdir()
+    for name in ("a.json", ".a.json.partial"):
+        (here / name).symlink_to(victim)
+    for name in ("model", ".model.partial", ".model.old"):
+        (here / name).symlink_to(folder)
+    write_json(here / "a.json", {"a": 1})
+    with replacing_folder(here / "model") as beside:
+        (beside / "weights").touch()
+    assert victim.read_text() == "precious"
+    assert names(folder) == ["thesis"]
+    assert names(here) == ["a.json", "model"]
+    assert not (here / "a.json").is_symlink()
+    assert not (here / "model").is_symlink()
+    assert names(here / "model") == ["weights"]
+
+
+def test_a_folder_replaces_a_file_of_its_name(tmp_path: Path) -> None:
+    for name in ("model", ".model.partial"):
+        (tmp_path / name).touch()
+    with replacing_folder(tmp_path / "model") as beside:
+        (beside / "weights").touch()
+    assert names(tmp_path) == ["model"]
+
+
+@ANOTHER
+def test_a_folder_of_another_user_is_one_line() -> None:
+    def told(write: Callable[[], object]) -> str:
+        with pytest.raises(HereticError) as error:
+            write()
+        return str(error.value)
+
+    def fill(folder: Path) -> None:
+        with replacing_folder(folder / "model"):
+            pytest.fail("made a folder in another user's")
+
+    with shared_folder() as folder:
+        closed = folder / "closed"
+        closed.mkdir(mode=0o755)
+        told_why = "permission denied (owner: root); ask for access to it"
+        writers: dict[Path, Callable[[], None]] = {
+            closed / "a.json": partial(write_json, closed / "a.json", {}),
+            closed / "deep" / "a.json": partial(write_json, closed / "deep" / "a.json", {}),
+            closed / "model": partial(fill, closed),
+        }
+        for path, write in writers.items():
+            line = as_another_user(partial(told, write))
+            assert line.startswith(f"cannot write {path}: {told_why}"), line
+        readers: dict[str, Callable[[Path], object]] = {
+            "a.json": read_json,
+            "a.safetensors": read_tensors,
+        }
+        for name, read in readers.items():
+            (folder / name).touch(mode=0o600)
+            line = as_another_user(partial(told, partial(read, folder / name)))
+            assert line.startswith(f"cannot read {folder / name}: {told_why}"), line
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can mount")
+def test_a_read_only_disk_is_one_line(tmp_path: Path) -> None:
+    mounted = ["mount", "-t", "tmpfs", "-o", "ro,size=64k", "tmpfs", str(tmp_path)]
+    if subprocess.run(mounted, capture_output=True).returncode:
+        pytest.skip("mounts are not allowed here")
+    try:
+        with pytest.raises(HereticError, match=r"cannot write .*a\.json: .*mounted read-only"):
+            write_json(tmp_path / "a.json", {})
+    finally:
+        subprocess.run(["umount", str(tmp_path)], check=True)

@@ -1,5 +1,7 @@
 """One process at a time, and whoever comes second is told who is first."""
 
+import errno
+import fcntl
 import os
 import signal
 import subprocess
@@ -9,7 +11,9 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
+from users import ANOTHER, as_another_user, shared_folder
 
+from heretic import locks
 from heretic.errors import HereticError, StudyError
 from heretic.locks import sole_process
 
@@ -69,3 +73,95 @@ def test_the_lock_is_given_back_after_an_error(tmp_path: Path) -> None:
     with sole_process(lock, "reading", HereticError):
         pass
     assert not (tmp_path / "a.holder").exists()
+
+
+@pytest.mark.parametrize("name", ["a.holder", "a.holder.new"])
+def test_the_note_never_goes_through_a_link(name: str, tmp_path: Path) -> None:
+    victim = tmp_path / "bashrc"
+    victim.write_text("precious")
+    (tmp_path / name).symlink_to(victim)
+    with sole_process(tmp_path / "a.lock", "reading"):
+        assert (tmp_path / "a.holder").read_text().startswith("pid ")
+    assert victim.read_text() == "precious"
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["a.lock", "bashrc"]
+
+
+def test_a_link_in_place_of_the_lock_is_refused(tmp_path: Path) -> None:
+    victim = tmp_path / "bashrc"
+    victim.write_text("precious")
+    (tmp_path / "a.lock").symlink_to(victim)
+    message = r"cannot lock .*a\.lock: it is a symbolic link, which is not followed; remove it"
+    with (
+        pytest.raises(StudyError, match=message),
+        sole_process(tmp_path / "a.lock", "", StudyError),
+    ):
+        pytest.fail("locked a link")
+    assert victim.read_text() == "precious"
+
+
+@pytest.mark.parametrize("kind", ["link", "pipe", "escape"])
+def test_a_note_of_others_is_read_with_care(kind: str, tmp_path: Path) -> None:
+    lock, note = tmp_path / "a.lock", tmp_path / "a.holder"
+    with holder(lock) as first:
+        assert first.stdout is not None
+        first.stdout.readline()
+        note.unlink()
+        if kind == "link":
+            note.symlink_to("/dev/zero")
+        elif kind == "pipe":
+            os.mkfifo(note)
+        else:
+            note.write_text("pid 1\x1b]52;c;aGk=\x07\nagain")
+        with pytest.raises(HereticError) as told, sole_process(lock, "reading"):
+            pytest.fail("two at once")
+    known = r"pid 1\x1b]52;c;aGk=\x07 again" if kind == "escape" else "unknown"
+    assert str(told.value).startswith(f"another process ({known}) is still reading")
+
+
+@pytest.mark.parametrize("number", [errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP])
+def test_a_file_system_without_locks_is_named(
+    number: int,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    recwarn: pytest.WarningsRecorder,
+) -> None:
+    def flock(*_: object) -> None:
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(fcntl, "flock", flock)
+    with (
+        pytest.raises(HereticError, match=r"has no file locks \(.*\).*local disk") as told,
+        sole_process(tmp_path / "a.lock", "reading"),
+    ):
+        pytest.fail("held what cannot be held")
+    assert "\n" not in str(told.value)
+    assert not [each for each in recwarn if "lock" in str(each.message)]
+
+
+@ANOTHER
+def test_the_lock_of_another_user_is_one_line() -> None:
+    def take(lock: Path) -> str:
+        with pytest.raises(HereticError) as told, sole_process(lock, "reading"):
+            pytest.fail("held the lock of another user")
+        return str(told.value)
+
+    with shared_folder() as folder:
+        (folder / "a.lock").touch(mode=0o644)
+        told = as_another_user(lambda: take(folder / "a.lock"))
+        assert told == (
+            f"cannot lock {folder}/a.lock: permission denied (owner: root); ask for access to it, "
+            "or run in a folder of your own"
+        )
+
+
+def test_the_note_names_the_slurm_job(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SLURM_JOB_ID", "4711")
+    with sole_process(tmp_path / "a.lock", "reading"):
+        assert (tmp_path / "a.holder").read_text().endswith(", Slurm job 4711\n")
+    monkeypatch.delenv("SLURM_JOB_ID")
+    monkeypatch.setattr(locks, "CONTROL_GROUPS", tmp_path / "cgroup")
+    (tmp_path / "cgroup").write_text(
+        "0::/system.slice/slurmstepd.scope/job_815/step_0/user/task_0\n"
+    )
+    with sole_process(tmp_path / "a.lock", "reading"):
+        assert (tmp_path / "a.holder").read_text().endswith(", Slurm job 815\n")

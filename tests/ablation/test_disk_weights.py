@@ -13,9 +13,10 @@ from tiny_models import D_MODEL, load_saved, save_tiny_model, tiny_model
 from transformers.core_model_loading import Transpose, WeightConverter
 
 from heretic.ablation import disk_weights
-from heretic.ablation.disk_weights import INDEX, DiskWeights, tensor_files
+from heretic.ablation.disk_weights import DiskWeights, tensor_files
 from heretic.ablation.weights_cache import LayerWeightsCache
 from heretic.errors import ModelLoadError
+from heretic.model.headers import INDEX
 
 
 def rewrite(folder: Path, change: Any) -> None:

@@ -132,7 +132,7 @@ GENERATION: dict[str, Any] = {
     "do_sample": (True, "x"),
     "use_cache": (False, "x"),
 }
-GENERATION_FILES = {
+GENERATION_FILES: dict[str, str | bytes] = {
     "no object": "[]",
     "no JSON": "{",
     "null": "null",

@@ -3,6 +3,9 @@
 import os
 import signal
 import sqlite3
+import subprocess
+import sys
+import time
 from contextlib import closing
 from pathlib import Path
 
@@ -10,11 +13,12 @@ import pytest
 from optuna.trial import TrialState
 from sqlalchemy import Engine, event, text
 from sqlalchemy.exc import OperationalError
+from users import ANOTHER, as_another_user, shared_folder
 
 from heretic.errors import StudyError
 from heretic.optimization.database import database_errors, open_storage
 from heretic.optimization.records import TrialRecord
-from heretic.optimization.study import open_study
+from heretic.optimization.study import kept_trials, open_study
 from heretic.optimization.watch import read_search
 from optimization.small_search import OBJECTIVES, STUDY, search
 from optimization.test_study import N, states, told, waiting_process
@@ -171,8 +175,6 @@ def test_a_write_that_was_cut_off_is_rolled_back_by_the_next_search(
     search(database, 2)
     cut_off_in_a_transaction(database)
     assert database.with_name("study.db-journal").exists()
-    with pytest.raises(StudyError, match=r"a search was cut off .* run the search again"):
-        read_search(database)
     assert told(search(database, 4)) == told(undisturbed[:4])
     assert len(read_search(database).records) == 4
 
@@ -256,3 +258,63 @@ def test_no_statement_runs_without_end(tmp_path: Path) -> None:
             engine.connect() as connection,
         ):
             connection.execute(text(statement)).fetchall()
+
+
+# Leaves pages of an unfinished transaction in the file, and its journal beside it.
+CUT_OFF = """
+import os, signal, sqlite3, sys
+connection = sqlite3.connect(sys.argv[1], isolation_level=None)
+connection.execute("PRAGMA cache_size = 1")
+connection.execute("BEGIN")
+connection.execute("DELETE FROM trial_user_attributes")
+connection.execute("CREATE TABLE bulk (text)")
+connection.executemany("INSERT INTO bulk VALUES (?)", [("x" * 4000,)] * 200)
+os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+@pytest.fixture
+def cut_off(tmp_path: Path) -> Path:
+    """The database of four trials, whose writer was killed in the middle of writing."""
+    database = tmp_path / "study.db"
+    search(database, 4)
+    subprocess.run([sys.executable, "-c", CUT_OFF, str(database)], check=False)
+    assert (tmp_path / "study.db-journal").stat().st_size > 0
+    return database
+
+
+def test_a_reader_restores_what_a_killed_writer_left(cut_off: Path, tmp_path: Path) -> None:
+    assert len(read_search(cut_off).records) == 4
+    assert not (tmp_path / "study.db-journal").exists()
+
+
+@ANOTHER
+def test_a_reader_who_may_not_write_is_told_what_to_do() -> None:
+    def look(database: Path) -> str:
+        with pytest.raises(StudyError) as told:
+            read_search(database)
+        return str(told.value)
+
+    with shared_folder() as folder:
+        database = folder / "study.db"
+        search(database, 2)
+        subprocess.run([sys.executable, "-c", CUT_OFF, str(database)], check=False)
+        folder.chmod(0o755)
+        line = as_another_user(lambda: look(database))
+    assert "cannot be used" in line
+    assert "run the search again" in line
+    assert "\n" not in line
+
+
+def test_the_trials_that_an_interrupted_search_keeps(tmp_path: Path) -> None:
+    database = tmp_path / "study.db"
+    with pytest.raises(StudyError, match="start the search first"):
+        kept_trials(database, 0.0)
+    begun = time.time()
+    search(database, 3)
+    assert kept_trials(database, begun) == 3
+    # Trials of an earlier search say nothing of one that has not tried any.
+    assert kept_trials(database, time.time()) is None
+    with open_study(database, "another objective", OBJECTIVES):
+        pass
+    assert kept_trials(database, begun) == 3

@@ -11,7 +11,7 @@ import os
 import platform
 import shutil
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 from safetensors import SafetensorError
 
 from heretic.errors import HereticError, one_line
+from heretic.file_systems import REFUSED, why_not
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -48,23 +49,26 @@ def replacing(target: Path) -> Iterator[Path]:
 
     A reader sees the old artifact or the new one, never a part of it, also after a loss of power.
     What a killed process left of an earlier attempt is written over. Only one process at a time
-    may write a target.
+    may write a target. Its permissions are those that the umask allows.
 
     Raises:
-        HereticError: the disk is full.
+        HereticError: the disk is full, or the folder is not writable.
     """
-    target.parent.mkdir(parents=True, exist_ok=True)
     beside = target.with_name(f".{target.name}.partial")
+    with _explaining_disk(target):
+        target.parent.mkdir(parents=True, exist_ok=True)
+        _remove(beside)
     try:
-        with _explaining_full_disk(target):
-            beside.unlink(missing_ok=True)
-            beside.touch()
+        with _explaining_disk(target):
+            beside.touch(exist_ok=False)
             yield beside
+            _open_to_readers(beside)
             _flush(beside)
             beside.replace(target)
             _flush(target.parent)
     finally:
-        beside.unlink(missing_ok=True)
+        with suppress(PermissionError):  # told above
+            beside.unlink(missing_ok=True)
 
 
 @contextmanager
@@ -80,31 +84,40 @@ def replacing_folder(target: Path, error: type[HereticError] = HereticError) -> 
     ours: a folder of the same name without the marker is left alone, and links are not followed.
 
     Raises:
-        HereticError: the disk is full, or a link, a file or somebody else's folder is in the way;
-            an `error`, if another class is given.
+        HereticError: the disk is full, the folder above is not writable, or a link, a file or
+            somebody else's folder is in the way; an `error`, if another class is given.
     """
-    target.parent.mkdir(parents=True, exist_ok=True)
     work = target.with_name(f".{target.name}.partial")
-    _require_folder(target, error)
-    _require_own(work, error)
     beside, aside = work / NEW, work / OLD
-    _settle(target, work)
-    work.mkdir()
-    (work / MARKER).touch()
-    beside.mkdir()
+    with _explaining_disk(target, error):
+        target.parent.mkdir(parents=True, exist_ok=True)
+        _require_folder(target, error)
+        _require_own(work, error)
+        _settle(target, work)
+        work.mkdir()
+        (work / MARKER).touch()
+        beside.mkdir()
     try:
-        with _explaining_full_disk(target, error):
+        with _explaining_disk(target, error):
             yield beside
             for path in beside.rglob("*"):
                 if path.is_file():
-                    path.chmod(0o666 & ~_umask())
+                    _open_to_readers(path)
                 _flush(path)
-            if target.exists():
+            if os.path.lexists(target):
                 target.rename(aside)
             beside.rename(target)
             _flush(target.parent)
     finally:
         _settle(target, work)
+
+
+def _remove(path: Path) -> None:
+    """Remove a file, a folder or a link, never what a link points to."""
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
 
 
 def _settle(target: Path, work: Path) -> None:
@@ -165,7 +178,7 @@ def read_json(path: Path, advice: str = AGAIN) -> dict[str, Any]:
         if not isinstance(value, dict):
             raise ValueError(f"it holds a {type(value).__name__} instead of an object")
     except (OSError, ValueError) as error:
-        raise HereticError(f"cannot read {path}: {one_line(error)}; {advice}") from error
+        raise _unreadable(path, error, advice) from error
     return value
 
 
@@ -239,13 +252,22 @@ def read_tensors(path: Path) -> "dict[str, Tensor]":
     from safetensors.torch import load_file
 
     try:
+        # safetensors says of any file that it may not read that it is missing.
+        path.open("rb").close()
         return load_file(path)
     except FileNotFoundError as error:
         raise HereticError(
             f"cannot read {path}: there is no such file; run again, which writes it"
         ) from error
     except (OSError, SafetensorError) as error:
-        raise HereticError(f"cannot read {path}: {error}; delete it and run again") from error
+        raise _unreadable(path, error) from error
+
+
+def _unreadable(path: Path, error: Exception, advice: str = AGAIN) -> HereticError:
+    """Return an error for a file that is damaged, missing or not for this user to read."""
+    if isinstance(error, OSError) and error.errno in REFUSED:
+        return HereticError(f"cannot read {path}: {why_not(error, path)}")
+    return HereticError(f"cannot read {path}: {one_line(error)}; {advice}")
 
 
 def sha256_of(path: Path) -> str:
@@ -284,22 +306,33 @@ def versions() -> dict[str, str]:
 
 
 @contextmanager
-def _explaining_full_disk(target: Path, kind: type[HereticError] = HereticError) -> Iterator[None]:
-    """Name what did not fit; libraries report a full disk each in an exception of their own.
+def _explaining_disk(target: Path, kind: type[HereticError] = HereticError) -> Iterator[None]:
+    """Name what could not be written; libraries report a full disk each in their own exception.
 
     Raises:
-        HereticError: the disk, or the user's share of it, is full.
+        HereticError: the disk, or the user's share of it, is full, or the folder not writable.
     """
     try:
         yield
     except (OSError, SafetensorError) as error:
-        full = getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT)
-        if not full and os.strerror(errno.ENOSPC) not in str(error):
-            raise
-        raise kind(
-            f"cannot write {target}: no space left on the disk; free some space and run again, "
-            "finished phases and trials are kept"
-        ) from error
+        number = getattr(error, "errno", None)
+        if number in (errno.ENOSPC, errno.EDQUOT) or os.strerror(errno.ENOSPC) in str(error):
+            raise kind(
+                f"cannot write {target}: no space left on the disk; free some space and run again, "
+                "finished phases and trials are kept"
+            ) from error
+        if isinstance(error, OSError) and number in REFUSED and _is_near(error.filename, target):
+            place = next(p for p in (target, *target.absolute().parents) if p.exists())
+            raise kind(f"cannot write {target}: {why_not(error, place)}") from error
+        raise
+
+
+def _is_near(path: object, target: Path) -> bool:
+    """Say whether a file lies beside the target or above it, so that its error is the target's."""
+    if not isinstance(path, str | os.PathLike):
+        return False
+    folder = Path(path).absolute().parent
+    return folder == target.absolute().parent or folder in target.absolute().parents
 
 
 def _flush(path: Path) -> None:
@@ -309,6 +342,11 @@ def _flush(path: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def _open_to_readers(path: Path) -> None:
+    """Give a file the permissions of the umask; some libraries make theirs for the owner alone."""
+    path.chmod(0o666 & ~_umask())
 
 
 def _umask() -> int:

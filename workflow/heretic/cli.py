@@ -7,17 +7,20 @@ snakemake --cores 1 --config model=Qwen/Qwen2.5-7B-Instruct n_trials=50
 import json
 import os
 import re
+import signal
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from importlib.metadata import version
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
-from heretic.console import DEBUG, log, one_line_errors, start_logging
-from heretic.errors import SettingsError
+from heretic.console import log, one_line_errors, start_logging
+from heretic.errors import DEBUG, ExportError, SettingsError, printable
+from heretic.file_systems import check_writable
 from heretic.saved_picks import outdated
 from heretic.settings import Resolution, Settings, configuration_files, resolve
 from heretic.settings.cascade import config_argument
@@ -121,7 +124,7 @@ def _evaluate(
         from heretic.comparing import compare
 
         settings = _resolve(given, configfile or []).settings
-        typer.echo(compare(settings, against, output, RESULTS))
+        _say(compare(settings, against, output, RESULTS))
         return
     if output is not None:
         raise SettingsError("--output is for comparisons; name the other model with --against")
@@ -129,10 +132,12 @@ def _evaluate(
     tables = {run: RESULTS / run / "evaluation.json" for run in runs}
     before = {run: path.stat().st_mtime_ns for run, path in tables.items() if path.exists()}
     targets = [str(path) for path in tables.values()]
-    status = subprocess.call(_command(given, cores, configfile or [], context.obj, targets))
+    command = _command(given, cores, configfile or [], context.obj, targets)
+    with _interrupts_left_to_child():
+        status = subprocess.call(command)
     if status == 0 and all(before.get(r) == p.stat().st_mtime_ns for r, p in tables.items()):
         # Nothing was stale, so the workflow has said nothing.
-        typer.echo(run_summaries(RESULTS, runs))
+        _say(run_summaries(RESULTS, runs))
     raise typer.Exit(status)
 
 
@@ -148,12 +153,12 @@ def _show_config(
     values = found.settings.model_dump(mode="json")
     if as_json:
         rows = {k: {"value": v, "origin": found.origins[k]} for k, v in values.items()}
-        typer.echo(json.dumps(rows, indent=2, ensure_ascii=False))
+        _say(json.dumps(rows, indent=2, ensure_ascii=False))
         return
     texts = {key: json.dumps(value, ensure_ascii=False) for key, value in values.items()}
     widths = max(map(len, texts)), max(map(len, texts.values()))
     for key, text in texts.items():
-        typer.echo(f"{key:<{widths[0]}}  {text:<{widths[1]}}  {found.origins[key]}")
+        _say(f"{key:<{widths[0]}}  {text:<{widths[1]}}  {found.origins[key]}")
 
 
 def _trials(
@@ -167,7 +172,7 @@ def _trials(
     from heretic.optimization.watch import read_search, search_table
 
     folder = run_folder(run, "study.db")
-    typer.echo(search_table(read_search(folder / "study.db", study), only_front=front))
+    _say(search_table(read_search(folder / "study.db", study), only_front=front))
 
 
 def _chat(
@@ -220,7 +225,7 @@ def _reproduce(
     folder = target or Path(f"{ablation.resolve().parent}.reproduced")
     settings = _resolve(given, configfile or []).settings
     files = reproduce(ablation, folder, settings, base_model)
-    typer.echo(f"{folder}: {len(files)} files as in {ablation}")
+    _say(f"{folder}: {len(files)} files as in {ablation}")
 
 
 def run_folder(run: str | None, holding: str) -> Path:
@@ -240,6 +245,11 @@ def run_folder(run: str | None, holding: str) -> Path:
     raise SettingsError(f"{named}; there are {', '.join(found)}")
 
 
+def _say(text: str) -> None:
+    """Print text that a model, a data set or a study may have had a part in."""
+    typer.echo(printable(text))
+
+
 def _resolve(given: dict[str, Any], further: Sequence[Path]) -> Resolution:
     return resolve(configuration_files(Path(), further), os.environ, given)
 
@@ -254,6 +264,29 @@ def _snakemake(
     os.execv(sys.executable, _command(given, cores, further, passed_on))
 
 
+@contextmanager
+def _interrupts_left_to_child() -> Iterator[None]:
+    """Ignore the interrupt key, which the child receives as well and answers."""
+    before = signal.signal(signal.SIGINT, lambda *_: None)  # unlike SIG_IGN, not inherited
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+def _check_cache() -> None:
+    """Refuse a home that is not writable, of which Snakemake would report a trace.
+
+    Raises:
+        ExportError: its cache folder cannot be written.
+    """
+    home = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    try:
+        check_writable(home / "snakemake", "cached sources")
+    except ExportError as error:
+        raise ExportError(f"{error}, or set XDG_CACHE_HOME to such a folder") from error
+
+
 def _command(
     given: dict[str, Any],
     cores: str,
@@ -263,6 +296,7 @@ def _command(
 ) -> list[str]:
     """The call of snakemake, once the settings are known to be sound."""
     _resolve(given, further)
+    _check_cache()
     if not Path("Snakefile").is_file():
         clone = Path(__file__).parents[2]
         raise SettingsError(

@@ -15,12 +15,13 @@ from heretic.evaluation.holdout import HoldoutProtocol, HoldoutSets
 from heretic.export.adapter import WEIGHTS, attach_adapter
 from heretic.export.forms import ADAPTER_CONFIG, is_adapter
 from heretic.export.record_file import RECORD, read_record
+from heretic.file_systems import check_writable
 from heretic.model.loading import Model, load_model
 from heretic.model.quantization import AS_IS, NONE, check_package, stored_quantization
 from heretic.model.source import check_model, is_local, locate, resolve_revision, source_facts
 from heretic.model.template_date import day_of
 from heretic.model.threads import set_threads
-from heretic.preflight import check_panel, check_writable
+from heretic.preflight import check_panel
 from heretic.prompts import check_disjoint, check_sources, read_sources
 from heretic.prompts.sources import LoadedPrompts
 from heretic.report.comparison_page import write_comparison

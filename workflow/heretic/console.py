@@ -8,9 +8,10 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from io import TextIOWrapper
 from pathlib import Path
 from types import TracebackType
-from typing import Self
+from typing import Any, Self
 
 from rich.console import Console
 from rich.logging import RichHandler
@@ -23,12 +24,13 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
-from heretic.credentials import record_without_passwords
-from heretic.errors import HereticError
+from heretic.errors import DEBUG, INTERRUPTED, OUT_OF_MEMORY, HereticError, one_line, printable
+from heretic.file_systems import why_not
 from heretic.locks import sole_process
 
-DEBUG = "WORKFLOW_DEBUG"
 SECONDS_BETWEEN_LINES = 10.0
+# How torch says it in exceptions that have no class of their own.
+OF_MEMORY = ("can't allocate memory", "out of memory", "not enough memory")
 
 log = logging.getLogger("heretic")
 
@@ -36,10 +38,14 @@ log = logging.getLogger("heretic")
 def start_logging(log_file: Path | None = None, *, debug: bool = False) -> None:
     """Send the library's log lines to the terminal and, when given, to `log_file`.
 
-    From here on, lines of all libraries are without passwords. Characters that the terminal's
-    encoding lacks are replaced, as Python does on stderr alone.
+    From here on, control characters in log lines of other libraries are shown, not obeyed, and
+    passwords in addresses are hidden. Characters that the terminal's encoding lacks are replaced,
+    as Python does on stderr alone.
+
+    Raises:
+        HereticError: the log file cannot be written.
     """
-    logging.setLogRecordFactory(record_without_passwords)
+    logging.setLogRecordFactory(_printable_record)
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="replace")
     log.setLevel(logging.DEBUG if debug else logging.INFO)
@@ -47,22 +53,73 @@ def start_logging(log_file: Path | None = None, *, debug: bool = False) -> None:
     for handler in [*log.handlers]:
         log.removeHandler(handler)
         handler.close()
+    log.addHandler(_terminal_handler())
+    if log_file is not None:
+        try:
+            log_file.parent.mkdir(parents=True, exist_ok=True)
+            to_file = _LogFile(log_file, mode="w", encoding="utf-8")
+        except OSError as error:
+            raise HereticError(f"cannot write {log_file}: {why_not(error, log_file)}") from error
+        to_file.setFormatter(_Printable("%(asctime)s %(levelname)s %(message)s"))
+        log.addHandler(to_file)
+
+
+def _terminal_handler() -> logging.Handler:
     console = Console(stderr=True)
     if console.is_terminal:
-        log.addHandler(RichHandler(console=console, show_path=False, markup=False))
-    else:
-        plain = logging.StreamHandler(sys.stderr)
-        plain.setFormatter(logging.Formatter("%(message)s"))
-        log.addHandler(plain)
-    if log_file is not None:
-        log_file.parent.mkdir(parents=True, exist_ok=True)
-        to_file = _LogFile(log_file, mode="w", encoding="utf-8")
-        to_file.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
-        log.addHandler(to_file)
+        return _Terminal(console)
+    plain = logging.StreamHandler(sys.stderr)
+    plain.setFormatter(_Printable("%(message)s"))
+    return plain
+
+
+class _Printable(logging.Formatter):
+    """Shows control characters of messages and tracebacks instead of obeying them."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        return printable(super().format(record))
+
+
+def _printable_record(*args: Any, **kwargs: Any) -> logging.LogRecord:
+    """Return a log record without control characters, whichever library writes it."""
+    record = logging.LogRecord(*args, **kwargs)
+    try:
+        message = record.getMessage()
+    except Exception:  # the handler reports arguments that do not fit the message
+        return record
+    if printable(message) != message:
+        record.msg, record.args = printable(message), ()
+    return record
+
+
+class _Terminal(RichHandler):
+    """Log lines on a terminal, above a bar if one is drawn; errors are plain lines to copy."""
+
+    def __init__(self, console: Console) -> None:
+        super().__init__(
+            console=console, show_path=False, markup=False, log_time_format="[%H:%M:%S]"
+        )
+        self.setFormatter(_Printable("%(message)s"))
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Print a record, unless a bar shows the same."""
+        if getattr(record, "drawn", False):
+            return
+        if record.levelno < logging.ERROR or record.exc_info:
+            super().emit(record)
+            return
+        line = self.format(record)
+        self.console.print(line, style="red", soft_wrap=True, highlight=False, markup=False)
 
 
 class _LogFile(logging.FileHandler):
     """A log file that falls silent when its disk is full; the terminal says what is wrong."""
+
+    def _open(self) -> TextIOWrapper:
+        """Open a new file in place of whatever has its name, so that no link is followed."""
+        path = Path(self.baseFilename)
+        path.unlink(missing_ok=True)
+        return path.open("x", encoding=self.encoding)
 
     def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802  # logging's name
         """Report anything but a lack of space."""
@@ -89,8 +146,9 @@ def one_line_errors(*, debug: bool = False) -> Iterator[None]:
 def job(log_file: str, *, wait: bool = False) -> Iterator[None]:
     """One phase of a workflow: its lines go to `log_file` too, its errors end it with status 1.
 
-    A phase that a killed run left behind may still be at work: a second one is refused, or waits
-    for the first with `wait`.
+    An error of any kind is one line on the terminal, the last one. The trace of a defect is in
+    `log_file`. A phase that a killed run left behind may still be at work: a second one is
+    refused, or waits for the first with `wait`.
     """
     path = Path(log_file)
     start_logging()
@@ -99,7 +157,50 @@ def job(log_file: str, *, wait: bool = False) -> Iterator[None]:
         sole_process(lock_of(log_file), f"at this phase (its log is {path})", wait=wait),
     ):
         start_logging(path)
+        with _one_line_defects(path):
+            yield
+
+
+@contextmanager
+def _one_line_defects(log_file: Path) -> Iterator[None]:
+    """Report what no phase expects as one line as well, and keep its trace in the log file."""
+    try:
         yield
+    except (HereticError, SystemExit, GeneratorExit):
+        raise
+    except KeyboardInterrupt:
+        if DEBUG in os.environ:
+            raise
+        log.error(INTERRUPTED)
+        raise SystemExit(1) from None
+    except BaseException as error:  # panics of libraries in Rust are no `Exception`
+        if DEBUG in os.environ:
+            raise
+        _trace_to_file(error)
+        name = type(error).__name__
+        if _is_of_memory(error):
+            log.error("%s: memory ran out (%s); %s", name, one_line(error, 120), OUT_OF_MEMORY)
+        else:
+            log.error(
+                "%s: %s; this is a defect of the workflow, whose trace is in %s",
+                *(name, one_line(error), log_file),
+            )
+        raise SystemExit(1) from None
+
+
+def _trace_to_file(error: BaseException) -> None:
+    trace = logging.LogRecord(
+        log.name, logging.CRITICAL, "", 0, "Trace of the error below", (),
+        (type(error), error, error.__traceback__),
+    )  # fmt: skip
+    for handler in log.handlers:
+        if isinstance(handler, _LogFile):
+            handler.handle(trace)
+
+
+def _is_of_memory(error: BaseException) -> bool:
+    text = str(error).lower()
+    return isinstance(error, MemoryError) or any(words in text for words in OF_MEMORY)
 
 
 def lock_of(log_file: str) -> Path:
@@ -130,7 +231,8 @@ class ProgressLine:
         self.task, self.total, self.done = task, total, done
         self._at_start = done
         self._started = self._last_line = time.monotonic()
-        console = Console(stderr=True)
+        console = _console()
+        self._drawn = bool(task and console.is_terminal)
         columns = (
             TextColumn("{task.description}"),
             BarColumn(),
@@ -138,9 +240,9 @@ class ProgressLine:
             TextColumn("{task.fields[pace]}"),
             TimeElapsedColumn(),
             TimeRemainingColumn(),
-            TextColumn("{task.fields[note]}"),
+            TextColumn("{task.fields[note]}", markup=False),
         )
-        self._bar = Progress(*columns, console=console, disable=not (task and console.is_terminal))
+        self._bar = Progress(*columns, console=console, disable=not self._drawn)
         self._row = self._bar.add_task(task, total=total, completed=done, note="", pace="")
 
     def __enter__(self) -> Self:
@@ -160,12 +262,17 @@ class ProgressLine:
         self.done += steps
         now = time.monotonic()
         each = (now - self._started) / max(self.done - self._at_start, 1)
-        self._bar.update(self._row, advance=steps, note=note, pace=pace(each))
+        self._bar.update(self._row, advance=steps, note=printable(note), pace=pace(each))
         early = now - self._last_line < SECONDS_BETWEEN_LINES and self.done < self.total
         if early or not self.task:
             return
         self._last_line = now
         left = duration(each * (self.total - self.done))
-        log.info(
-            "%s: %d/%d, %s, %s left. %s", self.task, self.done, self.total, pace(each), left, note
-        )
+        counts = (self.task, self.done, self.total, pace(each), left, note)
+        log.info("%s: %d/%d, %s, %s left. %s", *counts, extra={"drawn": self._drawn})
+
+
+def _console() -> Console:
+    """Return the console of the log lines, since two on one terminal would garble each other."""
+    shared = (handler.console for handler in log.handlers if isinstance(handler, _Terminal))
+    return next(shared, None) or Console(stderr=True)

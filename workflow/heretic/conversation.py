@@ -8,6 +8,7 @@ from rich.console import Console
 
 from heretic.artifacts import AGAIN
 from heretic.console import log
+from heretic.errors import printable
 from heretic.export.adapter import load_edited
 from heretic.export.base_model import edited_demo_model
 from heretic.export.forms import is_adapter
@@ -60,7 +61,9 @@ def converse(
     console = Console(highlight=False, markup=False, soft_wrap=True)
     for question in _questions():
         for name, model in models.items():
-            answer = decode(model, generate(model, [Prompt(question)], max_new_tokens))[0]
+            answer = printable(
+                decode(model, generate(model, [Prompt(question)], max_new_tokens))[0]
+            )
             console.print(f"{name}: {answer}" if compare else answer)
 
 

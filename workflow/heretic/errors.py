@@ -3,7 +3,22 @@
 Anything that is not a `HereticError` is a defect of this project and keeps its traceback.
 """
 
+import re
+
 from heretic.credentials import hide_passwords
+
+DEBUG = "WORKFLOW_DEBUG"  # variable that keeps every trace
+INTERRUPTED = "Interrupted; run the same command to continue"
+OUT_OF_MEMORY = (
+    "free memory or use a machine with more, or lower max_batch_size; then run the same command to "
+    "continue"
+)
+# Characters that a terminal or a page obeys instead of showing: C0 and C1 controls, marks that
+# reorder text, line separators, and halves of surrogate pairs, which no encoding can write. Line
+# feeds and tabs stay.
+OBEYED = re.compile(
+    "[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]"
+)
 
 
 class HereticError(Exception):
@@ -46,7 +61,22 @@ class CloudError(HereticError):
     """A rented machine cannot be found, reached or stopped."""
 
 
+def printable(text: str) -> str:
+    """Return `text` with every character that a terminal would obey written as an escape.
+
+    Models, data sets, studies and hubs are made by strangers; their texts must neither move the
+    cursor, fill the clipboard nor reorder what a reader sees. JSON stays valid JSON. Passwords in
+    addresses are hidden.
+    """
+    return OBEYED.sub(_escape, hide_passwords(text))
+
+
+def _escape(found: re.Match[str]) -> str:
+    code = ord(found.group())
+    return f"\\x{code:02x}" if code < 0x20 else f"\\u{code:04x}"
+
+
 def one_line(error: object, length: int = 200) -> str:
     """What an error says, as one line of at most `length` characters."""
-    line = hide_passwords(" ".join(str(error).split())) or type(error).__name__
+    line = printable(" ".join(str(error).split())) or type(error).__name__
     return line if len(line) <= length else line[: length - 1] + "…"

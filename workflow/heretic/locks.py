@@ -2,13 +2,18 @@
 
 import logging
 import os
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from filelock import FileLock, Timeout
 
-from heretic.errors import HereticError
+from heretic.errors import HereticError, one_line
+from heretic.file_systems import WITHOUT_LOCKS, why_not
+
+CONTROL_GROUPS = Path("/proc/self/cgroup")
+LONGEST_NOTE = 200
 
 log = logging.getLogger("heretic")
 
@@ -19,6 +24,8 @@ def sole_process(
 ) -> Iterator[None]:
     """Hold `lock` while the block runs.
 
+    Neither the lock file nor the note is ever written through a symbolic link.
+
     Args:
         lock: lock file; beside it lies, while it is held, a note of who holds it.
         doing: what the block does, for the message to a second process.
@@ -26,29 +33,19 @@ def sole_process(
         wait: let a second process wait for its turn instead.
 
     Raises:
-        HereticError: another process holds the lock.
+        HereticError: another process holds the lock, or nobody can: the file is not writable, a
+            link, or on a file system without locks.
     """
-    lock.parent.mkdir(parents=True, exist_ok=True)
     holder = lock.with_suffix(".holder")
-    held = FileLock(lock)
-    try:
-        held.acquire(timeout=0)
-    except Timeout:
-        known = (holder.read_text().strip() if holder.is_file() else "") or "unknown"
-        if wait:
-            log.info("Waiting for another process (%s), which is %s", known, doing)
-            held.acquire()
-        else:
-            raise error(
-                f"another process ({known}) is still {doing}, perhaps left over from a run that "
-                "was killed; wait until it ends or stop it, then run again"
-            ) from None
+    held = FileLock(lock, fallback_to_soft=False)
+    _acquire(held, lock, error, holder, doing, wait)
     try:
         with suppress(OSError):  # a full disk must not keep the lock's owner from saying so
-            holder.write_text(f"pid {os.getpid()} on {os.uname().nodename}\n")
+            _write_note(holder)
         yield
     finally:
-        holder.unlink(missing_ok=True)
+        with suppress(OSError):  # a note that stays behind misleads nobody: the lock decides
+            holder.unlink(missing_ok=True)
         held.release()
 
 
@@ -56,10 +53,67 @@ def is_held(lock: Path) -> bool:
     """Whether another process holds a lock, without creating the lock file."""
     if not lock.with_suffix(".holder").is_file():
         return False
-    probe = FileLock(lock)
+    probe = FileLock(lock, fallback_to_soft=False)
     try:
         probe.acquire(timeout=0)
     except Timeout:
         return True
     probe.release()
     return False
+
+
+def _acquire(
+    held: FileLock, lock: Path, kind: type[HereticError], holder: Path, doing: str, wait: bool
+) -> None:
+    try:
+        lock.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            held.acquire(timeout=0)
+        except Timeout:
+            known = _read_note(holder) or "unknown"
+            if not wait:
+                raise kind(
+                    f"another process ({known}) is still {doing}, perhaps left over from a run "
+                    "that was killed; wait until it ends or stop it, then run again"
+                ) from None
+            log.info("Waiting for another process (%s), which is %s", known, doing)
+            held.acquire()
+    except OSError as error:
+        if error.errno in WITHOUT_LOCKS:
+            raise kind(
+                f"the file system of {lock.parent} has no file locks ({error.strerror}), which "
+                "keep two runs apart; work on a local disk, or ask for the mount option that "
+                "gives locks (flock on Lustre, a lock service on NFS)"
+            ) from error
+        raise kind(f"cannot lock {lock}: {why_not(error, lock)}") from error
+
+
+def _write_note(holder: Path) -> None:
+    """Say who holds the lock, in a new file that takes the place of whatever has its name."""
+    beside = holder.with_name(f"{holder.name}.new")
+    beside.unlink(missing_ok=True)
+    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL
+    with os.fdopen(os.open(beside, flags, 0o666), "w", encoding="utf-8") as stream:
+        stream.write(f"pid {os.getpid()} on {os.uname().nodename}{_batch_job()}\n")
+    beside.replace(holder)
+
+
+def _read_note(holder: Path) -> str:
+    """Return the beginning of the note; nothing of a link, a pipe or a file of others."""
+    flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK
+    try:
+        with os.fdopen(os.open(holder, flags), "rb") as stream:
+            text = stream.read(LONGEST_NOTE).decode(errors="replace")
+    except OSError:
+        return ""
+    return one_line(text) if text.strip() else ""
+
+
+def _batch_job() -> str:
+    """Return the Slurm job of this process, which says more on a login node than a process id."""
+    number = os.environ.get("SLURM_JOB_ID", "")
+    if not number:
+        with suppress(OSError):  # job steps lose the variable but not the control group
+            found = re.search(r"/job_(\d+)(/|$)", CONTROL_GROUPS.read_text())
+            number = found.group(1) if found else ""
+    return f", Slurm job {number}" if number else ""

@@ -1,16 +1,17 @@
 """What can be found wrong with a run before any work: no weights are read, little is fetched."""
 
-import os
 import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from heretic.console import log
 from heretic.demo.folder import is_demo_folder
 from heretic.errors import ExportError, SettingsError
 from heretic.evaluation.benchmark_tasks import check_benchmarks
 from heretic.export.forms import check_form
 from heretic.export.hub import check_upload
 from heretic.export.record_file import read_owner
+from heretic.file_systems import check_writable, nearest, network_file_system
 from heretic.model.accelerators import check_device
 from heretic.model.inspection import check_chat, check_listing, inspect_checkpoint
 from heretic.model.quantization import (
@@ -32,6 +33,8 @@ from heretic.settings.schema import Settings
 if TYPE_CHECKING:  # which loads torch
     from heretic.evaluation.scorers.panel import Panel
 
+# Beside the results folder: what Snakemake and the jobs write there.
+WRITTEN = {"logs": "logs", "benchmarks": "times of jobs", ".snakemake": "records of jobs"}
 RESERVED_RUNS = {"comparisons": "comparisons of models lie"}
 
 
@@ -62,6 +65,7 @@ def check_run(run: str, settings: Settings, results: Path) -> None:
     check_benchmarks(settings.benchmarks, settings.benchmark_tasks)
     check_warm_start(settings.warm_start, settings.warm_start_from, results / run)
     check_writable(results / run)
+    warn_of_network(results / run)
     if source_of_export(settings) != DEMO and settings.export == "merged":
         check_space(results / run, settings)
     if settings.upload_to is not None:
@@ -219,21 +223,26 @@ def _identity(model: str) -> str:
     return str(Path(model).expanduser().resolve()) if is_local(model) else model
 
 
-def check_writable(folder: Path) -> None:
-    """Refuse a results folder that nothing can be written to; creates nothing.
+def check_working_folder(folder: Path) -> None:
+    """Refuse a working folder where logs or records of jobs cannot be written.
 
     Raises:
-        ExportError: it, or the folder it would be created in, is no folder or not writable.
+        ExportError: names the first folder that is not writable.
     """
-    there = _nearest(folder)
-    if not there.is_dir():
-        raise ExportError(
-            f"results go to {folder}, but {there} is a file; move it away or run elsewhere"
-        )
-    if not os.access(there, os.W_OK | os.X_OK):
-        raise ExportError(
-            f"results go to {folder}, but {there} is not writable; change its permissions, or run "
-            "in a folder of your own"
+    for name, what in WRITTEN.items():
+        check_writable(folder / name, what)
+
+
+def warn_of_network(folder: Path) -> None:
+    """Warn where the database of a search lies on a file system on which SQLite is not safe."""
+    kind = network_file_system(folder)
+    if kind is not None:
+        log.warning(
+            "%s lies on a network file system (%s), where locks of SQLite may fail: never search "
+            "from two machines at once, or put the results folder on a local disk (it may be a "
+            "link)",
+            folder / "study.db",
+            kind,
         )
 
 
@@ -253,18 +262,13 @@ def check_space(folder: Path, settings: Settings) -> None:
     revision = settings.model_revision if source == settings.model else None
     each = checkpoint_bytes(source, revision, settings.dtype)
     needed = None if each is None else missing * each
-    free = shutil.disk_usage(_nearest(folder)).free
+    free = shutil.disk_usage(nearest(folder)).free
     if needed is not None and needed > free:
         models = "the edited model" if missing == 1 else f"the {missing} edited models"
         raise ExportError(
             f"{models} will take {_size(needed)} in {folder}, where {_size(free)} are "
             f"free; free {_size(needed - free)}, or run on a larger disk"
         )
-
-
-def _nearest(path: Path) -> Path:
-    """The path itself, or the nearest folder above it that exists."""
-    return next(place for place in (path, *path.absolute().parents) if place.exists())
 
 
 def _size(count: int) -> str:

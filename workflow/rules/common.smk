@@ -4,6 +4,7 @@ import json
 import os
 import re
 import sys
+from contextlib import suppress
 from pathlib import Path
 
 try:
@@ -11,12 +12,35 @@ try:
 except ImportError:
     sys.exit("heretic is not installed: pip install -c envs/constraints.txt -e .")
 
+sys.path.insert(0, str(Path(workflow.basedir) / "workflow" / "rules"))
+
+from calm import keep_calm
+
+
+def kept(run, since):
+    """What an interrupted search keeps, as part of a sentence; nothing before its first trial."""
+    from heretic.optimization.study import kept_trials
+
+    # There may be no database yet; the next run says what is wrong with one.
+    with suppress(HereticError):
+        done = kept_trials(RESULTS / run / "study.db", since)
+        if done is not None:
+            of_run = f" of {run}" if len(RUNS) > 1 else ""
+            return f"{done} of {RUNS[run].n_trials} trials{of_run} are"
+    return ""
+
+
+# Before the imports that take a second, in which the user may interrupt.
+if workflow.is_main_process:
+    shell.prefix(keep_calm(workflow, kept))
+
 from heretic.artifacts import fingerprint, write_text
 from heretic.console import one_line_errors, start_logging
 from heretic.demo.folder import folder_name
+from heretic.errors import HereticError
 from heretic.evaluation.benchmark_tasks import task_files
 from heretic.model.source import checkpoint_files
-from heretic.preflight import check_run, pinned, scorer_files
+from heretic.preflight import check_run, check_working_folder, pinned, scorer_files
 from heretic.prompts.sources import local_files
 from heretic.report.table import run_summaries
 from heretic.settings.cascade import resolve, variables
@@ -43,6 +67,7 @@ def resolve_runs():
         return {run: Settings(**values) for run, values in known.items()}
     start_logging()
     with one_line_errors():
+        check_working_folder(Path())
         # Not `config`, into which Snakemake has merged the files key by key, also inside the
         # prompt sets, where naming another dataset starts anew.
         files = configuration_files(Path(), workflow.config_settings.configfiles)

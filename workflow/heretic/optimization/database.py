@@ -4,6 +4,7 @@ The file may lie in a folder that others write to. So it is looked at before Opt
 add its tables to any database, and no statement of it runs or grows without end.
 """
 
+import os
 import sqlite3
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
@@ -96,8 +97,7 @@ def require_study_file(database: Path, *, read_only: bool = True) -> None:
 
     Args:
         database: the file.
-        read_only: unless set to False, what a killed process left in the middle of writing is
-            refused instead of rolled back.
+        read_only: for somebody who only looks.
 
     Raises:
         StudyError: says what the file is instead.
@@ -109,6 +109,8 @@ def require_study_file(database: Path, *, read_only: bool = True) -> None:
             head = stream.read(len(MAGIC))
         if head != MAGIC:
             raise ValueError("it is empty" if not head else "file is not a database")
+        if read_only:
+            _roll_back(database)
         address = f"{_uri(database)}&mode={'ro' if read_only else 'rw'}"
         with closing(sqlite3.connect(address, uri=True, factory=_Connection)) as connection:
             # Views and virtual tables have no page of their own.
@@ -122,6 +124,14 @@ def require_study_file(database: Path, *, read_only: bool = True) -> None:
             raise ValueError(f"it is no study: it has no table {lacking[0]}")
         if any(kind not in ("index", "trigger") and not page for _, kind, page in found):
             raise ValueError("it has views, which no search makes")
+
+
+def _roll_back(database: Path) -> None:
+    """Restore what a process that was killed while it wrote left, if this user may write."""
+    journal = database.with_name(f"{database.name}-journal")
+    if journal.exists() and os.access(database, os.W_OK):
+        with closing(sqlite3.connect(f"{_uri(database)}&mode=rw", uri=True)) as writable:
+            writable.execute("SELECT count(*) FROM sqlite_master").fetchone()
 
 
 @contextmanager

@@ -20,10 +20,8 @@ from optuna.storages import InMemoryStorage
 from heretic.console import log
 from heretic.optimization.database import reading_errors
 from heretic.optimization.stored import StoredAsked, require_form, require_list
-from heretic.optimization.study import finished_trials
+from heretic.optimization.study import IN_FLIGHT, finished_trials
 from heretic.optimization.warm_start import next_warm_start
-
-IN_FLIGHT = "in_flight"
 
 
 @dataclass(frozen=True)

@@ -20,6 +20,8 @@ from heretic.optimization.database import (
     require_study_file,
 )
 
+IN_FLIGHT = "in_flight"  # attribute of a study: what it was asked for and has not finished
+
 
 def study_name(objective: Mapping[str, Any]) -> str:
     """Name of the study of an objective; another objective has another name.
@@ -121,3 +123,37 @@ def finished_trials(study: optuna.Study) -> list[FrozenTrial]:
     """Completed trials in order of their numbers."""
     trials = study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
     return sorted(trials, key=lambda trial: trial.number)
+
+
+def latest_start(study: optuna.Study) -> float:
+    """Return when the study's last trial was started; seconds since 1970, 0 without any."""
+    trials = study.get_trials(deepcopy=False)
+    started = (trial.datetime_start.timestamp() for trial in trials if trial.datetime_start)
+    waiting = (asked["since"] for asked in study.user_attrs.get(IN_FLIGHT, []))
+    return max((*started, *waiting), default=0.0)
+
+
+def kept_trials(database: Path, since: float) -> int | None:
+    """Return how many trials are complete in the study that was searched last.
+
+    Args:
+        database: SQLite file, which no process writes.
+        since: seconds since 1970.
+
+    Returns:
+        None if no trial was started after `since`.
+
+    Raises:
+        StudyError: there is no such file, or it is damaged.
+    """
+    if not database.is_file():
+        raise StudyError(f"there is no study at {database}; start the search first")
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    require_study_file(database)
+    with reading_errors(database):
+        storage = open_storage(database, read_only=True)
+        names = optuna.get_all_study_names(storage)
+        studies = [optuna.load_study(study_name=name, storage=storage) for name in names]
+        started = {latest_start(study): study for study in studies}
+        last = max(started, default=0.0)
+        return len(finished_trials(started[last])) if last > since else None

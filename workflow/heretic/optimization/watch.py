@@ -16,7 +16,7 @@ from heretic.optimization.in_flight import in_flight
 from heretic.optimization.known_edits import N_LAYERS
 from heretic.optimization.objectives import Objective
 from heretic.optimization.records import TrialRecord, mean_stages, require_scores, trial_rows
-from heretic.optimization.study import require_numbers
+from heretic.optimization.study import latest_start, require_numbers
 from heretic.optimization.trials import WANTED, read_records, stored_objectives
 
 COLUMNS = (
@@ -68,7 +68,7 @@ def read_search(database: Path, name: str | None = None) -> Search:
         if not names or name not in (None, *names):
             raise StudyError(f"{database} has no study {name or 'yet'}; it has {names}")
         studies = {each: optuna.load_study(study_name=each, storage=storage) for each in names}
-        chosen = name or max(names, key=lambda each: _latest(studies[each]))
+        chosen = name or max(names, key=lambda each: latest_start(studies[each]))
         study = studies[chosen]
         # First what is in flight: trials that are finished in the meantime are left out of it.
         attributes = study.user_attrs
@@ -132,13 +132,6 @@ def _summary(search: Search) -> list[str]:
         told = ", ".join(f"{name} {seconds:.3f}" for name, seconds in by_stage.items())
         lines.append(f"Mean seconds of a feasible trial: {told}")
     return lines
-
-
-def _latest(study: optuna.Study) -> float:
-    """When the study's last trial was started; seconds since 1970."""
-    trials: Sequence[FrozenTrial] = study.get_trials(deepcopy=False)
-    finished = (t.datetime_start.timestamp() for t in trials if t.datetime_start)
-    return max((*finished, *(a.since for a in in_flight(study.user_attrs, 0))), default=0.0)
 
 
 def _unfinished(trials: Sequence[FrozenTrial], attributes: Mapping[str, Any]) -> dict[int, str]:

@@ -6,6 +6,7 @@ from typing import Any
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
+from heretic.errors import printable
 from heretic.evaluation.summary import category_tables, paired_rows, summarise
 
 SETS = {"bad_holdout_prompts": "bad prompts", "good_holdout_prompts": "good prompts"}
@@ -16,7 +17,10 @@ SAMPLE_TITLES = {
 
 
 def render(template: str, content: Mapping[str, Any]) -> str:
-    """A page from one of the templates beside this module; every text is escaped."""
+    """Return a page from one of the templates beside this module.
+
+    Every text is escaped, and shows the characters that would reorder or end it.
+    """
     environment = Environment(
         loader=FileSystemLoader(Path(__file__).parent),
         autoescape=True,
@@ -24,8 +28,14 @@ def render(template: str, content: Mapping[str, Any]) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
         keep_trailing_newline=True,
+        finalize=_shown,
     )
     return environment.get_template(template).render(content)
+
+
+def _shown(value: Any) -> Any:
+    """Make texts of prompts and answers printable; markup of ours stays as it is."""
+    return printable(value) if type(value) is str else value
 
 
 def evaluation_content(evaluation: Mapping[str, Any]) -> dict[str, Any]:

@@ -13,6 +13,7 @@ from rich.console import Console
 from rich.table import Table
 
 from heretic.artifacts import read_json
+from heretic.errors import printable
 from heretic.evaluation.summary import Cell, summarise
 from heretic.report.files import blaming
 from heretic.saved_picks import about_outdated_picks
@@ -79,8 +80,12 @@ def _table(labels: Sequence[str], columns: Sequence[_Column]) -> Table:
 
 def run_summaries(results: Path, runs: Iterable[str]) -> str:
     """Return where the report of each evaluated run is, its table, and its outdated picks."""
-    return "\n".join(
-        _run_summary(results / run) for run in runs if (results / run / "evaluation.json").is_file()
+    return printable(
+        "\n".join(
+            _run_summary(results / run)
+            for run in runs
+            if (results / run / "evaluation.json").is_file()
+        )
     )
 
 
