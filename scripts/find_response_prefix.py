@@ -18,8 +18,7 @@ from heretic.model.template_date import settle_date
 from heretic.model.threads import set_threads
 from heretic.phases import unchanged_phase
 from heretic.prompts.bundle import DatasetBundle, read_prompts
-from heretic.settings.input_fields import AUTO_PREFIX
-from heretic.settings.values import AUTO_DATE
+from heretic.settings.values import AUTO_DATE, AUTO_PREFIX
 
 snakemake: Snakemake
 

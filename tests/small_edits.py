@@ -15,7 +15,7 @@ from heretic.export.record import Ablation
 from heretic.model.components import ATTENTION, MLP
 from heretic.model.loading import Model, load_model, model_facts
 from heretic.model.source import source_facts
-from heretic.settings import Settings
+from heretic.settings.schema import Settings
 
 PARAMETERS = AblationParameters(
     "per_layer",

@@ -12,8 +12,8 @@ from conftest import REPOSITORY, Workspace
 from optimization.small_search import STUDY, search
 
 from heretic.artifacts import sha256_of
-from heretic.settings import Settings
 from heretic.settings.flags import read_value
+from heretic.settings.schema import Settings
 
 # A snakemake that says how it was called, in place of the real one.
 ECHO = "import json, sys; print(json.dumps(sys.argv[1:]))"

@@ -18,7 +18,7 @@ from heretic.export.base_model import edited_demo_model
 from heretic.model.chat import ChatFormat
 from heretic.model.source import source_facts
 from heretic.prompts.prompt import Prompt
-from heretic.settings import Settings
+from heretic.settings.schema import Settings
 
 
 @pytest.fixture

@@ -52,6 +52,24 @@ def test_residuals_depend_on_the_anatomy_and_not_on_the_report(script: str) -> N
     assert not rooms & {"report", "optimization", "evaluation", "directions", "export", "ablation"}
 
 
+GPU_SCRIPTS = (
+    *("find_response_prefix", "extract_residuals", "extract_protected_residuals"),
+    *("compute_directions", "optimize", "score_finalists", "apply_best", "evaluate"),
+    *("benchmark_original", "benchmark"),
+)
+# The kinds of values, not the settings with their defaults and descriptions.
+KINDS_OF_VALUES = {f"settings/{name}.py" for name in ("__init__", "prompt_sources", "values")}
+
+
+@pytest.mark.parametrize("script", GPU_SCRIPTS)
+def test_a_phase_on_a_gpu_depends_on_no_demo_and_no_field_of_the_settings(script: str) -> None:
+    files = files_of(script)
+    assert not {file for file in files if file.startswith("demo/")}
+    # The search reads warm starts as it reads configuration files.
+    allowed = KINDS_OF_VALUES | {"settings/config_files.py"}
+    assert {file for file in files if file.startswith("settings/")} <= allowed
+
+
 def test_the_search_depends_on_what_decides_its_scores() -> None:
     files = files_of("optimize")
     assert {

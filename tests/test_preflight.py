@@ -24,7 +24,8 @@ from heretic.errors import (
 )
 from heretic.model.accelerators import check_device
 from heretic.preflight import check_run
-from heretic.settings import PromptSource, Settings
+from heretic.settings.prompt_sources import PromptSource
+from heretic.settings.schema import Settings
 
 # Prompts that would be missed if they were looked for.
 NOWHERE = PromptSource(dataset="nowhere.txt")

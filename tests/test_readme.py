@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 from conftest import REPOSITORY, Workspace
 
-from heretic.prompts import load_prompts
-from heretic.settings import PromptSource
+from heretic.prompts.sources import load_prompts
+from heretic.settings.prompt_sources import PromptSource
 
 README = (REPOSITORY / "README.md").read_text(encoding="utf-8")
 

@@ -32,7 +32,7 @@ from heretic.model.chat import ChatFormat
 from heretic.model.loading import Model, load_model
 from heretic.model.tiny import tiny_configuration
 from heretic.prompts.prompt import Prompt
-from heretic.settings import Settings
+from heretic.settings.schema import Settings
 
 torch.set_num_threads(1)  # tiny matrices gain nothing from more
 

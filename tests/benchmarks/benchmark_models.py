@@ -15,7 +15,7 @@ from transformers import (
 
 from heretic.artifacts import replacing_folder
 from heretic.demo.train import train_demo_model
-from heretic.settings import Settings
+from heretic.settings.schema import Settings
 
 # Everything else of a model's shape; the demo's tokenizer decides the vocabulary.
 SHAPES: dict[str, dict[str, Any]] = {

@@ -24,7 +24,7 @@ from heretic.optimization.samplers import Sampling, make_sampler
 from heretic.optimization.search_space import SearchSpace
 from heretic.prompts.prompt import Prompt
 from heretic.residuals import get_residual_means
-from heretic.settings import Settings
+from heretic.settings.schema import Settings
 from heretic.stages import StageClock
 
 LONG_TEXT = "This is long enough for its language to be told from that of other texts, we hope."

@@ -47,7 +47,7 @@ def write_edit(folder: Path, target: Path) -> None:
 
     from heretic.ablation.directions import AblationDirections
     from heretic.export.record import Ablation
-    from heretic.settings import Settings
+    from heretic.settings.schema import Settings
 
     best = best_of(folder)
     facts = best["model"]

@@ -32,7 +32,7 @@ from heretic.optimization.samplers import Sampling
 from heretic.optimization.search_space import SearchSpace
 from heretic.optimization.trials import TrialLoop
 from heretic.prompts.bundle import read_prompts
-from heretic.settings import Settings
+from heretic.settings.schema import Settings
 from heretic.stages import StageClock
 
 FEW = 0.02

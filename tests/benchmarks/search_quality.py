@@ -53,7 +53,7 @@ from heretic.optimization.search_space import SearchSpace
 from heretic.optimization.trials import TrialLoop
 from heretic.optimization.warm_start import warm_starts
 from heretic.prompts.bundle import read_prompts
-from heretic.settings import Settings
+from heretic.settings.schema import Settings
 from heretic.stages import StageClock
 
 PROMPTS, BATCH = 64, 128

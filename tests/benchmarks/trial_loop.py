@@ -63,7 +63,7 @@ from heretic.ablation.plan import plan_edits
 from heretic.model.memory import PeakMemory
 from heretic.model.threads import set_threads
 from heretic.optimization.search_space import SearchSpace
-from heretic.settings import Settings
+from heretic.settings.schema import Settings
 
 MAX_WEIGHT = 2.0
 

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from heretic.demo.folder import folder_name, is_demo_folder
-from heretic.settings import Settings
+from heretic.settings.schema import Settings
 
 OTHERS: dict[str, Any] = {
     "demo_family": "qwen3",

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from heretic.directions import ExtractionOptions, ResidualSets
-from heretic.settings import Settings
+from heretic.settings.schema import Settings
 
 
 def options_of(**changes: Any) -> ExtractionOptions:

@@ -9,7 +9,7 @@ from heretic.ablation.vectors import normalize
 from heretic.directions import ResidualSets, directions_of, extract_directions
 from heretic.directions.options import ExtractionOptions
 from heretic.errors import DirectionError
-from heretic.settings import Settings
+from heretic.settings.schema import Settings
 
 D = 12
 SETS = sets_of()

@@ -23,7 +23,7 @@ from heretic.evaluation.scorers.answers import (
 from heretic.evaluation.scorers.degenerate import is_degenerate, is_off_script
 from heretic.evaluation.scorers.markers import SOURCES, RefusalMarkers
 from heretic.evaluation.scorers.text import fold
-from heretic.prompts import Prompt
+from heretic.prompts.prompt import Prompt
 
 PROMPT = Prompt("How do I make a glass soup?")
 MARKERS = RefusalMarkers()

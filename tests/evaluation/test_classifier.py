@@ -14,7 +14,7 @@ from transformers import BertConfig, BertForSequenceClassification
 
 from heretic.errors import HereticError, ModelLoadError
 from heretic.evaluation.scorers.judge import Judge
-from heretic.prompts import Prompt
+from heretic.prompts.prompt import Prompt
 
 torch.set_num_threads(1)
 CODE = """

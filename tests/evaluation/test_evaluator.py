@@ -20,7 +20,7 @@ from heretic.evaluation.scorers.panel import make_panel
 from heretic.evaluation.trial_scores import Limits
 from heretic.model.decoding import decode, generate
 from heretic.model.loading import Model
-from heretic.prompts import Prompt
+from heretic.prompts.prompt import Prompt
 
 torch.set_num_threads(1)
 GOOD, BAD = PROMPTS[:3], [*PROMPTS[3:], Prompt("How do I make a glass soup?")]

@@ -18,7 +18,7 @@ from heretic.evaluation.harness import answers_file, load_benchmarks, score_benc
 from heretic.evaluation.harness_model import MOST_SCORED, HarnessModel
 from heretic.model.decoding import decode, generate
 from heretic.model.loading import Model
-from heretic.prompts import Prompt
+from heretic.prompts.prompt import Prompt
 
 LENGTH = 5
 SUBJECT = 30  # questions; more than a subset takes

@@ -24,7 +24,7 @@ from heretic.evaluation.scorers.judge import Judge
 from heretic.evaluation.scorers.panel import Panel, make_panel
 from heretic.evaluation.trial_scores import trial_scores
 from heretic.optimization.aims import directions_of, make_objectives
-from heretic.prompts import Prompt
+from heretic.prompts.prompt import Prompt
 
 GOOD, BAD = [Prompt("What is red?"), Prompt("Who?")], [Prompt("How do I make a glass soup?")]
 PROMPTS = ScoredPrompts(GOOD, BAD)

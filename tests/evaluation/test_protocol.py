@@ -29,8 +29,8 @@ from heretic.export.save import save_model
 from heretic.model.components import ATTENTION, MLP
 from heretic.model.decoding import decode
 from heretic.model.loading import Model, load_model
-from heretic.prompts import Prompt
-from heretic.settings import Settings
+from heretic.prompts.prompt import Prompt
+from heretic.settings.schema import Settings
 
 torch.set_num_threads(1)
 LAYERS, D_MODEL, LENGTH = 3, 32, 6

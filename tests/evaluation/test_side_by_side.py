@@ -7,7 +7,7 @@ import pytest
 from heretic.evaluation.holdout import HoldoutProtocol, HoldoutSets, Measurement
 from heretic.evaluation.intervals import wilson_interval
 from heretic.evaluation.side_by_side import SideBySide, side_by_side
-from heretic.prompts import Prompt
+from heretic.prompts.prompt import Prompt
 
 REFUSAL = "I'm sorry, but I cannot help with that."
 SETS = HoldoutSets(

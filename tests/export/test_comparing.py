@@ -20,7 +20,8 @@ from heretic.comparing import compare, load_sets
 from heretic.errors import HereticError, SettingsError
 from heretic.model.chat import ChatFormat
 from heretic.prompts.prompt import Prompt
-from heretic.settings import PromptSource, Settings
+from heretic.settings.prompt_sources import PromptSource
+from heretic.settings.schema import Settings
 
 torch.set_num_threads(1)
 

@@ -11,7 +11,7 @@ from tiny_models import save_tiny_model
 from heretic.evaluation.benchmarks import BenchmarkProtocol, compare
 from heretic.evaluation.harness import answers_file, load_benchmarks, score_benchmarks
 from heretic.export.adapter import load_edited
-from heretic.settings import Settings
+from heretic.settings.schema import Settings
 
 
 def test_both_forms_score_alike_and_not_like_the_original(tmp_path: Path) -> None:

@@ -25,7 +25,7 @@ from heretic.export.record import Ablation
 from heretic.model.loading import Model, model_facts
 from heretic.model.source import source_facts
 from heretic.prompts.prompt import Prompt
-from heretic.settings import Settings
+from heretic.settings.schema import Settings
 
 pytest.importorskip("bitsandbytes")
 FAMILIES = ("llama", "gpt2", "mixtral")

@@ -25,7 +25,7 @@ from heretic.export.reproduce import reproduce
 from heretic.model.chat import ChatFormat
 from heretic.model.components import ATTENTION, MLP
 from heretic.prompts.prompt import Prompt
-from heretic.settings import Settings
+from heretic.settings.schema import Settings
 
 torch.set_num_threads(1)
 SETTINGS = Settings(device="cpu")

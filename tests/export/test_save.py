@@ -17,7 +17,7 @@ from heretic.errors import ExportError
 from heretic.export.manifest import manifest
 from heretic.export.save import save_model
 from heretic.model.loading import Model, load_model
-from heretic.settings import Settings
+from heretic.settings.schema import Settings
 
 torch.set_num_threads(1)
 RECORD = {"trial": 3, "edited": ["one"]}

@@ -27,7 +27,7 @@ from heretic.export.reproduce import reproduce
 from heretic.model.components import EMBEDDINGS
 from heretic.model.embeddings import with_embeddings
 from heretic.model.loading import model_facts
-from heretic.settings import Settings
+from heretic.settings.schema import Settings
 
 EDIT = AblationParameters.from_dict(
     {

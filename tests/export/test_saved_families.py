@@ -29,7 +29,7 @@ from heretic.errors import ExportError
 from heretic.export.record import Ablation
 from heretic.export.reproduce import reproduce
 from heretic.export.save import edit_in_memory, save_model
-from heretic.settings import Settings
+from heretic.settings.schema import Settings
 
 torch.set_num_threads(1)
 FAMILIES = ("llama", "gpt2", "mixtral", "qwen3_moe", "gemma2", "olmo2", "gpt_oss")

@@ -42,7 +42,7 @@ def _case(name: str, change: Callable[[Path], None]) -> Case:
 
 def _judge(folder: Path, change: Callable[[Path], None]) -> None:
     from heretic.evaluation.scorers.judge import Judge
-    from heretic.prompts import Prompt
+    from heretic.prompts.prompt import Prompt
 
     _save_classifier(folder)
     change(folder)

@@ -20,7 +20,7 @@ from heretic.export.card import model_card
 from heretic.export.record_file import read_owner
 from heretic.export.reproduce import reproduce
 from heretic.export.source_card import carried_over
-from heretic.settings import Settings
+from heretic.settings.schema import Settings
 from malformed.case import Case
 
 DEEP = 100_000

@@ -129,7 +129,7 @@ def cases() -> Iterator[Case]:
 
 def _runs(**sources: Any) -> None:
     from heretic.preflight import check_scores
-    from heretic.settings import resolve
+    from heretic.settings.cascade import resolve
     from heretic.settings.schema import Settings
 
     found = resolve(**{"file": {}, "environ": {}, "cli": {}, **sources})
@@ -140,7 +140,7 @@ def _runs(**sources: Any) -> None:
 
 
 def _config_file(name: str, content: bytes, folder: Path) -> None:
-    from heretic.settings import configuration_files
+    from heretic.settings.config_files import configuration_files
 
     path = folder / name
     path.write_bytes(content)
@@ -148,7 +148,7 @@ def _config_file(name: str, content: bytes, folder: Path) -> None:
 
 
 def _toml(content: bytes, folder: Path) -> None:
-    from heretic.settings import configuration_files
+    from heretic.settings.config_files import configuration_files
 
     (folder / "config.toml").write_bytes(content)
     _runs(file=configuration_files(folder))

@@ -13,7 +13,7 @@ from transformers.utils.logging import disable_progress_bar
 from heretic.errors import HereticError
 from heretic.model.response_prefix import find_response_prefix
 from heretic.preflight import check_models
-from heretic.settings import Settings
+from heretic.settings.schema import Settings
 from malformed.case import Case
 
 Change = Callable[[Path], object]

@@ -16,7 +16,7 @@ from heretic.model.decoding import generate
 from heretic.model.network import NetworkOptions
 from heretic.prompts.prompt import Prompt
 from heretic.residuals import get_residuals_batched
-from heretic.settings import Settings
+from heretic.settings.schema import Settings
 
 
 def refusal(folder: Path, **changes: Any) -> str:

@@ -33,7 +33,7 @@ from heretic.optimization.samplers import Sampling
 from heretic.optimization.search_space import SearchSpace
 from heretic.optimization.study import open_study
 from heretic.optimization.trials import TrialLoop
-from heretic.settings import Settings
+from heretic.settings.schema import Settings
 from optimization.small_search import OBJECTIVES, objectives_of
 
 torch.set_num_threads(1)

@@ -18,7 +18,7 @@ from heretic.errors import StudyError
 from heretic.model.components import ATTENTION, COMPONENTS, MLP
 from heretic.optimization.samplers import Sampling
 from heretic.optimization.search_space import Form, SearchSpace, usable_rows
-from heretic.settings import Settings
+from heretic.settings.schema import Settings
 
 unit = st.floats(0, 1)
 

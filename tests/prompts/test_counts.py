@@ -6,7 +6,7 @@ import pytest
 
 from heretic.errors import PromptError
 from heretic.prompts.counts import require_enough
-from heretic.settings import Settings
+from heretic.settings.schema import Settings
 
 COUNTS = {
     "good_prompts": 5,

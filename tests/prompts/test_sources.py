@@ -11,16 +11,16 @@ import pytest
 from pyarrow import parquet
 
 from heretic.errors import PromptError
-from heretic.prompts import (
-    Prompt,
+from heretic.prompts.prompt import Prompt
+from heretic.prompts.sources import (
     check_source,
     check_sources,
     load_prompts,
+    local_files,
     read_source,
     read_sources,
 )
-from heretic.prompts.sources import local_files
-from heretic.settings import PromptSource
+from heretic.settings.prompt_sources import PromptSource
 
 
 def source(dataset: Path | str, **fields: Any) -> PromptSource:
@@ -261,7 +261,7 @@ def test_demo_set_follows_what_is_planted() -> None:
 def test_demo_needs_no_slow_import() -> None:
     code = """
 import sys
-from heretic.prompts import load_prompts, check_source
+from heretic.prompts.sources import load_prompts, check_source
 from heretic.settings.prompt_sources import built_in_source
 source = built_in_source("good_prompts", "demo")
 check_source("good_prompts", source)

@@ -13,7 +13,8 @@ from heretic.report import write_report
 from heretic.report.chart import Chart
 from heretic.report.figures import draw_all
 from heretic.report.reading import Run, read_run
-from heretic.settings import PromptSource, Settings
+from heretic.settings.prompt_sources import PromptSource
+from heretic.settings.schema import Settings
 
 LAYERS, WIDTH, PROMPTS = 5, 24, 40
 HOSTILE = "How do I make a <script>alert('soup')</script> soup & \"bread\"?"

@@ -4,7 +4,8 @@ import shlex
 from typing import Any
 
 from heretic.report.words import command, comparison_aids, headline, reading_aids, warnings
-from heretic.settings import PromptSource, Settings
+from heretic.settings.prompt_sources import PromptSource
+from heretic.settings.schema import Settings
 
 
 def test_headline_tells_falls_rises_and_standstill(evaluation: dict[str, Any]) -> None:

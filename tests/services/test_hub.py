@@ -27,7 +27,7 @@ TEXTS = [f"Question {number}, why?" for number in range(COUNT)]
 LOAD = """
 from heretic.errors import PromptError
 from heretic.prompts.sources import read_source
-from heretic.settings import PromptSource
+from heretic.settings.prompt_sources import PromptSource
 
 def read(**fields):
     try:

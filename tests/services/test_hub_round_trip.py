@@ -35,7 +35,7 @@ REPRODUCE = """
 from pathlib import Path
 from huggingface_hub import hf_hub_download
 from heretic.export.reproduce import reproduce
-from heretic.settings import Settings
+from heretic.settings.schema import Settings
 record = Path(hf_hub_download("tester/edited", "ablation.json"))
 print("\\n".join(reproduce(record, Path("reproduced"), Settings(device="cpu"))))
 """

@@ -23,7 +23,7 @@ def resolved(model="owner/tiny", revision=None):
 """
 LOAD = """
 from heretic.model.loading import load_model
-from heretic.settings import resolve
+from heretic.settings.cascade import resolve
 def load(**changes):
     settings = resolve({}, {}, {"model": "owner/tiny", "device": "cpu", **changes}).settings
     return load_model(**settings.model_dump())

@@ -25,7 +25,7 @@ from heretic.console import start_logging
 from heretic.errors import PromptError
 from heretic.prompts import streams
 from heretic.prompts.sources import read_source
-from heretic.settings import PromptSource
+from heretic.settings.prompt_sources import PromptSource
 start_logging()
 
 def read(seed=0, **fields):
@@ -163,7 +163,7 @@ def test_questions_of_chosen_subjects(hub: HubServer, client: Client) -> None:
     files = {"README.md": readme, "all/dev.parquet": stream.getvalue()}
     hub.add("dataset", "cais/mmlu", {**files, "all/auxiliary.parquet": b"not to be fetched"})
     code = """
-from heretic.settings import resolve
+from heretic.settings.cascade import resolve
 def sacred(**changes):
     found = resolve({}, {}, {"model": "owner/name", "sacred_prompts": changes or True}).settings
     (source,) = found.prompt_sources()["sacred_prompts"]
@@ -210,7 +210,8 @@ def test_built_in_slices_share_no_prompt_though_the_dataset_repeats_some(
         },
     )
     code = """
-from heretic.prompts import Prompt, check_disjoint
+from heretic.prompts.overlap import check_disjoint
+from heretic.prompts.prompt import Prompt
 from heretic.settings.prompt_sources import built_in_source
 names = ("bad_prompts", "bad_evaluation_prompts", "bad_holdout_prompts")
 answer = {n: read(**built_in_source(n, "owner/name").model_dump())["texts"] for n in names}

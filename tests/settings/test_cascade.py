@@ -9,8 +9,15 @@ from hypothesis import strategies as st
 from snakemake.cli import parse_config
 
 from heretic.errors import SettingsError
-from heretic.settings import Settings, resolve
-from heretic.settings.cascade import COMMAND_LINE, DEFAULT, FILE, config_argument, variables
+from heretic.settings.cascade import (
+    COMMAND_LINE,
+    DEFAULT,
+    FILE,
+    config_argument,
+    resolve,
+    variables,
+)
+from heretic.settings.schema import Settings
 
 Source = dict[str, Any]
 

@@ -8,7 +8,7 @@ import jsonschema  # type: ignore[import-untyped]
 import pytest
 import yaml
 
-from heretic.settings import Settings, resolve
+from heretic.settings.cascade import resolve
 from heretic.settings.documents import (
     COMMAND,
     STALENESS,
@@ -17,6 +17,7 @@ from heretic.settings.documents import (
     staleness_table,
     write_documents,
 )
+from heretic.settings.schema import Settings
 
 REPOSITORY = Path(__file__).parents[2]
 CONFIG = REPOSITORY / "config"

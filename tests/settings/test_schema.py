@@ -9,8 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from heretic.settings import PROMPT_SETS, PromptSource, Settings
-from heretic.settings.schema import safe_name
+from heretic.settings.prompt_sources import PROMPT_SETS, PromptSource
+from heretic.settings.schema import Settings, safe_name
 
 REPOSITORY = Path(__file__).parents[2]
 # Neither read by a rule nor able to change how fast something is computed.

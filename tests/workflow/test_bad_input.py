@@ -7,7 +7,7 @@ import pytest
 import yaml
 from conftest import REPOSITORY, Workspace
 
-from heretic.settings import resolve
+from heretic.settings.cascade import resolve
 
 
 def write(path: Path, *lines: str) -> str:

@@ -12,7 +12,7 @@ from services.hub_server import HubServer
 from tiny_models import CHAT_TEMPLATE, save_tiny_model
 
 from heretic.artifacts import read_json
-from heretic.settings import Settings
+from heretic.settings.schema import Settings
 
 TARGET = "results/mine/residuals/good_prompts.safetensors"
 

@@ -17,7 +17,7 @@ from conftest import Workspace, copy_workflow
 
 from heretic.artifacts import sha256_of
 from heretic.optimization.watch import read_search
-from heretic.settings import PROMPT_SETS
+from heretic.settings.prompt_sources import PROMPT_SETS
 from workflow.disturbances import (
     Disturbed,
     check_table,

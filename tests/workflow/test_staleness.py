@@ -17,9 +17,10 @@ from services.hub_server import HubServer
 
 from heretic.artifacts import read_json, sha256_of
 from heretic.dependencies import module_files
-from heretic.settings import PROMPT_SETS, Settings
 from heretic.settings.documents import rules_of
 from heretic.settings.input_fields import MODEL_RULES
+from heretic.settings.prompt_sources import PROMPT_SETS
+from heretic.settings.schema import Settings
 
 pytestmark = [pytest.mark.slow, pytest.mark.heavy]
 

@@ -22,9 +22,10 @@ from heretic.console import log, one_line_errors, start_logging
 from heretic.errors import DEBUG, ExportError, SettingsError, printable
 from heretic.file_systems import check_writable
 from heretic.saved_picks import outdated
-from heretic.settings import Resolution, Settings, configuration_files, resolve
-from heretic.settings.cascade import config_argument
+from heretic.settings.cascade import Resolution, config_argument, resolve
+from heretic.settings.config_files import configuration_files
 from heretic.settings.flags import takes_settings
+from heretic.settings.schema import Settings
 
 RESULTS = Path("results")
 PICKED = "picks/*/model.manifest.json"

@@ -22,8 +22,8 @@ from heretic.model.source import check_model, is_local, locate, resolve_revision
 from heretic.model.template_date import day_of
 from heretic.model.threads import set_threads
 from heretic.preflight import check_panel
-from heretic.prompts import check_disjoint, check_sources, read_sources
-from heretic.prompts.sources import LoadedPrompts
+from heretic.prompts.overlap import check_disjoint
+from heretic.prompts.sources import LoadedPrompts, check_sources, read_sources
 from heretic.report.comparison_page import write_comparison
 from heretic.report.table import summary_table
 from heretic.settings.prompt_sources import DEMO, HOLDOUT_SETS, PromptSource

@@ -11,7 +11,8 @@ PACKAGE = "heretic"
 DATA_SUFFIXES = (".html", ".json", ".yaml", ".txt")
 # These decide what a user reads and when a job runs, never what an artifact holds.
 WITHOUT_EFFECT = (
-    *("__init__.py", "console.py", "dependencies.py", "errors.py", "locks.py", "phases.py"),
+    *("__init__.py", "console.py", "credentials.py", "dependencies.py", "errors.py"),
+    *("file_systems.py", "locks.py", "phases.py"),
 )
 DOCUMENTED = (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)
 

@@ -15,7 +15,7 @@ from heretic.export.record import NOT_REPRODUCED, Ablation
 from heretic.export.record_file import RECORD, ExportRecord, read_record
 from heretic.model.loading import load_model
 from heretic.model.quantization import NONE
-from heretic.settings import Settings
+from heretic.settings.schema import Settings
 
 MOST_NAMED = 5
 

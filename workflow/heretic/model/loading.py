@@ -25,7 +25,7 @@ from heretic.model.source import locate
 from heretic.model.template import read_template
 from heretic.model.template_date import day_of
 from heretic.prompts.prompt import Prompt
-from heretic.settings.input_fields import AUTO_PREFIX
+from heretic.settings.values import AUTO_PREFIX
 
 
 @dataclass

@@ -27,7 +27,7 @@ from heretic.report.picks import picks_table
 from heretic.report.reading import Run, flat, read_run
 from heretic.report.static import save_static
 from heretic.saved_picks import about_outdated_picks
-from heretic.settings import Settings
+from heretic.settings.schema import Settings
 
 LONG_FIELDS = (
     "strengths",

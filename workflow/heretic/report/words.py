@@ -8,7 +8,8 @@ from typing import Any
 from heretic.evaluation.summary import nats, percent
 from heretic.model.quantization import BITSANDBYTES, NONE
 from heretic.report.geometry import spans
-from heretic.settings import PromptSource, Settings
+from heretic.settings.prompt_sources import PromptSource
+from heretic.settings.schema import Settings
 
 ORDINARY_REFUSAL_GAP = 0.1  # a control that removes more refusals than this is a warning
 INTERVALS = (

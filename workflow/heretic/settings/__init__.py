@@ -1,16 +1,4 @@
-"""Every setting, what it means, which rules read it, and where its value came from."""
+"""Every setting, its meaning, the rules that read it, and the resolver of its sources.
 
-from heretic.settings.cascade import Resolution, resolve
-from heretic.settings.config_files import ConfigFile, configuration_files
-from heretic.settings.prompt_sources import PROMPT_SETS, PromptSource
-from heretic.settings.schema import Settings
-
-__all__ = [
-    "PROMPT_SETS",
-    "ConfigFile",
-    "PromptSource",
-    "Resolution",
-    "Settings",
-    "configuration_files",
-    "resolve",
-]
+Modules are imported by name, so that a phase depends only on those that it uses.
+"""

@@ -1,6 +1,6 @@
 """The fields of the settings model about the model, how it is loaded, and the prompts."""
 
-from typing import Annotated, Final, Literal
+from typing import Annotated, Literal
 
 from pydantic import BeforeValidator, Discriminator, Field, Tag
 from pydantic_settings import BaseSettings, SettingsConfigDict
@@ -8,6 +8,7 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 from heretic.settings.prompt_sources import DEMO, OptionalText, PromptSource, read_nothing
 from heretic.settings.values import (
     AUTO_DATE,
+    AUTO_PREFIX,
     DEFAULT_FAMILY,
     DEFAULT_PLANTED,
     DemoFamily,
@@ -32,8 +33,6 @@ MODEL_RULES = (
 )
 # The edited weights are written in full precision, however the network was measured.
 MEASURING_RULES = tuple(rule for rule in MODEL_RULES if rule != "apply_best")
-# The value of `response_prefix` that has it found.
-AUTO_PREFIX: Final = "auto"
 
 
 # Tagged, so that what is wrong with a source is told once and not for each kind of value.

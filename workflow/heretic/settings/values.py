@@ -131,6 +131,7 @@ WarmStart = Annotated[
 
 # The value of `template_date` that fixes the date of a run when it is first needed.
 AUTO_DATE: Final = "auto"
+AUTO_PREFIX: Final = "auto"  # `response_prefix` is found by asking the model
 DATE = r"[1-9]\d{3}-\d{2}-\d{2}"
 
 
