@@ -13,9 +13,10 @@ from tiny_models import D_MODEL, load_saved, save_tiny_model, tiny_model
 from transformers.core_model_loading import Transpose, WeightConverter
 
 from heretic.ablation import disk_weights
-from heretic.ablation.disk_weights import INDEX, DiskWeights, tensor_files
+from heretic.ablation.disk_weights import DiskWeights, tensor_files
 from heretic.ablation.weights_cache import LayerWeightsCache
 from heretic.errors import ModelLoadError
+from heretic.model.headers import INDEX
 
 
 def rewrite(folder: Path, change: Any) -> None:
@@ -225,7 +226,9 @@ def test_a_folder_without_safetensors_is_refused(tmp_path: Path) -> None:
 def test_damaged_files_are_one_line(tmp_path: Path, name: str, content: bytes) -> None:
     (tmp_path / name).write_bytes(content)
 
-    with pytest.raises(ModelLoadError, match="cannot read the files of"):
+    with pytest.raises(
+        ModelLoadError, match=r"cannot read the files of|cannot be read|no weight_map"
+    ):
         tensor_files(tmp_path)
 
 

@@ -13,9 +13,10 @@ from small_edits import directions, export, hashes, load, plan
 from tiny_models import LAYERS, save_tiny_model
 from transformers import AutoModelForCausalLM
 
-from heretic.ablation.disk_weights import INDEX, tensor_files
+from heretic.ablation.disk_weights import tensor_files
 from heretic.ablation.projection import NormPreservation, ablate_matrix
 from heretic.errors import ExportError
+from heretic.model.headers import INDEX
 
 torch.set_num_threads(1)
 THREE_SHARDS = "80KB"

@@ -18,7 +18,21 @@ SIZES = (
     *("num_hidden_layers", "hidden_size", "intermediate_size", "num_attention_heads"),
     *("num_key_value_heads", "head_dim", "vocab_size", "max_position_embeddings"),
 )
-ODD_SIZES = (None, 0, -1, 1, 7, 10**6, 10**12, 2.5, "3", True, [], {}, float("nan"))
+ODD_SIZES: tuple[Any, ...] = (
+    None,
+    0,
+    -1,
+    1,
+    7,
+    10**6,
+    10**12,
+    2.5,
+    "3",
+    True,
+    [],
+    {},
+    float("nan"),
+)
 OTHER_FIELDS: dict[str, tuple[Any, ...]] = {
     "rms_norm_eps": (None, "x", -1, float("inf"), []),
     "pad_token_id": (10**9, -1, "x", [1], 2.5),
@@ -49,7 +63,7 @@ OTHER_FIELDS: dict[str, tuple[Any, ...]] = {
     "num_beams": (10**5, "x"),
     "name_or_path": (5, "/etc/passwd"),
 }
-CONFIGS = {
+CONFIGS: dict[str, str | bytes] = {
     "empty": "",
     "no object": "[]",
     "text": '"x"',

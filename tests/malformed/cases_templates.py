@@ -132,7 +132,7 @@ GENERATION: dict[str, Any] = {
     "do_sample": (True, "x"),
     "use_cache": (False, "x"),
 }
-GENERATION_FILES = {
+GENERATION_FILES: dict[str, str | bytes] = {
     "no object": "[]",
     "no JSON": "{",
     "null": "null",
@@ -142,6 +142,21 @@ GENERATION_FILES = {
     "10 MB": json.dumps({"a": "x" * 10**7}),
     "NaN": '{"temperature": NaN}',
     "invalid UTF-8": b'{"a": "\xff"}',
+}
+TOKENIZER_FIELDS: dict[str, tuple[Any, ...]] = {
+    "tokenizer_class": (5, None, "Nothing", "LlamaTokenizer", "BertTokenizer", []),
+    "model_max_length": (0, -1, "x", None, 10**30),
+    "pad_token": (5, "nothing", None, {"content": 5}, [], {"__type": "AddedToken"}),
+    "eos_token": (5, "nothing", None, ""),
+    "added_tokens_decoder": ([], {"x": {}}, {"10000000": {"content": "a"}}, 5),
+    "extra_special_tokens": ([5], {"a": 5}, 5),
+    "auto_map": ("x", {"AutoTokenizer": ["x.Y", None]}),
+    "clean_up_tokenization_spaces": ("x",),
+    "padding_side": ("x", 5),
+    "tokenizer_file": ("/etc/passwd", 5),
+    "vocab_file": ("/etc/passwd",),
+    "name_or_path": (5,),
+    "split_special_tokens": (True, "x"),
 }
 PROMPTS: dict[str, Prompt] = {
     "empty": Prompt(""),
@@ -360,21 +375,7 @@ def _tokenizers() -> dict[str, Change]:
         "config missing": removed(config),
         **{
             f"config {field} {json.dumps(value)[:30]}": edited_json(config, {field: value})
-            for field, values in {
-                "tokenizer_class": (5, None, "Nothing", "LlamaTokenizer", "BertTokenizer", []),
-                "model_max_length": (0, -1, "x", None, 10**30),
-                "pad_token": (5, "nothing", None, {"content": 5}, [], {"__type": "AddedToken"}),
-                "eos_token": (5, "nothing", None, ""),
-                "added_tokens_decoder": ([], {"x": {}}, {"10000000": {"content": "a"}}, 5),
-                "extra_special_tokens": ([5], {"a": 5}, 5),
-                "auto_map": ("x", {"AutoTokenizer": ["x.Y", None]}),
-                "clean_up_tokenization_spaces": ("x",),
-                "padding_side": ("x", 5),
-                "tokenizer_file": ("/etc/passwd", 5),
-                "vocab_file": ("/etc/passwd",),
-                "name_or_path": (5,),
-                "split_special_tokens": (True, "x"),
-            }.items()
+            for field, values in TOKENIZER_FIELDS.items()
             for value in values
         },
     }

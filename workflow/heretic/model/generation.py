@@ -1,7 +1,8 @@
 """The recommendations of a checkpoint on how to generate, which no measurement follows.
 
-The file is copied to the saved model as it is. One that transformers would not read or save again is
-passed over with a warning when the model is loaded, not when hours later the edited one is saved.
+The file is copied to the saved model as it is. One that transformers would not read or save again
+is passed over with a warning when the model is loaded, not hours later when the edited one is
+saved.
 """
 
 import tempfile
