@@ -157,8 +157,8 @@ def _terminal_streams() -> Iterator[None]:
     """Replace the text streams, whose buffers and locks come from the server."""
     before = sys.stdout, sys.stderr
     with (
-        open(1, "w", encoding="utf-8", closefd=False) as sys.stdout,
-        open(2, "w", encoding="utf-8", closefd=False) as sys.stderr,
+        open(1, "w", encoding="utf-8", closefd=False) as sys.stdout,  # noqa: PTH123
+        open(2, "w", encoding="utf-8", closefd=False) as sys.stderr,  # noqa: PTH123
     ):
         try:
             yield

@@ -1,7 +1,6 @@
 """Malformed inputs end in success or one line, within bounded time and memory."""
 
 import pytest
-
 from malformed.case import Outcome
 from malformed.corpus import GROUPS
 from malformed.fork_server import run_group
