@@ -29,11 +29,15 @@ UNSAFE_YAML = {
     *("yaml.load", "yaml.load_all", "yaml.unsafe_load", "yaml.unsafe_load_all"),
     *("yaml.full_load", "yaml.full_load_all"),
 }
-SAFE_YAML = {"yaml.BaseLoader", "yaml.SafeLoader", "yaml.CSafeLoader"}
+# The last two are subclasses of the safe loader.
+SAFE_YAML = {
+    *("yaml.BaseLoader", "yaml.SafeLoader", "yaml.CSafeLoader"),
+    *("_Limited", "_LimitedTexts"),
+}
 LOADING = {"from_pretrained", "from_config", "pipeline"}
-# PEFT runs no code of a repository and has no such argument.
-WITHOUT_CODE = {"PeftConfig", "PeftModel"}
-WITHOUT_WEIGHTS = {"AutoConfig", "AutoTokenizer", "PeftConfig"}
+# These run no code of a repository and have no such argument.
+WITHOUT_CODE = {"PeftConfig", "PeftModel", "GenerationConfig"}
+WITHOUT_WEIGHTS = {"AutoConfig", "AutoTokenizer", "GenerationConfig", "PeftConfig"}
 
 
 def name_of(node: ast.expr) -> str:
@@ -41,6 +45,11 @@ def name_of(node: ast.expr) -> str:
     if isinstance(node, ast.Attribute):
         return f"{name_of(node.value)}.{node.attr}"
     return node.id if isinstance(node, ast.Name) else ""
+
+
+def choices(node: ast.expr) -> list[ast.expr]:
+    """Both values of a conditional expression, else the expression."""
+    return [node.body, node.orelse] if isinstance(node, ast.IfExp) else [node]
 
 
 def keyword(call: ast.Call, name: str) -> ast.expr | None:
@@ -74,7 +83,7 @@ def of_call(call: ast.Call) -> Iterator[str]:
     if name in LOADERS | SHELLS or name in EVALUATING or method == "CachingLM":
         yield f"calls {name}"
     if name in UNSAFE_YAML and not any(
-        name_of(given) in SAFE_YAML
+        {name_of(choice) for choice in choices(given)} <= SAFE_YAML
         for given in (*call.args[1:], *(each.value for each in call.keywords))
     ):
         yield f"{name} without a safe loader"

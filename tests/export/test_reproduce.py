@@ -236,9 +236,9 @@ def test_a_record_that_is_not_there(tmp_path: Path) -> None:
 
 
 def test_what_a_record_says_of_its_date_is_passed_on(tmp_path: Path, base: Path) -> None:
-    record = changed(saved(base), date="2026-11-30")
+    record = changed(saved(base), template_date="2026-11-30")
     reproduce(record, tmp_path / "again", SETTINGS)
-    assert read_json(tmp_path / "again" / "ablation.json")["date"] == "2026-11-30"
+    assert read_json(tmp_path / "again" / "ablation.json")["template_date"] == "2026-11-30"
 
 
 EDIT = {
@@ -266,7 +266,7 @@ NARROW = base64.b64encode(struct.pack("<4f", 1.0, 0.0, 0.0, 0.0)).decode()
         ({"max_shard_size": "1 ton"}, "max_shard_size: String should match"),
         ({"max_shard_size": "0KB"}, "max_shard_size is 0"),
         ({"chat_template": "x" * 1_000_001}, "chat_template: String should have at most"),
-        ({"date": "yesterday"}, "date: "),
+        ({"template_date": "yesterday"}, "template_date: "),
         ({"directions": {}}, "there are no directions 'layer 0'"),
         ({"directions": {"layer 0": NAN}}, "not finite"),
         ({"directions": {"layer 0": LONG}}, "not orthonormal"),

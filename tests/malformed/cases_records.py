@@ -37,7 +37,7 @@ BAD_VALUES: dict[tuple[str | int, ...], list[Any]] = {
     ("export",): [*TEXTS, "zip", "adapter"],
     ("max_shard_size",): [*TEXTS, "1 ton", "0KB", "-1GB", "1e9GB", "9" * 400 + "KB", "0.0000001KB"],
     ("chat_template",): [5, ["a"], {"a": 1}, True, "x" * 2_000_000, "{{", "{{ 1/0 }}"],
-    ("date",): [5, "yesterday", "2026-13-40", "9" * 1000, []],
+    ("template_date",): [5, "yesterday", "2026-13-40", "9" * 1000, []],
     ("source",): CONTAINERS,
     ("source", "model"): [*TEXTS, "~nobody-at-all/x", "./none", "/" + "a" * 4000, "\0", "demo"],
     ("source", "revision"): [5, ["a"], True, "x" * 10_000, "\n"],

@@ -132,6 +132,17 @@ GENERATION: dict[str, Any] = {
     "do_sample": (True, "x"),
     "use_cache": (False, "x"),
 }
+GENERATION_FILES: dict[str, str | bytes] = {
+    "no object": "[]",
+    "no JSON": "{",
+    "null": "null",
+    "deep": '{"a":' * 10**5 + "1" + "}" * 10**5,
+    "empty": "",
+    "unknown fields": json.dumps({f"field_{i}": i for i in range(1000)}),
+    "10 MB": json.dumps({"a": "x" * 10**7}),
+    "NaN": '{"temperature": NaN}',
+    "invalid UTF-8": b'{"a": "\xff"}',
+}
 TOKENIZER_FIELDS: dict[str, tuple[Any, ...]] = {
     "tokenizer_class": (5, None, "Nothing", "LlamaTokenizer", "BertTokenizer", []),
     "model_max_length": (0, -1, "x", None, 10**30),
@@ -146,18 +157,6 @@ TOKENIZER_FIELDS: dict[str, tuple[Any, ...]] = {
     "vocab_file": ("/etc/passwd",),
     "name_or_path": (5,),
     "split_special_tokens": (True, "x"),
-}
-
-GENERATION_FILES: dict[str, str | bytes] = {
-    "no object": "[]",
-    "no JSON": "{",
-    "null": "null",
-    "deep": '{"a":' * 10**5 + "1" + "}" * 10**5,
-    "empty": "",
-    "unknown fields": json.dumps({f"field_{i}": i for i in range(1000)}),
-    "10 MB": json.dumps({"a": "x" * 10**7}),
-    "NaN": '{"temperature": NaN}',
-    "invalid UTF-8": b'{"a": "\xff"}',
 }
 PROMPTS: dict[str, Prompt] = {
     "empty": Prompt(""),

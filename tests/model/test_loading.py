@@ -177,7 +177,7 @@ def change_width(folder: Path) -> None:
     [
         (truncate, "cannot load {folder}: "),
         (scribble, "model.safetensors is not a whole safetensors file"),
-        (break_config, "config.json cannot be read"),
+        (break_config, "cannot read {folder}/config.json"),
         (name_unknown_type, "does not know the model_type no-such"),
         (name_an_encoder, "is a vit, which writes no text"),
         (lose_tokenizer, "has no tokenizer"),

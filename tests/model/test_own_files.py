@@ -224,5 +224,5 @@ def test_other_weights_than_those_of_the_folder_are_not_loaded(folder: Path) -> 
         check_model(str(folder), None)
     (folder / "config.json").write_text("{}")
     (folder / "adapter_config.json").write_text('{"base_model_name_or_path": "/elsewhere"}')
-    with pytest.raises(ModelLoadError, match="holds a model and an adapter"):
+    with pytest.raises(ModelLoadError, match="holds a LoRA adapter"):
         check_model(str(folder), None)

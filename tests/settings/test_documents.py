@@ -64,7 +64,7 @@ def test_write_documents(tmp_path: Path) -> None:
     text = page.read_text()
     assert text.startswith("before\n")
     assert text.endswith("\nafter\n")
-    assert "| `n_trials` | `optimize` |" in text
+    assert "| `n_trials` | `optimize`, `score_finalists`, `select_best` |" in text
     assert "\nold\n" not in text
 
 

@@ -2,12 +2,16 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
 from conftest import REPOSITORY, Workspace
+from tiny_models import save_tiny_model
 
+from heretic.phases import Phase
 from heretic.settings.cascade import resolve
+from heretic.settings.schema import Settings
 
 
 def write(path: Path, *lines: str) -> str:
@@ -108,11 +112,36 @@ def test_jobs_take_the_settings_of_the_runs_start(workspace: Workspace) -> None:
     """As on a cluster, where a job reads the Snakefile and perhaps changed files again."""
     target = "results/pinned/prompts/bad_prompts.jsonl"
     source = {"dataset": "demo", "split": "bad_prompts[:7]", "column": "prompt", "prefix": "'\"\n"}
-    pinned = {"pinned": {"model": "demo", "run_name": "pinned", "bad_prompts": source}}
+    pinned: dict[str, Any] = {
+        "pinned": {"model": "demo", "run_name": "pinned", "bad_prompts": source}
+    }
     (workspace.folder / "config.toml").write_text("n_trials = 'changed meanwhile'")
-    workspace.require(
-        target, "--mode", "subprocess", "--nolock", WORKFLOW_PINNED=json.dumps(pinned)
-    )
+    resolved = workspace.folder / "resolved.json"
+    resolved.write_text(json.dumps(pinned))
+    settings = Settings(**pinned["pinned"])
+    drawn = {"seed": settings.seed, "demo_planted": settings.demo_planted}
+    record = workspace.results / "pinned/.phases/load_prompts/bad_prompts.json"
+    Phase("load_prompts", drawn, {}).record(record)
+    workspace.require(target, "--mode", "subprocess", "--nolock", WORKFLOW_PINNED=str(resolved))
     lines = [json.loads(line) for line in (workspace.folder / target).read_text().splitlines()]
     assert len(lines) == 7
     assert all(line["prompt"].startswith("'\"\n") for line in lines)
+
+
+def test_a_prompt_that_is_too_long_stops_before_the_model(
+    workspace: Workspace, tmp_path: Path
+) -> None:
+    model = save_tiny_model(tmp_path / "model", max_position_embeddings=512)
+    sets = {name: tmp_path / f"{name}.txt" for name in Settings.required_sets()}
+    for name, path in sets.items():
+        write(path, f"{name} one", f"{name} two")
+    write(sets["bad_holdout_prompts"], "short", "word " * 200_000)
+    config = [f"{name}={path}" for name, path in sets.items()]
+    done = workspace.run(
+        "results/long/chat.json", "--config", f"model={model}", "run_name=long", *config
+    )
+    lines = [line for line in done.stdout.splitlines() if "PromptError" in line]
+    assert done.returncode == 1
+    assert "row 2 of bad_holdout_prompts ('word word" in lines[0]
+    assert "412 are the most (the model's context is 512 tokens, of which 100 are" in lines[0]
+    assert "Loaded" not in done.stdout

@@ -37,11 +37,10 @@ def outdated_picks(run: Path) -> list[str]:
     Args:
         run: folder of the run.
     """
-    study = run / "study.json"
-    if not study.is_file():
+    study, picks = run / "study.json", sorted((run / FOLDER).glob("*/best.json"))
+    if not picks or not study.is_file():
         return []
     current = _study_of(study)
-    picks = sorted((run / FOLDER).glob("*/best.json"))
     return [best.parent.name for best in picks if _study_of(best) != current]
 
 

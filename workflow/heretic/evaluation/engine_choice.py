@@ -115,6 +115,7 @@ def _proved(
     if reason is None:
         good, bad = model.chat.encode(prompts.good), model.chat.encode(prompts.bad)
         ids = [*good, *bad]
+        model.chat.require_room(ids, options.max_response_length)
         options = _within_windows(model, max(map(len, ids)), options)
         few_good, few_bad = _extremes(good), _extremes(bad)
         for tried in dict.fromkeys(_ever_less(options)):

@@ -97,7 +97,12 @@ def rehearse(call: Callable[[], object], seconds: int, further_bytes: int) -> st
     if sys.platform != "linux":
         return None
     reading, writing = os.pipe()
-    process = os.fork()
+    try:
+        process = os.fork()
+    except OSError:  # no memory or no process is left for it
+        os.close(reading)
+        os.close(writing)
+        return None
     if process == 0:
         os.close(reading)
         _rehearsal(call, writing, seconds, further_bytes)

@@ -36,7 +36,7 @@ def require_parameters(
     with reported_as(ModelLoadError, f"cannot load {model}"), quiet_transformers():
         kind, config = class_of_checkpoint(folder, trust_remote_code=False)
         with torch.device("meta"):
-            network = kind.from_config(config)
+            network = kind.from_config(config, trust_remote_code=False)
         described = sum(parameter.numel() for parameter in network.parameters())
     held = read_headers(weight_files(folder)).elements
     if described > held + SHARE * held + NUMBER:

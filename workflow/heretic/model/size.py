@@ -100,11 +100,13 @@ def _hub_bytes(model: str, revision: str | None, dtype: str) -> int | None:
 def _stated_bytes(info: "ModelInfo", dtype: str) -> int | None:
     counts = info.safetensors.parameters if info.safetensors else {}
     if dtype != "auto" and counts:
-        return sum(n * (BITS[dtype] if k in FLOATS else 8) for k, n in counts.items()) // 8
+        bits: int = sum(n * (BITS[dtype] if k in FLOATS else 8) for k, n in counts.items())
+        return bits // 8
     sizes = {file.rfilename: int(file.size or 0) for file in info.siblings or ()}
     found = {name: size for name, size in sizes.items() if _holds_weights(name)}
     own = {name: size for name, size in found.items() if name.startswith(OWN_PREFIX)}
-    return sum((own or found).values()) or None
+    total: int = sum((own or found).values())
+    return total or None
 
 
 def _holds_weights(name: str) -> bool:

@@ -99,7 +99,7 @@ class TableTrial(StoredTrial):
     model_config = ConfigDict(extra="forbid")
 
     number: int = Field(ge=0, le=10**9)
-    sampled: Annotated[dict[str, int | FiniteFloat | str | None], Field(max_length=100)]
+    sampled: Annotated[dict[str, bool | int | FiniteFloat | str | None], Field(max_length=100)]
 
 
 class StoredObjective(_Strict):
@@ -125,7 +125,7 @@ class StoredAsked(_Strict):
     model_config = ConfigDict(extra="forbid")
 
     place: int = Field(ge=0, le=10**9)
-    sampled: Annotated[dict[str, int | FiniteFloat | str | None], Field(max_length=100)]
+    sampled: Annotated[dict[str, bool | int | FiniteFloat | str | None], Field(max_length=100)]
     since: Annotated[FiniteFloat, Field(ge=0, le=1e11)]
 
 
