@@ -1,5 +1,5 @@
-# Files that record the settings and the code of each rule, as inputs of the rules: whatever
-# happened to earlier jobs, results are older than the record of settings that they are not from.
+# Files that record settings and code, as inputs of what they decide. Whatever happened to earlier
+# jobs, results are older than the record of settings that they do not come from.
 
 import tempfile
 from functools import cache
@@ -18,17 +18,17 @@ READING_SETS = ("check_prompts", "compute_directions", "evaluate", "save")
 ONE_RUN = tuple(RUNS) if len(RUNS) == 1 else ()
 
 
-def choices_of(rule, wildcards):
+def choices_of(name, wildcards):
     """What decides the inputs of a rule, where its own settings do not."""
     run = RUNS[wildcards.run]
     choices = (
-        {"model_path": model_path(wildcards)} if "model" in run.subset(rule) else {}
+        {"model_path": model_path(wildcards)} if "model" in run.subset(name) else {}
     )
-    if rule in READING_SETS:
+    if name in READING_SETS:
         choices["prompt_sets"] = sorted(run.prompt_sources())
-    if rule in ("save", "report"):
+    if name in ("save", "report"):
         choices["benchmarks"] = run.benchmarks
-    if rule == "report":
+    if name == "report":
         choices["further_picks"] = list(run.picks())[1:]
     return choices
 
@@ -39,7 +39,7 @@ def phase_of(rule, settings=None):
 
     def phase(wildcards):
         place = f"{wildcards.run}{wildcards.get('pick', '')}"
-        name = "/".join([rule, *filter(None, [wildcards.get("prompts")])])
+        name = Path(rule, wildcards.get("prompts", ""))
         values = {**settings(wildcards), **choices_of(rule, wildcards)}
         job = name if place in ONE_RUN else f"{place}: {name}"
         path = f"{RESULTS}/{place}/{PHASES}/{name}.json"
