@@ -7,6 +7,9 @@ import pytest
 from tiny_models import CHAT_TEMPLATE
 from transformers.utils import chat_template_utils
 
+from heretic.model.chat import ChatFormat
+from heretic.prompts.prompt import Prompt
+
 DAY = date(2024, 7, 4)
 TOMORROW = date(2024, 7, 5)
 # As Llama 3.2: a caller may give another text.
@@ -66,3 +69,16 @@ def set_today(monkeypatch: pytest.MonkeyPatch, day: date) -> None:
     """What the library takes for today; a template that reads the clock fails."""
     monkeypatch.setattr("heretic.model.template_date.today", lambda: day)
     set_clock_of_templates(monkeypatch, None)
+
+
+def record_rendered(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Return a list that grows by every prompt that a chat format renders."""
+    rendered: list[str] = []
+    inner = ChatFormat.render
+
+    def watched(self: ChatFormat, prompt: Prompt) -> str:
+        rendered.append(inner(self, prompt))
+        return rendered[-1]
+
+    monkeypatch.setattr(ChatFormat, "render", watched)
+    return rendered

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from dated_templates import DAY, TOMORROW, WITH_TIME, set_today
+from dated_templates import DAY, TOMORROW, WITH_TIME, record_rendered, set_today
 from safetensors.torch import save_file
 from small_edits import export, plan
 from tiny_models import CHAT_TEMPLATE, save_tiny_model
@@ -15,9 +15,7 @@ from heretic.artifacts import write_json
 from heretic.conversation import converse
 from heretic.errors import ModelLoadError
 from heretic.export.base_model import edited_demo_model
-from heretic.model.chat import ChatFormat
 from heretic.model.source import source_facts
-from heretic.prompts.prompt import Prompt
 from heretic.settings.schema import Settings
 
 
@@ -45,14 +43,7 @@ def test_the_date_of_the_run_is_told_where_it_is_not_todays(
     (base / "chat_template.jinja").write_text(template)
     export(plan(base), base, run / "model", low_memory=True)
     write_json(run / "chat.json", {"response_prefix": "", "template_date": day})
-    rendered: list[str] = []
-    inner = ChatFormat.render
-
-    def watched(self: ChatFormat, prompt: Prompt) -> str:
-        rendered.append(inner(self, prompt))
-        return rendered[-1]
-
-    monkeypatch.setattr(ChatFormat, "render", watched)
+    rendered = record_rendered(monkeypatch)
     monkeypatch.setattr(logging.getLogger("heretic"), "propagate", True)
     caplog.set_level(logging.INFO, "heretic")
     for today in (DAY, TOMORROW):

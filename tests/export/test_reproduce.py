@@ -11,7 +11,7 @@ from typing import Any, Literal
 
 import pytest
 import torch
-from dated_templates import DATED, DAY, TOMORROW, set_today
+from dated_templates import DATED, DAY, TOMORROW, record_rendered, set_today
 from safetensors.torch import load_file, save_file
 from small_edits import export, hashes, plan
 from tiny_models import D_MODEL, LAYERS, save_tiny_model
@@ -22,9 +22,7 @@ from heretic.artifacts import read_json, write_json
 from heretic.errors import ExportError, ModelLoadError
 from heretic.export.record import Ablation
 from heretic.export.reproduce import reproduce
-from heretic.model.chat import ChatFormat
 from heretic.model.components import ATTENTION, MLP
-from heretic.prompts.prompt import Prompt
 from heretic.settings.schema import Settings
 
 torch.set_num_threads(1)
@@ -114,14 +112,7 @@ def test_the_date_of_the_prompts_is_recorded_and_used_again(
     record = saved(base)
     assert read_json(record)["template_date"] == "2024-07-04"
     set_today(monkeypatch, TOMORROW)
-    rendered: list[str] = []
-    inner = ChatFormat.render
-
-    def watched(self: ChatFormat, prompt: Prompt) -> str:
-        rendered.append(inner(self, prompt))
-        return rendered[-1]
-
-    monkeypatch.setattr(ChatFormat, "render", watched)
+    rendered = record_rendered(monkeypatch)
     settings = Settings(device="cpu", low_memory_export=low_memory)
     reproduce(record, tmp_path / "again", settings)
     assert hashes(tmp_path / "again") == hashes(record.parent)

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from optimization.small_search import OBJECTIVES, STUDY, search
+from optimization.small_search import OBJECTIVES, STUDY, cut_off_in_a_transaction, search
 
 from heretic.ablation.parameters import AblationParameters
 from heretic.artifacts import read_json, write_json
@@ -208,7 +208,7 @@ def _files() -> Iterator[tuple[str, Callable[[Path], object]]]:
     yield "a link to nothing", partial(_link, "none")
     yield "a link to itself", partial(_link, "study.db")
     yield "a device", partial(_link, "/dev/zero")
-    yield "a hot journal", _hot_journal
+    yield "a hot journal", cut_off_in_a_transaction
     yield "a journal of noise", lambda path: _journal(path).write_bytes(b"\xd9\xd5\x05\xf9" * 3000)
     yield (
         "a log without its database",
@@ -280,22 +280,6 @@ def _another(database: Path) -> None:
 
 def _journal(database: Path) -> Path:
     return database.with_name(f"{database.name}-journal")
-
-
-def _hot_journal(database: Path) -> None:
-    """What a process leaves that is killed in the middle of a transaction."""
-    child = os.fork()
-    if child == 0:
-        connection = sqlite3.connect(database, isolation_level=None)
-        connection.execute("PRAGMA cache_size = 1")
-        connection.execute("BEGIN IMMEDIATE")
-        for _ in range(50):
-            connection.execute(
-                "INSERT INTO study_user_attributes (study_id, key, value_json) "
-                "VALUES (1, hex(randomblob(20)), hex(zeroblob(9000)))"
-            )
-        os._exit(0)
-    os.waitpid(child, 0)
 
 
 def _warm_starts() -> Iterator[tuple[str, str]]:

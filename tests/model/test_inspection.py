@@ -92,7 +92,7 @@ def test_a_configuration_may_not_be_nested_deeply(folder: Path, depth: int) -> N
 )
 def test_an_index_names_plain_files_only(folder: Path, name: object) -> None:
     (folder / INDEX).write_text(json.dumps({"weight_map": {"w": name}}))
-    assert "only safetensors files beside it may be named" in refusal(folder)
+    assert "only safetensors files of the same folder are loaded" in refusal(folder)
 
 
 def test_files_that_an_index_names_are_hashed(folder: Path) -> None:

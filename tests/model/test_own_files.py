@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from heretic.errors import ModelLoadError
-from heretic.model.own_files import check_files, is_own_file, own_files, weight_map
+from heretic.model.own_files import check_files, is_own_file, own_files
 from heretic.model.source import check_model, locate
 
 SECRET = "hf_secret_token"
@@ -206,8 +206,8 @@ def test_an_index_names_files_of_its_folder_alone(folder: Path, name: Any) -> No
 def test_a_damaged_index_is_one_line(folder: Path, text: str) -> None:
     index = folder / "model.safetensors.index.json"
     index.write_text(text)
-    with pytest.raises(ModelLoadError, match="copy or download it again") as told:
-        weight_map(index)
+    with pytest.raises(ModelLoadError, match="copy or download the model again") as told:
+        check_files("m", folder)
     assert "\n" not in str(told.value)
 
 

@@ -4,6 +4,8 @@ python small_search.py DATABASE TRIALS [HANG_AT [METHOD [IN_FLIGHT [SEED]]]]
 hangs in call number HANG_AT of a method, `evaluate` unless another one is named
 """
 
+import os
+import sqlite3
 import sys
 import time
 from dataclasses import dataclass
@@ -74,6 +76,22 @@ def hang(method: str, at: int) -> None:
         return original(*arguments, **options)
 
     setattr(OWNERS[method], method, hanging)
+
+
+def cut_off_in_a_transaction(database: Path) -> None:
+    """Leave a hot journal, as a process that is killed while it writes a transaction."""
+    child = os.fork()
+    if child == 0:
+        connection = sqlite3.connect(database, isolation_level=None)
+        connection.execute("PRAGMA cache_size = 1")
+        connection.execute("BEGIN IMMEDIATE")
+        for _ in range(50):
+            connection.execute(
+                "INSERT INTO study_user_attributes (study_id, key, value_json) "
+                "VALUES (1, hex(randomblob(20)), hex(zeroblob(9000)))"
+            )
+        os._exit(0)
+    os.waitpid(child, 0)
 
 
 def small_loop(

@@ -1,6 +1,5 @@
 """What befalls the file of a study: other processes, faults of the disk, earlier versions."""
 
-import os
 import signal
 import sqlite3
 import subprocess
@@ -20,7 +19,7 @@ from heretic.optimization.database import database_errors, open_storage
 from heretic.optimization.records import TrialRecord
 from heretic.optimization.study import kept_trials, open_study
 from heretic.optimization.watch import read_search
-from optimization.small_search import OBJECTIVES, STUDY, search
+from optimization.small_search import OBJECTIVES, STUDY, cut_off_in_a_transaction, search
 from optimization.test_study import N, states, told, waiting_process
 
 HOLD_THE_STUDY = f"""
@@ -150,22 +149,6 @@ def test_only_a_damaged_study_is_to_be_moved_away(tmp_path: Path, said: str, tol
     fault = OperationalError("INSERT", {}, sqlite3.OperationalError(said))
     with pytest.raises(StudyError, match=told), database_errors(tmp_path / "study.db"):
         raise fault
-
-
-def cut_off_in_a_transaction(database: Path) -> None:
-    """What a process leaves that is killed in the middle of writing: a hot journal."""
-    child = os.fork()
-    if child == 0:
-        connection = sqlite3.connect(database, isolation_level=None)
-        connection.execute("PRAGMA cache_size = 1")
-        connection.execute("BEGIN IMMEDIATE")
-        for _ in range(50):
-            connection.execute(
-                "INSERT INTO study_user_attributes (study_id, key, value_json) "
-                "VALUES (1, hex(randomblob(20)), hex(zeroblob(9000)))"
-            )
-        os._exit(0)
-    os.waitpid(child, 0)
 
 
 def test_a_write_that_was_cut_off_is_rolled_back_by_the_next_search(

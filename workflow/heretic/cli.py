@@ -18,7 +18,7 @@ from typing import Annotated, Any
 
 import typer
 
-from heretic.console import log, one_line_errors, start_logging
+from heretic.console import one_line_errors, start_logging
 from heretic.errors import DEBUG, ExportError, SettingsError, printable
 from heretic.file_systems import check_writable
 from heretic.saved_picks import outdated
@@ -203,9 +203,9 @@ def _chat(
         raise SettingsError(
             f"{saved.parent} is outdated: {reason}; name the rule in `select` and run the workflow"
         )
-    if reason is not None:
-        log.warning("%s is outdated: %s; run the workflow to update it", saved, reason)
-    converse(saved, folder, _resolve(given, configfile or []).settings, compare, max_tokens)
+    warning = reason and f"{saved} is outdated: {reason}; run the workflow to update it"
+    settings = _resolve(given, configfile or []).settings
+    converse(saved, folder, settings, compare, max_tokens, warning)
 
 
 def _reproduce(

@@ -25,9 +25,14 @@ from heretic.settings.schema import Settings
 
 
 def converse(
-    saved: Path, folder: Path, settings: Settings, compare: bool, max_new_tokens: int
+    saved: Path,
+    folder: Path,
+    settings: Settings,
+    compare: bool,
+    max_new_tokens: int,
+    warning: str | None = None,
 ) -> None:
-    """Answer each line of the standard input until it ends; every line starts anew.
+    """Answer each line of the standard input until it ends; every line is a new conversation.
 
     Args:
         saved: the edited model.
@@ -35,6 +40,7 @@ def converse(
         settings: how to load models.
         compare: load the original as well and let it answer first.
         max_new_tokens: tokens of an answer at most.
+        warning: to log once the models are loaded; an error before that stays the only line.
 
     Raises:
         HereticError: a model cannot be loaded.
@@ -58,6 +64,8 @@ def converse(
     models = {"edited": load_edited(saved, options, original)}
     if compare:
         models = {"original": load_model(**{**options, "model": original}), **models}
+    if warning is not None:
+        log.warning("%s", warning)
     console = Console(highlight=False, markup=False, soft_wrap=True)
     for question in _questions():
         for name, model in models.items():

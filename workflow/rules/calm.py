@@ -9,6 +9,7 @@ import re
 import signal
 import sys
 import threading
+import warnings
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
@@ -211,6 +212,7 @@ def keep_calm(workflow: Workflow, kept: Kept) -> str:
 def _stop_jobs_when_interrupted(last: LastLine) -> None:
     def stop(number: int, frame: FrameType | None) -> None:
         last.interrupt()
+        warnings.simplefilter("ignore")  # of Snakemake's coroutines that nothing awaits any more
         import psutil  # here, since the handler is set before all imports that take time
 
         for process in psutil.Process().children(recursive=True):

@@ -3,6 +3,7 @@
 FAULT=module:function:call:action    `call` counts from 1; the action is `wait` or `raise`
 FAULT_MARK=path                      made when the fault happens; then it never happens again.
                                      A waiting call goes on when path + ".go" exists.
+FAULT_RULE=name                      only in jobs of this rule; in any process when left out
 """
 
 import functools
@@ -56,6 +57,11 @@ class _Finder(importlib.abc.MetaPathFinder):
         setattr(owner, name, faulty)
 
 
-if "FAULT" in os.environ:
+def _wanted_here() -> bool:
+    rule = os.environ.get("FAULT_RULE")
+    return "FAULT" in os.environ and (rule is None or f".{rule}.py" in " ".join(sys.orig_argv))
+
+
+if _wanted_here():
     _module, _function, _call, _action = os.environ["FAULT"].split(":")
     sys.meta_path.insert(0, _Finder(_module, _function, int(_call), _action))

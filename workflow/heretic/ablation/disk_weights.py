@@ -13,9 +13,8 @@ from torch import Tensor
 from heretic.ablation.weights_cache import PristineParts
 from heretic.errors import ModelLoadError
 from heretic.model.anatomy import Anatomy, StreamWriter
-from heretic.model.headers import INDEX
+from heretic.model.headers import INDEX, weight_map
 from heretic.model.loading import Model
-from heretic.model.own_files import weight_map
 from heretic.model.stored import places, trace
 from heretic.model.third_party import reported_as
 

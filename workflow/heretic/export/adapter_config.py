@@ -5,19 +5,16 @@ regular expression, or one that takes years, so each is tried first, for a bound
 """
 
 import re
-import signal
-import threading
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable
 from pathlib import Path
-from types import FrameType
-from typing import Annotated, Any
+from typing import Annotated
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from heretic.artifacts import GIVEN, read_json
 from heretic.errors import ExportError, HereticError, one_line
 from heretic.export.forms import ADAPTER_CONFIG
+from heretic.model.limits import LimitError, limited_time
 
 SECONDS_FOR_PATTERNS = 3.0
 LARGEST_RANK = 65_536
@@ -83,37 +80,14 @@ def check_config(folder: Path, names: Iterable[str]) -> None:
         raise ExportError(str(error)) from error
     known = list(names)
     try:
-        with _bounded_time(SECONDS_FOR_PATTERNS):
+        with limited_time(SECONDS_FOR_PATTERNS):
             for expression in config.expressions():
                 compiled = re.compile(expression)
                 for name in known:
                     compiled.fullmatch(name)
                     compiled.match(name)
-    except (re.error, RecursionError, OverflowError, TimeoutError) as error:
+    except (re.error, RecursionError, OverflowError, LimitError) as error:
         raise ExportError(
             f"{path} has a pattern that cannot be matched with names of modules "
             f"({one_line(error)}); list the modules by name"
         ) from error
-
-
-@contextmanager
-def _bounded_time(seconds: float) -> Iterator[None]:
-    """Interrupt the block after so many seconds of computing, where signals can be received.
-
-    Raises:
-        TimeoutError: the time is over.
-    """
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-
-    def stop(_: int, __: FrameType | None) -> Any:
-        raise TimeoutError(f"it takes more than {seconds:.0f} s")
-
-    before = signal.signal(signal.SIGVTALRM, stop)
-    signal.setitimer(signal.ITIMER_VIRTUAL, seconds)
-    try:
-        yield
-    finally:
-        signal.setitimer(signal.ITIMER_VIRTUAL, 0.0)
-        signal.signal(signal.SIGVTALRM, before)

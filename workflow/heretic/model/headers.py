@@ -73,20 +73,30 @@ def index_files(folder: Path) -> list[str]:
     path = folder / INDEX
     if not path.exists() and not path.is_symlink():
         return []
-    weight_map = read_object(path, LONGEST_INDEX).get("weight_map")
-    if not isinstance(weight_map, dict) or not weight_map:
-        raise ModelLoadError(f"{path} has no weight_map with tensors; {AGAIN}")
-    _require_few(len(weight_map), path)
-    for tensor, name in weight_map.items():
-        if not is_plain_name(name):
-            raise ModelLoadError(
-                f"{path} says that the tensor {one_line(tensor, 80)!r} is in {name!r:.80}; only "
-                f"safetensors files beside it may be named; {AGAIN}"
-            )
-    names = sorted(set(weight_map.values()))
+    names = sorted(set(weight_map(path).values()))
     for name in names:
         require_file(folder / name)
     return names
+
+
+def weight_map(index: Path) -> dict[str, str]:
+    """Return the file name of each tensor from the index of a sharded checkpoint.
+
+    Raises:
+        ModelLoadError: the index is damaged, or names something other than a safetensors file of
+            its own folder.
+    """
+    files = read_object(index, LONGEST_INDEX).get("weight_map")
+    if not isinstance(files, dict) or not files:
+        raise ModelLoadError(f"{index} has no weight_map with tensors; {AGAIN}")
+    _require_few(len(files), index)
+    for tensor, name in files.items():
+        if not is_plain_name(name):
+            raise ModelLoadError(
+                f"{index} says that the tensor {one_line(tensor, 80)!r} is in {name!r:.80}; only "
+                f"safetensors files of the same folder are loaded; {AGAIN}"
+            )
+    return files
 
 
 def is_plain_name(name: object) -> bool:

@@ -117,14 +117,14 @@ def load_model(
         dtype, chosen, device_map, max_memory, attn_implementation, trust_remote_code, quantization
     )
     if chat is None:
-        chat = load_chat(
+        chat = _chat_in(
             model,
             folder,
-            read_template(chat_template),
-            "" if response_prefix == AUTO_PREFIX else response_prefix,
-            day_of(template_date),
-            trust_remote_code=trust_remote_code,
-            max_prompt_length=max_prompt_length,
+            chat_template,
+            template_date,
+            response_prefix,
+            trust_remote_code,
+            max_prompt_length,
         )
     (test_prompt,) = chat.encode([Prompt("Hello")])
     network = load_network(model, folder, test_prompt, options)
@@ -164,6 +164,26 @@ def load_chat_of(
     """
     folder = locate(model, model_revision)
     inspect_folder(model, folder, trust_remote_code=trust_remote_code)
+    return _chat_in(
+        model,
+        folder,
+        chat_template,
+        template_date,
+        response_prefix,
+        trust_remote_code,
+        max_prompt_length,
+    )
+
+
+def _chat_in(
+    model: str,
+    folder: Path,
+    chat_template: str | None,
+    template_date: str | None,
+    response_prefix: str,
+    trust_remote_code: bool,
+    max_prompt_length: int | None,
+) -> ChatFormat:
     return load_chat(
         model,
         folder,

@@ -5,12 +5,12 @@ copied into an export and uploaded, a token would be published. Only regular fil
 folder are part of it, or inside the blobs of its repository if it is a snapshot in the hub's cache.
 """
 
-import json
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Any
 
 from heretic.errors import ModelLoadError
+from heretic.model.headers import weight_map
+from heretic.model.json_files import read_object
 
 CONFIG, ADAPTER_CONFIG = "config.json", "adapter_config.json"
 # What decides how a model answers. Without the other files, such as a license, it is the same.
@@ -92,35 +92,12 @@ def check_files(model: str, folder: Path) -> None:
                     f"{model} has no file {name}, which its {index.name} names; copy or download "
                     "it again"
                 )
-    named = _read(folder / CONFIG).get(OTHER_WEIGHTS) if folder / CONFIG in own else None
+    named = read_object(folder / CONFIG).get(OTHER_WEIGHTS) if folder / CONFIG in own else None
     if named is not None:
         raise ModelLoadError(
             f"{CONFIG} of {model} names other weights ({OTHER_WEIGHTS} = {named!r:.100}), which "
             "are not loaded; remove that field"
         )
-
-
-def weight_map(index: Path) -> dict[str, str]:
-    """Return the file name of each tensor by the index of a sharded checkpoint.
-
-    Raises:
-        ModelLoadError: the index is damaged, or names anything but safetensors files beside it.
-    """
-    files = _read(index).get("weight_map")
-    if not isinstance(files, dict):
-        raise ModelLoadError(f"{index} has no weight_map; copy or download it again")
-    for name in files.values():
-        if not _is_plain(name):
-            raise ModelLoadError(
-                f"{index} names {name!r:.100}; only safetensors files of the same folder are loaded"
-            )
-    return files
-
-
-def _is_plain(name: object) -> bool:
-    if not isinstance(name, str) or not name.endswith(".safetensors"):
-        return False
-    return not any(character in name for character in "/\\\0")
 
 
 def _blobs(root: Path) -> Iterator[Path]:
@@ -136,15 +113,3 @@ def _blobs(root: Path) -> Iterator[Path]:
         yield own
     if not shared.is_symlink() and (shared / SHARED_BLOBS_MARKER).is_file():
         yield shared
-
-
-def _read(path: Path) -> dict[str, Any]:
-    try:
-        value = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError) as error:
-        raise ModelLoadError(
-            f"cannot read {path} ({type(error).__name__}); copy or download it again"
-        ) from error
-    if not isinstance(value, dict):
-        raise ModelLoadError(f"{path} holds no JSON object; copy or download it again")
-    return value

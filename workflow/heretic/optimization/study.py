@@ -133,6 +133,23 @@ def latest_start(study: optuna.Study) -> float:
     return max((*started, *waiting), default=0.0)
 
 
+@contextmanager
+def opened_studies(database: Path) -> Iterator[dict[str, optuna.Study]]:
+    """Open all studies of a SQLite file, by name, for reading.
+
+    Raises:
+        StudyError: there is no such file, or it proves damaged when opened or inside the block.
+    """
+    if not database.is_file():
+        raise StudyError(f"there is no study at {database}; start the search first")
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    require_study_file(database)
+    with reading_errors(database):
+        storage = open_storage(database, read_only=True)
+        names = optuna.get_all_study_names(storage)
+        yield {name: optuna.load_study(study_name=name, storage=storage) for name in names}
+
+
 def kept_trials(database: Path, since: float) -> int | None:
     """Return how many trials are complete in the study that was searched last.
 
@@ -146,14 +163,7 @@ def kept_trials(database: Path, since: float) -> int | None:
     Raises:
         StudyError: there is no such file, or it is damaged.
     """
-    if not database.is_file():
-        raise StudyError(f"there is no study at {database}; start the search first")
-    optuna.logging.set_verbosity(optuna.logging.WARNING)
-    require_study_file(database)
-    with reading_errors(database):
-        storage = open_storage(database, read_only=True)
-        names = optuna.get_all_study_names(storage)
-        studies = [optuna.load_study(study_name=name, storage=storage) for name in names]
-        started = {latest_start(study): study for study in studies}
+    with opened_studies(database) as studies:
+        started = {latest_start(study): study for study in studies.values()}
         last = max(started, default=0.0)
         return len(finished_trials(started[last])) if last > since else None

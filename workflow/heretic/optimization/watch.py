@@ -6,17 +6,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import optuna
 from optuna.trial import FrozenTrial, TrialState
 
 from heretic.console import duration
 from heretic.errors import StudyError
-from heretic.optimization.database import open_storage, reading_errors, require_study_file
 from heretic.optimization.in_flight import in_flight
 from heretic.optimization.known_edits import N_LAYERS
 from heretic.optimization.objectives import Objective
 from heretic.optimization.records import TrialRecord, mean_stages, require_scores, trial_rows
-from heretic.optimization.study import latest_start, require_numbers
+from heretic.optimization.study import latest_start, opened_studies, require_numbers
 from heretic.optimization.trials import WANTED, read_records, stored_objectives
 
 COLUMNS = (
@@ -58,17 +56,10 @@ def read_search(database: Path, name: str | None = None) -> Search:
     Raises:
         StudyError: the file is missing or damaged, or holds no such study.
     """
-    if not database.is_file():
-        raise StudyError(f"there is no study at {database}; start the search first")
-    optuna.logging.set_verbosity(optuna.logging.WARNING)
-    require_study_file(database)
-    with reading_errors(database):
-        storage = open_storage(database, read_only=True)
-        names = optuna.get_all_study_names(storage)
-        if not names or name not in (None, *names):
-            raise StudyError(f"{database} has no study {name or 'yet'}; it has {names}")
-        studies = {each: optuna.load_study(study_name=each, storage=storage) for each in names}
-        chosen = name or max(names, key=lambda each: latest_start(studies[each]))
+    with opened_studies(database) as studies:
+        if not studies or name not in (None, *studies):
+            raise StudyError(f"{database} has no study {name or 'yet'}; it has {list(studies)}")
+        chosen = name or max(studies, key=lambda each: latest_start(studies[each]))
         study = studies[chosen]
         # First what is in flight: trials that are finished in the meantime are left out of it.
         attributes = study.user_attrs
@@ -78,7 +69,7 @@ def read_search(database: Path, name: str | None = None) -> Search:
         require_scores(records, objectives, database)
         return Search(
             chosen,
-            tuple(each for each in names if each != chosen),
+            tuple(each for each in studies if each != chosen),
             _count(attributes, WANTED),
             _count(attributes, N_LAYERS),
             objectives,
