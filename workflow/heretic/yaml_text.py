@@ -37,6 +37,10 @@ def read_yaml(text: str, *, only_texts: bool = False) -> Any:
         return yaml.load(text, Loader=_LimitedTexts if only_texts else _Limited)
     except RecursionError as error:
         raise YamlTextError("is nested too deeply") from error
+    # PyYAML does not check values with an explicit tag: `!!bool x` is a KeyError, `!!timestamp x`
+    # an AttributeError.
+    except (LookupError, AttributeError) as error:
+        raise YamlTextError("is not valid YAML: a value does not fit its tag") from error
     # ValueError: a date or a number that does not exist.
     except (yaml.YAMLError, ValueError, OverflowError) as error:
         raise YamlTextError(f"is not valid YAML: {one_line(error)}") from error
