@@ -63,6 +63,7 @@ CHANGED: dict[str, Any] = {
     "cache_device": "host",
     "activation_cache_gb": 1.5,
     "response_prefix": "Well",
+    "max_prompt_length": 300,
     "template_date": "2020-02-02",
     "positions": "all",
     "winsorize_quantile": 0.99,

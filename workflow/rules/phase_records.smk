@@ -27,7 +27,7 @@ def choices_of(name, wildcards):
     if name in READING_SETS:
         choices["prompt_sets"] = sorted(run.prompt_sources())
     if name in ("save", "report"):
-        choices["benchmarks"] = run.benchmarks
+        choices["benchmarks"] = bool(run.benchmarks)
     if name == "report":
         choices["further_picks"] = list(run.picks())[1:]
     return choices
