@@ -17,7 +17,8 @@ from heretic.directions import ExtractionOptions, ResidualSets, shuffled_label_d
 from heretic.evaluation.holdout import HoldoutProtocol, HoldoutSets
 from heretic.evaluation.protocol import evaluate_edit
 from heretic.export.adapter import load_edited
-from heretic.model.loading import choose_device, load_model
+from heretic.model.loading import choose_device, load_chat_of, load_model
+from heretic.model.prompt_lengths import require_lengths_of_run
 from heretic.model.quantization import unquantised_original
 from heretic.model.template_date import read_chat
 from heretic.model.threads import set_threads
@@ -43,6 +44,8 @@ def main(smk: Snakemake) -> None:
     )
     folder = Path(smk.input.edited[0]).parent
     options = {**runtime, **settings}
+    chat = load_chat_of(**{**options, "model": smk.params.model})
+    require_lengths_of_run(chat, Path(smk.input.checked), settings["max_response_length"])
     original = {**options, **unquantised_original(settings, smk.params.model)}
     result = evaluate_edit(
         load_original=lambda: load_model(**original),

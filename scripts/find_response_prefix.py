@@ -9,15 +9,15 @@ from pathlib import Path
 
 from snakemake.script import Snakemake
 
-from heretic.artifacts import provenance, read_json, write_json
+from heretic.artifacts import provenance, write_json
 from heretic.console import job, log
 from heretic.model.loading import load_chat_of, load_model
-from heretic.model.prompt_lengths import require_lengths
+from heretic.model.prompt_lengths import require_lengths_of_run
 from heretic.model.response_prefix import find_response_prefix
 from heretic.model.template_date import settle_date
 from heretic.model.threads import set_threads
 from heretic.phases import unchanged_phase
-from heretic.prompts.bundle import DatasetBundle, read_prompts
+from heretic.prompts.bundle import read_prompts
 from heretic.settings.values import AUTO_DATE, AUTO_PREFIX
 
 snakemake: Snakemake
@@ -41,9 +41,8 @@ def main(smk: Snakemake) -> None:
     elif settings["template_date"] != AUTO_DATE:
         log.warning("template_date has no effect: the chat template prints no date")
     # Not compared with those of an earlier run, as in check_prompts: nothing here depends on them.
-    checked = Path(smk.input.checked)
-    bundle = DatasetBundle.read(checked.parent, sets=read_json(checked)["counts"])
-    require_lengths(chat, bundle.sets(), smk.config["settings"][run]["max_response_length"])
+    generated = smk.config["settings"][run]["max_response_length"]
+    require_lengths_of_run(chat, Path(smk.input.checked), generated)
     if found:
         model = load_model(**options, chat=chat)
         prefix = find_response_prefix(model, *(read_prompts(path) for path in inputs.values()))

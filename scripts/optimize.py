@@ -24,7 +24,8 @@ from heretic.evaluation.scorers.score import ScoredPrompts
 from heretic.evaluation.trial_engine import TrialEngine
 from heretic.evaluation.trial_scores import Limits, TrialScores
 from heretic.model.embeddings import with_embeddings
-from heretic.model.loading import load_model, model_facts
+from heretic.model.loading import load_chat_of, load_model, model_facts
+from heretic.model.prompt_lengths import require_lengths_of_run
 from heretic.model.source import locate, source_facts, tokenizer_files
 from heretic.model.template_date import read_chat
 from heretic.model.threads import set_threads
@@ -72,6 +73,9 @@ def main(smk: Snakemake) -> None:
         inputs["texts"] = Path(smk.input.texts[0])
     directions = AblationDirections.from_tensors(read_tensors(inputs["directions"]))
     panel = make_panel(settings["refusal_markers"], settings["scorers"])
+    # Sets that the search does not read may have changed since the response prefix was found.
+    chat = load_chat_of(**{**runtime, **settings, "model": smk.params.model})
+    require_lengths_of_run(chat, Path(smk.input.checked), settings["max_response_length"])
     known = known_edits(settings, smk)
     asked = objective(settings, inputs, directions, smk)
     name = study_name(asked)
@@ -176,7 +180,9 @@ def objective(
             for name, path in inputs.items()
         },
         "weights": source_facts("", revision, folder)["sha256"],
-        "tokenizer": {path.name: sha256_of(path) for path in tokenizer_files(folder)},
+        "tokenizer": {
+            path.relative_to(folder).as_posix(): sha256_of(path) for path in tokenizer_files(folder)
+        },
         # Another module must not cost a study its trials.
         "code": in_rooms(read_phase(Path(smk.input.phase)).code, SCORING),
         "scorers": {path: sha256_of(Path(path)) for path in smk.input.scorers},

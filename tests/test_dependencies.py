@@ -198,6 +198,12 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 LIMIT: int = setting(3, description="How many.", ge=1)  # a comment
+WIDTH: int = setting(
+    4,
+    "How wide.",
+    ge=1,
+)
+TABLE = column("rank", description="of a row")
 
 
 def double(path: "Path") -> int:
@@ -214,6 +220,7 @@ def double(path: "Path") -> int:
         ("  # a comment", ""),
         ("    return 2 * path", "    return (\n        2\n        * path"),
         ("How many.", "How many at most."),
+        ("How wide.", "How wide at most."),
         ("from pathlib import Path", "from os import PathLike as Path"),
     ],
 )
@@ -231,6 +238,8 @@ def test_prose_is_not_code(tmp_path: Path, old: str, new: str) -> None:
         ("2 *", "3 *"),
         ("ge=1", "ge=2"),
         ("setting(3", "setting(4"),
+        ("    4,", "    5,"),
+        ("of a row", "of a column"),
         ("double", "twice"),
         ("    return", "    path.touch()\n    return"),
         (".st_size", ".st_mtime"),

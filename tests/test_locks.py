@@ -15,7 +15,7 @@ from users import ANOTHER, as_another_user, shared_folder
 
 from heretic import locks
 from heretic.errors import HereticError, StudyError
-from heretic.locks import sole_process
+from heretic.locks import is_held, sole_process
 
 HOLD = """
 import sys, time
@@ -54,6 +54,13 @@ def test_a_second_process_is_refused_and_told_who_is_first(tmp_path: Path) -> No
     # A killed holder holds nothing.
     with sole_process(lock, "searching"):
         assert (tmp_path / "folder" / "a.holder").read_text().startswith(f"pid {os.getpid()} on ")
+
+
+def test_a_lock_of_somebody_else_that_cannot_be_opened_counts_as_held(tmp_path: Path) -> None:
+    (tmp_path / "a.lock").mkdir()
+    assert not is_held(tmp_path / "a.lock")
+    (tmp_path / "a.holder").touch()
+    assert is_held(tmp_path / "a.lock")
 
 
 def test_a_process_may_wait_for_its_turn(tmp_path: Path) -> None:

@@ -28,6 +28,45 @@ def test_a_record_is_written_only_when_its_content_changes(tmp_path: Path) -> No
     assert read_phase(path) == phase(n_trials=80)
 
 
+def test_settings_that_change_back_are_recorded_as_new(tmp_path: Path) -> None:
+    """A job that nobody watched may have written results of the settings in between."""
+    path = tmp_path / "optimize.json"
+    phase(max_kl=0.5).record(path)
+    before = path.read_text()
+    with unchanged_phase(str(path), {"max_kl": 0.5}):
+        pass
+    phase(max_kl=0.4).record(path)
+    with unchanged_phase(str(path), {"max_kl": 0.4}):
+        pass
+    phase(max_kl=0.5).record(path)
+    assert read_phase(path) == phase(max_kl=0.5)
+    assert path.read_text() != before
+
+
+def test_settings_that_change_back_before_a_job_starts_keep_its_results(tmp_path: Path) -> None:
+    path = tmp_path / "optimize.json"
+    phase(max_kl=0.5).record(path)
+    with unchanged_phase(str(path), {"max_kl": 0.5}):
+        pass
+    before = path.read_text()
+    phase(max_kl=0.4).record(path)
+    phase(max_kl=0.5).record(path)
+    assert path.read_text() == before
+
+
+def test_a_job_that_fails_leaves_no_finished_record(tmp_path: Path) -> None:
+    path = tmp_path / "optimize.json"
+    phase(max_kl=0.5).record(path)
+    before = path.read_text()
+    with unchanged_phase(str(path), {"max_kl": 0.5}):
+        pass
+    with pytest.raises(OSError), unchanged_phase(str(path), {"max_kl": 0.5}):
+        raise OSError
+    phase(max_kl=0.4).record(path)
+    phase(max_kl=0.5).record(path)
+    assert path.read_text() != before
+
+
 @pytest.mark.parametrize(
     ("before", "after", "text"),
     [

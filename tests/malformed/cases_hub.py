@@ -44,12 +44,19 @@ def cases() -> Iterator[Case]:
         yield Case(f"no hub at all: {call.__name__}", partial(_without_hub, call))
 
 
+def _offer_xet(answer: Answer) -> None:
+    """Name an address where nothing is; whoever asks for the file there has no limits."""
+    answer.headers["X-Xet-Hash"] = "e" * 64
+    answer.headers["X-Xet-Refresh-Route"] = "http://127.0.0.1:9/refresh"
+
+
 def faults() -> Iterator[tuple[str, Change]]:
     """What may be wrong with any answer."""
     yield "nothing wrong", _nothing
     for value in ESCAPES:
         for header in ("ETag", "X-Linked-Etag", "X-Repo-Commit"):
             yield f"{header} {value[:24]!r}", partial(_set_header, header, value)
+    yield "Xet offered", _offer_xet
     yield "no ETag", partial(_set_header, "ETag", None)
     yield "no commit", partial(_set_header, "X-Repo-Commit", None)
     for body in BODIES:

@@ -5,7 +5,6 @@ and never fills a disk.
 """
 
 import json
-import os
 import re
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -88,8 +87,6 @@ def evil_hub(folder: Path, files: Mapping[str, bytes], change: Change) -> Iterat
     set_endpoint(url, home)
     disable_progress_bars()
     disable_progress_bar()
-    os.environ["HF_HUB_DISABLE_XET"] = "1"
-    constants.HF_HUB_DISABLE_XET = True
     datasets.config.HF_DATASETS_CACHE = home / "datasets"
     HfFileSystem.clear_instance_cache()
     try:

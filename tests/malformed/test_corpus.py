@@ -7,13 +7,16 @@ from malformed.corpus import GROUPS
 from malformed.fork_server import run_group
 
 pytestmark = pytest.mark.heavy
+FEWEST = 100  # inputs of a group
 
 
 @pytest.mark.parametrize("group", GROUPS)
 def test_no_traceback_and_no_hang(group: str) -> None:
+    outcomes = list(run_group(group))
+    assert len(outcomes) >= FEWEST
     faults = {
         name: f"{fault}: {outcome.output.strip()[-600:]}"
-        for name, outcome in run_group(group)
+        for name, outcome in outcomes
         if (fault := outcome.fault()) is not None
     }
     assert not faults, "\n".join(f"{name}: {text}" for name, text in faults.items())

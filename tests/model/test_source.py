@@ -16,6 +16,7 @@ from heretic.model.source import (
     locate,
     resolve_revision,
     source_facts,
+    tokenizer_files,
     weight_files,
     weight_hashes,
 )
@@ -159,6 +160,17 @@ def test_a_second_copy_of_the_weights_is_not_of_the_model(folder: Path) -> None:
 def test_the_files_of_a_local_model_are_watched_and_a_hub_model_has_none(folder: Path) -> None:
     (folder / "chat_template.jinja").write_text("")
     (folder / "notes.txt").write_text("")
-    names = [Path(path).name for path in checkpoint_files(str(folder))]
-    assert names == ["chat_template.jinja", "config.json", "model.safetensors"]
+    own = [
+        "vocab.txt",
+        "tokenizer.model",
+        "modeling_own.py",
+        "additional_chat_templates/tool.jinja",
+    ]
+    (folder / "additional_chat_templates").mkdir()
+    for name in own:
+        (folder / name).write_text("")
+    names = {Path(path).relative_to(folder).as_posix() for path in checkpoint_files(str(folder))}
+    small = {"chat_template.jinja", "config.json", *own}
+    assert names == {"model.safetensors", *small}
+    assert {path.relative_to(folder).as_posix() for path in tokenizer_files(folder)} == small
     assert checkpoint_files("owner/name") == checkpoint_files(None) == []

@@ -46,8 +46,13 @@ def test_a_mirror_cannot_write_outside_the_cache() -> None:
 
 
 def test_a_hub_that_behaves_is_read() -> None:
-    names = [f"{way}: nothing wrong" for way in ("lookup", "snapshot", "dataset")]
+    names = [
+        f"{way}: {what}"
+        for way in ("lookup", "snapshot", "dataset")
+        for what in ("nothing wrong", "Xet offered")
+    ]
     outcomes = dict(run_group("hub", names))
+    assert len(outcomes) == len(names)
     assert {outcome.status for outcome in outcomes.values()} == {0}, outcomes
 
 

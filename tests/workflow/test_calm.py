@@ -106,6 +106,21 @@ def test_a_defect_names_its_log_and_debug_shows_the_trace(workspace: Workspace) 
     assert "Error in rule load_prompts" in shown.plain
 
 
+def test_names_of_files_never_reach_the_terminal_as_they_are(workspace: Workspace) -> None:
+    """Snakemake names changed files by itself, on the terminal and in its own log."""
+    (workspace.folder / "a\x1b[31m\x07b.txt").write_text("How are you?\n")
+    command = [*COMMAND, GOOD_PROMPTS, "--config", "good_prompts=a\x1b[31m\x07b.txt"]
+    workspace.require(*command[command.index(GOOD_PROMPTS) :])
+    (workspace.folder / "a\x1b[31m\x07b.txt").write_text("Who are you?\n")
+    seen = on_terminal(command, folder=workspace.folder, environ=workspace.environment())
+    assert seen.status == 0
+    logs = [path.read_text() for path in (workspace.folder / ".snakemake" / "log").iterdir()]
+    for text in (seen.text, *logs):
+        assert "\x07" not in text
+        assert "\x1b[31m" not in text
+    assert "Updated input files: " in seen.text
+
+
 def test_several_failures_stand_together_at_the_end(workspace: Workspace) -> None:
     """With two jobs at once, others speak after the first error."""
     environ = with_fault(workspace, f"{READING}:raise")

@@ -93,10 +93,17 @@ def _without_prose(node: Any) -> Any:
             continue
         if name == "body" and isinstance(node, DOCUMENTED):
             value = [child for child in value if not _is_prose(child)]
-        if name == "keywords":
+        if name == "args" and _defines_setting(node):
+            value = value[:1]  # the default; the description follows
+        if name == "keywords" and _defines_setting(node):
             value = [each for each in value if each.arg != "description"]
         fields.append((name, _without_prose(value)))
     return type(node).__name__, tuple(fields)
+
+
+def _defines_setting(node: ast.AST) -> bool:
+    """Whether a node calls `heretic.settings.values.setting`."""
+    return isinstance(node, ast.Call) and ast.unparse(node.func) == "setting"
 
 
 def _is_prose(statement: ast.stmt) -> bool:

@@ -50,13 +50,16 @@ def sole_process(
 
 
 def is_held(lock: Path) -> bool:
-    """Whether another process holds a lock, without creating the lock file."""
+    """Return whether another process holds a lock, without creating the lock file.
+
+    A lock file of somebody else that this process cannot open counts as held.
+    """
     if not lock.with_suffix(".holder").is_file():
         return False
     probe = FileLock(lock, fallback_to_soft=False)
     try:
         probe.acquire(timeout=0)
-    except Timeout:
+    except (Timeout, OSError):
         return True
     probe.release()
     return False

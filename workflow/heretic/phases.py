@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
 from heretic.artifacts import read_json, write_text
 from heretic.errors import HereticError, one_line
@@ -38,14 +39,12 @@ class Phase:
     settings: Mapping[str, Any]
     code: Mapping[str, str]
 
-    def to_text(self) -> str:
-        """Return the content of the phase's file."""
-        fields = {"rule": self.rule, "settings": self.settings, "code": self.code}
-        return json.dumps(fields, indent=1, sort_keys=True, ensure_ascii=False) + "\n"
-
     def is_recorded(self, path: Path) -> bool:
-        """Whether the file at `path` is the record of this phase."""
-        return path.is_file() and path.read_bytes() == self.to_text().encode()
+        """Return whether the file at `path` is a record of this phase."""
+        try:
+            return read_phase(path) == self._as_read()
+        except HereticError:
+            return False
 
     def changes(self, path: Path) -> list[str]:
         """Return how the phase differs from the one recorded at `path`.
@@ -60,9 +59,25 @@ class Phase:
         return [*_changed_settings(before.settings, self.settings), *_changed_code(before, self)]
 
     def record(self, path: Path) -> None:
-        """Write the phase to `path` unless it is recorded there already."""
-        if not self.is_recorded(path):
-            write_text(path, self.to_text())
+        """Write the phase to `path` unless it is recorded there already.
+
+        No two records have the same content: with settings that change and change back, results
+        that a job has written in between without the workflow engine would else pass for current.
+        Where the last job that finished was one of this phase, its record is written again.
+        """
+        if self.is_recorded(path):
+            return
+        finished = _finished(path)
+        if self.is_recorded(finished):
+            write_text(path, finished.read_text(encoding="utf-8"))
+            return
+        fields = {"rule": self.rule, "settings": self.settings, "code": self.code}
+        record = {**fields, "id": uuid4().hex}
+        write_text(path, json.dumps(record, indent=1, sort_keys=True, ensure_ascii=False) + "\n")
+
+    def _as_read(self) -> "Phase":
+        """The phase with its settings as JSON gives them back."""
+        return Phase(self.rule, json.loads(json.dumps(self.settings)), self.code)
 
 
 def read_phase(path: Path) -> Phase:
@@ -139,9 +154,17 @@ def unchanged_phase(path: str, settings: Mapping[str, Any]) -> Iterator[None]:
     ]
     if differing:
         raise HereticError(_overtaken(f"{', '.join(differing)} of {before.rule}"))
+    _finished(record).unlink(missing_ok=True)
+    text = record.read_text(encoding="utf-8")
     yield
     if read_phase(record) != before:
         raise HereticError(_overtaken(f"the settings or the code of {before.rule}"))
+    write_text(_finished(record), text)
+
+
+def _finished(record: Path) -> Path:
+    """Where the record of the last job that finished is kept."""
+    return record.with_suffix(".finished")
 
 
 def _overtaken(what: str) -> str:

@@ -184,6 +184,19 @@ class LastLine(logging.Filter):
             stream.flush()
 
 
+class _Printable(logging.Formatter):
+    """Shows control characters in names of files and in commands instead of obeying them."""
+
+    def __init__(self, inner: logging.Formatter) -> None:
+        super().__init__()
+        self._inner = inner
+
+    def format(self, record: logging.LogRecord) -> str:
+        """Format a record as Snakemake does."""
+        text: str | None = self._inner.format(record)
+        return printable(text) if text else ""
+
+
 def keep_calm(workflow: Workflow, kept: Kept) -> str:
     """Let the main process end in one line when a job fails or the user interrupts it.
 
@@ -195,9 +208,12 @@ def keep_calm(workflow: Workflow, kept: Kept) -> str:
     Returns:
         What must stand before the command of each job.
     """
+    everywhere = logging.getLogger(SNAKEMAKE).handlers
+    for handler in everywhere:
+        handler.setFormatter(_Printable(handler.formatter or logging.Formatter()))
     handlers = [
         handler
-        for handler in logging.getLogger(SNAKEMAKE).handlers
+        for handler in everywhere
         if isinstance(handler, logging.StreamHandler)
         and not isinstance(handler, logging.FileHandler)
     ]

@@ -3,21 +3,22 @@
 from collections.abc import Iterator
 from pathlib import Path
 
-from heretic.artifacts import versions
+from heretic.artifacts import read_json, sha256_of, versions
 from heretic.console import log
-from heretic.errors import ExportError, one_line
+from heretic.errors import ExportError, HereticError, one_line
 from heretic.export.base_model import find_base_model, require_fit
 from heretic.export.export import export_model, wants_low_memory
 from heretic.export.folder import writing
 from heretic.export.forms import check_form
 from heretic.export.manifest import manifest
-from heretic.export.record import NOT_REPRODUCED, Ablation
+from heretic.export.record import Ablation
 from heretic.export.record_file import RECORD, ExportRecord, read_record
 from heretic.model.loading import load_model
 from heretic.model.quantization import NONE
 from heretic.settings.schema import Settings
 
 MOST_NAMED = 5
+CARD = "README.md"
 
 
 def reproduce(
@@ -116,7 +117,8 @@ def _require_free(target: Path, original: Path) -> None:
 
 def _foreign(folder: Path) -> Iterator[Path]:
     """Whatever is in a folder beside the export that its record describes."""
-    known = {name: facts.bytes for name, facts in read_record(folder / RECORD)[1].files.items()}
+    files = read_record(folder / RECORD)[1].files
+    known = {**{name: facts.sha256 for name, facts in files.items()}, CARD: _hash_of_card(folder)}
     parents = {parent.as_posix() for name in known for parent in Path(name).parents}
     for path in sorted(folder.rglob("*")):
         name = path.relative_to(folder).as_posix()
@@ -125,8 +127,17 @@ def _foreign(folder: Path) -> Iterator[Path]:
         elif path.is_dir():
             if name not in parents:
                 yield path
-        elif name not in NOT_REPRODUCED and path.stat().st_size != known.get(name):
+        elif name != RECORD and sha256_of(path) != known.get(name):
             yield path
+
+
+def _hash_of_card(folder: Path) -> str | None:
+    """The model card of a run's model is named by the manifest next to its folder."""
+    try:
+        files = read_json(folder.with_name(f"{folder.name}.manifest.json"))["files"]
+        return str(files[CARD]["sha256"])
+    except (HereticError, KeyError, TypeError):
+        return None
 
 
 def _compare(record: ExportRecord, folder: Path) -> list[str]:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 from heretic.artifacts import fingerprint, sha256_of
 from heretic.errors import ModelLoadError, one_line
 from heretic.model.headers import SUFFIX, index_files
-from heretic.model.own_files import check_files
+from heretic.model.own_files import ESSENTIAL, check_files, own_files
 
 if TYPE_CHECKING:  # which imports huggingface_hub
     from heretic.hub_session import HubState
@@ -160,8 +160,8 @@ def _fetched_config(model: str, revision: str | None, state: "HubState | None" =
 
 
 def tokenizer_files(folder: Path) -> list[Path]:
-    """The small files of a checkpoint that decide which tokens a prompt becomes."""
-    return sorted([*folder.glob("*.json"), *folder.glob("*.jinja")])
+    """Return the files of a checkpoint, other than its weights, that decide how it answers."""
+    return [path for path in own_files(folder, ESSENTIAL)[0] if path.suffix != SUFFIX]
 
 
 def checkpoint_files(model: str | None) -> list[str]:
@@ -169,7 +169,7 @@ def checkpoint_files(model: str | None) -> list[str]:
     if model is None or not is_local(model):
         return []
     folder = Path(model).expanduser()
-    return sorted(map(str, [*tokenizer_files(folder), *folder.glob("*.safetensors")]))
+    return list(map(str, own_files(folder, ESSENTIAL)[0]))
 
 
 def weight_files(folder: Path) -> list[Path]:
