@@ -66,9 +66,7 @@ def recorded(path, script, values, log_file, job=None):
     if not executing:
         path = f"{elsewhere().name}/{path}"
     elif place.exists() and is_held(lock_of(log_file)):
-        return (
-            path  # A running job holds the lock and this record; ours will be rejected.
-        )
+        return path  # The running job matches this record; ours will be rejected.
     phase.record(Path(path))
     return path
 
