@@ -100,7 +100,7 @@ def test_files_that_do_not_fit_together_are_named(tmp_path: Path) -> None:
         open_states(tmp_path, 6)
     directions = read_tensors(source)["refusal_directions"]
     write_tensors(source, {"refusal_directions": directions}, {})
-    with pytest.raises(HereticError, match="several positions, and directions"):
+    with pytest.raises(HereticError, match="several positions, but directions"):
         open_states(tmp_path, 6)
     write_states(tmp_path)
     rewrite(source, refusal_directions=directions[:, :7])

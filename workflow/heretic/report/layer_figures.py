@@ -85,7 +85,7 @@ def _layer_title(strengths: Mapping[str, Any]) -> str:
 
 
 def _touched(name: str, values: Sequence[float]) -> str:
-    """Where a component is edited."""
+    """Describe the layers in which a component is edited."""
     edited = sum(value != 0 for value in values)
     if name == EMBEDDINGS:
         return f"{name} {'edited' if edited else 'not edited'}"
@@ -93,7 +93,7 @@ def _touched(name: str, values: Sequence[float]) -> str:
 
 
 def _several(run: Run) -> str:
-    """How many directions the saved edit takes from each matrix, if more than one."""
+    """Describe the number of directions removed from each matrix, if more than one."""
     count = max((len(edit["strengths"]) for edit in run.ablation.get("edits", [])), default=1)
     return f", in turn for each of {count} orthogonal directions and its share of w" * (count > 1)
 
