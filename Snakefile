@@ -49,7 +49,7 @@ rule all:
         [target for run in RUNS for target in targets(run)],
     localrule: True
     message:
-        "Everything is done"
+        "Workflow complete"
 
 
 onsuccess:

@@ -128,13 +128,13 @@ def test_evaluate_prints_the_table_also_where_nothing_is_stale(
         (("run", "--n-trails", "5"), "unknown setting 'n_trails'; did you mean 'n_trials'?"),
         (("--n-trails=5",), "unknown setting 'n_trails'; did you mean 'n_trials'?"),
         (("show-config", "--max-klx", "1"), "did you mean 'max_kl'?"),
-        (("run", "n_trials=5"), "write --n-trials 5, not n_trials=5"),
+        (("run", "n_trials=5"), "use --n-trials 5, not n_trials=5"),
         (("run", "n_trails=5"), "did you mean 'n_trials'?"),
         (("run", "--n-trials", "many"), "n_trials = 'many' (command line)"),
         (("run", "--bad-prompts", "{dataset: ["), "--bad-prompts is not valid YAML"),
         (("run", "--configfile", "none.yaml"), "cannot read none.yaml"),
-        (("trials",), "no run has a study.db here yet"),
-        (("chat",), "no run has a model.manifest.json here yet"),
+        (("trials",), "no run has a study.db yet"),
+        (("chat",), "no run has a model.manifest.json yet"),
     ],
 )
 def test_wrong_input_is_one_line_and_status_1(
@@ -158,7 +158,7 @@ def test_debug_keeps_the_traceback(folder: Path) -> None:
 def test_elsewhere_it_says_where_the_workflow_is(tmp_path: Path) -> None:
     done = heretic(tmp_path, "run")
     assert done.returncode == 1
-    assert f"no Snakefile in {tmp_path}; go to your clone" in done.stderr
+    assert f"no Snakefile in {tmp_path}; change to your clone" in done.stderr
     assert f"cd {REPOSITORY}" in done.stderr
 
 
@@ -198,8 +198,8 @@ def test_a_run_must_be_named_where_there_are_several(folder: Path) -> None:
     for run in ("one", "two"):
         (folder / "results" / run).mkdir(parents=True)
         (folder / "results" / run / "study.db").touch()
-    assert "name a run; there are one, two" in heretic(folder, "trials").stderr
-    assert "there is no run 'six'" in heretic(folder, "trials", "six").stderr
+    assert "specify a run; available: one, two" in heretic(folder, "trials").stderr
+    assert "no run 'six'" in heretic(folder, "trials", "six").stderr
 
 
 def test_a_pick_that_is_not_there_is_named(folder: Path) -> None:
@@ -208,7 +208,7 @@ def test_a_pick_that_is_not_there_is_named(folder: Path) -> None:
         (folder / "results" / place / "model.manifest.json").touch()
     done = heretic(folder, "chat", "mine", "--pick", "knee")
     assert done.returncode == 1
-    assert "results/mine has no pick 'knee'; it has trial-3" in done.stderr
+    assert "results/mine has no pick 'knee'; available: trial-3" in done.stderr
 
 
 @pytest.mark.slow
@@ -233,6 +233,6 @@ def test_reproduce_makes_the_same_model_again(demo_run: tuple[Workspace, str]) -
     # The demo model is found by its hash.
     done = heretic(workspace.folder, "reproduce", record, again)
     assert done.returncode == 0, done.stderr
-    assert "files as in" in done.stdout
+    assert "files identical to" in done.stdout
     weights = [workspace.folder / again, workspace.results / "demo" / "model"]
     assert len({sha256_of(folder / "model.safetensors") for folder in weights}) == 1

@@ -128,7 +128,7 @@ def test_benchmarks_of_lm_eval_are_known_and_others_are_not(tmp_path: Path) -> N
 
 
 def test_a_quantised_checkpoint_needs_its_original(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="name that with export_from"):
+    with pytest.raises(ValueError, match="set export_from to that model"):
         Settings(quantization="as_is")
     with pytest.raises(ValueError, match="run them one by one"):
         Settings(model=["a", "b"], export_from="c")

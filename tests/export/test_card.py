@@ -162,22 +162,22 @@ def test_no_name_breaks_the_front_matter(model: str) -> None:
 
 
 def test_an_answer_prefix_is_told_with_the_table() -> None:
-    told = card(prefix="<think>\n\n</think>")[1].split("## The edit")[0]
+    told = card(prefix="<think>\n\n</think>")[1].split("## Edit details")[0]
     assert '`"<think>\\n\\n</think>"`' in told
     assert "begin with" not in card()[1]
 
 
 def test_the_date_in_the_prompts_is_told_with_the_table() -> None:
-    told = card(template_date="2024-07-04")[1].split("## The edit")[0]
-    assert "every prompt was measured as on 2024-07-04" in told
-    assert "date" not in card(template_date=None)[1].split("## The edit")[0]
+    told = card(template_date="2024-07-04")[1].split("## Edit details")[0]
+    assert "all prompts were measured with 2024-07-04" in told
+    assert "date" not in card(template_date=None)[1].split("## Edit details")[0]
 
 
 def test_an_adapter_is_loaded_into_the_revision_that_it_was_made_of() -> None:
     body = card(export="adapter")[1]
     assert body.count('from_pretrained("owner/name", revision="abc123")') == 2
-    assert "The adapter holds nothing else" in body
-    assert "Every other tensor was compared" in card()[1]
+    assert "The adapter contains nothing else" in body
+    assert "All other tensors were verified" in card()[1]
     assert "revision=" not in card(export="adapter", revision=None)[1]
 
 
@@ -189,7 +189,7 @@ def test_where_a_local_model_lies_is_not_told() -> None:
 
 def test_the_table_has_every_model_with_counts_and_intervals() -> None:
     _, body = card()
-    table = body.split("## Before and after")[1].split("\n## ")[0]
+    table = body.split("## Evaluation")[1].split("\n## ")[0]
     lines = [line for line in table.splitlines() if line.startswith("|")]
     assert len({line.count("|") for line in lines}) == 1
     assert set(lines[1]) == {"|", "-"}
@@ -216,7 +216,7 @@ def test_an_unpinned_revision_is_told() -> None:
 
 def test_it_says_what_was_done_and_who_is_responsible() -> None:
     _, body = card()
-    assert "refusal behaviour of this model was changed" in body
+    assert "refusal behavior of this model was changed" in body
     assert "responsible" in body
 
 
@@ -337,4 +337,4 @@ def test_paired_tests_are_told_in_a_sentence() -> None:
         "McNemar's exact test: refusals 124 and 0 (p < 0.001); false refusals 0 and 1 (p = 1)."
     ) in told
     assert "| Control: shuffled labels |" in body
-    assert "along random directions, and along those of shuffled labels" in told
+    assert "along random directions, and along shuffled-label directions" in told

@@ -164,7 +164,7 @@ def test_the_command_hands_over_what_it_was_given(
     with pytest.raises(SystemExit) as ended:
         main(["evaluate", "--output", "there"])
     assert ended.value.code == 1
-    assert "name the other model with --against" in capsys.readouterr().err
+    assert "--output requires --against" in capsys.readouterr().err
 
 
 def test_both_models_are_asked_as_on_one_day(

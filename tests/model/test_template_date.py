@@ -193,7 +193,9 @@ def test_a_model_is_loaded_with_the_date_of_its_run(
     assert "Today Date: 04 Jul 2024" in model.chat.render(HI)
     assert model_facts(model)["template_date"] == "2024-07-04"
     assert "Today Date: 05 Jul 2024" in load_saved(folder, template_date="auto").chat.render(HI)
-    with pytest.raises(SettingsError, match="template_date = 'soon': give a date as YYYY-MM-DD"):
+    with pytest.raises(
+        SettingsError, match="template_date = 'soon': expected a date in the form YYYY-MM-DD"
+    ):
         load_saved(folder, template_date="soon")
 
 

@@ -20,7 +20,7 @@ from report.conftest import trace
 def test_pareto_shows_every_trial_once(charts: dict[str, Chart], run: Run) -> None:
     chart = charts["pareto"]
     plain, front = trace(chart, "trial"), trace(chart, "on the front")
-    cross = trace(chart, "infeasible (not generated for)")
+    cross = trace(chart, "infeasible (not evaluated further)")
     assert len(plain.x) + len(front.x) + len(cross.x) == len(run.trials)
     assert len({plain.marker.symbol, front.marker.symbol, cross.marker.symbol}) == 3
     star = trace(chart, "chosen")
@@ -38,13 +38,13 @@ def test_pareto_front_is_a_staircase_down(charts: dict[str, Chart]) -> None:
 
 def test_overflowed_trials_do_not_stretch_the_axis(charts: dict[str, Chart]) -> None:
     chart = charts["pareto"]
-    assert max(trace(chart, "infeasible (not generated for)").x) == 20.0
+    assert max(trace(chart, "infeasible (not evaluated further)").x) == 20.0
     assert chart.figure.layout.xaxis.range[1] < 2
 
 
 def test_infeasible_trials_lie_above_the_scale(charts: dict[str, Chart]) -> None:
     axis = charts["pareto"].figure.layout.yaxis
-    height = set(trace(charts["pareto"], "infeasible (not generated for)").y)
+    height = set(trace(charts["pareto"], "infeasible (not evaluated further)").y)
     assert max(axis.tickvals) <= 64 < min(height) <= max(height) < axis.range[1]
 
 
@@ -158,7 +158,7 @@ def test_static_bars_stand_side_by_side(charts: dict[str, Chart]) -> None:
     ("add", "complaint"),
     [
         (lambda fig: fig.add_contour(z=[[1, 2], [3, 4]]), "type 'contour'"),
-        (lambda fig: fig.add_heatmap(z=[[1]], x=[3]), "coordinates of its own"),
+        (lambda fig: fig.add_heatmap(z=[[1]], x=[3]), "its own coordinates"),
         (lambda fig: fig.add_scatter(x=[1], y=[1], mode="lines", fill="tozeroy"), "tozeroy"),
         (lambda fig: fig.add_scatter(x=[1], y=[1], mode="lines+text", text=["a"]), "lines[+]text"),
         (lambda fig: fig.add_scatter(x=[1], y=[1], mode="markers", marker_symbol="hash"), "hash"),

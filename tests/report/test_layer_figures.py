@@ -37,7 +37,7 @@ def test_separation_shows_chance_control_and_doubt(charts: dict[str, Chart]) -> 
     band = trace(chart, "chance (95%)")
     assert band.fill == "toself"
     assert (min(band.x), max(band.x), min(band.y), max(band.y)) == (0.6, 5.4, 0.31, 0.69)
-    assert list(trace(chart, "relabelled control").y) == [None, 0.46, 0.54, 0.46, 0.54, 0.46]
+    assert list(trace(chart, "relabeled control").y) == [None, 0.46, 0.54, 0.46, 0.54, 0.46]
     assert list(trace(chart, "not above chance").x) == [0, 1]
     assert "no evidence for a direction: states 0-1." in chart.caption
     assert "control leaves" not in chart.caption
@@ -88,7 +88,7 @@ def test_angles_are_drawn_where_there_are_any(
     assert "refusal, sacred 80 to 85" in chart.alt
     sacred = with_column(run, angle_refusal_sacred=(None, 80.0, 81.0, 82.0, 83.0, 84.0))
     lines = {c.name: c for c in draw_all(sacred)}["angles"].figure.data
-    assert [line.name for line in lines] == ["refusal, sacred", "90°", "length left"]
+    assert [line.name for line in lines] == ["refusal, sacred", "90°", "remaining norm"]
 
 
 def test_slider_starts_at_the_layer_that_separates_best(charts: dict[str, Chart]) -> None:
@@ -124,7 +124,7 @@ def test_points_are_thinned_and_rounded_for_drawing(run: Run) -> None:
     cloud = trace(chart, "good prompts")
     assert len(cloud.x) == MOST_POINTS
     assert all(x % 1000 == 0 for x in cloud.x)
-    assert f"{MOST_POINTS} points of each set are drawn" in chart.caption
+    assert f"{MOST_POINTS} points of each set are shown" in chart.caption
 
 
 def test_pacmap_has_no_line_and_says_so(run: Run) -> None:
@@ -134,7 +134,7 @@ def test_pacmap_has_no_line_and_says_so(run: Run) -> None:
     for chart in (one, every):
         assert not [t.name for t in chart.figure.data if t.name.startswith("direction")]
         assert "PaCMAP" in chart.caption
-    assert "the direction is no line in it" in one.caption
+    assert "the direction is not a line" in one.caption
     assert one.figure.layout.xaxis.title.text == "PaCMAP 1"
 
 
@@ -180,7 +180,7 @@ def test_rotation_marks_reversals_and_missing_directions() -> None:
     assert set(chart.figure.data[0].z[0]) == {None}
     assert len(trace(chart, "negative").x) == 2 * 10 * 9
     assert "between states 10 and 11 (-1.00)" in chart.caption
-    assert "carry a minus" in chart.caption
+    assert "marked by a minus" in chart.caption
 
 
 def test_static_heat_map_has_the_same_cells(charts: dict[str, Chart]) -> None:

@@ -107,8 +107,8 @@ def test_header_says_what_came_out(page: Page, words: str) -> None:
     assert page.texts["h1"] == ["first <light>"]
     assert "first <light>" in page.texts["title"][0]
     assert (
-        "Refusals on held-out prompts fell from 100% to 1.6%; right answers to them rose from 0% "
-        "to 96.1%; right answers to ordinary prompts fell from 92.2% to 91.4%; first-token KL is "
+        "Refusals on held-out prompts fell from 100% to 1.6%; correct answers to them rose from 0% "
+        "to 96.1%; correct answers to ordinary prompts fell from 92.2% to 91.4%; first-token KL is "
         "0.0253 nats."
     ) in words
 
@@ -220,7 +220,7 @@ def test_optional_parts_may_be_absent(
     assert '<th scope="col">Refusals</th>' in text
     assert 'id="benchmarks"' not in text, "what lies there is of an earlier run"
     assert "Recovered</th>" not in text
-    assert "The evaluation kept no sample answers." in text
+    assert "The evaluation stored no sample responses." in text
     assert "McNemar" not in text
     assert "By category" not in text
     assert "mixed at random" not in text

@@ -41,7 +41,7 @@ def test_a_row_for_each_rule(picked: Run) -> None:
     assert values[1] == ["0.25", "3", "5.5%", "93.8%", "0.123"]
     assert [cell.count for cell in table.rows[1].cells] == ["", "", "7/128", "120/128", ""]
     assert table.alike == (
-        "closest and trial=17 took the same trial 17, so that their models are the same."
+        "closest and trial=17 selected the same trial 17, so their models are identical."
     )
 
 
@@ -78,7 +78,7 @@ def test_the_page_tells_of_all_picks(
 
     with caplog.at_level(logging.INFO, "heretic"):
         write(folders)
-    assert "took the same trial 17" in caplog.text
+    assert "selected the same trial 17" in caplog.text
     page = target.read_text(encoding="utf-8")
     assert "All picks" in page
     assert "picks/trial-17/model" in page
@@ -88,7 +88,7 @@ def test_the_page_tells_of_all_picks(
 
 def test_a_pick_of_an_unknown_trial_is_named(run_folder: Path) -> None:
     pick = build_pick(run_folder, "knee", 99, refusals=7)
-    with pytest.raises(HereticError, match=r"no trial 99, which .*knee/best\.json chose"):
+    with pytest.raises(HereticError, match=r"no trial 99, which .*knee/best\.json selected"):
         read_run(run_folder, [pick])
     write_json(pick / "best.json", {**read_json(run_folder / "best.json"), "trial": "x"})
     with pytest.raises(HereticError, match=r"knee/best\.json"):

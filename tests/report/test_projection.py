@@ -90,17 +90,17 @@ def rewrite(path: Path, **tensors: torch.Tensor) -> None:
 def test_files_that_do_not_fit_together_are_named(tmp_path: Path) -> None:
     write_states(tmp_path, Shape(positions=2))
     source, good = (tmp_path / "directions.safetensors", tmp_path / "residuals")
-    with pytest.raises(HereticError, match=r"6 layers where geometry\.csv beside it has 5"):
+    with pytest.raises(HereticError, match=r"6 layers, but geometry\.csv in the same folder has 5"):
         open_states(tmp_path, 5)
     rewrite(source, position=torch.tensor([-3]))
-    with pytest.raises(HereticError, match=r"good_prompts.*holds 2 positions and not -3"):
+    with pytest.raises(HereticError, match=r"good_prompts.*holds 2 positions, so not position -3"):
         open_states(tmp_path, 6)
     rewrite(source, position=torch.tensor([1]))
     with pytest.raises(HereticError, match=r"directions\.safetensors.*position 1 is not negative"):
         open_states(tmp_path, 6)
     directions = read_tensors(source)["refusal_directions"]
     write_tensors(source, {"refusal_directions": directions}, {})
-    with pytest.raises(HereticError, match="several positions, and directions"):
+    with pytest.raises(HereticError, match="several positions, but directions"):
         open_states(tmp_path, 6)
     write_states(tmp_path)
     rewrite(source, refusal_directions=directions[:, :7])
@@ -129,7 +129,7 @@ def test_pacmap_is_repeatable_and_has_no_line() -> None:
 def test_pacmap_of_equal_states_is_a_point_and_of_few_an_error() -> None:
     states = torch.ones(FEWEST, 4, dtype=torch.float64)
     assert set(embed_states(0, states, states).good) == {(0.0, 0.0)}
-    with pytest.raises(HereticError, match="at least 10 good and bad prompts, here are 8; set"):
+    with pytest.raises(HereticError, match="at least 10 good and bad prompts, but got 8; set"):
         embed_states(0, states[:4], states[:4])
 
 

@@ -119,9 +119,9 @@ def write_cell(path: Path, column: str, row: int, value: str) -> None:
         ("angle_refusal_sacred", "200", "angle_refusal_sacred 200 is not in 0 to 180"),
         ("chance_low", "0.9", "chance_low 0.9 is above chance_high 0.69"),
         ("discriminative", "0.5", "discriminative is neither 0 nor 1"),
-        ("position", "0", "a position is no negative index"),
+        ("position", "0", "a position is not a negative token index"),
         ("cohens_d", "much", "could not convert string to float"),
-        ("layer", "9", "layers do not count up from 0"),
+        ("layer", "9", "layers are not numbered from 0"),
     ],
 )
 def test_geometry_must_make_sense(
@@ -186,6 +186,6 @@ def test_how_log_odds_agree_with_refusals_is_told(run_folder: Path) -> None:
     assert "correlation" not in pareto(read_run(run_folder)).caption
     change(run_folder / "study.json", agreement={"trials": 27, "spearman": 0.914})
     caption = pareto(read_run(run_folder)).caption
-    assert "the 27 answered trials rank as by refusals with a correlation of 0.91." in caption
+    assert "a rank correlation of 0.91 over 27 trials with responses." in caption
     change(run_folder / "study.json", agreement={"trials": 2, "spearman": None})
     assert "correlation" not in pareto(read_run(run_folder)).caption

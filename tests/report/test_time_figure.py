@@ -36,7 +36,7 @@ def test_slices_are_mean_seconds_of_feasible_trials(charts: dict[str, Chart]) ->
     assert list(pie.values) == pytest.approx([mean * share for share in shares])
     assert pie.text[3] == f"decode: {0.72 * mean:.3g} s, 72%"
     assert "27 feasible trials" in charts["stages"].caption
-    assert "up to 4 trials in flight" in charts["stages"].caption
+    assert "up to 4 trials per batch" in charts["stages"].caption
     assert 'below 1% are "other"' in charts["stages"].caption
     assert all(text in charts["stages"].alt for text in pie.text)
 
@@ -61,7 +61,7 @@ def test_stages_of_which_none_is_small_are_all_shown(run: Run) -> None:
         ({}, "s each; stages"),
         ({"trials_in_flight": 1}, "s each, one trial at a time; stages"),
         ({"name": "batched", "trials_in_flight": 2, "more": [1]},
-         "s each with the engine batched, up to 2 trials in flight; stages"),
+         "s each with the engine batched, up to 2 trials per batch; stages"),
     ],
 )  # fmt: skip
 def test_the_caption_tells_what_is_known_of_the_engine(

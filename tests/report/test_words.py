@@ -10,7 +10,7 @@ from heretic.settings.schema import Settings
 
 def test_headline_tells_falls_rises_and_standstill(evaluation: dict[str, Any]) -> None:
     evaluation["edited"]["kept"] = evaluation["original"]["kept"]
-    assert "right answers to ordinary prompts stayed at 92.2%" in headline(evaluation)
+    assert "correct answers to ordinary prompts stayed at 92.2%" in headline(evaluation)
     evaluation["edited"]["refusals"] = {**evaluation["original"]["refusals"], "rate": 0.5}
     assert headline(evaluation).startswith("Refusals on held-out prompts fell from 100% to 50%;")
     swapped = {"original": evaluation["edited"], "edited": evaluation["original"]}
@@ -20,9 +20,9 @@ def test_headline_tells_falls_rises_and_standstill(evaluation: dict[str, Any]) -
 def test_headline_without_known_answers(evaluation: dict[str, Any]) -> None:
     for part in (evaluation["original"], evaluation["edited"]):
         del part["recovered"], part["kept"]
-    assert "right answers" not in headline(evaluation)
+    assert "correct answers" not in headline(evaluation)
     aids = " ".join(reading_aids(evaluation, {"max_response_length": 77}))
-    assert "nothing here says that an answer is correct" in aids
+    assert "correctness was not measured" in aids
     assert "at most 77 tokens" in aids
 
 
@@ -35,7 +35,7 @@ def test_models_without_divergences_have_sentences_too(evaluation: dict[str, Any
     aids = " ".join(comparison_aids(evaluation, {"max_response_length": 77}))
     assert "small KL" not in aids
     assert "at most 77 tokens" in aids
-    assert "no echo of the search" not in aids
+    assert "independent of the search" not in aids
 
 
 def test_good_controls_give_no_warning(evaluation: dict[str, Any]) -> None:
@@ -61,7 +61,7 @@ def test_each_misbehaving_control_is_a_warning(evaluation: dict[str, Any]) -> No
 
 def test_layers_that_tell_nothing_apart_are_a_warning(evaluation: dict[str, Any]) -> None:
     (one,) = warnings(evaluation, [3])
-    assert "uses the direction of state 3, where held-out prompts are not told apart" in one
+    assert "uses the direction of state 3, where held-out prompts are not separated" in one
     (more,) = warnings(evaluation, [1, 2, 5])
     assert "uses the directions of states 1-2, 5, where" in more
 

@@ -207,7 +207,7 @@ def test_trials_share_a_batch_only_on_the_output_side() -> None:
     assert resolve({"engine": "edited_weights", "trials_in_flight": 1}, {})
     assert resolve({"engine": "output_side", "trials_in_flight": "4"}, {})
     both = refusal({"engine": "edited_weights", "trials_in_flight": 2})
-    assert "trials_in_flight=2 cannot share one set of edited_weights; set engine=auto" in both
+    assert "trials_in_flight=2 is not supported with engine=edited_weights; use engine=auto" in both
 
 
 def test_an_empty_prefix_switches_the_search_for_one_off() -> None:
@@ -276,19 +276,23 @@ def test_an_unknown_key_is_refused_and_the_nearest_named(
         ("max_memory", "0=much", "sizes such as 60GiB"),
         ("max_memory", "60GiB", "sizes such as 60GiB"),
         ("cache_weights", "perhaps", "'auto'"),
-        ("select", "best", "'best' is no rule; name closest, knee, min_refusals_under_kl or trial"),
-        ("trials_in_flight", "9", "say auto, or a whole number from 1 to 8"),
-        ("trials_in_flight", "0", "say auto, or a whole number from 1 to 8"),
-        ("trials_in_flight", "x", "say auto, or a whole number from 1 to 8"),
-        ("trials_in_flight", True, "say auto, or a whole number from 1 to 8"),
+        (
+            "select",
+            "best",
+            "unknown selection rule 'best'; choose closest, knee, min_refusals_under_kl or trial",
+        ),
+        ("trials_in_flight", "9", "expected auto or an integer from 1 to 8"),
+        ("trials_in_flight", "0", "expected auto or an integer from 1 to 8"),
+        ("trials_in_flight", "x", "expected auto or an integer from 1 to 8"),
+        ("trials_in_flight", True, "expected auto or an integer from 1 to 8"),
         ("activation_cache_gb", "-1", "greater than or equal to 0"),
-        ("select", "trial=", "'trial=' is no rule"),
-        ("select", "knee,trial=x", "'trial=x' is no rule"),
-        ("select", ["knee", 3], "3 is no rule"),
-        ("select", "knee, closest, knee", "names knee twice; name each rule once"),
-        ("select", " ", "'' is no rule"),
-        ("select", [], "there is no rule"),
-        ("select", 3, "3 is no rule"),
+        ("select", "trial=", "unknown selection rule 'trial='"),
+        ("select", "knee,trial=x", "unknown selection rule 'trial=x'"),
+        ("select", ["knee", 3], "unknown selection rule 3"),
+        ("select", "knee, closest, knee", "lists knee twice; list each rule once"),
+        ("select", " ", "unknown selection rule ''"),
+        ("select", [], "no selection rule"),
+        ("select", 3, "unknown selection rule 3"),
         ("n_finalists", 0, "greater than or equal to 1"),
         ("max_shard_size", "5", "GB"),
         ("upload_to", "no-owner", "owner/name"),
@@ -299,7 +303,7 @@ def test_an_unknown_key_is_refused_and_the_nearest_named(
         ("model", " ", "hub id"),
         ("model", {"a": 1}, "string"),
         ("model", ["a/b", "a/b"], "twice"),
-        ("good_prompts", False, "cannot be switched off"),
+        ("good_prompts", False, "cannot be disabled"),
         ("good_prompts", {"dataset": ""}, "at least 1 character"),
         ("good_prompts", None, "dictionary"),
         ("good_prompts", [], "at least 1 item"),
@@ -309,7 +313,7 @@ def test_an_unknown_key_is_refused_and_the_nearest_named(
         (
             "good_prompts",
             {"dataset": "a/b", "streaming": True, "distinct": True},
-            "drop distinct or streaming",
+            "unset distinct or streaming",
         ),
     ],
 )
@@ -319,7 +323,7 @@ def test_a_value_out_of_range_is_refused_with_its_origin(
     message = refusal(cli={key: value})
     assert message.startswith(key)
     assert wanted in message
-    assert "(command line)" in message or "switched off" in message
+    assert "(command line)" in message or "disabled" in message
 
 
 @pytest.mark.parametrize(
@@ -348,7 +352,7 @@ def test_a_date_is_a_day_or_left_open(value: object, wanted: str) -> None:
      "\uff12\uff10\uff12\uff15-01-31", datetime(2025, 1, 31, 10, tzinfo=UTC)],
 )  # fmt: skip
 def test_what_is_no_date_is_refused(value: object) -> None:
-    assert "give a date as YYYY-MM-DD" in refusal({"template_date": value})
+    assert "expected a date in the form YYYY-MM-DD" in refusal({"template_date": value})
 
 
 def test_several_faults_are_told_at_once() -> None:

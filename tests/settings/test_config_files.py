@@ -45,7 +45,7 @@ def test_toml(tmp_path: Path) -> None:
     assert found.settings.n_trials == 9
     assert found.settings.prompt_sources()["bad_prompts"][0].dataset == "bad.txt"
     assert found.origins["bad_prompts"] == "config.toml"
-    with pytest.raises(SettingsError, match=r"more\.toml is TOML; give YAML or JSON, or name"):
+    with pytest.raises(SettingsError, match=r"more\.toml is TOML; use YAML or JSON, or rename"):
         configuration_files(tmp_path, [tmp_path / "more.toml"])
 
 
@@ -66,11 +66,11 @@ BOMB = "a0: &a0 {k: 1}\n" + "".join(
 @pytest.mark.parametrize(
     ("name", "content", "complaint"),
     [
-        ("a.toml", b"n_trials: 9\n", r"a\.toml is not a TOML file: .*mend that line"),
-        ("a.toml", b"\xff\xfe\x00", r"a\.toml is not a TOML file"),
-        ("a.toml", b"a = " + b"[" * 10_000, r"a\.toml is not a TOML file: it is nested too"),
-        ("a.toml", b"n_trials = " + b"9" * 5000, r"a\.toml is not a TOML file"),
-        ("a.yaml", b"n_trials: [\n", r"a\.yaml is not valid YAML: .*mend that line"),
+        ("a.toml", b"n_trials: 9\n", r"a\.toml is not a valid TOML file: .*fix that line"),
+        ("a.toml", b"\xff\xfe\x00", r"a\.toml is not a valid TOML file"),
+        ("a.toml", b"a = " + b"[" * 10_000, r"a\.toml is not a valid TOML file: it is nested too"),
+        ("a.toml", b"n_trials = " + b"9" * 5000, r"a\.toml is not a valid TOML file"),
+        ("a.yaml", b"n_trials: [\n", r"a\.yaml is not valid YAML: .*fix that line"),
         ("a.yaml", b"[" * 100_000, r"a\.yaml is nested too deeply"),
         ("a.yaml", b"n_trials: " + b"9" * 5000, r"a\.yaml .* more than 400 digits"),
         ("a.yaml", b"run_name: 2024-13-45\n", r"a\.yaml is not valid YAML: month must be"),
@@ -80,8 +80,8 @@ BOMB = "a0: &a0 {k: 1}\n" + "".join(
         ("a.yaml", b"a: &a [*a]\n", r"a\.yaml .* a value that contains it"),
         ("a.yaml", BOMB.encode(), r"a\.yaml .* stands for more than 100000 values"),
         ("a.yaml", b"#" * 1_000_001, r"a\.yaml has more than 1,000,000 bytes"),
-        ("a.yaml", b"\xff\xfe\x00", r"a\.yaml is not a YAML file"),
-        ("a.yaml", b"- n_trials\n", r"a\.yaml holds a list; write `key: value` lines"),
+        ("a.yaml", b"\xff\xfe\x00", r"a\.yaml is not a valid YAML file"),
+        ("a.yaml", b"- n_trials\n", r"a\.yaml contains a list; expected `key: value` lines"),
     ],
 )
 def test_a_damaged_file_is_named_in_one_line(

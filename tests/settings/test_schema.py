@@ -114,7 +114,7 @@ def test_bounds_of_the_search() -> None:
     assert (settings.edited_depth, settings.direction_depth) == ((0.4, 1.0), (0.2, 0.9))
     assert settings.subset("optimize")["edited_depth"] == [0.4, 1.0]
     for wrong in ("0.9,0.4", "0.4", "-1,1", "0,2", "low,high", 3, None):
-        with pytest.raises(ValidationError, match="give two fractions of depth from 0 to 1"):
+        with pytest.raises(ValidationError, match="expected two fractions of depth from 0 to 1"):
             settings_with(edited_depth=wrong)
     assert Settings(min_weight=2.0).min_weight == 2.0
     with pytest.raises(ValidationError, match=r"min_weight \(2.1\) exceeds max_weight \(2.0\)"):
@@ -166,7 +166,7 @@ def test_scorers_are_named_or_told_with_settings() -> None:
     assert read(["words", texts]) == known
     assert read("") == []
     wrongs: list[tuple[Any, str]] = [
-        ("[words", "is no JSON list"),
+        ("[words", "is not a valid JSON list"),
         ([{"name": "x"}], "scorer"),
         ([{"scorer": "words", "size": 3}], "size"),
     ]
@@ -188,5 +188,5 @@ def test_the_teacher_forced_kl_of_trials_is_that_of_the_table_unless_told() -> N
 
 @pytest.mark.parametrize("names", ["unanswered", "unanswered,unanswered", []])
 def test_a_search_is_for_two_or_more_scores(names: Any) -> None:
-    with pytest.raises(ValidationError, match=r"at least 2|names a score twice"):
+    with pytest.raises(ValidationError, match=r"at least 2|lists a metric twice"):
         Settings(objectives=names)

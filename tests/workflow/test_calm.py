@@ -196,7 +196,7 @@ def test_an_interrupted_search_says_how_many_trials_it_keeps(
     assert calm(seen.plain)
     # Nothing is kept of a search of another objective that has not begun.
     other = (*arguments, "max_weight=1.5")
-    seen = seen_on_terminal(demo_workspace, target, *other, interrupt_at="Searching where")
+    seen = seen_on_terminal(demo_workspace, target, *other, interrupt_at="Optimizing ablation")
     assert seen.lines_after == ["Interrupted; run the same command to continue"]
 
 

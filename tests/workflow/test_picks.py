@@ -25,7 +25,7 @@ def test_another_pick_leaves_the_result_as_it_is(
     demo = workspace.results / "demo"
     before = hashes(demo)
     printed = workspace.require("--config", f"select=closest,{PICK}")
-    assert "Searching where" not in printed
+    assert "Optimizing ablation parameters" not in printed
     assert hashes(demo) == before
 
     picked = demo / "picks" / PICK

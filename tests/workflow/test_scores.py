@@ -55,7 +55,7 @@ def test_a_search_for_other_scores(demo_run: tuple[Workspace, str], tmp_path: Pa
     # Another file of the same name is another search; the same again is not.
     own.write_text(OWN.format(factor=2))
     printed = workspace.require("--config", *SETTINGS)
-    assert "Searching where" in printed
+    assert "Optimizing ablation parameters" in printed
     again = read_json(demo / "study.json")
     assert again["study"] != study["study"]
     twice = [trial["scores"]["letters"] for trial in again["trials"] if trial["feasible"]]

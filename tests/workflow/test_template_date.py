@@ -117,7 +117,7 @@ def test_a_run_that_goes_on_another_day_keeps_its_prompts(
     prefix = chat["response_prefix"]
     changed = config_argument("response_prefix", prefix)
     printed = dated.require("dated", "evaluation.json", LATER, changed, **dated.elsewhere())
-    assert "Finding how the model's answers begin" in printed
+    assert "Detecting the response prefix" in printed
     now = read_json(run / "chat.json")
     assert (now["template_date"], now["response_prefix"]) == (FIRST, prefix)
     assert measured(dated, "dated") == finished

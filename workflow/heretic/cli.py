@@ -1,4 +1,4 @@
-"""The `heretic` command: a thin face over the settings, Snakemake and a run's results.
+"""The `heretic` command: a thin wrapper around the settings, Snakemake and a run's results.
 
 heretic run --model Qwen/Qwen2.5-7B-Instruct --n-trials 50      the same as
 snakemake --cores 1 --config model=Qwen/Qwen2.5-7B-Instruct n_trials=50
@@ -29,20 +29,20 @@ from heretic.settings.schema import Settings
 
 RESULTS = Path("results")
 PICKED = "picks/*/model.manifest.json"
-# Whoever names one of these says himself how many jobs run at once.
+# Snakemake options that already set the number of parallel jobs.
 SETS_CORES = re.compile(r"(--(cores|jobs|profile|workflow-profile|executor)(=.*)?|-[cj].*)$")
 
 ConfigFiles = Annotated[
     list[Path] | None,
-    typer.Option("--configfile", help="Further configuration file; may be repeated."),
+    typer.Option("--configfile", help="Additional configuration file; may be repeated."),
 ]
 Run = Annotated[
-    str | None, typer.Argument(help="Folder under results/; may be left out if there is one.")
+    str | None, typer.Argument(help="Folder under results/; optional if there is only one.")
 ]
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Run the command line; a `HereticError` is one line and status 1."""
+    """Run the command line; report a `HereticError` as one line, with status 1."""
     given = list(sys.argv[1:] if arguments is None else arguments)
     debug = "--debug" in given
     given = [argument for argument in given if argument != "--debug"]
@@ -58,12 +58,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 def command_line() -> typer.Typer:
-    """All commands with their options, one for every setting."""
+    """Return the commands, with an option for every setting."""
     app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
     app.callback(invoke_without_command=True)(_heretic)
     for command in (_run, _plan, _evaluate, _show_config):
         name = command.__name__.strip("_").replace("_", "-")
-        # Unknown options are kept, so that the nearest setting can be named.
+        # Accept unknown options, to suggest the nearest setting.
         context = {"ignore_unknown_options": True, "allow_extra_args": True}
         app.command(name, context_settings=context)(takes_settings(command))
     app.command("trials")(_trials)
@@ -78,8 +78,8 @@ def _heretic(
 ) -> None:
     """Directional ablation of an open-weight language model.
 
-    Every setting is an option: `heretic --model X --cache-weights true` runs the workflow. With
-    --debug errors keep their traceback.
+    Every setting is an option: `heretic --model X --cache-weights true` runs the workflow. Use
+    --debug for full tracebacks.
     """
     if show_version:
         typer.echo(version("heretic-workflow"))
@@ -93,13 +93,13 @@ def _run(
     cores: Annotated[str, typer.Option(help="CPU cores, or `all`.")] = "1",
     configfile: ConfigFiles = None,
 ) -> None:
-    """Run the workflow, or what is stale of it. Options after `--` go to snakemake."""
+    """Run all stale phases of the workflow. Options after `--` are passed to snakemake."""
     _no_more(context.args)
     _snakemake(given, cores, configfile or [], context.obj)
 
 
 def _plan(context: typer.Context, given: dict[str, Any], configfile: ConfigFiles = None) -> None:
-    """Show which phases would run, and why; runs nothing."""
+    """Show the phases that would run, and why, without running them."""
     _no_more(context.args)
     _snakemake(given, "1", configfile or [], ["--dry-run", *context.obj])
 
@@ -111,13 +111,13 @@ def _evaluate(
     configfile: ConfigFiles = None,
     against: Annotated[
         str | None,
-        typer.Option(help="Compare --model with this model, whoever made it; without a run."),
+        typer.Option(help="Compare --model with this model, without running the workflow."),
     ] = None,
     output: Annotated[
-        Path | None, typer.Option(help="Folder for what --against finds.", show_default=False)
+        Path | None, typer.Option(help="Output folder for --against.", show_default=False)
     ] = None,
 ) -> None:
-    """Run up to the held-out comparison and print its table; or compare any two models."""
+    """Run the held-out evaluation and print its table, or compare any two models."""
     from heretic.report.table import run_summaries
 
     _no_more(context.args)
@@ -128,7 +128,7 @@ def _evaluate(
         _say(compare(settings, against, output, RESULTS))
         return
     if output is not None:
-        raise SettingsError("--output is for comparisons; name the other model with --against")
+        raise SettingsError("--output requires --against; set the model to compare with")
     runs = _resolve(given, configfile or []).runs()
     tables = {run: RESULTS / run / "evaluation.json" for run in runs}
     before = {run: path.stat().st_mtime_ns for run, path in tables.items() if path.exists()}
@@ -137,7 +137,7 @@ def _evaluate(
     with _interrupts_left_to_child():
         status = subprocess.call(command)
     if status == 0 and all(before.get(r) == p.stat().st_mtime_ns for r, p in tables.items()):
-        # Nothing was stale, so the workflow has said nothing.
+        # Nothing was stale, so the workflow printed nothing.
         _say(run_summaries(RESULTS, runs))
     raise typer.Exit(status)
 
@@ -146,9 +146,9 @@ def _show_config(
     context: typer.Context,
     given: dict[str, Any],
     configfile: ConfigFiles = None,
-    as_json: Annotated[bool, typer.Option("--json", help="As a JSON object.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print a JSON object.")] = False,
 ) -> None:
-    """Print the value of every setting and where it comes from."""
+    """Print the value and the source of every setting."""
     _no_more(context.args)
     found = _resolve(given, configfile or [])
     values = found.settings.model_dump(mode="json")
@@ -165,11 +165,11 @@ def _show_config(
 def _trials(
     run: Run = None,
     study: Annotated[
-        str | None, typer.Option(help="Another study of the file than the latest one.")
+        str | None, typer.Option(help="Study in the file; default: the latest one.")
     ] = None,
-    front: Annotated[bool, typer.Option("--front", help="Only the Pareto front.")] = False,
+    front: Annotated[bool, typer.Option("--front", help="Print only the Pareto front.")] = False,
 ) -> None:
-    """Print a search's trials, also while it runs; `*` marks the Pareto front."""
+    """Print a search's trials, even while it is running; `*` marks the Pareto front."""
     from heretic.optimization.watch import read_search, search_table
 
     folder = run_folder(run, "study.db")
@@ -180,15 +180,17 @@ def _chat(
     given: dict[str, Any],
     run: Run = None,
     pick: Annotated[
-        str | None, typer.Option(help="What a further rule of `select` took: a folder of picks/.")
+        str | None, typer.Option(help="Pick of a further rule of `select`: a folder under picks/.")
     ] = None,
     compare: Annotated[
-        bool, typer.Option("--compare", help="Let the original answer as well.")
+        bool, typer.Option("--compare", help="Also show the original model's responses.")
     ] = False,
-    max_tokens: Annotated[int, typer.Option(min=1, help="Tokens of an answer at most.")] = 200,
+    max_tokens: Annotated[
+        int, typer.Option(min=1, help="Maximum number of tokens per response.")
+    ] = 200,
     configfile: ConfigFiles = None,
 ) -> None:
-    """Ask a run's edited model; each line is a conversation of its own."""
+    """Chat with a run's edited model (single-turn)."""
     from heretic.conversation import converse
 
     folder = run_folder(run, "model.manifest.json")
@@ -197,11 +199,11 @@ def _chat(
         saved = folder / "picks" / pick.replace("=", "-") / "model"
     if not saved.with_name("model.manifest.json").is_file():
         there = ", ".join(sorted(path.parent.name for path in folder.glob(PICKED))) or "none"
-        raise SettingsError(f"{folder} has no pick {pick!r}; it has {there}")
+        raise SettingsError(f"{folder} has no pick {pick!r}; available: {there}")
     reason = outdated(saved, folder)
     if reason is not None and pick is not None:
         raise SettingsError(
-            f"{saved.parent} is outdated: {reason}; name the rule in `select` and run the workflow"
+            f"{saved.parent} is outdated: {reason}; add the rule to `select` and run the workflow"
         )
     warning = reason and f"{saved} is outdated: {reason}; run the workflow to update it"
     settings = _resolve(given, configfile or []).settings
@@ -210,30 +212,31 @@ def _chat(
 
 def _reproduce(
     given: dict[str, Any],
-    ablation: Annotated[Path, typer.Argument(help="`ablation.json` of an edited model.")],
+    ablation: Annotated[Path, typer.Argument(help="Path of an edited model's `ablation.json`.")],
     target: Annotated[
         Path | None,
-        typer.Argument(help="Folder for the model; beside the edited model when left out."),
+        typer.Argument(help="Output folder; default: next to the edited model."),
     ] = None,
     base_model: Annotated[
-        str | None, typer.Option(help="Where the base model is, if not where the file says.")
+        str | None,
+        typer.Option(help="Location of the base model; default: as recorded in the file."),
     ] = None,
     configfile: ConfigFiles = None,
 ) -> None:
-    """Make an edited model again from its base model, and compare every file."""
+    """Rebuild an edited model from its base model and verify every file."""
     from heretic.export.reproduce import reproduce
 
     folder = target or Path(f"{ablation.resolve().parent}.reproduced")
     settings = _resolve(given, configfile or []).settings
     files = reproduce(ablation, folder, settings, base_model)
-    _say(f"{folder}: {len(files)} files as in {ablation}")
+    _say(f"{folder}: {len(files)} files identical to {ablation}")
 
 
 def run_folder(run: str | None, holding: str) -> Path:
-    """The results folder of a run, or of the only one.
+    """Return the results folder of a run, or of the only one.
 
     Raises:
-        SettingsError: there is no such run, none that has got so far, or several to choose from.
+        SettingsError: No such run exists, none has progressed far enough, or several match.
     """
     found = sorted(path.parent.name for path in RESULTS.glob(f"*/{holding}"))
     if run is None and len(found) == 1:
@@ -241,13 +244,13 @@ def run_folder(run: str | None, holding: str) -> Path:
     if run in found:
         return RESULTS / str(run)
     if not found:
-        raise SettingsError(f"no run has a {holding} here yet; start one with `heretic run`")
-    named = "name a run" if run is None else f"there is no run {run!r} with a {holding}"
-    raise SettingsError(f"{named}; there are {', '.join(found)}")
+        raise SettingsError(f"no run has a {holding} yet; start one with `heretic run`")
+    named = "specify a run" if run is None else f"no run {run!r} with a {holding}"
+    raise SettingsError(f"{named}; available: {', '.join(found)}")
 
 
 def _say(text: str) -> None:
-    """Print text that a model, a data set or a study may have had a part in."""
+    """Print text that may contain output of a model, a dataset or a study."""
     typer.echo(printable(text))
 
 
@@ -261,13 +264,13 @@ def _snakemake(
     further: Sequence[Path],
     passed_on: Sequence[str],
 ) -> None:
-    """Replace this process by snakemake, so that signals and the exit status are its own."""
+    """Replace this process with snakemake, to pass on signals and the exit status."""
     os.execv(sys.executable, _command(given, cores, further, passed_on))
 
 
 @contextmanager
 def _interrupts_left_to_child() -> Iterator[None]:
-    """Ignore the interrupt key, which the child receives as well and answers."""
+    """Ignore the interrupt key, which the child process receives and handles."""
     before = signal.signal(signal.SIGINT, lambda *_: None)  # unlike SIG_IGN, not inherited
     try:
         yield
@@ -276,16 +279,16 @@ def _interrupts_left_to_child() -> Iterator[None]:
 
 
 def _check_cache() -> None:
-    """Refuse a home that is not writable, of which Snakemake would report a trace.
+    """Reject a home that is not writable, for which Snakemake would print a traceback.
 
     Raises:
-        ExportError: its cache folder cannot be written.
+        ExportError: The cache folder is not writable.
     """
     home = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
     try:
         check_writable(home / "snakemake", "cached sources")
     except ExportError as error:
-        raise ExportError(f"{error}, or set XDG_CACHE_HOME to such a folder") from error
+        raise ExportError(f"{error}, or set XDG_CACHE_HOME to a writable folder") from error
 
 
 def _command(
@@ -295,16 +298,16 @@ def _command(
     passed_on: Sequence[str],
     targets: Sequence[str] = (),
 ) -> list[str]:
-    """The call of snakemake, once the settings are known to be sound."""
+    """Return the snakemake command after validation of the settings."""
     _resolve(given, further)
     _check_cache()
     if not Path("Snakefile").is_file():
         clone = Path(__file__).parents[2]
         raise SettingsError(
-            f"there is no Snakefile in {Path.cwd()}; go to your clone of the workflow "
-            f"(`cd {clone}`) and run again"
+            f"no Snakefile in {Path.cwd()}; change to your clone of the workflow "
+            f"(`cd {clone}`) and rerun"
         )
-    # First, because --configfile and --config take all words that follow.
+    # Targets first, because --configfile and --config consume all following arguments.
     command = [sys.executable, "-m", "snakemake", *targets, *passed_on]
     if not any(SETS_CORES.match(argument) for argument in passed_on):
         command += ["--cores", cores]
@@ -316,16 +319,16 @@ def _command(
 
 
 def _no_more(extra: Sequence[str]) -> None:
-    """Refuse what is neither a setting nor an option.
+    """Reject arguments that are neither settings nor options.
 
     Raises:
-        SettingsError: names the nearest setting.
+        SettingsError: An argument is unexpected; the message names the nearest setting.
     """
     if extra:
         name, _, value = extra[0].partition("=")
         key = name.removeprefix("--").replace("-", "_")
         if key in Settings.model_fields:
-            raise SettingsError(f"write --{key.replace('_', '-')} {value}, not {extra[0]}")
+            raise SettingsError(f"use --{key.replace('_', '-')} {value}, not {extra[0]}")
         if name.startswith("--") or value:
             resolve({}, {}, {key: None})
         raise SettingsError(f"unexpected argument {extra[0]!r}; see `heretic --help`")

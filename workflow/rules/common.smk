@@ -1,4 +1,4 @@
-# Settings of each run, and what rules say about them. Everything else is in the library.
+# Settings of each run, and input functions of the rules. Everything else is in the library.
 
 import json
 import os
@@ -18,10 +18,10 @@ from calm import keep_calm
 
 
 def kept(run, since):
-    """What an interrupted search keeps, as part of a sentence; nothing before its first trial."""
+    """Return the stored trials of an interrupted search as part of a sentence, or nothing."""
     from heretic.optimization.study import kept_trials
 
-    # There may be no database yet; the next run says what is wrong with one.
+    # There may be no database yet; the next run reports a damaged one.
     with suppress(HereticError):
         done = kept_trials(RESULTS / run / "study.db", since)
         if done is not None:
@@ -30,7 +30,7 @@ def kept(run, since):
     return ""
 
 
-# Before the imports that take a second, in which the user may interrupt.
+# Before the slow imports, so that an interrupt during them is handled.
 if workflow.is_main_process:
     shell.prefix(keep_calm(workflow, kept))
 
@@ -49,27 +49,27 @@ from heretic.settings.prompt_sources import DEMO, OPTIONAL_SETS, PROMPT_SETS, ST
 from heretic.settings.schema import Settings
 from heretic.settings.values import DEFAULT_PLANTED
 
-# Threads that spin while they wait cost several times their work on a busy machine; torch reads
-# this when a job imports it.
+# Busy-waiting threads cost several times their work on a busy machine; torch reads this variable
+# when a job imports it.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 RESULTS = Path("results")
 WARM_STARTS = Path(workflow.basedir) / "config" / "warm_start"
-# Names the file of the resolved settings for jobs, here or on another machine. The settings
-# themselves may exceed the 128 KiB that Linux allows one variable.
+# Variable with the path of the resolved settings for jobs, here or on another machine. The settings
+# themselves may exceed the 128 KiB limit of Linux per variable.
 PINNED = "WORKFLOW_PINNED"
 
 
 def resolve_runs():
-    """Settings of each run; jobs, which read this file again, take those of its start."""
+    """Return the settings of each run; jobs, which parse this file again, use the pinned ones."""
     if not workflow.is_main_process and PINNED in os.environ:
         known = json.loads(Path(os.environ[PINNED]).read_text(encoding="utf-8"))
         return {run: Settings(**values) for run, values in known.items()}
     start_logging()
     with one_line_errors():
         check_working_folder(Path())
-        # Not `config`, into which Snakemake has merged the files key by key, also inside the
-        # prompt sets, where naming another dataset starts anew.
+        # Not `config`: Snakemake merges its files key by key, even inside prompt sets, where
+        # another dataset must replace the lower-precedence source.
         files = configuration_files(Path(), workflow.config_settings.configfiles)
         found = resolve(files, os.environ, workflow.config_settings.config).runs()
         for run, settings in found.items():
@@ -78,11 +78,11 @@ def resolve_runs():
 
 
 RUNS = resolve_runs()
-# What follows results/{run} where a trial that `select` takes is saved; nothing for the first one.
+# Subfolders of results/{run} for the trials selected by `select`; empty for the first one.
 PICKS = list(
     dict.fromkeys(pick for settings in RUNS.values() for pick in settings.picks())
 )
-# Runs side by side have the same options, so at most one demo model.
+# All runs of one invocation have the same options, so there is at most one demo model.
 DEMO_SETTINGS = next(iter(RUNS.values())).subset("train_demo_model")
 DEMO_NAME = folder_name(next(iter(RUNS.values())))
 DEMO_MODEL = f"{RESULTS}/{DEMO_NAME}"
@@ -93,10 +93,10 @@ RESOLVED = {
 }
 if workflow.is_main_process:
     os.environ[PINNED] = f".snakemake/heretic/{fingerprint(RESOLVED)}.json"
-# They need no command line, and Snakemake's own quoting of it would lose line breaks and quotes.
+# Jobs do not need the command line, and Snakemake's quoting would lose line breaks and quotes.
 workflow.config_settings.config_args = []
-# What no job is compared by: settings that change how something is computed, with the same results
-# but for rounding, and those that the report prints.
+# Excluded from staleness checks: settings that change how something is computed, with the same
+# results up to rounding, and the settings printed in the report.
 config["runtime"] = {run: settings.runtime() for run, settings in RUNS.items()}
 config["settings"] = {
     run: settings.model_dump(mode="json") for run, settings in RUNS.items()
@@ -125,12 +125,12 @@ onstart:
 
 
 def settings_of(rule):
-    """One plain dict per job."""
+    """Return an input function for the settings of `rule` as a plain dict."""
     return lambda wildcards: RUNS[wildcards.run].subset(rule)
 
 
 def settings_of_pick(rule):
-    """The same with the one rule that takes the job's trial, whichever others there are."""
+    """Return the same with only the selection rule of the job's pick."""
     return lambda wildcards: {
         **RUNS[wildcards.run].subset(rule),
         "select": RUNS[wildcards.run].picks()[wildcards.pick],
@@ -143,18 +143,18 @@ def model_path(wildcards):
 
 
 def model_files(wildcards):
-    """What makes results stale when the model changes on disk; a hub model has its revision."""
+    """Return the files that track changes of the model on disk; a hub model has its revision."""
     model = RUNS[wildcards.run].model
     return [DEMO_MANIFEST] if model == DEMO else checkpoint_files(model)
 
 
 def original_files(wildcards):
-    """The same of the model that is exported, where that is not the one that is searched."""
+    """Return the same for the exported model, if it is not the searched one."""
     return checkpoint_files(RUNS[wildcards.run].export_from)
 
 
 def warm_start_files(wildcards):
-    """Where the first trials come from; of all families, since the demo's may not be known yet."""
+    """Return the warm-start files; of all families, since the demo's may not be known yet."""
     settings = RUNS[wildcards.run]
     if settings.warm_start_from:
         return [settings.warm_start_from]
@@ -164,7 +164,7 @@ def warm_start_files(wildcards):
 
 
 def prompt_files(*sets):
-    """The prompt files of those of `sets` that the run uses."""
+    """Return the prompt files of `sets` that are in use by the run."""
     return lambda wildcards: {
         name: f"results/{wildcards.run}/prompts/{name}.jsonl"
         for name in sets
@@ -173,18 +173,18 @@ def prompt_files(*sets):
 
 
 def plain_texts(wildcards):
-    """Plain texts, where the run has them and further scores, which may read them."""
+    """Return the plain text, if the run has any and additional scorers, which may read it."""
     further = ["unhelpfulness_prompts"] if RUNS[wildcards.run].scorers else []
     return list(prompt_files(*further)(wildcards).values())
 
 
 def files_of_scorers(wildcards):
-    """Scorers of the user's own, so that editing one makes its scores stale."""
+    """Return the files of custom scorers, so that editing one makes its scores stale."""
     return scorer_files(RUNS[wildcards.run])
 
 
 def fingerprint_files(wildcards):
-    """What is known of where each prompt set of the run comes from."""
+    """Return the files with the provenance of each prompt set of the run."""
     return [
         str(Path(path).with_suffix(".fingerprint.json"))
         for path in prompt_files(*PROMPT_SETS)(wildcards).values()
@@ -192,14 +192,14 @@ def fingerprint_files(wildcards):
 
 
 def settings_of_protected(wildcards):
-    """Only of plain texts the mean alone may be kept; the other set must not depend on that."""
+    """Return the settings of an optional set; `stream_unhelpfulness` applies only to plain text."""
     found = RUNS[wildcards.run].subset("extract_protected_residuals")
     plain_texts = wildcards.prompts == "unhelpfulness_prompts"
     return found if plain_texts else {**found, "stream_unhelpfulness": False}
 
 
 def settings_of_set(wildcards):
-    """A set depends on the seed and on what the demo refuses only where it is drawn by them."""
+    """Return the seed and the planted class, or defaults if the set does not depend on them."""
     sources, settings = sources_of_set(wildcards), RUNS[wildcards.run]
     drawn = any(source.depends_on_seed for source in sources)
     of_demo = any(source.dataset == DEMO for source in sources)
@@ -219,18 +219,18 @@ def sources_of_set(wildcards):
 
 
 def source_files(wildcards):
-    """The files of a set that comes from some, so that editing one makes the set stale."""
+    """Return the source files of a set, so that editing one makes the set stale."""
     paths = (local_files(source) for source in sources_of_set(wildcards))
     return [str(path) for found in paths for path in found]
 
 
 def own_task_files(wildcards):
-    """The user's own benchmarks, so that editing one makes its scores stale."""
+    """Return the files of custom benchmarks, so that editing one makes its scores stale."""
     return task_files(RUNS[wildcards.run].benchmark_tasks)
 
 
 def benchmark_files(wildcards):
-    """The scores of benchmarks, where the run has any."""
+    """Return the benchmark scores, if the run has any."""
     run = wildcards.run
     pick = wildcards.get("pick", "")
     return [f"results/{run}{pick}/benchmarks.json"] if RUNS[run].benchmarks else []
@@ -243,7 +243,7 @@ def residual_files(wildcards):
 
 
 def further_picks(name):
-    """A file of the trial that each further rule of `select` takes."""
+    """Return an input function for a file of each further pick."""
     return lambda wildcards: [
         f"results/{wildcards.run}{pick}/{name}"
         for pick in RUNS[wildcards.run].picks()
@@ -252,7 +252,7 @@ def further_picks(name):
 
 
 def outputs_of(names, **wildcards):
-    """Every output of some rules, for each value of their wildcards."""
+    """Return all outputs of some rules, for each value of their wildcards."""
     return [
         path
         for name in names
@@ -261,10 +261,10 @@ def outputs_of(names, **wildcards):
 
 
 def targets(run):
-    """All artifacts of a run.
+    """Return all artifacts of a run.
 
-    Intermediate ones are named as well: a job that is killed leaves none of its outputs, and
-    Snakemake would not miss them as long as older final results exist.
+    Intermediate ones are included: a killed job leaves none of its outputs, and Snakemake would not
+    detect that as long as older final results exist.
     """
     settings, picks = RUNS[run], list(RUNS[run].picks())
     used = list(settings.prompt_sources())

@@ -18,7 +18,7 @@ rule find_response_prefix:
         settings=settings_of("find_response_prefix"),
         model=model_path,
     message:
-        "Finding how the model's answers begin"
+        "Detecting the response prefix"
     script:
         "../../scripts/find_response_prefix.py"
 
@@ -33,7 +33,7 @@ rule extract_residuals:
     output:
         good_prompts="results/{run}/residuals/good_prompts.safetensors",
         bad_prompts="results/{run}/residuals/bad_prompts.safetensors",
-        # The trials' prompts are unseen by the directions, which can be judged by them.
+        # Evaluation prompts are not used to compute directions, so they can validate them.
         good_evaluation_prompts="results/{run}/residuals/good_evaluation_prompts.safetensors",
         bad_evaluation_prompts="results/{run}/residuals/bad_evaluation_prompts.safetensors",
     log:
@@ -48,7 +48,7 @@ rule extract_residuals:
         settings=settings_of("extract_residuals"),
         model=model_path,
     message:
-        "Reading the residual stream of good and bad prompts where the answer begins"
+        "Extracting residuals of good and bad prompts"
     script:
         "../../scripts/extract_residuals.py"
 
@@ -76,7 +76,7 @@ rule extract_protected_residuals:
         settings=settings_of_protected,
         model=model_path,
     message:
-        "Reading the residual stream of {wildcards.prompts}, which directions keep away from"
+        "Extracting residuals of {wildcards.prompts} for orthogonalization"
     script:
         "../../scripts/extract_protected_residuals.py"
 
@@ -99,6 +99,6 @@ rule compute_directions:
     params:
         settings=settings_of("compute_directions"),
     message:
-        "Finding the direction that tells good from bad prompts in each layer"
+        "Computing the direction that separates good and bad prompts in each layer"
     script:
         "../../scripts/compute_directions.py"

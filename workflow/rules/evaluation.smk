@@ -1,7 +1,7 @@
 rule evaluate:
     input:
         unpack(prompt_files("good_holdout_prompts", "bad_holdout_prompts")),
-        # Of the prompts that the directions come from: a control finds others in them.
+        # Residuals of the direction prompts, from which a control computes its directions.
         unpack(residual_files),
         checked=ancient(rules.check_prompts.output[0]),
         chat=rules.find_response_prefix.output[0],

@@ -19,7 +19,7 @@ rule apply_best:
         settings=settings_of("apply_best"),
         model=model_path,
     message:
-        "Editing the weights with the chosen trial and saving the model"
+        "Applying the selected trial to the weights and saving the model"
     script:
         "../../scripts/apply_best.py"
 
@@ -49,7 +49,7 @@ rule save:
 
 rule upload:
     input:
-        # Of several picks the first is the result.
+        # With several picks the first is the main result.
         manifest="results/{run}/model.manifest.json",
         phase=phase_of("upload"),
     output:

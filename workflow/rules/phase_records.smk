@@ -1,5 +1,5 @@
-# Files that record settings and code, as inputs of what they decide. Whatever happened to earlier
-# jobs, results are older than the record of settings that they do not come from.
+# Files that record settings and code, as inputs of the rules they affect. Whatever earlier jobs
+# did, results computed with other settings are older than the current record.
 
 import tempfile
 from functools import cache
@@ -12,14 +12,14 @@ from heretic.phases import Phase, continued_search
 
 LIBRARY = Path(heretic.__file__).parent
 SCRIPTS = Path(workflow.basedir) / "scripts"
-# Their inputs depend on which prompt sets a run has.
+# Rules whose inputs depend on the prompt sets of a run.
 READING_SETS = ("check_prompts", "compute_directions", "evaluate", "save")
-# Lines about the only run need not name it.
+# Log lines about a single run do not name it.
 ONE_RUN = tuple(RUNS) if len(RUNS) == 1 else ()
 
 
 def choices_of(name, wildcards):
-    """What decides the inputs of a rule, where its own settings do not."""
+    """Return the choices that determine a rule's inputs beyond its own settings."""
     run = RUNS[wildcards.run]
     choices = (
         {"model_path": model_path(wildcards)} if "model" in run.subset(name) else {}
@@ -34,7 +34,7 @@ def choices_of(name, wildcards):
 
 
 def phase_of(rule, settings=None):
-    """The record of a job's settings and code, which the main process brings up to date."""
+    """Return an input function for a job's record of settings and code, updating the record."""
     settings = settings or settings_of(rule)
 
     def phase(wildcards):
@@ -50,7 +50,7 @@ def phase_of(rule, settings=None):
 
 @cache
 def recorded(path, script, values, log_file, job=None):
-    """Write the record where its content changes and say what changed; a dry run writes a copy."""
+    """Write a changed record and log the changes; a dry run writes a copy instead."""
     if not workflow.is_main_process:
         return path
     code = code_fingerprints(SCRIPTS / f"{script}.py", LIBRARY)
@@ -61,17 +61,17 @@ def recorded(path, script, values, log_file, job=None):
         return path
     if changes := phase.changes(place):
         log.info("%s: %s", job or script, ", ".join(changes))
-    # Other commands, such as a dry run, must not change what a later run does.
+    # Other commands, such as a dry run, must not affect a later run.
     executing = workflow.executor_plugin is not None and not workflow.dryrun
     if not executing:
         path = f"{elsewhere().name}/{path}"
     elif place.exists() and is_held(lock_of(log_file)):
-        return path  # The results of the job at work are those of the record; ours is refused.
+        return path  # The running job matches this record; ours will be rejected.
     phase.record(Path(path))
     return path
 
 
 @cache
 def elsewhere():
-    """A folder that vanishes when this process ends."""
+    """Return a temporary folder that is deleted when this process ends."""
     return tempfile.TemporaryDirectory(prefix="heretic-")

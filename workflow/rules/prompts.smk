@@ -7,7 +7,7 @@ rule load_prompts:
         "results/{run}/prompts/{prompts}.fingerprint.json",
     log:
         "logs/{run}/load_prompts/{prompts}.log",
-    # What is wrong with prompts comes to light before a model is trained or loaded.
+    # Report errors in the prompts before a model is trained or loaded.
     priority: 1
     conda:
         "../../envs/heretic.yaml"
@@ -34,6 +34,6 @@ rule check_prompts:
     conda:
         "../../envs/heretic.yaml"
     message:
-        "Checking that the prompt sets do not overlap and are large enough"
+        "Checking the size and overlap of the prompt sets"
     script:
         "../../scripts/check_prompts.py"

@@ -26,7 +26,7 @@ rule optimize:
         # State, not an output: Snakemake deletes outputs before a rule runs.
         database="results/{run}/study.db",
     message:
-        "Searching where and how strongly to ablate"
+        "Optimizing ablation parameters"
     script:
         "../../scripts/optimize.py"
 
@@ -55,7 +55,7 @@ rule score_finalists:
         settings=settings_of_pick("score_finalists"),
         model=model_path,
     message:
-        "Scoring the best trials again, on the weights as they are saved"
+        "Re-scoring finalists on the exported weights"
     script:
         "../../scripts/score_finalists.py"
 
@@ -74,6 +74,6 @@ rule select_best:
     params:
         settings=settings_of_pick("select_best"),
     message:
-        "Choosing a trial among the finalists"
+        "Selecting a trial from the finalists"
     script:
         "../../scripts/select_best.py"

@@ -1,4 +1,4 @@
-"""The model card: what was edited, what it did, and how to do it again."""
+"""The model card: evaluation, edit details and reproduction."""
 
 import json
 from collections.abc import Collection, Iterator, Mapping, Sequence
@@ -40,15 +40,15 @@ def model_card(
     response_prefix: str,
     benchmarks: Mapping[str, Any] | None = None,
 ) -> str:
-    """README.md of the saved model.
+    """Return README.md of the saved model.
 
     Args:
-        record: contents of `ablation.json`.
-        evaluation: contents of `evaluation.json`.
-        best: contents of `best.json`.
-        prompts: contents of each prompt set's `fingerprint.json`, by set.
-        response_prefix: text that every measured answer was made to begin with.
-        benchmarks: contents of `benchmarks.json`, if there are any.
+        record: Contents of `ablation.json`.
+        evaluation: Contents of `evaluation.json`.
+        best: Contents of `best.json`.
+        prompts: Contents of each prompt set's `fingerprint.json`, by set.
+        response_prefix: Prefix of every measured response.
+        benchmarks: Contents of `benchmarks.json`, if available.
     """
     source, name = record["source"], shown_name(record["source"]["model"])
     return f"""---
@@ -57,19 +57,21 @@ def model_card(
 
 # {name}, edited by directional ablation
 
-**The refusal behaviour of this model was changed.** A direction in the residual stream that
+**The refusal behavior of this model was changed.** A direction in the residual stream that
 mediates it was projected out of the weights of {name} (revision
 {source["revision"] or "not pinned"}, weights sha256 `{source["sha256"]}`). The model may answer
-requests that the original declines. Whoever runs it is responsible for what it is used for.
+requests that the original declines. You are responsible for how you use it.
 
-## Before and after, on held-out prompts
+## Evaluation
+
+Results on held-out prompts:
 
 {_table(summarise(evaluation))}
 
-Rates with 95% Wilson intervals, KL divergence (nats) from the original with 95% bootstrap
+Rates have 95% Wilson intervals; KL divergences (nats) from the original have 95% bootstrap
 intervals. The controls are the same edit at strength zero{_elsewhere(evaluation)}.
 {_paired(paired_rows(evaluation))}{_quantised(record)}{_prefix(response_prefix)}{_dated(record)}{_benchmarks(benchmarks)}
-## The edit
+## Edit details
 
 Trial {best["trial"]} of {best["n_trials"]}, {best["selection"]}. {len(record["edits"])} matrices
 were edited, norm preservation: {record["norm_preservation"]}. {_compared(record)}
@@ -80,7 +82,7 @@ were edited, norm preservation: {record["norm_preservation"]}. {_compared(record
 {json.dumps(record["parameters"], indent=2)}
 ```
 
-## Use
+## Usage
 
 ```python
 {_use(record)}```
@@ -89,17 +91,17 @@ were edited, norm preservation: {record["norm_preservation"]}. {_compared(record
 
 {_prompts(prompts)}
 
-## Do it again
+## Reproduction
 
-`ablation.json` beside this file holds all of the edit: the directions, the strength for each
-matrix, the settings, the hashes of every input and of every file here. With heretic-workflow
+`ablation.json` in this repository records the complete edit: the directions, the strength for each
+matrix, the settings, and the hashes of every input and of every file here. With heretic-workflow
 installed,
 
 ```sh
 heretic reproduce ablation.json
 ```
 
-edits the base model again and compares the files byte for byte. Made with
+rebuilds the edited model from the base model and compares the files byte for byte. Created with
 {", ".join(f"{k} {v}" for k, v in record["provenance"]["versions"].items())}.
 """
 
@@ -107,11 +109,11 @@ edits the base model again and compares the files byte for byte. Made with
 def _elsewhere(evaluation: Mapping[str, Any]) -> str:
     if "shuffled_labels" not in evaluation["controls"]:
         return " and along random directions"
-    return ", along random directions, and along those of shuffled labels"
+    return ", along random directions, and along shuffled-label directions"
 
 
 def _paired(rows: Sequence[PairedRow]) -> str:
-    """McNemar's tests in one sentence."""
+    """Return McNemar's tests as a sentence."""
     if not rows:
         return ""
     told = "; ".join(
@@ -119,8 +121,8 @@ def _paired(rows: Sequence[PairedRow]) -> str:
         for row in rows
     )
     return (
-        "\nPrompt by prompt, on how many a measure holds for the original alone and for the\n"
-        f"edited model alone, with the p of McNemar's exact test: {told}.\n"
+        "\nPaired comparison: prompts for which a measure holds only for the original and only\n"
+        f"for the edited model, with the p-value of McNemar's exact test: {told}.\n"
     )
 
 
@@ -137,19 +139,17 @@ def _benchmarks(benchmarks: Mapping[str, Any] | None) -> str:
 
 
 def _quantised(record: Mapping[str, Any]) -> str:
-    """In which form the network was searched and measured, if not in full precision."""
+    """Describe the quantization of the searched and measured model, if any."""
     kind = record.get("model", {}).get("quantization")
     if kind is None:
         return ""
     if kind == AS_IS:
-        return "The search was made on a quantised checkpoint; the table is of full precision.\n"
-    return (
-        f"Search and table were made with networks quantised to `{kind}`; these weights are not.\n"
-    )
+        return "The search used a quantized checkpoint; the table was measured in full precision.\n"
+    return f"The search and the table used models quantized to `{kind}`; these weights are not.\n"
 
 
 def _front_matter(record: Mapping[str, Any]) -> dict[str, Any]:
-    """What the hub reads: of the base model's card, with what the edit changes."""
+    """Return the hub metadata: that of the base model's card, updated for the edit."""
     source, adapter = record["source"], record["export"] == "adapter"
     taken = dict(source.get("card", {}))
     tags = taken.pop("tags", [])
@@ -170,7 +170,7 @@ def _is_on_the_hub(model: str) -> bool:
 
 
 def _edits(record: Mapping[str, Any]) -> str:
-    """Which layers are edited how strongly; runs of layers with the same strength share a row."""
+    """Return the table of strengths; consecutive layers with the same strength share a row."""
     lines = ["| Component | Layers | Strength | Direction |", "|---|---|---|---|"]
     for component in dict.fromkeys(edit["component"] for edit in record["edits"]):
         edits = [edit for edit in record["edits"] if edit["component"] == component]
@@ -214,7 +214,7 @@ def _use(record: Mapping[str, Any]) -> str:
 
 
 def shown_name(model: str) -> str:
-    """A hub id as it is, of a local folder the last part: where it lies is nobody's business."""
+    """Return a hub id unchanged, or only the name of a local folder, whose path stays private."""
     return Path(model).name if is_local(model) else model
 
 
@@ -222,8 +222,8 @@ def _prefix(response_prefix: str) -> str:
     if not response_prefix:
         return ""
     return (
-        f"\nEvery answer was made to begin with `{json.dumps(response_prefix)}`: put it behind the "
-        "generation prompt to get these rates; without it the model was not measured.\n"
+        f"\nEvery response was forced to begin with `{json.dumps(response_prefix)}`: append it to "
+        "the generation prompt to obtain these rates; the model was not measured without it.\n"
     )
 
 
@@ -231,18 +231,18 @@ def _dated(record: Mapping[str, Any]) -> str:
     day = record.get("template_date")
     if day is None:
         return ""
-    return f"\nThe chat template prints today's date; every prompt was measured as on {day}.\n"
+    return f"\nThe chat template prints today's date; all prompts were measured with {day}.\n"
 
 
 def _compared(record: Mapping[str, Any]) -> str:
     if record["export"] == "adapter":
-        return "The adapter holds nothing else; the base model stays as it is."
-    return "Every other tensor was compared with the base model as it is loaded, and is the same."
+        return "The adapter contains nothing else; the base model is unchanged."
+    return "All other tensors were verified to be identical to those of the loaded base model."
 
 
 def _prompts(prompts: Mapping[str, Mapping[str, Any]]) -> str:
-    """Where each set comes from; prompts themselves may be harmful and are not shown."""
-    lines = ["| Set | From | Prompts | SHA-256 |", "|---|---|---|---|"]
+    """Return the table of prompt sources; prompts may be harmful and are not shown."""
+    lines = ["| Set | Source | Prompts | SHA-256 |", "|---|---|---|---|"]
     for name, facts in prompts.items():
         sha256 = str(facts.get("sha256", ""))
         lines.append(
@@ -257,13 +257,13 @@ def _origin(facts: Mapping[str, Any]) -> str:
 
 
 def _told(facts: Mapping[str, Any], untold: Collection[str] = ()) -> Iterator[str]:
-    """`name: value` of everything that is set, however deep."""
+    """Yield `name: value` for everything that is set, at any depth."""
     for name, value in facts.items():
         for part in value if isinstance(value, list) else [value]:
             if isinstance(part, Mapping):
                 yield from _told(part)
             elif name == "dataset" and is_local(str(part)):
-                yield f"{name}: {Path(str(part)).name}"  # folders are nobody's business
+                yield f"{name}: {Path(str(part)).name}"  # local paths stay private
             elif name not in untold and part not in (None, "", False):
                 yield f"{name}: {part}"
 

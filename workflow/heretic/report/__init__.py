@@ -1,4 +1,4 @@
-"""The report: one self-contained page, static copies of its figures, a table for the terminal."""
+"""The report: a self-contained page, static copies of its figures, and a table for the terminal."""
 
 from heretic.report.page import write_report
 from heretic.report.table import summary_table

@@ -1,5 +1,6 @@
-"""What a chart is and how all of them look: mid-tone colours that read on light and dark pages,
-and for every series its own marker, dash or pattern, so that nothing hangs on colour.
+"""Charts and their common style: mid-tone colors that are legible on light and dark pages.
+
+Every series has its own marker, dash or pattern, so that no information depends on color alone.
 """
 
 import math
@@ -14,35 +15,35 @@ GRID = "rgba(138, 138, 138, 0.25)"
 STAR = {"symbol": "star", "color": ORANGE, "size": 17}
 DIAMOND = {"symbol": "diamond", "color": GREEN, "size": 11}
 CROSS = {"symbol": "x-thin-open", "color": PURPLE, "size": 9, "line": {"width": 2}}
-# nats; a logarithmic axis has no zero, and weights that overflow have no KL: such values lie on
-# the edges of the axis.
+# nats; a logarithmic axis has no zero, and weights that overflow have no KL: such values are drawn
+# at the edges of the axis.
 SMALLEST_KL, LARGEST_KL = 1e-4, 20.0
-GAP = 0.1  # between all stacked panels together, as a share of the height
+GAP = 0.1  # total gap between stacked panels, as a share of the height
 STATES = "State (0 = embeddings, n = after layer n - 1)"
-Line = tuple[str, str, str, str, str]  # column, name, colour, dash, symbol
-MOST_MARKERS = 16  # on a line, so that deep models do not turn it into a band
+Line = tuple[str, str, str, str, str]  # column, name, color, dash, symbol
+MOST_MARKERS = 16  # per line, so that it does not become a band for deep models
 
 
 @dataclass(frozen=True)
 class Chart:
-    """A figure with its file name, a caption, and what it shows for those who cannot see it."""
+    """A figure with its file name, caption and alternative text."""
 
     name: str
     figure: go.Figure
     caption: str
     alt: str
-    wide: bool = False  # does not shrink to a narrow screen: it is scrolled there
+    wide: bool = False  # scrolled instead of shrunk on a narrow screen
 
     @property
     def title(self) -> str:
-        """The figure's own title."""
+        """The figure's title."""
         return str(self.figure.layout.title.text)
 
 
 def figure(title: str, x: str, panels: Mapping[str, Mapping[str, Any]], height: int) -> go.Figure:
-    """An empty figure: one panel per y axis title, stacked from top to bottom over one x axis.
+    """Return an empty figure with one panel per y axis title, stacked over one x axis.
 
-    Each panel's mapping holds further plotly options of its y axis.
+    Each panel's mapping holds additional plotly options of its y axis.
     """
     gap = GAP / max(1, len(panels) - 1)
     share = (1 - gap * (len(panels) - 1)) / len(panels)
@@ -57,7 +58,7 @@ def figure(title: str, x: str, panels: Mapping[str, Mapping[str, Any]], height: 
 
 
 def bare_figure(title: str, height: int) -> go.Figure:
-    """An empty figure without axes."""
+    """Return an empty figure without axes."""
     layout = {
         "template": "none",
         "title": {"text": title},
@@ -89,14 +90,14 @@ def _axis(label: str) -> dict[str, Any]:
 
 
 def whole_layers(count: int) -> dict[str, Any]:
-    """Options of an axis over `count` layers: whole numbers, at most about 16 of them."""
+    """Return options of an axis over `count` layers: integer ticks, at most about 16."""
     return {"dtick": max(1, round(count / 16)), "tick0": 0, "range": [-0.6, count - 0.4]}
 
 
 def layer_figure(
     title: str, panels: Mapping[str, Mapping[str, Any]], states: int, height: int
 ) -> go.Figure:
-    """An empty figure of panels over the states of the residual stream."""
+    """Return an empty figure of panels over the states of the residual stream."""
     fig = figure(title, STATES, panels, height)
     return fig.update_xaxes(whole_layers(states))
 
@@ -104,7 +105,7 @@ def layer_figure(
 def add_lines(
     fig: go.Figure, table: Mapping[str, Sequence[float | None]], axis: str, lines: Sequence[Line]
 ) -> None:
-    """Columns of a table by layer as lines of one panel, with gaps where a value is missing."""
+    """Add columns of a table by layer as lines of one panel, with gaps for missing values."""
     for column, name, colour, dash, symbol in lines:
         fig.add_scatter(
             x=list(range(len(table[column]))), y=list(table[column]), name=name,
@@ -115,7 +116,7 @@ def add_lines(
 
 
 def add_level(fig: go.Figure, states: int, level: float, name: str, axis: str = "y") -> None:
-    """A dotted grey line across all layers, for values to be compared with."""
+    """Add a dotted gray reference line across all layers."""
     fig.add_scatter(
         x=[-0.6, states - 0.4], y=[level, level], mode="lines", name=name, yaxis=axis,
         hoverinfo="skip", line={"color": GREY, "dash": "dot", "width": 1.5},
@@ -123,7 +124,7 @@ def add_level(fig: go.Figure, states: int, level: float, name: str, axis: str = 
 
 
 def kl_axis(values: list[float]) -> dict[str, Any]:
-    """Options of a logarithmic KL axis that holds `values`, with room at both ends."""
+    """Return options of a logarithmic KL axis for `values`, with a margin at both ends."""
     shown = [on_log_axis(value) for value in values] or [SMALLEST_KL, 1.0]
     low, high = math.log10(min(shown)), math.log10(max(shown))
     room = max(0.1, 0.06 * (high - low))
@@ -136,7 +137,7 @@ def kl_axis(values: list[float]) -> dict[str, Any]:
 
 
 def count_axis(total: int, above: float = 0.05) -> dict[str, Any]:
-    """Options of an axis from 0 to `total` with ticks up to `total`, and room beyond both."""
+    """Return options of an axis from 0 to `total`, ticks up to `total`, and margins."""
     rough = max(1.0, total / 6)
     power = 10 ** math.floor(math.log10(rough))
     step = next(power * m for m in (1, 2, 5, 10) if power * m >= rough)
@@ -145,5 +146,5 @@ def count_axis(total: int, above: float = 0.05) -> dict[str, Any]:
 
 
 def on_log_axis(value: float) -> float:
-    """Where a KL divergence is drawn: its value, or the nearer edge."""
+    """Return the position of a KL divergence: its value, or the nearer edge."""
     return min(max(value, SMALLEST_KL), LARGEST_KL)

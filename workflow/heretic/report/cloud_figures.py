@@ -1,4 +1,4 @@
-"""Good and bad residuals as clouds of points: one layer at a time, and all layers side by side."""
+"""Scatter plots of good and bad residuals: one layer at a time, and all layers side by side."""
 
 import math
 from collections.abc import Iterable, Iterator, Sequence
@@ -12,20 +12,20 @@ from heretic.report.geometry import Geometry, separating_layer
 from heretic.report.projection import Plane, Point
 from heretic.report.states import evenly
 
-MOST_POINTS = 200  # of a class and a layer; more would only weigh
-ALL_PANELS_POINTS = 4000  # of a class, in all panels together
+MOST_POINTS = 200  # per class and layer; more would only increase the file size
+ALL_PANELS_POINTS = 4000  # per class, over all panels
 CELL = 1.0  # side of a small panel; clouds fill REACH of its half
 REACH = 0.42
 GOOD = {"symbol": "circle-open", "color": BLUE}
 BAD = {"symbol": "triangle-up", "color": ORANGE}
 NONLINEAR = (
-    "PaCMAP keeps neighbours together but is not linear: axes have no unit, distances between "
-    "clouds mean little, and the direction is no line in it."
+    "PaCMAP preserves neighborhoods but is nonlinear: axes have no unit, distances between clouds "
+    "are not meaningful, and the direction is not a line."
 )
 
 
 def one_layer(planes: Sequence[Plane], geometry: Geometry) -> Chart:
-    """Clouds of the layer that a slider chooses, at first the one that separates best."""
+    """Plot the clouds of the layer selected by a slider, initially the most separating one."""
     best = separating_layer(geometry)
     drawn = [_Drawn(plane, MOST_POINTS) for plane in planes]
     chosen = drawn[best]
@@ -38,7 +38,7 @@ def one_layer(planes: Sequence[Plane], geometry: Geometry) -> Chart:
     return Chart(
         "projection",
         fig,
-        f"At {_token(geometry)}; the slider chooses the state, {best} separates best. "
+        f"At {_token(geometry)}; the slider selects the state; {best} separates best. "
         + _about(plane) + _sampled(plane),
         f"Scatter plot of {len(plane.good)} good and {len(plane.bad)} bad prompts "
         + _axes_in_words(plane) + ", with a slider over the states; the arrow keys move it too.",
@@ -54,27 +54,27 @@ def _about(plane: Plane) -> str:
     if plane.arrow is None:
         return NONLINEAR
     return (
-        "The line runs from the middle of the good cloud along the state's direction, as far as "
-        "the two means lie apart along it; the legend tells how much of the direction's length "
-        "lies in the plane."
+        "The line starts at the center of the good cloud and follows the state's direction, with "
+        "the distance of the two means along it; the legend shows the share of the direction's "
+        "length within the plane."
     )
 
 
 def _sampled(plane: Plane) -> str:
     most = max(len(plane.good), len(plane.bad))
-    return f" {MOST_POINTS} points of each set are drawn." if most > MOST_POINTS else ""
+    return f" {MOST_POINTS} points of each set are shown." if most > MOST_POINTS else ""
 
 
 def _axes_in_words(plane: Plane) -> str:
     if plane.variance is None:
         return "in two PaCMAP dimensions"
     first, second = (percent(share) for share in plane.variance)
-    return f"in two principal components, which hold {first} and {second} of the variance"
+    return f"in two principal components, with {first} and {second} of the variance"
 
 
 @dataclass(frozen=True)
 class _Drawn:
-    """A plane as it is drawn: thinned out and rounded."""
+    """A plane as drawn: subsampled and rounded."""
 
     plane: Plane
     most: int
@@ -88,7 +88,7 @@ class _Drawn:
         return f"First component ({first} of variance)", f"Second component ({second})"
 
     def series(self) -> Iterator[dict[str, Any]]:
-        """Options of plotly's traces: both clouds, and the direction's line and its end."""
+        """Yield options of plotly's traces: both clouds, and the direction's line and its end."""
         yield self._series("good prompts", self._thinned(self.plane.good), "markers", GOOD, 8)
         yield self._series("bad prompts", self._thinned(self.plane.bad), "markers", BAD, 8)
         arrow = self.plane.arrow
@@ -104,7 +104,7 @@ class _Drawn:
 
     @cached_property
     def _digits(self) -> int:
-        """Decimals that tell a thousandth of the clouds apart: finer ones would only weigh."""
+        """Decimals that resolve a thousandth of the clouds; more would only enlarge the file."""
         size = max(abs(value) for point in self.plane.good + self.plane.bad for value in point)
         return 3 - math.floor(math.log10(size)) if size > 0 else 3
 
@@ -123,7 +123,7 @@ class _Drawn:
 
 
 def _slider(drawn: Sequence[_Drawn], active: int) -> dict[str, Any]:
-    """Plotly's slider: each step puts another layer's points, names and titles in place."""
+    """Return plotly's slider: each step sets the points, names and titles of a layer."""
     return {
         "active": active,
         "currentvalue": {"prefix": "State ", "xanchor": "left"},
@@ -150,7 +150,7 @@ def _step(one: _Drawn) -> list[Any]:
 
 
 def all_layers(planes: Sequence[Plane], geometry: Geometry) -> Chart:
-    """A small panel for every layer, row by row, in the cells of one pair of axes."""
+    """Plot a small panel for every layer, row by row, in the cells of one pair of axes."""
     columns = _columns(len(planes))
     rows = math.ceil(len(planes) / columns)
     bare = {"visible": False, "showgrid": False}
@@ -189,20 +189,20 @@ def all_layers(planes: Sequence[Plane], geometry: Geometry) -> Chart:
     return Chart(
         "layers",
         fig,
-        f"The two {kind} of each state from 0, the embeddings, on; each panel has its own scale, "
-        f"equal on both axes. State {best} separates best.",
+        f"The two {kind} of each state, starting with 0, the embeddings; each panel has its own "
+        f"scale, equal on both axes. State {best} separates best.",
         f"{len(planes)} small scatter plots of good and bad prompts, one per state.",
         wide=len(planes) > 8,
     )
 
 
 def _columns(panels: int) -> int:
-    """Few enough that a panel can be read, many enough that deep models stay on a page or two."""
+    """Return a number that keeps panels legible and deep models on one or two pages."""
     return min(panels, 4) if panels <= 8 else 6 if panels <= 18 else 8
 
 
 def _joined(lines: Iterable[Sequence[Point]]) -> dict[str, list[float | None]]:
-    """Lines as one, with gaps between."""
+    """Join lines into one, with gaps in between."""
     x: list[float | None] = []
     y: list[float | None] = []
     for line in lines:
@@ -213,7 +213,7 @@ def _joined(lines: Iterable[Sequence[Point]]) -> dict[str, list[float | None]]:
 
 @dataclass(frozen=True)
 class _Panel:
-    """A plane moved into its cell, scaled to fill it and centred."""
+    """A plane moved into its cell, scaled to fill it and centered."""
 
     plane: Plane
     index: int
@@ -221,12 +221,12 @@ class _Panel:
 
     @property
     def corner(self) -> Point:
-        """The upper left one."""
+        """The upper left corner of the cell."""
         return (self.index % self.columns) * CELL, -(self.index // self.columns) * CELL
 
     @property
     def frame(self) -> tuple[Point, ...]:
-        """A closed line a little inside the cell."""
+        """A closed line slightly inside the cell."""
         x, y = self.corner
         low, high = 0.04, 0.96
         return (
@@ -236,18 +236,18 @@ class _Panel:
 
     @property
     def label(self) -> Point:
-        """Where the layer's number begins."""
+        """Position of the layer's number."""
         x, y = self.corner
         return x + 0.06, y - 0.05
 
     @property
     def line(self) -> list[Point]:
-        """The direction."""
+        """The line of the direction."""
         arrow = self.plane.arrow
         return [self._place(arrow.start), self._place(arrow.end)] if arrow else []
 
     def cloud(self, name: str, most: int) -> list[Point]:
-        """Points of the good or the bad cloud, at most so many."""
+        """Return at most `most` points of the good or the bad cloud."""
         points = self.plane.good if name == "good" else self.plane.bad
         return [self._place(points[place]) for place in evenly(len(points), most)]
 
@@ -261,7 +261,7 @@ class _Panel:
 
     @cached_property
     def _ends(self) -> list[tuple[float, float]]:
-        """Least and greatest coordinate on both axes."""
+        """Smallest and largest coordinate on both axes."""
         points = self.plane.good + self.plane.bad
         if self.plane.arrow:
             points += (self.plane.arrow.start, self.plane.arrow.end)

@@ -1,4 +1,4 @@
-"""Writes the page on a comparison of any two models: one HTML file that loads nothing."""
+"""The page on a comparison of any two models: a self-contained HTML file."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -14,8 +14,8 @@ def write_comparison(evaluation: Mapping[str, Any], target: Path) -> None:
     """Write the page.
 
     Args:
-        evaluation: contents of the comparison's `evaluation.json`.
-        target: the HTML file.
+        evaluation: Contents of the comparison's `evaluation.json`.
+        target: The HTML file.
     """
     models, facts = evaluation["models"], evaluation["provenance"]
     groups = [

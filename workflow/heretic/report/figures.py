@@ -1,5 +1,6 @@
-"""The report's figures, each defined once as a plotly figure: the page shows it, and `static`
-draws the files from the same definition.
+"""The report's figures, each defined once as a plotly figure.
+
+The page shows that figure, and `static` draws the files from the same definition.
 """
 
 from heretic.report.chart import Chart
@@ -15,11 +16,11 @@ from heretic.report.trust_figures import agreement, angles, rotation
 
 
 def draw_all(run: Run, projection: Method = "pca") -> tuple[Chart, ...]:
-    """Every figure of the report, in the order in which the page shows them.
+    """Return all figures of the report, in the order of the page.
 
     Raises:
-        HereticError: residuals or directions are missing, damaged or of different widths, or
-            the package behind the projection is missing.
+        HereticError: Residuals or directions are missing, damaged or of different widths, or
+            the package for the projection is missing.
     """
     states = open_states(run.folder, len(run.geometry["layer"]))
     planes = list(project(states, projection))

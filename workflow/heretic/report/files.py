@@ -1,4 +1,4 @@
-"""Files of a run as the report reads them: strictly, blaming the file by its name."""
+"""Strict reading of a run's files for the report, with errors that name the file."""
 
 import csv
 import math
@@ -11,7 +11,7 @@ from heretic.errors import HereticError
 
 @contextmanager
 def blaming(path: Path) -> Iterator[None]:
-    """Turn whatever a file's content makes go wrong into one line that names the file."""
+    """Convert any error caused by a file's contents into one line that names the file."""
     try:
         yield
     except (LookupError, TypeError, ValueError, AttributeError, ArithmeticError) as error:
@@ -20,10 +20,10 @@ def blaming(path: Path) -> Iterator[None]:
 
 
 def read_rows(path: Path, columns: tuple[str, ...]) -> list[dict[str, str]]:
-    """Rows of a CSV file with a header, each as long as the header.
+    """Return the rows of a CSV file with a header, each as long as the header.
 
     Raises:
-        HereticError: it is missing, has no rows, lacks one of `columns` or is cut short.
+        HereticError: The file is missing, has no rows, lacks one of `columns` or is truncated.
     """
     try:
         with path.open(newline="", encoding="utf-8") as stream:
@@ -42,10 +42,10 @@ def read_rows(path: Path, columns: tuple[str, ...]) -> list[dict[str, str]]:
 
 
 def number(text: str) -> float | None:
-    """The number in a cell; None for an empty cell and for what is no finite number.
+    """Return the number in a cell; None for an empty cell and for non-finite numbers.
 
     Raises:
-        ValueError: the cell holds something else.
+        ValueError: The cell holds something else.
     """
     value = float(text) if text.strip() else math.nan
     return value if math.isfinite(value) else None

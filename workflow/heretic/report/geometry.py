@@ -1,4 +1,4 @@
-"""geometry.csv: what is known of every layer's direction, and which layers an edit relies on."""
+"""geometry.csv: diagnostics of every layer's direction, and the layers used by an edit."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -19,7 +19,7 @@ SHARES = (
     "explained_variance", "auroc", "control_auroc", "chance_low", "chance_high", "probe_accuracy",
     "remaining_norm",
 )  # fmt: skip
-# What every value of a column lies between; rounding may carry it a little over the edge.
+# Bounds of each column's values, which rounding may exceed slightly.
 BOUNDS: dict[str, tuple[float, float]] = {
     **dict.fromkeys(SHARES, (0.0, 1.0)),
     **dict.fromkeys((*MEAN_COSINES, *MEDIAN_COSINES, *AGREEMENTS, "stability"), (-1.0, 1.0)),
@@ -34,16 +34,16 @@ COLUMNS = (
 
 
 def read_geometry(path: Path) -> dict[str, Column]:
-    """Columns of geometry.csv by name, one value per state of the stream; empty cells are None.
+    """Return the columns of geometry.csv by name, one value per state; empty cells are None.
 
     Raises:
-        HereticError: it is missing, lacks a column, or a value cannot be what the column says.
+        HereticError: The file is missing, lacks a column, or has a value out of bounds.
     """
     rows = read_rows(path, COLUMNS)
     with blaming(path):
         columns = {name: tuple(number(row[name]) for row in rows) for name in rows[0]}
         if columns["layer"] != tuple(range(len(rows))):
-            raise ValueError("its layers do not count up from 0")
+            raise ValueError("its layers are not numbered from 0")
         for name, (low, high) in BOUNDS.items():
             for value in columns[name]:
                 if value is not None and not low - SLACK <= value <= high + SLACK:
@@ -52,7 +52,7 @@ def read_geometry(path: Path) -> dict[str, Column]:
             raise ValueError("discriminative is neither 0 nor 1")
         places = [place for place in columns["position"] if place is not None]
         if any(place >= 0 or place % 1 for place in places):
-            raise ValueError("a position is no negative index of a token")
+            raise ValueError("a position is not a negative token index")
         for low_end, high_end in zip(columns["chance_low"], columns["chance_high"], strict=True):
             if low_end is not None and high_end is not None and low_end > high_end:
                 raise ValueError(f"chance_low {low_end:g} is above chance_high {high_end:g}")
@@ -60,9 +60,9 @@ def read_geometry(path: Path) -> dict[str, Column]:
 
 
 def separating_layer(geometry: Geometry) -> int:
-    """The state with the highest AUROC; the silhouette decides between equals, then the depth.
+    """Return the state with the highest AUROC; ties are broken by the silhouette, then the depth.
 
-    The embeddings, whose direction no edit uses, only where there is nothing else.
+    The embeddings, whose direction is not used by any edit, are returned only without alternative.
     """
     pairs = zip(geometry["auroc"], geometry["silhouette"], strict=True)
     keys = [tuple(-2.0 if value is None else value for value in pair) for pair in pairs]
@@ -70,16 +70,16 @@ def separating_layer(geometry: Geometry) -> int:
 
 
 def indistinct_layers(geometry: Geometry) -> tuple[int, ...]:
-    """States at which held-out prompts are not told apart better than by chance."""
+    """Return the states that do not separate held-out prompts better than chance."""
     flags = enumerate(geometry["discriminative"])
     return tuple(layer for layer, flag in flags if flag != 1)
 
 
 def used_states(best: Mapping[str, Any]) -> tuple[int, ...]:
-    """States whose direction the chosen edit removes, rising.
+    """Return the states whose direction is removed by the selected edit, in ascending order.
 
-    Decoder layer l of a per-layer edit uses state l + 1, which it writes; a global edit uses the
-    state at its index, or both neighbours of a fractional one.
+    Decoder layer l of a per-layer edit uses state l + 1, its output; a global edit uses the state
+    at its index, or both neighbors of a fractional index.
     """
     strengths = best["strengths"].values()
     edited = {layer for values in strengths for layer, value in enumerate(values) if value}
@@ -91,7 +91,7 @@ def used_states(best: Mapping[str, Any]) -> tuple[int, ...]:
 
 
 def spans(numbers: Sequence[int]) -> str:
-    """Rising whole numbers with neighbours joined: 0-2, 5."""
+    """Format ascending integers with consecutive ones joined: 0-2, 5."""
     groups: list[list[int]] = []
     for index in numbers:
         if groups and index == groups[-1][-1] + 1:

@@ -1,4 +1,4 @@
-"""Figures by layer: where the edit acts, where good and bad prompts part, and how far."""
+"""Figures by layer: strength of the edit, and separation of good and bad prompts."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
@@ -49,16 +49,16 @@ COSINES: tuple[Line, ...] = (
 
 
 def layer_profile(run: Run) -> Chart:
-    """Strength of the chosen edit by layer and component."""
+    """Plot the strength of the selected edit by layer and component."""
     strengths = run.best["strengths"]
     count = max(len(values) for values in strengths.values())
-    fig = figure("Where the chosen edit acts", _layer_title(strengths), {"Strength w": {}}, 360)
+    fig = figure("Strength of the selected edit", _layer_title(strengths), {"Strength w": {}}, 360)
     fig.update_xaxes(whole_layers(count))
     if EMBEDDINGS in strengths:
         fig.update_xaxes(range=[BEFORE_LAYERS - 0.6, count - 0.4])
     looks = zip((BLUE, ORANGE, GREEN, PURPLE), ("", "/", "x", "."), strict=True)
     for (name, values), (colour, pattern) in zip(strengths.items(), looks, strict=False):
-        # A pattern is drawn in the colour on transparency: distinct in grey, readable in the dark.
+        # Patterns have a transparent background: distinct in grayscale, legible in dark mode.
         marker = {"color": colour, "line": {"color": colour, "width": 1}}
         if pattern:
             marker["pattern"] = {"shape": pattern, "fillmode": "replace", "size": 7}
@@ -73,8 +73,8 @@ def layer_profile(run: Run) -> Chart:
     return Chart(
         "layer_profile",
         fig,
-        f"W' = W - w·d(dᵀW) with {which}{_several(run)}. w = 1 removes what a matrix writes along "
-        "the direction, w > 1 reverses it, 0 leaves the matrix alone.",
+        f"W' = W - w·d(dᵀW) with {which}{_several(run)}. w = 1 removes the component of a matrix's "
+        "output along the direction, w > 1 reverses it, 0 leaves the matrix unchanged.",
         "Bar chart of the strength by layer: "
         + "; ".join(_touched(name, values) for name, values in strengths.items()),
     )
@@ -85,7 +85,7 @@ def _layer_title(strengths: Mapping[str, Any]) -> str:
 
 
 def _touched(name: str, values: Sequence[float]) -> str:
-    """Where a component is edited."""
+    """Describe the layers in which a component is edited."""
     edited = sum(value != 0 for value in values)
     if name == EMBEDDINGS:
         return f"{name} {'edited' if edited else 'not edited'}"
@@ -93,13 +93,13 @@ def _touched(name: str, values: Sequence[float]) -> str:
 
 
 def _several(run: Run) -> str:
-    """How many directions the saved edit takes from each matrix, if more than one."""
+    """Describe the number of directions removed from each matrix, if more than one."""
     count = max((len(edit["strengths"]) for edit in run.ablation.get("edits", [])), default=1)
     return f", in turn for each of {count} orthogonal directions and its share of w" * (count > 1)
 
 
 def separation(run: Run) -> Chart:
-    """How well held-out prompts are told apart at each layer, against chance and a control."""
+    """Plot the separation of held-out prompts at each layer, against chance and a control."""
     table = run.geometry
     count = len(table["layer"])
     shown = [*table["auroc"], *table["control_auroc"], *table["chance_low"]]
@@ -108,12 +108,12 @@ def separation(run: Run) -> Chart:
         "AUROC": {"range": [lowest - 0.12, 1.04]},
         "Cohen's d": {"range": _around(table["cohens_d"])},
     }
-    fig = layer_figure("Where good and bad prompts part", panels, count, 560)
+    fig = layer_figure("Separation of good and bad prompts", panels, count, 560)
     _add_band(fig, table["chance_low"], table["chance_high"])
     add_lines(fig, table, "y", AUROC)
     fig.add_scatter(
         x=list(range(count)), y=list(table["control_auroc"]), mode="markers",
-        name="relabelled control", marker=CONTROL,
+        name="relabeled control", marker=CONTROL,
     )  # fmt: skip
     flagged = indistinct_layers(table)
     if flagged:
@@ -127,11 +127,11 @@ def separation(run: Run) -> Chart:
     return Chart(
         "separation",
         fig,
-        "Of held-out prompts, which gave no direction. AUROC: how often a bad prompt lies further "
-        "along the direction than a good one. The band holds what chance gives in 95% of cases, "
-        "over all states together. Control: the direction of randomly relabelled prompts, judged "
-        "on equally relabelled ones. Cohen's d: how far the means part along the direction, in "
-        "standard deviations. " + " ".join(_doubts(table)),
+        "Measured on held-out prompts, which were not used to compute directions. AUROC: how often "
+        "a bad prompt projects further along the direction than a good one. The band contains 95% "
+        "of chance results, simultaneously over all states. Control: the direction of randomly "
+        "relabeled prompts, evaluated on relabeled held-out prompts. Cohen's d: distance of the "
+        "means along the direction, in standard deviations. " + " ".join(_doubts(table)),
         f"Lines by state; state {best} separates best"
         + (f", with AUROC {auroc:.3f}" if auroc is not None else "")
         + (f"; states {spans(flagged)} are not above chance." if flagged else "."),
@@ -139,18 +139,18 @@ def separation(run: Run) -> Chart:
 
 
 def _around(values: Column) -> list[float]:
-    """A range that holds zero and all values, with room for markers."""
+    """Return a range of zero and all values, with room for markers."""
     known = [0.0, *(value for value in values if value is not None)]
     room = 0.06 * (max(known) - min(known) or 1.0)
     return [min(known) - room, max(known) + room]
 
 
 def _add_band(fig: go.Figure, low: Column, high: Column) -> None:
-    """A filled band between two columns, in pieces where one of them is missing."""
+    """Add a filled band between two columns, interrupted at missing values."""
     x: list[float | None] = []
     y: list[float | None] = []
     for piece in _pieces(low, high):
-        ends = [piece[0] - 0.4, *piece, piece[-1] + 0.4]  # a lone layer has a width too
+        ends = [piece[0] - 0.4, *piece, piece[-1] + 0.4]  # give a single layer some width
         rows = [piece[0], *piece, piece[-1]]
         x += [*ends, *reversed(ends), None]
         y += [*(high[row] for row in rows), *(low[row] for row in reversed(rows)), None]
@@ -161,7 +161,7 @@ def _add_band(fig: go.Figure, low: Column, high: Column) -> None:
 
 
 def _pieces(low: Column, high: Column) -> Iterator[list[int]]:
-    """Runs of neighbouring layers that have both values."""
+    """Yield runs of consecutive layers that have both values."""
     piece: list[int] = []
     for layer, pair in enumerate(zip(low, high, strict=True)):
         if None not in pair:
@@ -174,10 +174,10 @@ def _pieces(low: Column, high: Column) -> Iterator[list[int]]:
 
 
 def _doubts(table: Geometry) -> Iterator[str]:
-    """Sentences on what speaks against the directions of some layers."""
+    """Yield sentences about unreliable directions."""
     flagged = indistinct_layers(table)
     if flagged:
-        yield f"Not above chance, so no evidence for a direction: states {spans(flagged)}."
+        yield f"Not above chance, thus no evidence for a direction: states {spans(flagged)}."
     rows = zip(table["control_auroc"], table["chance_low"], table["chance_high"], strict=True)
     outside = [
         layer
@@ -190,7 +190,7 @@ def _doubts(table: Geometry) -> Iterator[str]:
 
 
 def clouds_by_layer(run: Run) -> Chart:
-    """How compact the clouds are, and how their means lie to the direction."""
+    """Plot the compactness of the clouds, and the cosines of their means and the direction."""
     table = run.geometry
     count = len(table["layer"])
     lowest = min((value for value in table["silhouette"] if value is not None), default=0.0)
@@ -198,7 +198,7 @@ def clouds_by_layer(run: Run) -> Chart:
         "Score": {"range": [min(0.0, lowest) - 0.05, 1.05]},
         "Cosine": {"range": [-1.05, 1.05]},
     }
-    fig = layer_figure("The two clouds and the direction", panels, count, 560)
+    fig = layer_figure("Clusters and direction", panels, count, 560)
     add_lines(fig, table, "y", SCORES)
     add_lines(fig, table, "y2", COSINES)
     add_level(fig, count, 0.0, "right angle", "y2")
@@ -206,10 +206,10 @@ def clouds_by_layer(run: Run) -> Chart:
     return Chart(
         "geometry",
         fig,
-        "Of the prompts that gave the direction d. Probe accuracy: of a cross-validated linear "
-        "classifier. Silhouette (-1 to 1): how compact and how far apart the two clouds are. "
-        "Explained variance: share of the total variance along d. Cosines are those of the "
-        "clouds' means"
+        "Measured on the prompts used to compute the direction d. Probe accuracy: of a "
+        "cross-validated linear classifier. Silhouette (-1 to 1): compactness and separation of "
+        "the two clouds. Explained variance: share of the total variance along d. Cosines are "
+        "those of the clouds' means"
         + (f"; those of their geometric medians differ by at most {gap:.2f}." if gap else "."),
         "Two panels by state: three scores between the clouds, and cosines between their means "
         "and the direction.",
@@ -217,7 +217,7 @@ def clouds_by_layer(run: Run) -> Chart:
 
 
 def _largest_gap(table: Geometry) -> float | None:
-    """The most that a cosine changes when medians take the place of means."""
+    """Return the largest change of a cosine when means are replaced by medians."""
     pairs = [
         pair
         for mean, median in zip(MEAN_COSINES, MEDIAN_COSINES, strict=True)

@@ -1,7 +1,7 @@
-"""Writes the report: one HTML file that loads nothing, and static copies of its figures.
+"""Rendering of the report: a self-contained HTML file and static copies of its figures.
 
-The templates beside this module hold the words and the look; this module gathers what goes in.
-Every text of a prompt or an answer is escaped by the template engine.
+The templates in this folder define text and layout; this module collects their content. The
+template engine escapes all text of prompts and responses.
 """
 
 import base64
@@ -36,12 +36,12 @@ LONG_FIELDS = (
     "directions",
     "files",
     "provenance",
-)  # of ablation.json; told elsewhere
+)  # of ablation.json; shown elsewhere
 
 
 @dataclass(frozen=True)
 class ShownChart:
-    """A chart as the page needs it: plotly's data as JSON, and a picture for those without it."""
+    """A chart for the page: plotly's data as JSON, and a static picture as a fallback."""
 
     name: str
     title: str
@@ -66,15 +66,15 @@ def write_report(
     """Write the page to `target` and each figure to `plots/<name>.svg` and `.png`.
 
     Args:
-        run_folder: Where the run left its artifacts.
+        run_folder: Folder with the run's artifacts.
         run: Name of the run, for the title.
         settings: All settings of the run as plain JSON values.
         target: The HTML file.
         plots: Folder of the static figures.
-        picks: Where what further rules took is saved.
+        picks: Folders of the further picks.
 
     Raises:
-        HereticError: an artifact is missing or damaged; the message names it.
+        HereticError: An artifact is missing or damaged; the message names it.
     """
     found = read_run(run_folder, picks, with_benchmarks=bool(settings.get("benchmarks")))
     table = picks_table(found)
@@ -92,7 +92,7 @@ def _projection(settings: Mapping[str, object]) -> Method:
 
 
 def _show(chart: Chart, svg: Path, png: Path) -> ShownChart:
-    """The page's heading takes the place of the figure's title, which a narrow screen would cut."""
+    """Replace the figure's title, which a narrow screen would cut off, by the page's heading."""
     figure = go.Figure(chart.figure).update_layout(title=None)
     return ShownChart(
         name=chart.name,
@@ -108,10 +108,10 @@ def _show(chart: Chart, svg: Path, png: Path) -> ShownChart:
 
 
 def _inside_script(text: str) -> Markup:
-    """JSON that cannot end the script element it stands in."""
+    """Escape JSON so that it cannot end its script element."""
     for character in "<>&":
         text = text.replace(character, f"\\u{ord(character):04x}")
-    return Markup(text)  # safe: no character that HTML knows is left
+    return Markup(text)  # safe: no HTML special characters remain
 
 
 def _content(found: Run, run: str, settings: Mapping[str, object]) -> dict[str, Any]:
@@ -152,7 +152,7 @@ def _model(settings: Mapping[str, object]) -> str:
 
 
 def _settings_rows(settings: Mapping[str, object]) -> list[tuple[str, str, bool, str]]:
-    """Name, value, whether it differs from the default, and meaning of every setting."""
+    """Return name, value, whether it differs from the default, and meaning of every setting."""
     changed, fields = words.changed_settings(settings), Settings.model_fields
     return [
         (
@@ -166,7 +166,7 @@ def _settings_rows(settings: Mapping[str, object]) -> list[tuple[str, str, bool,
 
 
 def _versions(found: Run) -> dict[str, str]:
-    """Versions that the search and the evaluation ran with; both are told where they differ."""
+    """Return the versions used by search and evaluation; both are shown if they differ."""
     merged: dict[str, list[str]] = {}
     for artifact in (found.best, found.evaluation):
         for name, version in artifact.get("provenance", {}).get("versions", {}).items():
@@ -177,7 +177,7 @@ def _versions(found: Run) -> dict[str, str]:
 
 
 def _fingerprints(found: Run) -> list[tuple[str, dict[str, str]]]:
-    """Groups of name and value: files of this run, prompt sets, the edit, inputs of both phases."""
+    """Return names and values in groups: files, prompt sets, the edit, inputs of both phases."""
     groups: list[tuple[str, dict[str, str]]] = [("Files (SHA-256)", found.hashes)]
     groups += [(f"Prompts: {name}", flat(value)) for name, value in found.prompt_sets.items()]
     edit = {k: v for k, v in found.ablation.items() if k not in LONG_FIELDS}

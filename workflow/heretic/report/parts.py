@@ -1,4 +1,4 @@
-"""What pages on a held-out comparison share: tables, answers, and how they are rendered."""
+"""Shared parts of the pages on a held-out evaluation: tables, responses and rendering."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -17,9 +17,9 @@ SAMPLE_TITLES = {
 
 
 def render(template: str, content: Mapping[str, Any]) -> str:
-    """Return a page from one of the templates beside this module.
+    """Return a page rendered from one of the templates in this folder.
 
-    Every text is escaped, and shows the characters that would reorder or end it.
+    All text is escaped, and characters that would reorder or end it are made visible.
     """
     environment = Environment(
         loader=FileSystemLoader(Path(__file__).parent),
@@ -34,12 +34,12 @@ def render(template: str, content: Mapping[str, Any]) -> str:
 
 
 def _shown(value: Any) -> Any:
-    """Make texts of prompts and answers printable; markup of ours stays as it is."""
+    """Make text of prompts and responses printable; leave our own markup unchanged."""
     return printable(value) if type(value) is str else value
 
 
 def evaluation_content(evaluation: Mapping[str, Any]) -> dict[str, Any]:
-    """What the templates `outcome.html` and `samples.html` need."""
+    """Return the content of the templates `outcome.html` and `samples.html`."""
     tables = category_tables(evaluation)
     return {
         "summary": summarise(evaluation),
@@ -54,7 +54,7 @@ def evaluation_content(evaluation: Mapping[str, Any]) -> dict[str, Any]:
 def _sample_groups(
     samples: Sequence[Mapping[str, Any]],
 ) -> list[tuple[str, list[Mapping[str, Any]]]]:
-    """Samples under a heading per prompt set, bad prompts first."""
+    """Group samples under a heading per prompt set, bad prompts first."""
     names = list(dict.fromkeys([*SAMPLE_TITLES, *(sample["set"] for sample in samples)]))
     groups = [
         (SAMPLE_TITLES.get(name, name), [sample for sample in samples if sample["set"] == name])

@@ -1,4 +1,4 @@
-"""What each rule of `select` took, side by side."""
+"""Side-by-side table of the picks of `select`."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -11,7 +11,7 @@ HELD_OUT = ("refusals", "recovered", "kl_first_token")
 
 @dataclass(frozen=True)
 class PickRow:
-    """A trial that was taken, and where its model is from the run's folder."""
+    """A selected trial, with the path of its model relative to the run's folder."""
 
     rule: str
     trial: int
@@ -24,9 +24,9 @@ class PicksTable:
     """Headings and a row per rule.
 
     Attributes:
-        headings: of the cells.
-        rows: the result first.
-        alike: says which rules took the same trial; empty if none did.
+        headings: Headings of the cells.
+        rows: The picks, starting with the main result.
+        alike: Sentences on rules that selected the same trial; empty if there are none.
     """
 
     headings: tuple[str, ...]
@@ -35,7 +35,7 @@ class PicksTable:
 
 
 def picks_table(run: Run) -> PicksTable | None:
-    """The picks of a run, or None where there is only the result."""
+    """Return the picks of a run, or None if there is only the main result."""
     if not run.further_picks:
         return None
     scores = list(dict.fromkeys(name for pick in run.picks for name in pick.best["scores"]))
@@ -65,5 +65,5 @@ def _alike(picks: Sequence[Pick]) -> str:
     for pick in picks:
         by_trial.setdefault(pick.best["trial"], []).append(pick.rule)
     same = {trial: rules for trial, rules in by_trial.items() if len(rules) > 1}
-    told = (f"{' and '.join(rules)} took the same trial {n}" for n, rules in same.items())
-    return "".join(f"{text}, so that their models are the same. " for text in told).strip()
+    told = (f"{' and '.join(rules)} selected the same trial {n}" for n, rules in same.items())
+    return "".join(f"{text}, so their models are identical. " for text in told).strip()

@@ -1,7 +1,7 @@
-"""Residuals of every layer in two dimensions, with the direction among them where there is a line.
+"""Residuals of every layer in two dimensions, with the direction if the projection is linear.
 
-By principal components good and bad states are stacked and centred, X = U S Vᵀ; points are the
-first two columns of U S. PaCMAP is not linear: a direction has no place in its picture.
+For principal components, good and bad states are stacked and centered, X = U S Vᵀ; points are the
+first two columns of U S. PaCMAP is nonlinear, so it cannot show a direction.
 """
 
 from collections.abc import Iterator
@@ -16,14 +16,16 @@ if TYPE_CHECKING:
 
 Point = tuple[float, float]
 Points = tuple[Point, ...]
-MOST_STATES = 500  # of a prompt set: more would take minutes for a deep model and look the same
+MOST_STATES = (
+    500  # per prompt set: more would take minutes for a deep model without visible difference
+)
 
 
 @dataclass(frozen=True)
 class Arrow:
-    """The direction in the plane: from the middle of the good cloud as far as the means part.
+    """The direction in the plane: from the center of the good cloud over the distance of the means.
 
-    `in_plane` is the share of the unit direction's length that the plane holds.
+    `in_plane` is the share of the unit direction's length within the plane.
     """
 
     start: Point
@@ -33,7 +35,7 @@ class Arrow:
 
 @dataclass(frozen=True)
 class Plane:
-    """Two clouds of points; `variance` is the share of the total on each axis, None of PaCMAP's."""
+    """Two clouds of points; `variance` is the share of each axis in the total, None for PaCMAP."""
 
     layer: int
     good: Points
@@ -43,10 +45,10 @@ class Plane:
 
 
 def project(states: States, method: Method) -> Iterator[Plane]:
-    """The plane of each layer, from the embeddings on.
+    """Yield the plane of each layer, starting with the embeddings.
 
     Raises:
-        HereticError: residuals are not finite, or PaCMAP is missing or has too few of them.
+        HereticError: Residuals are not finite, or PaCMAP is missing or has too few states.
     """
     for layer, direction in enumerate(states.directions):
         good, bad = states.layer(layer, MOST_STATES)
@@ -59,13 +61,13 @@ def project(states: States, method: Method) -> Iterator[Plane]:
 def project_states(layer: int, good: "Tensor", bad: "Tensor", direction: "Tensor") -> Plane:
     """Project states [n_good, d_model] and [n_bad, d_model] of one layer and its unit direction.
 
-    The bad cloud lies on the right: signs of the axes are otherwise arbitrary.
+    The bad cloud is placed on the right, because the signs of the axes are otherwise arbitrary.
     """
     import torch
 
     states = torch.cat([good, bad])
     states = states - states.mean(dim=0)
-    # Of the small Gram matrix X Xᵀ = U S² Uᵀ, since a state has far more components than there
+    # Use the small Gram matrix X Xᵀ = U S² Uᵀ, since states have far more components than there
     # are states.
     squares, left = torch.linalg.eigh(states @ states.T)
     squares, left = squares.clamp(min=0).flip(0)[:2], left.flip(1)[:, :2]
@@ -91,7 +93,7 @@ def project_states(layer: int, good: "Tensor", bad: "Tensor", direction: "Tensor
 
 
 def embed_states(layer: int, good: "Tensor", bad: "Tensor") -> Plane:
-    """PaCMAP of states [n_good, d_model] and [n_bad, d_model], with the bad cloud on the right.
+    """Embed states [n_good, d_model] and [n_bad, d_model] by PaCMAP, the bad cloud on the right.
 
     Raises:
         HereticError: PaCMAP is missing or has too few states.

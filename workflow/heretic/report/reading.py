@@ -1,6 +1,6 @@
-"""What a finished run left behind, read and checked, so that drawing and writing need not ask.
+"""Reading and validation of a finished run, so that drawing and writing need no checks.
 
-Every complaint names the file it is about.
+All error messages name the affected file.
 """
 
 import json
@@ -36,11 +36,11 @@ HASHED = (
 
 @dataclass(frozen=True)
 class Trial:
-    """One row of trials.csv; what was not measured is None.
+    """One row of trials.csv; unmeasured values are None.
 
-    `scores` are by name. `value` is the objective that is drawn against the KL, by default the bad
-    prompts that were refused or answered by a degenerate text. `stages` holds the seconds by stage,
-    all or none.
+    `scores` are by name. `value` is the objective plotted against the KL, by default the bad
+    prompts with a refusal or a degenerate response. `stages` holds the seconds by stage, either all
+    or none.
     """
 
     number: int
@@ -56,9 +56,9 @@ class Trial:
 
 @dataclass(frozen=True)
 class Pick:
-    """A trial that a rule took: `best.json`, and what was measured of the model made of it.
+    """A selected trial: `best.json` and the evaluation of its model.
 
-    `model` is where that lies, from the run's folder.
+    `model` is the path of the model relative to the run's folder.
     """
 
     model: str
@@ -67,13 +67,13 @@ class Pick:
 
     @property
     def rule(self) -> str:
-        """The rule, with which the reason begins."""
+        """The rule, which starts the reason."""
         return str(self.best["selection"]).partition(":")[0]
 
 
 @dataclass(frozen=True)
 class Run:
-    """The light artifacts of one run; `states` reads the heavy ones."""
+    """The small artifacts of a run; `states` reads the large ones."""
 
     folder: Path
     best: dict[str, Any]
@@ -90,12 +90,12 @@ class Run:
 
     @property
     def picks(self) -> tuple[Pick, ...]:
-        """The result, then what further rules took."""
+        """The main result, followed by the further picks."""
         return (Pick("model", self.best, self.evaluation), *self.further_picks)
 
     @property
     def baseline(self) -> float:
-        """The original's value of the objective that is drawn against the KL."""
+        """The original's value of the objective plotted against the KL."""
         return float(self.best["baseline"][objective_of(self.best)])
 
     @property
@@ -112,7 +112,7 @@ class Run:
 
     @property
     def _total(self) -> int:
-        """How many prompts that objective counts among."""
+        """The total number of prompts for that objective."""
         name = objective_of(self.best)
         for each in self.best.get("objectives", []):
             if each["name"] == name:
@@ -121,7 +121,7 @@ class Run:
 
     @property
     def objective(self) -> str:
-        """What the search changes beside the KL, with the number of prompts where it counts any."""
+        """Title of that objective, with the number of prompts if it counts any."""
         name = objective_of(self.best).replace("_", " ").capitalize()
         return f"{name} (of {self._total})" if self.counts else name
 
@@ -138,44 +138,44 @@ class Run:
         return [each["name"] for each in self.best.get("objectives", [])]
 
     def chosen(self) -> Trial:
-        """The trial whose edit was applied."""
+        """Return the trial whose edit was applied."""
         return next(trial for trial in self.trials if trial.number == self.best["trial"])
 
     def doubtful(self) -> tuple[int, ...]:
-        """States whose direction the edit uses though prompts are not told apart by it."""
+        """Return the states used by the edit whose direction does not separate prompts."""
         used = set(used_states(self.best))
         return tuple(layer for layer in indistinct_layers(self.geometry) if layer in used)
 
 
 def objective_of(best: Mapping[str, Any]) -> str:
-    """The objective that is drawn against the KL: the last one that is another."""
+    """Return the objective plotted against the KL: the last one other than the KL."""
     names = [each["name"] for each in best.get("objectives", [])]
     others = [name for name in names if name != "kl_first_token"]
     return others[-1] if others else "unanswered"
 
 
 def read_run(folder: Path, picks: Sequence[Path] = (), *, with_benchmarks: bool = False) -> Run:
-    """Read and check what the report is made of.
+    """Read and validate the input of the report.
 
-    Scores of benchmarks that the run no longer asks for may still lie there, and are left alone.
+    Leftover scores of benchmarks that are no longer requested by the run are ignored.
 
     Args:
-        folder: of the run.
-        picks: those of what further rules took.
-        with_benchmarks: whether the run asks for any.
+        folder: Folder of the run.
+        picks: Folders of the further picks.
+        with_benchmarks: Whether the run requests benchmarks.
 
     Raises:
-        HereticError: a file is missing, damaged or contradicts another one.
+        HereticError: A file is missing, damaged or contradicts another one.
     """
     best = _read_best(folder / "best.json")
-    # The study may have more trials than the choice was made among.
+    # The study may have more trials than were considered in the selection.
     trials = _read_trials(folder / "trials.csv", objective_of(best))[: int(best["n_trials"])]
     further = tuple(_read_pick(folder, pick) for pick in picks)
     for place, chosen in zip([folder, *picks], [best, *(p.best for p in further)], strict=True):
         if chosen["trial"] not in {trial.number for trial in trials}:
             raise HereticError(
                 f"{folder / 'trials.csv'} has no trial {chosen['trial']}, which "
-                f"{place / 'best.json'} chose; delete both and run again"
+                f"{place / 'best.json'} selected; delete both and rerun"
             )
     ablation = folder / "model" / "ablation.json"
     return Run(
@@ -222,7 +222,7 @@ def _read_best(path: Path) -> dict[str, Any]:
 
 
 def _told_by_search(path: Path, about: str) -> dict[str, Any]:
-    """What the search told of its engine, or of how its scores agree; empty where nothing."""
+    """Return the study's record of its engine or of the agreement of scores; empty if missing."""
     if not path.exists():
         return {}
     study = _read_object(path)
@@ -267,7 +267,7 @@ def _read_benchmarks(path: Path) -> dict[str, Any]:
 def _check_interval(measure: Mapping[str, Any]) -> None:
     low, high = (float(end) for end in measure["interval"])
     if not low <= high:
-        raise ValueError(f"interval [{low}, {high}] is not one")
+        raise ValueError(f"interval [{low}, {high}] is not valid")
 
 
 def _read_trials(path: Path, objective: str) -> tuple[Trial, ...]:
@@ -301,14 +301,14 @@ def _stages(row: Mapping[str, str]) -> dict[str, float]:
 
 
 def _read_prompt_sets(folder: Path) -> dict[str, dict[str, Any]]:
-    """Contents of the fingerprint sidecars, by name of the prompt set."""
+    """Return the contents of the fingerprint files by prompt set."""
     suffix = ".fingerprint.json"
     found = sorted(folder.glob(f"*{suffix}"))
     return {path.name.removesuffix(suffix): _read_object(path) for path in found}
 
 
 def flat(value: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
-    """A nested object as one level of dotted keys, for tables; lists stay JSON."""
+    """Flatten a nested object to dotted keys, for tables; lists are written as JSON."""
     lines: dict[str, str] = {}
     for key, inner in value.items():
         if isinstance(inner, Mapping):

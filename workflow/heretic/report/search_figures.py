@@ -1,4 +1,4 @@
-"""Figures of the search: what each trial cost and gained, and how it went on."""
+"""Figures of the search: objectives of all trials, and their history."""
 
 from collections.abc import Sequence
 from itertools import accumulate
@@ -25,7 +25,7 @@ from heretic.report.reading import Run, Trial
 
 
 def pareto(run: Run) -> Chart:
-    """KL against refusals of all trials, with the front, the chosen trial and the original."""
+    """Plot refusals against KL of all trials, with front, selected trial and original."""
     done, over = _complete(run), _infeasible(run)
     front = sorted((t for t in done if t.on_front), key=lambda t: (t.kl, t.value))
     fig = figure(
@@ -42,7 +42,7 @@ def pareto(run: Run) -> Chart:
     _add_trials(fig, rest, "trial", {"symbol": "circle-open", "color": GREY, "size": 8})
     _add_trials(fig, front, "on the front", {"symbol": "circle", "color": BLUE, "size": 9})
     if over:
-        _add_trials(fig, over, "infeasible (not generated for)", CROSS, top=1.09 * run.largest)
+        _add_trials(fig, over, "infeasible (not evaluated further)", CROSS, top=1.09 * run.largest)
     picked = {pick.best["trial"] for pick in run.further_picks}
     if picked:
         _add_trials(fig, [t for t in done if t.number in picked], "further picks", DIAMOND)
@@ -51,36 +51,36 @@ def pareto(run: Run) -> Chart:
         "pareto",
         fig,
         f"{_read_as(run)}; prompts are those of the search, not the held-out ones. Unanswered: "
-        "refused, or answered by an empty, looping or off-script text. Trials beyond a limit, such "
-        "as that of the KL, are infeasible: no answers were generated, so they are drawn above the "
-        f"scale; a KL outside {SMALLEST_KL:g} to {LARGEST_KL:g} lies at the edge.{_agreement(run)} "
-        "Chosen: trial "
-        f"{run.best['trial']} ({run.best['selection']}). Point at a trial for its parameters.",
+        "refused, or an empty, looping or off-script response. Trials that exceed a limit, such as "
+        "the KL limit, are infeasible: no responses were generated, so they are drawn above the "
+        f"scale; a KL outside {SMALLEST_KL:g} to {LARGEST_KL:g} is drawn at the edge."
+        f"{_agreement(run)} Selected: trial "
+        f"{run.best['trial']} ({run.best['selection']}). Hover over a trial for its parameters.",
         f"Scatter plot of {len(done)} complete and {len(over)} infeasible trials; "
-        f"{len(front)} lie on the Pareto front. {_describe(run)}",
+        f"{len(front)} are on the Pareto front. {_describe(run)}",
     )
 
 
 def _agreement(run: Run) -> str:
-    """How far the first token alone tells which trials refuse."""
+    """Describe how well the first token alone predicts the refusals of trials."""
     correlation = run.agreement.get("spearman")
     if correlation is None:
         return ""
     return (
-        f" By their refusal log-odds, read off the first token, the {run.agreement['trials']} "
-        f"answered trials rank as by refusals with a correlation of {correlation:.2f}."
+        f" Refusal log-odds of the first token and refusals have a rank correlation of "
+        f"{correlation:.2f} over {run.agreement['trials']} trials with responses."
     )
 
 
 def _read_as(run: Run) -> str:
-    """How the axes are read, and what the front is of."""
+    """Explain the axes and the objectives of the front."""
     if set(run.objectives) <= {"kl_first_token", "unanswered"}:
-        return "Both axes are better when smaller"
-    return f"The front is that of all objectives ({', '.join(run.objectives)})"
+        return "Lower is better on both axes"
+    return f"The front covers all objectives ({', '.join(run.objectives)})"
 
 
 def value_axis(run: Run, above: float = 0.05) -> dict[str, Any]:
-    """The axis of the objective that is drawn against the KL."""
+    """Return the axis of the objective plotted against the KL."""
     if run.counts:
         return count_axis(round(run.largest), above)
     values = [trial.value for trial in run.trials if trial.value is not None]
@@ -127,7 +127,7 @@ def _add_trials(
 def _hover(trial: Trial) -> str:
     lines = [f"<b>Trial {trial.number}</b>", f"KL {nats(trial.kl or 0.0)} nats"]
     if not trial.feasible:
-        lines.append("infeasible, not generated for")
+        lines.append("infeasible, not evaluated further")
     others = {name: value for name, value in trial.scores.items() if name != "kl_first_token"}
     lines += [f"{name}: {value:g}" for name, value in others.items()]
     return "<br>".join(lines + [f"{k}: {short(v)}" for k, v in trial.parameters.items()])
@@ -136,20 +136,20 @@ def _hover(trial: Trial) -> str:
 def _describe(run: Run) -> str:
     chosen = run.chosen()
     return (
-        f"The chosen trial {chosen.number} has KL {nats(chosen.kl or 0.0)} nats and leaves "
+        f"The selected trial {chosen.number} has KL {nats(chosen.kl or 0.0)} nats and leaves "
         f"{chosen.value or 0:g} where the original has {run.baseline:g}: "
         f"{run.objective[0].lower()}{run.objective[1:]}."
     )
 
 
 def history(run: Run) -> Chart:
-    """Both objectives by trial, with the best so far and the chosen trial."""
+    """Plot both objectives by trial, with the best so far and the selected trial."""
     done, over = _complete(run), _infeasible(run)
     panels = {
         "KL (nats, log)": kl_axis([t.kl for t in done + over if t.kl is not None]),
         run.objective: value_axis(run),
     }
-    fig = figure("The search, trial by trial", "Trial", panels, 520)
+    fig = figure("Search history", "Trial", panels, 520)
     if over:
         _add_numbered(fig, "y", over, [_drawn_kl(t) for t in over], "infeasible", CROSS)
     chosen = [run.chosen()]
@@ -167,8 +167,8 @@ def history(run: Run) -> Chart:
     return Chart(
         "history",
         fig,
-        "Each objective alone is easy to improve, so the two lines are bounds and no single trial "
-        "need reach both.",
+        "Each objective alone is easy to improve, so the two lines are bounds that no single trial "
+        "needs to reach together.",
         f"Two panels over the trial number: KL and the other objective of "
         f"{len(done + over)} trials, with the best value so far. {_describe(run)}",
     )

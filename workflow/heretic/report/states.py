@@ -1,6 +1,6 @@
-"""Residuals and directions of a finished run, a layer at a time: the files are mapped into memory.
+"""Memory-mapped residuals and directions of a finished run, read one layer at a time.
 
-Every complaint names the file it is about.
+All error messages name the affected file.
 """
 
 from dataclasses import dataclass
@@ -21,7 +21,7 @@ DIRECTIONS = "directions.safetensors"
 class States:
     """Residuals [n, n_layers + 1, d_model] of both sets and the first direction of every layer.
 
-    `directions` is [n_layers + 1, d_model] in float64, zero where a layer has none.
+    `directions` is [n_layers + 1, d_model] in float64, zero for a layer without one.
     """
 
     folder: Path
@@ -30,10 +30,10 @@ class States:
     directions: "Tensor"
 
     def layer(self, layer: int, most: int) -> "tuple[Tensor, Tensor]":
-        """Good and bad residuals [n, d_model] of a layer in float64, at most `most` of each.
+        """Return good and bad residuals [n, d_model] of a layer in float64, at most `most` of each.
 
         Raises:
-            HereticError: a value is not finite.
+            HereticError: A value is not finite.
         """
         parts = []
         for name, full in (("good_prompts", self.good), ("bad_prompts", self.bad)):
@@ -48,16 +48,16 @@ class States:
 
 
 def evenly(count: int, most: int) -> list[int]:
-    """At most `most` indices, spread evenly over `count`: a set may be sorted by subject."""
+    """Return at most `most` indices, evenly spread over `count`, for sets sorted by subject."""
     taken = min(count, most)
     return [place * count // taken for place in range(taken)]
 
 
 def open_states(folder: Path, count: int) -> States:
-    """Map the tensors of a run whose geometry.csv has `count` rows, and check that they agree.
+    """Map the tensors of a run whose geometry.csv has `count` rows, and check their shapes.
 
     Raises:
-        HereticError: a file is missing or damaged, or the files do not fit together.
+        HereticError: A file is missing or damaged, or the files do not match.
     """
     source = folder / DIRECTIONS
     tensors = read_tensors(source)
@@ -65,7 +65,7 @@ def open_states(folder: Path, count: int) -> States:
         directions = _first(tensors["refusal_directions"])
         if len(directions) != count:
             raise ValueError(
-                f"it has {len(directions)} layers where geometry.csv beside it has {count}"
+                f"it has {len(directions)} layers, but geometry.csv in the same folder has {count}"
             )
         position = None
         if "position" in tensors:
@@ -77,7 +77,7 @@ def open_states(folder: Path, count: int) -> States:
     )
     if {good.shape[1:], bad.shape[1:]} != {directions.shape}:
         raise HereticError(
-            f"{source} has shape {list(directions.shape)} but the residuals beside it have "
+            f"{source} has shape {list(directions.shape)} but the residuals of the run have "
             f"{list(good.shape)} and {list(bad.shape)}; delete them and run again"
         )
     return States(folder, good, bad, directions)
@@ -88,7 +88,7 @@ def _residuals(folder: Path, name: str) -> Path:
 
 
 def _first(full: "Tensor") -> "Tensor":
-    """Directions [n_layers + 1, d_model] of one or several [n_layers + 1, k, d_model] a layer."""
+    """Return the first directions [n_layers + 1, d_model], of one or k directions per layer."""
     if full.ndim not in (2, 3) or not full.numel():
         raise ValueError(f"refusal_directions has shape {list(full.shape)}")
     first = (full if full.ndim == 2 else full[:, 0]).double()
@@ -98,7 +98,7 @@ def _first(full: "Tensor") -> "Tensor":
 
 
 def _read_residuals(folder: Path, name: str, position: int | None) -> "Tensor":
-    """Residuals [n, n_layers + 1, d_model]: of several positions those of the chosen one."""
+    """Return residuals [n, n_layers + 1, d_model], at the selected one of several positions."""
     path = _residuals(folder, name)
     tensors = read_tensors(path)
     with blaming(path):
@@ -108,7 +108,7 @@ def _read_residuals(folder: Path, name: str, position: int | None) -> "Tensor":
         if full.ndim == 3:
             return full
         if position is None:
-            raise ValueError(f"it holds several positions, and {DIRECTIONS} names none of them")
+            raise ValueError(f"it holds several positions, but {DIRECTIONS} does not name one")
         if -position > full.shape[1]:
-            raise ValueError(f"it holds {full.shape[1]} positions and not {position}")
+            raise ValueError(f"it holds {full.shape[1]} positions, so not position {position}")
         return full[:, position]

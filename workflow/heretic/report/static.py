@@ -1,8 +1,8 @@
-"""Draws the report's plotly figures with matplotlib, so that files need no browser.
+"""Drawing of the report's plotly figures with matplotlib, without a browser.
 
-Understands what `figures` uses: the traces of `static_traces`, pies, stacked panels over one x
-axis, linear and logarithmic axes, axes of equal scale; of a slider it draws the step that is
-chosen. Anything else is an error rather than a wrong picture.
+Supports the features used by `figures`: the traces of `static_traces`, pies, stacked panels over
+one x axis, linear and logarithmic axes, axes of equal scale, and the active step of a slider.
+Anything else raises an error rather than producing a wrong picture.
 """
 
 import re
@@ -28,7 +28,7 @@ UNKNOWN = ("annotations", "images", "selections", "shapes", "updatemenus", "xaxi
 
 
 def save_static(figure: go.Figure, name: str, folder: Path) -> tuple[Path, Path]:
-    """Write `folder/name.svg` and `folder/name.png`; the same figure gives the same bytes."""
+    """Write `folder/name.svg` and `folder/name.png`, deterministically."""
     drawn = draw(figure)
     svg, png = folder / f"{name}.svg", folder / f"{name}.png"
     with matplotlib.rc_context({"svg.hashsalt": name}), replacing(svg) as beside:
@@ -41,11 +41,10 @@ def save_static(figure: go.Figure, name: str, folder: Path) -> tuple[Path, Path]
 
 
 def draw(figure: go.Figure) -> Figure:
-    """The same picture as a matplotlib figure.
+    """Return the same picture as a matplotlib figure.
 
     Raises:
-        NotImplementedError: the figure holds a kind of trace, or something else, that is not
-            understood.
+        NotImplementedError: The figure uses an unsupported kind of trace or feature.
     """
     layout = figure.layout
     for part in UNKNOWN:
@@ -78,7 +77,7 @@ def draw(figure: go.Figure) -> Figure:
 
 
 def _height(layout: Any) -> float:
-    """Inches; of axes of equal scale in a box of their own no more than the box needs."""
+    """Return the height in inches; for boxed axes of equal scale, at most that of the box."""
     height = float(layout.height) / PIXELS_PER_INCH + TOP
     if layout.yaxis.constrain != "domain":
         return height
@@ -88,7 +87,7 @@ def _height(layout: Any) -> float:
 
 
 def _title(layout: Any) -> str:
-    """The figure's title, and which step of a slider is drawn."""
+    """Return the figure's title, with the drawn step of a slider."""
     title = str(layout.title.text)
     for slider in layout.sliders:
         step = slider.steps[slider.active or 0]
@@ -97,7 +96,7 @@ def _title(layout: Any) -> str:
 
 
 def _panels(figure: go.Figure, drawn: Figure, height: float) -> dict[str, Axes]:
-    """Matplotlib axes by plotly's short name of their y axis, placed by its domain."""
+    """Return matplotlib axes by plotly's short name of their y axis, placed by its domain."""
     layout = figure.layout
     plot = height - TOP - BOTTOM
     names = sorted(key for key in layout.to_plotly_json() if re.fullmatch(r"yaxis\d*", key))
@@ -122,7 +121,7 @@ def _panels(figure: go.Figure, drawn: Figure, height: float) -> dict[str, Axes]:
 
 
 def _set_aspect(axes: Axes, axis: Any) -> None:
-    """Equal scales where plotly has them, by a smaller box or by more room in the same one."""
+    """Set equal scales as in plotly, by a smaller box or by extended limits."""
     if axis.scaleanchor is not None:
         boxed = axis.constrain == "domain"
         axes.set_aspect("equal", adjustable="box" if boxed else "datalim", anchor="NW")
@@ -141,7 +140,7 @@ def _style(axes: Axes) -> None:
 
 
 def _set_scale(axes: Axes, letter: str, axis: Any) -> None:
-    """Scale and range; plotly gives the range of a logarithmic axis as powers of ten."""
+    """Set scale and range; plotly gives the range of a logarithmic axis as powers of ten."""
     logarithmic = axis.type == "log"
     axes.set(**{f"{letter}scale": "log" if logarithmic else "linear"})
     if axis.range is not None:
@@ -157,7 +156,7 @@ def _set_scale(axes: Axes, letter: str, axis: Any) -> None:
 
 
 def _add_legend(drawn: Figure, panels: Iterable[Axes], height: float) -> None:
-    """One legend for all panels between title and plot, each name once."""
+    """Add one legend for all panels between title and plot, with each name once."""
     named: dict[str, Any] = {}
     for axes in panels:
         for handle, name in zip(*axes.get_legend_handles_labels(), strict=True):

@@ -1,4 +1,4 @@
-"""Draws a plotly pie with matplotlib, its labels beside it on both sides."""
+"""Drawing of a plotly pie with matplotlib, with labels on both sides."""
 
 import math
 from collections.abc import Sequence
@@ -14,10 +14,10 @@ ELBOW, MARGIN, GAP = 1.12, 1.3, 0.2  # in radii: of the leaders, of the labels, 
 
 
 def draw_pie(axes: Axes, trace: Any) -> None:
-    """Slices clockwise from the top, each with its text at the end of a line.
+    """Draw slices clockwise from the top, each with its text at the end of a line.
 
     Raises:
-        NotImplementedError: the slices are sorted or run the other way, or texts lie elsewhere.
+        NotImplementedError: The slices are sorted or counterclockwise, or labels are elsewhere.
     """
     if trace.sort is not False or trace.direction != "clockwise":
         raise NotImplementedError("cannot draw a pie that is sorted or runs counterclockwise")
@@ -52,11 +52,11 @@ def _label(axes: Axes, text: str, angle: float, height: float, sign: int) -> Non
 
 
 def spread(wanted: Sequence[float], gap: float) -> list[float]:
-    """Rising places at least `gap` apart, near the rising ones that are wanted.
+    """Return ascending positions at least `gap` apart, near the ascending ones in `wanted`.
 
-    Places that would lie too close share the room around their middle.
+    Positions that are too close are spread around their center.
     """
-    groups: list[list[float]] = []  # of wanted places that have to share
+    groups: list[list[float]] = []  # of wanted positions that have to share space
     for place in wanted:
         groups.append([place])
         while len(groups) > 1 and _start(groups[-1], gap) < _end(groups[-2], gap) + gap:

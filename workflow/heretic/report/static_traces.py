@@ -1,4 +1,4 @@
-"""Draws single plotly traces with matplotlib: lines, markers, areas, texts, bars and cells."""
+"""Drawing of single plotly traces with matplotlib: lines, markers, areas, text, bars and cells."""
 
 from math import ceil
 from typing import Any
@@ -18,15 +18,15 @@ HATCHES = {None: "", "": "", "/": "//", "x": "xx", ".": ".."}
 STEPS = {None: "default", "linear": "default", "hv": "steps-post"}
 MODES = {"lines", "markers", "text"}
 POINTS_PER_PIXEL = 0.72
-# Numbers on strong colours are nearly black, the others grey, since the page may be dark.
+# Numbers on strong colors are nearly black, others gray, since the page may be dark.
 INK, STRONG = "#101214", 0.4
 
 
 def draw_scatter(axes: Axes, trace: Any, order: int) -> None:
-    """Lines, markers or both, over a filled area; or texts. Gaps where a value is missing.
+    """Draw lines, markers or both, over a filled area; or text. Missing values leave gaps.
 
     Raises:
-        NotImplementedError: the trace has another mode, filling or symbol.
+        NotImplementedError: The trace has another mode, fill or symbol.
     """
     modes = set(trace.mode.split("+"))
     if not modes <= MODES or ("text" in modes and len(modes) > 1):
@@ -65,9 +65,9 @@ def _numbers(values: Any) -> list[float]:
 
 
 def _fill(axes: Axes, trace: Any, x: list[float], y: list[float], name: str | None) -> None:
-    """Every closed piece of a trace that is filled to itself."""
+    """Fill every closed segment of a trace that is filled to itself."""
     if trace.fill != "toself":
-        raise NotImplementedError(f"cannot draw the filling {trace.fill!r}")
+        raise NotImplementedError(f"cannot draw the fill {trace.fill!r}")
     gaps = [place for place, value in enumerate(y) if value != value]
     for start, end in zip([0, *(gap + 1 for gap in gaps)], [*gaps, len(y)], strict=True):
         axes.fill(
@@ -88,7 +88,7 @@ def _draw_texts(axes: Axes, trace: Any) -> None:
 
 
 def _rgba(colour: str) -> tuple[float, float, float, float]:
-    """A colour name, #rrggbb or rgba(r, g, b, a) as four shares."""
+    """Convert a color name, #rrggbb or rgba(r, g, b, a) to four fractions."""
     if not colour.startswith("rgba("):
         return to_rgba(colour)
     red, green, blue, alpha = (float(part) for part in colour[5:-1].split(","))
@@ -96,13 +96,13 @@ def _rgba(colour: str) -> tuple[float, float, float, float]:
 
 
 def draw_heatmap(axes: Axes, trace: Any, bar: Axes) -> None:
-    """Cells centred on whole numbers, with their values where plotly writes them; colours in `bar`.
+    """Draw cells centered on integers, with values if plotly shows them, and a color bar in `bar`.
 
     Raises:
-        NotImplementedError: it has coordinates of its own.
+        NotImplementedError: The trace has its own coordinates.
     """
     if trace.x is not None or trace.y is not None:
-        raise NotImplementedError("cannot draw a heat map with coordinates of its own")
+        raise NotImplementedError("cannot draw a heat map with its own coordinates")
     cells = np.array([_numbers(row) for row in trace.z])
     scale = [(place, _rgba(colour)) for place, colour in trace.colorscale]
     limits = axes.get_xlim(), axes.get_ylim(), axes.get_aspect()
@@ -127,7 +127,7 @@ def draw_heatmap(axes: Axes, trace: Any, bar: Axes) -> None:
 
 
 def draw_bars(axes: Axes, trace: Any, place: int, of: int) -> None:
-    """One trace of grouped bars, beside those of the others."""
+    """Draw one trace of grouped bars, next to those of the others."""
     width = 0.7 / of
     shift = (place - (of - 1) / 2) * width
     hatch = HATCHES[trace.marker.pattern.shape]

@@ -1,4 +1,4 @@
-"""The before/after table in plain text, for the end of a run in a terminal."""
+"""The evaluation table in plain text, printed at the end of a run."""
 
 import io
 import shutil
@@ -24,10 +24,10 @@ CAPTION = "Held-out prompts; 95% intervals below each value; KL in nats."
 
 
 def summary_table(evaluation: Mapping[str, Any]) -> str:
-    """The rows of the report's table as text without colours.
+    """Return the rows of the report's table as text without colors.
 
-    As wide as the terminal, at least 100 characters; exactly 100 when the output is no terminal.
-    Columns that do not fit, such as those of further scores, stand in a table below.
+    The table is as wide as the terminal, at least 100 characters; exactly 100 if the output is not
+    a terminal. Columns that do not fit, such as those of additional metrics, go to a second table.
     """
     summary = summarise(evaluation)
     labels = [row.label for row in summary.rows]
@@ -51,13 +51,13 @@ class _Column:
 
     @property
     def width(self) -> int:
-        """Of its longest piece that is not broken."""
+        """Width of the longest unbreakable part."""
         pieces = [*self.heading.split(), *(line for t in self.texts for line in t.splitlines())]
         return max(map(len, pieces))
 
 
 def _side_by_side(columns: Sequence[_Column], room: int) -> list[list[_Column]]:
-    """The columns in as few tables as have room for them, in their order."""
+    """Distribute the columns over as few tables as possible, in order."""
     parts: list[list[_Column]] = [[]]
     for column in columns:
         taken = sum(other.width + GAP for other in parts[-1])
@@ -79,7 +79,7 @@ def _table(labels: Sequence[str], columns: Sequence[_Column]) -> Table:
 
 
 def run_summaries(results: Path, runs: Iterable[str]) -> str:
-    """Return where the report of each evaluated run is, its table, and its outdated picks."""
+    """Return the report path, the table and the outdated picks of each evaluated run."""
     return printable(
         "\n".join(
             _run_summary(results / run)

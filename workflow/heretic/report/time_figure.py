@@ -1,4 +1,4 @@
-"""The figure of where the seconds of a trial go."""
+"""The figure of a trial's time by stage."""
 
 import plotly.graph_objects as go
 
@@ -6,9 +6,9 @@ from heretic.report.chart import BLUE, GREEN, GREY, ORANGE, PURPLE, Chart, bare_
 from heretic.report.reading import Run
 from heretic.stages import mean_seconds
 
-LEAST_SHARE = 0.01  # of a slice of its own
+LEAST_SHARE = 0.01  # for a separate slice
 OTHER = "other"
-# Colour and pattern by stage; no two that can lie side by side share a colour.
+# Color and pattern by stage; no two adjacent stages share a color.
 LOOKS = {
     "sampler": (BLUE, "/"),
     "restore": (PURPLE, ""),
@@ -21,7 +21,7 @@ LOOKS = {
 
 
 def seconds_by_stage(run: Run) -> Chart | None:
-    """Mean seconds of a feasible trial by stage; None where the search has not told them."""
+    """Plot the mean seconds of a feasible trial by stage; None if they were not recorded."""
     readings = [trial.stages for trial in run.trials if trial.feasible and trial.stages]
     means = mean_seconds(readings)
     total = sum(means.values())
@@ -32,7 +32,7 @@ def seconds_by_stage(run: Run) -> Chart | None:
         name: f"{name}: {seconds:.3g} s, {_percent(seconds / total)}"
         for name, seconds in slices.items()
     }
-    fig = bare_figure("Where the seconds of a trial go", 380)
+    fig = bare_figure("Time per trial", 380)
     fig.update_layout(showlegend=False, margin={"l": 14, "r": 14, "t": 40, "b": 40})
     fig.add_trace(
         go.Pie(
@@ -50,15 +50,15 @@ def seconds_by_stage(run: Run) -> Chart | None:
         "stages",
         fig,
         f"Mean over {len(readings)} feasible trials, {total:.3g} s each{_engine(run)}{small}. "
-        "Prefill runs the prompts through the model and measures the divergence, decode writes the "
-        "answers; edit and restore change the model and bring it back; the sampler chooses what to "
-        "try; overhead is the rest.",
-        f"Pie chart of a trial's mean seconds: {'; '.join(labels.values())}; {total:.3g} s in all.",
+        "Prefill runs the prompts through the model and computes the divergence, decode generates "
+        "the responses; edit and restore change the model and revert it; the sampler proposes the "
+        "trial; overhead is the rest.",
+        f"Pie chart of a trial's mean time: {'; '.join(labels.values())}; {total:.3g} s in total.",
     )
 
 
 def _slices(means: dict[str, float], total: float) -> dict[str, float]:
-    """Seconds by stage, small ones as one at the end."""
+    """Return the seconds by stage, combining small ones at the end."""
     slices = {name: s for name, s in means.items() if s >= LEAST_SHARE * total}
     rest = total - sum(slices.values())
     return {**slices, OTHER: rest} if len(slices) < len(means) and rest > 0 else slices
@@ -69,9 +69,9 @@ def _percent(share: float) -> str:
 
 
 def _engine(run: Run) -> str:
-    """What is known of how trials were scored."""
+    """Describe the engine and the batching of trials."""
     name, in_flight = run.engine.get("name"), run.engine.get("trials_in_flight")
     told = f" with the engine {name}" if name else ""
     if in_flight == 1:
         return f"{told}, one trial at a time"
-    return f"{told}, up to {in_flight} trials in flight" if in_flight else told
+    return f"{told}, up to {in_flight} trials per batch" if in_flight else told

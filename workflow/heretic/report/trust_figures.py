@@ -1,4 +1,4 @@
-"""Figures on whether a direction can be trusted: do halves, other methods and neighbours agree?"""
+"""Diagnostic figures of directions: agreement of halves, methods and neighboring layers."""
 
 import math
 from collections.abc import Sequence
@@ -39,33 +39,33 @@ BETWEEN: tuple[Line, ...] = (
     ("angle_refusal_sacred", "refusal, sacred", ORANGE, "dash", "triangle-up"),
     ("angle_helpfulness_sacred", "helpfulness, sacred", GREEN, "dot", "diamond"),
 )
-LEFT: tuple[Line, ...] = (("remaining_norm", "length left", PURPLE, "solid", "square"),)
-# Orange, the paper, blue: transparent, so that numbers read on it where the page is light or dark.
+LEFT: tuple[Line, ...] = (("remaining_norm", "remaining norm", PURPLE, "solid", "square"),)
+# Orange, background, blue: transparent, so that numbers are legible on light and dark pages.
 DIVERGING = [
     [0.0, "rgba(217, 119, 43, 0.75)"],
     [0.5, "rgba(138, 138, 138, 0.06)"],
     [1.0, "rgba(63, 134, 207, 0.75)"],
 ]
-MOST_NUMBERED = 16  # rows whose cosines still fit into their cells
-OPPOSED = -0.1  # cosines below it carry a minus sign where there is no room for numbers
+MOST_NUMBERED = 16  # rows whose cosines still fit in their cells
+OPPOSED = -0.1  # cosines below it are marked by a minus sign if there is no room for numbers
 
 
 def agreement(run: Run) -> Chart:
-    """Cosines of each layer's direction with those of random halves and of other methods."""
+    """Plot the cosines of directions of random halves and with those of other methods."""
     table = run.geometry
     count = len(table["layer"])
     lowest = min((v for line in AGREEMENT for v in table[line[0]] if v is not None), default=0.0)
     panels = {"Cosine": {"range": [min(0.0, lowest) - 0.05, 1.05]}}
-    fig = layer_figure("Do other ways of looking find the same direction?", panels, count, 400)
+    fig = layer_figure("Agreement between halves and methods", panels, count, 400)
     add_lines(fig, table, "y", AGREEMENT)
     halves = [value for value in table["stability"] if value is not None]
     return Chart(
         "agreement",
         fig,
-        "1 is the same direction, 0 an unrelated one. Random halves: the directions of two halves "
-        "of the prompts with each other; where they disagree, more prompts are needed. The other "
-        "lines: the direction with what each method finds on the same prompts. All before what is "
-        "protected was taken out.",
+        "1 means the same direction, 0 an unrelated one. Random halves: cosine between the "
+        "directions of two halves of the prompts; if they disagree, more prompts are needed. Other "
+        "lines: cosine between the direction and that of each method on the same prompts. All "
+        "before orthogonalization.",
         "Lines by state of the cosine between directions"
         + (f"; random halves agree between {min(halves):.2f} and {max(halves):.2f}."
            if halves else "."),
@@ -73,9 +73,9 @@ def agreement(run: Run) -> Chart:
 
 
 def angles(run: Run) -> Chart | None:
-    """Angles between the directions of refusal, helpfulness and sacred prompts, if there are any.
+    """Plot the angles between refusal, helpfulness and sacred directions, if there are any.
 
-    With them what orthogonalisation left of the refusal direction.
+    Includes the norm of the refusal direction remaining after orthogonalization.
     """
     table = run.geometry
     used = [line for line in BETWEEN if _has_values(table, line[0])]
@@ -84,9 +84,9 @@ def angles(run: Run) -> Chart | None:
     count = len(table["layer"])
     panels: dict[str, dict[str, Any]] = {
         "Angle (degrees)": {"range": [0, 185], "dtick": 45},
-        "Length left": {"range": [-0.05, 1.05]},
+        "Remaining norm": {"range": [-0.05, 1.05]},
     }
-    fig = layer_figure("What the direction shares with protected ones", panels, count, 520)
+    fig = layer_figure("Overlap with protected directions", panels, count, 520)
     add_lines(fig, table, "y", used)
     add_level(fig, count, 90, "90°")
     add_lines(fig, table, "y2", LEFT)
@@ -94,9 +94,9 @@ def angles(run: Run) -> Chart | None:
     return Chart(
         "angles",
         fig,
-        "Angles before orthogonalisation: at 90° two directions share nothing, and removing one "
-        "spares the other. Length left: of the unit refusal direction after what it shares with "
-        "the protected ones is taken out.",
+        "Angles before orthogonalization: at 90° two directions have no overlap, and removing one "
+        "preserves the other. Remaining norm: of the unit refusal direction after "
+        "orthogonalization against the protected ones.",
         f"Lines by state of the angles between directions, in degrees: {told}.",
     )
 
@@ -112,13 +112,13 @@ def _range(table: Geometry, column: str) -> str:
 
 
 def rotation(directions: "Tensor") -> Chart:
-    """Cosines between the directions [n_layers + 1, d_model] of all pairs of layers."""
+    """Plot the cosines between the directions [n_layers + 1, d_model] of all pairs of layers."""
     cosines = _cosines(directions)
     count = len(cosines)
     down = {**whole_layers(count), "range": [count - 0.5, -0.5]}
-    fig = figure("Where the direction turns", STATES, {"State": down}, 640)
+    fig = figure("Similarity of directions across layers", STATES, {"State": down}, 640)
     fig.update_xaxes({**whole_layers(count), "range": [-0.5, count - 0.5], "constrain": "domain"})
-    # A square, on the left, however wide the page is.
+    # A square on the left, regardless of page width.
     fig.update_yaxes(scaleanchor="x", constrain="domain", constraintoward="top", showgrid=False)
     fig.update_xaxes(constraintoward="left", showgrid=False)
     numbered = count <= MOST_NUMBERED
@@ -139,7 +139,7 @@ def rotation(directions: "Tensor") -> Chart:
 
 
 def _cosines(directions: "Tensor") -> list[list[float | None]]:
-    """Rounded cosines of all pairs of rows; None where a layer has no direction."""
+    """Return rounded cosines of all pairs of rows; None if a layer has no direction."""
     import torch
 
     norms = directions.norm(dim=-1, keepdim=True)
@@ -149,7 +149,7 @@ def _cosines(directions: "Tensor") -> list[list[float | None]]:
 
 
 def _add_signs(fig: go.Figure, cosines: Sequence[Sequence[float | None]]) -> None:
-    """A minus on every clearly negative cell, so that the sign does not hang on colour."""
+    """Mark every clearly negative cell by a minus, so that the sign does not depend on color."""
     cells = _negative(cosines)
     if cells:
         fig.add_scatter(
@@ -160,7 +160,7 @@ def _add_signs(fig: go.Figure, cosines: Sequence[Sequence[float | None]]) -> Non
 
 
 def _negative(cosines: Sequence[Sequence[float | None]]) -> list[tuple[int, int]]:
-    """Column and row of the clearly negative cells."""
+    """Return column and row of the clearly negative cells."""
     return [
         (column, row)
         for row, values in enumerate(cosines)
@@ -170,21 +170,21 @@ def _negative(cosines: Sequence[Sequence[float | None]]) -> list[tuple[int, int]
 
 
 def _turns(cosines: Sequence[Sequence[float | None]]) -> list[tuple[float, int]]:
-    """Cosine of each layer's direction with the next one's, the least first."""
+    """Return the cosine of each layer's direction with the next one's, in ascending order."""
     pairs = ((cosines[layer][layer + 1], layer) for layer in range(len(cosines) - 1))
     return sorted((value, layer) for value, layer in pairs if value is not None)
 
 
 def _about_turns(cosines: Sequence[Sequence[float | None]], numbered: bool) -> str:
-    text = "Cosine between the directions of every two states: a faint cell is a turn."
+    text = "Cosine between the directions of each pair of states: a faint cell means a change."
     for value, layer in _turns(cosines)[:1]:
-        text += f" Neighbours differ most between states {layer} and {layer + 1} ({value:.2f})."
+        text += f" Neighbors differ most between states {layer} and {layer + 1} ({value:.2f})."
     if not numbered and _negative(cosines):
-        text += f" Cells below {OPPOSED} carry a minus."
+        text += f" Cells below {OPPOSED} are marked by a minus."
     return text
 
 
 def _alt_of_turns(cosines: Sequence[Sequence[float | None]]) -> str:
     found = _turns(cosines)
-    span = f"; neighbours have {found[0][0]:.2f} to {found[-1][0]:.2f}" if found else ""
+    span = f"; neighbors have {found[0][0]:.2f} to {found[-1][0]:.2f}" if found else ""
     return f"Heat map of the cosine between the directions of {len(cosines)} states{span}."

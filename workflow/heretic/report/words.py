@@ -1,4 +1,4 @@
-"""The report in sentences: what came out, what it does and does not say, how to get it again."""
+"""Text of the report: outcome, interpretation, and the command that reproduces the run."""
 
 import json
 import shlex
@@ -11,23 +11,27 @@ from heretic.report.geometry import spans
 from heretic.settings.prompt_sources import PromptSource
 from heretic.settings.schema import Settings
 
-ORDINARY_REFUSAL_GAP = 0.1  # a control that removes more refusals than this is a warning
+ORDINARY_REFUSAL_GAP = 0.1  # a control that removes more refusals than this causes a warning
 INTERVALS = (
-    "95% intervals (Wilson for counts, bootstrap over prompts for KL) cover the luck of which "
-    "prompts were drawn. They do not cover other kinds of prompts, other languages, longer "
-    "conversations, sampled decoding"
+    "95% intervals (Wilson for counts, bootstrap over prompts for KL) reflect sampling error over "
+    "prompts. They do not cover other kinds of prompts, other languages, longer conversations, "
+    "sampled decoding"
 )
 SMALL_KL = (
-    "A small KL says that the first tokens, or the tokens of the original's own answers, are "
-    "predicted almost as before on these prompts. It does not show that every ability is kept."
+    "A small KL means that the first tokens, or the tokens of the original's own responses, are "
+    "predicted almost as before on these prompts. It does not show that all capabilities are "
+    "preserved."
 )
 
 
 def headline(evaluation: Mapping[str, Any]) -> str:
-    """One sentence on the outcome, from the held-out prompts."""
+    """Return a one-sentence summary of the held-out results."""
     before, after = evaluation["original"], evaluation["edited"]
     parts = [f"Refusals on held-out prompts {_change(before, after, 'refusals')}"]
-    subjects = {"recovered": "right answers to them", "kept": "right answers to ordinary prompts"}
+    subjects = {
+        "recovered": "correct answers to them",
+        "kept": "correct answers to ordinary prompts",
+    }
     for key, subject in subjects.items():
         if key in before and key in after:
             parts.append(f"{subject} {_change(before, after, key)}")
@@ -45,10 +49,10 @@ def _change(before: Mapping[str, Any], after: Mapping[str, Any], key: str) -> st
 
 
 def warnings(evaluation: Mapping[str, Any], doubtful: Sequence[int] = ()) -> tuple[str, ...]:
-    """What a reader must know before believing the table; empty when the controls behave.
+    """Return warnings about the validity of the table; empty if the controls behave as expected.
 
-    `doubtful` are the layers whose directions the edit uses though held-out prompts are not told
-    apart there.
+    `doubtful` are the states whose directions are used by the edit although held-out prompts are
+    not separated there.
     """
     return tuple(_warnings(evaluation, doubtful))
 
@@ -58,16 +62,16 @@ def _warnings(evaluation: Mapping[str, Any], doubtful: Sequence[int]) -> Iterato
     if not evaluation.get("noop_identical", True):
         yield (
             "The no-op control did not reproduce the original exactly: part of every difference "
-            "in the table comes from loading and saving, not from the edit."
+            "in the table is caused by loading and saving, not by the edit."
         )
     controls = {
         "random_direction": (
             "along a random direction",
-            "the strength alone does part of the work",
+            "part of the effect is due to strength alone",
         ),
         "shuffled_labels": (
             "along the direction of shuffled labels",
-            "part of the work needs no knowledge of which prompts are refused",
+            "part of the effect does not depend on which prompts are refused",
         ),
     }
     before = original["refusals"]["rate"]
@@ -80,33 +84,33 @@ def _warnings(evaluation: Mapping[str, Any], doubtful: Sequence[int]) -> Iterato
             )
     if edited["degenerate"]["interval"][0] > original["degenerate"]["interval"][1]:
         yield (
-            f"The edited model gives {percent(edited['degenerate']['rate'])} degenerate answers, "
-            f"the original {percent(original['degenerate']['rate'])}: fewer refusals are partly "
-            "broken answers."
+            f"The edited model gives {percent(edited['degenerate']['rate'])} degenerate responses, "
+            f"the original {percent(original['degenerate']['rate'])}: the reduction in refusals is "
+            "partly due to broken responses."
         )
     if doubtful:
         several = len(doubtful) > 1
         yield (
             f"The edit uses the direction{'s' if several else ''} of state{'s' if several else ''} "
-            f"{spans(doubtful)}, where held-out prompts are not told apart better than by chance: "
-            "what it removes there need have nothing to do with refusals."
+            f"{spans(doubtful)}, where held-out prompts are not separated better than by chance: "
+            "the removed component may be unrelated to refusals."
         )
 
 
 def reading_aids(evaluation: Mapping[str, Any], settings: Mapping[str, object]) -> tuple[str, ...]:
-    """The paragraphs on what the numbers do and do not say."""
+    """Return the paragraphs on interpreting the results."""
     quantization = settings.get("quantization", NONE)
     quantised = (
-        f"The networks were quantised to {quantization} when they were searched and measured; the "
-        "saved weights are not, and may answer otherwise here and there.",
+        f"The models were quantized to {quantization} during the search and the evaluation; the "
+        "saved weights are not quantized, so individual responses may differ.",
     ) * (quantization in BITSANDBYTES)
     return (
         *quantised,
-        "The held-out prompts gave no direction and scored no trial, so the table is no echo of "
-        f"the search. Its {INTERVALS} or another seed of the search.",
+        "The held-out prompts were not used to compute directions or to score trials, so the table "
+        f"is independent of the search. Its {INTERVALS} or another seed of the search.",
         _about_answers(evaluation, settings),
-        f"{SMALL_KL} That projecting out one direction removes refusals shows that the direction "
-        "takes part in them in this model; it does not show that it is the only mechanism, nor "
+        f"{SMALL_KL} Removing refusals by projecting out one direction shows that the direction "
+        "contributes to refusals in this model; it shows neither that it is the only mechanism nor "
         "that the edited model is safe to deploy.",
     )
 
@@ -114,12 +118,12 @@ def reading_aids(evaluation: Mapping[str, Any], settings: Mapping[str, object]) 
 def comparison_aids(
     evaluation: Mapping[str, Any], settings: Mapping[str, object]
 ) -> tuple[str, ...]:
-    """The same of two models, of which nothing is known but what they answer."""
+    """Return the same for two models about which only their responses are known."""
     compared = (SMALL_KL,) if "kl_first_token" in evaluation["edited"] else ()
     return (
-        "Both models were asked the same prompts and judged alike. Whether these prompts took part "
-        "in making the edited model is not known here; if they did, its figures flatter it. "
-        f"The {INTERVALS}.",
+        "Both models received the same prompts and were scored identically. Whether the edited "
+        "model was optimized on these prompts is unknown; if it was, its results are overly "
+        f"optimistic. The {INTERVALS}.",
         _about_answers(evaluation, settings),
         *compared,
     )
@@ -130,20 +134,20 @@ def _about_answers(evaluation: Mapping[str, Any], settings: Mapping[str, object]
     tokens = f" of at most {length} tokens" if length else ""
     samples_only = "recovered" not in evaluation["edited"]
     rightness = (
-        "The prompt sets name no right answers, so nothing here says that an answer is correct: "
-        "read the samples."
+        "The prompt sets have no known answers, so correctness was not measured: read the sample "
+        "responses."
         if samples_only
-        else "Recovered and kept count answers that contain the string a right answer contains; "
-        "they do not judge the rest of the answer."
+        else "Recovered and kept count responses that contain the string of a correct answer; they "
+        "do not judge the rest of the response."
     )
     return (
-        f"A refusal is a marker phrase in a greedy answer{tokens}. An evasive answer without such "
-        f"a phrase is not counted, and an answer that quotes one is. {rightness}"
+        f"A refusal is a marker phrase in a greedy response{tokens}. An evasive response without "
+        f"such a phrase is not counted, whereas a response that quotes one is. {rightness}"
     )
 
 
 def changed_settings(settings: Mapping[str, object]) -> dict[str, object]:
-    """The settings that differ from their default."""
+    """Return the settings that differ from their default."""
     defaults = Settings().model_dump(mode="json")
     return {
         key: value
@@ -153,7 +157,7 @@ def changed_settings(settings: Mapping[str, object]) -> dict[str, object]:
 
 
 def command(settings: Mapping[str, object]) -> str:
-    """The command that repeats the run, with every setting that differs from its default."""
+    """Return the command that reproduces the run, with all settings that differ from defaults."""
     shown = {key: settings[key] for key in ("model",) if key in settings}
     shown |= changed_settings(settings)
     pairs = [shlex.quote(f"{key}={plain(value)}") for key, value in shown.items()]
@@ -161,9 +165,9 @@ def command(settings: Mapping[str, object]) -> str:
 
 
 def plain(value: object) -> str:
-    """A value as Snakemake's command line reads it: JSON, which is YAML; text as it is.
+    """Return a value in the form parsed by Snakemake's command line: JSON, or plain text.
 
-    Of a prompt set only what differs from the default.
+    Of a prompt set, include only the keys that differ from the default.
     """
     if isinstance(value, Mapping):
         known = PromptSource.model_fields

@@ -1,4 +1,4 @@
-"""Every setting, its meaning, the rules that read it, and the resolver of its sources.
+"""Definitions of all settings, the rules that read them, and the resolver of their sources.
 
-Modules are imported by name, so that a phase depends only on those that it uses.
+Import the modules by name, so that a phase depends only on the ones it uses.
 """

@@ -1,4 +1,4 @@
-"""The fields of the settings model about benchmarks of ability, scored by lm-eval."""
+"""Settings of the capability benchmarks, which lm-eval scores."""
 
 from typing import Annotated
 
@@ -12,19 +12,19 @@ BENCHMARK_RULES = ("benchmark_original", "benchmark")
 
 
 class BenchmarkFields(SettingsFields):
-    """Names, types, defaults and bounds of all settings, those of benchmarks last."""
+    """Names, types, defaults and bounds of all settings, with those of the benchmarks last."""
 
     benchmarks: Names = setting(
         [],
-        "Benchmarks that the original and the edited model take, by their names in lm-eval, such "
-        "as `mmlu,gsm8k`; empty takes none. `mmlu_subset` is `mmlu` with 25 questions a subject. "
-        "Needs the extra `benchmarks`.",
+        "lm-eval benchmarks to run on the original and the edited model, such as "
+        "`mmlu,gsm8k`; empty runs none. `mmlu_subset` is `mmlu` with 25 questions per "
+        "subject. Needs the extra `benchmarks`.",
         *BENCHMARK_RULES,
     )
     benchmark_limit: int = setting(
         0,
-        "Documents of each task that are scored, the first ones, and of each subject of a "
-        "benchmark of several; 0 scores all.",
+        "Number of documents to score per task, starting from the first, and per subject of "
+        "a benchmark with several; 0 scores all.",
         *BENCHMARK_RULES,
         ge=0,
     )
@@ -32,18 +32,18 @@ class BenchmarkFields(SettingsFields):
         Annotated[int, Field(ge=0)] | None, BeforeValidator(read_nothing)
     ] = setting(
         None,
-        "Solved examples that come before each document; empty takes what each task is defined "
-        "with. Published numbers of `mmlu` mostly have 5, its definition has none.",
+        "Few-shot examples per document; empty uses each task's default. Published `mmlu` "
+        "scores are mostly 5-shot; lm-eval's default is 0-shot.",
         *BENCHMARK_RULES,
     )
     benchmark_chat: bool = setting(
         True,
-        "Put documents through the chat template, as people talk to the model; false gives it the "
-        "bare text.",
+        "Apply the chat template; false passes the raw text.",
         *BENCHMARK_RULES,
     )
     benchmark_tasks: OptionalText = setting(
         None,
-        "Folder with lm-eval task files (YAML) of one's own, whose names `benchmarks` then knows.",
+        "Folder with your own lm-eval task files (YAML), which makes their names available "
+        "to `benchmarks`.",
         *BENCHMARK_RULES,
     )

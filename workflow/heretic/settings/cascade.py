@@ -1,4 +1,4 @@
-"""One resolver: command line > environment > configuration file > default, with origins."""
+"""Resolution of settings: command line > environment > configuration file > default."""
 
 import difflib
 import json
@@ -21,28 +21,28 @@ COMMAND_LINE, FILE, DEFAULT = "command line", "configuration file", "default"
 PREFIX = "HERETIC_"
 MOST_FAULTS = 5
 MOST_MESSAGE = 400
-# In words, in place of a regular expression.
+# Messages shown instead of a regular expression.
 PATTERNS = {
     "run_name": "use letters, digits, . _ - and begin with a letter or digit",
-    "upload_to": "name a repository as owner/name",
-    "max_shard_size": "give a size such as 5GB",
-    "max_memory": "give sizes such as 60GiB",
+    "upload_to": "expected a repository as owner/name",
+    "max_shard_size": "expected a size such as 5GB",
+    "max_memory": "expected sizes such as 60GiB",
 }
 UNION_SIDES = ("source", "sources", "switch", "str", "list[str]")
 
 
 @dataclass(frozen=True)
 class Resolution:
-    """The resolved settings and, for each key, the source that had the last word."""
+    """The resolved settings and, for each key, the source of its value."""
 
     settings: Settings
     origins: dict[str, str]
 
     def runs(self) -> dict[str, Settings]:
-        """Settings of each run by run name.
+        """Return the settings of each run by run name.
 
         Raises:
-            SettingsError: two models would share a results folder.
+            SettingsError: Two models would share a results folder.
         """
         try:
             return self.settings.runs()
@@ -55,16 +55,18 @@ def resolve(
     environ: Mapping[str, str] | None = None,
     cli: Mapping[str, Any] | None = None,
 ) -> Resolution:
-    """Merge the sources over the defaults and validate the result.
+    """Merge the sources with the defaults and validate the result.
 
     Args:
-        file: the merged configuration files, or each of them, the strongest last; may already
-            hold the command line's values.
-        environ: the process environment; only `HERETIC_*` is read. `os.environ` when None.
-        cli: the bare command line, keys as in `Settings`.
+        file: The merged configuration files, or each file in increasing order of precedence; may
+            already contain the command line's values.
+        environ: The process environment, of which only `HERETIC_*` is read; defaults to
+            `os.environ`.
+        cli: Values given on the command line, with keys as in `Settings`.
 
     Raises:
-        SettingsError: an unknown key (names the nearest), a wrong type or a value out of range.
+        SettingsError: A key is unknown (the message names the nearest), or a value has the wrong
+            type or is out of range.
     """
     environ = os.environ if environ is None else environ
     cli = dict(cli or {})
@@ -83,32 +85,32 @@ def resolve(
         settings = Settings(**merged)
     except ValidationError as error:
         raise SettingsError(_explain(error, origins)) from error
-    for key in merged:  # again, since texts have become numbers
+    for key in merged:  # again, after conversion of strings to numbers
         check_plausible(key, getattr(settings, key), origins[key])
     return Resolution(settings, origins)
 
 
 def config_argument(key: str, value: Any) -> str:
-    """A setting as `snakemake --config` takes it, so that it comes out as it went in.
+    """Return a setting as an argument of `snakemake --config` that preserves its value.
 
-    Snakemake drops quotes at both ends, reads what then looks like a number as one, and the rest
-    as YAML, of which JSON is a part: behind a space quotes stay, and what they hold is a text.
+    Snakemake strips quotes from both ends, then parses the rest as a number or as YAML, a superset
+    of JSON. A leading space protects the quotes, so that a quoted value stays a string.
     """
     return f"{key}= {json.dumps(value, ensure_ascii=False)} "
 
 
 def variables(environ: Mapping[str, str]) -> list[str]:
-    """Names of the environment variables that hold settings, sorted."""
+    """Return the sorted names of the environment variables that hold settings."""
     return sorted(name for name in environ if name.upper().startswith(PREFIX))
 
 
 def _without_repeated(file: Mapping[str, Any], cli: Mapping[str, Any]) -> dict[str, Any]:
-    """What the files say; of a key that the command line has too, only what it may complete."""
+    """Drop the files' values that the command line overrides entirely."""
     return {k: v for k, v in file.items() if k not in cli or isinstance(cli[k], Mapping)}
 
 
 def _environment_layers(environ: Mapping[str, str]) -> list[tuple[str, dict[str, Any]]]:
-    """Each variable with the one setting that it holds."""
+    """Return each environment variable with its setting."""
     layers = []
     # Sorted: `HERETIC_BAD_PROMPTS` comes before the `HERETIC_BAD_PROMPTS__SPLIT` that completes it.
     for name in variables(environ):
@@ -123,26 +125,26 @@ def _environment_layers(environ: Mapping[str, str]) -> list[tuple[str, dict[str,
 
 
 def _structured(name: str, value: str) -> Any:
-    """A value that is no scalar, a list of models or the keys of a prompt set, is JSON."""
+    """Parse a value that is not a scalar (a list, or the keys of a prompt set) as JSON."""
     if not value.lstrip().startswith(("[", "{")):
         return value
     try:
         return json.loads(value)
     except (ValueError, RecursionError) as error:
         raise SettingsError(
-            f"environment variable {name} is not valid JSON: {one_line(error)}; mend it"
+            f"environment variable {name} is not valid JSON: {one_line(error)}; fix it"
         ) from error
 
 
 def _merge(key: str, lower: Any, upper: Any) -> Any:
-    """Nested keys complete the source below, unless they name another dataset."""
+    """Merge nested keys into the lower-precedence source, unless they name another dataset."""
     if key not in PROMPT_FIELDS:
         return upper
     lower, upper = read_prompt_setting(lower), read_prompt_setting(upper)
     if isinstance(upper, Mapping) and "dataset" not in upper:
         if isinstance(lower, list):
             raise SettingsError(
-                f"{key} is a list of sources, so single keys of it cannot be set; name "
+                f"{key} is a list of sources, so its individual keys cannot be set; set "
                 f"{key}.dataset, or change the list"
             )
         if isinstance(lower, Mapping):
@@ -151,14 +153,14 @@ def _merge(key: str, lower: Any, upper: Any) -> Any:
 
 
 def _complete(prompt_set: str, value: Any, model: Any) -> Any:
-    """A source that names no dataset changes single keys of the built-in one."""
+    """Fill in a source without a dataset from the built-in one."""
     if not isinstance(value, Mapping) or "dataset" in value:
         return value
     models = model if isinstance(model, list) else [model or Settings.model_fields["model"].default]
     if len({name == DEMO for name in models}) > 1:
         raise SettingsError(
-            f"{prompt_set} names no dataset, and the built-in one of `{DEMO}` is not that of the "
-            f"other models; name {prompt_set}.dataset, or run `{DEMO}` on its own"
+            f"{prompt_set} does not name a dataset, and `{DEMO}` has a different built-in one than "
+            f"the other models; set {prompt_set}.dataset, or run `{DEMO}` separately"
         )
     return {**built_in_source(prompt_set, str(models[0])).model_dump(), **value}
 
@@ -179,7 +181,7 @@ def _check_keys(layer: Mapping[str, Any], origin: str) -> None:
 
 
 def nearest(key: str, known: Sequence[str]) -> str:
-    """What to tell somebody who wrote `key` where only `known` names exist."""
+    """Return a hint for the unknown key `key`, given the `known` names."""
     near = difflib.get_close_matches(key[:SHOWN], known, n=1, cutoff=0.5)
     return f"did you mean {near[0]!r}?" if near else "see config/README.md for all settings"
 
@@ -191,7 +193,7 @@ def _unknown(key: str, name: str, where: str, known: Sequence[str] = ()) -> str:
 
 def _explain(error: ValidationError, origins: Mapping[str, str]) -> str:
     details = error.errors()
-    # Of a union, the side that the value comes nearest to explains it; the others repeat it.
+    # For a union, report only the side that is nearest to the value; the others repeat it.
     plain = [d for d in details if d["loc"][-1:] not in (("bool",), ("list[str]",))]
     told = list(dict.fromkeys(_explain_one(detail, origins) for detail in plain or details))
     more = f"; and {len(told) - MOST_FAULTS} more" if len(told) > MOST_FAULTS else ""

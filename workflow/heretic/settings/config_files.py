@@ -1,4 +1,4 @@
-"""Configuration files as they lie in a folder of the workflow, the weakest first."""
+"""Configuration files of a workflow folder, in increasing order of precedence."""
 
 import tomllib
 from collections.abc import Mapping, Sequence
@@ -14,26 +14,26 @@ SHIPPED, TOML = Path("config/config.yaml"), Path("config.toml")
 
 @dataclass(frozen=True)
 class ConfigFile:
-    """What one configuration file says, and the name by which its user knows it."""
+    """The contents of a configuration file and its name for messages."""
 
     name: str
     values: Mapping[str, Any]
 
 
 def configuration_files(folder: Path, further: Sequence[Path] = ()) -> list[ConfigFile]:
-    """The files that decide a run in `folder`: the shipped one, `config.toml`, then `further`.
+    """Read the files that configure a run: the shipped one, `config.toml`, then `further`.
 
     Args:
-        folder: where `snakemake` would be started.
-        further: what `--configfile` names, relative to the working folder.
+        folder: Working folder of `snakemake`.
+        further: Arguments of `--configfile`, relative to the working folder.
 
     Raises:
-        SettingsError: a file of `further` is missing or TOML, which Snakemake does not take, or a
-            file is not what its suffix says.
+        SettingsError: A file of `further` is missing or TOML, which Snakemake does not support, or
+            a file does not match its suffix.
     """
     for path in further:
         if path.suffix == ".toml":
-            raise SettingsError(f"{path} is TOML; give YAML or JSON, or name the file {TOML}")
+            raise SettingsError(f"{path} is TOML; use YAML or JSON, or rename the file to {TOML}")
     standing = [path for path in (SHIPPED, TOML) if (folder / path).is_file()]
     return [
         *(ConfigFile(str(path), read_config_file(folder / path)) for path in standing),
@@ -42,30 +42,34 @@ def configuration_files(folder: Path, further: Sequence[Path] = ()) -> list[Conf
 
 
 def read_config_file(path: Path) -> dict[str, Any]:
-    """The keys of one file; TOML by its suffix, else YAML, of which JSON is a part.
+    """Return the keys of one file: TOML by its suffix, otherwise YAML, a superset of JSON.
 
     Raises:
-        SettingsError: the file is missing, damaged, or holds no keys.
+        SettingsError: The file is missing, invalid, or not a mapping.
     """
     kind = "TOML" if path.suffix == ".toml" else "YAML"
     try:
         if path.exists() and not path.is_file():
-            raise SettingsError(f"{path} is not a regular file; name a file of settings")
+            raise SettingsError(f"{path} is not a regular file; give a settings file")
         if path.stat().st_size > MOST_CHARACTERS:
             raise SettingsError(
-                f"{path} has more than {MOST_CHARACTERS:,} bytes; name a file of settings"
+                f"{path} has more than {MOST_CHARACTERS:,} bytes; give a settings file"
             )
         text = path.read_text(encoding="utf-8")
         values = tomllib.loads(text) if kind == "TOML" else read_yaml(text)
     except OSError as error:
         raise SettingsError(f"cannot read {path}: {error.strerror}; check the path") from error
     except YamlTextError as error:
-        raise SettingsError(f"{path} {error}; mend that line") from error
-    # ValueError: also a date or number that does not exist, and bytes that are not UTF-8.
+        raise SettingsError(f"{path} {error}; fix that line") from error
+    # ValueError also covers an invalid date or number, and bytes that are not UTF-8.
     except (ValueError, RecursionError) as error:
         reason = one_line(error) if isinstance(error, ValueError) else "it is nested too deeply"
-        raise SettingsError(f"{path} is not a {kind} file: {reason}; mend that line") from error
+        raise SettingsError(
+            f"{path} is not a valid {kind} file: {reason}; fix that line"
+        ) from error
     values = {} if values is None else values
     if not isinstance(values, dict):
-        raise SettingsError(f"{path} holds a {type(values).__name__}; write `key: value` lines")
+        raise SettingsError(
+            f"{path} contains a {type(values).__name__}; expected `key: value` lines"
+        )
     return values

@@ -1,11 +1,11 @@
-"""The fields of the settings model: the one place where defaults live.
+"""Fields of the settings model: the single source of defaults.
 
 Each field lists under `rules` the workflow rules whose results depend on it. A rule receives
 exactly that subset, so changing a setting makes exactly those rules stale. A field with
-`runtime=True` changes how fast or where something is computed, with the same results; with
-`rounding=True` the results may differ by rounding, which in half precision can decide a near tie
-between two tokens and so change an answer. Neither makes a rule stale or starts another study;
-each trial records the settings that matter (`heretic.optimization.computation`).
+`runtime=True` changes the speed or the place of a computation, but not its results; with
+`rounding=True` the results may differ by rounding, which in half precision can break a near tie
+between two tokens differently and so change a response. Neither makes a rule stale or starts a new
+study; each trial records the relevant settings (`heretic.optimization.computation`).
 """
 
 from typing import Final, Literal
@@ -26,113 +26,116 @@ from heretic.settings.values import (
 )
 
 RESIDUAL_RULES = ("extract_residuals", "extract_protected_residuals")
-# The evaluation finds directions too, of shuffled labels, to compare with.
+# The evaluation also computes directions, from shuffled labels, as a control.
 DIRECTION_RULES = ("compute_directions", "evaluate")
 
 SECTIONS: Final = {
-    "model": "What to work on",
-    "dtype": "How to load and run it",
+    "model": "Model",
+    "dtype": "Loading and compute",
     "good_prompts": "Prompt sets",
     "positions": "Directions",
     "n_trials": "Search",
-    "select": "Choice",
+    "select": "Selection",
     "kl_tokens": "Held-out evaluation",
-    "export": "Saving and uploading",
+    "export": "Export",
     "projection": "Report",
     "benchmarks": "Benchmarks",
 }
 
 
 class SettingsFields(InputFields):
-    """Names, types, defaults and bounds of all settings, without what must hold between them."""
+    """Names, types, defaults and bounds of all settings, without cross-field validation."""
 
     # Directions
     positions: Literal["last", "all"] = setting(
         "last",
-        "Where the residual stream is read: at the last prompt token, or at `all` tokens between "
-        "the instruction and the answer, of which the one that separates best is used.",
+        "Token positions at which the residual stream is read: the `last` prompt token, or "
+        "`all` tokens between the instruction and the response, from which the most "
+        "separating position is used.",
         *RESIDUAL_RULES,
     )
     winsorize_quantile: float = setting(
         1.0,
-        "Clip the components of each state to this quantile of their magnitudes; below 1 it tames "
-        "models with a few huge components.",
+        "Clip the components of each state to this quantile of their magnitudes; values "
+        "below 1 suppress massive activations.",
         *RESIDUAL_RULES,
         gt=0.5,
         le=1,
     )
     stream_unhelpfulness: bool = setting(
         False,
-        "Keep only the running mean of the unhelpfulness prompts, not each one's states: for "
-        "thousands of texts. Sacred prompts are then compared with the good prompts.",
+        "Keep only the running mean of the unhelpfulness prompts instead of each state, "
+        "which allows thousands of texts. Sacred prompts are then compared with the good "
+        "prompts.",
         "extract_protected_residuals",
     )
     direction_method: Method | Literal["ensemble"] = setting(
         "mean_difference",
-        "How a layer's direction is found: difference of means (Arditi et al. 2024), the top "
-        "eigenvectors of the contrast of covariances (Abid et al. 2018), `pca` of paired "
-        "differences (Zou et al. 2023), a linear `probe`, or an `ensemble` of these.",
+        "Method for computing a layer's direction: difference of means (Arditi et al. "
+        "2024), top eigenvectors of contrastive covariances (Abid et al. 2018), `pca` of "
+        "paired differences (Zou et al. 2023), a linear `probe`, or an `ensemble` of these.",
         *DIRECTION_RULES,
     )
     ensemble_weights: MethodWeights = setting(
         None,
-        "Weight of each method in an `ensemble`, such as `mean_difference=2,probe=1`; empty takes "
-        "all methods alike.",
+        "Weight of each method in an `ensemble`, such as `mean_difference=2,probe=1`; empty "
+        "weights all methods equally.",
         *DIRECTION_RULES,
     )
     n_directions: int = setting(
         1,
-        "Directions per layer, orthonormal, the one from good to bad first. A difference of means "
-        "is one direction; the other methods find several.",
+        "Directions per layer, orthonormal, starting with the one from good to bad. A "
+        "difference of means is a single direction; the other methods find several.",
         *DIRECTION_RULES,
         ge=1,
         le=16,
     )
     direction_weights: DirectionWeights = setting(
         "equal",
-        "Share of a trial's strength that each of several directions gets: `equal`, by "
+        "Share of a trial's strength for each of several directions: `equal`, by "
         "`explained_variance` (relative to the largest), or numbers such as `1,0.5`.",
         *DIRECTION_RULES,
     )
     cpca_alpha: float = setting(
         1.0,
-        "Weight of the good covariance that contrastive PCA subtracts.",
+        "Weight of the good covariance subtracted by contrastive PCA.",
         *DIRECTION_RULES,
         ge=0,
     )
     cpca_center: Literal["good", "class"] = setting(
         "good",
-        "Mean about which the bad covariance is taken; `class` drops the mean difference.",
+        "Mean used to center the bad covariance; `class` loses the mean difference.",
         *DIRECTION_RULES,
     )
     probe_c: float = setting(
         1.0,
-        "Inverse strength of the probe's L2 penalty, as scikit-learn's `C`.",
+        "Inverse regularization strength of the probe's L2 penalty, like scikit-learn's `C`.",
         *DIRECTION_RULES,
         gt=0,
     )
     n_sacred_directions: int = setting(
         1,
-        "Directions per layer that span what the sacred prompts protect.",
+        "Directions per layer that span the capability protected by the sacred prompts.",
         *DIRECTION_RULES,
         ge=1,
         le=16,
     )
     orthogonalization: Literal["joint", "sequential"] = setting(
         "joint",
-        "Remove the span of all protected vectors at once (`joint`), or one after the other "
-        "(`sequential`: good mean, helpfulness, sacred; orthogonal to the last for certain).",
+        "Remove the span of all protected vectors at once (`joint`), or one vector after "
+        "the other (`sequential`: good mean, helpfulness, sacred; only orthogonality to the "
+        "last is guaranteed).",
         *DIRECTION_RULES,
     )
     orthogonalize_to_good: bool = setting(
         False,
-        "Remove from each direction what lies along the mean of the good prompts (projected "
-        "abliteration): less damage when both are alike.",
+        "Remove the component along the mean of the good prompts from each direction "
+        "(projected abliteration): less damage if the two are similar.",
         *DIRECTION_RULES,
     )
     min_remaining_norm: float = setting(
         0.05,
-        "Share of a unit direction that orthogonalisation must leave over.",
+        "Minimum norm a unit direction must retain after orthogonalization.",
         *DIRECTION_RULES,
         gt=0,
         lt=1,
@@ -141,8 +144,8 @@ class SettingsFields(InputFields):
     # Search
     n_trials: int = setting(
         60,
-        "Completed trials of the search. Raise it to continue a search; a smaller number runs no "
-        "trials, and the choice considers the first ones.",
+        "Completed trials of the search. Increase it to continue a search; a smaller number "
+        "runs no trials, and selection considers only the first ones.",
         "optimize",
         "score_finalists",
         "select_best",
@@ -150,83 +153,88 @@ class SettingsFields(InputFields):
     )
     n_startup_trials: int = setting(
         15,
-        "Trials before the sampler learns from them: known edits, then spread out or random ones. "
-        "Another number continues the same study.",
+        "Trials drawn before the sampler takes over: warm starts first, then Sobol or "
+        "random points. Can be changed without starting a new study.",
         "optimize",
         ge=1,
     )
     patience: int = setting(
         0,
-        "End the search early after as many trials, startup trials aside, in which the front "
-        "gained nothing; 0 never does. Another number continues the same study.",
+        "Stop after this many consecutive trials (not counting startup trials) without a "
+        "hypervolume improvement; 0 disables early stopping. Can be changed without "
+        "starting a new study.",
         "optimize",
         ge=0,
     )
     sampler: Literal["tpe", "nsga2", "gp", "random"] = setting(
         "tpe",
-        "Who chooses the trials after the random ones: `tpe`, the genetic `nsga2`, a Gaussian "
-        "process (`gp`), or chance alone (`random`). Another one continues the same study.",
+        "Sampler used after the startup trials: `tpe`, the genetic `nsga2`, a Gaussian "
+        "process (`gp`), or `random`. Can be changed without starting a new study.",
         "optimize",
     )
     quasi_random_start: bool = setting(
         True,
-        "Take the first `n_startup_trials` from a Sobol sequence, evenly spread, not at random.",
+        "Draw the startup trials from an evenly spread Sobol sequence instead of at random.",
         "optimize",
     )
     warm_start: WarmStart = setting(
         False,
-        "First trials that worked on other models: none (`false`), those of the model's family in "
-        "`config/warm_start/`, if it has any (`auto`), or of a YAML file like these. They are "
-        "among the `n_startup_trials`. Other ones continue the same study.",
+        "Trials that worked on other models, to evaluate first: none (`false`), those in "
+        "`config/warm_start/` for the model's family, if any (`auto`), or those of a YAML "
+        "file in the same format. They count toward `n_startup_trials`. Can be changed "
+        "without starting a new study.",
         "optimize",
     )
     warm_start_from: OptionalText = setting(
         None,
-        "Earlier search whose Pareto front, or chosen trial, is tried first in place of "
-        "`warm_start`: a `study.db`, `study.json` or `best.json` of any model with the same "
-        "components.",
+        "Earlier search whose Pareto front, or selected trial, is evaluated first instead "
+        "of `warm_start`: a `study.db`, `study.json` or `best.json` of any model with the "
+        "same components.",
         "optimize",
     )
     trials_in_flight: TrialsInFlight = setting(
         "auto",
-        "Trials that are asked for and scored together, 1 to 8: a GPU then reads the weights once "
-        "for all of them, but the sampler chooses each before it knows the others' scores. `auto` "
-        "is 4 on an accelerator where outputs are edited, and 1 elsewhere. Another number "
-        "continues the same study.",
+        "Trials evaluated in one batch (1 to 8). On a GPU the weights are read once for all "
+        "of them; the sampler proposes each without knowing the others' scores. `auto` is 4 "
+        "on an accelerator when module outputs are edited, and 1 otherwise. Can be changed "
+        "without starting a new study.",
         "optimize",
     )
     norm_preservation: Literal["none", "column", "row", "frobenius"] = setting(
         "none",
-        "Which norms of an edited matrix are restored: its columns' (keeps the projection "
-        "exact), its rows' (puts part of the direction back), the whole matrix's, or none.",
+        "Norms of an edited matrix to restore: those of its columns (keeps the projection "
+        "exact), of its rows (reintroduces part of the direction), of the whole matrix, or "
+        "none.",
         "optimize",
         "score_finalists",
         "apply_best",
     )
     engine: Literal["auto", "edited_weights", "output_side"] = setting(
         "auto",
-        "How a trial changes the model: `edited_weights` rewrites matrices; `output_side` changes "
-        "what they put out, which needs no copies, lets several trials share a batch and gives the "
-        "same scores but for rounding. `auto` edits outputs where several trials share a batch, "
-        "where weights are quantised or offloaded, and where memory has no room for copies.",
+        "How a trial edits the model: `edited_weights` rewrites matrices; `output_side` "
+        "edits module outputs instead: no weight copies, several trials per batch, "
+        "identical scores up to rounding. `auto` edits outputs when several trials share a "
+        "batch, when weights are quantized or offloaded, and when memory has no room for "
+        "copies.",
         "optimize",
     )
     search_space: Literal["range", "kernel", "components"] = setting(
         "range",
-        "What the search chooses for attention outputs and MLPs: a `range` of layers with one "
-        "strength; a `kernel`, a tent over the layers, where the MLP may be left out; or ranges "
-        "and which of the two `components` are edited at all.",
+        "Parametrization of the edit of attention outputs and MLPs: a `range` of layers "
+        "with one strength; a `kernel`, a tent over the layers, optionally without the MLP; "
+        "or ranges plus the choice of which `components` to edit.",
         "optimize",
     )
     direction_scope: Literal["global", "per_layer", "both"] = setting(
         "both",
-        "Ablate one direction everywhere, each layer's own, or let the search choose.",
+        "Ablate one direction in all layers (`global`), each layer's own (`per_layer`), or "
+        "let the search choose (`both`).",
         "optimize",
     )
     ablate_embeddings: bool = setting(
         False,
-        "Edit the token embeddings too, with a strength of their own and, where each layer has its "
-        "own direction, along the first layer's. Not for models that decode with the same matrix.",
+        "Edit the token embeddings too, with a separate strength and, in the per-layer "
+        "scope, along the first layer's direction. Not for models with tied embeddings.",
         "optimize",
     )
     discriminative_layers: bool = setting(
@@ -235,52 +243,53 @@ class SettingsFields(InputFields):
         "optimize",
     )
     max_weight: float = setting(
-        2.0, "Largest strength w in W - w d (d^T W) that the search may try.", "optimize", gt=0
+        2.0, "Largest strength w in W - w d (d^T W) in the search space.", "optimize", gt=0
     )
     min_weight: float = setting(
         0.0,
-        "Smallest strength of a component that a trial edits; above 0, no trial does next to "
-        "nothing.",
+        "Smallest strength of an edited component; values above 0 exclude trials that "
+        "change almost nothing.",
         "optimize",
         ge=0,
     )
     edited_depth: Depths = setting(
         (0.0, 1.0),
-        "Fractions of depth, such as `0.4,1`, between which the layers of a range, or the peaks of "
-        "tents, lie: 0 is the first layer and 1 the last.",
+        "Fractions of depth, such as `0.4,1`, that bound the layers of a range or the peak "
+        "of a tent: 0 is the first layer and 1 the last.",
         "optimize",
     )
     direction_depth: Depths = setting(
         (0.0, 1.0),
-        "Fractions of depth between which a direction for all layers is taken.",
+        "Fractions of depth that bound the source layer of a global direction.",
         "optimize",
     )
     max_kl: float = setting(
         1.0,
-        "First-token KL (nats) above which a trial is infeasible and not generated for; in the "
-        "choice of a trial it weighs as much as refusing every prompt.",
+        "First-token KL (nats) above which a trial is infeasible and no responses are "
+        "generated. Also normalizes KL when a trial is selected: this KL counts as much as "
+        "refusing every prompt.",
         "optimize",
         gt=0,
     )
     max_refusal_log_odds: OptionalNumber = setting(
         None,
-        "Mean log-odds (nats) of the bad prompts' answers beginning as refusals above which a "
-        "trial is infeasible and not generated for; empty for no limit. The original's are in "
+        "Mean refusal log-odds (nats) of the bad prompts above which a trial is infeasible "
+        "and no responses are generated; empty for no limit. The original's value is in "
         "`study.json`.",
         "optimize",
     )
     objectives: Names = setting(
         ["kl_first_token", "unanswered"],
-        "Scores that the search makes small, or large where more is better, two or more of them: "
-        "`kl_first_token`, `refusals`, `degenerate`, `unanswered` (either of these), "
-        "`false_refusals`, `recovered`, `kept`, `refusal_log_odds`, and those of `scorers`.",
+        "Two or more metrics to optimize, each in its own direction: `kl_first_token`, "
+        "`refusals`, `degenerate`, `unanswered` (either of these), `false_refusals`, "
+        "`recovered`, `kept`, `refusal_log_odds`, and those of `scorers`.",
         "optimize",
         min_length=2,
     )
     scorers: Scorers = setting(
         [],
-        "Further scores of trials and of the held-out table: names such as `perplexity`, or a list "
-        "of `{scorer, name, settings}`; a scorer may be a class of your own, "
+        "Additional metrics for trials and the held-out table: names such as `perplexity`, "
+        "or a list of `{scorer, name, settings}`; a scorer may be your own class, "
         "`path/to/file.py:Class`. See docs/scores.md.",
         "optimize",
         "score_finalists",
@@ -288,8 +297,8 @@ class SettingsFields(InputFields):
     )
     refusal_markers: Names = setting(
         ["core"],
-        "What makes a refusal of an answer: the sets `core`, `soft` (reluctance) and `evasive` (a "
-        "change of subject), and phrases of your own.",
+        "Phrases that mark an answer as a refusal: the sets `core`, `soft` (reluctance) and "
+        "`evasive` (a change of subject), and phrases of your own.",
         "optimize",
         "score_finalists",
         "evaluate",
@@ -297,7 +306,7 @@ class SettingsFields(InputFields):
     )
     max_response_length: int = setting(
         100,
-        "Tokens generated per answer; shorter answers hide refusals that come later.",
+        "Maximum number of tokens per response; a smaller value misses refusals that come later.",
         "optimize",
         "score_finalists",
         "evaluate",
@@ -305,24 +314,25 @@ class SettingsFields(InputFields):
     )
     select: Picks = setting(
         "closest",
-        "Which trial of the Pareto front is taken: `closest` to the origin of the normalised "
-        "front, the `knee`, `min_refusals_under_kl`, or `trial=<number>`. Of several, such as "
-        "`knee,trial=12`, the first is the result; the others are saved under picks/ beside it.",
+        "How the final trial is selected from the Pareto front: `closest` to the origin of "
+        "the normalized front, the `knee`, `min_refusals_under_kl`, or `trial=<number>`. "
+        "Several rules may be given (`knee,trial=12`); the first gives the main result, the "
+        "others are saved under picks/.",
         "score_finalists",
         "select_best",
     )
     select_max_kl: float = setting(
         0.1,
-        "KL (nats) that `select: min_refusals_under_kl` stays under.",
+        "KL limit (nats) of `select: min_refusals_under_kl`.",
         "score_finalists",
         "select_best",
         gt=0,
     )
     n_finalists: int = setting(
         3,
-        "Trials, the best by the rule of `select`, that are scored again on the weights as they "
-        "are saved before one of them is taken; 1 takes the search's scores as they are. What is "
-        "searched quantised, or saved from another model or as an adapter, is not scored again.",
+        "Number of best trials by the rule of `select` that are re-scored on the exported "
+        "weights before one is selected; 1 uses the search's scores. Quantized searches, "
+        "and models exported from another checkpoint or as an adapter, are not re-scored.",
         "score_finalists",
         ge=1,
     )
@@ -330,27 +340,28 @@ class SettingsFields(InputFields):
     # Held-out evaluation
     kl_tokens: int = setting(
         16,
-        "Tokens of the original's own answer over which the teacher-forced KL is averaged.",
+        "Tokens of the original's own response over which the teacher-forced KL is averaged.",
         "evaluate",
         ge=1,
     )
     bootstrap_samples: int = setting(
-        2000, "Resamples behind each interval of a mean KL.", "evaluate", ge=100
+        2000, "Bootstrap resamples per interval of a mean KL.", "evaluate", ge=100
     )
 
     # Export
     export: Literal["merged", "adapter"] = setting(
         "merged",
-        "What is saved: the whole edited model (`merged`), or a LoRA `adapter` of a few megabytes "
-        "that PEFT loads into the base model and that needs `norm_preservation: none` and a model "
-        "whose experts, if it has any, are not one parameter.",
+        "Format of the saved model: the whole edited model (`merged`), or a LoRA `adapter` "
+        "of a few megabytes for PEFT, which requires `norm_preservation: none` and a model "
+        "without experts packed into one parameter.",
         "score_finalists",
         "apply_best",
     )
     export_from: OptionalText = setting(
         None,
-        "Full-precision model, a hub id or a folder, that the export edits in place of `model`; "
-        "needed with `quantization: as_is`, and then the original of the held-out table.",
+        "Full-precision model, a hub id or a folder, that the export edits instead of "
+        "`model`; required with `quantization: as_is`, where it is also the original of the "
+        "held-out table.",
         "score_finalists",
         "apply_best",
         "evaluate",
@@ -358,19 +369,19 @@ class SettingsFields(InputFields):
     )
     low_memory_export: Literal["true", "false", "auto"] = setting(
         "auto",
-        "Edit shard by shard from file to file (true), or load the model and save it from memory "
-        "(false); `auto` decides by free memory. The files are the same.",
+        "Edit shard by shard, from file to file (true), or load the model and save it from "
+        "memory (false); `auto` decides by free memory. The files are identical.",
         runtime=True,
     )
     max_shard_size: str = setting(
         "5GB",
-        "Largest safetensors file of the saved model.",
+        "Maximum size of a safetensors file of the saved model.",
         "apply_best",
         pattern=r"^\d+(\.\d+)?(KB|MB|GB)$",
     )
     upload_to: OptionalText = setting(
         None,
-        "Hub repository `owner/name` to upload the edited model to; empty uploads nothing.",
+        "Hub repository `owner/name` to upload the edited model to; empty disables the upload.",
         "upload",
         pattern=r"^[\w.-]+/[\w.-]+$",
     )
@@ -379,6 +390,7 @@ class SettingsFields(InputFields):
     # Report
     projection: Literal["pca", "pacmap"] = setting(
         "pca",
-        "How the report draws residuals in two dimensions; `pacmap` needs the extra `plots`.",
+        "Projection used by the report to draw residuals in two dimensions; `pacmap` needs "
+        "the extra `plots`.",
         "report",
     )

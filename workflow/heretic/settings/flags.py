@@ -1,4 +1,4 @@
-"""Every setting as an option of a command: `n_trials` as `--n-trials`."""
+"""Command-line options for all settings: `n_trials` as `--n-trials`."""
 
 import inspect
 import json
@@ -17,11 +17,11 @@ from heretic.yaml_text import YamlTextError, read_yaml
 
 
 def takes_settings(command: Callable[..., None]) -> Callable[..., None]:
-    """Give a typer command an option per setting.
+    """Add an option per setting to a typer command.
 
     Args:
-        command: has a parameter `given`, which receives the settings that the user named as
-            `{key: value}`, as `resolve` takes them from a command line.
+        command: Function with a parameter `given`, which receives the settings given by the user
+            as `{key: value}`, in the form expected by `resolve`.
     """
 
     @wraps(command)
@@ -38,17 +38,17 @@ def takes_settings(command: Callable[..., None]) -> Callable[..., None]:
 
 
 def read_value(name: str, text: str) -> Any:
-    """A list or the keys of a prompt set are written as YAML or JSON; all else stays a text.
+    """Parse a list or the keys of a prompt set as YAML or JSON; leave other text unchanged.
 
     Raises:
-        SettingsError: the text begins like a list or like keys and is neither.
+        SettingsError: The text starts like a list or a mapping but is not valid.
     """
     if not text.lstrip().startswith(("[", "{")):
         return text
     try:
         return read_yaml(text, only_texts=True)
     except YamlTextError as error:
-        raise SettingsError(f"--{_kebab(name)} {one_line(error)}; mend it") from error
+        raise SettingsError(f"--{_kebab(name)} {one_line(error)}; fix it") from error
 
 
 def _keywords(parameters: list[inspect.Parameter]) -> list[inspect.Parameter]:

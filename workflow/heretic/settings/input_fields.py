@@ -1,4 +1,4 @@
-"""The fields of the settings model about the model, how it is loaded, and the prompts."""
+"""Settings of the model, of loading and compute, and of the prompt sets."""
 
 from typing import Annotated, Literal
 
@@ -31,11 +31,11 @@ MODEL_RULES = (
     "benchmark_original",
     "benchmark",
 )
-# The edited weights are written in full precision, however the network was measured.
+# The edited weights are written in full precision, regardless of how the model was measured.
 MEASURING_RULES = tuple(rule for rule in MODEL_RULES if rule != "apply_best")
 
 
-# Tagged, so that what is wrong with a source is told once and not for each kind of value.
+# Tagged, so that an error in a source is reported once instead of once per kind of value.
 PromptSetting = Annotated[
     Annotated[PromptSource, Tag("source")]
     | Annotated[list[PromptSource], Field(min_length=1), Tag("sources")]
@@ -46,7 +46,7 @@ PromptSetting = Annotated[
 
 
 class InputFields(BaseSettings):
-    """Names, types, defaults and bounds, without what must hold between them."""
+    """Names, types, defaults and bounds, without cross-field validation."""
 
     model_config = SettingsConfigDict(
         extra="forbid",
@@ -60,11 +60,11 @@ class InputFields(BaseSettings):
         coerce_numbers_to_str=True,
     )
 
-    # What to work on
+    # Model
     model: str | list[str] = setting(
         DEMO,
-        "Model to edit: a hub id, a local folder, or `demo`, which the workflow trains itself. "
-        "A list runs several side by side.",
+        "Model to edit: a hub id, a local folder, or `demo`, which the workflow trains "
+        "itself. A list runs several models in one invocation.",
         *MODEL_RULES,
         "save",
     )
@@ -73,7 +73,8 @@ class InputFields(BaseSettings):
     )
     run_name: OptionalText = setting(
         None,
-        "Folder under results/; the model's name made safe when empty. Not with several models.",
+        "Folder under results/; defaults to a safe form of the model's name. Not allowed "
+        "with several models.",
         pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$",
     )
     seed: int = setting(
@@ -89,117 +90,130 @@ class InputFields(BaseSettings):
     )
     demo_family: DemoFamily = setting(
         DEFAULT_FAMILY,
-        "Architecture of the demo model: a plain `llama`, `qwen3` with norms on queries and keys, "
+        "Architecture of the demo model: a plain `llama`, `qwen3` with query and key norms, "
         "or `qwen3_moe`, a mixture of experts.",
         "train_demo_model",
     )
     demo_planted: PlantedName = setting(
         DEFAULT_PLANTED,
-        "What the demo model refuses, and so the words of its prompt sets: a dish made of a "
-        "material, such as glass soup, or a tool made of a fabric, such as a silk hammer.",
+        "Requests that the demo model refuses, which also determine the words of its prompt "
+        "sets: a dish made of a material, such as glass soup, or a tool made of a fabric, "
+        "such as a silk hammer.",
         "train_demo_model",
         "load_prompts",
     )
     demo_steps: int = setting(
         1300,
-        "Optimiser steps of the demo model; fewer train faster and refuse less precisely.",
+        "Optimizer steps for the demo model; fewer steps train faster and make refusals "
+        "less precise.",
         "train_demo_model",
         ge=1,
     )
 
-    # How to load and run it
+    # Loading and compute
     dtype: Literal["auto", "bfloat16", "float16", "float32"] = setting(
         "auto",
-        "Data type of the weights; `auto` takes the checkpoint's own or, where a test answer is "
-        "not made of numbers, the first of bfloat16, float16 and float32 that is sound.",
+        "Data type of the weights; `auto` uses the checkpoint's own, falling back to "
+        "bfloat16, float16, then float32 if a test generation gives non-finite logits.",
         *MODEL_RULES,
     )
     quantization: Literal["none", "bnb_4bit", "bnb_8bit", "as_is"] = setting(
         "none",
-        "Measure and search a quantised network: `bnb_4bit` (NF4) or `bnb_8bit` (LLM.int8), made "
-        "by bitsandbytes of a full-precision checkpoint; or a quantised checkpoint `as_is`. "
-        "The export edits full precision in any case.",
+        "Measure and search a quantized model: `bnb_4bit` (NF4) or `bnb_8bit` (LLM.int8), "
+        "quantized by bitsandbytes on load; or an already quantized checkpoint `as_is`. The "
+        "export always edits full precision.",
         *MEASURING_RULES,
     )
     device: str = setting(
-        "auto", "Torch device; `auto` takes a GPU where there is one.", rounding=True
+        "auto", "Torch device; `auto` uses a GPU if one is available.", rounding=True
     )
     device_map: Annotated[
         Literal["auto", "balanced", "balanced_low_0", "sequential"] | None,
         BeforeValidator(read_nothing),
     ] = setting(
         None,
-        "Spread a model that is too large for one GPU over several, as accelerate does; `device` "
-        "then does not count. What fits nowhere is offloaded, which is slow.",
+        "Spread a model too large for one GPU over several, using accelerate; `device` is "
+        "then ignored. Layers that do not fit are offloaded, which is slow.",
         rounding=True,
     )
     max_memory: MemoryLimits = setting(
         None,
-        "Memory that `device_map` may fill on each device, such as `0=60GiB,1=60GiB`.",
+        "Memory limit per device for `device_map`, such as `0=60GiB,1=60GiB`.",
         rounding=True,
     )
     attn_implementation: OptionalText = setting(
         None,
-        "Attention kernels, such as `eager`, `sdpa` or `flash_attention_2`; empty lets "
-        "transformers choose.",
+        "Attention implementation, such as `eager`, `sdpa` or `flash_attention_2`; empty "
+        "lets transformers choose.",
         rounding=True,
     )
     threads: int = setting(
-        0, "CPU threads of torch; 0 takes all cores of the machine.", rounding=True, ge=0, le=4096
+        0,
+        "CPU threads used by torch; 0 uses all cores of the machine.",
+        rounding=True,
+        ge=0,
+        le=4096,
     )
     trust_remote_code: bool = setting(
         False,
-        "Run the Python code that a model repository ships; only for authors that you trust.",
+        "Run Python code shipped with a model repository; only for authors you trust.",
         runtime=True,
     )
     max_batch_size: int = setting(
         128,
-        "Prompts per batch at most; halved and remembered when memory runs out.",
+        "Maximum number of prompts per batch; halved, for the rest of the run, when memory "
+        "runs out.",
         rounding=True,
         ge=1,
     )
     max_prompt_length: int = setting(
         4096,
-        "Tokens of a prompt, its chat template included, at most; a longer one is refused before "
-        "the model is loaded. The model's own context is a limit in any case.",
+        "Maximum number of tokens per prompt, including the chat template; longer prompts "
+        "are rejected before the model is loaded. The model's own context length always "
+        "applies as well.",
         runtime=True,
         ge=1,
     )
     compile: bool = setting(
         False,
-        "Compile the decoding step (torch.compile with keys and values in fixed places): a minute "
-        "or more at the start of a phase, then faster answers on a GPU; for models whose cache can "
-        "be static.",
+        "Compile the decoding step (torch.compile with a static KV cache): takes a minute "
+        "or more at the start of a phase, then generates faster on a GPU; for models that "
+        "support a static cache.",
         rounding=True,
     )
     cache_weights: Literal["true", "false", "auto"] = setting(
         "auto",
-        "Keep pristine copies of the edited matrices in memory (true) or re-read them from disk "
-        "after each trial (false, for models that fill the memory); `auto` decides by free memory.",
+        "Keep original copies of the edited matrices in memory (true) or re-read them from "
+        "disk after each trial (false, for models that fill the memory); `auto` decides by "
+        "free memory.",
         runtime=True,
     )
     cache_device: Literal["auto", "model", "host"] = setting(
         "auto",
-        "Where these copies are kept: on the `model`'s own devices, or in `host` memory, pinned "
-        "where there is an accelerator; `auto` takes the model's devices if they have room.",
+        "Location of these copies: on the `model`'s own devices, or in `host` memory, "
+        "pinned if there is an accelerator; `auto` uses the model's devices if they have "
+        "room.",
         runtime=True,
     )
     activation_cache_gb: float = setting(
         8.0,
-        "Gigabytes for layer inputs, keys and values of the evaluation prompts, computed once per "
-        "study so that a trial starts at the first layer that it edits; kept on the model's device "
-        "or, where that has no room, in main memory. Answers that trials give again are kept too "
-        "where the device has room. 0 switches it off.",
+        "Gigabytes for the activation cache: layer inputs, keys and values of the "
+        "evaluation prompts, computed once per study so that a trial starts at the first "
+        "layer it edits; stored on the model's device or, if it has no room, in main "
+        "memory. Recurring responses are cached too if the device has room. 0 disables the "
+        "cache.",
         rounding=True,
         ge=0,
     )
 
     # Prompt sets
     good_prompts: PromptSetting = setting(
-        True, "Requests that the model answers, for the directions.", "load_prompts"
+        True, "Requests that the model answers, used to compute the directions.", "load_prompts"
     )
     bad_prompts: PromptSetting = setting(
-        True, "Requests that show the behaviour to remove, for the directions.", "load_prompts"
+        True,
+        "Requests that show the behavior to remove, used to compute the directions.",
+        "load_prompts",
     )
     good_evaluation_prompts: PromptSetting = setting(
         True, "Answered requests on which trials measure damage.", "load_prompts"
@@ -208,41 +222,42 @@ class InputFields(BaseSettings):
         True, "Requests on which trials count refusals.", "load_prompts"
     )
     good_holdout_prompts: PromptSetting = setting(
-        True, "Answered requests of the final table; never seen by the search.", "load_prompts"
+        True, "Answered requests for the final table; never seen by the search.", "load_prompts"
     )
     bad_holdout_prompts: PromptSetting = setting(
-        True, "Refused requests of the final table; never seen by the search.", "load_prompts"
+        True, "Refused requests for the final table; never seen by the search.", "load_prompts"
     )
     unhelpfulness_prompts: PromptSetting = setting(
         False,
-        "Plain texts that are no requests (C4 when `true`): directions are made orthogonal to "
-        "what sets requests apart from them.",
+        "Plain text rather than requests (C4 if `true`); directions are orthogonalized "
+        "against the request-vs-text direction.",
         "load_prompts",
     )
     sacred_prompts: PromptSetting = setting(
         False,
-        "Prompts of abilities to protect (MMLU when `true`): directions are made orthogonal to "
-        "what sets them apart from the plain texts, or from the good prompts without such.",
+        "Prompts exercising a capability to protect (MMLU if `true`); directions are "
+        "orthogonalized against the direction separating them from the plain text (or, "
+        "without it, from the good prompts).",
         "load_prompts",
     )
     chat_template: OptionalText = setting(
         None,
-        "Chat template for a tokenizer that has none or a wrong one: the path of a Jinja file or "
-        "the template's text.",
+        "Chat template for a tokenizer without one or with a wrong one: path of a Jinja "
+        "file, or the template text.",
         *MODEL_RULES,
     )
     response_prefix: Annotated[str, BeforeValidator(lambda value: value or "")] = setting(
         AUTO_PREFIX,
-        "Text with which every answer of the model begins; states and scores are taken after it. "
-        "`auto` finds what a few dozen answers have in common and closes a think block at once; "
-        "empty switches it off.",
+        "Text that starts every response of the model; states and scores are measured after "
+        "it. `auto` detects the prefix shared by a few dozen responses and closes a think "
+        "block immediately; empty disables it.",
         "find_response_prefix",
     )
     template_date: TemplateDate = setting(
         AUTO_DATE,
-        "Date in the prompts of a chat template that prints today's, as of midnight: one such as "
-        "`2025-01-31`, or `auto`, the day (UTC) on which the run first needs one. `auto` is kept "
-        "for all later phases and reruns of the run, on any machine. Without effect on other "
-        "templates.",
+        "Date printed by chat templates that include today's date, as of midnight: a date "
+        "such as `2025-01-31`, or `auto`, the day (UTC) on which the run first needs one. "
+        "With `auto`, all later phases and reruns of the run keep that date, on any "
+        "machine. Has no effect on other templates.",
         "find_response_prefix",
     )

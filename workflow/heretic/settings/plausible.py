@@ -1,4 +1,4 @@
-"""Values that no setting can have: checked before their types, since they break what shows them."""
+"""Rejection of implausible values, before type checks and before any message displays them."""
 
 import math
 from collections.abc import Mapping
@@ -6,25 +6,25 @@ from typing import Any
 
 from heretic.errors import SettingsError, one_line
 
-# Of one setting, with every repetition of a YAML alias counted.
+# Limits per setting, counting every repetition of a YAML alias.
 MOST_VALUES = 10_000
 MOST_DEPTH = 20
 MOST_CHARACTERS = 1_000_000
-# No count, size or weight of a run comes near it, and larger ones do not fit where they go.
+# Far above any count, size or weight of a run; larger values overflow downstream.
 LARGEST = 10**12
 SHOWN = 100
 
 
 def check_plausible(key: str, value: Any, origin: str) -> None:
-    """Refuse a value that is too large, too deep, or holds texts that are not text.
+    """Reject a value that is too large, too deeply nested, or not valid text.
 
     Args:
-        key: name of the setting.
-        value: as read from a file, a variable or the command line.
-        origin: where it comes from, for the message.
+        key: Name of the setting.
+        value: Value as read from a file, a variable or the command line.
+        origin: Source of the value, for the message.
 
     Raises:
-        SettingsError: names the setting and its origin.
+        SettingsError: The value is rejected; the message names the setting and its origin.
     """
     waiting, count = [(value, 0)], 0
     while waiting:
@@ -32,13 +32,12 @@ def check_plausible(key: str, value: Any, origin: str) -> None:
         count += 1
         fault = _fault(found)
         if depth > MOST_DEPTH:
-            fault = f"is nested more than {MOST_DEPTH} times"
+            fault = f"is nested more than {MOST_DEPTH} levels deep"
         if count > MOST_VALUES:
             fault = f"holds more than {MOST_VALUES:,} values"
         if fault:
             raise SettingsError(
-                f"{one_line(key, SHOWN)} ({origin}) {fault}; give a value that config/README.md "
-                "describes"
+                f"{one_line(key, SHOWN)} ({origin}) {fault}; see config/README.md for valid values"
             )
         if isinstance(found, Mapping):
             waiting += [(inner, depth + 1) for pair in found.items() for inner in pair]
@@ -47,7 +46,7 @@ def check_plausible(key: str, value: Any, origin: str) -> None:
 
 
 def shown(value: object, length: int = SHOWN) -> str:
-    """What a message shows of a value: one line of at most `length` characters."""
+    """Return a value for display in a message: one line of at most `length` characters."""
     return one_line(repr(value), length)
 
 

@@ -1,4 +1,4 @@
-"""The settings model: its fields, what must hold between them, and what each rule reads."""
+"""The settings model: fields, cross-field validation, and the subset read by each rule."""
 
 import re
 from collections.abc import Mapping
@@ -11,12 +11,12 @@ from pydantic_settings import BaseSettings, PydanticBaseSettingsSource
 from heretic.settings.benchmark_fields import BenchmarkFields
 from heretic.settings.prompt_sources import OPTIONAL_SETS, PromptSource, built_in_source
 
-# Most file systems take 255 bytes; parts of a run's folder add to its name.
+# Most file systems allow 255 bytes; parts of a run's folder are appended to its name.
 LONGEST_NAME = 200
 
 
 class Settings(BenchmarkFields):
-    """Everything that a user can set, flat, with one nested level for prompt sets."""
+    """All user settings: flat, with one nested level for prompt sets."""
 
     @classmethod
     def settings_customise_sources(
@@ -27,7 +27,7 @@ class Settings(BenchmarkFields):
         dotenv_settings: PydanticBaseSettingsSource,
         file_secret_settings: PydanticBaseSettingsSource,
     ) -> tuple[PydanticBaseSettingsSource, ...]:
-        """Only keyword arguments: `resolve` reads the environment and the files."""
+        """Use only keyword arguments; `resolve` reads the environment and the files."""
         return (init_settings,)
 
     @field_validator("cache_weights", "low_memory_export", mode="before")
@@ -40,9 +40,9 @@ class Settings(BenchmarkFields):
     def _need_distinct_models(cls, value: str | list[str]) -> str | list[str]:
         models = [value] if isinstance(value, str) else value
         if not models or not all(name.strip() for name in models):
-            raise ValueError("name a hub id, a local folder, or `demo`")
+            raise ValueError("expected a hub id, a local folder, or `demo`")
         if len(set(models)) < len(models):
-            raise ValueError("names a model twice; list each model once")
+            raise ValueError("lists a model twice; list each model once")
         return value
 
     @model_validator(mode="after")
@@ -50,7 +50,7 @@ class Settings(BenchmarkFields):
         if self.n_startup_trials > self.n_trials and "n_startup_trials" in self.model_fields_set:
             raise ValueError(
                 f"n_startup_trials ({self.n_startup_trials}) exceeds n_trials ({self.n_trials}); "
-                "raise n_trials or lower n_startup_trials"
+                "increase n_trials or decrease n_startup_trials"
             )
         if self.run_name is not None and not isinstance(self.model, str):
             raise ValueError("run_name names one run but `model` lists several; drop run_name")
@@ -60,49 +60,50 @@ class Settings(BenchmarkFields):
             )
         if self.min_weight > self.max_weight:
             raise ValueError(
-                f"min_weight ({self.min_weight}) exceeds max_weight ({self.max_weight}); lower it"
+                f"min_weight ({self.min_weight}) exceeds max_weight ({self.max_weight}); "
+                "decrease min_weight"
             )
         self._check_directions()
         self._check_quantization()
         if len(set(self.objectives)) < len(self.objectives):
-            raise ValueError("objectives names a score twice; list each once")
+            raise ValueError("objectives lists a metric twice; list each once")
         if self.engine == "edited_weights" and self.trials_in_flight not in ("auto", 1):
             raise ValueError(
-                f"trials_in_flight={self.trials_in_flight} cannot share one set of edited_weights; "
-                "set engine=auto or engine=output_side"
+                f"trials_in_flight={self.trials_in_flight} is not supported with "
+                "engine=edited_weights; use engine=auto or engine=output_side"
             )
         if self.max_memory is not None and self.device_map is None:
-            raise ValueError("max_memory limits what device_map fills; set device_map=auto as well")
+            raise ValueError("max_memory requires device_map; set device_map=auto as well")
         for name in self.required_sets():
             if getattr(self, name) is False:
-                raise ValueError(f"{name} cannot be switched off; name a dataset or leave it out")
+                raise ValueError(f"{name} cannot be disabled; give a dataset or leave it unset")
         return self
 
     def _check_directions(self) -> None:
         methods = self.ensemble_weights
         taking_part = {name for name, weight in (methods or {}).items() if weight > 0}
         if methods is not None and not taking_part:
-            raise ValueError("ensemble_weights gives every method the weight 0; raise one")
+            raise ValueError("ensemble_weights is 0 for every method; increase at least one")
         one_alone = self.direction_method == "mean_difference" or (
             self.direction_method == "ensemble" and taking_part == {"mean_difference"}
         )
         if self.n_directions > 1 and one_alone:
             raise ValueError(
-                f"n_directions={self.n_directions} needs direction_method contrastive_pca, pca, "
-                "probe or an ensemble with one of them: a difference of means is one direction"
+                f"n_directions={self.n_directions} requires direction_method contrastive_pca, "
+                "pca, probe or an ensemble with one of them: a difference of means is one direction"
             )
         weights = self.direction_weights
         if isinstance(weights, list) and (len(weights) != self.n_directions or not any(weights)):
             raise ValueError(
-                f"direction_weights has {len(weights)} numbers; give one for each of n_directions "
-                f"({self.n_directions}), not all 0"
+                f"direction_weights has {len(weights)} numbers; expected one per direction "
+                f"(n_directions={self.n_directions}), not all 0"
             )
 
     def _check_quantization(self) -> None:
         if self.quantization == "as_is" and self.export_from is None:
             raise ValueError(
-                "quantization=as_is searches a quantised checkpoint, and the export edits the "
-                "full-precision one of which it was made: name that with export_from"
+                "quantization=as_is searches a quantized checkpoint, but the export edits the "
+                "full-precision original; set export_from to that model"
             )
         if self.export_from is not None and not isinstance(self.model, str):
             raise ValueError(
@@ -112,14 +113,14 @@ class Settings(BenchmarkFields):
 
     @classmethod
     def required_sets(cls) -> tuple[str, ...]:
-        """The prompt sets without which no run is possible."""
+        """Return the names of the mandatory prompt sets."""
         return tuple(name for name in _prompt_fields(cls) if name not in OPTIONAL_SETS)
 
     def runs(self) -> "dict[str, Settings]":
-        """Settings of each run by run name; one run per model.
+        """Return the settings of each run by run name; one run per model.
 
         Raises:
-            ValueError: two models would share a results folder, or a name is too long for one.
+            ValueError: Two models would share a results folder, or a name is too long for one.
         """
         models = [self.model] if isinstance(self.model, str) else self.model
         by_run = {
@@ -128,22 +129,22 @@ class Settings(BenchmarkFields):
         }
         if any(len(name.encode()) > LONGEST_NAME for name in by_run):
             raise ValueError(
-                f"a folder's name has at most {LONGEST_NAME} characters; set a shorter run_name"
+                f"folder names are limited to {LONGEST_NAME} characters; set a shorter run_name"
             )
         if len(by_run) < len(models):
             raise ValueError("two of the models share a results folder; run them one by one")
         return by_run
 
     def picks(self) -> dict[str, str]:
-        """The rules of `select` by the end of the folder where what each one picks is saved.
+        """Return the rules of `select` by the subfolder of `results/<run>` for each rule's result.
 
-        It comes after `results/<run>`: nothing for the first, which is the run's result.
+        The first rule gives the run's main result, whose subfolder is empty.
         """
         first, *others = [self.select] if isinstance(self.select, str) else self.select
         return {"": first, **{f"/picks/{rule.replace('=', '-')}": rule for rule in others}}
 
     def prompt_sources(self) -> dict[str, tuple[PromptSource, ...]]:
-        """Sources of every prompt set in use, by set name; for the settings of one run."""
+        """Return the sources of every prompt set in use by name; for the settings of one run."""
         assert isinstance(self.model, str)
         found: dict[str, tuple[PromptSource, ...]] = {}
         for name in _prompt_fields(type(self)):
@@ -155,10 +156,10 @@ class Settings(BenchmarkFields):
         return found
 
     def subset(self, rule: str) -> dict[str, Any]:
-        """The settings that `rule` depends on, as plain JSON values.
+        """Return the settings that `rule` depends on, as plain JSON values.
 
-        For `load_prompts` that leaves out the sources: each job receives its own one. Of further
-        scores that of the teacher-forced KL is told `kl_tokens` where it names no number itself.
+        For `load_prompts` the sources are omitted, because each job receives its own. An additional
+        teacher-forced KL metric without a number of tokens uses `kl_tokens`.
         """
         names = {
             name
@@ -170,12 +171,12 @@ class Settings(BenchmarkFields):
             if instance["scorer"] == "kl_teacher_forced":
                 tokens = instance["settings"].setdefault("tokens", self.kl_tokens)
                 if instance["name"] is None and tokens != self.kl_tokens:
-                    # The held-out table has one of that name already.
+                    # The held-out table already has a metric of that name.
                     instance["name"] = f"kl_teacher_forced_{tokens}"
         return found
 
     def runtime(self) -> dict[str, Any]:
-        """The settings that change how a result is computed but not the result."""
+        """Return the settings that change how a result is computed but not the result."""
         names = {name for name, extra in _extras(type(self)) if extra["runtime"]}
         return self.model_dump(mode="json", include=names)
 
@@ -197,6 +198,6 @@ PROMPT_FIELDS = frozenset(_prompt_fields(Settings))
 
 
 def safe_name(model: str) -> str:
-    """`model` as a folder name: a local path keeps its last part, a hub id owner and name."""
+    """Return a folder name: the last part of a local path, or a hub id's owner and name."""
     name = Path(model).resolve().name if model.startswith((".", "/", "~")) else model
     return re.sub(r"[^A-Za-z0-9._-]+", "--", name).strip(".-") or "model"

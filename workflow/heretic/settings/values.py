@@ -1,4 +1,4 @@
-"""How a setting is declared, and how texts of the command line become values of its type."""
+"""Declaration of settings and conversion of command-line text to typed values."""
 
 import json
 import re
@@ -23,13 +23,13 @@ def setting(
     """Return a field with its default, its description, the rules that read it and its bounds.
 
     Args:
-        default: of the setting.
-        description: of the setting, for help and documents.
-        rules: that read the setting and run again when it changes.
-        runtime: whether the setting changes how or where something is computed; then no rule runs
-            again.
-        rounding: whether results with another value of such a setting may differ by rounding.
-        bounds: of pydantic's `Field`.
+        default: Default value.
+        description: Description for the help text and the generated documents.
+        rules: Rules that read the setting and rerun when it changes.
+        runtime: Whether the setting only changes how or where something is computed; no rule
+            reruns in that case.
+        rounding: Whether results under another value of the setting may differ by rounding.
+        bounds: Bounds, as taken by pydantic's `Field`.
     """
     extra: dict[str, Any] = {
         "rules": list(rules),
@@ -40,7 +40,7 @@ def setting(
 
 
 def read_prompt_setting(value: object) -> object:
-    """A bare text as the switch or the dataset that it names; in a list, as a dataset."""
+    """Convert a bare string to a switch or a dataset; inside a list, always to a dataset."""
     if isinstance(value, str):
         switches = {"true": True, "false": False}
         return switches.get(value.strip().lower(), {"dataset": value})
@@ -50,14 +50,14 @@ def read_prompt_setting(value: object) -> object:
 
 
 def kind_of_prompt_setting(value: object) -> str:
-    """Which kind of value a prompt set has: one source, several, or a switch."""
+    """Return the kind of a prompt set's value: one source, several, or a switch."""
     if isinstance(value, bool):
         return "switch"
     return "sources" if isinstance(value, list) else "source"
 
 
 def read_limits(value: object) -> object:
-    """`0=60GiB,cpu=100GiB` as limits by device."""
+    """Parse `0=60GiB,cpu=100GiB` into limits by device."""
     value = read_nothing(value)
     if isinstance(value, str):
         pairs = (part.partition("=") for part in value.split(","))
@@ -68,7 +68,7 @@ def read_limits(value: object) -> object:
 Memory = Annotated[str, Field(pattern=r"^\d+(\.\d+)? ?([KMGT]i?B)$")]
 MemoryLimits = Annotated[dict[str, Memory] | None, BeforeValidator(read_limits)]
 
-# Of the demo model.
+# Options of the demo model.
 DemoFamily = Literal["llama", "qwen3", "qwen3_moe"]
 PlantedName = Literal["dish_of_material", "tool_of_fabric"]
 DEFAULT_FAMILY: Final[DemoFamily] = "llama"
@@ -79,7 +79,7 @@ Method = Literal["mean_difference", "contrastive_pca", "pca", "probe"]
 
 
 def read_weights_by_name(value: object) -> object:
-    """`mean_difference=1,probe=0.5` as weights by name."""
+    """Parse `mean_difference=1,probe=0.5` into weights by name."""
     value = read_nothing(value)
     if isinstance(value, str):
         pairs = (part.partition("=") for part in value.split(","))
@@ -88,7 +88,7 @@ def read_weights_by_name(value: object) -> object:
 
 
 def read_numbers(value: object) -> object:
-    """`1,0.5` as a list; `equal` and `explained_variance` as they are."""
+    """Parse `1,0.5` into a list; return `equal` and `explained_variance` unchanged."""
     if isinstance(value, int | float) and not isinstance(value, bool):
         return [value]
     if isinstance(value, str) and value not in WEIGHTINGS:
@@ -96,19 +96,21 @@ def read_numbers(value: object) -> object:
             return [float(part) for part in value.strip("[] ").split(",")]
         except ValueError:
             names = " or ".join(WEIGHTINGS)
-            raise ValueError(f"name {names}, or give numbers such as 1,0.5") from None
+            raise ValueError(f"expected {names}, or numbers such as 1,0.5") from None
     return value
 
 
 def read_depths(value: object) -> object:
-    """`0.4,0.9` as a pair; one complaint for whatever is not two fractions of depth in order."""
+    """Parse `0.4,0.9` into a pair; report any invalid value with a single message."""
     parts = value.strip("[]() ").split(",") if isinstance(value, str) else value
     try:
         low, high = map(float, parts)  # type: ignore[call-overload]
     except (TypeError, ValueError, OverflowError):
         low, high = 1.0, 0.0
     if not 0 <= low <= high <= 1:
-        raise ValueError("give two fractions of depth from 0 to 1, the smaller first, as 0.4,0.9")
+        raise ValueError(
+            "expected two fractions of depth from 0 to 1, the smaller first, such as 0.4,0.9"
+        )
     return low, high
 
 
@@ -116,11 +118,11 @@ Depths = Annotated[tuple[float, float], BeforeValidator(read_depths)]
 
 
 def read_warm_start(value: object) -> object:
-    """The switch that a text or a boolean stands for, or the path as it is."""
+    """Convert a string or a boolean to a switch; return a path unchanged."""
     switches = {"auto": "auto", "true": "auto", "false": False, "": False, "null": False}
     found = switches.get(str(value).strip().lower(), value)
     if found not in ("auto", False) and not re.fullmatch(r".+\.ya?ml", str(found)):
-        raise ValueError("say auto or false, or name a .yaml file of first trials")
+        raise ValueError("expected auto, false, or a .yaml file of warm-start trials")
     return found
 
 
@@ -129,28 +131,28 @@ WarmStart = Annotated[
     BeforeValidator(read_warm_start),
 ]
 
-# The value of `template_date` that fixes the date of a run when it is first needed.
+# Value of `template_date` that fixes the date of a run when one is first needed.
 AUTO_DATE: Final = "auto"
-AUTO_PREFIX: Final = "auto"  # `response_prefix` is found by asking the model
+AUTO_PREFIX: Final = "auto"  # detect `response_prefix` from the model's responses
 DATE = r"[1-9]\d{3}-\d{2}-\d{2}"
 
 
 def parse_date(value: object) -> date:
-    """Return the date that a text such as `2025-01-31` names.
+    """Parse a date such as `2025-01-31`.
 
     Raises:
-        ValueError: it names none.
+        ValueError: `value` is not a date.
     """
     if isinstance(value, str) and re.fullmatch(DATE, value, re.ASCII):
         try:
             return date.fromisoformat(value)
         except ValueError:  # such as the 31st of February
             pass
-    raise ValueError("give a date as YYYY-MM-DD, such as 2025-01-31")
+    raise ValueError("expected a date in the form YYYY-MM-DD, such as 2025-01-31")
 
 
 def read_date(value: object) -> object:
-    """`auto`, or a date as text; YAML and TOML files give a date that is not quoted as such."""
+    """Return `auto` or a date as a string; unquoted dates in YAML and TOML arrive as dates."""
     value = read_nothing(value)
     if value is None:
         return AUTO_DATE
@@ -166,13 +168,13 @@ MOST_TRIALS_IN_FLIGHT = 8
 
 
 def read_trials_in_flight(value: object) -> object:
-    """`4` as a number; one complaint for whatever is neither `auto` nor a number that it may be."""
+    """Parse `4` into a number; report any invalid value with a single message."""
     text = str(value).strip().lower()
     if text == "auto":
         return text
     known = text.isascii() and text.isdigit() and 1 <= int(text) <= MOST_TRIALS_IN_FLIGHT
     if not known or isinstance(value, bool):
-        raise ValueError(f"say auto, or a whole number from 1 to {MOST_TRIALS_IN_FLIGHT}")
+        raise ValueError(f"expected auto or an integer from 1 to {MOST_TRIALS_IN_FLIGHT}")
     return int(text)
 
 
@@ -187,22 +189,22 @@ RULE = r"(closest|knee|min_refusals_under_kl|trial=(0|[1-9]\d{0,9}))"
 
 
 def read_picks(value: object) -> object:
-    """`knee, closest` as the list of both; a single rule as a text, however it is given."""
+    """Parse `knee, closest` into a list; return a single rule as a string."""
     if isinstance(value, str):
         value = [part.strip() for part in value.split(",")]
     rules = value if isinstance(value, list) else [value]
     wrong = [rule for rule in rules if not (isinstance(rule, str) and re.fullmatch(RULE, rule))]
     if wrong or not rules:
         *names, last = RULE_NAMES
-        what = f"{wrong[0]!r} is no rule" if wrong else "there is no rule"
-        raise ValueError(f"{what}; name {', '.join(names)} or {last}, or several of them")
+        what = f"unknown selection rule {wrong[0]!r}" if wrong else "no selection rule"
+        raise ValueError(f"{what}; choose {', '.join(names)} or {last}, or several of these")
     twice = next((rule for rule, count in Counter(rules).items() if count > 1), None)
     if twice is not None:
-        raise ValueError(f"names {twice} twice; name each rule once")
+        raise ValueError(f"lists {twice} twice; list each rule once")
     return rules[0] if len(rules) == 1 else rules
 
 
-# Texts as a configuration file may have them, for its schema.
+# Strings accepted in a configuration file, for its schema.
 Picks = Annotated[
     Annotated[str, Field(pattern=rf"^{RULE}( *, *{RULE})*$")]
     | Annotated[
@@ -221,7 +223,7 @@ DirectionWeights = Annotated[
 
 
 def read_plain_values(value: object) -> object:
-    """Texts that are numbers or switches as such: a command line gives nothing but texts."""
+    """Convert strings that hold numbers or booleans; a command line passes only strings."""
     if isinstance(value, dict):
         return {key: read_plain_values(inner) for key, inner in value.items()}
     if isinstance(value, list):
@@ -236,17 +238,17 @@ def read_plain_values(value: object) -> object:
 
 
 class ScorerInstance(BaseModel):
-    """A further score: which scorer, under which name, with which settings."""
+    """An additional metric: scorer, name and settings."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     scorer: str = Field(
         min_length=1,
-        description="`kl_teacher_forced`, `perplexity`, `judge`, `phrases`, `words`, or a class of "
-        "your own as `path/to/file.py:Class`",
+        description="`kl_teacher_forced`, `perplexity`, `judge`, `phrases`, `words`, or your own "
+        "class as `path/to/file.py:Class`",
     )
     name: str | None = Field(
-        default=None, description="name of the score; the scorer's own if null"
+        default=None, description="name of the metric; the scorer's own if null"
     )
     settings: Annotated[dict[str, Any], BeforeValidator(read_plain_values)] = Field(
         default={}, description="arguments of the scorer's class"
@@ -254,7 +256,7 @@ class ScorerInstance(BaseModel):
 
 
 def read_scorers(value: object) -> object:
-    """`perplexity,words` as instances; a JSON list in a variable as what it holds."""
+    """Parse `perplexity,words` or a JSON list into scorer instances."""
     value = read_nothing(value)
     if value is None:
         return []
@@ -264,7 +266,7 @@ def read_scorers(value: object) -> object:
                 value = json.loads(value)
             except (ValueError, RecursionError) as error:
                 why = one_line(error)
-                raise ValueError(f"is no JSON list ({why}); see docs/scores.md") from None
+                raise ValueError(f"is not a valid JSON list ({why}); see docs/scores.md") from None
         else:
             value = [part.strip() for part in value.split(",")]
     if isinstance(value, dict):
