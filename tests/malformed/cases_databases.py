@@ -18,9 +18,9 @@ from heretic.ablation.parameters import AblationParameters
 from heretic.artifacts import read_json, write_json
 from heretic.cli import main
 from heretic.model.components import ATTENTION, MLP
-from heretic.optimization.known_edits import N_LAYERS, earlier_edits, family_edits
-from heretic.optimization.study import open_study
-from heretic.optimization.trials import read_records, stored_objectives
+from heretic.optimization.known_edits import earlier_edits, family_edits
+from heretic.optimization.stored import N_LAYERS
+from heretic.optimization.study import open_study, read_records, stored_objectives
 from heretic.optimization.watch import read_search, search_table
 from heretic.prompts.bundle import read_prompts
 from heretic.report.reading import read_run

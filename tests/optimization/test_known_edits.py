@@ -13,7 +13,6 @@ from heretic.artifacts import write_json
 from heretic.errors import HereticError, SettingsError, StudyError
 from heretic.model.components import ATTENTION, MLP
 from heretic.optimization.known_edits import (
-    N_LAYERS,
     Family,
     check_warm_start,
     earlier_edits,
@@ -21,8 +20,8 @@ from heretic.optimization.known_edits import (
 )
 from heretic.optimization.pareto import pareto_front
 from heretic.optimization.records import TrialRecord, candidates
-from heretic.optimization.study import open_study
-from heretic.optimization.trials import read_records
+from heretic.optimization.stored import N_LAYERS
+from heretic.optimization.study import open_study, read_records
 from optimization.small_search import OBJECTIVES, STUDY, objectives_of, search
 
 REPOSITORY = Path(__file__).parents[2]

@@ -23,11 +23,12 @@ from heretic.optimization.database import storage_url
 from heretic.optimization.records import TrialRecord, agreement, choose, mean_stages, trial_rows
 from heretic.optimization.samplers import Sampling, make_sampler
 from heretic.optimization.study import (
+    RECORD,
     finished_trials,
     open_study,
+    read_records,
     study_name,
 )
-from heretic.optimization.trials import RECORD, read_records
 from heretic.stages import STAGES, StageClock
 from optimization.small_search import (
     OBJECTIVES,

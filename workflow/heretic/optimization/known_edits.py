@@ -17,13 +17,11 @@ from heretic.model.components import ATTENTION, MLP
 from heretic.optimization.objectives import DEFAULTS, Objective
 from heretic.optimization.pareto import Candidate, pareto_front
 from heretic.optimization.records import TrialRecord, candidates, require_scores
-from heretic.optimization.stored import Layers, StoredEdit, complaint
+from heretic.optimization.stored import N_LAYERS, Layers, StoredEdit, complaint
 from heretic.settings.config_files import read_config_file
 
 EXAMPLE = "config/warm_start/llama.yaml"
 DATABASES = (".db", ".sqlite", ".sqlite3")
-# What a study's database says of the model.
-N_LAYERS = "n_layers"
 KINDS = "the study.db, study.json or best.json of a search"
 LARGEST_FAMILY, MOST_TRIALS = 256 * 1024, 10_000
 _LAYERS: Final = TypeAdapter(Layers)
@@ -206,7 +204,7 @@ def _edit(values: Any, n_layers: int) -> AblationParameters:
 
 
 def _read_database(path: Path) -> Read:
-    # With it comes torch.
+    # With it comes Optuna, which takes longer to load than all else here.
     from heretic.optimization.watch import read_search
 
     search = read_search(path)

@@ -13,6 +13,8 @@ from heretic.errors import StudyError, one_line
 from heretic.model.components import COMPONENTS, EMBEDDINGS
 
 MOST_LAYERS, LARGEST_WEIGHT, ROUNDING = 10_000, 1e6, 1e-6
+# What a study and its table say of the model.
+N_LAYERS = "n_layers"
 DAMAGED = "check the disk, or move the file away to start over"
 Layers = Annotated[int, Field(ge=1, le=MOST_LAYERS)]
 Score = Annotated[int, Field(ge=-(10**15), le=10**15)] | FiniteFloat | None

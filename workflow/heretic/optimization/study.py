@@ -3,12 +3,14 @@
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 import optuna
 from optuna.trial import FrozenTrial, TrialState
 
+from heretic.ablation.parameters import AblationParameters
 from heretic.artifacts import fingerprint
 from heretic.console import log
 from heretic.errors import StudyError
@@ -19,8 +21,41 @@ from heretic.optimization.database import (
     reading_errors,
     require_study_file,
 )
+from heretic.optimization.objectives import DEFAULTS, Objective
+from heretic.optimization.records import TrialRecord
+from heretic.optimization.stored import (
+    DAMAGED,
+    StoredAsked,
+    StoredTrial,
+    require_form,
+    require_list,
+    require_mapping,
+)
 
-IN_FLIGHT = "in_flight"  # attribute of a study: what it was asked for and has not finished
+# Attributes of a study: how many trials are wanted, what for, and what was asked for before.
+WANTED, OBJECTIVES, IN_FLIGHT = "n_trials", "objectives", "in_flight"
+RECORD = "record"  # attribute of a trial
+
+
+@dataclass(frozen=True)
+class Asked:
+    """A trial that was asked for.
+
+    Attributes:
+        place: how many trials of the study come before it, whatever their numbers.
+        sampled: its parameters by name.
+        since: when it was asked for; seconds since 1970.
+    """
+
+    place: int
+    sampled: Mapping[str, Any]
+    since: float
+
+    @classmethod
+    def of(cls, trial: optuna.Trial) -> "Asked":
+        """A trial of a `StudyInMemory`, once all its parameters are chosen."""
+        since = trial.datetime_start
+        return cls(trial.number, trial.params, since.timestamp() if since else 0.0)
 
 
 def study_name(objective: Mapping[str, Any]) -> str:
@@ -131,6 +166,62 @@ def latest_start(study: optuna.Study) -> float:
     started = (trial.datetime_start.timestamp() for trial in trials if trial.datetime_start)
     waiting = (asked["since"] for asked in study.user_attrs.get(IN_FLIGHT, []))
     return max((*started, *waiting), default=0.0)
+
+
+def in_flight(attributes: Mapping[str, Any], done: int) -> list[Asked]:
+    """What was asked for and is not finished.
+
+    Args:
+        attributes: of the study.
+        done: finished trials of the study.
+
+    Raises:
+        StudyError: what is stored of them is damaged.
+    """
+    entries = require_list(attributes.get(IN_FLIGHT, []), "the study's trials in flight")
+    for each in entries:
+        require_form(StoredAsked, each, "a trial in flight of the study")
+    stored = [Asked(**each) for each in entries]
+    return [asked for asked in stored if asked.place >= done]
+
+
+def stored_objectives(study: optuna.Study) -> tuple[Objective, ...]:
+    """The objectives of a study.
+
+    Raises:
+        StudyError: what is stored of them is damaged.
+    """
+    stored = study.user_attrs.get(OBJECTIVES)
+    if stored is None:
+        return DEFAULTS
+    if not require_list(stored, "the study's objectives"):
+        raise StudyError(f"the study has no objectives; {DAMAGED}")
+    return tuple(Objective.from_dict(each) for each in stored)
+
+
+def read_records(study: optuna.Study, n_trials: int) -> list[TrialRecord]:
+    """The first `n_trials` finished trials of a study.
+
+    Raises:
+        StudyError: what is stored of a trial is damaged.
+    """
+    return [_record(trial) for trial in finished_trials(study)[:n_trials]]
+
+
+def _record(trial: FrozenTrial) -> TrialRecord:
+    stored = require_mapping(trial.user_attrs.get(RECORD), f"trial {trial.number} of the study")
+    require_form(StoredTrial, stored, f"trial {trial.number} of the study")
+    return TrialRecord(
+        number=trial.number,
+        parameters=AblationParameters.from_dict(stored["parameters"]),
+        sampled=trial.params,
+        scores=stored["scores"],
+        # Earlier versions told samplers no more than that.
+        feasible=stored.get("feasible", all(value <= 0 for value in trial.constraints.values())),
+        seconds=stored["seconds"],
+        stages=stored.get("stages", {}),
+        computation=stored.get("computation", {}),
+    )
 
 
 @contextmanager

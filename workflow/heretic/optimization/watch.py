@@ -10,12 +10,18 @@ from optuna.trial import FrozenTrial, TrialState
 
 from heretic.console import duration
 from heretic.errors import StudyError
-from heretic.optimization.in_flight import in_flight
-from heretic.optimization.known_edits import N_LAYERS
 from heretic.optimization.objectives import Objective
 from heretic.optimization.records import TrialRecord, mean_stages, require_scores, trial_rows
-from heretic.optimization.study import latest_start, opened_studies, require_numbers
-from heretic.optimization.trials import WANTED, read_records, stored_objectives
+from heretic.optimization.stored import N_LAYERS
+from heretic.optimization.study import (
+    WANTED,
+    in_flight,
+    latest_start,
+    opened_studies,
+    read_records,
+    require_numbers,
+    stored_objectives,
+)
 
 COLUMNS = (
     "trial", "state", "kl_first_token", "unanswered", "refusals", "degenerate",
