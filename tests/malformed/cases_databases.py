@@ -135,7 +135,12 @@ def _best() -> dict[str, Any]:
     part = {"layer_min": 0.0, "layer_max": 1.0, "weight": 1.0}
     edit = {"direction_scope": "global", "direction_index": 1.0, "layers": None}
     whole = {**edit, "components": {ATTENTION: part, MLP: part}}
-    return {"parameters": AblationParameters.from_dict(whole).to_dict(), "model": {"layers": 3}}
+    objective = {"name": "kl_first_token", "direction": "minimize", "best": 0.0, "worst": 1.0}
+    return {
+        "parameters": AblationParameters.from_dict(whole).to_dict(),
+        "objectives": [objective],
+        "model": {"layers": 3},
+    }
 
 
 def cases() -> Iterator[Case]:

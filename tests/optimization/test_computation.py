@@ -104,7 +104,7 @@ def test_a_study_that_continues_under_other_settings_warns_once(
     ("earlier", "now", "said"),
     [
         ([], {"device": "cpu"}, None),
-        ([{}], {"device": "cpu"}, None),  # of an earlier version
+        ([{}], {"device": "cpu"}, None),
         ([{"device": "cpu", "batch_size": 4}], {"device": "cpu"}, None),
         (
             [{"device": "cuda:0", "gpu": "H"}] * 2,

@@ -27,7 +27,7 @@ class StudyInMemory:
     """A study's finished trials in memory, where further ones are asked for.
 
     The numbers of its trials are their places: how many trials come before them, finished or in
-    flight. Failed trials, which earlier versions left behind, are not among them.
+    flight. Failed trials, which other programs left behind, are not among them.
     """
 
     def __init__(self, stored: optuna.Study) -> None:

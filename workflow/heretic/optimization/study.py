@@ -21,7 +21,7 @@ from heretic.optimization.database import (
     reading_errors,
     require_study_file,
 )
-from heretic.optimization.objectives import DEFAULTS, Objective
+from heretic.optimization.objectives import Objective
 from heretic.optimization.records import TrialRecord
 from heretic.optimization.stored import (
     DAMAGED,
@@ -75,7 +75,7 @@ def open_study(
 
     `objectives` are directions by name of the score.
 
-    Trials that a killed process of an earlier version left running are marked as failed.
+    Trials that another program left running or queued are marked as failed.
 
     Raises:
         StudyError: another process writes, or the file is damaged.
@@ -144,7 +144,7 @@ def _create(database: Path) -> None:
 
 
 def _fail_unfinished(study: optuna.Study) -> None:
-    """Mark as failed what others left: earlier versions, which wrote bit by bit, or users."""
+    """Mark as failed what others left: programs that store trials bit by bit, or users."""
     waiting = study.get_trials(deepcopy=False, states=(TrialState.WAITING,))
     if waiting:
         log.warning("%d trials wait in the study's queue; they are not run", len(waiting))
@@ -186,17 +186,18 @@ def in_flight(attributes: Mapping[str, Any], done: int) -> list[Asked]:
 
 
 def stored_objectives(study: optuna.Study) -> tuple[Objective, ...]:
-    """The objectives of a study.
+    """The objectives of a study; none before its first search.
 
     Raises:
         StudyError: what is stored of them is damaged.
     """
     stored = study.user_attrs.get(OBJECTIVES)
-    if stored is None:
-        return DEFAULTS
-    if not require_list(stored, "the study's objectives"):
+    if stored is None and not finished_trials(study):
+        return ()
+    values = require_list(stored, "the study's objectives")
+    if not values:
         raise StudyError(f"the study has no objectives; {DAMAGED}")
-    return tuple(Objective.from_dict(each) for each in stored)
+    return tuple(Objective.from_dict(each) for each in values)
 
 
 def read_records(study: optuna.Study, n_trials: int) -> list[TrialRecord]:
@@ -216,11 +217,10 @@ def _record(trial: FrozenTrial) -> TrialRecord:
         parameters=AblationParameters.from_dict(stored["parameters"]),
         sampled=trial.params,
         scores=stored["scores"],
-        # Earlier versions told samplers no more than that.
-        feasible=stored.get("feasible", all(value <= 0 for value in trial.constraints.values())),
+        feasible=stored["feasible"],
         seconds=stored["seconds"],
-        stages=stored.get("stages", {}),
-        computation=stored.get("computation", {}),
+        stages=stored["stages"],
+        computation=stored["computation"],
     )
 
 

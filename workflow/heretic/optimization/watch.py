@@ -28,7 +28,7 @@ COLUMNS = (
     "false_refusals", "seconds",
 )  # fmt: skip
 LARGEST_COUNT = 10**9
-# What only earlier versions stored.
+# What only other programs store.
 UNFINISHED = {TrialState.RUNNING: "running", TrialState.WAITING: "waiting"}
 
 
@@ -40,11 +40,11 @@ class Search:
         study: its name.
         others: names of the other studies, of earlier objectives.
         n_trials: how many completed trials are wanted; None if no search has said so yet.
-        n_layers: decoder layers of the model; None if an earlier version did not store it.
+        n_layers: decoder layers of the model; None before it is loaded for the first time.
         objectives: of the search.
         records: completed trials.
         unfinished: state by number of trials that are running, or would be if their search were
-            alive, that wait for a search of more trials, or that one of an earlier version cut off.
+            alive, that wait for a search of more trials, or that another program cut off.
     """
 
     study: str
