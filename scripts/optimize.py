@@ -32,7 +32,6 @@ from heretic.model.threads import set_threads
 from heretic.optimization.aims import directions_of, make_objectives
 from heretic.optimization.computation import describe
 from heretic.optimization.known_edits import (
-    N_LAYERS,
     KnownEdit,
     earlier_edits,
     family_edits,
@@ -41,6 +40,7 @@ from heretic.optimization.objectives import Objective
 from heretic.optimization.records import agreement, trial_rows
 from heretic.optimization.samplers import Sampling
 from heretic.optimization.search_space import SearchSpace, usable_rows
+from heretic.optimization.stored import N_LAYERS
 from heretic.optimization.study import open_study, study_name
 from heretic.optimization.trials import TrialLoop
 from heretic.optimization.warm_start import warm_starts

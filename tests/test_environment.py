@@ -1,15 +1,23 @@
 """`envs/constraints.txt` pins everything that an installation with the tests' extra consists of."""
 
 import re
+import subprocess
+import sys
 import tomllib
-from importlib.metadata import PackageNotFoundError, distribution
+from importlib.metadata import PackageNotFoundError, distribution, version
+from pathlib import Path
 
 import pytest
+import yaml
 from conftest import REPOSITORY
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 from packaging.version import Version
 
+import heretic
+
+# For a process that sees no installed package.
+PATHS = f"import sys; sys.path.insert(0, {str(Path(heretic.__file__).parents[1])!r})"
 PIN = re.compile(r"^([A-Za-z0-9._-]+)==(\S+)$", re.MULTILINE)
 
 
@@ -55,6 +63,38 @@ def test_every_package_of_an_installation_is_pinned_as_it_was_tested() -> None:
     }
     # pip leaves setuptools, and what CUDA builds of torch bring along, out or to torch's line.
     assert {n: v for n, v in differing.items() if not is_of_torch(n)} == {}
+
+
+def test_hooks_before_a_commit_use_the_pinned_versions() -> None:
+    config = yaml.safe_load((REPOSITORY / ".pre-commit-config.yaml").read_text())
+    used = {
+        requirement
+        for repository in config["repos"]
+        for hook in repository["hooks"]
+        for requirement in hook.get("additional_dependencies", ())
+    }
+    assert {each.partition("==")[0] for each in used} == {"ruff", "snakefmt", "codespell"}
+    pinned = pins()
+    assert used == {f"{name}=={pinned[name]}" for name in ("ruff", "snakefmt", "codespell")}
+
+
+def test_the_citation_and_the_package_have_the_same_version() -> None:
+    project = tomllib.loads((REPOSITORY / "pyproject.toml").read_text())["project"]
+    citation = yaml.safe_load((REPOSITORY / "CITATION.cff").read_text())
+    assert citation["version"] == project["version"]
+    assert citation["license"] == project["license"]
+
+
+def test_the_package_knows_its_version_without_a_search_when_it_is_imported() -> None:
+    assert heretic.__version__ == version("heretic-workflow")
+    assert (Path(heretic.__file__).parent / "py.typed").is_file()
+    code = "import heretic, sys; assert 'importlib.metadata' not in sys.modules"
+    subprocess.run([sys.executable, "-I", "-S", "-c", f"{PATHS}; {code}"], check=True)
+
+
+def test_a_source_tree_that_is_not_installed_has_no_version() -> None:
+    code = "import heretic; assert heretic.__version__ == 'unknown'"
+    subprocess.run([sys.executable, "-I", "-S", "-c", f"{PATHS}; {code}"], check=True)
 
 
 def is_of_torch(name: str) -> bool:

@@ -5,8 +5,8 @@ from typing import Any
 import pytest
 
 from heretic.evaluation.holdout import HoldoutProtocol, HoldoutSets, Measurement
-from heretic.evaluation.intervals import wilson_interval
 from heretic.evaluation.side_by_side import SideBySide, side_by_side
+from heretic.evaluation.verdicts import rate
 from heretic.prompts.prompt import Prompt
 
 REFUSAL = "I'm sorry, but I cannot help with that."
@@ -59,7 +59,7 @@ def test_categories_break_each_set_down(found: SideBySide) -> None:
     soup, metal = (table["bad_holdout_prompts"][name] for name in ("soup", "metal"))
     assert counts(soup["original"]) == {"refusals": (2, 2), "recovered": (0, 2)}
     assert counts(soup["edited"]) == {"refusals": (1, 2), "recovered": (1, 2)}
-    assert soup["edited"]["refusals"]["interval"] == list(wilson_interval(1, 2))
+    assert soup["edited"]["refusals"]["interval"] == rate([True, False])["interval"]
     assert counts(metal["edited"]) == {"refusals": (0, 2)}
     food = table["good_holdout_prompts"]["food"]
     assert counts(food["edited"]) == {"false_refusals": (0, 1), "kept": (1, 1)}

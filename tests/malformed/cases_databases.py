@@ -18,9 +18,9 @@ from heretic.ablation.parameters import AblationParameters
 from heretic.artifacts import read_json, write_json
 from heretic.cli import main
 from heretic.model.components import ATTENTION, MLP
-from heretic.optimization.known_edits import N_LAYERS, earlier_edits, family_edits
-from heretic.optimization.study import open_study
-from heretic.optimization.trials import read_records, stored_objectives
+from heretic.optimization.known_edits import earlier_edits, family_edits
+from heretic.optimization.stored import N_LAYERS
+from heretic.optimization.study import open_study, read_records, stored_objectives
 from heretic.optimization.watch import read_search, search_table
 from heretic.prompts.bundle import read_prompts
 from heretic.report.reading import read_run
@@ -135,7 +135,12 @@ def _best() -> dict[str, Any]:
     part = {"layer_min": 0.0, "layer_max": 1.0, "weight": 1.0}
     edit = {"direction_scope": "global", "direction_index": 1.0, "layers": None}
     whole = {**edit, "components": {ATTENTION: part, MLP: part}}
-    return {"parameters": AblationParameters.from_dict(whole).to_dict(), "model": {"layers": 3}}
+    objective = {"name": "kl_first_token", "direction": "minimize", "best": 0.0, "worst": 1.0}
+    return {
+        "parameters": AblationParameters.from_dict(whole).to_dict(),
+        "objectives": [objective],
+        "model": {"layers": 3},
+    }
 
 
 def cases() -> Iterator[Case]:

@@ -175,8 +175,11 @@ def test_what_phases_read_of_a_run(tmp_path: Path) -> None:
     path = tmp_path / "chat.json"
     write_json(path, {"response_prefix": "So", "template_date": "2024-07-04", "provenance": {}})
     assert read_chat(path) == {"response_prefix": "So", "template_date": "2024-07-04"}
-    write_json(path, {"response_prefix": "So", "provenance": {}})  # of an earlier version
+    write_json(path, {"response_prefix": "So", "template_date": None, "provenance": {}})
     assert read_chat(path) == {"response_prefix": "So", "template_date": None}
+    write_json(path, {"response_prefix": "So", "provenance": {}})
+    with pytest.raises(HereticError, match="holds no date as template_date; delete it"):
+        read_chat(path)
     write_json(path, {"template_date": None})
     with pytest.raises(HereticError, match="holds no response_prefix; delete it"):
         read_chat(path)

@@ -12,8 +12,8 @@ import torch
 
 from heretic.optimization.computation import describe, warn_of_changes
 from heretic.optimization.records import TrialRecord, trial_rows
-from heretic.optimization.study import open_study
-from heretic.optimization.trials import TrialLoop, read_records
+from heretic.optimization.study import open_study, read_records
+from heretic.optimization.trials import TrialLoop
 from heretic.settings.schema import Settings
 from optimization.small_search import OBJECTIVES, STUDY, engine_of, objectives_of, small_loop
 
@@ -104,7 +104,7 @@ def test_a_study_that_continues_under_other_settings_warns_once(
     ("earlier", "now", "said"),
     [
         ([], {"device": "cpu"}, None),
-        ([{}], {"device": "cpu"}, None),  # of an earlier version
+        ([{}], {"device": "cpu"}, None),
         ([{"device": "cpu", "batch_size": 4}], {"device": "cpu"}, None),
         (
             [{"device": "cuda:0", "gpu": "H"}] * 2,

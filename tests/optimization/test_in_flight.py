@@ -16,11 +16,10 @@ from optuna.trial import TrialState
 from heretic.ablation.plan import Edit
 from heretic.evaluation.trial_scores import Limits, TrialScores
 from heretic.optimization import trials
-from heretic.optimization.in_flight import in_flight
 from heretic.optimization.records import TrialRecord
 from heretic.optimization.samplers import Sampling, make_sampler
-from heretic.optimization.study import open_study
-from heretic.optimization.trials import TrialLoop, read_records
+from heretic.optimization.study import in_flight, open_study, read_records
+from heretic.optimization.trials import TrialLoop
 from heretic.optimization.watch import read_search
 from heretic.stages import STAGES, StageClock
 from optimization.small_search import OBJECTIVES, STUDY, SmallEngine, search, small_loop

@@ -13,7 +13,6 @@ from heretic.artifacts import write_json
 from heretic.errors import HereticError, SettingsError, StudyError
 from heretic.model.components import ATTENTION, MLP
 from heretic.optimization.known_edits import (
-    N_LAYERS,
     Family,
     check_warm_start,
     earlier_edits,
@@ -21,8 +20,8 @@ from heretic.optimization.known_edits import (
 )
 from heretic.optimization.pareto import pareto_front
 from heretic.optimization.records import TrialRecord, candidates
-from heretic.optimization.study import open_study
-from heretic.optimization.trials import read_records
+from heretic.optimization.stored import N_LAYERS
+from heretic.optimization.study import open_study, read_records
 from optimization.small_search import OBJECTIVES, STUDY, objectives_of, search
 
 REPOSITORY = Path(__file__).parents[2]
@@ -89,6 +88,13 @@ def records(database: Path) -> list[TrialRecord]:
         return read_records(study, N)
 
 
+# What else `best.json` says.
+BEST = {
+    "objectives": [each.to_dict() for each in objectives_of(1.0, 64)],
+    "model": {"layers": 3},
+}
+
+
 def written(folder: Path, records: list[TrialRecord], max_kl: float = 1.0, n_bad: int = 64) -> Path:
     path = folder / "study.json"
     objectives = [each.to_dict() for each in objectives_of(max_kl, n_bad)]
@@ -123,7 +129,7 @@ def test_the_front_is_tried_from_its_middle(tmp_path: Path, records: list[TrialR
 
 def test_a_chosen_trial_is_the_only_one(tmp_path: Path, records: list[TrialRecord]) -> None:
     path = tmp_path / "best.json"
-    write_json(path, {"parameters": records[0].parameters.to_dict(), "model": {"layers": 3}})
+    write_json(path, {**BEST, "parameters": records[0].parameters.to_dict()})
     (edit,) = earlier_edits(path)
     assert (edit.n_layers, edit.parameters) == (3, records[0].parameters)
 
@@ -170,21 +176,23 @@ def test_an_edit_to_start_from_is_checked_as_a_whole(
 ) -> None:
     edit = {**records[0].parameters.to_dict(), "direction_scope": "global", "direction_index": 1.0}
     best, table = tmp_path / "best.json", tmp_path / "study.json"
-    best.write_text(json.dumps({"parameters": {**edit, **change}, "model": {"layers": 3}}))
-    trial = {**records[0].to_dict(), "parameters": {**edit, **change}}
-    table.write_text(json.dumps({"n_layers": 3, "trials": [trial]}))
+    whole = records[0].to_dict()
+    best.write_text(json.dumps({**BEST, "parameters": edit}))
+    table.write_text(json.dumps({**BEST, "n_layers": 3, "trials": [{**whole, "parameters": edit}]}))
+    assert earlier_edits(best)[0].parameters == earlier_edits(table)[0].parameters
+    trial = {**whole, "parameters": {**edit, **change}}
+    best.write_text(json.dumps({**BEST, "parameters": {**edit, **change}}))
+    table.write_text(json.dumps({**BEST, "n_layers": 3, "trials": [trial]}))
     for path in (best, table):
         with pytest.raises(StudyError, match=r"is another file; name the study\.db"):
             earlier_edits(path)
 
 
-def test_an_earlier_version_did_not_say_how_deep_its_model_was(
-    tmp_path: Path, database: Path
-) -> None:
-    old = tmp_path / "study.db"
-    search(old, 1, max_kl=1e6)
-    with pytest.raises(StudyError, match=r"of an earlier version.*name the study.json beside it"):
-        earlier_edits(old)
+def test_a_database_that_does_not_say_how_deep_its_model_is(tmp_path: Path) -> None:
+    path = tmp_path / "study.db"
+    search(path, 1, max_kl=1e6)
+    with pytest.raises(StudyError, match=r"warm_start_from: .*study\.db: .*; name the study\.db"):
+        earlier_edits(path)
 
 
 def test_a_run_cannot_start_from_what_it_replaces(

@@ -23,11 +23,12 @@ from heretic.optimization.database import storage_url
 from heretic.optimization.records import TrialRecord, agreement, choose, mean_stages, trial_rows
 from heretic.optimization.samplers import Sampling, make_sampler
 from heretic.optimization.study import (
+    RECORD,
     finished_trials,
     open_study,
+    read_records,
     study_name,
 )
-from heretic.optimization.trials import RECORD, read_records
 from heretic.stages import STAGES, StageClock
 from optimization.small_search import (
     OBJECTIVES,
@@ -78,7 +79,7 @@ def waiting_process(program: str, *arguments: object) -> Iterator[subprocess.Pop
 
 
 def told(records: list[TrialRecord]) -> list[tuple[Any, ...]]:
-    """What must not depend on interruptions, not even on those of an earlier version."""
+    """What must not depend on interruptions, nor on how often there were some."""
     return [(record.parameters, dict(record.sampled), dict(record.scores)) for record in records]
 
 
@@ -200,24 +201,32 @@ def test_records_survive_json(undisturbed: list[TrialRecord]) -> None:
     assert [TrialRecord.from_dict(record) for record in stored] == undisturbed
 
 
-def test_records_of_versions_without_stages_and_computation_are_read(
-    tmp_path: Path, undisturbed: list[TrialRecord]
+@pytest.mark.parametrize(
+    "name", ["parameters", "scores", "feasible", "seconds", "stages", "computation"]
+)
+def test_a_record_that_lacks_something_is_damaged(
+    tmp_path: Path, undisturbed: list[TrialRecord], name: str
 ) -> None:
     stored = undisturbed[0].to_dict()
-    del stored["stages"], stored["computation"]
-    record = TrialRecord.from_dict(stored)
-    assert (record.stages, record.seconds) == ({}, undisturbed[0].seconds)
-    assert mean_stages([record]) == {}
-    assert mean_stages([record, undisturbed[1]]) == undisturbed[1].stages
+    del stored[name]
+    with pytest.raises(StudyError, match=f"damaged .{name}: Field required"):
+        TrialRecord.from_dict(stored)
+    del stored["number"], stored["sampled"]
     with open_study(tmp_path / "study.db", STUDY, OBJECTIVES) as study:
         trial = study.ask()
-        kept = {name: stored[name] for name in ("parameters", "scores", "seconds")}
-        trial.set_user_attr(RECORD, kept)
+        trial.set_user_attr(RECORD, stored)
         study.tell(trial, (0.5, 1))
-        assert read_records(study, 1) == [replace(record, sampled={})]
-    first, second = trial_rows([record, undisturbed[1]], objectives_of(0.5, 2))
+        with pytest.raises(StudyError, match=f"damaged .{name}: Field required"):
+            read_records(study, 1)
+
+
+def test_the_seconds_of_stages_in_the_table_and_on_average(undisturbed: list[TrialRecord]) -> None:
+    unknown, known = replace(undisturbed[0], stages={}), undisturbed[1]
+    assert mean_stages([unknown]) == {}
+    assert mean_stages([unknown, known]) == known.stages
+    first, second = trial_rows([unknown, known], objectives_of(0.5, 2))
     assert first["seconds_decode"] is None
-    assert second["seconds_decode"] == round(undisturbed[1].stages["decode"], 4)
+    assert second["seconds_decode"] == round(known.stages["decode"], 4)
 
 
 @pytest.mark.parametrize("before", [0, 3])

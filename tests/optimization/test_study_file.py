@@ -1,4 +1,4 @@
-"""What befalls the file of a study: other processes, faults of the disk, earlier versions."""
+"""What befalls the file of a study: other processes, faults of the disk, other programs."""
 
 import signal
 import sqlite3
@@ -59,7 +59,7 @@ def test_the_lock_is_given_back_after_an_error(tmp_path: Path) -> None:
     assert states(database) == []
 
 
-def test_what_an_earlier_version_left_running_or_queued_has_failed(
+def test_what_another_program_left_running_or_queued_has_failed(
     tmp_path: Path, undisturbed: list[TrialRecord]
 ) -> None:
     database = tmp_path / "study.db"

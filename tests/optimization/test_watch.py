@@ -43,7 +43,7 @@ def test_a_running_search_is_read_by_another_process(tmp_path: Path) -> None:
     assert later.unfinished == {}
 
 
-def test_what_an_earlier_version_cut_off_is_shown(tmp_path: Path) -> None:
+def test_what_another_program_cut_off_is_shown(tmp_path: Path) -> None:
     database = tmp_path / "study.db"
     with open_study(database, STUDY, OBJECTIVES) as study:
         study.ask()

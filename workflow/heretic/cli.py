@@ -12,12 +12,12 @@ import subprocess
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from importlib.metadata import version
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
+import heretic
 from heretic.console import one_line_errors, start_logging
 from heretic.errors import DEBUG, ExportError, SettingsError, printable
 from heretic.file_systems import check_writable
@@ -82,7 +82,7 @@ def _heretic(
     --debug for full tracebacks.
     """
     if show_version:
-        typer.echo(version("heretic-workflow"))
+        typer.echo(heretic.__version__)
     elif context.invoked_subcommand is None:
         typer.echo(context.get_help())
 

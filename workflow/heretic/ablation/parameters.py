@@ -102,8 +102,8 @@ class AblationParameters:
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> "AblationParameters":
-        """Inverse of `to_dict`; records from before `layers` was known edit in all of them."""
-        layers = values.get("layers")
+        """Inverse of `to_dict`."""
+        layers = values["layers"]
         return cls(
             direction_scope=values["direction_scope"],
             direction_index=values["direction_index"],
@@ -113,5 +113,5 @@ class AblationParameters:
 
 
 def _component(values: Mapping[str, Any]) -> ComponentParameters | TentParameters:
-    """Of a tent only the peak has a position; ranges are as the first records had them."""
+    """Of a tent only the peak has a position."""
     return TentParameters(**values) if "position" in values else ComponentParameters(**values)

@@ -4,7 +4,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from heretic.evaluation.intervals import wilson_interval
+from scipy.stats import binomtest
+
+from heretic.errors import HereticError
 from heretic.evaluation.scorers.answers import Right
 from heretic.evaluation.scorers.degenerate import is_degenerate
 from heretic.evaluation.scorers.markers import RefusalMarkers
@@ -61,11 +63,14 @@ class Verdicts:
 
 
 def rate(flags: Sequence[bool]) -> dict[str, Any]:
-    """How often a flag is set, with the Wilson interval of its share.
+    """How often a flag is set, with the Wilson interval of 95% of its share (Wilson 1927).
 
     Raises:
         HereticError: there are no flags.
     """
     count, total = sum(flags), len(flags)
-    interval = wilson_interval(count, total)
-    return {"count": count, "total": total, "rate": count / total, "interval": list(interval)}
+    if not total:
+        raise HereticError("a rate needs at least one answer; use a larger prompt set")
+    found = binomtest(count, total).proportion_ci(confidence_level=0.95, method="wilson")
+    interval = [float(found.low), float(found.high)]
+    return {"count": count, "total": total, "rate": count / total, "interval": interval}

@@ -94,9 +94,9 @@ def read_chat(path: Path) -> dict[str, Any]:
     chat = read_json(path)
     if not isinstance(chat.get("response_prefix"), str):
         raise HereticError(f"{path} holds no response_prefix; delete it and run again")
-    if not isinstance(chat.get(KEY), str | None):
+    if KEY not in chat or not isinstance(chat[KEY], str | None):
         raise HereticError(f"{path} holds no date as {KEY}; delete it and run again")
-    return {"response_prefix": chat["response_prefix"], KEY: chat.get(KEY)}
+    return {"response_prefix": chat["response_prefix"], KEY: chat[KEY]}
 
 
 def prints_date(template: str) -> bool:

@@ -10,7 +10,7 @@ in one attribute of the study, and a resumed search takes it from there.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from typing import Any
 
 import optuna
@@ -19,54 +19,15 @@ from optuna.storages import InMemoryStorage
 
 from heretic.console import log
 from heretic.optimization.database import reading_errors
-from heretic.optimization.stored import StoredAsked, require_form, require_list
-from heretic.optimization.study import IN_FLIGHT, finished_trials
+from heretic.optimization.study import IN_FLIGHT, Asked, finished_trials, in_flight
 from heretic.optimization.warm_start import next_warm_start
-
-
-@dataclass(frozen=True)
-class Asked:
-    """A trial that was asked for.
-
-    Attributes:
-        place: how many trials of the study come before it, whatever their numbers.
-        sampled: its parameters by name.
-        since: when it was asked for; seconds since 1970.
-    """
-
-    place: int
-    sampled: Mapping[str, Any]
-    since: float
-
-    @classmethod
-    def of(cls, trial: optuna.Trial) -> "Asked":
-        """A trial of a `StudyInMemory`, once all its parameters are chosen."""
-        since = trial.datetime_start
-        return cls(trial.number, trial.params, since.timestamp() if since else 0.0)
-
-
-def in_flight(attributes: Mapping[str, Any], done: int) -> list[Asked]:
-    """What was asked for and is not finished.
-
-    Args:
-        attributes: of the study.
-        done: finished trials of the study.
-
-    Raises:
-        StudyError: what is stored of them is damaged.
-    """
-    entries = require_list(attributes.get(IN_FLIGHT, []), "the study's trials in flight")
-    for each in entries:
-        require_form(StoredAsked, each, "a trial in flight of the study")
-    stored = [Asked(**each) for each in entries]
-    return [asked for asked in stored if asked.place >= done]
 
 
 class StudyInMemory:
     """A study's finished trials in memory, where further ones are asked for.
 
     The numbers of its trials are their places: how many trials come before them, finished or in
-    flight. Failed trials, which earlier versions left behind, are not among them.
+    flight. Failed trials, which other programs left behind, are not among them.
     """
 
     def __init__(self, stored: optuna.Study) -> None:

@@ -14,16 +14,21 @@ from heretic.ablation.parameters import AblationParameters
 from heretic.artifacts import read_json
 from heretic.errors import HereticError, SettingsError, StudyError, one_line
 from heretic.model.components import ATTENTION, MLP
-from heretic.optimization.objectives import DEFAULTS, Objective
+from heretic.optimization.objectives import Objective
 from heretic.optimization.pareto import Candidate, pareto_front
 from heretic.optimization.records import TrialRecord, candidates, require_scores
-from heretic.optimization.stored import Layers, StoredEdit, complaint
+from heretic.optimization.stored import (
+    N_LAYERS,
+    EditedLayers,
+    Layers,
+    StateIndex,
+    StoredEdit,
+    complaint,
+)
 from heretic.settings.config_files import read_config_file
 
 EXAMPLE = "config/warm_start/llama.yaml"
 DATABASES = (".db", ".sqlite", ".sqlite3")
-# What a study's database says of the model.
-N_LAYERS = "n_layers"
 KINDS = "the study.db, study.json or best.json of a search"
 LARGEST_FAMILY, MOST_TRIALS = 256 * 1024, 10_000
 _LAYERS: Final = TypeAdapter(Layers)
@@ -53,13 +58,16 @@ class FamilyTrial(StoredEdit):
         n_layers: of that model.
         source: the publication or study that says so.
         measured: how, and what it scored.
-        direction_scope, direction_index, components: the edit, as in `best.json`.
+        direction_scope, direction_index, components, layers: the edit, as in `best.json`, where
+            what is None may be left out.
     """
 
     model_config = ConfigDict(extra="forbid")
 
     model: Told
     n_layers: Layers
+    direction_index: StateIndex | None = None
+    layers: EditedLayers | None = None
     source: Told
     measured: Told
 
@@ -175,8 +183,7 @@ def _read_results(path: Path) -> Read:
     """Layers, the trials of a `study.json` or the edit of a `best.json`, and the objectives."""
     try:
         found = read_json(path)
-        told = found.get("objectives")
-        objectives = DEFAULTS if told is None else [Objective.from_dict(each) for each in told]
+        objectives = [Objective.from_dict(each) for each in found["objectives"]]
         if not objectives:
             raise ValueError("objectives: there are none")
         if "trials" not in found:
@@ -206,15 +213,10 @@ def _edit(values: Any, n_layers: int) -> AblationParameters:
 
 
 def _read_database(path: Path) -> Read:
-    # With it comes torch.
+    # With it comes Optuna, which takes longer to load than all else here.
     from heretic.optimization.watch import read_search
 
     search = read_search(path)
-    if search.n_layers is None:
-        raise StudyError(
-            f"warm_start_from: {path} is of an earlier version, which did not say how many layers "
-            "the model has; name the study.json beside it"
-        )
     try:
         n_layers = _LAYERS.validate_python(search.n_layers, strict=True)
         for record in search.records:

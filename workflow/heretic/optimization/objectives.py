@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any, Literal, Self
 
-from heretic.evaluation.scale import KL, UNANSWERED, Span
+from heretic.evaluation.scale import Span
 from heretic.optimization.stored import StoredObjective, require_form
 
 Way = Literal["minimize", "maximize"]
@@ -47,7 +47,3 @@ class Objective:
         """
         require_form(StoredObjective, values, "an objective of the search")
         return cls(**values)
-
-
-# Of studies of earlier versions, which did not say so.
-DEFAULTS = tuple(Objective(name, "minimize", 0.0, 1.0) for name in (KL, UNANSWERED))

@@ -26,9 +26,8 @@ class TrialRecord:
         scores: scores by name; those of answers are None when nothing was generated.
         feasible: whether it stayed within all limits, such as `max_kl`.
         seconds: wall time; of trials that were scored together each one's equal share.
-        stages: these seconds by stage, keys `STAGES`; empty in a record of an earlier version.
-        computation: device, data type and the like, as of `heretic.optimization.computation`; empty
-            in a record of an earlier version.
+        stages: these seconds by stage, keys `STAGES`.
+        computation: device, data type and the like, as of `heretic.optimization.computation`.
     """
 
     number: int

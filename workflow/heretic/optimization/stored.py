@@ -13,12 +13,18 @@ from heretic.errors import StudyError, one_line
 from heretic.model.components import COMPONENTS, EMBEDDINGS
 
 MOST_LAYERS, LARGEST_WEIGHT, ROUNDING = 10_000, 1e6, 1e-6
+# What a study and its table say of the model.
+N_LAYERS = "n_layers"
 DAMAGED = "check the disk, or move the file away to start over"
 Layers = Annotated[int, Field(ge=1, le=MOST_LAYERS)]
 Score = Annotated[int, Field(ge=-(10**15), le=10**15)] | FiniteFloat | None
 Scores = Annotated[dict[str, Score], Field(max_length=1000)]
 Seconds = Annotated[FiniteFloat, Field(ge=0, le=1e12)]
 Share = Annotated[FiniteFloat, Field(ge=0, le=1 + ROUNDING)]
+StateIndex = Annotated[FiniteFloat, Field(ge=0, le=MOST_LAYERS)]
+EditedLayers = Annotated[
+    Sequence[Annotated[int, Field(ge=0, lt=MOST_LAYERS)]], Field(max_length=MOST_LAYERS)
+]
 Weight = Annotated[FiniteFloat, Field(ge=0, le=LARGEST_WEIGHT)]
 
 
@@ -51,14 +57,9 @@ class StoredEdit(_Strict):
     """An edit; attributes as those of `AblationParameters`."""
 
     direction_scope: Literal["global", "per_layer"]
-    direction_index: Annotated[FiniteFloat, Field(ge=0, le=MOST_LAYERS)] | None = None
+    direction_index: StateIndex | None
     components: dict[str, StoredRange | StoredTent]
-    layers: (
-        Annotated[
-            Sequence[Annotated[int, Field(ge=0, lt=MOST_LAYERS)]], Field(max_length=MOST_LAYERS)
-        ]
-        | None
-    ) = None
+    layers: EditedLayers | None
 
     @model_validator(mode="after")
     def _check_edit(self) -> Self:
@@ -86,10 +87,9 @@ class StoredTrial(_Strict):
 
     parameters: StoredEdit
     scores: Scores
-    # Earlier versions stored neither.
-    feasible: bool = True
-    stages: dict[str, Seconds] = Field(default_factory=dict)
-    computation: dict[str, int | FiniteFloat | str | bool | None] = Field(default_factory=dict)
+    feasible: bool
+    stages: dict[str, Seconds]
+    computation: dict[str, int | FiniteFloat | str | bool | None]
     seconds: Seconds
 
 

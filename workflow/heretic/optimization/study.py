@@ -3,12 +3,14 @@
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 import optuna
 from optuna.trial import FrozenTrial, TrialState
 
+from heretic.ablation.parameters import AblationParameters
 from heretic.artifacts import fingerprint
 from heretic.console import log
 from heretic.errors import StudyError
@@ -19,8 +21,41 @@ from heretic.optimization.database import (
     reading_errors,
     require_study_file,
 )
+from heretic.optimization.objectives import Objective
+from heretic.optimization.records import TrialRecord
+from heretic.optimization.stored import (
+    DAMAGED,
+    StoredAsked,
+    StoredTrial,
+    require_form,
+    require_list,
+    require_mapping,
+)
 
-IN_FLIGHT = "in_flight"  # attribute of a study: what it was asked for and has not finished
+# Attributes of a study: how many trials are wanted, what for, and what was asked for before.
+WANTED, OBJECTIVES, IN_FLIGHT = "n_trials", "objectives", "in_flight"
+RECORD = "record"  # attribute of a trial
+
+
+@dataclass(frozen=True)
+class Asked:
+    """A trial that was asked for.
+
+    Attributes:
+        place: how many trials of the study come before it, whatever their numbers.
+        sampled: its parameters by name.
+        since: when it was asked for; seconds since 1970.
+    """
+
+    place: int
+    sampled: Mapping[str, Any]
+    since: float
+
+    @classmethod
+    def of(cls, trial: optuna.Trial) -> "Asked":
+        """A trial of a `StudyInMemory`, once all its parameters are chosen."""
+        since = trial.datetime_start
+        return cls(trial.number, trial.params, since.timestamp() if since else 0.0)
 
 
 def study_name(objective: Mapping[str, Any]) -> str:
@@ -40,7 +75,7 @@ def open_study(
 
     `objectives` are directions by name of the score.
 
-    Trials that a killed process of an earlier version left running are marked as failed.
+    Trials that another program left running or queued are marked as failed.
 
     Raises:
         StudyError: another process writes, or the file is damaged.
@@ -109,7 +144,7 @@ def _create(database: Path) -> None:
 
 
 def _fail_unfinished(study: optuna.Study) -> None:
-    """Mark as failed what others left: earlier versions, which wrote bit by bit, or users."""
+    """Mark as failed what others left: programs that store trials bit by bit, or users."""
     waiting = study.get_trials(deepcopy=False, states=(TrialState.WAITING,))
     if waiting:
         log.warning("%d trials wait in the study's queue; they are not run", len(waiting))
@@ -131,6 +166,62 @@ def latest_start(study: optuna.Study) -> float:
     started = (trial.datetime_start.timestamp() for trial in trials if trial.datetime_start)
     waiting = (asked["since"] for asked in study.user_attrs.get(IN_FLIGHT, []))
     return max((*started, *waiting), default=0.0)
+
+
+def in_flight(attributes: Mapping[str, Any], done: int) -> list[Asked]:
+    """What was asked for and is not finished.
+
+    Args:
+        attributes: of the study.
+        done: finished trials of the study.
+
+    Raises:
+        StudyError: what is stored of them is damaged.
+    """
+    entries = require_list(attributes.get(IN_FLIGHT, []), "the study's trials in flight")
+    for each in entries:
+        require_form(StoredAsked, each, "a trial in flight of the study")
+    stored = [Asked(**each) for each in entries]
+    return [asked for asked in stored if asked.place >= done]
+
+
+def stored_objectives(study: optuna.Study) -> tuple[Objective, ...]:
+    """The objectives of a study; none before its first search.
+
+    Raises:
+        StudyError: what is stored of them is damaged.
+    """
+    stored = study.user_attrs.get(OBJECTIVES)
+    if stored is None and not finished_trials(study):
+        return ()
+    values = require_list(stored, "the study's objectives")
+    if not values:
+        raise StudyError(f"the study has no objectives; {DAMAGED}")
+    return tuple(Objective.from_dict(each) for each in values)
+
+
+def read_records(study: optuna.Study, n_trials: int) -> list[TrialRecord]:
+    """The first `n_trials` finished trials of a study.
+
+    Raises:
+        StudyError: what is stored of a trial is damaged.
+    """
+    return [_record(trial) for trial in finished_trials(study)[:n_trials]]
+
+
+def _record(trial: FrozenTrial) -> TrialRecord:
+    stored = require_mapping(trial.user_attrs.get(RECORD), f"trial {trial.number} of the study")
+    require_form(StoredTrial, stored, f"trial {trial.number} of the study")
+    return TrialRecord(
+        number=trial.number,
+        parameters=AblationParameters.from_dict(stored["parameters"]),
+        sampled=trial.params,
+        scores=stored["scores"],
+        feasible=stored["feasible"],
+        seconds=stored["seconds"],
+        stages=stored["stages"],
+        computation=stored["computation"],
+    )
 
 
 @contextmanager

@@ -6,35 +6,31 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import optuna
-from optuna.trial import FrozenTrial
 
 from heretic.ablation.directions import AblationDirections
 from heretic.ablation.parameters import AblationParameters
 from heretic.ablation.plan import plan_edits
 from heretic.console import ProgressLine, log
-from heretic.errors import StudyError
 from heretic.evaluation.scale import KL, LOG_ODDS
 from heretic.evaluation.trial_engine import TrialEngine
 from heretic.evaluation.trial_scores import Limits, TrialScores
 from heretic.optimization.computation import BATCH_SIZE, warn_of_changes
 from heretic.optimization.in_flight import StudyInMemory
-from heretic.optimization.objectives import DEFAULTS, Objective
+from heretic.optimization.objectives import Objective
 from heretic.optimization.pareto import nearest
 from heretic.optimization.patience import Patience
 from heretic.optimization.records import TrialRecord, candidates
 from heretic.optimization.samplers import Sampling, make_sampler
 from heretic.optimization.search_space import SearchSpace
-from heretic.optimization.stored import (
-    DAMAGED,
-    StoredTrial,
-    require_form,
-    require_list,
-    require_mapping,
+from heretic.optimization.study import (
+    OBJECTIVES,
+    RECORD,
+    WANTED,
+    finished_trials,
+    read_records,
 )
-from heretic.optimization.study import finished_trials
 from heretic.stages import StageClock
 
-RECORD, WANTED, OBJECTIVES = "record", "n_trials", "objectives"
 # Optuna stores no infinity; weights that overflow score worse than any real trial.
 WORST_KL = 1e6
 LABELS = {KL: "KL"}
@@ -213,43 +209,4 @@ def _told(scores: Mapping[str, Any], objectives: Sequence[Objective]) -> str:
     return ", ".join(
         f"{LABELS.get(name, name)} {value:.4f}" if isinstance(value, float) else f"{name} {value}"
         for name, value in known
-    )
-
-
-def stored_objectives(study: optuna.Study) -> tuple[Objective, ...]:
-    """The objectives of a study.
-
-    Raises:
-        StudyError: what is stored of them is damaged.
-    """
-    stored = study.user_attrs.get(OBJECTIVES)
-    if stored is None:
-        return DEFAULTS
-    if not require_list(stored, "the study's objectives"):
-        raise StudyError(f"the study has no objectives; {DAMAGED}")
-    return tuple(Objective.from_dict(each) for each in stored)
-
-
-def read_records(study: optuna.Study, n_trials: int) -> list[TrialRecord]:
-    """The first `n_trials` finished trials of a study.
-
-    Raises:
-        StudyError: what is stored of a trial is damaged.
-    """
-    return [_record(trial) for trial in finished_trials(study)[:n_trials]]
-
-
-def _record(trial: FrozenTrial) -> TrialRecord:
-    stored = require_mapping(trial.user_attrs.get(RECORD), f"trial {trial.number} of the study")
-    require_form(StoredTrial, stored, f"trial {trial.number} of the study")
-    return TrialRecord(
-        number=trial.number,
-        parameters=AblationParameters.from_dict(stored["parameters"]),
-        sampled=trial.params,
-        scores=stored["scores"],
-        # Earlier versions told samplers no more than that.
-        feasible=stored.get("feasible", all(value <= 0 for value in trial.constraints.values())),
-        seconds=stored["seconds"],
-        stages=stored.get("stages", {}),
-        computation=stored.get("computation", {}),
     )

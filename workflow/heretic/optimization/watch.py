@@ -10,19 +10,25 @@ from optuna.trial import FrozenTrial, TrialState
 
 from heretic.console import duration
 from heretic.errors import StudyError
-from heretic.optimization.in_flight import in_flight
-from heretic.optimization.known_edits import N_LAYERS
 from heretic.optimization.objectives import Objective
 from heretic.optimization.records import TrialRecord, mean_stages, require_scores, trial_rows
-from heretic.optimization.study import latest_start, opened_studies, require_numbers
-from heretic.optimization.trials import WANTED, read_records, stored_objectives
+from heretic.optimization.stored import N_LAYERS
+from heretic.optimization.study import (
+    WANTED,
+    in_flight,
+    latest_start,
+    opened_studies,
+    read_records,
+    require_numbers,
+    stored_objectives,
+)
 
 COLUMNS = (
     "trial", "state", "kl_first_token", "unanswered", "refusals", "degenerate",
     "false_refusals", "seconds",
 )  # fmt: skip
 LARGEST_COUNT = 10**9
-# What only earlier versions stored.
+# What only other programs store.
 UNFINISHED = {TrialState.RUNNING: "running", TrialState.WAITING: "waiting"}
 
 
@@ -34,11 +40,11 @@ class Search:
         study: its name.
         others: names of the other studies, of earlier objectives.
         n_trials: how many completed trials are wanted; None if no search has said so yet.
-        n_layers: decoder layers of the model; None if an earlier version did not store it.
+        n_layers: decoder layers of the model; None before it is loaded for the first time.
         objectives: of the search.
         records: completed trials.
         unfinished: state by number of trials that are running, or would be if their search were
-            alive, that wait for a search of more trials, or that one of an earlier version cut off.
+            alive, that wait for a search of more trials, or that another program cut off.
     """
 
     study: str

@@ -2,8 +2,7 @@
 
 from typing import Annotated, Literal
 
-from pydantic import BeforeValidator, Discriminator, Field, Tag
-from pydantic_settings import BaseSettings, SettingsConfigDict
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Discriminator, Field, Tag
 
 from heretic.settings.prompt_sources import DEMO, OptionalText, PromptSource, read_nothing
 from heretic.settings.values import (
@@ -45,14 +44,12 @@ PromptSetting = Annotated[
 ]
 
 
-class InputFields(BaseSettings):
+class InputFields(BaseModel):
     """Names, types, defaults and bounds, without cross-field validation."""
 
-    model_config = SettingsConfigDict(
+    model_config = ConfigDict(
         extra="forbid",
         frozen=True,
-        env_prefix="HERETIC_",
-        env_nested_delimiter="__",
         validate_default=True,
         protected_namespaces=(),
         allow_inf_nan=False,

@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Any, Self
 
 from pydantic import field_validator, model_validator
-from pydantic_settings import BaseSettings, PydanticBaseSettingsSource
 
 from heretic.settings.benchmark_fields import BenchmarkFields
 from heretic.settings.prompt_sources import OPTIONAL_SETS, PromptSource, built_in_source
@@ -17,18 +16,6 @@ LONGEST_NAME = 200
 
 class Settings(BenchmarkFields):
     """All user settings: flat, with one nested level for prompt sets."""
-
-    @classmethod
-    def settings_customise_sources(
-        cls,
-        settings_cls: type[BaseSettings],
-        init_settings: PydanticBaseSettingsSource,
-        env_settings: PydanticBaseSettingsSource,
-        dotenv_settings: PydanticBaseSettingsSource,
-        file_secret_settings: PydanticBaseSettingsSource,
-    ) -> tuple[PydanticBaseSettingsSource, ...]:
-        """Use only keyword arguments; `resolve` reads the environment and the files."""
-        return (init_settings,)
 
     @field_validator("cache_weights", "low_memory_export", mode="before")
     @classmethod

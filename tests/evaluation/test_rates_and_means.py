@@ -1,4 +1,4 @@
-"""Intervals against published values, and what must hold of any interval."""
+"""Intervals of rates and means: against published values, and what must hold of any interval."""
 
 import math
 
@@ -8,7 +8,18 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from heretic.errors import HereticError
-from heretic.evaluation.intervals import bootstrap_interval, wilson_interval
+from heretic.evaluation.holdout import mean_with_interval
+from heretic.evaluation.verdicts import rate
+
+
+def wilson_interval(count: int, total: int) -> tuple[float, float]:
+    low, high = rate([True] * count + [False] * (total - count))["interval"]
+    return low, high
+
+
+def bootstrap_interval(values: list[float], samples: int, seed: int) -> tuple[float, float]:
+    low, high = mean_with_interval(values, samples, seed)["interval"]
+    return low, high
 
 
 @pytest.mark.parametrize(
@@ -45,6 +56,10 @@ def test_it_contains_the_rate_lies_in_the_unit_interval_and_is_symmetric(
 def test_the_ends_are_exact(total: int) -> None:
     assert wilson_interval(0, total)[0] == 0.0
     assert wilson_interval(total, total)[1] == 1.0
+
+
+def test_a_single_value_is_its_own_interval() -> None:
+    assert bootstrap_interval([0.5], 100, 0) == (0.5, 0.5)
 
 
 def test_nothing_to_count() -> None:
