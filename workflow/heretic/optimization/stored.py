@@ -88,6 +88,7 @@ class StoredTrial(_Strict):
     scores: Scores
     # Earlier versions stored neither.
     feasible: bool = True
+    infeasible_because: Annotated[str, Field(max_length=1000)] = ""
     stages: dict[str, Seconds] = Field(default_factory=dict)
     computation: dict[str, int | FiniteFloat | str | bool | None] = Field(default_factory=dict)
     seconds: Seconds

@@ -150,6 +150,7 @@ class TrialLoop:
         kl = scores[KL]
         found = {**scores, KL: kl if math.isfinite(kl) else WORST_KL}
         excess = self._excess(scores)
+        because = self.limits.exceeded(scores[KL], scores.get(LOG_ODDS))
         trial.set_constraint(LIMITS, self._told_excess(scores, excess))
         feasible = all(value <= 0 for value in excess.values())
         seconds = sum(stages.values())
@@ -159,6 +160,7 @@ class TrialLoop:
         stored = {
             "parameters": parameters.to_dict(),
             "feasible": feasible,
+            "infeasible_because": because,
             "scores": found,
             "seconds": seconds,
             "stages": stages,
@@ -167,7 +169,15 @@ class TrialLoop:
         trial.set_user_attr(RECORD, stored)
         number = memory.store(trial, [objective.value(found) for objective in self.objectives])
         return TrialRecord(
-            number, parameters, trial.params, found, feasible, seconds, stages, computation
+            number=number,
+            parameters=parameters,
+            sampled=trial.params,
+            scores=found,
+            feasible=feasible,
+            infeasible_because=because,
+            seconds=seconds,
+            stages=stages,
+            computation=computation,
         )
 
     def _excess(self, scores: TrialScores) -> dict[str, float]:
@@ -198,7 +208,7 @@ class TrialLoop:
     def _found(self, record: TrialRecord) -> str:
         """What a trial scored, for the log."""
         told = _told(record.scores, self.objectives)
-        return f"Trial {record.number}: {told}{'' if record.feasible else ', infeasible'}"
+        return f"Trial {record.number}: {told}{_infeasible(record)}"
 
     def _best_so_far(self, records: Sequence[TrialRecord]) -> str:
         best = nearest(candidates(records, self.objectives))
@@ -214,6 +224,10 @@ def _told(scores: Mapping[str, Any], objectives: Sequence[Objective]) -> str:
         f"{LABELS.get(name, name)} {value:.4f}" if isinstance(value, float) else f"{name} {value}"
         for name, value in known
     )
+
+
+def _infeasible(record: TrialRecord) -> str:
+    return "" if record.feasible else f", infeasible ({record.infeasible_because})"
 
 
 def stored_objectives(study: optuna.Study) -> tuple[Objective, ...]:
@@ -251,5 +265,6 @@ def _record(trial: FrozenTrial) -> TrialRecord:
         feasible=stored.get("feasible", all(value <= 0 for value in trial.constraints.values())),
         seconds=stored["seconds"],
         stages=stored.get("stages", {}),
+        infeasible_because=stored.get("infeasible_because", ""),
         computation=stored.get("computation", {}),
     )
