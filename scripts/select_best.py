@@ -36,6 +36,7 @@ def main(smk: Snakemake) -> None:
             "baseline": study["baseline"],
             # What an export needs to know of the model without loading it.
             "model": study["model"],
+            "rule": choice.rule,
             "selection": reason,
             "objectives": study["objectives"],
             "study": study["study"],

@@ -253,11 +253,18 @@ def test_infeasible_trials_are_recorded_but_never_chosen(tmp_path: Path) -> None
     feasible = [record for record in records if record.feasible]
     assert 0 < len(feasible) < len(records)
     for record in records:
-        assert record.feasible == (record.scores["kl_first_token"] <= 0.05)
+        kl = record.scores["kl_first_token"]
+        assert record.feasible == (kl <= 0.05)
+        assert record.infeasible_because == ("" if kl <= 0.05 else f"max_kl: {kl:.4g} > 0.05")
         assert (record.scores["refusals"] is not None) == record.feasible
     chosen, reason = choose(records, "closest", 0.1, objectives_of(0.05, 2))
     assert chosen in feasible
     assert reason.startswith("closest")
+    because = {
+        row["trial"]: row["infeasible_because"]
+        for row in trial_rows(records, objectives_of(0.05, 2))
+    }
+    assert because == {record.number: record.infeasible_because for record in records}
     by_state = {row["trial"]: row["state"] for row in trial_rows(records, objectives_of(0.05, 2))}
     assert [n for n, state in by_state.items() if state == "complete"] == [
         record.number for record in feasible

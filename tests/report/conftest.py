@@ -166,6 +166,7 @@ def trial_rows() -> list[dict[str, Any]]:
                 "refusals": refusals,
                 "unanswered": refusals,
                 "pareto": 0,
+                "infeasible_because": f"max_kl: {kl:.4g} > 1" if infeasible else "",
                 "seconds": 0.8 + luck,
                 **{f"seconds_{name}": (0.8 + luck) * share for name, share in SHARES.items()},
                 "direction_scope": ("per_layer", "global", ESCAPING)[number % 3],
@@ -257,6 +258,7 @@ def build_run(folder: Path, shape: Shape = Shape()) -> Path:
         },
         "scores": {"kl_first_token": 0.0211, "refusals": 1},
         "baseline": {"refusals": 64, "unanswered": 64, "total": 64},
+        "rule": "closest",
         "selection": "closest: nearest to the origin of the normalised front",
         "study": "heretic-1234abcd",
         "n_trials": 30,
@@ -283,7 +285,12 @@ def build_run(folder: Path, shape: Shape = Shape()) -> Path:
 def build_pick(folder: Path, rule: str, trial: int, *, refusals: int) -> Path:
     """What a further rule took of a run; `refusals` are those of its model."""
     picked = folder / "picks" / rule.replace("=", "-")
-    best = {**read_json(folder / "best.json"), "trial": trial, "selection": f"{rule}: told why"}
+    best = {
+        **read_json(folder / "best.json"),
+        "trial": trial,
+        "rule": rule,
+        "selection": f"{rule}: told why",
+    }
     best["scores"] = {"kl_first_token": 0.25, "refusals": 3}
     write_json(picked / "best.json", best)
     edited = variant(refusals, 120, 117, 0.1234)

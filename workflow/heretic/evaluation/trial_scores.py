@@ -1,5 +1,6 @@
 """Scores of a trial by name: how far it moved the model, and what its answers are worth."""
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -30,10 +31,23 @@ class Limits:
 
         What is no number is beyond every limit.
         """
+        return {name: value - end for name, (value, end) in self._limited(kl, log_odds).items()}
+
+    def exceeded(self, kl: float, log_odds: float | None) -> str:
+        """Return which limits a trial exceeds, such as "max_kl: 0.62 > 0.5"; empty if none."""
+        limited = self._limited(kl, log_odds).items()
+        return ", ".join(
+            f"{name}: {value:.4g} > {end:g}" if math.isfinite(value) else f"{name}: not finite"
+            for name, (value, end) in limited
+            if not value <= end
+        )
+
+    def _limited(self, kl: float, log_odds: float | None) -> dict[str, tuple[float, float]]:
+        """Values with their limits, by the setting of the limit."""
         found = {"max_kl": (kl, self.max_kl)}
         if log_odds is not None:
             found["max_refusal_log_odds"] = (log_odds, self.max_refusal_log_odds)
-        return {name: value - end for name, (value, end) in found.items() if end is not None}
+        return {name: (value, end) for name, (value, end) in found.items() if end is not None}
 
     def allow(self, kl: float, log_odds: float | None = None) -> bool:
         """Whether a trial exceeds none of them."""

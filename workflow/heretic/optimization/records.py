@@ -27,6 +27,7 @@ class TrialRecord:
         feasible: whether it stayed within all limits, such as `max_kl`.
         seconds: wall time; of trials that were scored together each one's equal share.
         stages: these seconds by stage, keys `STAGES`.
+        infeasible_because: the limits that it exceeds; empty for a feasible trial.
         computation: device, data type and the like, as of `heretic.optimization.computation`.
     """
 
@@ -37,6 +38,7 @@ class TrialRecord:
     feasible: bool
     seconds: float
     stages: Mapping[str, float] = field(default_factory=dict)
+    infeasible_because: str = ""
     computation: Mapping[str, Any] = field(default_factory=dict)
 
     def to_dict(self) -> dict[str, Any]:
@@ -116,6 +118,7 @@ def trial_rows(
             "state": "complete" if r.feasible else "infeasible",
             **r.scores,
             "pareto": int(r.number in on_front),
+            "infeasible_because": r.infeasible_because,
             "seconds": round(r.seconds, 4),
             **{f"seconds_{name}": _rounded(r.stages.get(name)) for name in STAGES},
             **r.sampled,

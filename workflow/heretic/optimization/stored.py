@@ -88,6 +88,7 @@ class StoredTrial(_Strict):
     parameters: StoredEdit
     scores: Scores
     feasible: bool
+    infeasible_because: Annotated[str, Field(max_length=1000)]
     stages: dict[str, Seconds]
     computation: dict[str, int | FiniteFloat | str | bool | None]
     seconds: Seconds

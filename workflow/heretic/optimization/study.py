@@ -220,6 +220,7 @@ def _record(trial: FrozenTrial) -> TrialRecord:
         feasible=stored["feasible"],
         seconds=stored["seconds"],
         stages=stored["stages"],
+        infeasible_because=stored["infeasible_because"],
         computation=stored["computation"],
     )
 

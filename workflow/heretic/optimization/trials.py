@@ -146,6 +146,7 @@ class TrialLoop:
         kl = scores[KL]
         found = {**scores, KL: kl if math.isfinite(kl) else WORST_KL}
         excess = self._excess(scores)
+        because = self.limits.exceeded(scores[KL], scores.get(LOG_ODDS))
         trial.set_constraint(LIMITS, self._told_excess(scores, excess))
         feasible = all(value <= 0 for value in excess.values())
         seconds = sum(stages.values())
@@ -155,6 +156,7 @@ class TrialLoop:
         stored = {
             "parameters": parameters.to_dict(),
             "feasible": feasible,
+            "infeasible_because": because,
             "scores": found,
             "seconds": seconds,
             "stages": stages,
@@ -163,7 +165,15 @@ class TrialLoop:
         trial.set_user_attr(RECORD, stored)
         number = memory.store(trial, [objective.value(found) for objective in self.objectives])
         return TrialRecord(
-            number, parameters, trial.params, found, feasible, seconds, stages, computation
+            number=number,
+            parameters=parameters,
+            sampled=trial.params,
+            scores=found,
+            feasible=feasible,
+            infeasible_because=because,
+            seconds=seconds,
+            stages=stages,
+            computation=computation,
         )
 
     def _excess(self, scores: TrialScores) -> dict[str, float]:
@@ -194,7 +204,7 @@ class TrialLoop:
     def _found(self, record: TrialRecord) -> str:
         """What a trial scored, for the log."""
         told = _told(record.scores, self.objectives)
-        return f"Trial {record.number}: {told}{'' if record.feasible else ', infeasible'}"
+        return f"Trial {record.number}: {told}{_infeasible(record)}"
 
     def _best_so_far(self, records: Sequence[TrialRecord]) -> str:
         best = nearest(candidates(records, self.objectives))
@@ -210,3 +220,7 @@ def _told(scores: Mapping[str, Any], objectives: Sequence[Objective]) -> str:
         f"{LABELS.get(name, name)} {value:.4f}" if isinstance(value, float) else f"{name} {value}"
         for name, value in known
     )
+
+
+def _infeasible(record: TrialRecord) -> str:
+    return "" if record.feasible else f", infeasible ({record.infeasible_because})"

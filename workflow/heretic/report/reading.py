@@ -16,7 +16,9 @@ from heretic.report.files import blaming, number, read_rows
 from heretic.report.geometry import Column, indistinct_layers, read_geometry, used_states
 from heretic.stages import STAGES
 
-TRIAL_COLUMNS = ("trial", "state", "kl_first_token", "refusals", "pareto", "seconds")
+TRIAL_COLUMNS = (
+    *("trial", "state", "kl_first_token", "refusals", "pareto", "infeasible_because", "seconds"),
+)
 STAGE_COLUMNS = {f"seconds_{name}": name for name in STAGES}  # likewise
 RATES = ("refusals", "false_refusals", "degenerate")
 OPTIONAL_RATES = ("recovered", "kept")
@@ -48,6 +50,7 @@ class Trial:
     kl: float | None
     scores: dict[str, float]
     value: float | None
+    infeasible_because: str
     on_front: bool
     seconds: float | None
     stages: dict[str, float]
@@ -67,8 +70,8 @@ class Pick:
 
     @property
     def rule(self) -> str:
-        """The rule, which starts the reason."""
-        return str(self.best["selection"]).partition(":")[0]
+        """The selection rule."""
+        return str(self.best["rule"])
 
 
 @dataclass(frozen=True)
@@ -209,6 +212,7 @@ def _read_best(path: Path) -> dict[str, Any]:
     best = _read_object(path)
     with blaming(path):
         int(best["trial"]), dict(best["parameters"]), dict(best["scores"]), str(best["selection"])
+        str(best["rule"])
         float(best["baseline"][objective_of(best)]), int(best["baseline"]["total"])
         int(best["n_trials"]), str(best["directions"]["scope"])
         if best["directions"]["scope"] == "global":
@@ -287,6 +291,7 @@ def _trial(row: Mapping[str, str], objective: str) -> Trial:
         kl=scores["kl_first_token"],
         scores={name: value for name, value in scores.items() if value is not None},
         value=scores[objective],
+        infeasible_because=row["infeasible_because"],
         on_front=row["pareto"] in ("1", "True", "true"),
         seconds=number(row["seconds"]),
         stages=_stages(row),

@@ -127,7 +127,7 @@ def _add_trials(
 def _hover(trial: Trial) -> str:
     lines = [f"<b>Trial {trial.number}</b>", f"KL {nats(trial.kl or 0.0)} nats"]
     if not trial.feasible:
-        lines.append("infeasible, not evaluated further")
+        lines.append(f"infeasible ({trial.infeasible_because}), not evaluated further")
     others = {name: value for name, value in trial.scores.items() if name != "kl_first_token"}
     lines += [f"{name}: {value:g}" for name, value in others.items()]
     return "<br>".join(lines + [f"{k}: {short(v)}" for k, v in trial.parameters.items()])
