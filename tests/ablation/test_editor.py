@@ -224,7 +224,7 @@ def test_a_half_restored_model_is_of_no_more_use(model: Model, error: Exception 
         lambda: editor.abliterate(edits(model, STRONG)),
         lambda: WeightEditor(model, LayerWeightsCache(model.anatomy), "none"),
     ):
-        with pytest.raises(ModelLoadError, match=rf"half-way \({why}\); load the model again"):
+        with pytest.raises(ModelLoadError, match=rf"failed \({why}\); load the model again"):
             further()
     assert not differing(weights(model), half)
 

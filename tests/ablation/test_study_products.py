@@ -275,9 +275,9 @@ def test_out_of_memory_means_smaller_pieces(
     for name, tensor in expected_of(family, kind, [1]).items():
         off = (tensor - state(model)[name]).abs()
         assert (off <= 2**-7 * tensor.abs() + 1e-6).all(), name
-    told = [message for message in caplog.messages if "study's directions" in message]
+    told = [message for message in caplog.messages if "caching direction products" in message]
     assert len(told) == with_products
-    assert any("numbers at a time" in message for message in caplog.messages)
+    assert any("in chunks of" in message for message in caplog.messages)
     editor.restore()
     assert same(state(model), original)
 

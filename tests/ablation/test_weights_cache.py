@@ -219,7 +219,7 @@ def lose_bias(cache: LayerWeightsCache) -> None:
 @pytest.mark.parametrize(
     ("damage", "says"),
     [
-        (lose_layer_count, "cache has 2 layers, the model 3"),
+        (lose_layer_count, "cache has 2 layers, but the model has 3"),
         (lose_layer, "layer 1 is missing from the weights cache"),
         (lose_component, r"mlp\.down_proj of layer 1 is missing from the weights cache"),
         (rename, r"mlp\.down_proj of layer 1 is missing from the weights cache \(.*h\.1\.mlp"),
@@ -250,6 +250,7 @@ def test_a_failed_copy_declares_the_model_lost(anatomy: Anatomy) -> None:
     writer: StreamWriter = anatomy.writers[0]
 
     with pytest.raises(
-        ModelLoadError, match=r"transformer\.h\.0\.attn\.c_proj: .*no longer the original, load it"
+        ModelLoadError,
+        match=r"transformer\.h\.0\.attn\.c_proj: .*no longer the original; reload it",
     ):
         copy_back(writer, PristineParts(torch.zeros(3, 5), None))

@@ -115,7 +115,7 @@ def test_what_stays_is_told_and_a_rerun_finishes(
 
 @pytest.mark.parametrize(
     ("status", "words"),
-    [(401, "hf auth login"), (403, "write permission"), (404, "check owner and name")],
+    [(401, "hf auth login"), (403, "write permission"), (404, "repository not found")],
 )
 def test_what_waiting_does_not_mend_is_told_at_once(
     hub: HubServer, client: Client, model: Path, status: int, words: str

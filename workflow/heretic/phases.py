@@ -44,7 +44,7 @@ class Phase:
         return json.dumps(fields, indent=1, sort_keys=True, ensure_ascii=False) + "\n"
 
     def is_recorded(self, path: Path) -> bool:
-        """Whether the file at `path` is the record of this phase."""
+        """Return whether the file at `path` is the record of this phase."""
         return path.is_file() and path.read_bytes() == self.to_text().encode()
 
     def changes(self, path: Path) -> list[str]:
@@ -118,7 +118,7 @@ def _n_trials_of(results: Path) -> int | None:
 
 @contextmanager
 def unchanged_phase(path: str, settings: Mapping[str, Any]) -> Iterator[None]:
-    """Refuse results of settings other than those recorded for the phase.
+    """Reject results of settings other than those recorded for the phase.
 
     Another run in the same results folder may record other settings while a job waits or works;
     its results would then pass for those of the other settings.

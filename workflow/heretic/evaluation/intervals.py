@@ -1,4 +1,4 @@
-"""Intervals of 95% for a rate and for a mean."""
+"""95% intervals for rates and means."""
 
 from collections.abc import Sequence
 
@@ -10,13 +10,13 @@ Z_95 = 1.959963984540054
 
 
 def wilson_interval(count: int, total: int) -> tuple[float, float]:
-    """Wilson score interval of a proportion (Wilson 1927).
+    """Compute the Wilson score interval of a proportion (Wilson 1927).
 
     Raises:
         HereticError: there is nothing to count.
     """
     if total <= 0:
-        raise HereticError("a rate needs at least one answer; use a larger prompt set")
+        raise HereticError("computing a rate needs at least one answer; use a larger prompt set")
     rate, z = count / total, Z_95
     spread = 1 + z * z / total
     centre = (rate + z * z / (2 * total)) / spread
@@ -28,13 +28,13 @@ def wilson_interval(count: int, total: int) -> tuple[float, float]:
 
 
 def bootstrap_interval(values: Sequence[float], samples: int, seed: int) -> tuple[float, float]:
-    """Percentile bootstrap interval of the mean (Efron 1979) over `samples` resamples.
+    """Compute the percentile bootstrap interval of the mean (Efron 1979) over `samples` resamples.
 
     Raises:
         HereticError: there are no values.
     """
     if not values:
-        raise HereticError("a mean needs at least one value; use a larger prompt set")
+        raise HereticError("computing a mean needs at least one value; use a larger prompt set")
     data = np.asarray(values, dtype=np.float64)
     draws = np.random.default_rng(seed).integers(0, len(data), size=(samples, len(data)))
     low, high = np.quantile(data[draws].mean(axis=1), [0.025, 0.975])
