@@ -288,7 +288,7 @@ def test_a_reader_who_may_not_write_is_told_what_to_do() -> None:
         folder.chmod(0o755)
         line = as_another_user(lambda: look(database))
     assert "cannot be used" in line
-    assert "run the search again" in line
+    assert "rerun it to repair the file" in line
     assert "\n" not in line
 
 
