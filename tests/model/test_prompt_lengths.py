@@ -80,7 +80,7 @@ def test_whatever_a_template_does_is_one_line(
     monkeypatch.setattr("heretic.model.chat.SECONDS", 0.3)
     monkeypatch.setattr("heretic.model.chat.MOST_CHARACTERS", 10_000_000)
     with pytest.raises(
-        ModelLoadError, match=rf"rejects a conversation \(.*{reason}.*\); give"
+        ModelLoadError, match=rf"rejects a conversation \(.*{reason}.*\); provide"
     ) as e:
         replace(chat(), tokenizer=tiny_tokenizer(template)).encode([Prompt("Hi?", system="Be.")])
     assert "\n" not in str(e.value)
@@ -88,5 +88,5 @@ def test_whatever_a_template_does_is_one_line(
 
 def test_a_long_output_of_a_template_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("heretic.model.chat.MOST_CHARACTERS", 1000)
-    with pytest.raises(ModelLoadError, match="it writes 2000 characters"):
+    with pytest.raises(ModelLoadError, match="its output has 2000 characters"):
         replace(chat(), tokenizer=tiny_tokenizer("{{ 'a' * 2000 }}")).encode([Prompt("Hi")])
