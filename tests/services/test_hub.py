@@ -221,7 +221,7 @@ def test_interrupted_upload_is_finished_by_a_rerun(
     failed, receipt = client(UPLOAD + f"answer = [upload({str(model)!r}) for _ in range(2)]")[
         "answer"
     ]
-    assert "run the same command again" in failed
+    assert "rerun the command" in failed
     assert "stumbled over …" in failed
     assert TOKEN not in failed
     assert receipt["commit"] == hub.repos["model", "tester/edited"].commits[-1][0]
@@ -233,7 +233,7 @@ def test_refused_commit_says_what_to_do(hub: HubServer, client: Client, model: P
         401: "hf auth login",
         403: "write permission",
         404: "repository not found",
-        409: "run the same command again",
+        409: "rerun the command",
         429: "wait a few minutes",
         418: "read the message",
     }
