@@ -286,7 +286,7 @@ def test_a_checkpoint_that_went_away_changes_nothing(tmp_path: Path, folder: Pat
 def test_a_direction_of_another_width_names_the_writer(model: Model) -> None:
     wrong = [Edit(model.anatomy.writers[0], torch.ones(1, D_MODEL + 1), (1.0,))]
 
-    with pytest.raises(ModelLoadError, match=r"transformer\.h\.0\.attn\.c_proj.*load it again"):
+    with pytest.raises(ModelLoadError, match=r"transformer\.h\.0\.attn\.c_proj.*reload it"):
         WeightEditor(model, LayerWeightsCache(model.anatomy), "none").abliterate(wrong)
 
 

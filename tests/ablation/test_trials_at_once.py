@@ -161,7 +161,7 @@ def test_edited_weights_are_those_of_one_trial() -> None:
     model = tiny_model()
     editor = WeightEditor(model, LayerWeightsCache(model.anatomy), "none")
     assert editor.max_trials == 1
-    with pytest.raises(ModelLoadError, match="holds 1; set trials_in_flight=1"):
+    with pytest.raises(ModelLoadError, match="at most 1; set trials_in_flight=1"):
         editor.load([[], []])
     editor.load([edits_of(model, 1)])
     editor.assign(0)

@@ -125,7 +125,7 @@ def test_a_scorer_by_passes_of_ones_own_is_reported_but_no_objective(own: str) -
 @pytest.mark.parametrize(
     ("scorer", "settings", "message"),
     [
-        ("politeness", {}, "there is no scorer 'politeness'; there are kl_teacher_forced"),
+        ("politeness", {}, "there is no scorer 'politeness'; use one of kl_teacher_forced"),
         ("{folder}/none.py:Shouting", {}, "or a class in an existing file"),
         ("{own}:Whispering", {}, "has no class 'Whispering' that extends AnswerScorer"),
         ("{own}:Nothing", {}, "has no class 'Nothing' that extends AnswerScorer"),
@@ -137,7 +137,7 @@ def test_a_scorer_by_passes_of_ones_own_is_reported_but_no_objective(own: str) -
         ("words", {"name": "my words"}, "needs a `name` of letters, digits and underscores"),
         ("words", {"name": "refusals"}, "two scorers are named refusals"),
         ("judge", {"model": "someone/judge", "label": "yes"}, "needs `revision`"),
-        ("judge", {"model": "x", "label": "y", "threshold": "high"}, "threshold is 'high'; give"),
+        ("judge", {"model": "x", "label": "y", "threshold": "high"}, "threshold is 'high'; it must be"),
         ("judge", {"model": "x", "label": "y", "threshold": 70}, "a number from 0 to 1"),
         ("judge", {"model": "x", "label": "y", "batch_size": 0}, "a number from 1 to 4096"),
         (
@@ -162,7 +162,7 @@ def test_what_cannot_be_made_is_one_clear_error(
 
 def test_an_objective_must_be_a_score_that_the_prompts_allow() -> None:
     panel = panel_of("words")
-    with pytest.raises(SettingsError, match="there is no score 'word'; there are kl_first_token"):
+    with pytest.raises(SettingsError, match="there is no score 'word'; available: kl_first_token"):
         directions_of(panel, ["kl_first_token", "word"])
     with pytest.raises(StudyError, match="recovered cannot be measured on these prompts"):
         make_objectives(panel, ["recovered"], PROMPTS, {"kl_first_token": 0.0}, max_kl=1.0)
