@@ -189,7 +189,9 @@ def test_a_single_prompt_is_refused() -> None:
 
 def test_residuals_of_another_model_are_refused() -> None:
     tensors = tensors_of(sets_of(held_out_bad=states(9, 0, layers=3)))
-    with pytest.raises(DirectionError, match=r"held_out_bad have shape \[4, 12\].*\[5, 12\]; delete"):
+    with pytest.raises(
+        DirectionError, match=r"held_out_bad have shape \[4, 12\].*\[5, 12\]; delete"
+    ):
         ResidualSets.from_tensors(tensors)
     del tensors["bad_prompts"]["residuals"]
     with pytest.raises(DirectionError, match="lack 'residuals'; extract them again"):

@@ -137,7 +137,11 @@ def test_a_scorer_by_passes_of_ones_own_is_reported_but_no_objective(own: str) -
         ("words", {"name": "my words"}, "needs a `name` of letters, digits and underscores"),
         ("words", {"name": "refusals"}, "two scorers are named refusals"),
         ("judge", {"model": "someone/judge", "label": "yes"}, "needs `revision`"),
-        ("judge", {"model": "x", "label": "y", "threshold": "high"}, "threshold is 'high'; it must be"),
+        (
+            "judge",
+            {"model": "x", "label": "y", "threshold": "high"},
+            "threshold is 'high'; it must be",
+        ),
         ("judge", {"model": "x", "label": "y", "threshold": 70}, "a number from 0 to 1"),
         ("judge", {"model": "x", "label": "y", "batch_size": 0}, "a number from 1 to 4096"),
         (

@@ -183,7 +183,9 @@ def test_the_demo_model_is_found_beside_its_runs(tmp_path: Path, base: Path, pla
     results, moved = tmp_path / "results", tmp_path / "results" / place
     moved.parent.mkdir(parents=True)
     record = record.parent.rename(moved) / "ablation.json"
-    with pytest.raises(ModelLoadError, match=rf"is not in {results}; rerun .* or specify its folder"):
+    with pytest.raises(
+        ModelLoadError, match=rf"is not in {results}; rerun .* or specify its folder"
+    ):
         reproduce(record, tmp_path / "again", SETTINGS)
     reproduce(record, tmp_path / "again", SETTINGS, base_model=str(base))
     save_tiny_model(results / "demo-model", "llama")  # of other options
