@@ -142,7 +142,7 @@ def test_too_many_trials_change_nothing() -> None:
     before = logits(model)
     assert editor.max_trials == MAX_TRIALS > 1
     with pytest.raises(
-        ModelLoadError, match=rf"holds {MAX_TRIALS}; set trials_in_flight={MAX_TRIALS}"
+        ModelLoadError, match=rf"at most {MAX_TRIALS}; set trials_in_flight={MAX_TRIALS}"
     ):
         editor.load([[]] * (MAX_TRIALS + 1))
     with pytest.raises(ModelLoadError, match="no trial 1 among the 1"):
