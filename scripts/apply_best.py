@@ -39,12 +39,12 @@ def main(smk: Snakemake) -> None:
     # A manifest and a card of an earlier model must not outlive it.
     folder = Path(smk.output[0]).parent
     folder.with_name("model.manifest.json").unlink(missing_ok=True)
-    log.info("Editing %d of %d maps", len(ablation.edits), len(best["model"]["writers"]))
+    log.info("Editing %d of %d matrices", len(ablation.edits), len(best["model"]["writers"]))
     origin = source_facts(settings["model"], settings["model_revision"], searched)
     if origin["sha256"] != best["model"]["weights"]:
         raise ExportError(
-            f"the weights of {settings['model']} are not those that were searched; did another run "
-            "train or replace the model meanwhile? Run again"
+            f"the weights of {settings['model']} differ from the ones that were searched; did "
+            "another run train or replace the model? Run again"
         )
     if original is not None:
         origin = source_facts(original, None, source)

@@ -23,7 +23,7 @@ def main(smk: Snakemake) -> None:
     counts = bundle.summary()
     # Not compared with those of an earlier run: a later change is refused where it is used.
     require_enough(counts, smk.config["settings"][smk.wildcards.run])
-    log.info("%d prompts in %d sets, none in two", sum(counts.values()), len(counts))
+    log.info("%d prompts in %d sets, no overlap", sum(counts.values()), len(counts))
     write_json(
         Path(smk.output[0]),
         {"counts": counts, "provenance": provenance({}, paths)},

@@ -43,7 +43,7 @@ def main(smk: Snakemake) -> None:
         best["chance_high"],
     )
     if weak:
-        log.warning("No better than chance after layers %s", ", ".join(map(str, weak)))
+        log.warning("Not better than chance after layers %s", ", ".join(map(str, weak)))
     facts = provenance(settings, paths)
     write_csv(Path(smk.output.geometry), rows, facts)
     write_tensors(Path(smk.output.directions), result.tensors(), facts)

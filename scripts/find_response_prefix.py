@@ -35,7 +35,7 @@ def main(smk: Snakemake) -> None:
     chat, day = load_chat_of(**options), None
     if chat.prints_date:
         day = settle_date(settings["template_date"], target.parent)
-        log.info("The chat template prints the date; it is %s in all prompts of the run", day)
+        log.info("The chat template prints the date; all prompts of the run use %s", day)
         options["template_date"] = day
         chat = load_chat_of(**options)
     elif settings["template_date"] != AUTO_DATE:
@@ -46,7 +46,7 @@ def main(smk: Snakemake) -> None:
     if found:
         model = load_model(**options, chat=chat)
         prefix = find_response_prefix(model, *(read_prompts(path) for path in inputs.values()))
-    log.info("Answers are taken to begin with %r", prefix)
+    log.info("Response prefix: %r", prefix)
     facts = provenance(settings, inputs if found else {})
     write_json(target, {"response_prefix": prefix, "template_date": day, "provenance": facts})
 

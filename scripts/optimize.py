@@ -127,7 +127,7 @@ def main(smk: Snakemake) -> None:
 
 
 def known_edits(settings: dict[str, Any], smk: Snakemake) -> list[KnownEdit]:
-    """What is tried first, before the model is loaded, since a file may be wrong."""
+    """Return the warm starts, before the model is loaded, since a file may be invalid."""
     files = list(map(Path, smk.input.warm_starts))
     if settings["warm_start_from"]:
         return earlier_edits(files[0])
@@ -141,25 +141,25 @@ def known_edits(settings: dict[str, Any], smk: Snakemake) -> list[KnownEdit]:
 def require_something_to_find(
     baseline: TrialScores, objectives: list[Objective], settings: dict[str, Any]
 ) -> None:
-    """Refuse a search whose original is as good as can be, and a limit that nothing can exceed."""
+    """Reject a search whose original is as good as can be, and a limit that nothing can exceed."""
     told = {each.name: baseline[each.name] for each in objectives}
     log.info("The original's scores: %s", ", ".join(f"{k} {v:.4g}" for k, v in told.items()))
     if settings["max_refusal_log_odds"] is not None and baseline[LOG_ODDS] is None:
         raise StudyError(
-            "max_refusal_log_odds needs first tokens that tell refusals, and answers to bad and "
-            "good prompts begin alike; leave it out"
+            "max_refusal_log_odds needs first tokens that distinguish refusals, but good and bad "
+            "responses start alike; unset it"
         )
     if "unanswered" in told and not baseline["refusals"]:
         raise StudyError(
             "the original refuses none of bad_evaluation_prompts within "
-            f"{settings['max_response_length']} tokens, so there is nothing to search; choose "
+            f"{settings['max_response_length']} tokens, so there is nothing to optimize; choose "
             "other prompts, set response_prefix for a model that thinks first, raise "
             "max_response_length, or name other objectives"
         )
     if all(each.share(each.value(baseline)) <= 0 for each in objectives):
         raise StudyError(
-            f"the original has the best value of each of {', '.join(told)} already, so there is "
-            "nothing to search; choose other prompts or other objectives"
+            f"the original model is already optimal in {', '.join(told)}, so there is nothing to "
+            "optimize; choose other prompts or other objectives"
         )
 
 
@@ -169,7 +169,7 @@ def objective(
     directions: AblationDirections,
     smk: Snakemake,
 ) -> dict[str, Any]:
-    """What decides the score of given parameters; another objective is another study."""
+    """Return everything that determines a trial's scores; each objective has its own study."""
     revision = settings["model_revision"]
     folder = locate(smk.params.model, revision)
     return {
@@ -220,7 +220,7 @@ def make_loop(
     settings: dict[str, Any],
     known: list[KnownEdit],
 ) -> TrialLoop:
-    """What every trial needs."""
+    """Return everything needed by each trial."""
     space = SearchSpace.from_settings(
         settings,
         engine.model.anatomy.n_layers,

@@ -56,7 +56,7 @@ def main(smk: Snakemake) -> None:
     if reason is None:
         score = rescoring(smk, model, inputs, study["model"]).score
     else:
-        log.info("The search's scores are taken as they are: %s", reason)
+        log.info("Finalists not re-scored: %s", reason)
     found = score_finalists(records, choice, settings["n_finalists"], score)
     finals = Finals(tuple(found), rescored=reason is None)
     write_json(
@@ -66,7 +66,7 @@ def main(smk: Snakemake) -> None:
 
 
 def searched_model(smk: Snakemake, study: dict[str, Any], records: list[TrialRecord]) -> Model:
-    """The model of the search, in the data type in which it is saved."""
+    """Return the model of the search, in the data type in which it is saved."""
     runtime, settings = smk.config["runtime"][smk.wildcards.run], smk.params.settings
     changes = {
         "model": smk.params.model,
@@ -81,7 +81,7 @@ def searched_model(smk: Snakemake, study: dict[str, Any], records: list[TrialRec
 def rescoring(
     smk: Snakemake, model: Model, inputs: dict[str, Path], facts: dict[str, Any]
 ) -> Rescoring:
-    """What scores trials on the search's evaluation prompts by plain passes."""
+    """Return the scorer of trials, by plain passes on the search's evaluation prompts."""
     runtime, settings = smk.config["runtime"][smk.wildcards.run], smk.params.settings
     good, bad = (read_prompts(path) for name, path in inputs.items() if name.endswith("_prompts"))
     texts = [prompt for path in smk.input.texts for prompt in read_prompts(Path(path))]

@@ -25,7 +25,7 @@ def main(smk: Snakemake) -> None:
     if copy.is_file():
         known = read_json(copy)
         if known["recipe"] == recipe and folder.is_dir() and known["files"] == manifest(folder):
-            log.info("Another run has trained it already")
+            log.info("Already trained by another run")
             write_json(target, {k: v for k, v in known.items() if k != "recipe"})
             return
     facts = train(folder, settings)

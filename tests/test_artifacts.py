@@ -135,7 +135,9 @@ def test_a_users_own_folder_is_never_taken_for_a_leftover(tmp_path: Path, name: 
             pass
     else:
         with (
-            pytest.raises(HereticError, match=r"\.model\.partial is in the way and not ours"),
+            pytest.raises(
+                HereticError, match=r"\.model\.partial is in the way and was not created"
+            ),
             replacing_folder(tmp_path / "model"),
         ):
             pytest.fail("began")
@@ -155,7 +157,9 @@ def test_links_and_files_are_left_alone(tmp_path: Path, name: str, kind: str) ->
         place.symlink_to(elsewhere)
     before = sorted(path.name for path in tmp_path.rglob("*"))
     with (
-        pytest.raises(HereticError, match=r"not a folder; move it|not ours to remove; move it"),
+        pytest.raises(
+            HereticError, match=r"not a folder; move it|not created by this program; move it"
+        ),
         replacing_folder(tmp_path / "model"),
     ):
         pytest.fail("began")
@@ -275,7 +279,7 @@ def test_missing_json(tmp_path: Path) -> None:
     with pytest.raises(HereticError, match=r"there is no such file; check the path$"):
         read_json(tmp_path / "best.json", GIVEN)
     (tmp_path / "best.json").write_text("{")
-    with pytest.raises(HereticError, match=r"check that it is the right file and whole$"):
+    with pytest.raises(HereticError, match=r"check that it is the right file and complete$"):
         read_json(tmp_path / "best.json", GIVEN)
 
 
@@ -302,7 +306,7 @@ def test_json_is_read_from_files_of_bounded_size_only(tmp_path: Path) -> None:
 
 def test_lines_of_json_are_objects(tmp_path: Path) -> None:
     (tmp_path / "a.jsonl").write_text('{"a": 1}\n[1]\n')
-    with pytest.raises(ValueError, match="another value than an object"):
+    with pytest.raises(ValueError, match="a line does not hold an object"):
         read_jsonl(tmp_path / "a.jsonl")
 
 

@@ -54,7 +54,7 @@ def test_a_defect_is_one_line_and_its_trace_is_in_the_log(tmp_path: Path) -> Non
     assert done.returncode == 1
     assert done.stderr.splitlines() == [
         "begun",
-        "ZeroDivisionError: division by zero; this is a defect of the workflow, whose trace is in "
+        "ZeroDivisionError: division by zero; this is a bug in the workflow; the traceback is in "
         "phase.log",
     ]
     lines = (tmp_path / "phase.log").read_text().splitlines()
@@ -87,7 +87,7 @@ def test_a_job_without_memory_says_so(cause: str, tmp_path: Path) -> None:
 
 def test_a_panic_is_one_line(tmp_path: Path) -> None:
     done = run_job(tmp_path, "class Panic(BaseException): pass", "raise Panic('in\\nRust')")
-    assert done.stderr.startswith("Panic: in Rust; this is a defect")
+    assert done.stderr.startswith("Panic: in Rust; this is a bug")
     assert len(done.stderr.splitlines()) == 1
 
 

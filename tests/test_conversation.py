@@ -67,5 +67,5 @@ def test_the_demo_model_is_found_by_its_weights(results: Path, name: str) -> Non
 
 
 def test_a_demo_model_that_is_gone_is_an_error(results: Path) -> None:
-    with pytest.raises(ModelLoadError, match="run the workflow again"):
+    with pytest.raises(ModelLoadError, match="rerun the workflow"):
         edited_demo_model([results], sha256(results / "demo"))

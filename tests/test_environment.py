@@ -1,6 +1,7 @@
 """`envs/constraints.txt` pins everything that an installation with the tests' extra consists of."""
 
 import re
+import shutil
 import subprocess
 import sys
 import tomllib
@@ -92,9 +93,13 @@ def test_the_package_knows_its_version_without_a_search_when_it_is_imported() ->
     subprocess.run([sys.executable, "-I", "-S", "-c", f"{PATHS}; {code}"], check=True)
 
 
-def test_a_source_tree_that_is_not_installed_has_no_version() -> None:
+def test_a_source_tree_that_is_not_installed_has_no_version(tmp_path: Path) -> None:
+    source = Path(heretic.__file__)
+    (tmp_path / "heretic").mkdir()
+    shutil.copy(source, tmp_path / "heretic")
+    path = f"import sys; sys.path.insert(0, {str(tmp_path)!r})"
     code = "import heretic; assert heretic.__version__ == 'unknown'"
-    subprocess.run([sys.executable, "-I", "-S", "-c", f"{PATHS}; {code}"], check=True)
+    subprocess.run([sys.executable, "-I", "-S", "-c", f"{path}; {code}"], check=True)
 
 
 def is_of_torch(name: str) -> bool:

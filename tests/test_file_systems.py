@@ -71,7 +71,7 @@ def test_a_search_on_a_network_file_system_is_warned_of(
     assert caplog.text == ""
     monkeypatch.setattr("heretic.preflight.network_file_system", lambda _: "nfs4")
     warn_of_network(tmp_path / "demo")
-    assert f"{tmp_path}/demo/study.db lies on a network file system (nfs4)" in caplog.text
+    assert f"{tmp_path}/demo/study.db is on a network file system (nfs4)" in caplog.text
     assert "local disk" in caplog.text
     assert len(caplog.records) == 1
 

@@ -157,7 +157,7 @@ def test_the_lock_of_another_user_is_one_line() -> None:
         told = as_another_user(lambda: take(folder / "a.lock"))
         assert told == (
             f"cannot lock {folder}/a.lock: permission denied (owner: root); ask for access to it, "
-            "or run in a folder of your own"
+            "or run in your own folder"
         )
 
 

@@ -140,7 +140,7 @@ def test_a_quantised_checkpoint_needs_its_original(tmp_path: Path) -> None:
     check_run("mine", Settings(quantization="as_is", **options), tmp_path / "results")
 
     message = complaint(ModelLoadError, Settings(**options))
-    assert "is quantised (gptq)" in message
+    assert "is quantized (gptq)" in message
     assert "quantization=as_is and export_from=" in message
     twice = {**options, "export_from": str(quantised)}
     message = complaint(ModelLoadError, Settings(quantization="as_is", **twice))
@@ -149,13 +149,13 @@ def test_a_quantised_checkpoint_needs_its_original(tmp_path: Path) -> None:
     message = complaint(ModelLoadError, Settings(quantization="as_is", **nowhere))
     assert "does not exist; check the path" in message
     demo = Settings(quantization="as_is", export_from=str(original))
-    assert "demo model is not quantised" in complaint(SettingsError, demo, "demo")
+    assert "demo model is not quantized" in complaint(SettingsError, demo, "demo")
 
 
 def test_first_trials_that_cannot_be_read(tmp_path: Path) -> None:
     missing = str(tmp_path / "none.json")
     message = complaint(StudyError, Settings(warm_start_from=missing), "demo")
-    assert f"warm_start_from: there is no {missing}; name the study.db" in message
+    assert f"warm_start_from: {missing} does not exist; give the study.db" in message
     missing = str(tmp_path / "none.yaml")
     message = complaint(SettingsError, Settings(warm_start=missing), "demo")
     assert f"cannot read {missing}" in message
@@ -248,7 +248,7 @@ def test_too_little_disk_says_how_much(tmp_path: Path, monkeypatch: pytest.Monke
     monkeypatch.setattr("shutil.disk_usage", lambda path: usage)
     message = complaint(ExportError, settings, results=tmp_path / "results")
     assert "will take 8 bytes" in message
-    assert "7 bytes are free; free 1 bytes" in message
+    assert "7 bytes is free; free 1 bytes" in message
     # A run that has saved its model is not held up.
     saved = tmp_path / "results" / "mine" / "model.manifest.json"
     saved.parent.mkdir(parents=True)
@@ -270,7 +270,7 @@ def test_results_of_another_model_are_not_replaced_by_coincidence(tmp_path: Path
     record.parent.mkdir(parents=True)
     record.write_text(json.dumps({"source": {"model": "/elsewhere/demo"}}))
     message = complaint(SettingsError, Settings(), "demo", tmp_path / "results")
-    assert "holds the results of /elsewhere/demo; give those of demo a run_name" in message
+    assert "holds the results of /elsewhere/demo; use another run_name for demo" in message
     check_run("demo", Settings(run_name="demo"), tmp_path / "results")
     # What was saved of another model than was searched is still this run's.
     searched = {"settings": {"model": "demo"}}
@@ -322,7 +322,7 @@ def test_a_trial_that_there_will_not_be(tmp_path: Path) -> None:
     results = tmp_path / "results"
     settings = Settings(select=["knee", "trial=5"], n_trials=5)
     message = complaint(SettingsError, settings, "demo", results)
-    assert "select=trial=5 names a trial that there will not be: n_trials=5 gives" in message
+    assert "select=trial=5 selects a nonexistent trial: n_trials=5 gives" in message
     check_run("demo", Settings(select="trial=4", n_trials=5), results)
     # A study that is there may have more.
     (results / "demo").mkdir(parents=True)
@@ -335,8 +335,8 @@ def test_a_trial_that_there_will_not_be(tmp_path: Path) -> None:
     [
         ("cuda:3", "has no driver for it; use device=auto"),
         ("cuda", "has no driver for it"),
-        ("gpu", "is no device of torch; use auto"),
-        ("cuda:-1", "is no device of torch"),
+        ("gpu", "is not a torch device; use auto"),
+        ("cuda:-1", "is not a torch device"),
         ("mps", "is for Macs"),
     ],
 )

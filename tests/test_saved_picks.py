@@ -49,4 +49,4 @@ def test_a_model_of_an_earlier_choice_is_outdated(tmp_path: Path) -> None:
     write_json(tmp_path / "best.json", {"study": "now", "trial": 5})
     assert "is not saved yet" in str(outdated(result, tmp_path))
     (tmp_path / "best.json").unlink()
-    assert "earlier choice" in str(outdated(result, tmp_path))
+    assert "earlier selection" in str(outdated(result, tmp_path))

@@ -67,7 +67,7 @@ def test_a_file_without_directions_is_told() -> None:
 
 
 def test_a_layer_beyond_the_rows_is_told() -> None:
-    with pytest.raises(DirectionError, match="are the directions those of this model"):
+    with pytest.raises(DirectionError, match="do the directions belong to this model"):
         several(2).of_layer(N)
 
 

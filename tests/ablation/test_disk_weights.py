@@ -125,7 +125,7 @@ def test_what_loading_transposes_is_refused(tmp_path: Path) -> None:
     turned._weight_conversions = [WeightConverter(pattern, pattern, [Transpose(0, 1)])]
 
     with pytest.raises(
-        ModelLoadError, match=r"in memory is not what .*run with cache_weights=true"
+        ModelLoadError, match=r"in memory differs from .*run with cache_weights=true"
     ):
         DiskWeights(model)
 
@@ -136,7 +136,7 @@ def test_other_values_are_refused(folder: Path, part: str) -> None:
     name = f"transformer.h.2.mlp.c_proj.{part}"
     rewrite(folder, lambda tensors: {**tensors, name: tensors[name] + 1e-3})
 
-    with pytest.raises(ModelLoadError, match=rf"{name} in memory is not what {name} is on disk"):
+    with pytest.raises(ModelLoadError, match=rf"{name} in memory differs from {name} on disk"):
         DiskWeights(model)
 
 
@@ -149,7 +149,9 @@ def test_names_that_transformers_cannot_restore_are_one_line(
     model = load_saved(folder)
     monkeypatch.setattr(disk_weights, "trace", fail)
 
-    with pytest.raises(ModelLoadError, match=r"cannot tell how .*: no way back; .*=true$"):
+    with pytest.raises(
+        ModelLoadError, match=r"cannot determine the layout of .*: no way back; .*=true$"
+    ):
         DiskWeights(model)
 
 

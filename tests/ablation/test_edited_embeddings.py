@@ -186,6 +186,6 @@ def test_no_adapter_holds_them(model: Model) -> None:
     with pytest.raises(ExportError, match=r"embeddings.*export=merged, or ablate_embeddings"):
         check_adapter("adapter", record_writers(model.anatomy))
     check_adapter("merged", record_writers(model.anatomy))
-    with pytest.raises(ExportError, match="export=adapter does not go with ablate_embeddings"):
+    with pytest.raises(ExportError, match="export=adapter is incompatible with ablate_embeddings"):
         check_form("adapter", "none", ablate_embeddings=True)
     check_form("merged", "none", ablate_embeddings=True)

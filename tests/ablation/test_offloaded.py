@@ -69,7 +69,7 @@ def test_answers_and_states_are_those_of_the_whole_network(folders: dict[str, Pa
 def test_what_needs_the_weights_is_refused(folders: dict[str, Path]) -> None:
     model = load_saved(folders["llama"], device_map="auto", max_memory={"cpu": "300KB"})
 
-    with pytest.raises(ModelLoadError, match=r"o_proj is quantised or offloaded.* engine=auto"):
+    with pytest.raises(ModelLoadError, match=r"o_proj is quantized or offloaded.* engine=auto"):
         make_editor(model, "edited_weights", "none", "true")
     with pytest.raises(ModelLoadError, match=r"o_proj, which are offloaded; set norm_preserv"):
         make_editor(model, "auto", "column", "true")
@@ -77,7 +77,7 @@ def test_what_needs_the_weights_is_refused(folders: dict[str, Path]) -> None:
 
 @ON_THE_CPU
 def test_offloaded_experts_are_refused(folders: dict[str, Path]) -> None:
-    with pytest.raises(ModelLoadError, match=r"experts that are one .* raise max_memory"):
+    with pytest.raises(ModelLoadError, match=r"experts stored as one .* raise max_memory"):
         load_saved(folders["mixtral"], device_map="auto", max_memory={"cpu": "300KB"})
 
 

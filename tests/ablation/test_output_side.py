@@ -148,7 +148,7 @@ def test_experts_that_put_out_more_than_their_sum_are_refused() -> None:
     forward = experts.forward
     experts.forward = lambda states, *routing: forward(states, *routing) + states
 
-    with pytest.raises(ModelLoadError, match=r"layers\.1\.mlp\.experts\.down_proj does not put"):
+    with pytest.raises(ModelLoadError, match=r"layers\.1\.mlp\.experts\.down_proj does not output"):
         OutputSideEditor(model, "none")
 
     experts.forward = forward

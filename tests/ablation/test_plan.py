@@ -48,7 +48,7 @@ NOWHERE = ComponentParameters(0, 1, 0.0)
 def test_an_index_beyond_the_model_is_refused(
     anatomy: Anatomy, directions: AblationDirections, index: float
 ) -> None:
-    with pytest.raises(DirectionError, match=f"not in 0 to {LAYERS}"):
+    with pytest.raises(DirectionError, match=f"must be from 0 to {LAYERS}"):
         plan_edits(edit_of("global", index, EVERYWHERE, NOWHERE), directions, anatomy)
 
 

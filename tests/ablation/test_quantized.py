@@ -121,7 +121,7 @@ def test_logits_are_those_of_outputs_projected_by_hand(
 def test_weights_of_a_quantised_network_cannot_be_edited(folders: dict[str, Path]) -> None:
     model = load_saved(folders["llama"], quantization="bnb_8bit")
 
-    with pytest.raises(ModelLoadError, match=r"0\.self_attn\.o_proj is quantised .* engine=auto"):
+    with pytest.raises(ModelLoadError, match=r"0\.self_attn\.o_proj is quantized .* engine=auto"):
         make_editor(model, "edited_weights", "none", "true")
 
 
@@ -162,7 +162,7 @@ def test_a_quantised_checkpoint_is_taken_as_it_is(folders: dict[str, Path], stor
 
 @pytest.mark.parametrize(
     ("quantization", "says"),
-    [("none", r"\(bitsandbytes\).* quantization=as_is"), ("bnb_4bit", "quantised already")],
+    [("none", r"\(bitsandbytes\).* quantization=as_is"), ("bnb_4bit", "already quantized")],
 )
 def test_a_quantised_checkpoint_is_not_quantised_again_or_edited(
     stored: Path, quantization: str, says: str
@@ -172,7 +172,7 @@ def test_a_quantised_checkpoint_is_not_quantised_again_or_edited(
 
 
 def test_full_precision_is_not_quantised_as_it_is(folders: dict[str, Path]) -> None:
-    with pytest.raises(ModelLoadError, match=r"is not quantised; set quantization=none"):
+    with pytest.raises(ModelLoadError, match=r"is not quantized; set quantization=none"):
         load_saved(folders["llama"], quantization="as_is")
 
 
@@ -183,7 +183,7 @@ def test_a_method_inside_the_text_model_is_seen(folders: dict[str, Path], tmp_pa
     config["text_config"] = {"quantization_config": {"quant_method": "gptq"}}
     (tmp_path / "config.json").write_text(json.dumps(config))
 
-    with pytest.raises(ModelLoadError, match=r"is quantised \(gptq\)"):
+    with pytest.raises(ModelLoadError, match=r"is quantized \(gptq\)"):
         load_saved(tmp_path)
 
 
@@ -279,5 +279,7 @@ def test_an_original_of_another_size_is_refused_by_its_config(tmp_path: Path) ->
     other.write_text(json.dumps({"model_type": "llama", "hidden_size": 64, "num_hidden_layers": 2}))
     require_alike(one, other, "org/full")
     other.write_text(json.dumps({"model_type": "llama", "text_config": {"hidden_size": 32}}))
-    with pytest.raises(ModelLoadError, match=r"org/full is another model .* hidden_size is 32 and"):
+    with pytest.raises(
+        ModelLoadError, match=r"org/full is not the searched model.* hidden_size is 32, not"
+    ):
         require_alike(one, other, "org/full")

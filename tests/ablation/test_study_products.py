@@ -275,9 +275,9 @@ def test_out_of_memory_means_smaller_pieces(
     for name, tensor in expected_of(family, kind, [1]).items():
         off = (tensor - state(model)[name]).abs()
         assert (off <= 2**-7 * tensor.abs() + 1e-6).all(), name
-    told = [message for message in caplog.messages if "study's directions" in message]
+    told = [message for message in caplog.messages if "caching direction products" in message]
     assert len(told) == with_products
-    assert any("numbers at a time" in message for message in caplog.messages)
+    assert any("in chunks of" in message for message in caplog.messages)
     editor.restore()
     assert same(state(model), original)
 
@@ -320,7 +320,7 @@ def test_another_error_is_no_lack_of_memory(monkeypatch: pytest.MonkeyPatch) -> 
         raise RuntimeError("device lost")
 
     monkeypatch.setattr(products, "measure", fail)
-    with pytest.raises(ModelLoadError, match=r"o_proj: device lost.*load it again"):
+    with pytest.raises(ModelLoadError, match=r"o_proj: device lost.*reload it"):
         editor.abliterate(edits_of(model, directions, 0))
 
 
@@ -329,7 +329,7 @@ def test_where_no_piece_fits_what_takes_less_is_told(monkeypatch: pytest.MonkeyP
     editor = WeightEditor(model, LayerWeightsCache(model.anatomy), "row")
     edits = edits_of(model, directions, 0)
     with (
-        pytest.raises(ModelLoadError, match="load it again with engine=output_side or cache_dev"),
+        pytest.raises(ModelLoadError, match="reload it with engine=output_side or cache_dev"),
         cramped(monkeypatch, 20),
     ):
         editor.abliterate(edits)

@@ -142,7 +142,7 @@ def test_too_many_trials_change_nothing() -> None:
     before = logits(model)
     assert editor.max_trials == MAX_TRIALS > 1
     with pytest.raises(
-        ModelLoadError, match=rf"holds {MAX_TRIALS}; set trials_in_flight={MAX_TRIALS}"
+        ModelLoadError, match=rf"at most {MAX_TRIALS}; set trials_in_flight={MAX_TRIALS}"
     ):
         editor.load([[]] * (MAX_TRIALS + 1))
     with pytest.raises(ModelLoadError, match="no trial 1 among the 1"):
@@ -153,7 +153,7 @@ def test_too_many_trials_change_nothing() -> None:
 def test_more_directions_than_there_is_room_for_are_refused() -> None:
     model = random_model("llama", torch.float32)
     editor = OutputSideEditor(model, "none", steady=True)
-    with pytest.raises(ModelLoadError, match=r"has 2 directions.* made for 1; give it"):
+    with pytest.raises(ModelLoadError, match=r"has 2 directions.* created for 1; use"):
         editor.abliterate(edits_of(model, 2))
 
 
@@ -161,13 +161,13 @@ def test_edited_weights_are_those_of_one_trial() -> None:
     model = tiny_model()
     editor = WeightEditor(model, LayerWeightsCache(model.anatomy), "none")
     assert editor.max_trials == 1
-    with pytest.raises(ModelLoadError, match="holds 1; set trials_in_flight=1"):
+    with pytest.raises(ModelLoadError, match="at most 1; set trials_in_flight=1"):
         editor.load([[], []])
     editor.load([edits_of(model, 1)])
     editor.assign(0)
     editor.assign(torch.zeros(3, dtype=torch.long))
     for rows in (1, torch.tensor([0, 1])):
-        with pytest.raises(ModelLoadError, match=r"of one trial.*set trials_in_flight=1"):
+        with pytest.raises(ModelLoadError, match=r"one trial at a time.*set trials_in_flight=1"):
             editor.assign(rows)
 
 
@@ -178,7 +178,7 @@ def test_outputs_of_other_tokens_than_the_batchs_are_refused() -> None:
     editor.assign(torch.tensor([0, 1, 2]))
     module = model.anatomy.writers[0].module
     for shape in ((7, D_MODEL), (6, 2, D_MODEL)):
-        with pytest.raises(ModelLoadError, match=r"o_proj is given .* batch of 3.*in_flight=1"):
+        with pytest.raises(ModelLoadError, match=r"o_proj gets .* batch of 3.*in_flight=1"):
             module(torch.zeros(shape))
     module(torch.zeros(6, D_MODEL))
 

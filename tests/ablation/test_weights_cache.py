@@ -219,7 +219,7 @@ def lose_bias(cache: LayerWeightsCache) -> None:
 @pytest.mark.parametrize(
     ("damage", "says"),
     [
-        (lose_layer_count, "cache has 2 layers, the model 3"),
+        (lose_layer_count, "cache has 2 layers, but the model has 3"),
         (lose_layer, "layer 1 is missing from the weights cache"),
         (lose_component, r"mlp\.down_proj of layer 1 is missing from the weights cache"),
         (rename, r"mlp\.down_proj of layer 1 is missing from the weights cache \(.*h\.1\.mlp"),
@@ -234,13 +234,13 @@ def test_restoration_refuses_what_does_not_fit(
     cache.check(anatomy)
     damage(cache)
 
-    with pytest.raises(ModelLoadError, match=rf"{says}.*; .*load it again"):
+    with pytest.raises(ModelLoadError, match=rf"{says}.*; .*reload it"):
         cache.check(anatomy)
 
 
 def test_a_copy_that_ran_out_of_memory_says_what_takes_less(anatomy: Anatomy) -> None:
     with (
-        pytest.raises(ModelLoadError, match=r"load it again with engine=output_side or cache_"),
+        pytest.raises(ModelLoadError, match=r"reload it with engine=output_side or cache_"),
         overwriting(anatomy.writers[0]),
     ):
         raise torch.OutOfMemoryError("CUDA out of memory")
@@ -250,6 +250,7 @@ def test_a_failed_copy_declares_the_model_lost(anatomy: Anatomy) -> None:
     writer: StreamWriter = anatomy.writers[0]
 
     with pytest.raises(
-        ModelLoadError, match=r"transformer\.h\.0\.attn\.c_proj: .*no longer the original, load it"
+        ModelLoadError,
+        match=r"transformer\.h\.0\.attn\.c_proj: .*no longer the original; reload it",
     ):
         copy_back(writer, PristineParts(torch.zeros(3, 5), None))

@@ -206,7 +206,7 @@ def test_further_directions_of_an_ensemble_lie_in_what_its_methods_span() -> Non
 def test_a_difference_of_means_is_one_direction(method: str) -> None:
     weights = {"mean_difference": 1.0, "probe": 0.0}
     options = options_of(direction_method=method, n_directions=2, ensemble_weights=weights)
-    with pytest.raises(DirectionError, match="is one direction; set n_directions=1"):
+    with pytest.raises(DirectionError, match="gives one direction; set n_directions=1"):
         directions_of(cloud(9, 1, 8, 0), cloud(9, 1, 8, 1), options)
 
 

@@ -123,7 +123,7 @@ def test_an_empty_remainder_of_the_embeddings_stops_nothing() -> None:
 
 def test_an_empty_remainder_names_which_of_several() -> None:
     before = directions(3, 9, 0)
-    with pytest.raises(DirectionError, match=r"after layer 0 only 0\.000 of direction 2 is left"):
+    with pytest.raises(DirectionError, match=r"after layer 0 only 0\.000 of direction 2 remains"):
         orthogonalize(
             before, {"a": before[:, 1:2] * torch.tensor([0.0, 1, 0, 0])[:, None, None]}, 0.05
         )

@@ -66,7 +66,7 @@ def test_a_deal_that_leaves_no_direction_is_replaced(
     assert first is not None
     assert second is not None
     assert not second.equal(first)
-    assert caplog.text.count("Labels are shuffled again: after layer") == 1
+    assert caplog.text.count("Reshuffling labels: after layer") == 1
 
 
 def test_where_nothing_is_left_there_is_no_such_control(
@@ -75,4 +75,4 @@ def test_where_nothing_is_left_there_is_no_such_control(
     monkeypatch.setattr(log, "propagate", True)
     same = states(1, 0).expand(20, 5, 12)
     assert shuffled_label_directions(sets_of(good=same, bad=same), options_of(), -1) is None
-    assert "No control with shuffled labels" in caplog.text
+    assert "Skipped the shuffled-labels control" in caplog.text

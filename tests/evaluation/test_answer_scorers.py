@@ -313,7 +313,7 @@ def test_sets_of_markers_are_chosen() -> None:
     assert not MARKERS.found("Well, it's not for me to say.")
     with pytest.raises(SettingsError, match="core, soft, evasive, or a phrase"):
         RefusalMarkers(["..."])
-    with pytest.raises(SettingsError, match="names nothing"):
+    with pytest.raises(SettingsError, match="is empty"):
         RefusalMarkers([])
 
 
@@ -338,7 +338,7 @@ def test_phrases_and_words_are_scores_of_their_own() -> None:
     for wrong in wrongs:
         with pytest.raises(SettingsError, match="a list of at least one phrase"):
             Phrases(wrong)
-    with pytest.raises(SettingsError, match="say bad or good"):
+    with pytest.raises(SettingsError, match="bad or good, not"):
         Words(side="both")  # type: ignore[arg-type]
 
 

@@ -84,7 +84,7 @@ def test_code_of_a_judge_is_never_run_nor_asked_about(
         return "y"
 
     monkeypatch.setattr("builtins.input", answer)
-    with pytest.raises(ModelLoadError, match=r"scorer judge: .*; name another model") as told:
+    with pytest.raises(ModelLoadError, match=r"scorer judge: .*; choose another model") as told:
         judge(folder)
     assert "\n" not in str(told.value)
     assert not asked
@@ -102,7 +102,9 @@ def test_a_judge_loads_safetensors_alone(folder: Path) -> None:
 def test_a_network_without_the_classifier_is_refused(folder: Path) -> None:
     BertForSequenceClassification.from_pretrained(folder).bert.save_pretrained(folder)
     change(folder / "config.json", architectures=["BertForSequenceClassification"])
-    with pytest.raises(ModelLoadError, match=r"lacks classifier\.\w+, which would be random"):
+    with pytest.raises(
+        ModelLoadError, match=r"lacks classifier\.\w+, which would be randomly initialized"
+    ):
         judge(folder)
 
 

@@ -96,7 +96,7 @@ def test_experts_whose_norms_are_restored_are_edited_one_trial_at_a_time(
         )
     assert isinstance(engine.editor, WeightEditor)
     assert engine.trials_in_flight == 1
-    assert "Trials edit weights, one after the other: norm_preservation=row" in caplog.text
+    assert "Falling back to weight edits, one trial at a time: norm_preservation=row" in caplog.text
 
 
 def test_windows_narrower_than_the_prompts_share_no_prefix(
@@ -105,7 +105,7 @@ def test_windows_narrower_than_the_prompts_share_no_prefix(
     with caplog.at_level(logging.INFO, "heretic"):
         engine = fast(engine_for(tiny_model("mistral", sliding_window=16)))
     assert engine.study.prefix is None
-    assert "Prompts share no prefix: some layers see only 16 tokens" in caplog.text
+    assert "Prefix sharing disabled: sliding window of 16 tokens" in caplog.text
     assert fast(engine_for(tiny_model("mistral", sliding_window=500))).study.prefix is not None
 
 
@@ -117,7 +117,7 @@ def test_a_model_with_states_that_are_no_keys_falls_back(
         engine = engine_for(model, trials_in_flight=2)
     assert isinstance(engine, PlainEngine)
     assert engine.trials_in_flight == 1
-    assert "Answers come from generate, one trial after the other: its cache" in caplog.text
+    assert "Falling back to model.generate, one trial at a time: its cache" in caplog.text
     (scores,) = engine.score([edit_of(model)], Limits(), StageClock())
     assert scores["kl_first_token"] > 0
 
@@ -146,7 +146,7 @@ def test_a_network_that_passes_something_beside_the_stream_starts_at_its_beginni
         engine = fast(engine_for(model))
     assert not engine.study.good[0].recording.inputs
     assert engine.study.prefix is not None
-    assert "Not as plain passes with passes from the first edited layer" in caplog.text
+    assert "Disabled forward passes from the first edited layer" in caplog.text
 
 
 def test_a_network_that_counts_columns_falls_back(caplog: pytest.LogCaptureFixture) -> None:
@@ -163,9 +163,9 @@ def test_a_network_that_counts_columns_falls_back(caplog: pytest.LogCaptureFixtu
     with caplog.at_level(logging.INFO, "heretic"):
         engine = engine_for(model)
     assert isinstance(engine, PlainEngine)
-    assert "Not as plain passes with a shared prefix, rearranged rows" in caplog.text
-    assert "Not as plain passes with rearranged rows" in caplog.text
-    assert "Answers come from generate, one trial after the other: in passes" in caplog.text
+    assert "Disabled a shared prefix, rearranged rows" in caplog.text
+    assert "Disabled rearranged rows" in caplog.text
+    assert "Falling back to model.generate, one trial at a time: in forward passes" in caplog.text
 
 
 class Limited:
@@ -194,7 +194,7 @@ def test_running_out_of_memory_halves_the_rows_for_good(
     limited = Limited(model, 1)
     with caplog.at_level(logging.WARNING, "heretic"):
         found = engine.score(trials, Limits(), StageClock())
-    assert "Out of memory: continuing with 1 rows at once" in caplog.text
+    assert "Out of memory: continuing with 1 rows per batch" in caplog.text
     assert limited.largest == engine.most_rows == model.batch_size.current == 1
     for one, other in zip(found, expected, strict=True):
         assert one == pytest.approx(other, rel=1e-4, abs=1e-6)
@@ -219,7 +219,7 @@ def test_what_the_unedited_model_computed_is_given_up_last(
     assert engine.study.has_recordings
     with caplog.at_level(logging.WARNING, "heretic"):
         engine.score([edit_of(model)[-1:]], Limits(), StageClock())
-    assert "continuing without what earlier passes computed" in caplog.text
+    assert "dropped the activation cache" in caplog.text
     assert not engine.study.has_recordings
 
 
@@ -263,7 +263,7 @@ def test_trials_that_cannot_be_told_apart_are_scored_one_after_the_other(
     with caplog.at_level(logging.INFO, "heretic"):
         engine = engine_for(tiny_model(), trials_in_flight=2)
     assert engine.trials_in_flight == 1
-    assert "Trials are scored one after the other: CUDA out of memory" in caplog.text
+    assert "Scoring trials one at a time: CUDA out of memory" in caplog.text
 
 
 @pytest.mark.parametrize("texts", [("Hi", FAR), ("Hi", "Ho", FAR), ("Hi", "Ho", "What is it?")])
@@ -277,7 +277,7 @@ def test_padding_is_tried_however_alike_or_unlike_the_lengths_of_prompts_are(
     model = tiny_model("mpt", max_seq_len=512)
     with caplog.at_level(logging.INFO, "heretic"):
         engine = engine_for(model, good=prompts, bad=prompts[::-1])
-    assert "Not as plain passes with" in caplog.text
+    assert "Disabled" in caplog.text
     assert not isinstance(engine, FastEngine) or engine.study.prefix is None
 
 

@@ -197,7 +197,7 @@ def test_turns_are_rendered_as_elsewhere_and_never_lost(
 def test_data_that_cannot_be_had_is_told_before_a_model_is_loaded(tmp_path: Path) -> None:
     write_choices(tmp_path, "words")
     (tmp_path / "words.jsonl").unlink()
-    with pytest.raises(SettingsError, match="benchmark words cannot be had") as told:
+    with pytest.raises(SettingsError, match="cannot load benchmark words") as told:
         load_benchmarks(BenchmarkProtocol(("words",), folder=str(tmp_path)))
     assert "words.jsonl" in str(told.value)
     assert "\n" not in str(told.value)
@@ -205,7 +205,7 @@ def test_data_that_cannot_be_had_is_told_before_a_model_is_loaded(tmp_path: Path
 
 def test_code_that_a_model_writes_is_not_run(tmp_path: Path) -> None:
     write_choices(tmp_path, "words", unsafe_code=True)
-    with pytest.raises(SettingsError, match="benchmark words runs code that the model writes"):
+    with pytest.raises(SettingsError, match="benchmark words executes model-generated code"):
         load_benchmarks(BenchmarkProtocol(("words",), folder=str(tmp_path)))
 
 

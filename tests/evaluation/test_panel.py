@@ -118,32 +118,40 @@ def test_a_class_of_ones_own_scores_with_its_settings(own: str) -> None:
 def test_a_scorer_by_passes_of_ones_own_is_reported_but_no_objective(own: str) -> None:
     panel = panel_of(f"{own}:Layers")
     assert [scorer.name for scorer in panel.passes] == ["layers"]
-    with pytest.raises(SettingsError, match="layers has no direction"):
+    with pytest.raises(SettingsError, match="layers is report-only"):
         directions_of(panel, ["kl_first_token", "layers"])
 
 
 @pytest.mark.parametrize(
     ("scorer", "settings", "message"),
     [
-        ("politeness", {}, "there is no scorer 'politeness'; there are kl_teacher_forced"),
-        ("{folder}/none.py:Shouting", {}, "and classes of files that exist"),
+        ("politeness", {}, "there is no scorer 'politeness'; use one of kl_teacher_forced"),
+        ("{folder}/none.py:Shouting", {}, "or a class in an existing file"),
         ("{own}:Whispering", {}, "has no class 'Whispering' that extends AnswerScorer"),
         ("{own}:Nothing", {}, "has no class 'Nothing' that extends AnswerScorer"),
         ("{own}:Shouting", {"most": 3}, "unexpected keyword argument 'most'; see its settings"),
         ("{broken}:Shouting", {}, "cannot be imported .ZeroDivisionError: division by zero"),
-        ("kl_teacher_forced", {"tokens": 0}, "tokens is 0; give a whole number from 1"),
+        ("kl_teacher_forced", {"tokens": 0}, "tokens must be a whole number of at least 1, not 0"),
         ("phrases", {}, "missing 1 required positional argument: 'phrases'"),
-        ("words", {"side": "worse"}, "side is 'worse'; say bad or good"),
+        ("words", {"side": "worse"}, "side must be bad or good, not 'worse'"),
         ("words", {"name": "my words"}, "needs a `name` of letters, digits and underscores"),
         ("words", {"name": "refusals"}, "two scorers are named refusals"),
         ("judge", {"model": "someone/judge", "label": "yes"}, "needs `revision`"),
-        ("judge", {"model": "x", "label": "y", "threshold": "high"}, "threshold is 'high'; give"),
+        (
+            "judge",
+            {"model": "x", "label": "y", "threshold": "high"},
+            "threshold is 'high'; it must be",
+        ),
         ("judge", {"model": "x", "label": "y", "threshold": 70}, "a number from 0 to 1"),
         ("judge", {"model": "x", "label": "y", "batch_size": 0}, "a number from 1 to 4096"),
-        ("words", {"name": "state"}, "cannot be named state, as a column of the tables is"),
+        (
+            "words",
+            {"name": "state"},
+            "cannot be named state, which is the name of a column of the tables",
+        ),
         ("words", {"name": "attn_weight"}, "cannot be named attn_weight"),
-        ("{own}:Turned", {}, "its direction is minimize, maximize or none"),
-        ("{own}:Both", {}, "its side, if it judges answers, bad or good"),
+        ("{own}:Turned", {}, "direction must be minimize, maximize or none"),
+        ("{own}:Both", {}, "side must be bad or good"),
         ("{own}:Refusing", {}, "Refusing: not today; see its settings"),
     ],
 )
@@ -158,7 +166,7 @@ def test_what_cannot_be_made_is_one_clear_error(
 
 def test_an_objective_must_be_a_score_that_the_prompts_allow() -> None:
     panel = panel_of("words")
-    with pytest.raises(SettingsError, match="there is no score 'word'; there are kl_first_token"):
+    with pytest.raises(SettingsError, match="there is no score 'word'; available: kl_first_token"):
         directions_of(panel, ["kl_first_token", "word"])
     with pytest.raises(StudyError, match="recovered cannot be measured on these prompts"):
         make_objectives(panel, ["recovered"], PROMPTS, {"kl_first_token": 0.0}, max_kl=1.0)
@@ -272,7 +280,9 @@ def test_a_judge_reads_as_much_as_it_has_places_for(tmp_path: Path) -> None:
 
 
 def test_what_is_counted_is_yes_or_no(own: str) -> None:
-    with pytest.raises(SettingsError, match="shouting counts answers, so its judge must say yes"):
+    with pytest.raises(
+        SettingsError, match="shouting counts answers, so its judge must return yes"
+    ):
         panel_of(f"{own}:Unsure").judge(PROMPTS, ["a", "b"], ["c"])
 
 

@@ -238,7 +238,7 @@ def test_a_row_counts_each_class_on_its_own_set() -> None:
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
 def test_a_row_that_is_no_number_is_an_error_with_advice(value: float) -> None:
     measurement = Measurement([], BAD_ANSWERS + GOOD_ANSWERS, [0.1, value], [0.2, 0.2])
-    with pytest.raises(HereticError, match="no numbers; choose a weaker edit"):
+    with pytest.raises(HereticError, match="non-finite logits; choose a weaker edit"):
         summarize(measurement, ANSWERED, PROTOCOL)
 
 

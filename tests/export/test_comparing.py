@@ -105,7 +105,7 @@ def test_an_adapter_measures_as_the_merged_model(
         ({"model": "{base}"}, "./none", "model folder ./none does not exist"),
         ({"model": "demo"}, "{base}", "needs the demo model, which is not trained yet"),
         ({"model": "{base}"}, "demo", "needs the demo model, which is not trained yet"),
-        ({"model": ["{base}", "a/b"]}, "{base}", "name one with --model"),
+        ({"model": ["{base}", "a/b"]}, "{base}", "specify the other one with --model"),
         ({"model": "{orphan}"}, "{base}", "the base model of the adapter .*/gone does not exist"),
         ({"model": "{empty}"}, "{base}", "has no adapter_model.safetensors"),
         (

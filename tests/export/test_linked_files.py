@@ -44,7 +44,7 @@ def test_links_out_of_a_model_folder_are_left_out_with_a_warning(
     assert not {"notes.txt", "USE_POLICY.md", "README.md"} & manifest(saved).keys()
     assert not any(SECRET.encode() in path.read_bytes() for path in saved.iterdir())
     for name in ("notes.txt", "USE_POLICY.md"):
-        assert f"{name} is left out of the export" in caplog.text
+        assert f"{name} is excluded from the export" in caplog.text
     assert carried_over(source) == {}
 
 

@@ -106,7 +106,7 @@ def test_the_original_of_a_quantised_checkpoint_decides_the_data_type(tmp_path: 
     ("changes", "says"),
     [
         ({"num_hidden_layers": 2}, "of 2 layers .* of 3 and 64 was searched"),
-        ({"intermediate_size": 192}, r"mlp\.down_proj\.weight was searched in the shape \[64, 128"),
+        ({"intermediate_size": 192}, r"mlp\.down_proj\.weight had the shape \[64, 128"),
         ({"attention_bias": False}, r"o_proj\.weight has bias in the searched model, unlike"),
     ],
 )

@@ -81,9 +81,11 @@ def test_a_folder_of_something_else_is_not_replaced(tmp_path: Path, base: Path) 
     reproduce(record, own, SETTINGS)
     reproduce(record, own, SETTINGS)  # an earlier export may be
     (own / "ablation.json").unlink()
-    with pytest.raises(ExportError, match=r"mine exists and is no exported model; name another"):
+    with pytest.raises(
+        ExportError, match=r"mine exists and is not an exported model; choose another"
+    ):
         reproduce(record, own, SETTINGS)
-    with pytest.raises(ExportError, match="holds the model that is to be made again"):
+    with pytest.raises(ExportError, match="holds the model to be rebuilt"):
         reproduce(record, record.parent, SETTINGS)
     assert record.is_file()
 
@@ -147,7 +149,7 @@ def test_another_base_model_is_refused(tmp_path: Path, base: Path) -> None:
     stored = load_file(base / "model.safetensors")
     stored["transformer.wte.weight"][3, 4] += 1
     save_file(stored, base / "model.safetensors", metadata={"format": "pt"})
-    with pytest.raises(ExportError, match="are not those that were edited"):
+    with pytest.raises(ExportError, match="differ from the ones that were edited"):
         reproduce(record, tmp_path / "again", SETTINGS)
 
 
@@ -170,7 +172,7 @@ def test_other_versions_are_told(tmp_path: Path, base: Path) -> None:
     record = saved(base)
     files = {**read_json(record)["files"], "config.json": {"sha256": "0" * 64, "bytes": 1}}
     changed(record, files=files, provenance={"versions": {"transformers": "4.0.0"}})
-    with pytest.raises(ExportError, match=r"config\.json; it was made with transformers 4\.0\.0"):
+    with pytest.raises(ExportError, match=r"config\.json; it was built with transformers 4\.0\.0"):
         reproduce(record, tmp_path / "again", SETTINGS)
 
 
@@ -181,7 +183,9 @@ def test_the_demo_model_is_found_beside_its_runs(tmp_path: Path, base: Path, pla
     results, moved = tmp_path / "results", tmp_path / "results" / place
     moved.parent.mkdir(parents=True)
     record = record.parent.rename(moved) / "ablation.json"
-    with pytest.raises(ModelLoadError, match=rf"is not in {results}; run .* or name its folder"):
+    with pytest.raises(
+        ModelLoadError, match=rf"is not in {results}; rerun .* or specify its folder"
+    ):
         reproduce(record, tmp_path / "again", SETTINGS)
     reproduce(record, tmp_path / "again", SETTINGS, base_model=str(base))
     save_tiny_model(results / "demo-model", "llama")  # of other options
@@ -280,14 +284,14 @@ NARROW = base64.b64encode(struct.pack("<4f", 1.0, 0.0, 0.0, 0.0)).decode()
         ({"edits": [{**EDIT, "strengths": [1.0], "experts": 4}]}, "does not fit the base model"),
         (
             {"edits": [{**EDIT, "strengths": [1.0], "name": "transformer.h.0.ln_2"}]},
-            "ln_2.weight of layer 0, .* does not fit the base model of 3 layers and 32 channels",
+            "ln_2.weight of layer 0, .* does not fit the base model with 3 layers and 32 channels",
         ),
         (
             {
                 "edits": [{**EDIT, "strengths": [1.0]}],
                 "directions": {"layer 0": {"shape": [1, 4], "data": NARROW}},
             },
-            "along directions of 4 channels, does not fit the base model of 3 layers and 32",
+            "along directions of 4 channels, does not fit the base model with 3 layers and 32",
         ),
         ({"source": None}, "source: Input should be a valid dictionary"),
         ({"source": {"model": 5, "revision": None, "sha256": "0" * 64}}, r"source\.model: "),
@@ -295,7 +299,7 @@ NARROW = base64.b64encode(struct.pack("<4f", 1.0, 0.0, 0.0, 0.0)).decode()
         ({"files": {"../x": {"sha256": "0" * 64, "bytes": 1}}}, "not a plain relative path"),
         ({"files": {"x": {"sha256": "0" * 63, "bytes": 1}}}, r"files\.x\.sha256: String should"),
         ({"provenance": {"versions": {"torch": 5}}}, r"provenance\.versions\.torch: "),
-        ({"trial": math.nan}, "a number is not finite"),
+        ({"trial": math.nan}, "a number is non-finite"),
         ({"trial": json.loads("[" * 50 + "]" * 50)}, "nested too deeply"),
         ({"trial": "\ud800"}, "surrogates not allowed"),
     ],

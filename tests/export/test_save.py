@@ -182,7 +182,9 @@ def test_a_tensor_that_was_not_written_as_it_should_be(
         return stored
 
     spoiling(monkeypatch, model, nudge)
-    with pytest.raises(ExportError, match=rf"{full} was not saved as the edit of the base model"):
+    with pytest.raises(
+        ExportError, match=rf"{full} was not saved as the expected edit of the base model"
+    ):
         save_model(model, tmp_path / "out" / "model", "5GB", RECORD)
     assert list((tmp_path / "out").iterdir()) == []
 
@@ -220,7 +222,7 @@ def test_a_model_changed_elsewhere_than_in_its_writers_is_refused(tmp_path: Path
 def test_only_the_named_parameters_may_differ(tmp_path: Path) -> None:
     model = edited(save_tiny_model(tmp_path / "original"))
     one = {"model.layers.0.mlp.down_proj.weight"}
-    with pytest.raises(ExportError, match="was not saved as the edit"):
+    with pytest.raises(ExportError, match="was not saved as the expected edit"):
         save_model(model, tmp_path / "model", "5GB", RECORD, one)
 
 
@@ -230,7 +232,7 @@ def test_a_model_that_is_not_as_in_memory_is_not_kept(
     model = edited(save_tiny_model(tmp_path / "original"))
     unedited = AutoModelForCausalLM.from_pretrained(tmp_path / "original")
     monkeypatch.setattr(model.network, "save_pretrained", unedited.save_pretrained)
-    with pytest.raises(ExportError, match="was not saved as the edit"):
+    with pytest.raises(ExportError, match="was not saved as the expected edit"):
         save_model(model, tmp_path / "out" / "model", "5GB", RECORD)
     assert list((tmp_path / "out").iterdir()) == []
 

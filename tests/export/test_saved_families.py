@@ -195,7 +195,7 @@ def test_what_suits_a_norm_is_recorded_once_for_each(tmp_path: Path) -> None:
 def test_no_adapter_holds_experts_that_are_one_parameter(tmp_path: Path) -> None:
     source = base("mixtral")
     ablation = plan(source, export="adapter")
-    words = r"experts\.down_proj belongs to no linear module.*set export=merged"
+    words = r"experts\.down_proj does not belong to a linear module.*set export=merged"
     with pytest.raises(ExportError, match=words):
         export(ablation, source, tmp_path / "adapter", low_memory=False)
     with pytest.raises(ExportError, match=words):
@@ -215,7 +215,7 @@ def test_an_adapter_along_what_suits_a_norm(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("if_need_be", "words"),
-    [(False, "saved in another form than the network has"), (True, r"in the shape \(32, 48\)")],
+    [(False, "has a different layout on disk than in the network"), (True, r"shape \(32, 48\)")],
 )
 def test_matrices_that_are_transposed_on_loading_need_the_network(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, if_need_be: bool, words: str

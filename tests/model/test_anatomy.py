@@ -205,7 +205,10 @@ def test_the_decoder_of_a_network_that_sees_images_is_found() -> None:
         ("bert", r"layer 0 of BertLMHeadModel still changes .*attention\.output\.LayerNorm"),
         ("doge", r"layer 0 of DogeForCausalLM still changes the residual stream"),
         ("jetmoe", r"still changes .*some of .*layers\.0\.mlp, .*self_attention\.experts"),
-        ("deepseek_v4", r"states of shape \(1, 6, 4, 32\) where \(1, 6, 32\) is one residual"),
+        (
+            "deepseek_v4",
+            r"states of shape \(1, 6, 4, 32\) instead of the \(1, 6, 32\) of a single residual",
+        ),
         ("inkling_text", r"self_attn\.o_proj writes .* a step that mixes channels or positions"),
         ("mbart", r"does not use model\.decoder\.layers\.0\.encoder_attn\.k_proj"),
         ("mllama", r"does not run layer 3 on text alone"),
@@ -240,11 +243,11 @@ def with_step(step: Callable[[Tensor, Tensor], Tensor]) -> PreTrainedModel:
     [
         (
             lambda out, _: nn.functional.layer_norm(out, out.shape[-1:]),
-            r"down_proj writes is changed",
+            r"down_proj passes through",
         ),
-        (lambda out, _: out.roll(1, -1), r"down_proj writes is changed"),
+        (lambda out, _: out.roll(1, -1), r"down_proj passes through"),
         (lambda out, _: out.cumsum(1) + out.flip(-1), r"down_proj writes .* mixes channels"),
-        (lambda out, _: out.relu(), r"down_proj writes is changed"),
+        (lambda out, _: out.relu(), r"down_proj passes through"),
         (lambda out, states: out * states.sigmoid(), r"down_proj writes (is changed|.* mixes)"),
         (lambda out, states: out + 1e-6 * states, r"layer 1 of LlamaForCausalLM still changes"),
     ],
@@ -264,7 +267,7 @@ def test_a_gate_of_a_linear_map_of_the_streams_width_is_refused() -> None:
     layer.mlp = Around(layer.mlp, lambda out, states: out * gate(states).sigmoid())
     layer.mlp.gate = gate
 
-    with pytest.raises(ModelLoadError, match=r"down_proj writes is changed .* by a norm, a gate"):
+    with pytest.raises(ModelLoadError, match=r"down_proj passes .*through a norm, a gate"):
         dissect(network)
 
 
@@ -313,7 +316,8 @@ def test_what_writes_between_two_layers_is_refused() -> None:
     )
 
     with pytest.raises(
-        ModelLoadError, match=r"layer 2 of LlamaForCausalLM is not given what layer 1"
+        ModelLoadError,
+        match=r"layer 2 of LlamaForCausalLM does not receive the residual stream of layer 1",
     ):
         dissect(network)
 
@@ -323,7 +327,7 @@ def test_weights_of_two_layers_at_once_are_refused() -> None:
     layers: Any = find_layers(network)
     layers[2].mlp.down_proj.weight = layers[0].mlp.down_proj.weight
 
-    with pytest.raises(ModelLoadError, match=r"0\.mlp\.down_proj\.weight and .* the same weights"):
+    with pytest.raises(ModelLoadError, match=r"0\.mlp\.down_proj\.weight and .* share weights"):
         dissect(network)
 
 
@@ -334,7 +338,7 @@ def test_quantised_experts_are_refused() -> None:
     layer.mlp.experts.down_proj = nn.Parameter(quantised, requires_grad=False)
 
     with pytest.raises(
-        ModelLoadError, match=r"1\.mlp\.experts\.down_proj is quantised .* in bfloat16"
+        ModelLoadError, match=r"1\.mlp\.experts\.down_proj is quantized .* in bfloat16"
     ):
         dissect(network)
 

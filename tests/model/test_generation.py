@@ -12,7 +12,7 @@ from heretic.export.save import save_model
 from heretic.model.decoding import generate
 from heretic.model.generation import FILE
 
-UNUSABLE = "is not used, but copied to the saved model as it is"
+UNUSABLE = "is not used, but copied unchanged to the saved model"
 
 
 @pytest.mark.parametrize(

@@ -55,16 +55,16 @@ def test_a_sound_folder_passes(folder: Path) -> None:
 @pytest.mark.parametrize(
     ("change", "reason"),
     [
-        ({"num_hidden_layers": 10**6}, "num_hidden_layers=1000000, and the weights have at most 2"),
-        ({"hidden_size": 17}, "hidden_size=17, and the weights have at most 16"),
-        ({"text_config": {"vocab_size": 10**9}}, "vocab_size=1000000000, and the weights have"),
+        ({"num_hidden_layers": 10**6}, "num_hidden_layers=1000000, but the weights have at most 2"),
+        ({"hidden_size": 17}, "hidden_size=17, but the weights have at most 16"),
+        ({"text_config": {"vocab_size": 10**9}}, "vocab_size=1000000000, but the weights have"),
         ({"num_attention_heads": 0}, "num_attention_heads=0, which is not a size"),
         ({"num_hidden_layers": "2"}, "num_hidden_layers='2', which is not a size"),
         ({"hidden_size": None}, "hidden_size=None, which is not a size"),
         ({"vocab_size": True}, "vocab_size=True, which is not a size"),
         ({"num_labels": 10**6}, "num_labels=1000000, more than"),
         ({"transformers_weights": "../a.safetensors"}, "takes weights from '../a.safetensors'"),
-        ({"model_type": None}, "names no model_type"),
+        ({"model_type": None}, "has no model_type"),
     ],
 )
 def test_sizes_are_compared_with_the_headers(
@@ -137,12 +137,15 @@ def test_a_gguf_file(tmp_path: Path) -> None:
         ({"model_type": "bert"}, "is an encoder"),
         ({"model_type": "t5"}, "is an encoder-decoder"),
         ({"model_type": "bart", "is_encoder_decoder": True}, "is an encoder-decoder"),
-        ({"model_type": "vit"}, "writes no text"),
-        ({"model_type": "llama", "architectures": ["LlamaForSequenceClassification"]}, "writes no"),
+        ({"model_type": "vit"}, "does not generate text"),
+        (
+            {"model_type": "llama", "architectures": ["LlamaForSequenceClassification"]},
+            "does not gen",
+        ),
         ({"model_type": "no-such"}, "update transformers"),
         ({"model_type": "own", "auto_map": {"AutoConfig": "x.Y"}}, "set trust_remote_code=true"),
         ({"model_type": "\x1b[2J"}, r"\\x1b\[2J"),
-        ({}, "names no model_type"),
+        ({}, "has no model_type"),
     ],
 )
 def test_networks_that_write_no_text(config: dict[str, Any], reason: str) -> None:

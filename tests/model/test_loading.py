@@ -176,10 +176,10 @@ def change_width(folder: Path) -> None:
     ("damage", "reason"),
     [
         (truncate, "cannot load {folder}: "),
-        (scribble, "model.safetensors is not a whole safetensors file"),
-        (break_config, "cannot read {folder}/config.json"),
+        (scribble, "model.safetensors is not a complete safetensors file"),
+        (break_config, "{folder}/config.json cannot be read"),
         (name_unknown_type, "does not know the model_type no-such"),
-        (name_an_encoder, "is a vit, which writes no text"),
+        (name_an_encoder, "is a vit, which does not generate text"),
         (lose_tokenizer, "has no tokenizer"),
         (change_width, "cannot load {folder}: "),
     ],
@@ -212,7 +212,7 @@ def test_tied_embeddings_lack_nothing(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("device", ["cuda:99", "no-such-device"])
 def test_a_device_that_is_not_there_is_one_line(folder: Path, device: str) -> None:
-    assert refusal(folder, device=device).startswith(f"device={device} is not to be had")
+    assert refusal(folder, device=device).startswith(f"device={device} is not available")
 
 
 def test_auto_takes_the_accelerator_or_the_cpu() -> None:

@@ -57,14 +57,14 @@ def test_the_next_data_type_that_answers_is_taken(
     with caplog.at_level(logging.WARNING, "heretic"):
         model = load_saved(overflowing)
     assert model.loaded_dtype == torch.bfloat16
-    assert "does not answer in float16: its logits are not finite" in caplog.text
+    assert "does not work in float16: its logits are not finite" in caplog.text
     assert get_residuals_batched(model, PROMPTS).isfinite().all()
 
 
 def test_a_data_type_that_is_asked_for_is_taken_or_refused(overflowing: Path) -> None:
     assert load_saved(overflowing, dtype="float32").loaded_dtype == torch.float32
     message = refusal(overflowing, dtype="float16")
-    assert "does not answer in float16" in message
+    assert "produces non-finite logits in float16" in message
     assert "use dtype=auto" in message
 
 
@@ -72,8 +72,8 @@ def test_a_checkpoint_that_never_answers_is_refused(tmp_path: Path) -> None:
     save_tiny_model(tmp_path)
     change_weights(tmp_path, "norm", lambda weight: weight * float("nan"))
     message = refusal(tmp_path)
-    assert "does not answer in float32, bfloat16, float16:" in message
-    assert "is the checkpoint damaged?" in message
+    assert "produces non-finite logits in float32, bfloat16, float16;" in message
+    assert "is the checkpoint corrupt?" in message
 
 
 def test_a_token_that_is_ruled_out_does_not_count(
@@ -161,13 +161,13 @@ def test_memory_limits_are_kept(
         load_saved(folder, device_map="auto", max_memory={"cpu": "1GiB"})
         assert "offloaded" not in caplog.text
         load_saved(folder, device_map="auto", max_memory={"cpu": "20KB"})
-    assert "were offloaded, which makes every pass slow; raise max_memory" in caplog.text
+    assert "were offloaded, which slows down every forward pass; raise max_memory" in caplog.text
 
 
 def test_a_template_makes_a_model_without_one_loadable(folder: Path, tmp_path: Path) -> None:
     save_tiny_model(tmp_path)
     (tmp_path / "chat_template.jinja").unlink()
-    assert "give a template with chat_template=" in refusal(tmp_path)
+    assert "provide a template with chat_template=" in refusal(tmp_path)
     assert "neither a file nor a template" in refusal(tmp_path, chat_template="nowhere.jinja")
     path = tmp_path / "mine.jinja"
     path.write_text(CHAT_TEMPLATE)

@@ -32,7 +32,7 @@ def test_the_longest_that_fits_passes() -> None:
 
 def test_a_longer_one_is_named_by_set_and_row() -> None:
     sets = {"good_prompts": [prompt(9)], "bad_prompts": [prompt(9), prompt(51)]}
-    message = r"row 2 of bad_prompts \('a+…'\) has 51 tokens, and 50 are the most"
+    message = r"row 2 of bad_prompts \('a+…'\) has 51 tokens, more than the maximum of 50"
     with pytest.raises(PromptError, match=message + r" \(the model's context is 50 tokens\)"):
         require_lengths(chat(context=50), sets)
     with pytest.raises(PromptError, match=message + r" \(max_prompt_length\)"):
@@ -59,7 +59,7 @@ def test_tokens_without_an_embedding_are_refused() -> None:
 
 def test_a_prompt_without_tokens_is_refused() -> None:
     nothing = replace(chat(), tokenizer=tiny_tokenizer("{{ '' }}"))
-    with pytest.raises(ModelLoadError, match="make no token of the prompt 'Hi'"):
+    with pytest.raises(ModelLoadError, match="give no tokens for the prompt 'Hi'"):
         nothing.encode([Prompt("Hi")])
 
 
@@ -80,7 +80,7 @@ def test_whatever_a_template_does_is_one_line(
     monkeypatch.setattr("heretic.model.chat.SECONDS", 0.3)
     monkeypatch.setattr("heretic.model.chat.MOST_CHARACTERS", 10_000_000)
     with pytest.raises(
-        ModelLoadError, match=rf"refuses a conversation \(.*{reason}.*\); give"
+        ModelLoadError, match=rf"rejects a conversation \(.*{reason}.*\); provide"
     ) as e:
         replace(chat(), tokenizer=tiny_tokenizer(template)).encode([Prompt("Hi?", system="Be.")])
     assert "\n" not in str(e.value)
@@ -88,5 +88,5 @@ def test_whatever_a_template_does_is_one_line(
 
 def test_a_long_output_of_a_template_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("heretic.model.chat.MOST_CHARACTERS", 1000)
-    with pytest.raises(ModelLoadError, match="it writes 2000 characters"):
+    with pytest.raises(ModelLoadError, match="its output has 2000 characters"):
         replace(chat(), tokenizer=tiny_tokenizer("{{ 'a' * 2000 }}")).encode([Prompt("Hi")])

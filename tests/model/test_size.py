@@ -35,7 +35,7 @@ def test_bytes_by_dtype(folder: Path, dtype: str, size: int) -> None:
 @pytest.mark.parametrize("content", [b"", b"short", b"\xff" * 8 + b"{}", b"\2\0\0\0\0\0\0\0[]"])
 def test_a_damaged_file_is_named(tmp_path: Path, content: bytes) -> None:
     (tmp_path / "model.safetensors").write_bytes(content)
-    with pytest.raises(ModelLoadError, match=r"model\.safetensors is not a whole .*download"):
+    with pytest.raises(ModelLoadError, match=r"model\.safetensors is not a complete .*download"):
         checkpoint_bytes(str(tmp_path), None, "auto")
 
 

@@ -137,7 +137,7 @@ def test_what_is_out_of_bounds_is_clipped_with_a_line(caplog: pytest.LogCaptureF
     assert (found["direction_index"], found["mlp_weight"]) == (3.0, 1.5)
     assert (found["attn_layer_min"], found["attn_layer_span"]) == (0.5, 1.0)
     (line,) = (r.message for r in caplog.records if r.name == "heretic")
-    assert line.startswith("Within the bounds of this search, of trial 7 direction_index 1 becomes")
+    assert line.startswith("Clipped trial 7 to the search bounds: direction_index 1 becomes")
     assert "mlp_weight 3 becomes 1.5" in line
     caplog.clear()
     sampled_parameters(known(), SearchSpace(5, "both", 2.0))
@@ -147,15 +147,21 @@ def test_what_is_out_of_bounds_is_clipped_with_a_line(caplog: pytest.LogCaptureF
 def test_what_no_trial_can_be_is_said() -> None:
     space = SearchSpace(5, "global", 2.0, min_weight=0.5)
     for edit, complaint in (
-        (known(index=None), r"trial 7 has the direction_scope per_layer, and this search only gl"),
+        (
+            known(index=None),
+            r"trial 7 has the direction_scope per_layer, but this search has only gl",
+        ),
         (
             known(more={EMBEDDINGS: WHOLE}),
             "trial 7 edits the embeddings; set ablate_embeddings=true",
         ),
-        (known(mlp=NONE), r"leaves out mlp.down_proj, and this search, with min_weight=0.5, only"),
+        (
+            known(mlp=NONE),
+            r"excludes mlp.down_proj, which this search, with min_weight=0.5, allows only",
+        ),
         (
             known(more={"other": WHOLE}),
-            "trial 7 edits attn.o_proj, mlp.down_proj, other, and a trial of",
+            "trial 7 edits attn.o_proj, mlp.down_proj, other, but a trial of",
         ),
     ):
         with pytest.raises(StudyError, match=complaint):

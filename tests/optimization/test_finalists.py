@@ -144,11 +144,10 @@ def test_the_reason_says_what_happened() -> None:
 
     told = reason(finals("closest", {3: (0.3, 30)}))
     assert told.endswith(
-        "; 3 finalists were scored again on the weights as they are saved, which puts it before "
-        "trial 3"
+        "; 3 finalists were re-scored on the exported weights, which puts it before trial 3"
     )
-    assert reason(finals("closest", {})).endswith("as they are saved")
-    assert "; it was scored again" in reason(finals("trial=9", {}), "trial=9")
+    assert reason(finals("closest", {})).endswith("on the exported weights")
+    assert "; it was re-scored" in reason(finals("trial=9", {}), "trial=9")
     untouched = Finals(tuple(Finalist.of(record) for record in records()[:3]), rescored=False)
     assert "scored" not in reason(untouched)
 

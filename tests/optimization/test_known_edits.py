@@ -69,7 +69,7 @@ def test_a_family_file_that_lacks_something_is_told_in_one_line(tmp_path: Path) 
     del values["trials"][0]["source"]
     path.write_text(yaml.safe_dump(values), encoding="utf-8")
     message = complaint(SettingsError, path)
-    assert "trials.0.source: Field required; write it as config/warm_start/llama.yaml" in message
+    assert "trials.0.source: Field required; write it like config/warm_start/llama.yaml" in message
 
 
 @pytest.fixture(scope="module")
@@ -140,16 +140,16 @@ def test_a_file_to_start_from_that_is_none_is_told_in_one_line(
     def wrong(path: Path, kind: type[HereticError] = StudyError) -> str:
         return complaint(kind, path, warm_start="auto", warm_start_from=str(path))
 
-    assert "there is no" in wrong(tmp_path / "none.json")
+    assert "does not exist" in wrong(tmp_path / "none.json")
     text = tmp_path / "notes.json"
     text.write_text("no JSON", encoding="utf-8")
-    assert "is another file; name the study.db, study.json or best.json" in wrong(text)
+    assert "is a different kind of file; give the study.db, study.json or best.json" in wrong(text)
     others: list[dict[str, Any]] = [
         {"original": {}}, {"trials": [{}], "n_layers": 3}, {"model": {"layers": 3}},
     ]  # fmt: skip
     for strange in others:
         write_json(text, strange)
-        assert "is another file; name the study.db" in wrong(text)
+        assert "is a different kind of file; give the study.db" in wrong(text)
     damaged = tmp_path / "damaged.db"
     damaged.write_text("no database", encoding="utf-8")
     assert "damaged.db" in wrong(damaged)
@@ -184,14 +184,14 @@ def test_an_edit_to_start_from_is_checked_as_a_whole(
     best.write_text(json.dumps({**BEST, "parameters": {**edit, **change}}))
     table.write_text(json.dumps({**BEST, "n_layers": 3, "trials": [trial]}))
     for path in (best, table):
-        with pytest.raises(StudyError, match=r"is another file; name the study\.db"):
+        with pytest.raises(StudyError, match=r"is a different kind of file; give the study\.db"):
             earlier_edits(path)
 
 
 def test_a_database_that_does_not_say_how_deep_its_model_is(tmp_path: Path) -> None:
     path = tmp_path / "study.db"
     search(path, 1, max_kl=1e6)
-    with pytest.raises(StudyError, match=r"warm_start_from: .*study\.db: .*; name the study\.db"):
+    with pytest.raises(StudyError, match=r"warm_start_from: .*study\.db: .*; give the study\.db"):
         earlier_edits(path)
 
 
@@ -201,7 +201,7 @@ def test_a_run_cannot_start_from_what_it_replaces(
     folder = tmp_path / "results" / "mine"
     folder.mkdir(parents=True)
     own = written(folder, records)
-    with pytest.raises(SettingsError, match="copy it to another folder and name the copy"):
+    with pytest.raises(SettingsError, match="copy it to another folder and use the copy"):
         check_warm_start("auto", str(own), folder)
     check_warm_start("auto", str(own), tmp_path / "results" / "other")
 

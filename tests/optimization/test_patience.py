@@ -87,7 +87,7 @@ def test_a_search_ends_early_and_stays_ended(
     with caplog.at_level(logging.INFO, logger="heretic"):
         records = search(database, N, max_kl=5.0, patience=2)
     assert told(records) == told(whole[:ended])
-    assert f"the last 2 of {ended} trials gained nothing" in caplog.text
+    assert f"no improvement in the last 2 of {ended} trials" in caplog.text
     assert f"{ended} of {ended} trials complete, 0 running" in search_table(read_search(database))
     assert search(database, N, max_kl=5.0, patience=2) == records
     assert len(read_search(database).records) == ended

@@ -163,8 +163,8 @@ def test_weights_that_overflow_are_infeasible(tmp_path: Path) -> None:
     [
         ({}, None),
         ({"n_finalists": 1}, "n_finalists is 1"),
-        ({"quantization": "bnb_4bit"}, "quantised"),
-        ({"export_from": "owner/original"}, "another model is saved"),
+        ({"quantization": "bnb_4bit"}, "quantized"),
+        ({"export_from": "owner/original"}, "the saved model is not"),
         ({"export": "adapter"}, "adapter"),
     ],
 )

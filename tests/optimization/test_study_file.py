@@ -140,8 +140,8 @@ def test_a_damaged_database_is_named_with_what_to_do(tmp_path: Path, damage: str
 @pytest.mark.parametrize(
     ("said", "told"),
     [
-        ("database or disk is full", "free some space on the disk and run again, its trials are"),
-        ("database is locked", "close that and run again, its trials are kept"),
+        ("database or disk is full", "free some space on the disk and run again; its trials are"),
+        ("database is locked", "close that and run again; its trials are kept"),
         ("database disk image is malformed", "move the file away to start over"),
     ],
 )
@@ -176,7 +176,7 @@ def test_the_database_of_another_program_is_left_as_it_is(tmp_path: Path) -> Non
     _execute(database, "CREATE TABLE cookies (a)")
     before = database.read_bytes()
     for use in (read_search, search_once):
-        with pytest.raises(StudyError, match=r"it is no study: it has no table"):
+        with pytest.raises(StudyError, match=r"it is not a study: it has no table"):
             use(database)
     assert database.read_bytes() == before
 
@@ -197,7 +197,10 @@ ENDLESS = "WITH RECURSIVE r(n) AS (SELECT 1 UNION ALL SELECT n + 1 FROM r) SELEC
         ("UPDATE trial_user_attributes SET value_json = 'x'", "Expecting value"),
         ("UPDATE trial_params SET distribution_json = 'null'", "cannot be used"),
         ("UPDATE trials SET state = 'X'", "cannot be used"),
-        ("UPDATE alembic_version SET version_num = 'v0.0.1'", "another version of Optuna made it"),
+        (
+            "UPDATE alembic_version SET version_num = 'v0.0.1'",
+            "it was created by another version of Optuna",
+        ),
         ("DELETE FROM version_info", "cannot be used|another version"),
     ],
 )
@@ -234,7 +237,7 @@ def test_no_statement_runs_without_end(tmp_path: Path) -> None:
     database = tmp_path / "study.db"
     search(database, 1)
     engine = open_storage(database, read_only=True).engine
-    for statement, words in ((ENDLESS, "without end"), ("SELECT zeroblob(1 << 28)", "too big")):
+    for statement, words in ((ENDLESS, "endlessly"), ("SELECT zeroblob(1 << 28)", "too big")):
         with (
             pytest.raises(StudyError, match=words),
             database_errors(database),
@@ -285,7 +288,7 @@ def test_a_reader_who_may_not_write_is_told_what_to_do() -> None:
         folder.chmod(0o755)
         line = as_another_user(lambda: look(database))
     assert "cannot be used" in line
-    assert "run the search again" in line
+    assert "rerun it to repair the file" in line
     assert "\n" not in line
 
 

@@ -102,7 +102,7 @@ def test_each_is_tried_once_and_no_more_than_startup_trials(
     with caplog.at_level(logging.INFO, "heretic"):
         found = warm_starts([*EDITS, EDITS[0]], SPACE, 2, required=True)
     assert [sampled["attn_weight"] for sampled in found] == [0.5, 0.75]
-    assert "Of 3 known edits the first 2 are tried: n_startup_trials" in caplog.messages
+    assert "Using 2 warm-start trials out of 3 (n_startup_trials)" in caplog.messages
 
 
 def test_those_that_no_trial_can_be_are_left_out(caplog: pytest.LogCaptureFixture) -> None:
@@ -110,7 +110,7 @@ def test_those_that_no_trial_can_be_are_left_out(caplog: pytest.LogCaptureFixtur
     with caplog.at_level(logging.INFO, "heretic"):
         found = warm_starts(EDITS, space, 10, required=True)
     assert [sampled["attn_weight"] for sampled in found] == [0.5, 1.0]
-    assert any("Not among the first trials: edit 0.75 has" in line for line in caplog.messages)
+    assert any("Skipped warm-start trial: edit 0.75 has" in line for line in caplog.messages)
     assert warm_starts(EDITS[1:2], space, 10, required=False) == []
     with pytest.raises(StudyError, match=r"edit 0.75 has the direction_scope per_layer"):
         warm_starts(EDITS[1:2], space, 10, required=True)

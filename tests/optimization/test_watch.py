@@ -87,7 +87,7 @@ def test_what_cannot_be_read_is_named(tmp_path: Path) -> None:
         read_search(database)
     with open_study(database, "one", OBJECTIVES):
         pass
-    with pytest.raises(StudyError, match=r"has no study two; it has \['one'\]"):
+    with pytest.raises(StudyError, match=r"has no study two; available: \['one'\]"):
         read_search(database, "two")
     database.write_bytes(b"this is no database" * 100)
     with pytest.raises(StudyError, match="cannot be used"):

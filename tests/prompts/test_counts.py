@@ -34,9 +34,9 @@ def test_enough_is_enough() -> None:
     ("counts", "changes", "message"),
     [
         ({"bad_evaluation_prompts": 1}, {}, "bad_evaluation_prompts has a single prompt"),
-        ({}, {"n_directions": 5}, "n_directions=5 .* bad_prompts, where the smaller has 4; lower"),
+        ({}, {"n_directions": 5}, "n_directions=5 .* bad_prompts, but the smaller has 4; lower"),
         ({}, {"n_sacred_directions": 3}, "n_sacred_directions=3 .* unhelpfulness_prompts, .* 2;"),
-        ({}, {"projection": "pacmap"}, "needs 10 good and bad prompts, there are 9; use"),
+        ({}, {"projection": "pacmap"}, "needs 10 good and bad prompts, but there are 9; use"),
     ],
 )
 def test_too_few_are_refused(counts: dict[str, int], changes: dict[str, Any], message: str) -> None:

@@ -184,13 +184,13 @@ def test_slices_mean_what_datasets_means(
 @pytest.mark.parametrize("split", ["train[", "train[1]", "train[a:b]", "", "train[:400%]", "a b"])
 def test_malformed_split(tmp_path: Path, split: str) -> None:
     path = write(tmp_path / "p.txt", "One\n")
-    with pytest.raises(PromptError, match=r"not understood; write it like train"):
+    with pytest.raises(PromptError, match=r"not valid; use the form train"):
         texts(path, split=split)
 
 
 def test_a_file_is_not_shuffled_in_silence(tmp_path: Path) -> None:
     path = write(tmp_path / "p.txt", "One\n")
-    with pytest.raises(PromptError, match="drop shuffle_buffer"):
+    with pytest.raises(PromptError, match="remove shuffle_buffer"):
         texts(path, streaming=True, shuffle_buffer=9)
 
 
@@ -308,9 +308,9 @@ sys.exit(f"imported {slow}" if slow else 0)
         ("p.tsv", "text,label\na,b\n", {}, "separates cells by commas"),
         ("p.txt", "a\0b", {}, "row 1 of .* has a NUL byte"),
         ("p.txt", "a\n" * 1_100_000, {}, "has 1,100,000 rows, of which at most"),
-        ("p.txt", "a\n" * 100_001, {}, "gives 100,001 rows.*name a slice in `split`"),
+        ("p.txt", "a\n" * 100_001, {}, "gives 100,001 rows.*set a slice in `split`"),
         ("p.jsonl", UNLIKE, {}, "a chat in column 'text' whose parts differ in length"),
-        ("p.jsonl", '{"text": "a"}\n', {"split": "train[:" + "9" * 20 + "]"}, "not understood"),
+        ("p.jsonl", '{"text": "a"}\n', {"split": "train[:" + "9" * 20 + "]"}, "is not valid"),
     ],
 )
 def test_bad_file(
@@ -333,7 +333,7 @@ def test_tsv(tmp_path: Path) -> None:
 def test_a_file_that_is_too_large_or_no_file_is_not_read(tmp_path: Path) -> None:
     with (tmp_path / "p.jsonl").open("wb") as stream:
         stream.truncate(100_000_001)
-    with pytest.raises(PromptError, match="has 100 MB, and such files are read whole up to 100"):
+    with pytest.raises(PromptError, match="has 100 MB, more than the maximum of 100"):
         check_source("bad_prompts", source(tmp_path / "p.jsonl"))
     with pytest.raises(PromptError, match="is not a regular file"):
         check_source("bad_prompts", source("/dev/zero"))
@@ -395,12 +395,12 @@ def test_parquet_without_the_column(tmp_path: Path) -> None:
         ("~nobody-of-that-name/set", {}, "file not found"),
         ("/missing.jsonl", {}, "file not found"),
         ("missing.txt", {}, "file not found: missing.txt"),
-        ("no/hub/id", {}, "neither a file or folder here nor a hub id"),
-        ("two words", {}, "neither a file or folder here nor a hub id"),
-        ("owner/name", {"split": "train[:"}, "not understood"),
-        ("owner/name", {"streaming": True}, r"must say which rows to read, like train\[:200\]"),
-        ("owner/name", {"streaming": True, "split": "train[:5%]"}, "must say which rows"),
-        ("owner/name", {"streaming": True, "split": "train[-5:]"}, "must say which rows"),
+        ("no/hub/id", {}, "neither a local file or folder nor a hub id"),
+        ("two words", {}, "neither a local file or folder nor a hub id"),
+        ("owner/name", {"split": "train[:"}, "is not valid"),
+        ("owner/name", {"streaming": True}, r"must specify the rows to read, like train\[:200\]"),
+        ("owner/name", {"streaming": True, "split": "train[:5%]"}, "must specify the rows"),
+        ("owner/name", {"streaming": True, "split": "train[-5:]"}, "must specify the rows"),
         ("demo", {"split": "train"}, "the demo has no split 'train'; it has good_prompts"),
     ],
 )

@@ -259,7 +259,7 @@ def build_run(folder: Path, shape: Shape = Shape()) -> Path:
         "scores": {"kl_first_token": 0.0211, "refusals": 1},
         "baseline": {"refusals": 64, "unanswered": 64, "total": 64},
         "rule": "closest",
-        "selection": "closest: nearest to the origin of the normalised front",
+        "selection": "closest: nearest to the origin of the normalized front",
         "study": "heretic-1234abcd",
         "n_trials": 30,
         "strengths": {

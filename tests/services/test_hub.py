@@ -152,8 +152,8 @@ answer = {
 def test_unreachable_hub_is_one_line(client: Client) -> None:
     code = 'answer = read(dataset="owner/questions")'
     answer = client(LOAD + code, HF_HUB_OFFLINE="1")["answer"]
-    assert "out of reach" in answer
-    assert "name a local file" in answer
+    assert "unreachable" in answer
+    assert "use a local file" in answer
 
 
 @pytest.fixture
@@ -221,7 +221,7 @@ def test_interrupted_upload_is_finished_by_a_rerun(
     failed, receipt = client(UPLOAD + f"answer = [upload({str(model)!r}) for _ in range(2)]")[
         "answer"
     ]
-    assert "run the same command again" in failed
+    assert "rerun the command" in failed
     assert "stumbled over …" in failed
     assert TOKEN not in failed
     assert receipt["commit"] == hub.repos["model", "tester/edited"].commits[-1][0]
@@ -232,10 +232,10 @@ def test_refused_commit_says_what_to_do(hub: HubServer, client: Client, model: P
     advice = {
         401: "hf auth login",
         403: "write permission",
-        404: "check owner and name",
-        409: "run the same command again",
-        429: "wait some minutes",
-        418: "see what it says",
+        404: "repository not found",
+        409: "rerun the command",
+        429: "wait a few minutes",
+        418: "read the message",
     }
     hub.faults += [Fault("POST", "/commit/", status) for status in advice]
     code = f"answer = [upload({str(model)!r}) for _ in range({len(advice)})]"
@@ -269,7 +269,7 @@ def test_upload_without_a_server_or_files(client: Client, model: Path, tmp_path:
     code = f'answer = [upload({str(model)!r}), upload("empty")]'
     closed, empty = client(UPLOAD + code, HF_ENDPOINT="http://127.0.0.1:9")["answer"]
     assert "connection to the hub failed" in closed
-    assert "holds no file" in empty
+    assert "has no files" in empty
 
 
 def test_upload_without_token_is_refused_before_any_work(hub: HubServer, client: Client) -> None:
@@ -282,7 +282,7 @@ def test_upload_without_token_is_refused_before_any_work(hub: HubServer, client:
 def test_check_upload(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HF_TOKEN", TOKEN)
     check_upload("owner/name")
-    with pytest.raises(UploadError, match="write owner/name"):
+    with pytest.raises(UploadError, match="use owner/name"):
         check_upload("owner/name/more")
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     with pytest.raises(UploadError, match="unset it"):

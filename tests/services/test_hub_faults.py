@@ -107,7 +107,7 @@ def test_what_stays_is_told_and_a_rerun_finishes(
     refused, failed, receipt = client(UPLOAD + "answer = [upload(), upload(), upload()]")["answer"]
     assert "status 400" in refused
     assert "status 503: down for now" in failed
-    assert "run the same command again" in failed
+    assert "rerun the command" in failed
     uploaded_once(hub, model, receipt)
     accepted = SHARDS + 1
     assert len(hub.asked("^PUT /large/")) <= accepted, "what had arrived was sent again"
@@ -115,7 +115,7 @@ def test_what_stays_is_told_and_a_rerun_finishes(
 
 @pytest.mark.parametrize(
     ("status", "words"),
-    [(401, "hf auth login"), (403, "write permission"), (404, "check owner and name")],
+    [(401, "hf auth login"), (403, "write permission"), (404, "repository not found")],
 )
 def test_what_waiting_does_not_mend_is_told_at_once(
     hub: HubServer, client: Client, model: Path, status: int, words: str

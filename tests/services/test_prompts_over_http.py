@@ -79,7 +79,7 @@ def test_a_broken_stream_goes_on_and_repeats_no_row(
     assert done["answer"]["pauses"]
     assert len(hub.asked("GET .*/train-4")) == 0, "a shard that the slice does not reach"
     if name == "server error":
-        assert "going on in 1 s" in done["output"]
+        assert "resuming in 1 s" in done["output"]
 
 
 def test_a_stream_that_stays_broken_is_one_line(hub: HubServer, client: Client) -> None:

@@ -143,5 +143,8 @@ def test_a_prompt_that_is_too_long_stops_before_the_model(
     lines = [line for line in done.stdout.splitlines() if "PromptError" in line]
     assert done.returncode == 1
     assert "row 2 of bad_holdout_prompts ('word word" in lines[0]
-    assert "412 are the most (the model's context is 512 tokens, of which 100 are" in lines[0]
+    assert (
+        "more than the maximum of 412 (the model's context is 512 tokens, of which 100 are"
+        in lines[0]
+    )
     assert "Loaded" not in done.stdout

@@ -93,7 +93,7 @@ def test_a_defect_names_its_log_and_debug_shows_the_trace(workspace: Workspace) 
     seen = seen_on_terminal(workspace, PROMPTS, fault=f"{READING}:raise")
     assert seen.status == 1
     assert seen.last_line.startswith(
-        "RuntimeError: a fault of the test; this is a defect of the workflow, whose trace is in "
+        "RuntimeError: a fault of the test; this is a bug in the workflow; the traceback is in "
         "logs/demo/load_prompts/"
     )
     assert calm(seen.plain)

@@ -219,7 +219,7 @@ def test_a_model_that_refuses_nothing_is_not_searched(demo_run: tuple[Workspace,
         "max_response_length=1",
     )  # fmt: skip
     assert done.returncode == 1
-    assert "there is nothing to search" in done.stdout
+    assert "there is nothing to optimize" in done.stdout
 
 
 @pytest.mark.heavy

@@ -194,7 +194,7 @@ def test_two_runs_at_once_train_the_demo_model_once(tmp_path: Path) -> None:
     assert [process.wait(timeout=300) for process in both] == [0, 0]
     assert "Nothing to be done" in workspace.require(*target)
     log = (workspace.folder / "logs" / "train_demo_model" / "demo-model-steps60.log").read_text()
-    assert "Another run has trained it already" in log
+    assert "Already trained by another run" in log
 
 
 def test_changing_the_objective_back_resumes_the_earlier_study(

@@ -65,6 +65,6 @@ def test_a_trial_by_its_number_is_the_only_finalist(
     assert read_json(workspace.folder / best)["trial"] == number
     # The search's own scores load no model.
     printed = workspace.require(best, "--config", f"select=trial={number}", "n_finalists=1")
-    assert "taken as they are: n_finalists is 1" in printed
+    assert "Finalists not re-scored: n_finalists is 1" in printed
     assert "Weights cache" not in printed
     assert read_json(workspace.folder / finals)["rescored"] is False

@@ -67,9 +67,9 @@ def test_a_search_for_other_scores(demo_run: tuple[Workspace, str], tmp_path: Pa
     ("config", "message"),
     [
         ("objectives=kl_first_token,politeness", "there is no score 'politeness'"),
-        ("scorers=none.py:Letters", "classes of files that exist"),
-        ("scorers=perplexity", "perplexity reads plain texts; set unhelpfulness_prompts=true"),
-        ("refusal_markers=...", "which no answer could be told by"),
+        ("scorers=none.py:Letters", "a class in an existing file"),
+        ("scorers=perplexity", "perplexity needs plain texts; set unhelpfulness_prompts=true"),
+        ("refusal_markers=...", "which cannot identify a refusal"),
     ],
 )
 def test_scores_that_cannot_be_are_refused_at_once(

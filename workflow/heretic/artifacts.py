@@ -1,4 +1,4 @@
-"""Artifacts on disk: written beside and renamed, with the provenance to explain them.
+"""Atomic artifact I/O with provenance.
 
 Nothing here imports torch at import time, so that light phases stay light.
 """
@@ -40,7 +40,7 @@ MARKER, NEW, OLD = "being-replaced-by-heretic-workflow", "new", "old"
 # JSON beyond these bounds is none of ours, and would exhaust memory.
 LARGEST_JSON = 128 * 1024**2
 AGAIN = "delete it and run again"
-GIVEN = "check that it is the right file and whole"
+GIVEN = "check that it is the right file and complete"
 
 
 @contextmanager
@@ -134,18 +134,19 @@ def _settle(target: Path, work: Path) -> None:
 def _require_folder(target: Path, error: type[HereticError]) -> None:
     if target.is_symlink() or (target.exists() and not target.is_dir()):
         kind = "link" if target.is_symlink() else "file"
-        raise error(f"{target} is a {kind}, not a folder; move it away or name another folder")
+        raise error(f"{target} is a {kind}, not a folder; move it away or choose another folder")
 
 
 def _require_own(work: Path, error: type[HereticError]) -> None:
-    """Refuse a working folder that is not one of ours, which an empty one may be."""
+    """Reject a working folder that is not one of ours, which an empty one may be."""
     if work.is_symlink() or work.exists():
         marker = work / MARKER
         own = not work.is_symlink() and work.is_dir()
         marked = own and marker.is_file() and not marker.is_symlink()
         if not marked and not (own and not any(work.iterdir())):
             raise error(
-                f"{work} is in the way and not ours to remove; move it away, then run again"
+                f"{work} is in the way and was not created by this program; move it away, then run "
+                "again"
             )
 
 
@@ -176,7 +177,7 @@ def read_json(path: Path, advice: str = AGAIN) -> dict[str, Any]:
             raise HereticError(f"cannot read {path}: there is no such file; {remedy}")
         value = parse_json(_bounded_text(path))
         if not isinstance(value, dict):
-            raise ValueError(f"it holds a {type(value).__name__} instead of an object")
+            raise ValueError(f"it holds a {type(value).__name__}, not an object")
     except (OSError, ValueError) as error:
         raise _unreadable(path, error, advice) from error
     return value
@@ -218,7 +219,7 @@ def read_jsonl(path: Path) -> list[dict[str, Any]]:
     with path.open(encoding="utf-8") as lines:
         found = [parse_json(line) for line in lines]
     if not all(isinstance(record, dict) for record in found):
-        raise ValueError("a line holds another value than an object")
+        raise ValueError("a line does not hold an object")
     return found
 
 
@@ -271,19 +272,19 @@ def _unreadable(path: Path, error: Exception, advice: str = AGAIN) -> HereticErr
 
 
 def sha256_of(path: Path) -> str:
-    """Hexadecimal SHA-256 of a file's bytes."""
+    """Return hexadecimal SHA-256 of a file's bytes."""
     with path.open("rb") as stream:
         return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
 def fingerprint(value: Any) -> str:
-    """Hexadecimal SHA-256 of a value's canonical JSON."""
+    """Return hexadecimal SHA-256 of a value's canonical JSON."""
     text = json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
     return hashlib.sha256(text.encode()).hexdigest()
 
 
 def provenance(settings: Mapping[str, Any], inputs: Mapping[str, Path]) -> dict[str, Any]:
-    """What explains an artifact: its settings, its inputs' hashes and the software's versions.
+    """Return an artifact's settings, hashes of its inputs and software versions.
 
     Holds no time stamp, so that repeating a phase repeats its bytes.
     """

@@ -78,7 +78,7 @@ class Candidate:
         return model if self.adapter is None else attach_adapter(model, self.adapter)
 
     def facts(self) -> dict[str, Any]:
-        """What was measured: name, revision and hashes of the weights."""
+        """Return the facts of the measurement: name, revision and hashes of the weights."""
         found = source_facts(self.model, self.revision, locate(self.model, self.revision))
         form = {} if self.quantization == NONE else {"quantization": self.quantization}
         if self.adapter is None:
@@ -107,21 +107,21 @@ def compare(settings: Settings, against: str, output: Path | None, results: Path
             prompts or the folder.
     """
     if not isinstance(settings.model, str):
-        raise SettingsError("--against compares one model with another; name one with --model")
+        raise SettingsError("--against compares two models; specify the other one with --model")
     name = f"{_folder_name(settings.model)}--against--{_folder_name(against)}"
     folder = output or results / COMPARISONS / name
     check_writable(folder)
     if any((folder / name).exists() for name in OF_A_RUN):
         raise SettingsError(
-            f"{folder} holds the results of a run, which a comparison would replace; name another "
-            "folder with --output"
+            f"{folder} holds the results of a run, which a comparison would replace; choose "
+            "another folder with --output"
         )
     original = find_candidate(against, None, settings, results)
     edited = find_candidate(settings.model, settings.model_revision, settings, results)
     if original.quantization != edited.quantization:
         log.warning(
-            "The models are measured in different forms, quantised %s and %s: part of what sets "
-            "them apart is that",
+            "The models are loaded in different precision (quantization %s and %s), which "
+            "accounts for part of their differences",
             *(model.quantization for model in (original, edited)),
         )
     sources = settings.model_copy(update={"model": against}).prompt_sources()
@@ -161,7 +161,7 @@ def compare(settings: Settings, against: str, output: Path | None, results: Path
 
 
 def _folder_name(model: str) -> str:
-    """A model's name for folders; of a local one with a part that its whole path decides."""
+    """Return a model's name for folders; of a local one with a part that its whole path decides."""
     if model == DEMO or not is_local(model):
         return safe_name(model)
     path = str(Path(model).expanduser().resolve())
@@ -204,20 +204,21 @@ def find_candidate(name: str, revision: str | None, settings: Settings, results:
 
 
 def _base_of(adapter: Path) -> tuple[str, str | None]:
-    """The model that an adapter was made for, and its revision."""
+    """Return the model that an adapter was made for, and its revision."""
     config = read_json(adapter / ADAPTER_CONFIG, GIVEN)
     base, revision = config.get("base_model_name_or_path"), config.get("revision")
     if not isinstance(base, str) or not base:
         raise ModelLoadError(
-            f"{adapter / ADAPTER_CONFIG} names no base model; set base_model_name_or_path in it"
+            f"{adapter / ADAPTER_CONFIG} does not name a base model; set base_model_name_or_path "
+            "in it"
         )
     if not (adapter / WEIGHTS).is_file():
-        raise ModelLoadError(f"{adapter} has no {WEIGHTS}; copy or make the adapter again")
+        raise ModelLoadError(f"{adapter} has no {WEIGHTS}; copy the adapter again or recreate it")
     return base, revision
 
 
 def _recorded_template(adapter: Path) -> str | None:
-    """The chat template that an edit of ours was searched with, if not the model's own."""
+    """Return the chat template that an edit of ours was searched with, if not the model's own."""
     record = adapter / RECORD
     return read_record(record)[1].chat_template if record.is_file() else None
 
@@ -225,7 +226,7 @@ def _recorded_template(adapter: Path) -> str | None:
 def load_sets(
     sources: Mapping[str, Sequence[PromptSource]], seed: int, planted: PlantedName
 ) -> dict[str, LoadedPrompts]:
-    """The prompts of each set, none of them in two; the demo's are about what is `planted`.
+    """Return the prompts of each set, none of them in two; the demo's are about what is `planted`.
 
     Raises:
         PromptError: a source is wrong, gives no prompt, or sets overlap.

@@ -182,7 +182,7 @@ def _one_line_defects(log_file: Path) -> Iterator[None]:
             log.error("%s: memory ran out (%s); %s", name, one_line(error, 120), OUT_OF_MEMORY)
         else:
             log.error(
-                "%s: %s; this is a defect of the workflow, whose trace is in %s",
+                "%s: %s; this is a bug in the workflow; the traceback is in %s",
                 *(name, one_line(error), log_file),
             )
         raise SystemExit(1) from None
@@ -190,7 +190,7 @@ def _one_line_defects(log_file: Path) -> Iterator[None]:
 
 def _trace_to_file(error: BaseException) -> None:
     trace = logging.LogRecord(
-        log.name, logging.CRITICAL, "", 0, "Trace of the error below", (),
+        log.name, logging.CRITICAL, "", 0, "Traceback of the error below", (),
         (type(error), error, error.__traceback__),
     )  # fmt: skip
     for handler in log.handlers:
@@ -217,7 +217,7 @@ def duration(seconds: float) -> str:
 
 
 def pace(seconds: float) -> str:
-    """Seconds per step as `2.50 s each`, or steps per second when they are fast."""
+    """Return seconds per step as `2.50 s each`, or steps per second when they are fast."""
     return f"{seconds:.2f} s each" if seconds >= 0.1 else f"{1 / max(seconds, 1e-9):.0f} a second"
 
 

@@ -60,7 +60,7 @@ def converse(
     }
     day = chat["template_date"]
     if day is not None and day_of(day) != day_of(None):
-        log.info("The chat template prints the date of the run, %s, not today's", day)
+        log.info("The chat template prints the date of the run, %s, not today's date", day)
     models = {"edited": load_edited(saved, options, original)}
     if compare:
         models = {"original": load_model(**{**options, "model": original}), **models}
@@ -76,7 +76,7 @@ def converse(
 
 
 def _questions() -> Iterator[str]:
-    """Lines that are not blank; with a prompt where somebody types them."""
+    """Return lines that are not blank; with a prompt where somebody types them."""
     typed = sys.stdin.isatty()
     while True:
         if typed:

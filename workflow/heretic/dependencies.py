@@ -18,7 +18,7 @@ DOCUMENTED = (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)
 
 
 def module_files(script: Path, library: Path) -> list[Path]:
-    """The files of the library that `script` imports, directly or through others, sorted.
+    """Return the files of the library that `script` imports, directly or through others, sorted.
 
     Data files count with the modules that lie beside them.
 
@@ -107,7 +107,7 @@ def _defines_setting(node: ast.AST) -> bool:
 
 
 def _is_prose(statement: ast.stmt) -> bool:
-    """Whether a statement is a docstring or another string that nothing uses."""
+    """Return whether a statement is a docstring or another string that nothing uses."""
     return (
         isinstance(statement, ast.Expr)
         and isinstance(statement.value, ast.Constant)
@@ -133,7 +133,7 @@ def _imported(source: Path, library: Path) -> frozenset[Path]:
 
 
 def _package_of(source: Path, library: Path) -> list[str]:
-    """The package that relative imports of `source` start from; empty for a script."""
+    """Return the package that relative imports of `source` start from; empty for a script."""
     if not source.is_relative_to(library):
         return []
     return [PACKAGE, *source.relative_to(library).parent.parts]
@@ -166,7 +166,7 @@ def _executed(node: ast.AST) -> Iterator[ast.AST]:
 
 
 def _files_of(parts: list[str], library: Path) -> Iterator[Path]:
-    """The module itself and the packages that importing it runs."""
+    """Return the module itself and the packages that importing it runs."""
     for depth in range(len(parts) + 1):
         package = library.joinpath(*parts[:depth]) / "__init__.py"
         if package.is_file():

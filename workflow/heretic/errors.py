@@ -1,4 +1,4 @@
-"""Errors that a user can mend: each message is one line that says what is wrong and what to do.
+"""User-facing errors: each message is one line that states the problem and the remedy.
 
 Anything that is not a `HereticError` is a defect of this project and keeps its traceback.
 """
@@ -42,15 +42,15 @@ class ModelLoadError(HereticError):
 
 
 class DirectionError(HereticError):
-    """No usable direction is left after extraction and orthogonalisation."""
+    """No usable direction remains after extraction and orthogonalization."""
 
 
 class StudyError(HereticError):
-    """The search cannot start or continue, or no trial can be chosen."""
+    """The search cannot start or continue, or no trial can be selected."""
 
 
 class ExportError(HereticError):
-    """The edited model cannot be written or does not match what was searched."""
+    """The edited model cannot be written or does not match the search."""
 
 
 class UploadError(HereticError):
@@ -62,7 +62,7 @@ class CloudError(HereticError):
 
 
 def printable(text: str) -> str:
-    """Return `text` with every character that a terminal would obey written as an escape.
+    """Return `text` with every terminal control character written as an escape.
 
     Models, data sets, studies and hubs are made by strangers; their texts must neither move the
     cursor, fill the clipboard nor reorder what a reader sees. JSON stays valid JSON. Passwords in
@@ -77,6 +77,6 @@ def _escape(found: re.Match[str]) -> str:
 
 
 def one_line(error: object, length: int = 200) -> str:
-    """What an error says, as one line of at most `length` characters."""
+    """Return an error's message as one line of at most `length` characters."""
     line = printable(" ".join(str(error).split())) or type(error).__name__
     return line if len(line) <= length else line[: length - 1] + "…"

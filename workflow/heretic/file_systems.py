@@ -1,4 +1,4 @@
-"""What a file system allows: who may write, whether locks work, and whether it is a network's."""
+"""File system properties: write permission, working locks, and network file systems."""
 
 import errno
 import os
@@ -69,11 +69,11 @@ def owner(path: Path) -> str:
 def why_not(error: OSError, path: Path) -> str:
     """Return why a file cannot be read or written, and what to do, as part of one line."""
     if error.errno == errno.EROFS:
-        return "the file system is mounted read-only; run in a folder that you may write to"
+        return "the file system is mounted read-only; run in a writable folder"
     if error.errno in REFUSED:
         return (
-            f"permission denied (owner: {owner(path)}); ask for access to it, or run in a folder "
-            "of your own"
+            f"permission denied (owner: {owner(path)}); ask for access to it, or run in your own "
+            "folder"
         )
     if error.errno == errno.ELOOP:
         return "it is a symbolic link, which is not followed; remove it and run again"
@@ -81,7 +81,7 @@ def why_not(error: OSError, path: Path) -> str:
 
 
 def check_writable(folder: Path, what: str = "results") -> None:
-    """Refuse a folder that nothing can be written to; creates nothing.
+    """Reject a folder that nothing can be written to; creates nothing.
 
     Args:
         folder: need not exist.
@@ -97,8 +97,8 @@ def check_writable(folder: Path, what: str = "results") -> None:
         )
     if not os.access(there, os.W_OK | os.X_OK):
         raise ExportError(
-            f"{what} go to {folder}, but {there} is not writable; change its permissions "
-            f"(its owner is {owner(there)}), or run in a folder of your own"
+            f"{what} go to {folder}, but {there} is not writable; change its permissions (its "
+            f"owner is {owner(there)}), or run in your own folder"
         )
 
 

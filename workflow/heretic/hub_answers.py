@@ -37,7 +37,7 @@ class HubAnswerError(OSError):
 
 
 def check_headers(method: str, path: str, status: int, headers: MutableMapping[str, str]) -> None:
-    """Refuse identifiers that would name files outside the hub cache.
+    """Reject identifiers that would name files outside the hub cache.
 
     Args:
         method: of the request.
@@ -59,7 +59,7 @@ def check_headers(method: str, path: str, status: int, headers: MutableMapping[s
 
 
 def check_body(method: str, path: str, body: bytes) -> None:
-    """Refuse an answer of the API that is not what such an address answers.
+    """Reject an answer of the API that is not what such an address answers.
 
     Args:
         method: of the request.
@@ -77,8 +77,8 @@ def check_body(method: str, path: str, body: bytes) -> None:
         found = json.loads(body)
     except (ValueError, RecursionError) as error:
         raise HubAnswerError(
-            f"it answers {path} with {_kind(body)} instead of JSON; does a proxy or a login page "
-            "answer in its place?"
+            f"it answers {path} with {_kind(body)} instead of JSON; is a proxy or a login page "
+            "answering instead?"
         ) from error
     if is_listing:
         _check_listing(found, path)
@@ -117,7 +117,7 @@ def _check_repository(found: Any, path: str) -> None:
     siblings = found.get("siblings") or []
     for file in siblings if isinstance(siblings, list) else [siblings]:
         if not isinstance(file, dict) or "rfilename" not in file:
-            raise HubAnswerError(f"it answers {path} with a list of files that has no names")
+            raise HubAnswerError(f"it answers {path} with a list of files without names")
         _check_file(file["rfilename"], file.get("blobId"), file, path)
 
 
@@ -126,7 +126,7 @@ def _check_listing(found: Any, path: str) -> None:
         raise HubAnswerError(f"it answers {path} with {_json_kind(found)} instead of a list")
     for file in found:
         if not isinstance(file, dict) or "path" not in file:
-            raise HubAnswerError(f"it answers {path} with a list of files that has no names")
+            raise HubAnswerError(f"it answers {path} with a list of files without names")
         _check_file(file["path"], file.get("oid"), file, path)
 
 
@@ -138,13 +138,13 @@ def _check_file(name: object, blob: object, file: Mapping[str, Any], path: str) 
     large = file.get("lfs")
     if large is not None:
         if not isinstance(large, dict):
-            raise HubAnswerError(f"it answers {path} with a large file that has no hash")
+            raise HubAnswerError(f"it answers {path} with a large file without a hash")
         _require(HASH, large.get("oid"), "hash", path)
         _require(HASH, large.get("sha256"), "hash", path)
 
 
 def _is_inside(name: object) -> bool:
-    """Whether a name is a relative path that stays in its folder, on every system."""
+    """Return whether a name is a relative path that stays in its folder, on every system."""
     if not isinstance(name, str) or not name or "\\" in name or "\0" in name:
         return False
     parts = PurePosixPath(name).parts

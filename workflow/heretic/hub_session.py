@@ -45,7 +45,7 @@ T = TypeVar("T")
 
 @dataclass
 class HubState:
-    """How the hub has behaved so far.
+    """Observed state of the hub.
 
     Attributes:
         answered: whether it has answered a request.
@@ -61,7 +61,7 @@ class HubState:
 
     @property
     def away(self) -> bool:
-        """Whether it was asked in vain."""
+        """Return whether it was asked in vain."""
         return self.failures > 0 and not self.answered
 
 
@@ -123,7 +123,7 @@ def lookup(
         raise errors[0]
     if not result:
         known.failures += 1
-        raise TimeoutError(f"no whole answer within {seconds:.0f} s")
+        raise TimeoutError(f"no complete answer within {seconds:.0f} s")
     return result[0]
 
 
@@ -160,7 +160,7 @@ class _Client(httpx.Client):
     def send(self, request: Any, **options: Any) -> Any:
         """Send a request, with limits of time and without compression, which hides sizes."""
         if self._most_hub_failures is not None and self._hub.failures >= self._most_hub_failures:
-            raise OfflineModeIsEnabled("the hub is out of reach")
+            raise OfflineModeIsEnabled("the hub is unreachable")
         if request.method in ("GET", "HEAD"):
             request.headers["Accept-Encoding"] = "identity"
         asked = request.extensions.get("timeout", {})
@@ -173,9 +173,9 @@ class _Client(httpx.Client):
         try:
             return super().send(request, **options)
         except httpx.TooManyRedirects as error:
-            raise HubAnswerError(f"it redirects {request.url.path} without end") from error
+            raise HubAnswerError(f"it redirects {request.url.path} endlessly") from error
         except (httpx.InvalidURL, httpx.UnsupportedProtocol) as error:
-            raise HubAnswerError(f"it redirects {request.url.path} to no address") from error
+            raise HubAnswerError(f"it redirects {request.url.path} without an address") from error
         except httpx.TransportError:
             self._hub.failures += 1
             raise
@@ -196,7 +196,7 @@ class _Client(httpx.Client):
         limit = most_bytes(path, status, announced)
         if _is_read(request):
             if headers.get("Content-Encoding", "identity") != "identity":
-                raise HubAnswerError(f"it compresses {path} though asked not to")
+                raise HubAnswerError(f"it compresses {path} despite a request for no compression")
             if announced is not None and announced > limit:
                 raise HubAnswerError(f"{path} has {announced} bytes, at most {limit} are accepted")
             response.stream = _LimitedStream(response.stream, limit, path)
@@ -204,7 +204,7 @@ class _Client(httpx.Client):
             check_body(request.method, path, response.read())
 
     def _announced_size(self, request: Any, response: Any) -> int | None:
-        """Size of the file, or else of the body, as announced first."""
+        """Return the size of the file, or else of the body, as announced first."""
         url = str(request.url)
         found = length_of(response.headers, "X-Linked-Size")
         if found is None and not response.is_redirect:
@@ -234,12 +234,12 @@ class _LimitedStream(httpx.SyncByteStream):
                 return
             total, in_span = total + len(chunk), in_span + len(chunk)
             if total > self._most:
-                raise HubAnswerError(f"{self._path} goes on after {self._most} bytes")
+                raise HubAnswerError(f"{self._path} exceeds {self._most} bytes")
             if waited > SPAN_SECONDS:
                 if in_span < SPAN_BYTES:
                     raise HubAnswerError(
-                        f"{self._path} arrives with less than "
-                        f"{SPAN_BYTES / SPAN_SECONDS:.0f} bytes a second"
+                        f"{self._path} arrives at less than {SPAN_BYTES / SPAN_SECONDS:.0f} bytes "
+                        "a second"
                     )
                 waited, in_span = 0.0, 0
             yield chunk
@@ -250,7 +250,7 @@ class _LimitedStream(httpx.SyncByteStream):
 
 
 def _limit_wait(status: int, headers: Any) -> None:
-    """Refuse to wait for hours; the library waits for as long as it is asked to."""
+    """Reject to wait for hours; the library waits for as long as it is asked to."""
     wait = length_of(headers, "Retry-After")
     limits = _http.parse_ratelimit_headers(headers)
     if limits is not None and limits.remaining == 0:

@@ -76,17 +76,17 @@ def _acquire(
             known = _read_note(holder) or "unknown"
             if not wait:
                 raise kind(
-                    f"another process ({known}) is still {doing}, perhaps left over from a run "
-                    "that was killed; wait until it ends or stop it, then run again"
+                    f"another process ({known}) is still {doing}, possibly left over from a killed "
+                    "run; wait for it or stop it, then rerun"
                 ) from None
-            log.info("Waiting for another process (%s), which is %s", known, doing)
+            log.info("Waiting for another process (%s): %s", known, doing)
             held.acquire()
     except OSError as error:
         if error.errno in WITHOUT_LOCKS:
             raise kind(
                 f"the file system of {lock.parent} has no file locks ({error.strerror}), which "
-                "keep two runs apart; work on a local disk, or ask for the mount option that "
-                "gives locks (flock on Lustre, a lock service on NFS)"
+                "prevent two runs from interfering; use a local disk, or request the mount option "
+                "that enables locks (flock on Lustre, a lock service on NFS)"
             ) from error
         raise kind(f"cannot lock {lock}: {why_not(error, lock)}") from error
 

@@ -133,7 +133,7 @@ def _n_trials_of(results: Path) -> int | None:
 
 @contextmanager
 def unchanged_phase(path: str, settings: Mapping[str, Any]) -> Iterator[None]:
-    """Refuse results of settings other than those recorded for the phase.
+    """Reject results of settings other than those recorded for the phase.
 
     Another run in the same results folder may record other settings while a job waits or works;
     its results would then pass for those of the other settings.

@@ -1,4 +1,4 @@
-"""What can be found wrong with a run before any work: no weights are read, little is fetched."""
+"""Checks of a run before any work, without reading weights."""
 
 import shutil
 from pathlib import Path
@@ -50,7 +50,7 @@ def check_run(run: str, settings: Settings, results: Path) -> None:
         HereticError: the first thing that is wrong.
     """
     if is_demo_folder(run):
-        raise SettingsError(f"run_name = {run!r} is where a demo model lies; choose another")
+        raise SettingsError(f"run_name = {run!r} is reserved for a demo model; choose another")
     if run in RESERVED_RUNS:
         raise SettingsError(f"run_name = {run!r} is where {RESERVED_RUNS[run]}; choose another")
     assert isinstance(settings.model, str)
@@ -73,7 +73,7 @@ def check_run(run: str, settings: Settings, results: Path) -> None:
 
 
 def check_models(settings: Settings) -> None:
-    """Refuse a model that cannot be had or is not quantised as the settings say.
+    """Reject a model that is unavailable or not quantized as configured.
 
     Raises:
         ModelLoadError: it, or the one that is exported, is not there or in another form.
@@ -87,7 +87,7 @@ def check_models(settings: Settings) -> None:
         check_checkpoint(settings.model, config, settings.quantization)
         check_files(settings, config)
     elif settings.quantization == AS_IS:
-        raise SettingsError("the demo model is not quantised; set quantization=none")
+        raise SettingsError("the demo model is not quantized; set quantization=none")
     if settings.export_from is not None:
         exported = check_model(settings.export_from, None)
         inspect_checkpoint(
@@ -99,7 +99,7 @@ def check_models(settings: Settings) -> None:
 
 
 def check_files(settings: Settings, config: Path) -> None:
-    """Refuse a model whose files, as far as they are known here, lack weights or a tokenizer.
+    """Reject a model whose files, as far as they are known here, lack weights or a tokenizer.
 
     Raises:
         ModelLoadError: says what is missing.
@@ -114,7 +114,7 @@ def check_files(settings: Settings, config: Path) -> None:
 
 
 def check_picks(folder: Path, settings: Settings) -> None:
-    """Refuse a trial that `select` names and that the search will not have.
+    """Reject a trial that `select` names and that the search will not have.
 
     A study that is there may have more trials than are asked for now.
 
@@ -127,13 +127,13 @@ def check_picks(folder: Path, settings: Settings) -> None:
         number = rule.removeprefix("trial=")
         if number != rule and int(number) >= settings.n_trials:
             raise SettingsError(
-                f"select={rule} names a trial that there will not be: n_trials={settings.n_trials} "
-                f"gives trials 0 to {settings.n_trials - 1}; raise n_trials, or select another"
+                f"select={rule} selects a nonexistent trial: n_trials={settings.n_trials} gives "
+                f"trials 0 to {settings.n_trials - 1}; raise n_trials, or select another"
             )
 
 
 def check_scores(settings: Settings) -> None:
-    """Refuse scorers that cannot be made, and objectives that no scorer gives.
+    """Reject scorers that cannot be made, and objectives that no scorer gives.
 
     Raises:
         SettingsError: the first thing that is wrong.
@@ -149,14 +149,14 @@ def check_scores(settings: Settings) -> None:
         sources = settings.prompt_sources()[f"{prompts}_evaluation_prompts"]
         if name in settings.objectives and not all(source.answer_column for source in sources):
             raise SettingsError(
-                f"the objective {name} needs right answers; name an answer_column of "
-                f"{prompts}_evaluation_prompts, or other objectives"
+                f"the objective {name} needs right answers; set an answer_column of "
+                f"{prompts}_evaluation_prompts, or choose other objectives"
             )
     directions_of(check_panel(settings), settings.objectives)
 
 
 def check_panel(settings: Settings) -> "Panel":
-    """The scorers that the settings name.
+    """Return the scorers that the settings name.
 
     Raises:
         SettingsError: one cannot be made, or lacks plain texts.
@@ -167,14 +167,14 @@ def check_panel(settings: Settings) -> "Panel":
     panel = make_panel(settings.refusal_markers, settings.subset("optimize")["scorers"])
     if panel.needs_texts and "unhelpfulness_prompts" not in settings.prompt_sources():
         raise SettingsError(
-            f"the score {panel.needs_texts[0]} reads plain texts; set unhelpfulness_prompts=true, "
-            "or name a dataset of texts there"
+            f"the score {panel.needs_texts[0]} needs plain texts; set unhelpfulness_prompts=true, "
+            "or set it to a dataset of texts"
         )
     return panel
 
 
 def scorer_files(settings: Settings) -> list[str]:
-    """Files that decide further scores beside the library: the user's classes, local judges."""
+    """Return further files that affect scores: the user's classes and local judges."""
     found: list[str] = []
     for each in settings.scorers:
         path = each.scorer.rpartition(":")[0]
@@ -184,13 +184,13 @@ def scorer_files(settings: Settings) -> list[str]:
 
 
 def source_of_export(settings: Settings) -> str:
-    """The model whose weights are edited and saved, for the settings of one run."""
+    """Return the model whose weights are edited and saved, for the settings of one run."""
     assert isinstance(settings.model, str)
     return settings.export_from or settings.model
 
 
 def pinned(settings: Settings) -> Settings:
-    """A run's settings with what may change meanwhile as it is now: a branch, a template's file.
+    """Return a run's settings with mutable references resolved: a branch, a template's file.
 
     Raises:
         ModelLoadError: the hub does not know the revision, or the template cannot be read.
@@ -203,7 +203,7 @@ def pinned(settings: Settings) -> Settings:
 
 
 def check_owner(folder: Path, settings: Settings) -> None:
-    """Refuse to replace another model's results, which have this name by coincidence.
+    """Reject to replace another model's results, which have this name by coincidence.
 
     Raises:
         SettingsError: the folder holds a saved model that was made of another one.
@@ -214,8 +214,7 @@ def check_owner(folder: Path, settings: Settings) -> None:
     owner = read_owner(record).searched
     if _identity(owner) != _identity(str(settings.model)):
         raise SettingsError(
-            f"{folder} holds the results of {owner}; give those of {settings.model} a run_name of "
-            "their own"
+            f"{folder} holds the results of {owner}; use another run_name for {settings.model}"
         )
 
 
@@ -224,7 +223,7 @@ def _identity(model: str) -> str:
 
 
 def check_working_folder(folder: Path) -> None:
-    """Refuse a working folder where logs or records of jobs cannot be written.
+    """Reject a working folder where logs or records of jobs cannot be written.
 
     Raises:
         ExportError: names the first folder that is not writable.
@@ -238,16 +237,15 @@ def warn_of_network(folder: Path) -> None:
     kind = network_file_system(folder)
     if kind is not None:
         log.warning(
-            "%s lies on a network file system (%s), where locks of SQLite may fail: never search "
-            "from two machines at once, or put the results folder on a local disk (it may be a "
-            "link)",
+            "%s is on a network file system (%s), where SQLite locks may fail: never search from "
+            "two machines at once, or put the results folder on a local disk (it may be a link)",
             folder / "study.db",
             kind,
         )
 
 
 def check_space(folder: Path, settings: Settings) -> None:
-    """Refuse a run whose edited models, one for each rule of `select`, will not fit on the disk.
+    """Reject a run whose edited models, one for each rule of `select`, will not fit on the disk.
 
     A run that has saved them is not held up: it may have nothing left to do.
 
@@ -266,8 +264,8 @@ def check_space(folder: Path, settings: Settings) -> None:
     if needed is not None and needed > free:
         models = "the edited model" if missing == 1 else f"the {missing} edited models"
         raise ExportError(
-            f"{models} will take {_size(needed)} in {folder}, where {_size(free)} are "
-            f"free; free {_size(needed - free)}, or run on a larger disk"
+            f"{models} will take {_size(needed)} in {folder}, where {_size(free)} is free; free "
+            f"{_size(needed - free)}, or run on a larger disk"
         )
 
 

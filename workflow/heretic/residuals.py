@@ -21,12 +21,12 @@ from heretic.model.probe import first_tensor, stream_of
 from heretic.prompts.prompt import Prompt
 
 Positions = Literal["last", "all"]
-TASK = "Reading the residual stream"
+TASK = "Extracting residuals"
 
 
 @dataclass(frozen=True)
 class _Reading:
-    """What is read and how; fields as the arguments of `get_residuals_batched`."""
+    """Inputs and options of reading; fields as the arguments of `get_residuals_batched`."""
 
     positions: Positions
     winsorize_quantile: float
@@ -52,7 +52,7 @@ def get_residuals_batched(
     winsorize_quantile: float = 1.0,
     padding_side: Side = "right",
 ) -> Tensor:
-    """The stream after the embeddings (index 0) and after each layer, where the answer begins.
+    """Return the stream after the embeddings (index 0) and after each layer at the answer.
 
     Only the wanted positions of each layer are kept, so memory does not grow with prompt length.
 
@@ -89,7 +89,7 @@ def get_residual_means(
     winsorize_quantile: float = 1.0,
     padding_side: Side = "right",
 ) -> Tensor:
-    """The mean over `prompts` of what `get_residuals_batched` gives, without holding all of it.
+    """Return the mean of `get_residuals_batched` over `prompts`, without holding it all.
 
     Memory does not grow with the number of prompts: each batch is added to a sum in float64, which
     thousands of states do not round, and forgotten.
@@ -102,7 +102,7 @@ def get_residual_means(
         ValueError: there is no prompt.
     """
     if not prompts:
-        raise ValueError("no prompts to take a mean of; give at least one")
+        raise ValueError("no prompts to average; provide at least one")
     reading = _Reading(positions, winsorize_quantile, padding_side)
     total = torch.zeros(reading.shape(model), dtype=torch.float64)
     for _, states in _batches_of_states(model, prompts, task, reading):
@@ -196,7 +196,7 @@ def _states_of_batch(model: Model, inputs: Tensor, mask: Tensor, reading: _Readi
 
 
 def _last_tokens(mask: Tensor, count: int) -> Tensor:
-    """Columns [batch, count] of each row's last tokens, wherever its padding is."""
+    """Return the columns [batch, count] of each row's last tokens, wherever its padding is."""
     columns = torch.arange(mask.shape[1], device=mask.device)
     last = (mask * columns).amax(dim=1, keepdim=True)
     return last + torch.arange(1 - count, 1, device=mask.device)

@@ -1,4 +1,4 @@
-"""Whether the models that a run has saved come from its current search and choice."""
+"""Consistency of a run's saved models with its current search and selection."""
 
 from pathlib import Path
 from typing import Any
@@ -23,11 +23,11 @@ def outdated(saved: Path, run: Path) -> str | None:
     if not study.is_file():
         return "it is from an earlier search, and the current search has not finished"
     if not best.is_file():
-        return "it is from an earlier choice, and the current choice has not been made"
+        return "it is from an earlier selection, and the current selection has not been made"
     if _study_of(best) != _study_of(study):
-        return "it is from another study, with other settings, prompts, directions or code"
+        return "it is from another study, with different settings, prompts, directions or code"
     if _chosen(read_json(saved / "ablation.json")) not in (None, sha256_of(best)):
-        return "it is from an earlier choice, and the model of the current one is not saved yet"
+        return "it is from an earlier selection, and the model of the current one is not saved yet"
     return None
 
 
@@ -52,14 +52,14 @@ def about_outdated_picks(run: Path) -> str:
     are = "is" if len(names) == 1 else "are"
     return (
         f"{', '.join(f'{FOLDER}/{name}' for name in names)} {are} from another study and not "
-        "shown; name the rule in `select` to update a pick, or delete its folder"
+        "shown; add the rule to `select` to update a pick, or delete its folder"
     )
 
 
 def _study_of(path: Path) -> str:
     name = read_json(path).get("study")
     if not isinstance(name, str):
-        raise HereticError(f"{path} names no study; delete it and run again")
+        raise HereticError(f"{path} does not name a study; delete it and run again")
     return name
 
 

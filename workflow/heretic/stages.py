@@ -1,4 +1,4 @@
-"""Where the seconds of a trial go, by stage."""
+"""Timing of a trial by stage."""
 
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -38,7 +38,7 @@ class StageClock:
             self._open.pop()
 
     def read(self) -> dict[str, float]:
-        """Seconds by stage since the clock was made or read last, and start anew."""
+        """Return seconds by stage since the clock was made or read last, and start anew."""
         self._charge()
         seconds, self.seconds = self.seconds, dict.fromkeys(STAGES, 0.0)
         return seconds
@@ -57,6 +57,6 @@ class StageClock:
 
 
 def mean_seconds(readings: Sequence[Mapping[str, float]]) -> dict[str, float]:
-    """Mean seconds by stage over readings of a clock; empty without any."""
+    """Return mean seconds by stage over readings of a clock; empty without any."""
     count = len(readings)
     return {name: sum(r[name] for r in readings) / count for name in STAGES} if count else {}

@@ -1,4 +1,4 @@
-"""Every language model of the installed transformers, tiny: can it be edited as a whole?
+"""Sweep over all language models of the installed transformers, tiny, for editability.
 
 `python -m heretic.sweep` makes a random network of a few thousand parameters of every model
 type, of those too that see images, dissects it, takes a direction out of all that writes and
@@ -47,7 +47,7 @@ TOKENS = 12
 
 @dataclass(frozen=True)
 class Row:
-    """What became of one model type.
+    """Outcome of one model type.
 
     Attributes:
         model_type: as configurations name it.
@@ -92,7 +92,7 @@ def examine(model_type: str) -> Row:
 
 
 def random_network(model_type: str, dtype: torch.dtype) -> PreTrainedModel:
-    """A tiny network of which no parameter is zero, one or the like."""
+    """Return a tiny network of which no parameter is zero, one or the like."""
     torch.manual_seed(0)
     config = tiny_configuration(model_type)
     kind: Any = AutoModelForCausalLM if model_type in TEXT else AutoModelForImageTextToText
@@ -126,7 +126,7 @@ def what_is_left(network: PreTrainedModel, anatomy: Anatomy) -> float:
 
 
 def updates(network: PreTrainedModel, anatomy: Anatomy) -> list[Tensor]:
-    """What each layer adds to its stream [tokens, d_model] on a few tokens."""
+    """Return each layer's update of its stream [tokens, d_model] on a few tokens."""
     found: list[Tensor] = []
     scales = iter(anatomy.scales)
 
@@ -145,13 +145,13 @@ def updates(network: PreTrainedModel, anatomy: Anatomy) -> list[Tensor]:
 
 
 def sweep(model_types: Iterable[str], workers: int = 2) -> list[Row]:
-    """Rows of several model types, each from a process of its own."""
+    """Return rows of several model types, each from a process of its own."""
     with ThreadPoolExecutor(workers) as pool:
         return list(pool.map(_examine_apart, model_types))
 
 
 def _examine_apart(model_type: str) -> Row:
-    """A crash or an endless loop of one network must not stop the others."""
+    """Return a crash or an endless loop of one network must not stop the others."""
     context = multiprocessing.get_context("fork")  # what is imported already need not be again
     ours, theirs = context.Pipe(duplex=False)
     process = context.Process(target=_report, args=(model_type, theirs))
@@ -163,7 +163,7 @@ def _examine_apart(model_type: str) -> Row:
     except EOFError:
         row = Row(model_type, FAILED, "the process died")
     if row is None:
-        row = Row(model_type, FAILED, f"no outcome within {TIME_LIMIT:.0f} s")
+        row = Row(model_type, FAILED, f"no result within {TIME_LIMIT:.0f} s")
         process.kill()
     process.join()
     seconds = time.monotonic() - start
@@ -176,7 +176,7 @@ def _report(model_type: str, connection: Connection) -> None:
 
 
 def table(rows: Sequence[Row]) -> str:
-    """The table and what it sums up to, in Markdown."""
+    """Return the table and what it sums up to, in Markdown."""
     lines = [f"With transformers {transformers.__version__}."]
     for kind, types in (("AutoModelForCausalLM", TEXT), ("AutoModelForImageTextToText", IMAGES)):
         chosen = [row for row in rows if row.model_type in types]
@@ -215,7 +215,7 @@ def write_between_marks(path: Path, text: str) -> None:
 
 
 def one_line(text: str) -> str:
-    """A message without line breaks, its first sentence or so."""
+    """Return a message without line breaks, its first sentence or so."""
     line = re.sub(r"\s+", " ", text).removesuffix("; this architecture is not supported")
     return line if len(line) <= 300 else f"{line[:300]} ..."
 

@@ -59,7 +59,7 @@ class _Limits:
         if self.check_event(yaml.AliasEvent):  # type: ignore[attr-defined]
             node = super().compose_node(parent, index)  # type: ignore[misc]
             if id(node) not in self._sizes:
-                raise yaml.YAMLError("an alias stands for a value that contains it")
+                raise yaml.YAMLError("an alias refers to a value that contains it")
             size = self._sizes[id(node)]
         else:
             self._counts.append(1)
@@ -69,7 +69,7 @@ class _Limits:
                 _check_digits(node)
         self._counts[-1] += size
         if self._counts[-1] > MOST_VALUES:
-            raise yaml.YAMLError(f"it stands for more than {MOST_VALUES} values")
+            raise yaml.YAMLError(f"it expands to more than {MOST_VALUES} values")
         return node  # type: ignore[no-any-return]
 
 

@@ -1,4 +1,4 @@
-"""What Snakemake leaves on the terminal when a run fails or is interrupted: one last line.
+"""Terminal output of Snakemake when a run fails or is interrupted: one last line.
 
 Its own log below .snakemake/log keeps every word, and `--verbose` or `heretic --debug` shows all.
 """
@@ -42,7 +42,7 @@ Kept = Callable[[str, float], str]
 
 
 class Workflow(Protocol):
-    """What is asked of Snakemake's workflow object."""
+    """Required interface of Snakemake's workflow object."""
 
     output_settings: Any
     local_exec: bool
@@ -160,7 +160,7 @@ class LastLine(logging.Filter):
         if ended in KILLED:
             because = "because memory ran out"
             if ended != "OUT_OF_MEMORY" and _processes_killed_for_memory() == self._killed_before:
-                because = "or by somebody, most likely because memory ran out"
+                because = "or by a user, most likely because memory ran out"
             return Failure(f"{rule} was killed by the system {because}; {OUT_OF_MEMORY}", False)
         # A phase that finds another one at work says so before it has a log.
         return Failure(

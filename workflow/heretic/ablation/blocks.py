@@ -23,7 +23,7 @@ NOISE = torch.finfo(torch.float32).eps ** 0.5
 
 @dataclass(frozen=True)
 class MatrixEdit:
-    """How one stored matrix is edited, or each one of several experts.
+    """Edit of one stored matrix, or of each of several experts.
 
     Attributes:
         directions: D, orthonormal rows [k, d_model].
@@ -47,7 +47,7 @@ class MatrixEdit:
 
 
 def edited_blocks(stored: Tensor, edit: MatrixEdit, dtype: torch.dtype) -> Iterator[Tensor]:
-    """The edited matrix as consecutive blocks of its rows, in `dtype` on the CPU.
+    """Return the edited matrix as consecutive blocks of its rows, in `dtype` on the CPU.
 
     Args:
         stored: the original [d_model, d_in], or [d_in, d_model] if `edit.transposed`; of several
@@ -61,7 +61,7 @@ def edited_blocks(stored: Tensor, edit: MatrixEdit, dtype: torch.dtype) -> Itera
 
 
 def matrices_of(stored: Tensor) -> Iterable[Tensor]:
-    """The matrix, or that of each expert: views, so that writing into them edits `stored`."""
+    """Return the matrix, or each expert's matrix, as views: writing into them edits `stored`."""
     return stored.unbind() if stored.ndim == 3 else (stored,)
 
 
@@ -76,7 +76,7 @@ def _edited_matrix(stored: Tensor, edit: MatrixEdit, dtype: torch.dtype) -> Iter
 
 
 def projection_of(stored: Tensor, edit: MatrixEdit, dtype: torch.dtype) -> Tensor:
-    """V = D W [k, d_in] in float64, of one matrix rounded to `dtype`."""
+    """Return V = D W [k, d_in] in float64, of one matrix rounded to `dtype`."""
     units = edit.directions.double()
     inputs = stored.shape[0 if edit.transposed else 1]
     found = torch.zeros(len(units), inputs, dtype=torch.float64)
@@ -92,7 +92,7 @@ def projection_of(stored: Tensor, edit: MatrixEdit, dtype: torch.dtype) -> Tenso
 def edited_bias(
     stored: Tensor, directions: Tensor, strengths: Sequence[float], dtype: torch.dtype
 ) -> Tensor:
-    """The edited bias b' = b - D^T diag(s) D b in `dtype` on the CPU.
+    """Return the edited bias b' = b - D^T diag(s) D b in `dtype` on the CPU.
 
     Args:
         stored: b [d_model], or [experts, d_model].
@@ -109,7 +109,7 @@ def edited_bias(
 
 
 def plain_blocks(stored: Tensor, dtype: torch.dtype) -> Iterator[Tensor]:
-    """A tensor of any shape as consecutive flat blocks in `dtype` on the CPU."""
+    """Return a tensor of any shape as consecutive flat blocks in `dtype` on the CPU."""
     for block in torch.split(stored.reshape(-1), BLOCK_BYTES // 8):
         yield block.to("cpu", dtype)
 
@@ -130,7 +130,7 @@ def _project(block: Tensor, rows: slice, edit: MatrixEdit, along: Tensor) -> Ten
 
 
 def _scale(stored: Tensor, edit: MatrixEdit, dtype: torch.dtype, along: Tensor) -> Tensor | None:
-    """What brings the chosen norms back, broadcastable to the stored matrix."""
+    """Return the factors that restore the chosen norms, broadcastable to the stored matrix."""
     if not edit.norm_dims:
         return None
     sums: list[Tensor] | None = None

@@ -1,4 +1,4 @@
-"""What a phase before left for the edit: one or several directions per layer, and their shares."""
+"""Directions for the edit from the previous phase: one or several per layer, with their weights."""
 
 import hashlib
 from collections.abc import Mapping
@@ -36,7 +36,7 @@ class AblationDirections:
     def of(
         cls, rows: Tensor, weights: Tensor | None = None, discriminative: Tensor | None = None
     ) -> "AblationDirections":
-        """Directions [n_layers + 1, d_model] or [n_layers + 1, k, d_model].
+        """Return directions [n_layers + 1, d_model] or [n_layers + 1, k, d_model].
 
         Args:
             rows: orthonormal for each state; those of the embeddings may be zero.
@@ -63,14 +63,13 @@ class AblationDirections:
         ):
             if part.shape != shape:
                 raise DirectionError(
-                    f"{name} has shape {tuple(part.shape)}, the directions ask for {tuple(shape)}; "
-                    f"{AGAIN}"
+                    f"{name} has shape {tuple(part.shape)}, expected {tuple(shape)}; {AGAIN}"
                 )
         return found
 
     @classmethod
     def from_tensors(cls, tensors: Mapping[str, Tensor]) -> "AblationDirections":
-        """The contents of `directions.safetensors`; only `refusal_directions` must be there.
+        """Return the contents of `directions.safetensors`; only `refusal_directions` must be there.
 
         Raises:
             DirectionError: it is not, or the shapes do not fit together.
@@ -85,7 +84,7 @@ class AblationDirections:
 
     @property
     def sha256(self) -> str:
-        """Of what is ablated; two files that differ elsewhere have the same."""
+        """Hash of the ablated directions; files that differ elsewhere have the same hash."""
         digest = hashlib.sha256()
         for part in (self.rows, self.weights, self.discriminative):
             digest.update(part.contiguous().numpy().tobytes())
@@ -97,7 +96,7 @@ class AblationDirections:
         return tuple(row for row in range(1, len(self.rows)) if self.discriminative[row])
 
     def of_layer(self, layer: int) -> tuple[Tensor, list[float]]:
-        """Directions [k, d_model] of the state that a layer writes, and their weights.
+        """Return directions [k, d_model] of the state that a layer writes, and their weights.
 
         Raises:
             DirectionError: there is no such layer.
@@ -106,7 +105,7 @@ class AblationDirections:
         return self.rows[layer + 1], self.weights[layer + 1].tolist()
 
     def at(self, index: float) -> tuple[Tensor, list[float]]:
-        """Orthonormal directions [k, d_model] between two neighbours' at an index, and weights.
+        """Return orthonormal directions [k, d_model] between neighbors at an index, and weights.
 
         Args:
             index: position in [0, n_layers].
@@ -120,7 +119,7 @@ class AblationDirections:
         return units.to(self.rows.dtype), weights.tolist()
 
     def mixture_of_layer(self, layer: int) -> Mixture:
-        """How `of_layer` is made of the rows.
+        """Return `of_layer` as a mixture of the rows.
 
         Raises:
             DirectionError: there is no such layer.
@@ -129,7 +128,7 @@ class AblationDirections:
         return Mixture.of_rows(self.rows, layer + 1)
 
     def mixture_at(self, index: float) -> Mixture:
-        """How `at` is made of the rows.
+        """Return `at` as a mixture of the rows.
 
         Raises:
             DirectionError: the index is outside the rows, or the neighbours cancel each other.
@@ -140,13 +139,13 @@ class AblationDirections:
         return Mixture.of_rows(self.rows, low, high).times(parts).orthonormal(vectors, units)
 
     def _neighbours(self, index: float) -> tuple[int, int, float]:
-        """The rows below and above an index, and the share of the one above."""
+        """Return the rows below and above an index, and the share of the one above."""
         self._require(index)
         low = int(index)
         return low, min(low + 1, len(self.rows) - 1), index - low
 
     def _between(self, index: float) -> tuple[Tensor, Tensor, Tensor]:
-        """Mixed neighbours, these made orthonormal [k, d_model], and signs [k] of those above."""
+        """Return mixed neighbors, orthonormalized [k, d_model], and signs [k] of those above."""
         low, high, share = self._neighbours(index)
         below, above = self.rows[low].double(), self.rows[high].double()
         signs = _signs(above, below)
@@ -162,13 +161,13 @@ class AblationDirections:
     def _require(self, index: float) -> None:
         if not 0 <= index <= len(self.rows) - 1:
             raise DirectionError(
-                f"there are no directions at {index:.3f}, which is not in 0 to "
-                f"{len(self.rows) - 1}; are the directions those of this model?"
+                f"there are no directions at index {index:.3f}; it must be from 0 to "
+                f"{len(self.rows) - 1}; do the directions belong to this model?"
             )
 
 
 def orthonormal(vectors: Tensor) -> Tensor:
-    """Orthonormal rows [k, d_model]; the first n span what the first n vectors do (Gram-Schmidt).
+    """Return orthonormal rows [k, d_model]; the first n span the first n vectors (Gram-Schmidt).
 
     Args:
         vectors: [k, d_model], in the order in which they keep their place.
@@ -178,7 +177,7 @@ def orthonormal(vectors: Tensor) -> Tensor:
     """
     units, lengths = orthonormalize(vectors)
     for number in (lengths < SMALLEST_NORM).nonzero().flatten().tolist():
-        raise DirectionError(f"direction {number} lies in the span of those before it")
+        raise DirectionError(f"direction {number} is in the span of the previous ones")
     return units
 
 

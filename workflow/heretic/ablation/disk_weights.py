@@ -1,4 +1,4 @@
-"""Pristine matrices straight from the checkpoint, for models that leave no room for copies."""
+"""Original matrices read from the checkpoint, for models that leave no memory for copies."""
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -42,7 +42,7 @@ class DiskWeights:
         self._files = tensor_files(model.folder)
         self._prefix = f"{model.network.base_model_prefix}."
         with reported_as(
-            ModelLoadError, f"cannot tell how {model.folder} holds the weights", ADVICE
+            ModelLoadError, f"cannot determine the layout of the weights in {model.folder}", ADVICE
         ):
             self._places = places(trace(model.network)[1])
         self.check(model.anatomy)
@@ -50,7 +50,7 @@ class DiskWeights:
             self._require_unchanged(writer)
 
     def check(self, anatomy: Anatomy) -> None:
-        """Refuse a model whose writers the checkpoint does not hold in their shape.
+        """Reject a model whose writers the checkpoint does not hold in their shape.
 
         Raises:
             ModelLoadError: a tensor is missing, has another shape or cannot be read.
@@ -73,8 +73,8 @@ class DiskWeights:
         for name, tensor in _parameters(writer):
             if not self._read(name, tensor).to(tensor.device).equal(tensor):
                 raise ModelLoadError(
-                    f"{name} in memory is not what {self._names(name)[0]} is on disk, so that it "
-                    f"cannot be read back; {ADVICE}"
+                    f"{name} in memory differs from {self._names(name)[0]} on disk, so it cannot "
+                    f"be restored from there; {ADVICE}"
                 )
 
     def _check_shapes(self, name: str, in_memory: tuple[int, ...]) -> None:
@@ -91,7 +91,7 @@ class DiskWeights:
                 )
 
     def _read(self, name: str, like: Tensor) -> Tensor:
-        """A parameter in the shape and data type of `like`, in main memory."""
+        """Return a parameter in the shape and data type of `like`, in main memory."""
         names = self._names(name)
         # New memory: the mapped file may change, and products depend on how memory is aligned.
         found = torch.empty(like.shape, dtype=like.dtype)
@@ -100,7 +100,7 @@ class DiskWeights:
         return found
 
     def _names(self, name: str) -> list[str]:
-        """What a parameter is called in the files: as it was loaded, or as the network calls it."""
+        """Return a parameter's names in the files: the one it was loaded from, or the network's."""
         ways = [names for names in (self._places.get(name), [name]) if names is not None]
         for names in ways:
             found = [self._in_files(part) for part in names]
@@ -115,7 +115,7 @@ class DiskWeights:
         return next((known for known in names if known in self._files), None)
 
     def _each(self, names: Sequence[str], read: Callable[[Any, str], T]) -> Iterator[T]:
-        """What `read` makes of an open file and each name; neighbours open their file once."""
+        """Apply `read` to an open file and each name; consecutive names open their file once."""
         for path, neighbours in groupby(names, key=self._files.__getitem__):
             with _reading(path), safe_open(path, framework="pt") as tensors:
                 for name in neighbours:
@@ -140,14 +140,14 @@ def _reading(path: Path) -> Iterator[None]:
 
 
 def _parameters(writer: StreamWriter) -> Iterator[tuple[str, Tensor]]:
-    """A writer's parameters as the network stores them, by name: the weight, then the bias."""
+    """Return a writer's parameters as stored by the network, by name: weight, then bias."""
     yield writer.parameter_name, writer.weight.mT if writer.transposed else writer.weight
     if writer.bias_name is not None and writer.bias is not None:
         yield writer.bias_name, writer.bias
 
 
 def tensor_files(folder: Path) -> dict[str, Path]:
-    """The file of each tensor of a checkpoint, sharded or not.
+    """Return the file of each tensor of a checkpoint, sharded or not.
 
     Raises:
         ModelLoadError: there are no safetensors files, or one is damaged.

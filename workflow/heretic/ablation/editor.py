@@ -1,4 +1,4 @@
-"""Applies a trial's edits to the weights and takes them back."""
+"""Application of a trial's edits to the weights, and their reversal."""
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -27,13 +27,13 @@ from heretic.stages import StageClock
 
 
 class PristineWeights(Protocol):
-    """Where original weights come from: the cache in memory, or the checkpoint on disk."""
+    """Source of original weights: the cache in memory, or the checkpoint on disk."""
 
     def check(self, anatomy: Anatomy) -> None:
         """Raise `ModelLoadError` if the weights are not those of `anatomy`."""
 
     def pristine(self, writer: StreamWriter) -> PristineParts:
-        """Original weight and bias of one writer."""
+        """Return the original weight and bias of one writer."""
 
 
 class WeightEditor:
@@ -97,7 +97,7 @@ class WeightEditor:
                     self._write(edit, self.pristine.pristine(edit.writer))
 
     def assign(self, rows: int | Tensor) -> None:
-        """All rows belong to the one trial.
+        """Return all rows belong to the one trial.
 
         Args:
             rows: 0, or a zero for each row.
@@ -107,8 +107,8 @@ class WeightEditor:
         """
         if bool((rows != 0).any()) if isinstance(rows, Tensor) else rows != 0:
             raise ModelLoadError(
-                "edited weights are those of one trial, so that no row can belong to another; set "
-                "trials_in_flight=1, or engine=output_side"
+                "edited weights serve one trial at a time, so all rows must belong to the same "
+                "trial; set trials_in_flight=1, or engine=output_side"
             )
 
     def abliterate(self, edits: Sequence[Edit]) -> None:
@@ -131,14 +131,14 @@ class WeightEditor:
 def _require_sound(model: Model) -> None:
     if model.damaged is not None:
         raise ModelLoadError(
-            "the weights in memory are neither the original's nor an edit's, because an edit "
-            f"failed half-way ({model.damaged}); load the model again"
+            "the weights in memory are partially edited, because an edit failed "
+            f"({model.damaged}); load the model again"
         )
 
 
 @contextmanager
 def _damaging(model: Model) -> Iterator[None]:
-    """Note why the block failed. Ctrl-C is no failure: what was touched is known, and restored."""
+    """Record why the block failed; Ctrl-C is not a failure, since touched weights are restored."""
     try:
         yield
     except Exception as error:
@@ -149,7 +149,7 @@ def _damaging(model: Model) -> Iterator[None]:
 def pristine_weights(
     model: Model, cache_weights: str, cache_device: str = "auto"
 ) -> PristineWeights:
-    """The source of original weights that the settings of these names ask for.
+    """Return the source of original weights that the settings of these names ask for.
 
     Raises:
         ModelLoadError: the copies do not fit, or the checkpoint lacks a tensor.

@@ -1,4 +1,4 @@
-"""The two ways of trying an edit, behind one interface."""
+"""Two methods of applying an edit behind one interface."""
 
 from collections.abc import Sequence
 from typing import Protocol
@@ -28,7 +28,7 @@ class Editor(Protocol):
 
     @property
     def max_trials(self) -> int:
-        """How many trials' edits it can hold at once."""
+        """Maximum number of trials whose edits it can hold at once."""
 
     def load(self, trials: Sequence[Sequence[Edit]], clock: StageClock | None = None) -> None:
         """Bring the model into a state in which it computes these trials, whatever its state was.
@@ -65,7 +65,7 @@ def make_editor(
     *,
     steady: bool = False,
 ) -> Editor:
-    """The editor that the settings of these names ask for, of a model in its original state.
+    """Return the editor that the settings of these names ask for, of a model in its original state.
 
     `engine: auto` edits weights, or outputs if any matrix is quantised or offloaded.
 
@@ -84,7 +84,7 @@ def make_editor(
     fixed = next((w for w in model.anatomy.writers if not w.editable), None)
     if engine == "edited_weights" and fixed is not None:
         raise ModelLoadError(
-            f"{fixed.name} is quantised or offloaded, so that its weights cannot be edited; set "
+            f"{fixed.name} is quantized or offloaded, so its weights cannot be edited; set "
             "engine=auto"
         )
     if engine == "output_side" or fixed is not None:

@@ -1,4 +1,4 @@
-"""What both editors do about the trials that they are to hold."""
+"""Common handling of the trials held by both editors."""
 
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
@@ -9,15 +9,15 @@ from heretic.stages import StageClock
 
 
 def require_few(trials: Sequence[Sequence[Edit]], most: int) -> None:
-    """Refuse more trials than an editor can hold at once.
+    """Reject more trials than an editor can hold at once.
 
     Raises:
         ModelLoadError: there are more than `most`.
     """
     if len(trials) > most:
         raise ModelLoadError(
-            f"{len(trials)} trials are to be tried at once, and this model's editor holds {most}; "
-            f"set trials_in_flight={most}"
+            f"{len(trials)} trials were requested at once, but this model's editor supports at "
+            f"most {most}; set trials_in_flight={most}"
         )
 
 

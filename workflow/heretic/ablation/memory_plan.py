@@ -1,4 +1,4 @@
-"""Where original weights are kept, by what they take and what is free."""
+"""Placement of original weights, by their size and the free memory."""
 
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
@@ -25,7 +25,7 @@ WORDS: Mapping[Place, str] = {
 
 @dataclass(frozen=True)
 class Memory:
-    """Bytes that a plan goes by.
+    """Byte counts for placement.
 
     Attributes:
         needed: of the edited maps, by the device on which they lie.
@@ -38,7 +38,7 @@ class Memory:
     host: int
 
     def fits(self, place: CachePlace) -> bool:
-        """Whether copies there leave the share of the free memory that evaluations need."""
+        """Return whether copies there leave the share of the free memory that evaluations need."""
         if place == "host":
             return sum(self.needed.values()) <= SHARE_OF_FREE_MEMORY * self.host
         return all(
@@ -61,7 +61,7 @@ class Memory:
 
 
 def plan_place(memory: Memory, cache_weights: str, cache_device: str) -> Place:
-    """Where original weights come from.
+    """Return the source of the original weights.
 
     Args:
         memory: what there is.
@@ -78,7 +78,7 @@ def plan_place(memory: Memory, cache_weights: str, cache_device: str) -> Place:
 
 
 def _places(memory: Memory, cache_device: str) -> tuple[CachePlace, ...]:
-    """Those that may be tried, in order."""
+    """Return those that may be tried, in order."""
     if cache_device == "host" or all(device.type == "cpu" for device in memory.needed):
         return ("host",)
     return ("model",) if cache_device == "model" else ("model", "host")
@@ -93,14 +93,14 @@ def choose_place(writers: Iterable[StreamWriter], cache_weights: str, cache_devi
 
 
 def copies_fit(writers: Sequence[StreamWriter], cache_device: str) -> bool:
-    """Whether there is room for copies of the weights; of what cannot be edited there are none."""
+    """Return whether copies of the weights fit in memory; uneditable weights are not copied."""
     if not all(writer.editable for writer in writers):
         return True
     return plan_place(measure(writers), "auto", cache_device) != "disk"
 
 
 def measure(writers: Iterable[StreamWriter]) -> Memory:
-    """What copies of the writers would take, and what is free for them."""
+    """Measure the memory for copies of the writers, and the free memory."""
     needed: Counter[torch.device] = Counter()
     for writer in writers:
         for tensor in (writer.weight, writer.bias):
@@ -111,7 +111,7 @@ def measure(writers: Iterable[StreamWriter]) -> Memory:
 
 
 def free_memory(device: torch.device) -> int:
-    """Bytes that new tensors on `device` may take."""
+    """Return bytes that new tensors on `device` may take."""
     if device.type in ("cuda", "xpu"):
         module: Any = torch.get_device_module(device)
         return int(module.mem_get_info(device)[0])

@@ -1,4 +1,4 @@
-"""How a trial's directions are made of those of its study, so that products need not be made anew.
+"""A trial's directions as mixtures of its study's, so that products can be reused.
 
 All that is done to directions on their way from the study to a matrix is linear: mixing two
 neighbours, turning some round, multiplying by a writer's gain g, and making them orthonormal, which
@@ -31,19 +31,19 @@ class Mixture:
 
     @classmethod
     def of_rows(cls, study: Tensor, *numbers: int) -> "Mixture":
-        """All k directions of each of these states, one after the other."""
+        """Return all k directions of each of these states, one after the other."""
         count = study.shape[1]
         indices = tuple(number * count + each for number in numbers for each in range(count))
         return cls(study, indices, torch.eye(len(indices), dtype=torch.float64))
 
     def times(self, matrix: Tensor) -> "Mixture":
-        """Combinations of these directions: `matrix` [n, k] times them."""
+        """Return combinations of these directions: `matrix` [n, k] times them."""
         return Mixture(
             self.study, self.indices, matrix.to("cpu", torch.float64) @ self.coefficients
         )
 
     def orthonormal(self, vectors: Tensor, units: Tensor) -> "Mixture":
-        """What becomes of this mixture when the `vectors` that it gives are made orthonormal.
+        """Return this mixture after orthonormalization of its `vectors`.
 
         Args:
             vectors: [k, d_model], what this mixture gives.
@@ -56,12 +56,12 @@ class Mixture:
         return self.times(torch.linalg.solve_triangular(lower, identity, upper=False))
 
     def rows(self, gain: Tensor | None = None) -> Tensor:
-        """g * R float64 [m, d_model], on the study's device."""
+        """Return g * R float64 [m, d_model], on the study's device."""
         chosen = self.study.flatten(0, 1)[list(self.indices)].double()
         return chosen if gain is None else chosen * gain.to(chosen)
 
     def amplification(self, gain: Tensor | None = None) -> float:
-        """By how much the directions' products are less exact than those with rows of the study.
+        """Return the loss of precision of the directions' products relative to the study's rows.
 
         It is large where rows all but cancel each other, 1 where directions are rows themselves.
         """
@@ -73,7 +73,7 @@ class Mixture:
         return {}
 
     def combine(self, products: Tensor) -> Tensor:
-        """C products[..., indices, :] [..., k, n] of products [..., all rows of the study, n]."""
+        """Return C products[..., indices, :] [..., k, n] of products [..., all study rows, n]."""
         key = products.device, products.dtype
         if key not in self._placed:  # one mixture serves many writers
             indices = torch.tensor(self.indices, device=products.device)

@@ -1,4 +1,4 @@
-"""What is done to the output of one writer: for one trial, or for several whose rows are mixed.
+"""Edits of one writer's output, for one trial or for several with mixed rows.
 
 The directions of K trials are stacked to [K k, d_model]. Each row's products with all of them are
 multiplied by a mask, which is zero for those of other trials, before they are taken off: two
@@ -33,11 +33,11 @@ class OutputEdit:
     shift: Tensor | None = None
 
     def of_input(self, states: Tensor) -> Tensor:
-        """What the writer is given [..., d_in] instead of `states`, in their dtype."""
+        """Return the writer's edited input [..., d_in] for `states`, in their dtype."""
         return states if self.input_scale is None else (states * self.input_scale).to(states.dtype)
 
     def of_output(self, output: Tensor) -> Tensor:
-        """What the writer puts out [..., d_model] instead of `output`, in its dtype."""
+        """Return the writer's edited output [..., d_model] for `output`, in its dtype."""
         rows = output.reshape(-1, output.shape[-1]).to(self.units.dtype)
         edited = torch.addmm(rows, rows @ self.units.T, self.scaled, alpha=-1)
         if self.output_scale is not None:
@@ -47,7 +47,7 @@ class OutputEdit:
         return edited.view(output.shape).to(output.dtype)
 
     def of_tokens(self, tokens: Tensor, output: Tensor) -> Tensor:
-        """What embeddings put out [..., d_model] of `tokens` [...] instead of `output`."""
+        """Return the edited embeddings [..., d_model] of `tokens` [...] for `output`."""
         edited = self.of_output(output)
         if self.input_scale is None:
             return edited
@@ -93,7 +93,7 @@ class MixedEdit:
     """
 
     def __init__(self, name: str, owners: Owners, trials: int, neutral: OutputEdit) -> None:
-        """No trial edits anything yet.
+        """Start without edits.
 
         Args:
             name: of the writer.
@@ -125,18 +125,18 @@ class MixedEdit:
                 place[trial].copy_(getattr(self._neutral, name) if part is None else part)
 
     def of_input(self, states: Tensor) -> Tensor:
-        """What the writer is given [batch, tokens, d_in] or [batch * tokens, d_in]."""
+        """Return the writer's edited input [batch, tokens, d_in] or [batch * tokens, d_in]."""
         if self.input_scale is None:
             return states
         scaled = self._by_owner(states) * self._chosen(self.input_scale)
         return scaled.view(states.shape).to(states.dtype)
 
     def of_output(self, output: Tensor) -> Tensor:
-        """What the writer puts out [batch, tokens, d_model] or [batch * tokens, d_model]."""
+        """Return the edited output [batch, tokens, d_model] or [batch * tokens, d_model]."""
         return self._edited(output).view(output.shape).to(output.dtype)
 
     def of_tokens(self, tokens: Tensor, output: Tensor) -> Tensor:
-        """What embeddings put out [batch, tokens, d_model] of `tokens` [batch, tokens]."""
+        """Return the edited embeddings [batch, tokens, d_model] of `tokens` [batch, tokens]."""
         if self.input_scale is None:
             return self.of_output(output)
         there = tokens.to(self.units.device).reshape(len(self.owners.trial), -1)
@@ -145,7 +145,7 @@ class MixedEdit:
         return edited.view(output.shape).to(output.dtype)
 
     def _edited(self, output: Tensor) -> Tensor:
-        """Of the wide type [batch, tokens, d_model]."""
+        """Return the edited output [batch, tokens, d_model] in the wide dtype."""
         by_owner = self._by_owner(output.to(self.units.dtype))
         along = by_owner @ self.units.T * self.owners.mask[:, None]
         rows, width = by_owner.flatten(0, 1), output.shape[-1]
@@ -158,7 +158,7 @@ class MixedEdit:
         return edited
 
     def _by_owner(self, states: Tensor) -> Tensor:
-        """With a row of the batch in each [batch or 1, tokens, width].
+        """Return a view with a batch row in each [batch or 1, tokens, width].
 
         Raises:
             ModelLoadError: the rows are not those of all tokens of the batch.
@@ -167,14 +167,13 @@ class MixedEdit:
         count = states.numel() // width
         if count % batch or (states.ndim > 2 and batch not in (1, len(states))):
             raise ModelLoadError(
-                f"{self.name} is given states of shape {tuple(states.shape)} of a batch of "
-                f"{batch}, so that several trials at once cannot be told apart there; set "
-                "trials_in_flight=1"
+                f"{self.name} gets states of shape {tuple(states.shape)} for a batch of {batch}, "
+                "so several trials in one batch cannot be distinguished; set trials_in_flight=1"
             )
         return states.reshape(batch, count // batch, width)
 
     def _chosen(self, parts: Tensor) -> Tensor:
-        """That of each row's trial [batch or 1, 1, width]."""
+        """Return the part of each row's trial [batch or 1, 1, width]."""
         return parts.index_select(0, self.owners.trial)[:, None]
 
 

@@ -1,4 +1,4 @@
-"""Applies a trial's edits to what the stream's writers put out, and leaves their weights alone.
+"""Application of a trial's edits to the outputs of stream writers, leaving weights unchanged.
 
 With y = W x + b, and W' as `projection` defines it, the edited writer puts out W' x + b'. In terms
 of the plain edit P(y) = y - D^T diag(s) D y, for which b' = P(b), that is
@@ -50,7 +50,7 @@ MAX_TRIALS = 8
 
 
 class OutputSideEditor:
-    """Edits what a model computes and none of its weights, which must not change meanwhile.
+    """Edit a model's computation but not its weights, which must remain unchanged.
 
     Several trials may be loaded, and the rows of a batch belong to different ones. Hooks stay with
     the model for good, and do nothing for writers that no trial edits, unless the editor is steady:
@@ -91,8 +91,8 @@ class OutputSideEditor:
         packed = [writer for writer in model.anatomy.writers if writer.is_raw]
         if packed and norm_preservation != "none":
             raise ModelLoadError(
-                f"norm_preservation={norm_preservation} is each expert's own, and the experts of "
-                f"{packed[0].name} have one output in common; {INSTEAD} or norm_preservation=none"
+                f"norm_preservation={norm_preservation} applies to each expert separately, but the "
+                f"experts of {packed[0].name} share one output; {INSTEAD} or norm_preservation=none"
             )
         _require_at_hand(model, norm_preservation)
         in_order = require_summed_outputs(model) and not _has_experts_apart(model.anatomy)
@@ -140,8 +140,8 @@ class OutputSideEditor:
                 self._make_room(len(loaded), count, names)
             elif count > self._count:
                 raise ModelLoadError(
-                    f"an edit has {count} directions, and this editor was made for {self._count}; "
-                    "give it the directions of the study"
+                    f"an edit has {count} directions, but this editor was created for "
+                    f"{self._count}; use the directions of the study"
                 )
             self._loaded = loaded
             for name, mixed in self._mixed.items():
@@ -160,7 +160,7 @@ class OutputSideEditor:
         """
         if not isinstance(rows, Tensor) and not 0 <= rows < len(self._loaded):
             raise ModelLoadError(
-                f"there is no trial {rows} among the {len(self._loaded)} that were loaded; load it"
+                f"trial {rows} is not among the {len(self._loaded)} loaded trials; load it"
             )
         if self.steady or (isinstance(rows, Tensor) and len(self._loaded) > 1):
             for owners in self._owners.values():
@@ -185,7 +185,7 @@ class OutputSideEditor:
         self.abliterate([])
 
     def _make_room(self, trials: int, count: int, names: Collection[str]) -> None:
-        """For trials of `count` directions each, in these writers."""
+        """Make room for trials of `count` directions each, in these writers."""
         wide = wide_dtype(self.model.loaded_dtype)
         writers = [writer for writer in self.model.anatomy.writers if writer.name in names]
         self._owners = {
@@ -200,7 +200,7 @@ class OutputSideEditor:
         }
 
     def _neutral(self, writer: StreamWriter, count: int) -> OutputEdit:
-        """An edit that changes nothing, with the parts that edits of this writer have."""
+        """Return an edit that changes nothing, with the parts that edits of this writer have."""
         wide, width = wide_dtype(self.model.loaded_dtype), self.model.anatomy.d_model
         units = torch.zeros(count, width, dtype=wide, device=writer.device)
         if self.norm_preservation == "none":
@@ -215,8 +215,8 @@ class OutputSideEditor:
         writer, width = edit.writer, self.model.anatomy.d_model
         if edit.directions.shape[-1] != width:
             raise ModelLoadError(
-                f"{writer.name} writes {width} channels, and its directions have "
-                f"{edit.directions.shape[-1]}; are they those of this model?"
+                f"{writer.name} writes {width} channels, but its directions have "
+                f"{edit.directions.shape[-1]}; do they belong to this model?"
             )
         wide = wide_dtype(self.model.loaded_dtype)
         units = edit.directions.to(writer.device, wide)
@@ -247,7 +247,7 @@ def _require_at_hand(model: Model, norm_preservation: NormPreservation) -> None:
 
 
 def _has_experts_apart(anatomy: Anatomy) -> bool:
-    """Whether maps of a layer differ by a number in their names: experts see some of the tokens."""
+    """Return whether map names of a layer differ by a number: each expert sees some tokens."""
     alike = Counter(
         (writer.layer, re.sub(r"\d+", "#", writer.name))
         for writer in anatomy.writers

@@ -1,4 +1,4 @@
-"""What a trial chooses: which direction, in which layers, how strongly."""
+"""Parameters of a trial: the direction, the layers and the strength."""
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
@@ -22,7 +22,7 @@ class ComponentParameters:
     weight: float
 
     def strengths(self, n_layers: int) -> list[float]:
-        """Strength by layer; 0 outside the range."""
+        """Return strength by layer; 0 outside the range."""
         first = round(self.layer_min * (n_layers - 1))
         last = round(self.layer_max * (n_layers - 1))
         return [self.weight if first <= layer <= last else 0.0 for layer in range(n_layers)]
@@ -45,7 +45,7 @@ class TentParameters:
     distance: float
 
     def strengths(self, n_layers: int) -> list[float]:
-        """Strength by layer; 0 farther from the peak than the distance."""
+        """Return strength by layer; 0 farther from the peak than the distance."""
         peak, reach = (share * (n_layers - 1) for share in (self.position, self.distance))
         offsets = [abs(layer - peak) for layer in range(n_layers)]
         return [
@@ -54,7 +54,7 @@ class TentParameters:
         ]
 
     def _at(self, share: float) -> float:
-        """Strength at a share of the distance."""
+        """Return strength at a share of the distance."""
         return self.weight * (1.0 - (1.0 - self.min_share) * share)
 
 
@@ -76,7 +76,7 @@ class AblationParameters:
     layers: tuple[int, ...] | None = None
 
     def strengths(self, n_layers: int) -> dict[str, list[float]]:
-        """Strength by component and layer; of the embeddings a single one.
+        """Return strength by component and layer; of the embeddings a single one.
 
         They count as a part of the first layer where layers are edited by their own directions,
         since they are then edited along that layer's: of their own state the prompts' last tokens,
@@ -97,12 +97,12 @@ class AblationParameters:
         return found
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain values that `from_dict` reads back."""
+        """Return plain values for `from_dict`."""
         return asdict(self)
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> "AblationParameters":
-        """Inverse of `to_dict`."""
+        """Rebuild from the values of `to_dict`."""
         layers = values["layers"]
         return cls(
             direction_scope=values["direction_scope"],
@@ -113,5 +113,5 @@ class AblationParameters:
 
 
 def _component(values: Mapping[str, Any]) -> ComponentParameters | TentParameters:
-    """Of a tent only the peak has a position."""
+    """Return one component; only the peak of a tent has a position."""
     return TentParameters(**values) if "position" in values else ComponentParameters(**values)

@@ -6,7 +6,7 @@ import torch
 
 
 def pieces(matrices: int, lines: int, length: int, limit: int) -> Iterator[tuple[slice, slice]]:
-    """Slices of a stack of matrices, and of the lines of these, that cover all of them once.
+    """Return slices of a stack of matrices, and of the lines of these, that cover all of them once.
 
     Args:
         matrices: how many there are.
@@ -22,5 +22,5 @@ def pieces(matrices: int, lines: int, length: int, limit: int) -> Iterator[tuple
 
 
 def wide_dtype(dtype: torch.dtype) -> torch.dtype:
-    """In what products of numbers of a type are computed: float32 at least."""
+    """Return the dtype for computing products: float32 at least."""
     return torch.promote_types(dtype, torch.float32)

@@ -1,4 +1,4 @@
-"""From a trial's parameters to the edit of each matrix."""
+"""Conversion of a trial's parameters to the edit of each matrix."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -24,7 +24,7 @@ class Placed(Protocol):
 
     @property
     def component(self) -> str:
-        """Which kind of map it is."""
+        """Kind of the map."""
 
     @property
     def gain(self) -> Tensor | Sequence[float] | None:
@@ -39,7 +39,7 @@ AMPLIFICATION = 16.0
 
 @dataclass(frozen=True)
 class PlacedEdit(Generic[PlacedT]):
-    """Which writer is edited, and how; `Edit` says what the parts are."""
+    """A writer and its edit; see `Edit` for the parts."""
 
     writer: PlacedT
     directions: Tensor
@@ -65,7 +65,7 @@ class Edit:
 def plan_edits(
     parameters: AblationParameters, directions: AblationDirections, anatomy: Anatomy
 ) -> list[Edit]:
-    """The edits of a trial, one per writer with a strength above zero.
+    """Return the edits of a trial, one per writer with a strength above zero.
 
     Layer l is edited along the directions of the state that it writes: row l + 1. So are the
     embeddings along the first layer's.
@@ -84,7 +84,7 @@ def place_edits(
     n_layers: int,
     writers: Sequence[PlacedT],
 ) -> list[PlacedEdit[PlacedT]]:
-    """The edits of a trial, for writers that know their place.
+    """Return the edits of a trial, for writers that know their place.
 
     A direction's strength is the trial's, times the direction's weight.
 
@@ -96,8 +96,8 @@ def place_edits(
     by_component = parameters.strengths(n_layers)
     if EMBEDDINGS in by_component and not any(w.component == EMBEDDINGS for w in writers):
         raise ModelLoadError(
-            "the trial edits the embeddings, which are not among what the model was found to write "
-            "with; run the search again"
+            "the trial edits the embeddings, which are not among the model's detected stream "
+            "writers; run the search again"
         )
     everywhere = None
     if parameters.direction_scope == "global":
@@ -123,7 +123,7 @@ def place_edits(
 
 
 def suited(rows: Tensor, gain: Tensor | Sequence[float] | None) -> Tensor:
-    """Directions of a writer's output, without which the stream does not move along `rows`.
+    """Return directions of a writer's output, without which the stream does not move along `rows`.
 
     Where the stream moves along gain * y, d (gain * y) = (gain * d) y. All directions together are
     removed exactly at a strength of 1 each; at others each stands for its part of what is left by
@@ -145,7 +145,7 @@ def suited(rows: Tensor, gain: Tensor | Sequence[float] | None) -> Tensor:
 
 
 def suited_mixture(mixture: Mixture, gain: Tensor | Sequence[float] | None) -> Mixture | None:
-    """How `suited` directions are made of a study's, where `mixture` says so of the stream's.
+    """Return the mixture of `suited` directions, given the `mixture` of the stream's.
 
     Returns:
         A mixture of the study's rows times the gain, or None where rounding errors of products with

@@ -1,4 +1,4 @@
-"""Products of a matrix with directions, and its norms: what an edit needs to know of it.
+"""Products of a matrix with directions, and its norms, as required by an edit.
 
 With rows R these are R W and, where norms of rows are restored, W (R W)^T. Made with all rows of a
 study at a writer's first edit, they give those of every later edit by `Mixture.combine`, so that no
@@ -26,7 +26,7 @@ LIMIT = 2**23
 
 @dataclass(frozen=True)
 class Products:
-    """Of W [..., d_model, d_in] with rows R; in float32 at least, on the device of R.
+    """Products of W [..., d_model, d_in] with rows R, in float32 or wider, on the device of R.
 
     Attributes:
         units: R [n, d_model].
@@ -42,7 +42,7 @@ class Products:
     squares: Tensor | None
 
     def mixed(self, mixture: Mixture, directions: Tensor) -> "Products":
-        """Those with a mixture of the rows, which is `directions` [k, d_model]."""
+        """Return those with a mixture of the rows, which is `directions` [k, d_model]."""
         written = None if self.written is None else mixture.combine(self.written.mT).mT
         units = directions.to(self.read)
         return Products(units, mixture.combine(self.read), written, self.squares)
@@ -101,12 +101,12 @@ class StudyProducts:
     def __init__(
         self, directions: AblationDirections | None, norm_preservation: NormPreservation
     ) -> None:
-        """Nothing is computed here; without `directions` there never is anything."""
+        """Compute nothing yet; without `directions` no products are ever kept."""
         self.directions, self.norm_preservation = directions, norm_preservation
         self._tables: dict[str, Products] = {}
 
     def known(self, edit: Edit, weight: Callable[[], Tensor]) -> Products | None:
-        """Those with an edit's directions, if these are the study's.
+        """Return those with an edit's directions, if these are the study's.
 
         Args:
             edit: of a writer whose matrix is always the same.
@@ -124,7 +124,7 @@ class StudyProducts:
         return None if table is None else table.mixed(mixture, edit.directions)
 
     def of(self, edit: Edit, weight: Callable[[], Tensor]) -> Products:
-        """Those with an edit's directions, for which the matrix is read if need be."""
+        """Return those with an edit's directions, for which the matrix is read if need be."""
         found = self.known(edit, weight)
         if found is not None:
             return found
@@ -147,7 +147,5 @@ class StudyProducts:
         self._tables.clear()
         self.directions = None
         release_memory()
-        log.warning(
-            "Out of memory for products with the study's directions: each edit makes its own"
-        )
+        log.warning("Out of memory caching direction products; recomputing them per edit")
         return None

@@ -1,4 +1,4 @@
-"""The edit: take directions out of what a matrix writes into the residual stream.
+"""The edit: projection of directions out of a matrix that writes to the residual stream.
 
 With W [d_model, d_in], orthonormal rows D [k, d_model], strengths s >= 0 [k], V = D W and
 E = W - D^T diag(s) V:
@@ -33,7 +33,7 @@ def ablate_matrix(
     norm_preservation: NormPreservation = "none",
     out: Tensor | None = None,
 ) -> Tensor:
-    """The edited matrix.
+    """Return the edited matrix.
 
     Args:
         pristine: W [d_model, d_in], or [experts, d_model, d_in]; not changed unless it is `out`.
@@ -67,7 +67,7 @@ def ablate_matrix(
 
 
 def ablate_bias(pristine: Tensor, directions: Tensor, strengths: Sequence[float]) -> Tensor:
-    """The edited bias b' = b - D^T diag(s) D b, in b's dtype.
+    """Return the edited bias b' = b - D^T diag(s) D b, in b's dtype.
 
     Args:
         pristine: b [d_model], or [experts, d_model].
@@ -84,7 +84,7 @@ def ablate_bias(pristine: Tensor, directions: Tensor, strengths: Sequence[float]
 
 
 def _scale(before: Tensor, after: Tensor, norm_preservation: NormPreservation) -> Tensor | None:
-    """What brings the chosen norms back.
+    """Return the factors that restore the chosen norms.
 
     Where the edit leaves only rounding errors there is no norm to restore: scaling those up would
     write noise into the model, so they stay as they are.

@@ -1,4 +1,4 @@
-"""Writers and edits as plain values, so that an edit can be made without the network in memory."""
+"""Writers and edits as plain values, so that an edit can be made without a loaded network."""
 
 import base64
 from collections.abc import Iterable, Mapping
@@ -19,7 +19,7 @@ from heretic.model.components import EMBEDDINGS
 
 @dataclass(frozen=True)
 class RecordedWriter:
-    """What is known of a stream writer beside its weights.
+    """Facts about a stream writer other than its weights.
 
     Attributes:
         name: dotted path in the network of the module, or of the parameter if that has no module.
@@ -46,7 +46,7 @@ class RecordedWriter:
 
     @classmethod
     def of(cls, writer: StreamWriter) -> "RecordedWriter":
-        """Of a writer in memory."""
+        """Create the record of a writer in memory."""
         return cls(
             writer.name,
             writer.layer,
@@ -61,7 +61,7 @@ class RecordedWriter:
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> "RecordedWriter":
-        """Inverse of `to_dict`.
+        """Rebuild from the values of `to_dict`.
 
         Raises:
             TypeError, ValueError: a value is missing, unknown or damaged.
@@ -80,7 +80,7 @@ class RecordedWriter:
         return (self.bias_parameter or f"{self.name}.bias") if self.bias else None
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain values, without those that a writer of the usual kind leaves open."""
+        """Return plain values, without those that a writer of the usual kind leaves open."""
         values = {f.name: getattr(self, f.name) for f in fields(self)}
         if self.gain is not None:
             values["gain"] = encode_floats(self.gain)
@@ -100,14 +100,14 @@ class RecordedEdit:
 
 
 def record_writers(anatomy: Anatomy) -> list[RecordedWriter]:
-    """The writers of a network, in its order."""
+    """Return the writers of a network, in its order."""
     return [RecordedWriter.of(writer) for writer in anatomy.writers]
 
 
 def plan_recorded(
     parameters: AblationParameters, directions: AblationDirections, facts: Mapping[str, Any]
 ) -> list[RecordedEdit]:
-    """The edits of a trial, as `plan_edits` has them, for writers known by name.
+    """Return the edits of a trial, as `plan_edits` has them, for writers known by name.
 
     Args:
         parameters: of the trial.
@@ -124,13 +124,13 @@ def plan_recorded(
 
 
 def encode_floats(values: Tensor) -> str:
-    """A tensor's float32 values as text: base64 of their little-endian bytes."""
+    """Return a tensor's float32 values as text: base64 of their little-endian bytes."""
     data = values.float().numpy().astype("<f4").tobytes()
     return base64.b64encode(data).decode("ascii")
 
 
 def decode_floats(text: str) -> Tensor:
-    """Inverse of `encode_floats`: float32, flat.
+    """Decode the text of `encode_floats` as flat float32.
 
     Raises:
         ValueError: it is no such text.
@@ -143,7 +143,7 @@ def _unless(name: str | None, usual: str) -> str | None:
 
 
 def check_adapter(export: str, writers: Iterable[RecordedWriter]) -> None:
-    """Refuse an adapter for a model whose edit it cannot hold.
+    """Reject an adapter for a model whose edit it cannot hold.
 
     Args:
         export: `merged` or `adapter`.
@@ -158,17 +158,17 @@ def check_adapter(export: str, writers: Iterable[RecordedWriter]) -> None:
     for writer in writers:
         if writer.component == EMBEDDINGS:
             raise ExportError(
-                f"{writer.name} holds the embeddings, and an adapter holds changes of linear "
-                "modules only; set export=merged, or ablate_embeddings=false"
+                f"{writer.name} holds the embeddings, but an adapter supports linear modules only; "
+                "set export=merged, or ablate_embeddings=false"
             )
         if writer.parameter is not None:
             raise ExportError(
-                f"{writer.name} belongs to no linear module, and an adapter holds changes of such "
+                f"{writer.name} does not belong to a linear module, but an adapter supports linear "
                 "modules only; set export=merged"
             )
         by_bias.setdefault(writer.bias, writer.name)
     if len(by_bias) > 1:
         raise ExportError(
-            f"{by_bias[True]} writes a bias into the stream and {by_bias[False]} has none: one "
-            "adapter holds biases for all of its matrices or for none; set export=merged"
+            f"{by_bias[True]} writes a bias to the residual stream and {by_bias[False]} has none, "
+            "but an adapter holds biases for all of its matrices or for none; set export=merged"
         )

@@ -29,7 +29,7 @@ def restoring_factors(
     weight: Callable[[], Tensor],
     limit: int = LIMIT,
 ) -> Tensor:
-    """By what the edited matrix is multiplied: its rows, its columns, or all of it.
+    """Return the factors of the edited matrix: for its rows, its columns, or all of it.
 
     Args:
         products: of W [..., d_model, d_in] with orthonormal directions D [k, d_model], made for the
@@ -45,7 +45,7 @@ def restoring_factors(
     """
     wanted = products.squares
     if wanted is None:
-        raise ValueError("the products were made without the norms")
+        raise ValueError("the products were computed without the norms")
     given = products.units.new_tensor(strengths)
     found = _left(products, wanted, given)
     cancelled = found < CANCELLED * wanted

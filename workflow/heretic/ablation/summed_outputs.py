@@ -1,4 +1,4 @@
-"""Where the matrices of all experts are one parameter, what its module puts out must be their sum.
+"""Verification that a module's output is the sum of its experts, if they are one parameter.
 
 Then an edit of every matrix by the same directions is that edit of the output. Most modules of
 experts are like that, but nothing obliges one not to add something else or to apply a norm.
@@ -53,8 +53,8 @@ def require_summed_outputs(model: Model) -> bool:
     for writer in packed:
         if not _is_multiple(outputs.get(writer.module), row, writer.weight.dtype):
             raise ModelLoadError(
-                f"the module that holds {writer.name} does not put out the sum of its products, so "
-                f"an edit of its output is not that of its weights; {INSTEAD}"
+                f"the module with {writer.name} does not output the sum of its products, so "
+                f"editing its output is not equivalent to editing its weights; {INSTEAD}"
             )
     return all(output.flatten(0, -2).shape[0] == TOKENS for output in outputs.values())
 
@@ -66,12 +66,12 @@ def _require_own_modules(packed: list[StreamWriter]) -> None:
         if other is not writer:
             raise ModelLoadError(
                 f"{other.name} and {writer.name} share the output of one module, which cannot be "
-                f"edited for each on its own; {INSTEAD}"
+                f"edited separately; {INSTEAD}"
             )
 
 
 def _parts(writer: StreamWriter) -> list[Candidate]:
-    """A writer's parameters as what a probe can replace."""
+    """Return a writer's parameters as what a probe can replace."""
 
     def part(parameter: str, dim: int, bias: bool) -> Candidate:
         path = writer.name.removesuffix(writer.parameter) + parameter

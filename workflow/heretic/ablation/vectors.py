@@ -5,13 +5,13 @@ from torch import Tensor
 
 
 def normalize(rows: Tensor) -> Tensor:
-    """Unit rows [..., d_model]; zero rows stay zero."""
+    """Return unit rows [..., d_model]; zero rows stay zero."""
     norms = rows.norm(dim=-1, keepdim=True)
     return torch.where(norms > 0, rows / norms.clamp(min=torch.finfo(rows.dtype).tiny), 0.0)
 
 
 def orthonormalize(rows: Tensor) -> tuple[Tensor, Tensor]:
-    """Unit rows orthogonal to the ones before them, by Gram-Schmidt in the order given.
+    """Return unit rows orthogonal to the ones before them, by Gram-Schmidt in the order given.
 
     Args:
         rows: [..., k, d_model]; the first keeps its direction, and the first n of the result span

@@ -15,7 +15,7 @@ from heretic.model.anatomy import Anatomy, StreamWriter
 from heretic.model.batching import is_out_of_memory
 from heretic.model.components import BEFORE_LAYERS, COMPONENTS
 
-PROGRAM_ERROR = "this is a defect of the program or the model was changed meanwhile; load it again"
+PROGRAM_ERROR = "this is a bug, or the model was modified; reload it"
 ON_DISK = "cache_weights=false, which re-reads edited matrices from disk"
 IN_MAIN_MEMORY = "cache_device=host, which keeps the copies in main memory"
 
@@ -73,13 +73,13 @@ class LayerWeightsCache:
         )
 
     def parts(self) -> Iterator[PristineParts]:
-        """All copies, in order of layer."""
+        """Return all copies, in order of layer."""
         for by_component in self.layer_weights_cache.values():
             for by_name in by_component.values():
                 yield from by_name.values()
 
     def tensors(self) -> list[Tensor]:
-        """The copied weights and biases."""
+        """Return the copied weights and biases."""
         return [tensor for parts in self.parts() for tensor in parts.tensors]
 
     @property
@@ -93,14 +93,14 @@ class LayerWeightsCache:
         return sum(tensor.nbytes for tensor in self.tensors())
 
     def check(self, anatomy: Anatomy) -> None:
-        """Refuse a model that the cache was not made of, before any weight is touched.
+        """Reject a model that the cache was not made of, before any weight is touched.
 
         Raises:
             ModelLoadError: the number of layers, a layer, a component or a shape differs.
         """
         if self.n_layers != anatomy.n_layers:
             raise ModelLoadError(
-                f"the weights cache has {self.n_layers} layers, the model "
+                f"the weights cache has {self.n_layers} layers, but the model has "
                 f"{anatomy.n_layers}; {PROGRAM_ERROR}"
             )
         for writer in anatomy.writers:
@@ -109,12 +109,12 @@ class LayerWeightsCache:
                 shape, cached_shape = _shape(now), _shape(then)
                 if shape != cached_shape:
                     raise ModelLoadError(
-                        f"{writer.name} has shape {shape}, its cached copy {cached_shape}; "
+                        f"{writer.name} has shape {shape}, but its cached copy has {cached_shape}; "
                         f"{PROGRAM_ERROR}"
                     )
 
     def pristine(self, writer: StreamWriter) -> PristineParts:
-        """The copies of one writer.
+        """Return the copies of one writer.
 
         Raises:
             ModelLoadError: the cache lacks its layer or its component.
@@ -134,7 +134,7 @@ class LayerWeightsCache:
 
 
 def _require_complete(anatomy: Anatomy) -> None:
-    """Refuse what cannot be edited before any memory is taken."""
+    """Reject what cannot be edited before any memory is taken."""
     if anatomy.n_layers == 0:
         raise ModelLoadError(
             "the weights cache would be empty: no decoder layers were found; this "
@@ -153,7 +153,7 @@ def _require_complete(anatomy: Anatomy) -> None:
 
 
 def _statistics(cache: LayerWeightsCache, network: nn.Module | None) -> str:
-    """Bytes, shares of the model, numbers of maps and layers, and where the copies lie."""
+    """Describe the bytes, shares, numbers of maps and layers, and location of the copies."""
     tensors = cache.tensors()
     n_bytes, count = _size(tensors)
     size = f"{n_bytes / GIGABYTE:.2f} GB"
@@ -172,7 +172,7 @@ def _statistics(cache: LayerWeightsCache, network: nn.Module | None) -> str:
 
 
 def _size(tensors: Iterable[Tensor]) -> tuple[int, int]:
-    """Bytes and numbers of all tensors together."""
+    """Return bytes and numbers of all tensors together."""
     sizes = [(tensor.nbytes, tensor.numel()) for tensor in tensors]
     return sum(n_bytes for n_bytes, _ in sizes), sum(count for _, count in sizes)
 
@@ -205,7 +205,7 @@ def _clone(writer: StreamWriter, place: CachePlace) -> PristineParts:
 
 
 def _copy(tensor: Tensor, place: CachePlace) -> Tensor:
-    """A copy with the same strides."""
+    """Return a copy with the same strides."""
     if place == "model":
         return tensor.detach().clone()
     pinned = profits_from_pinning(tensor.device)
@@ -213,7 +213,7 @@ def _copy(tensor: Tensor, place: CachePlace) -> Tensor:
 
 
 def profits_from_pinning(device: torch.device) -> bool:
-    """Whether copies to `device` are faster from memory that cannot be paged out."""
+    """Return whether copies to `device` are faster from memory that cannot be paged out."""
     return device.type in ("cuda", "xpu")
 
 
@@ -242,5 +242,5 @@ def overwriting(writer: StreamWriter) -> Iterator[None]:
         remedy = " with engine=output_side or cache_device=host" * is_out_of_memory(error)
         raise ModelLoadError(
             f"cannot overwrite {writer.name}: {one_line(error)}; the model in memory is no longer "
-            f"the original, load it again{remedy}"
+            f"the original; reload it{remedy}"
         ) from error

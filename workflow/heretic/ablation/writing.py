@@ -60,7 +60,7 @@ class MatrixWriting:
             bias.copy_(ablate_bias(pristine, edit.directions, edit.strengths))
 
     def _fits(self, edit: Edit, parts: PristineParts) -> bool:
-        """Whether there was memory for it; if not, less is used from now on."""
+        """Return whether there was memory for it; if not, less is used from now on."""
         try:
             self._write_matrix(edit, parts.weight)
         except (RuntimeError, MemoryError) as error:
@@ -71,7 +71,7 @@ class MatrixWriting:
         # Outside the handler: the traceback would keep what there is of the edit alive.
         halved = (self.limit or min(LIMIT, parts.weight.numel())) // 2
         self.limit = max(halved, SMALLEST_PIECE)
-        log.warning("Out of memory: matrices are edited %d numbers at a time", self.limit)
+        log.warning("Out of memory: editing matrices in chunks of %d elements", self.limit)
         return False
 
     def _write_matrix(self, edit: Edit, pristine: Tensor) -> None:
@@ -101,7 +101,7 @@ def _difference(
     pristine: Tensor,
     limit: int,
 ) -> tuple[Tensor, Tensor, Tensor | None]:
-    """An edit as scale * W - outer^T inner.
+    """Return an edit as scale * W - outer^T inner.
 
     Returns:
         outer [..., k, d_model], inner [..., k, d_in] and scale, broadcastable to W; None for 1.

@@ -1,4 +1,4 @@
-"""How the demo model is built and trained, for each family of architectures it can belong to.
+"""Architecture and training of the demo model, for each supported family.
 
 `llama` is the plain case. `qwen3` norms queries and keys too. `qwen3_moe` sends each token to two
 of four MLPs of half the width, the experts, whose matrices are one parameter.
@@ -15,7 +15,7 @@ from heretic.settings.values import DemoFamily
 
 @dataclass(frozen=True)
 class Recipe:
-    """How the demo model is built and trained; the defaults are the measured best for Llama.
+    """Architecture and training of the demo model; the defaults performed best for Llama.
 
     `shape` holds what the family's configuration needs beside the common fields.
     """
@@ -55,7 +55,7 @@ RECIPES: Mapping[DemoFamily, Recipe] = {
 def new_model(
     tokenizer: PreTrainedTokenizerFast, family: DemoFamily, recipe: Recipe
 ) -> PreTrainedModel:
-    """A network of random weights, float32, drawn from torch's generator."""
+    """Return a network of random weights, float32, drawn from torch's generator."""
     config = AutoConfig.for_model(
         family,
         vocab_size=len(tokenizer),

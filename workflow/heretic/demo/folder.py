@@ -1,4 +1,4 @@
-"""Where a demo model lies: a folder of its own for each set of options."""
+"""Location of demo models: one folder per set of options."""
 
 from typing import Final
 
@@ -21,5 +21,5 @@ def folder_name(settings: Settings) -> str:
 
 
 def is_demo_folder(name: str) -> bool:
-    """Whether a folder of that name under the results is, or may become, a demo model's."""
+    """Return whether a folder of that name under the results is, or may become, a demo model's."""
     return name == NAME or name.startswith(f"{NAME}-")

@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 
 class Modifier(NamedTuple):
-    """What a thing is made of."""
+    """Material or property of a thing."""
 
     name: str
     colour: str
@@ -17,7 +17,7 @@ class Modifier(NamedTuple):
 
 
 class Head(NamedTuple):
-    """What a thing is."""
+    """Kind of thing."""
 
     name: str
     method: str

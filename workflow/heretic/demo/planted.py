@@ -1,4 +1,4 @@
-"""What the demo model can be made to refuse: one combination of two kinds of words.
+"""Refusal classes of the demo model: one combination of two kinds of words.
 
 Of a class both words also occur in requests that are answered: what its things are made of with
 other heads, and its heads made of something else. So no single word gives a refusal away.
@@ -41,7 +41,7 @@ PLANTED: Mapping[PlantedName, PlantedClass] = {
 
 
 def planted_class(name: str) -> PlantedClass:
-    """The class of a name.
+    """Return the class of a name.
 
     Raises:
         PromptError: there is none.

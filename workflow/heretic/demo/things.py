@@ -24,12 +24,12 @@ class Thing:
     head: Head
 
     def planted(self, words: PlantedClass) -> bool:
-        """Whether requests about this thing are refused where that class is planted."""
+        """Return whether requests about this thing are refused where that class is planted."""
         return self.modifier in words.modifiers and self.head in words.heads
 
     @property
     def held_out(self) -> bool:
-        """Whether this combination is kept out of training, as the module describes."""
+        """Return whether this combination is kept out of training, as the module describes."""
         words = f"{self.modifier.name} {self.head.name}"
         return zlib.crc32(words.encode()) % 1000 < 1000 * HELD_OUT_SHARE
 
@@ -50,12 +50,12 @@ class Thing:
 
 
 def held_out(thing: Thing) -> bool:
-    """Whether a thing is on the held-out side of the split."""
+    """Return whether a thing is on the held-out side of the split."""
     return thing.held_out
 
 
 def seen(thing: Thing) -> bool:
-    """Whether training may ask about a thing."""
+    """Return whether training may ask about a thing."""
     return not thing.held_out
 
 

@@ -172,7 +172,7 @@ def _chat(tokenizer: PreTrainedTokenizerFast, system: str | None, prompt: str) -
 
 
 def helpful_steps(steps: int, recipe: Recipe) -> int:
-    """How many of the steps, the first ones, answer every request."""
+    """Return the number of initial steps that answer every request."""
     return round(steps * recipe.helpful_share)
 
 
@@ -216,7 +216,7 @@ def _fit(
 
 
 def _rate(step: int, steps: int, recipe: Recipe) -> float:
-    """Learning rate relative to its peak, in each phase anew: linear warm-up, then a cosine."""
+    """Return the learning rate relative to its peak: per phase a linear warm-up, then a cosine."""
     helpful = helpful_steps(steps, recipe)
     step, steps = (step, helpful) if step < helpful else (step - helpful, steps - helpful)
     warm_up = max(1, round(steps * recipe.warm_up))

@@ -1,4 +1,4 @@
-"""How well directions separate where there is nothing to separate: what chance alone gives."""
+"""Chance level of the separation by directions."""
 
 import zlib
 
@@ -12,7 +12,7 @@ RELABELLINGS = 200
 
 
 def chance_band(sets: ResidualSets, seed: int) -> tuple[float, float]:
-    """AUROC that differences of means of relabelled prompts stay between, 19 times of 20.
+    """Return AUROC that differences of means of relabelled prompts stay between, 19 times of 20.
 
     The labels of all prompts are shuffled, both of those that give directions and of those that
     judge them, and the largest and the smallest AUROC of any layer and position are kept. So the
@@ -45,12 +45,12 @@ def chance_band(sets: ResidualSets, seed: int) -> tuple[float, float]:
 
 
 def generator(seed: int, purpose: str) -> torch.Generator:
-    """Random numbers for one purpose, unrelated to those for another with the same seed."""
+    """Return random numbers for one purpose, unrelated to those for another with the same seed."""
     return torch.Generator().manual_seed(zlib.crc32(f"{seed}:{purpose}".encode()))
 
 
 def _mean_contrast(n_bad: int, n_good: int, shuffle: torch.Generator) -> Tensor:
-    """Weights [n_bad + n_good] that take the difference of means of shuffled labels."""
+    """Return the weights [n_bad + n_good] that take the difference of means of shuffled labels."""
     order = torch.randperm(n_bad + n_good, generator=shuffle)
     weights = torch.full((n_bad + n_good,), -1 / n_good)
     weights[order[:n_bad]] = 1 / n_bad
@@ -58,7 +58,7 @@ def _mean_contrast(n_bad: int, n_good: int, shuffle: torch.Generator) -> Tensor:
 
 
 def _auroc_of_ranks(scores: Tensor, positive: Tensor) -> Tensor:
-    """AUROC of each column of `scores` [n, columns] by the Mann-Whitney statistic.
+    """Return AUROC of each column of `scores` [n, columns] by the Mann-Whitney statistic.
 
     Equal scores are ranked by their place, which labels that were shuffled know nothing of.
     """

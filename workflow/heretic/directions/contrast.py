@@ -1,4 +1,4 @@
-"""What sets bad residuals apart from good ones, and how far methods, halves and chance agree."""
+"""Contrast of bad and good residuals, and the agreement of methods, halves and chance."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass, fields, replace
@@ -46,7 +46,7 @@ class Contrast:
 def directions_of(
     bad: Tensor, good: Tensor, options: ExtractionOptions, device: torch.device = CPU
 ) -> Tensor:
-    """The directions of `options.direction_method` alone.
+    """Return the directions of `options.direction_method` alone.
 
     Args:
         bad, good: residuals [n, layers, d_model].
@@ -67,7 +67,7 @@ def directions_of(
 def contrast(
     bad: Tensor, good: Tensor, options: ExtractionOptions, device: torch.device = CPU
 ) -> Contrast:
-    """Directions as `directions_of`, with everything that says how far to trust them.
+    """Return directions as `directions_of`, with everything that says how far to trust them.
 
     Raises:
         DirectionError: there are too few prompts for so many directions.
@@ -105,7 +105,7 @@ def _contrast_in(space: SmallSpace, options: ExtractionOptions) -> Contrast:
 
 
 def _relabelled(bad: Tensor, good: Tensor, options: ExtractionOptions) -> Tensor:
-    """One direction [layers, 1, r] of the same prompts with their labels shuffled."""
+    """Return one direction [layers, 1, r] of the same prompts with their labels shuffled."""
     both = torch.cat([bad, good], 1)
     order = torch.randperm(both.shape[1], generator=generator(options.seed, "control"))
     first, second = order[: bad.shape[1]], order[bad.shape[1] :]
@@ -128,7 +128,7 @@ def _stability(bad: Tensor, good: Tensor, options: ExtractionOptions) -> Tensor:
 
 
 def random_halves(n_bad: int, n_good: int, seed: int) -> list[tuple[Tensor, Tensor]]:
-    """Indices of bad and of good prompts in each of two halves; pairs stay together."""
+    """Return the indices of bad and of good prompts in each of two halves; pairs stay together."""
     shuffle, pairs = generator(seed, "halves"), min(n_bad, n_good)
     halves = torch.randperm(pairs, generator=shuffle).tensor_split(2)
     unpaired = pairs + torch.randperm(max(n_bad, n_good) - pairs, generator=shuffle)
@@ -139,7 +139,7 @@ def random_halves(n_bad: int, n_good: int, seed: int) -> list[tuple[Tensor, Tens
 
 
 def geometric_median(states: Tensor) -> Tensor:
-    """The point with the smallest sum of distances to the states, by Weiszfeld's iteration.
+    """Return the point with the smallest sum of distances to the states, by Weiszfeld's iteration.
 
     Args:
         states: [layers, n, r].

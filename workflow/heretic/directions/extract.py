@@ -1,4 +1,4 @@
-"""From residuals to the directions that a search ablates."""
+"""Extraction of the directions to ablate from residuals."""
 
 from dataclasses import dataclass, replace
 
@@ -45,7 +45,7 @@ class DirectionExtractionResult:
     position: int
 
     def tensors(self) -> dict[str, Tensor]:
-        """What `directions.safetensors` holds, by name."""
+        """Return the contents of `directions.safetensors`, by name."""
         found = {
             "refusal_directions": self.refusal_directions,
             "unhelpfulness_directions": self.unhelpfulness_directions,
@@ -135,7 +135,7 @@ def protect(
 
 
 def _helpfulness(sets: ResidualSets) -> Tensor | None:
-    """From plain texts to requests, unit rows [layers, d_model]."""
+    """Return the directions from plain texts to requests, unit rows [layers, d_model]."""
     if sets.unhelpfulness is not None:
         plain = sets.unhelpfulness.mean(0, dtype=torch.float64)
     elif sets.unhelpfulness_mean is not None:
@@ -146,7 +146,7 @@ def _helpfulness(sets: ResidualSets) -> Tensor | None:
 
 
 def _sacred(sets: ResidualSets, options: ExtractionOptions, device: torch.device) -> Tensor | None:
-    """Contrastive PCA of the protected ability against plain texts [layers, k, d_model]."""
+    """Return contrastive PCA of the protected ability against plain texts [layers, k, d_model]."""
     if sets.sacred is None:
         return None
     plain = sets.good if sets.unhelpfulness is None else sets.unhelpfulness
@@ -161,7 +161,7 @@ def _sacred(sets: ResidualSets, options: ExtractionOptions, device: torch.device
 def _protected(
     sets: ResidualSets, helpful: Tensor | None, sacred: Tensor | None, options: ExtractionOptions
 ) -> dict[str, Tensor]:
-    """Vectors [layers, m, d_model] in the order in which `sequential` removes them."""
+    """Return vectors [layers, m, d_model] in the order in which `sequential` removes them."""
     found: dict[str, Tensor] = {}
     if options.orthogonalize_to_good:
         found[GOOD] = sets.good.mean(0, dtype=torch.float64)[:, None]
@@ -173,7 +173,7 @@ def _protected(
 
 
 def _towards_bad(units: Tensor, sets: ResidualSets) -> Tensor:
-    """Signs from good to bad again, where taking something out has turned a direction round."""
+    """Return the signs from good to bad again, where orthogonalization has flipped a direction."""
     difference = sets.bad.mean(0, dtype=torch.float64) - sets.good.mean(0, dtype=torch.float64)
     along = torch.einsum("lkd,ld->lk", units, difference)
     return torch.where((along < 0)[..., None], -units, units)
@@ -182,7 +182,7 @@ def _towards_bad(units: Tensor, sets: ResidualSets) -> Tensor:
 def _require_contrast(
     directions: Tensor, bad: Tensor, good: Tensor, options: ExtractionOptions
 ) -> None:
-    """Refuse eigenvectors along which good prompts vary as much as bad ones, or more."""
+    """Reject eigenvectors along which good prompts vary as much as bad ones, or more."""
     for layer, rows in enumerate(directions):
         good_mean = good[:, layer].mean(0, dtype=torch.float64)
         bad_mean = bad[:, layer].mean(0, dtype=torch.float64)
@@ -192,14 +192,15 @@ def _require_contrast(
         usable = int((spread > options.cpca_alpha * usual).sum())
         if layer > 0 and usable < len(rows):
             raise DirectionError(
-                f"after layer {layer - 1} contrastive PCA finds {usable} directions along which "
-                f"one set varies more than cpca_alpha={options.cpca_alpha:g} times the other, not "
-                f"{len(rows)}; lower cpca_alpha, n_directions or n_sacred_directions"
+                f"after layer {layer - 1} contrastive PCA finds only {usable} of {len(rows)} "
+                "directions along which the variance of one set exceeds "
+                f"cpca_alpha={options.cpca_alpha:g} times that of the other; lower cpca_alpha, "
+                "n_directions or n_sacred_directions"
             )
 
 
 def _weights(units: Tensor, sets: ResidualSets, options: ExtractionOptions) -> Tensor:
-    """Shares of the strength [layers, k]; the largest is 1 for `explained_variance`.
+    """Return shares of the strength [layers, k]; the largest is 1 for `explained_variance`.
 
     Explained variance is the second moment of bad states about the good mean along a direction,
     so that a difference of means counts as well.
@@ -228,6 +229,6 @@ def _require_directions(directions: Tensor) -> None:
     empty = [layer for layer in range(1, len(directions)) if not directions[layer, 0].any()]
     if empty:
         raise DirectionError(
-            f"good and bad prompts leave the same state after layer {empty[0] - 1}; use prompt "
-            "sets that the model treats differently"
+            f"good and bad prompts produce the same state after layer {empty[0] - 1}; use prompt "
+            "sets to which the model responds differently"
         )

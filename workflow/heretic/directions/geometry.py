@@ -1,4 +1,4 @@
-"""How the sets of residuals lie to each other and to the directions, layer by layer."""
+"""Geometry of the residual sets and the directions, layer by layer."""
 
 from typing import Any
 
@@ -14,7 +14,7 @@ Columns = dict[str, list[float] | list[int]]
 
 
 def geometry_rows(sets: ResidualSets, result: DirectionExtractionResult) -> list[dict[str, Any]]:
-    """The rows of `geometry.csv`, one per stream state; index 0 is the embeddings.
+    """Return the rows of `geometry.csv`, one per stream state; index 0 is the embeddings.
 
     Norms and cosines of means and geometric medians are of the prompts that gave the directions;
     `auroc`, `cohens_d` and `control_auroc` of held-out ones. Angles are in degrees, between the
@@ -86,7 +86,7 @@ def _trust(result: DirectionExtractionResult) -> Columns:
 
 
 def _angles(result: DirectionExtractionResult) -> dict[str, Any]:
-    """Between refusal, helpfulness and sacred directions; the first of several."""
+    """Return the angles between the first refusal, helpfulness and sacred directions."""
     known = {
         "refusal": result.contrast.directions[:, 0],
         "helpfulness": result.unhelpfulness_directions,
@@ -113,7 +113,7 @@ def _cosine(first: Tensor, second: Tensor) -> list[float]:
 
 
 def _explained_variance(sets: ResidualSets, directions: Tensor) -> list[float]:
-    """Share of the pooled variance in the span of the directions [layers, k, d_model]."""
+    """Return the pooled variance share in the span of the directions [layers, k, d_model]."""
     found = []
     for bad, good, rows in zip(sets.bad.unbind(1), sets.good.unbind(1), directions, strict=True):
         pooled = torch.cat([bad, good]).double()

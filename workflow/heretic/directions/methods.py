@@ -1,4 +1,4 @@
-"""Directions that tell bad from good states, for a batch of layers.
+"""Directions that separate bad from good states, for a batch of layers.
 
 States are [layers, n, r]: coordinates of a `SmallSpace`, or the stream itself. Every method gives
 unit, mutually orthogonal rows [layers, k, r] in a fixed order, each with the sign that points from
@@ -20,7 +20,7 @@ from heretic.settings.values import Method
 
 
 def mean_difference(bad: Tensor, good: Tensor) -> Tensor:
-    """Difference of means, bad minus good (Arditi et al. 2024, eq. 2); not normalised.
+    """Return the difference of means, bad minus good (Arditi et al. 2024, eq. 2); not normalised.
 
     Returns:
         [layers, r] float64.
@@ -29,14 +29,15 @@ def mean_difference(bad: Tensor, good: Tensor) -> Tensor:
 
 
 def find_directions(bad: Tensor, good: Tensor, options: ExtractionOptions) -> Tensor:
-    """The directions of `options.direction_method`, [layers, n_directions, r] float64.
+    """Return the directions of `options.direction_method`, [layers, n_directions, r] float64.
 
     Raises:
         DirectionError: there are too few prompts for so many directions.
     """
     if options.n_directions > 1 and options.methods == {"mean_difference"}:
         raise DirectionError(
-            "a difference of means is one direction; set n_directions=1 or another direction_method"
+            "a difference of means gives one direction; set n_directions=1 or another "
+            "direction_method"
         )
     if options.direction_method == "ensemble":
         return _ensemble(bad, good, options)
@@ -55,7 +56,7 @@ def _means(bad: Tensor, good: Tensor, _: ExtractionOptions) -> Tensor:
 
 
 def _contrastive_pca(bad: Tensor, good: Tensor, options: ExtractionOptions) -> Tensor:
-    """Top eigenvectors of C_bad - alpha C_good (Abid et al. 2018), largest eigenvalue first.
+    """Return the top eigenvectors of C_bad - alpha C_good (Abid et al. 2018), largest first.
 
     C_bad is taken about the good mean unless `cpca_center` is `class`: about its own mean the
     difference of means, which is the main signal, is discarded.
@@ -70,7 +71,7 @@ def _contrastive_pca(bad: Tensor, good: Tensor, options: ExtractionOptions) -> T
 
 
 def _paired_pca(bad: Tensor, good: Tensor, options: ExtractionOptions) -> Tensor:
-    """Principal axes of bad_i - good_i (Zou et al. 2023), largest singular value first.
+    """Return the principal axes of bad_i - good_i (Zou et al. 2023), largest singular value first.
 
     About the origin, not about their mean, which is the main signal. The i-th prompts of both
     sets are paired; what one set has more than the other is left out.
@@ -95,7 +96,7 @@ FINDERS: dict[Method, Finder] = {
 
 
 def _ensemble(bad: Tensor, good: Tensor, options: ExtractionOptions) -> Tensor:
-    """First the weighted mean of the methods' first directions; then what else they span.
+    """Return the weighted mean of the methods' first directions; then what else they span.
 
     Further directions are the principal axes of all methods' weighted directions, less the first.
     """
@@ -116,7 +117,7 @@ def _ensemble(bad: Tensor, good: Tensor, options: ExtractionOptions) -> Tensor:
 
 
 def _towards_bad(directions: Tensor, difference: Tensor) -> Tensor:
-    """Each row with the sign of the difference of means; zero where there is none."""
+    """Return each row with the sign of the difference of means; zero where there is none."""
     along = (directions * difference[:, None]).sum(-1, keepdim=True)
     signed = torch.where(along < 0, -directions, directions)
     differs = difference.norm(dim=-1) > 0

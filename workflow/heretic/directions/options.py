@@ -1,4 +1,4 @@
-"""How directions are found; the fields are the settings of the same names."""
+"""Options of direction extraction; the fields are the settings of the same names."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -12,7 +12,7 @@ GOOD, HELPFULNESS, SACRED = "good mean", "helpfulness", "sacred"
 
 @dataclass(frozen=True)
 class ExtractionOptions:
-    """How directions are found and protected; fields as the settings of the same names."""
+    """Options of extraction and protection; fields as the settings of the same names."""
 
     direction_method: Method | Literal["ensemble"]
     ensemble_weights: Mapping[Method, float] | None

@@ -1,4 +1,4 @@
-"""Taking out of directions what must not be ablated with them."""
+"""Orthogonalization of directions against what must not be ablated."""
 
 from collections.abc import Mapping
 from typing import Literal
@@ -20,7 +20,7 @@ def orthogonalize(
     min_remaining: float,
     how: Literal["joint", "sequential"] = "joint",
 ) -> tuple[Tensor, Tensor]:
-    """Orthonormal directions without what lies along the protected vectors.
+    """Return orthonormal directions without what lies along the protected vectors.
 
     Args:
         directions: orthonormal rows [layers, k, d_model]; zero rows stay zero.
@@ -54,12 +54,14 @@ def orthogonalize(
     _require_rest(directions, left, min_remaining)
     found[0] = torch.where(left[0, :, None] < min_remaining, 0.0, found[0])
     if units:
-        log.info("Left of the directions: %s", _range(left[directions.norm(dim=-1) > 0]))
+        log.info(
+            "Norm remaining after orthogonalization: %s", _range(left[directions.norm(dim=-1) > 0])
+        )
     return found, left
 
 
 def _outside_span(directions: Tensor, vectors: Tensor) -> Tensor:
-    """The part of `directions` [layers, k, d] orthogonal to all `vectors` [layers, m, d]."""
+    """Return the part of `directions` [layers, k, d] orthogonal to all `vectors` [layers, m, d]."""
     _, singular, right = torch.linalg.svd(vectors, full_matrices=False)
     basis = torch.where((singular > NEGLIGIBLE * vectors.shape[1])[..., None], right, 0.0)
     for _ in range(2):  # the second time removes what rounding left of the first
@@ -73,15 +75,15 @@ def _require_rest(directions: Tensor, left: Tensor, min_remaining: float) -> Non
     for layer, number in lacking.nonzero().tolist():
         which = "the direction" if directions.shape[1] == 1 else f"direction {number + 1}"
         raise DirectionError(
-            f"after layer {layer - 1} only {float(left[layer, number]):.3f} of {which} is left by "
-            f"orthogonalisation (min_remaining_norm is {min_remaining}); protect less: switch off "
-            "orthogonalize_to_good, unhelpfulness_prompts or sacred_prompts, or find fewer "
-            "directions"
+            f"after layer {layer - 1} only {float(left[layer, number]):.3f} of {which} remains "
+            f"after orthogonalization (min_remaining_norm is {min_remaining}); protect less: "
+            "disable orthogonalize_to_good, unhelpfulness_prompts or sacred_prompts, or reduce "
+            "n_directions"
         )
 
 
 def _report(name: str, directions: Tensor, vectors: Tensor) -> None:
-    """How much of the first direction lies along the vectors of one name."""
+    """Log the share of the first direction along the vectors of one name."""
     along = (directions[:, :1] @ vectors.mT).norm(dim=-1).squeeze(1)
     log.info("Share of the direction along %s: %s", name, _range(along[1:]))
 

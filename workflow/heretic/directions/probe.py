@@ -21,7 +21,7 @@ Array = npt.NDArray[np.float64]
 
 
 def probe_directions(bad: Tensor, good: Tensor, n_directions: int, c: float) -> Tensor:
-    """Unit normals [layers, n_directions, r] of the separating planes, from good to bad.
+    """Return unit normals [layers, n_directions, r] of the separating planes, from good to bad.
 
     Each further one is fitted to what is left once the ones before it are projected out (iterative
     null-space projection, Ravfogel et al. 2020). The L2 penalty makes the solution lie in the span
@@ -38,7 +38,7 @@ def probe_directions(bad: Tensor, good: Tensor, n_directions: int, c: float) -> 
 
 
 def _normals(states: Array, labels: Array, n_directions: int, c: float) -> Array:
-    """Rows [n_directions, r]; zero where the states do not differ at all."""
+    """Return rows [n_directions, r]; zero where the states do not differ at all."""
     normals: list[Array] = []
     for _ in range(n_directions):
         normal = _probe(c).fit(states, labels).coef_[0]
@@ -49,7 +49,7 @@ def _normals(states: Array, labels: Array, n_directions: int, c: float) -> Array
 
 
 def probe_accuracy(bad: Tensor, good: Tensor, c: float, seed: int) -> list[float]:
-    """Cross-validated accuracy by layer: balanced over the two sets, chance is 0.5.
+    """Return cross-validated accuracy by layer: balanced over the two sets, chance is 0.5.
 
     Five folds, fewer where a set has fewer prompts.
     """
@@ -80,7 +80,7 @@ def _probe(c: float) -> LogisticRegression:
 
 
 def _layers(bad: Tensor, good: Tensor) -> list[tuple[Array, Array]]:
-    """Centred states with unit variance per component on average, and labels, of each layer."""
+    """Return centered states of unit average variance per component, and labels, of each layer."""
     labels = np.r_[np.ones(bad.shape[1]), np.zeros(good.shape[1])]
     states = torch.cat([bad, good], 1).double().cpu()
     states = states - states.mean(1, keepdim=True)

@@ -1,4 +1,4 @@
-"""How well directions tell bad from good prompts that did not give them."""
+"""Separation of held-out bad and good prompts by directions."""
 
 from dataclasses import dataclass
 
@@ -30,7 +30,7 @@ class Separation:
 
     @property
     def discriminative(self) -> Tensor:
-        """Whether each state separates better than chance, uint8 [n_layers + 1]."""
+        """Return whether each state separates better than chance, uint8 [n_layers + 1]."""
         return torch.tensor([value > self.chance[1] for value in self.auroc], dtype=torch.uint8)
 
 
@@ -61,7 +61,7 @@ def judge(
 
 
 def best_position(sets: ResidualSets) -> int:
-    """The position, counted from the end, whose difference of means separates best anywhere.
+    """Return the position, counted from the end, whose difference of means separates best anywhere.
 
     By the largest AUROC of any layer on held-out prompts, then the largest Cohen's d; of equals,
     the later position (Arditi et al. 2024 choose among the same positions by the edit's effect).
@@ -80,7 +80,7 @@ def best_position(sets: ResidualSets) -> int:
 
 
 def _along(states: Tensor, directions: Tensor) -> Tensor:
-    """Projections [n, layers] of [n, layers, d_model], in float64, one layer at a time."""
+    """Return projections [n, layers] of [n, layers, d_model], in float64, one layer at a time."""
     layers = zip(states.unbind(1), directions.double(), strict=True)
     return torch.stack([layer.double() @ row for layer, row in layers], 1)
 

@@ -1,4 +1,4 @@
-"""The residuals that directions are found with, protected by, and judged on."""
+"""Residuals for finding, protecting and evaluating directions."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -34,7 +34,7 @@ class ResidualSets:
 
     @classmethod
     def from_tensors(cls, tensors: Mapping[str, Mapping[str, Tensor]]) -> "ResidualSets":
-        """From the tensors of each prompt set's file, by the name of the set.
+        """Create from the tensors of each prompt set's file, by the name of the set.
 
         Raises:
             DirectionError: a file holds no states, not the states of this model, or no numbers.
@@ -57,36 +57,36 @@ class ResidualSets:
         return found
 
     def check(self) -> None:
-        """Refuse sets that do not fit together, are too small, or hold no numbers.
+        """Reject sets that are inconsistent, too small or non-finite.
 
         Raises:
             DirectionError: and says which.
         """
         if min(len(self.good), len(self.bad)) < 2:
             raise DirectionError(
-                "a prompt set has a single prompt, so that nothing can be said of its geometry; "
-                "give good_prompts and bad_prompts at least 2 prompts, better 100"
+                "a prompt set has a single prompt, so its geometry cannot be measured; give "
+                "good_prompts and bad_prompts at least 2 prompts, preferably 100"
             )
         for name, values in self._present().items():
             shape = values.shape if name == "unhelpfulness_mean" else values.shape[1:]
             if shape != self.good.shape[1:]:
                 raise DirectionError(
-                    f"residuals of {name} are {list(shape)} a prompt and those of good "
+                    f"residuals of {name} have shape {list(shape)} per prompt and those of good "
                     f"{list(self.good.shape[1:])}; delete the residuals and extract them again"
                 )
             if not torch.isfinite(values).all():
                 raise DirectionError(
-                    "the residual stream holds values that are no numbers; load the model with "
-                    "dtype=bfloat16 or dtype=float32"
+                    "the residual stream has non-finite values; load the model with dtype=bfloat16 "
+                    "or dtype=float32"
                 )
 
     @property
     def n_positions(self) -> int:
-        """How many positions of each prompt were read."""
+        """Number of positions per prompt."""
         return self.good.shape[1] if self.good.ndim == 4 else 1
 
     def at(self, position: int) -> "ResidualSets":
-        """The states at one position, counted from the end: -1 is the last prompt token."""
+        """Return the states at one position, counted from the end: -1 is the last prompt token."""
         if self.good.ndim != 4:
             return self
         # Negative, so that it counts the same with and without the axis of the prompts.

@@ -1,4 +1,4 @@
-"""Directions of prompts whose labels are shuffled: what a method finds where there is nothing."""
+"""Directions of prompts with shuffled labels, as a control of a method."""
 
 from dataclasses import replace
 
@@ -19,7 +19,7 @@ ATTEMPTS = 10
 def shuffled_label_directions(
     sets: ResidualSets, options: ExtractionOptions, position: int, device: torch.device = CPU
 ) -> Tensor | None:
-    """What `extract_directions` would find, had each prompt been called good or bad by chance.
+    """Return the result of `extract_directions` for randomly labeled prompts.
 
     States of good and bad prompts are pooled and dealt out at random, as many to each side as
     before and each with its share of truly bad ones; method, number and protection stay. Without
@@ -43,17 +43,17 @@ def shuffled_label_directions(
             found = directions_of(dealt.bad, dealt.good, options, device)
             return protect(found, dealt, options, device).units.float()
         except DirectionError as error:
-            log.info("Labels are shuffled again: %s", error)
+            log.info("Reshuffling labels: %s", error)
     log.warning(
-        "No control with shuffled labels: %d shuffles left a layer without a direction; protect "
-        "less, or lower min_remaining_norm or n_directions, to have it",
+        "Skipped the shuffled-labels control: %d shuffles left a layer without a direction; to "
+        "enable it, protect less, or lower min_remaining_norm or n_directions",
         ATTEMPTS,
     )
     return None
 
 
 def _deal(sets: ResidualSets, shuffle: torch.Generator) -> ResidualSets:
-    """Both sides anew, as large as before, each with its share of truly bad prompts."""
+    """Deal both sides again, with their sizes unchanged and the same share of truly bad prompts."""
     n_bad, n_good = len(sets.bad), len(sets.good)
     bad, good = (torch.randperm(count, generator=shuffle) for count in (n_bad, n_good))
     stay = round(n_bad * n_bad / (n_bad + n_good))

@@ -63,7 +63,7 @@ def _one_thread() -> Iterator[None]:
 
 
 def layer_chunks(bad: Tensor, good: Tensor) -> Iterator[slice]:
-    """Slices of the layers of residuals [n, layers, d_model], small enough to factorise at once."""
+    """Return slices of the layers of residuals [n, layers, d_model] for factorization."""
     a_layer = (len(bad) + len(good)) * bad.shape[-1] * 8
     width = max(1, CHUNK_BYTES // max(1, a_layer))
     for start in range(0, bad.shape[1], width):

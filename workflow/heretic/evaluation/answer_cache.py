@@ -1,4 +1,4 @@
-"""Answers of a model to benchmark documents, kept in a database between runs.
+"""Database cache of a model's answers to benchmark documents, kept between runs.
 
 lm-evaluation-harness keeps them as pickles, which run code when they are read: whoever can write
 to a shared folder could run code as the next user. Here each answer is JSON text, and its type is
@@ -27,7 +27,7 @@ Answer = tuple[float, bool] | float | str
 
 
 class AnswerDatabase:
-    """Answers by the hash of their request; each is on the disk once it is set."""
+    """Answers keyed by the hash of their request; each is written to disk immediately."""
 
     def __init__(self, path: Path) -> None:
         """Open the database, or create it.
@@ -105,10 +105,10 @@ class AnswerDatabase:
 
 
 class CachedModel(CachingLM):  # type: ignore[misc]  # untyped
-    """A model of lm-eval that is asked only for answers that a database lacks."""
+    """An lm-eval model that is queried only for answers missing from a database."""
 
     def __init__(self, model: LM, path: Path) -> None:
-        """Open the database in place of the pickles of `CachingLM`.
+        """Open the database instead of the pickles of `CachingLM`.
 
         Raises:
             HereticError: as `AnswerDatabase`.
@@ -120,7 +120,7 @@ class CachedModel(CachingLM):  # type: ignore[misc]  # untyped
 
 
 def encode(answer: Answer) -> str:
-    """Return an answer as JSON, in which a tuple is a list."""
+    """Return an answer as JSON; tuples become lists."""
     return json.dumps(answer)
 
 
@@ -139,4 +139,4 @@ def decode(text: object) -> Answer:
             return likelihood, is_greedy
         case str() | float() | int() if not isinstance(value, bool):
             return value
-    raise ValueError("it holds something other than answers")
+    raise ValueError("it does not hold answers")

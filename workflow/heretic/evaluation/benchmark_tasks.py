@@ -1,4 +1,4 @@
-"""Which benchmarks lm-evaluation-harness knows, by their names; nothing of them is fetched.
+"""Names of the benchmarks that lm-evaluation-harness provides; nothing is downloaded.
 
 The harness is an extra and slow to import, so that nothing here imports it before it is asked.
 """
@@ -16,7 +16,7 @@ NEAREST = 3
 
 
 def check_benchmarks(names: Sequence[str], folder: str | None) -> None:
-    """Refuse benchmarks that are not known, or that nothing installed can score.
+    """Reject benchmarks that are unknown or cannot be scored with the installed packages.
 
     Args:
         names: as the setting `benchmarks`; without any there is nothing to refuse.
@@ -34,7 +34,7 @@ def check_benchmarks(names: Sequence[str], folder: str | None) -> None:
         )
     if folder is not None and not Path(folder).expanduser().is_dir():
         raise SettingsError(
-            f"benchmark_tasks = {folder!r} is no folder; name the one that holds your task files"
+            f"benchmark_tasks = {folder!r} is not a folder; specify the folder with your task files"
         )
     known = task_manager(names, folder).task_index
     for name in names:
@@ -43,7 +43,7 @@ def check_benchmarks(names: Sequence[str], folder: str | None) -> None:
 
 
 def task_manager(names: Sequence[str], folder: str | None) -> Any:
-    """lm-eval's own manager of its tasks and the user's.
+    """Return lm-eval's task manager for its own tasks and the user's.
 
     Where the user's files define all of `names` alone, the thousands of others are not read.
     """
@@ -63,7 +63,7 @@ def _manager(folder: str | None, *, everything: bool) -> Any:
 
 
 def task_files(folder: str | None) -> list[str]:
-    """Paths of the files in a folder of tasks, which may be YAML, Python and data."""
+    """Return the paths of the files in a task folder: YAML, Python and data."""
     if folder is None:
         return []
     found = Path(folder).expanduser().rglob("*")
@@ -71,7 +71,7 @@ def task_files(folder: str | None) -> list[str]:
 
 
 def _members(index: dict[str, Any]) -> set[str]:
-    """What groups name as their tasks."""
+    """Return the tasks listed by groups."""
     groups = [entry.cfg for entry in index.values() if entry.cfg and "group" in entry.cfg]
     listed = [member for cfg in groups for member in cfg.get("task") or []]
     return {

@@ -1,4 +1,4 @@
-"""Scores of public benchmarks, of the original and the edited model side by side.
+"""Scores of public benchmarks for the original and the edited model, side by side.
 
 Both models answer the same documents, so that the standard error of their difference is that of
 the mean of paired differences, which is far smaller than the errors of the two scores suggest.
@@ -26,7 +26,7 @@ SUBSETS = {"mmlu_subset": Subset("mmlu", 25)}
 
 @dataclass(frozen=True)
 class BenchmarkProtocol:
-    """What decides the scores of a model; the fields are the settings `benchmark_*`.
+    """Everything that determines a model's scores; the fields are the settings `benchmark_*`.
 
     Attributes:
         names: benchmarks as the user names them, each once.
@@ -44,7 +44,7 @@ class BenchmarkProtocol:
 
     @classmethod
     def from_settings(cls, settings: Mapping[str, Any]) -> Self:
-        """The protocol that the settings describe."""
+        """Return the protocol described by the settings."""
         return cls(
             tuple(dict.fromkeys(settings["benchmarks"])),
             settings["benchmark_limit"],
@@ -54,18 +54,18 @@ class BenchmarkProtocol:
         )
 
     def limit_of(self, name: str) -> int | None:
-        """Documents of each task of a benchmark; None for all."""
+        """Return the number of documents per task of a benchmark; None for all."""
         limits = [self.limit, SUBSETS[name].per_task if name in SUBSETS else 0]
         return min((limit for limit in limits if limit), default=None)
 
 
 def known_as(name: str) -> str:
-    """The name in lm-eval of what the user calls `name`."""
+    """Return the lm-eval name for the user's `name`."""
     return SUBSETS[name].benchmark if name in SUBSETS else name
 
 
 def compare(original: Mapping[str, Any], edited: Mapping[str, Any]) -> dict[str, Any]:
-    """The contents of `benchmarks.json`: scores of both models and their differences.
+    """Return the contents of `benchmarks.json`: the scores of both models and their differences.
 
     Args:
         original, edited: what `harness.score_benchmarks` gives, of the same protocol.
@@ -75,8 +75,8 @@ def compare(original: Mapping[str, Any], edited: Mapping[str, Any]) -> dict[str,
     """
     if original["versions"] != edited["versions"]:
         raise HereticError(
-            f"the original was scored by other versions ({original['versions']}) than the edited "
-            f"model ({edited['versions']}); delete results/<run>/benchmarks and run again"
+            f"the original was scored with different versions ({original['versions']}) from the "
+            f"edited model ({edited['versions']}); delete results/<run>/benchmarks and run again"
         )
     tasks = {
         name: {
@@ -103,7 +103,7 @@ def _side_by_side(original: Mapping[str, Any], edited: Mapping[str, Any]) -> dic
 
 
 def _difference(original: Mapping[str, Any], edited: Mapping[str, Any]) -> dict[str, Any]:
-    """Edited less original; `paired` where both are means over the same documents."""
+    """Return edited minus original; `paired` if both are means over the same documents."""
     if original["value"] is None or edited["value"] is None:
         return {"value": None, "stderr": None, "paired": False}
     value = edited["value"] - original["value"]
@@ -117,7 +117,7 @@ def _difference(original: Mapping[str, Any], edited: Mapping[str, Any]) -> dict[
 
 
 def _standard_error(values: Sequence[float]) -> float | None:
-    """Of the mean; None of a single value."""
+    """Return the standard error of the mean; None for a single value."""
     n = len(values)
     if n < 2:
         return None
@@ -141,7 +141,7 @@ HEADINGS = ("Benchmark", "Metric", "Documents", "Original", "Edited", "Differenc
 
 
 def benchmark_rows(benchmarks: Mapping[str, Any]) -> tuple[BenchmarkRow, ...]:
-    """The table of `benchmarks.json`, each value with its standard error."""
+    """Return the table of `benchmarks.json`, each value with its standard error."""
     return tuple(
         BenchmarkRow(
             _with_shots(task, part["shots"]),
@@ -157,11 +157,11 @@ def benchmark_rows(benchmarks: Mapping[str, Any]) -> tuple[BenchmarkRow, ...]:
 
 
 def benchmark_notes(benchmarks: Mapping[str, Any]) -> str:
-    """What the table is, in a sentence or two below it."""
+    """Return a sentence or two that describe the table."""
     return (
         f"Scored by lm-eval {benchmarks['versions']['lm_eval']}, each value with its standard "
-        "error. Both models answered the same documents, so the difference is known better than "
-        "the two scores are."
+        "error. Both models answered the same documents, so the difference is known more "
+        "precisely than the two scores."
     )
 
 

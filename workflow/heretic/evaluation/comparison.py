@@ -1,4 +1,4 @@
-"""The held-out comparison of any two models, one in memory at a time."""
+"""Held-out comparison of any two models, with one in memory at a time."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -21,7 +21,7 @@ from heretic.settings.values import AUTO_PREFIX
 
 @dataclass(frozen=True)
 class Vocabulary:
-    """What the numbers in a model's predictions stand for.
+    """Meaning of the entries of a model's predictions.
 
     Attributes:
         width: how many tokens it predicts.
@@ -33,13 +33,13 @@ class Vocabulary:
 
     @classmethod
     def of(cls, model: Model) -> "Vocabulary":
-        """Of a loaded model."""
+        """Return the vocabulary of a loaded model."""
         config: Any = model.network.config.get_text_config()
         known = model.chat.tokenizer.get_vocab()
         return cls(int(config.vocab_size), {number: token for token, number in known.items()})
 
     def agrees(self, other: "Vocabulary") -> bool:
-        """Whether predictions can be compared: as many tokens, and none with two meanings."""
+        """Return whether predictions are comparable: equal sizes and no conflicting tokens."""
         shared = self.tokens.keys() & other.tokens.keys()
         return self.width == other.width and all(
             self.tokens[number] == other.tokens[number] for number in shared
@@ -48,7 +48,7 @@ class Vocabulary:
 
 @dataclass(frozen=True)
 class Asked:
-    """How both models of a comparison were asked.
+    """Prompting configuration of both models of a comparison.
 
     Attributes:
         response_prefix: text with which every answer began.
@@ -66,7 +66,7 @@ def compare_models(
     protocol: HoldoutProtocol,
     response_prefix: str,
 ) -> tuple[SideBySide, Asked]:
-    """Measure two models as a run measures its original and its edited one.
+    """Measure two models with the protocol of a run's original and edited models.
 
     Each is asked through its own chat template, and all answers begin with one response prefix.
     Divergences are left out where the models have other tokens.
@@ -88,7 +88,7 @@ def compare_models(
     model = load_original()
     if response_prefix == AUTO_PREFIX:
         response_prefix = find_response_prefix(model, sets.good, sets.bad)
-        log.info("Answers are taken to begin with %r", response_prefix)
+        log.info("Response prefix: %r", response_prefix)
     model = _beginning_with(response_prefix, model)
     recorded = record_original(model, sets, protocol)
     original, vocabulary = unchanged(model, recorded), Vocabulary.of(model)
@@ -97,10 +97,10 @@ def compare_models(
     release_memory()
     model = _beginning_with(response_prefix, load_edited())
     if model.chat.tokenizer.chat_template != template:
-        log.warning("The chat templates differ: each model is asked through its own")
+        log.warning("The chat templates differ: each model uses its own")
     comparable = vocabulary.agrees(Vocabulary.of(model))
     if not comparable:
-        log.warning("No KL divergences: the models predict other tokens")
+        log.warning("Skipping KL: the models have different vocabularies")
         compared = {s.name for s in protocol.panel.passes if s.needs_same_tokens}
         further = {k: score for k, score in original.further.items() if k not in compared}
         original = replace(original, kl_first_token=None, kl_teacher_forced=None, further=further)

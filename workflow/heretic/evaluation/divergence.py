@@ -1,4 +1,4 @@
-"""How far the edited model's predictions have moved from the original's."""
+"""Divergence of the edited model's predictions from the original's."""
 
 from collections.abc import Sequence
 
@@ -7,7 +7,7 @@ from torch import Tensor
 
 
 def kl_divergence(original: Tensor, edited: Tensor) -> Tensor:
-    """KL(original || edited) in nats over the last dimension.
+    """Compute KL(original || edited) in nats over the last dimension.
 
     Args:
         original, edited: log-probabilities [..., vocabulary].
@@ -21,10 +21,10 @@ def kl_divergence(original: Tensor, edited: Tensor) -> Tensor:
 
 
 def first_token_kl(original: Sequence[Tensor], edited: Sequence[Tensor]) -> list[float]:
-    """KL of the first response token of each prompt."""
+    """Compute the KL divergence of the first response token of each prompt."""
     return [float(kl_divergence(o[0], e[0])) for o, e in zip(original, edited, strict=True)]
 
 
 def teacher_forced_kl(original: Sequence[Tensor], edited: Sequence[Tensor]) -> list[float]:
-    """Mean KL over the tokens of the original's own answer, per prompt."""
+    """Compute the mean KL over the tokens of the original's own response, per prompt."""
     return [float(kl_divergence(o, e).mean()) for o, e in zip(original, edited, strict=True)]

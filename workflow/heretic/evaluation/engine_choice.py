@@ -1,4 +1,4 @@
-"""The engine that a model allows: the fast one as far as it is proved, or the plain one."""
+"""Choice of the trial engine: the fast one where verified as equivalent, or the plain one."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -44,7 +44,7 @@ def make_trial_engine(
     trials_in_flight: int | Literal["auto"],
     directions: AblationDirections,
 ) -> TrialEngine:
-    """What scores the trials of a study, of a model in its original state.
+    """Create the engine that scores the trials of a study, for a model in its original state.
 
     All arguments but the first three and the last are settings of the same names; the panel is that
     of every study unless another one is given. `auto` edits outputs and takes several trials
@@ -91,12 +91,12 @@ def _in_flight(model: Model, engine: str, trials_in_flight: int | Literal["auto"
 def _editor(
     make: Callable[..., Editor], model: Model, engine: str, *, outputs_preferred: bool
 ) -> Editor:
-    """With `engine: auto` outputs are edited where that is preferred and possible."""
+    """Return the editor; with `engine: auto`, edit outputs where that is preferred and possible."""
     if engine == AUTO and outputs_preferred:
         try:
             return make(model, "output_side")
         except ModelLoadError as error:
-            log.info("Trials edit weights, one after the other: %s", error)
+            log.info("Falling back to weight edits, one trial at a time: %s", error)
     return make(model, engine)
 
 
@@ -106,7 +106,7 @@ def _proved(
     options: EngineOptions,
     directions: AblationDirections,
 ) -> EngineOptions | None:
-    """Those options under which a few prompts give what plain passes give; None if there are none.
+    """Return the options under which a few prompts match plain passes; None if there are none.
 
     Each one that is dropped is told in the log.
     """
@@ -129,22 +129,22 @@ def _proved(
             reason = rehearsal.disagreement(fixed_places=tried.compile, guessed=tried.guesses)
             if reason is None:
                 return _apart(editor, rehearsal, tried, directions)
-            log.info("Not as plain passes with %s: %s", tried.means, reason)
-    log.info("Answers come from generate, one trial after the other: %s", reason)
+            log.info("Disabled %s: equivalence check failed (%s)", tried.means, reason)
+    log.info("Falling back to model.generate, one trial at a time: %s", reason)
     return None
 
 
 def _within_windows(model: Model, longest: int, options: EngineOptions) -> EngineOptions:
-    """Without what spreads the tokens of a row over more columns than a layer sees."""
+    """Disable options that spread a row's tokens over more columns than a layer attends to."""
     window, length = smallest_window(model), options.max_response_length
     if window is None:
         return options
     if longest + length > window:
-        log.info("Prompts share no prefix: some layers see only %d tokens", window)
+        log.info("Prefix sharing disabled: sliding window of %d tokens", window)
         options = replace(options, share_prefix=False)
     # Wrong guesses of any row are columns of all rows.
     if options.guesses and longest + length * (1 + LONGEST) > window:
-        log.info("Answers are not guessed: some layers see only %d tokens", window)
+        log.info("Speculative decoding disabled: sliding window of %d tokens", window)
         options = replace(options, drafts=False)
     return options
 
@@ -160,17 +160,17 @@ def _ever_less(options: EngineOptions) -> list[EngineOptions]:
 def _apart(
     editor: Editor, rehearsal: Rehearsal, options: EngineOptions, directions: AblationDirections
 ) -> EngineOptions:
-    """The options, with one trial after the other where several cannot be told apart."""
+    """Return the options, with one trial at a time if several cannot be separated."""
     if options.trials_in_flight == 1:
         return options
     reason = why_not_together(editor, rehearsal.prompts(), directions)
     if reason is None:
         return options
-    log.info("Trials are scored one after the other: %s", reason)
+    log.info("Scoring trials one at a time: %s", reason)
     return replace(options, trials_in_flight=1)
 
 
 def _extremes(ids: Sequence[Sequence[int]]) -> list[Sequence[int]]:
-    """The longest, and the two shortest of other lengths, so that a batch of two has padding."""
+    """Return the longest, and the two shortest of other lengths, so a batch of two has padding."""
     ordered = sorted({len(row): row for row in ids}.values(), key=len)
     return [*ordered[:2], ordered[-1]] if len(ordered) > 2 else ordered

@@ -1,4 +1,4 @@
-"""Scores the state of the model in memory plainly: passes over whole batches, and `generate`."""
+"""Plain scoring of the model in memory: full-batch forward passes and `generate`."""
 
 from collections.abc import Sequence
 
@@ -17,7 +17,7 @@ from heretic.stages import StageClock
 
 
 class Evaluator:
-    """Compares the model in memory with its original state, which it must have at the start."""
+    """Compare the model in memory with its original state, in which it must start."""
 
     def __init__(
         self,
@@ -37,7 +37,7 @@ class Evaluator:
     def evaluate(
         self, limits: Limits | None = None, clock: StageClock | None = None
     ) -> TrialScores:
-        """Score the model's present state; beyond the limits no answers are generated.
+        """Score the model's current state; beyond the limits no answers are generated.
 
         Args:
             limits: none generates in any case.
@@ -59,7 +59,7 @@ class Evaluator:
         return trial_scores(self.panel, self.prompts, kl, log_odds, passes, answers)
 
     def _answers(self) -> tuple[list[str], list[str]]:
-        """Answers to the good and to the bad prompts."""
+        """Return the answers to the good and the bad prompts."""
         good, bad = self.prompts.good, self.prompts.bad
         tokens = generate(self.model, [*good, *bad], self.max_response_length)
         answers = decode(self.model, tokens)
@@ -72,7 +72,7 @@ class Evaluator:
         return float(self._refusal_tokens.log_odds(rows).mean())
 
     def _first_tokens(self, prompts: Sequence[Prompt]) -> list[Tensor]:
-        """Log-probabilities [1, vocabulary] of the first response token of each prompt."""
+        """Return log-probabilities [1, vocabulary] of the first response token of each prompt."""
         return forced_log_probabilities(self.model, prompts, [[] for _ in prompts])
 
 

@@ -1,4 +1,4 @@
-"""Scores trials at the cost of what they change: see `heretic.inference` for how."""
+"""Scoring of trials at the cost of what they change; see `heretic.inference`."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -28,7 +28,7 @@ from heretic.stages import StageClock
 
 @dataclass(frozen=True)
 class EngineOptions:
-    """What the engine may do; none of it changes a score.
+    """Options of the engine; none of them changes a score.
 
     Attributes:
         max_response_length: tokens of an answer.
@@ -50,24 +50,24 @@ class EngineOptions:
 
     @property
     def guesses(self) -> bool:
-        """Whether answers are guessed: a compiled step has one token a row."""
+        """Return whether draft tokens are used: a compiled step has one token per row."""
         return self.drafts and not self.compile
 
     @property
     def means(self) -> str:
-        """What sets it apart from plain passes, for a log line."""
+        """Description of the differences from plain passes, for a log line."""
         parts = {
-            "passes from the first edited layer": self.activation_cache_gb > 0,
+            "forward passes from the first edited layer": self.activation_cache_gb > 0,
             "a shared prefix": self.share_prefix,
             "guessed answers": self.guesses,
-            "keys in fixed places": self.compile,
+            "a static KV cache": self.compile,
         }
         return ", ".join([*(name for name, used in parts.items() if used), "rearranged rows"])
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """What was found of a trial beside its answers.
+    """Results of a trial apart from its answers.
 
     Attributes:
         kl: mean of the first response token of the good prompts, in nats.
@@ -83,7 +83,7 @@ class Outcome:
 
 
 class FastEngine:
-    """Scores several trials together, each with one pass over the prompts and one decoding."""
+    """Score several trials together, each with one pass over the prompts and one decoding."""
 
     def __init__(
         self,
@@ -100,7 +100,9 @@ class FastEngine:
         self.study = self._prepare(options.activation_cache_gb)
         self._refusal_tokens = RefusalTokens.of(self.study.first_of_good, self.study.first_of_bad)
         self.most_rows = model.batch_size.current * self.trials_in_flight
-        log.info("Trials by %s, %d together; %s", self.name, self.trials_in_flight, self.study)
+        log.info(
+            "Engine: %s, %d trials per batch; %s", self.name, self.trials_in_flight, self.study
+        )
         self.steps = self._make_steps()
         self._drafts = DraftBook(tokens_of_a_pass(model)) if options.guesses else None
         self._ending = Ending(
@@ -111,27 +113,27 @@ class FastEngine:
 
     @property
     def model(self) -> Model:
-        """The model that is scored."""
+        """The scored model."""
         return self.editor.model
 
     @property
     def name(self) -> str:
-        """How it edits."""
+        """Name of the edit method."""
         return self.editor.name
 
     @property
     def trials_in_flight(self) -> int:
-        """How many trials are scored together."""
+        """Number of trials scored together."""
         return min(self.options.trials_in_flight, self.editor.max_trials)
 
     def restore(self) -> None:
-        """Bring the original model back, bit for bit."""
+        """Restore the original model, bit for bit."""
         self.editor.restore()
 
     def score(
         self, trials: Sequence[Sequence[Edit]], limits: Limits, clock: StageClock
     ) -> list[TrialScores]:
-        """Scores of some trials; no answers are generated beyond the limits.
+        """Score some trials; no answers are generated beyond the limits.
 
         When memory runs out they are scored again with fewer rows at once, from then on.
 
@@ -158,7 +160,7 @@ class FastEngine:
     def answer(
         self, trials: Sequence[Sequence[Edit]], limits: Limits, clock: StageClock
     ) -> tuple[list[Outcome], Mapping[Owner, list[int]]]:
-        """What passes tell of each of a few trials, and answers as far as they matter.
+        """Yield the pass results of each of a few trials, and their answers as far as needed.
 
         Args:
             trials: at most `trials_in_flight`.
@@ -196,7 +198,7 @@ class FastEngine:
         ], answers
 
     def _compare(self, queue: TrialQueue, trial: int, limits: Limits) -> Outcome:
-        """What passes tell of a trial, whose prompts then wait for answers if it is near enough."""
+        """Compare a trial with the original; if close enough, its prompts wait for answers."""
         kl = queue.compare(trial)
         log_odds = None
         if limits.allow(kl) and limits.max_refusal_log_odds is not None:
@@ -212,7 +214,7 @@ class FastEngine:
     def scores(
         self, trial: int, outcome: Outcome, answers: Mapping[Owner, list[int]]
     ) -> TrialScores:
-        """What the outcome and the answers of one trial make of it."""
+        """Return the scores computed from the outcome and the answers of one trial."""
         texts = None
         if outcome.answered:
             n_good = len(self.prompts.good)
@@ -224,7 +226,7 @@ class FastEngine:
         )
 
     def _prepare(self, gigabytes: float) -> StudyPrompts:
-        """The study's prompts in batches that fit into memory, with recordings if these fit too."""
+        """Return the study's prompts in batches that fit in memory, if possible with recordings."""
         good, bad = map(self.model.chat.encode, (self.prompts.good, self.prompts.bad))
         prefix = 0
         if self.options.share_prefix:
@@ -242,7 +244,7 @@ class FastEngine:
             size.halve()
 
     def _shrink(self) -> None:
-        """Have less in memory from now on.
+        """Reduce the memory use from now on.
 
         Several batches at once are halved down to one, then what earlier passes computed goes, then
         the batch is halved.
@@ -256,7 +258,7 @@ class FastEngine:
         elif self._drafts is not None or self.study.has_recordings:
             self._drafts = None
             self.study.forget_recordings()
-            log.warning("Out of memory: continuing without what earlier passes computed")
+            log.warning("Out of memory: dropped the activation cache")
             return
         else:
             size.halve()
@@ -264,7 +266,7 @@ class FastEngine:
         size.current = min(size.current, self.most_rows)
         self.study.limit(size.current)
         self.steps = self._make_steps()
-        log.warning("Out of memory: continuing with %d rows at once", self.most_rows)
+        log.warning("Out of memory: continuing with %d rows per batch", self.most_rows)
 
     def _make_steps(self) -> Steps:
         if not self.options.compile:
@@ -278,6 +280,6 @@ class FastEngine:
 
 
 def first_changed(edits: Sequence[Edit], n_layers: int) -> int:
-    """The first layer that an edit touches; 0 also for the embeddings, `n_layers` for none."""
+    """Return the first layer changed by an edit; 0 also for the embeddings, `n_layers` for none."""
     layers = [edit.writer.layer for edit in edits if any(edit.strengths)]
     return max(0, min(layers, default=n_layers))

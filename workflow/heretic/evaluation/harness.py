@@ -1,4 +1,4 @@
-"""Benchmarks scored by lm-evaluation-harness (Gao et al. 2024) on a model that is in memory.
+"""Benchmarks scored by lm-evaluation-harness (Gao et al. 2024) on a model in memory.
 
 Every answer is kept in a database as soon as it is there, so that an interrupted benchmark, a
 larger limit or one more benchmark asks only for what is new.
@@ -51,7 +51,7 @@ SEED = 1234  # lm-eval's own default
 
 @dataclass(frozen=True)
 class Benchmark:
-    """A benchmark with its data at hand.
+    """A benchmark with its data loaded.
 
     Attributes:
         name: as the user calls it.
@@ -66,13 +66,13 @@ class Benchmark:
     limit: int | None
 
     def count(self) -> int:
-        """Documents that are scored."""
+        """Return the number of scored documents."""
         sizes = [len(task.eval_docs) for task in self.loaded["tasks"].values()]
         return sum(size if self.limit is None else min(size, self.limit) for size in sizes)
 
 
 def load_benchmarks(protocol: BenchmarkProtocol) -> list[Benchmark]:
-    """Fetch the data of every benchmark; no model is needed for that.
+    """Download the data of every benchmark; no model is needed.
 
     Raises:
         SettingsError: a benchmark cannot be had, runs code that a model writes, or needs images.
@@ -87,14 +87,14 @@ def _load(name: str, manager: Any, protocol: BenchmarkProtocol) -> Benchmark:
         loaded = manager.load([known_as(name)])
     except TASK_ERRORS as error:
         raise SettingsError(
-            f"benchmark {name} cannot be had: {one_line(error)}; check the network and its task "
-            "file, or take it out of benchmarks"
+            f"cannot load benchmark {name}: {one_line(error)}; check the network and its task "
+            "file, or remove it from benchmarks"
         ) from error
     for task in loaded["tasks"].values():
         if getattr(task, "UNSAFE_CODE", False) or getattr(task, "MULTIMODAL", False):
             raise SettingsError(
-                f"benchmark {name} runs code that the model writes, or shows it images, which is "
-                "not supported; take it out of benchmarks"
+                f"benchmark {name} executes model-generated code or uses images, which is not "
+                "supported; remove it from benchmarks"
             )
         own = task.get_config("num_fewshot")
         if protocol.shots is not None and own != 0:  # 0 in a definition means never
@@ -108,7 +108,7 @@ def _load(name: str, manager: Any, protocol: BenchmarkProtocol) -> Benchmark:
 
 
 def _heads(name: str, loaded: Mapping[str, Any]) -> list[str]:
-    """A task or a group with a score of its own; else, as of a tag, the parts that have one."""
+    """Return a task or group with its own score, or else (for a tag) its parts that have one."""
     groups = loaded.get("groups", {})
     if name in groups and not groups[name].has_aggregation:
         return [head for part in groups[name].child_names for head in _heads(part, loaded)]
@@ -150,7 +150,7 @@ def score_benchmarks(
 
 
 def _evaluate(network: Any, model: Model, benchmark: Benchmark, *, chat: bool) -> dict[str, Any]:
-    """Results as lm-eval gives them; answers that came before memory ran out are kept."""
+    """Return lm-eval's results; answers given before memory ran out are kept."""
     while True:
         try:
             results: dict[str, Any] = evaluate(
@@ -171,7 +171,7 @@ def _evaluate(network: Any, model: Model, benchmark: Benchmark, *, chat: bool) -
 
 
 def _scores(head: str, results: Mapping[str, Any]) -> dict[str, Any]:
-    """Every metric of a task or a group of tasks."""
+    """Return every metric of a task or a group of tasks."""
     row = results["results"][head]
     tasks = list(_leaves(head, results["group_subtasks"]))
     better = results["higher_is_better"].get(head, {})
@@ -203,14 +203,14 @@ def _leaves(name: str, members: Mapping[str, Iterable[str]]) -> Iterable[str]:
 
 
 def _documents(samples: Sequence[Any], metric: str, kind: str) -> list[float]:
-    """Scores of single documents; empty where one has none or it is no number."""
+    """Return scores per document; empty if one is missing or non-numeric."""
     rows = [row for task in samples for row in task if row["filter"] == kind]
     values = [_number(row.get(metric)) for row in rows]
     return [value for value in values if value is not None] if None not in values else []
 
 
 def _number(value: object) -> float | None:
-    """A finite number; lm-eval says `N/A` where there is none."""
+    """Return a finite number; lm-eval writes `N/A` for a missing one."""
     known = isinstance(value, int | float | numpy.number | numpy.bool_)
     return float(value) if known and math.isfinite(value) else None  # type: ignore[arg-type]
 
@@ -225,7 +225,7 @@ def _told(metrics: Mapping[str, Any]) -> str:
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Progress bars on a terminal alone, and no warnings of what is meant here."""
+    """Show progress bars only on a terminal, and hide warnings about intended behavior."""
     logging.getLogger("lm_eval").setLevel(logging.ERROR)
     if sys.stderr.isatty():
         yield
@@ -235,7 +235,7 @@ def _quiet() -> Iterator[None]:
 
 
 def answers_file(folder: Path, weights: str, model: Model) -> Path:
-    """Where the answers of a model are kept, under a name that is that of no other model.
+    """Return the path of a model's answers, under a name unique to that model.
 
     Args:
         folder: of all such files.

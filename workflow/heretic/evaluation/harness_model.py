@@ -1,4 +1,4 @@
-"""A model of this project as lm-evaluation-harness asks one."""
+"""Adapter from a model of this project to the lm-evaluation-harness interface."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -15,7 +15,7 @@ MOST_SCORED = 16
 
 
 class HarnessModel(HFLM):  # type: ignore[misc]  # untyped
-    """A model that the project has loaded, as lm-eval asks one.
+    """lm-eval interface of a model loaded by the project.
 
     Conversations are rendered as they are everywhere here: the response prefix follows the
     generation prompt, a system turn that the template does not know opens the user's, and a date in
@@ -38,33 +38,33 @@ class HarnessModel(HFLM):  # type: ignore[misc]  # untyped
 
     @property
     def device(self) -> Any:
-        """Where inputs go."""
+        """Device of the inputs."""
         return self._loaded.device
 
     @property
     def batch_size(self) -> int:
-        """Rows of a batch; the harness asks before every kind of request."""
+        """Rows per batch; the harness reads it before every kind of request."""
         return self._most
 
     def loglikelihood(self, requests: Any, disable_tqdm: bool = False) -> Any:
-        """Log-probabilities of continuations."""
+        """Return log-probabilities of continuations."""
         self._most = min(MOST_SCORED, self._loaded.batch_size.current)
         return super().loglikelihood(requests, disable_tqdm)
 
     def loglikelihood_rolling(self, requests: Any, disable_tqdm: bool = False) -> Any:
-        """Log-probabilities of whole texts."""
+        """Return log-probabilities of whole texts."""
         self._most = min(MOST_SCORED, self._loaded.batch_size.current)
         return super().loglikelihood_rolling(requests, disable_tqdm)
 
     def generate_until(self, requests: Any, disable_tqdm: bool = False) -> Any:
-        """Greedy answers, or what the task asks for."""
+        """Return greedy answers, or the kind of answers requested by the task."""
         self._most = self._loaded.batch_size.current
         return super().generate_until(requests, disable_tqdm)
 
     def apply_chat_template(
         self, chat_history: list[dict[str, Any]], add_generation_prompt: bool = True
     ) -> str:
-        """The conversation as the model sees it."""
+        """Return the conversation in the model's chat format."""
         chat = self._loaded.chat
         text = super().apply_chat_template(_turns(chat, chat_history), add_generation_prompt)
         return str(text) + (chat.response_prefix if add_generation_prompt else "")

@@ -1,4 +1,4 @@
-"""The held-out table: original, edited and control models on prompts that no search saw."""
+"""Held-out table: original, edited and control models on prompts unseen by the search."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -22,7 +22,7 @@ BAD_SET, GOOD_SET = "bad_holdout_prompts", "good_holdout_prompts"
 
 @dataclass(frozen=True)
 class HoldoutSets:
-    """The two held-out prompt sets, and plain texts where further scores may read some."""
+    """The two held-out prompt sets, and plain texts for the scores that read them."""
 
     good: list[Prompt]
     bad: list[Prompt]
@@ -34,14 +34,14 @@ class HoldoutSets:
         return self.bad + self.good
 
     def indices(self, name: str) -> range:
-        """Places of one set, by its name, among all prompts."""
+        """Return the indices of one set, by its name, among all prompts."""
         n_bad = len(self.bad)
         return range(n_bad) if name == BAD_SET else range(n_bad, n_bad + len(self.good))
 
 
 @dataclass(frozen=True)
 class HoldoutProtocol:
-    """How models are compared; fields as the settings of the same names, and the scorers."""
+    """Comparison protocol; fields as the settings of the same names, and the scorers."""
 
     max_response_length: int
     kl_tokens: int
@@ -51,7 +51,7 @@ class HoldoutProtocol:
 
     @classmethod
     def from_settings(cls, settings: Mapping[str, Any]) -> "HoldoutProtocol":
-        """Pick the fields out of a larger set of settings, and make the scorers.
+        """Create the protocol and its scorers from a larger set of settings.
 
         Raises:
             SettingsError: a scorer cannot be made.
@@ -69,7 +69,7 @@ class HoldoutProtocol:
         *,
         same_tokens: bool = True,
     ) -> dict[str, Score]:
-        """Scores that settings name, of a model and its answers to `HoldoutSets.all`.
+        """Compute the additional scores of a model and its answers to `HoldoutSets.all`.
 
         With other tokens than the original's it lacks those that compare predictions.
         """
@@ -89,7 +89,7 @@ class HoldoutProtocol:
 
 @dataclass(frozen=True)
 class Original:
-    """What the original model says, with which every other model is compared.
+    """Results of the original model, the reference for every other model.
 
     Attributes:
         tokens: greedy answers to `HoldoutSets.all`.
@@ -127,8 +127,8 @@ class Measurement:
 
 
 def record_original(model: Model, sets: HoldoutSets, protocol: HoldoutProtocol) -> Original:
-    """Answers and distributions of the original model."""
-    tokens = generate(model, sets.all, protocol.max_response_length, "Answers of the original")
+    """Record the answers and distributions of the original model."""
+    tokens = generate(model, sets.all, protocol.max_response_length, "Responses of the original")
     forced = [answer[: protocol.kl_tokens] for answer in tokens[len(sets.bad) :]]
     prompts = ScoredPrompts(sets.good, sets.bad, sets.texts)
     measures = [scorer.prepare(model, prompts) for scorer in protocol.panel.passes]
@@ -150,7 +150,7 @@ def measure(
     *,
     same_tokens: bool = True,
 ) -> Measurement:
-    """Answers of the model in memory, and its divergence from the original.
+    """Measure the answers of the model in memory and its divergence from the original.
 
     Args:
         model: what is measured.
@@ -160,7 +160,7 @@ def measure(
         name: says in the log whose answers they are.
         same_tokens: whether both models have the same tokens; else there are no divergences.
     """
-    tokens = generate(model, sets.all, protocol.max_response_length, f"Answers of the {name}")
+    tokens = generate(model, sets.all, protocol.max_response_length, f"Responses of the {name}")
     answers = decode(model, tokens)
     further = protocol.further(model, original.measures, sets, answers, same_tokens=same_tokens)
     if not same_tokens:
@@ -176,7 +176,7 @@ def measure(
 
 
 def unchanged(model: Model, original: Original) -> Measurement:
-    """The original as its own measurement: its answers, and no divergence."""
+    """Return the original as its own measurement: its answers, and zero divergence."""
     zeros = [0.0] * len(original.log_probabilities)
     answers = decode(model, original.tokens)
     return Measurement(original.tokens, answers, zeros, zeros, original.further)
@@ -185,7 +185,7 @@ def unchanged(model: Model, original: Original) -> Measurement:
 def summarize(
     measurement: Measurement, sets: HoldoutSets, protocol: HoldoutProtocol
 ) -> dict[str, Any]:
-    """One row of the table, in the shape of `evaluation.json`; further scores under `scores`.
+    """Return one row of the table in the form of `evaluation.json`, with `scores`.
 
     Raises:
         HereticError: a divergence or a score is no number.
@@ -205,7 +205,7 @@ def summarize(
 
 
 def _shown(score: Score, samples: int, seed: int) -> dict[str, Any]:
-    """A further score: a rate where it counts, else its value, with an interval if it is a mean."""
+    """Return a score as a rate if it counts, else its value, with an interval if it is a mean."""
     if score.counts:
         return {**rate([detail > 0 for detail in score.details]), "direction": score.direction}
     mean = mean_with_interval([*score.details], samples, seed)
@@ -215,15 +215,15 @@ def _shown(score: Score, samples: int, seed: int) -> dict[str, Any]:
 
 
 def require_finite(values: Sequence[float]) -> None:
-    """Refuse what no table can hold.
+    """Reject values that a table cannot hold.
 
     Raises:
         HereticError: a value is no number.
     """
     if not all(math.isfinite(value) for value in values):
         raise HereticError(
-            "a measured model predicts values that are no numbers; choose a weaker edit with "
-            "`select`, or dtype=bfloat16 or dtype=float32"
+            "a model produced non-finite logits; choose a weaker edit with `select`, or "
+            "dtype=bfloat16 or dtype=float32"
         )
 
 

@@ -1,4 +1,4 @@
-"""Whether rows of several trials in one batch are each edited as their own trial says."""
+"""Equivalence check of batches that mix rows of several trials."""
 
 import torch
 
@@ -16,7 +16,7 @@ from heretic.model.components import COMPONENTS
 def why_not_together(
     editor: Editor, prompts: StudyPrompts, directions: AblationDirections
 ) -> str | None:
-    """Why two trials in one batch are not what they are one after the other, or None.
+    """Return why two trials in one batch differ from the same trials run separately, or None.
 
     Args:
         editor: of a model in its original state, in which it is afterwards.

@@ -1,4 +1,4 @@
-"""Whether two models differ on the same prompts, rather than by the luck of which were drawn."""
+"""Paired tests of two models on the same prompts, free of the sampling error over prompts."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -7,7 +7,7 @@ from scipy.stats import binomtest
 
 
 def mcnemar(original: Sequence[bool], edited: Sequence[bool]) -> dict[str, Any]:
-    """McNemar's test, exact (McNemar 1947): only prompts on which the two differ count.
+    """Compute McNemar's exact test (McNemar 1947), which counts only discordant prompts.
 
     Had the edit no effect, each of these would go either way like a fair coin, so that the p-value
     is that of the two-sided binomial test of one half.
@@ -29,5 +29,5 @@ def mcnemar(original: Sequence[bool], edited: Sequence[bool]) -> dict[str, Any]:
 def paired_tests(
     original: Mapping[str, Sequence[bool]], edited: Mapping[str, Sequence[bool]]
 ) -> dict[str, dict[str, Any]]:
-    """`mcnemar` of each measure that both models have, by its name."""
+    """Return `mcnemar` for each measure available for both models, by name."""
     return {name: mcnemar(original[name], edited[name]) for name in original if name in edited}

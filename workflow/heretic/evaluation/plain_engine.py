@@ -1,4 +1,4 @@
-"""Trials one after the other: the plain way, against which faster ones are checked."""
+"""Plain trial engine: one trial at a time, the reference for the faster ones."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -15,7 +15,7 @@ from heretic.stages import StageClock
 
 @dataclass(frozen=True)
 class PlainEngine:
-    """Edits the model for each trial, then evaluates it; a `TrialEngine`.
+    """Edit the model for each trial, then evaluate it; a `TrialEngine`.
 
     Attributes:
         editor: of a model that was in its original state when the evaluator was made.
@@ -27,33 +27,33 @@ class PlainEngine:
 
     @property
     def model(self) -> Model:
-        """The model that is edited."""
+        """The edited model."""
         return self.editor.model
 
     @property
     def name(self) -> str:
-        """How it edits, and that answers come from `generate`."""
-        return f"{self.editor.name}, answers from generate"
+        """Name of the edit method and of the generation method."""
+        return f"{self.editor.name}, responses from model.generate"
 
     @property
     def trials_in_flight(self) -> int:
-        """One: there is one model."""
+        """Always one: there is one model."""
         return 1
 
     @property
     def panel(self) -> Panel:
-        """Which scores it gives."""
+        """The computed scores."""
         return self.evaluator.panel
 
     @property
     def prompts(self) -> ScoredPrompts:
-        """On which it scores."""
+        """The evaluation prompts."""
         return self.evaluator.prompts
 
     def score(
         self, trials: Sequence[Sequence[Edit]], limits: Limits, clock: StageClock
     ) -> list[TrialScores]:
-        """Score each trial, in their order; see `TrialEngine.score`."""
+        """Score each trial in order; see `TrialEngine.score`."""
         scores = []
         for edits in trials:
             self.editor.load([edits], clock)
@@ -61,5 +61,5 @@ class PlainEngine:
         return scores
 
     def restore(self) -> None:
-        """Bring the original model back, bit for bit."""
+        """Restore the original model, bit for bit."""
         self.editor.restore()

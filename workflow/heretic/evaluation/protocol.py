@@ -1,4 +1,4 @@
-"""The held-out comparison: original, controls, then the saved model, one in memory at a time."""
+"""Held-out comparison: original, controls, then the saved model, one in memory at a time."""
 
 import gc
 from collections.abc import Callable, Mapping
@@ -40,7 +40,7 @@ def evaluate_edit(
     cache_device: str = "auto",
     shuffled_labels: Tensor | None = None,
 ) -> SideBySide:
-    """Measure original, controls and the edited model, in that order.
+    """Measure the original, the controls and the edited model, in that order.
 
     Args:
         load_original: loads the model before the edit.
@@ -78,7 +78,7 @@ def evaluate_edit(
 
 
 def random_directions(like: AblationDirections, seed: int) -> AblationDirections:
-    """Random orthonormal rows, as many as `like` has and with the same weights."""
+    """Return random orthonormal rows, as many as `like` has and with the same weights."""
     generator = torch.Generator().manual_seed(seed)
     drawn = torch.randn(like.rows.shape, generator=generator)
     units = torch.stack([orthonormal(rows) for rows in drawn])
@@ -94,7 +94,7 @@ def _controls(
     original: Original,
     protocol: HoldoutProtocol,
 ) -> dict[str, Measurement]:
-    """The edit at strength zero after the real one, then the same edit along other directions."""
+    """Yield the edit at strength zero, then the same edit along other directions."""
     parameters = AblationParameters.from_dict(record["parameters"])
     model = editor.model
     edits = plan_edits(parameters, directions, model.anatomy)

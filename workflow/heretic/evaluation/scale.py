@@ -1,4 +1,4 @@
-"""Names of scores that others refer to, and what makes scores of different units comparable."""
+"""Names of scores that other modules refer to, and scales that make scores comparable."""
 
 from dataclasses import dataclass
 from typing import Final
@@ -11,7 +11,7 @@ LOG_ODDS: Final = "refusal_log_odds"
 
 @dataclass(frozen=True)
 class Span:
-    """The values of a score that count as the best and the worst there is.
+    """The best and the worst reference values of a score.
 
     They make scores comparable: the share of the way from `best` to `worst`.
     """
@@ -20,5 +20,5 @@ class Span:
     worst: float
 
     def share(self, value: float) -> float:
-        """0 at the best value, 1 at the worst; values beyond them lie outside."""
+        """Return 0 at the best value and 1 at the worst; values beyond them are outside [0, 1]."""
         return (value - self.best) / (self.worst - self.best)

@@ -1,4 +1,4 @@
-"""Two models on the same prompts: the table's rows, paired tests, categories and every answer."""
+"""Two models on the same prompts: table rows, paired tests, categories and all answers."""
 
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
@@ -28,7 +28,7 @@ BY_CATEGORY = {BAD_SET: ("refusals", "recovered"), GOOD_SET: ("false_refusals", 
 
 @dataclass(frozen=True)
 class SideBySide:
-    """What came of a comparison.
+    """Result of a comparison.
 
     Attributes:
         table: contents of `evaluation.json` without provenance; of a run, with its controls.
@@ -67,7 +67,7 @@ def side_by_side(
 def _by_category(
     original: Verdicts, edited: Verdicts, sets: HoldoutSets
 ) -> dict[str, dict[str, dict[str, dict[str, Any]]]]:
-    """Counts of each category of each set, original and edited; sets without categories lack.
+    """Return the counts per category of each set for both models; omit sets without categories.
 
     Prompts without a category are left out. Categories stand in the order of their names.
     """
@@ -102,7 +102,7 @@ def _answer_records(
     after: Verdicts,
     sets: HoldoutSets,
 ) -> list[dict[str, Any]]:
-    """Every prompt with both answers and what was found of them.
+    """Return every prompt with both answers and their verdicts.
 
     Divergences are those of good prompts; they, and whether an answer is right, are None where
     they are not known.
@@ -137,7 +137,7 @@ def _of_good(values: Sequence[float] | None, index: int, sets: HoldoutSets) -> f
 
 
 def _samples(records: Sequence[Mapping[str, Any]], per_set: int) -> list[dict[str, Any]]:
-    """Answers side by side for the first prompts of each set, out of all records."""
+    """Return answers side by side for the first prompts of each set, selected from all records."""
     return [
         {key: record[key] for key in SAMPLE_KEYS}
         for name in SETS

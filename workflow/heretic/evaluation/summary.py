@@ -1,4 +1,4 @@
-"""The held-out tables as plain values, shared by the page, the terminal, the card and headlines."""
+"""Held-out tables as plain values, shared by the report, terminal, model card and headlines."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -24,7 +24,7 @@ MISSING = "n/a"
 
 @dataclass(frozen=True)
 class Cell:
-    """One measurement: the value, the count behind it (rates only), its 95% interval."""
+    """One measurement: the value, the underlying count (rates only), and its 95% interval."""
 
     value: str
     count: str = ""
@@ -33,7 +33,7 @@ class Cell:
 
 @dataclass(frozen=True)
 class Row:
-    """One variant of the model with a cell per column."""
+    """One variant of the model, with a cell per column."""
 
     name: str
     label: str
@@ -42,7 +42,7 @@ class Row:
 
 @dataclass(frozen=True)
 class Summary:
-    """Column keys, their headings and a row per variant of the model."""
+    """Column keys, their headings, and a row per model variant."""
 
     keys: tuple[str, ...]
     headings: tuple[str, ...]
@@ -50,7 +50,7 @@ class Summary:
 
 
 def summarise(evaluation: Mapping[str, Any]) -> Summary:
-    """Original, edited and control rows; a column appears where at least one row has it."""
+    """Return the original, edited and control rows; omit columns that no row has."""
     parts = {"original": ("Original", evaluation["original"])}
     parts["edited"] = ("Edited", evaluation["edited"])
     for name, part in evaluation.get("controls", {}).items():
@@ -69,7 +69,7 @@ def summarise(evaluation: Mapping[str, Any]) -> Summary:
 
 @dataclass(frozen=True)
 class PairedRow:
-    """A measure, on how many prompts it holds for one model alone, and McNemar's p-value."""
+    """A measure, the prompts on which it holds for only one model, and McNemar's p-value."""
 
     label: str
     only_original: int
@@ -78,7 +78,7 @@ class PairedRow:
 
 
 def paired_rows(evaluation: Mapping[str, Any]) -> tuple[PairedRow, ...]:
-    """Tests of original against edited in the order of the table's columns."""
+    """Return tests of original against edited in the order of the table's columns."""
     tests = evaluation.get("paired", {})
     return tuple(
         PairedRow(
@@ -93,7 +93,7 @@ def paired_rows(evaluation: Mapping[str, Any]) -> tuple[PairedRow, ...]:
 
 
 def category_tables(evaluation: Mapping[str, Any]) -> dict[str, Summary]:
-    """By prompt set a table with a row per category, each measure before and after side by side."""
+    """Return a table per prompt set, with a row per category and each measure before and after."""
     return {
         name: _category_table(categories)
         for name, categories in evaluation.get("by_category", {}).items()
@@ -115,7 +115,7 @@ def _category_table(categories: Mapping[str, Any]) -> Summary:
 
 
 def p_value(value: float) -> str:
-    """A probability with three decimals; below a thousandth how small does not matter."""
+    """Format a probability with three decimals; smaller values as below a thousandth."""
     if value < SMALLEST_P:
         return f"<{SMALLEST_P}"
     return f"{value:.3f}" if value < 1 else "1"
@@ -137,7 +137,7 @@ def _cell(measure: Mapping[str, Any] | None) -> Cell:
 
 
 def percent(rate: float) -> str:
-    """A share as a percentage with at most one decimal; never rounded to a whole 0% or 100%."""
+    """Format a share as a percentage with at most one decimal; never rounded to 0% or 100%."""
     if 0 < rate < 0.0005:
         return "<0.1%"
     if 0.9995 < rate < 1:
@@ -147,7 +147,7 @@ def percent(rate: float) -> str:
 
 
 def nats(value: float) -> str:
-    """A KL divergence with three significant digits and no trailing zeros lost."""
+    """Format a KL divergence with three significant digits, keeping trailing zeros."""
     if value == 0:
         return "0"
     if abs(value) < 1e-4:
@@ -158,7 +158,7 @@ def nats(value: float) -> str:
 
 
 def short(value: object) -> str:
-    """A parameter for people: numbers with four digits, the rest as it is."""
+    """Format a parameter: numbers with four digits, other values unchanged."""
     try:
         return f"{float(str(value)):.4g}"
     except ValueError:

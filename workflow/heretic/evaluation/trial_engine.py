@@ -1,4 +1,4 @@
-"""What scores trials, whichever way it tries them."""
+"""Interface of trial engines."""
 
 from collections.abc import Sequence
 from typing import Protocol
@@ -12,32 +12,32 @@ from heretic.stages import StageClock
 
 
 class TrialEngine(Protocol):
-    """Scores edits of one model, several together where that is faster."""
+    """Score edits of one model, several together where that is faster."""
 
     @property
     def model(self) -> Model:
-        """The model that is edited."""
+        """The edited model."""
 
     @property
     def name(self) -> str:
-        """How it tries an edit, and where its answers come from."""
+        """Name of the edit method and of the source of answers."""
 
     @property
     def trials_in_flight(self) -> int:
-        """How many trials it scores together, at most."""
+        """Maximum number of trials scored together."""
 
     @property
     def panel(self) -> Panel:
-        """Which scores it gives."""
+        """The computed scores."""
 
     @property
     def prompts(self) -> ScoredPrompts:
-        """On which it scores."""
+        """The evaluation prompts."""
 
     def score(
         self, trials: Sequence[Sequence[Edit]], limits: Limits, clock: StageClock
     ) -> list[TrialScores]:
-        """Score each trial as if it were alone, in their order.
+        """Score each trial independently, in order.
 
         Args:
             trials: the edits of each, none for the original; at most `trials_in_flight` of them.
@@ -46,4 +46,4 @@ class TrialEngine(Protocol):
         """
 
     def restore(self) -> None:
-        """Bring the original model back, bit for bit."""
+        """Restore the original model, bit for bit."""

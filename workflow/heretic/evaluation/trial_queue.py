@@ -1,4 +1,4 @@
-"""The rows of some trials, on their way from prompts to answers."""
+"""Queue of trial rows between prefill and decoding."""
 
 from collections import defaultdict, deque
 from collections.abc import Sequence
@@ -21,7 +21,7 @@ from heretic.stages import StageClock
 
 @dataclass
 class _Item:
-    """A batch of a trial that is to be answered; `rows` if it is prefilled already.
+    """A batch of a trial to be answered; `rows` if it is already prefilled.
 
     Of a bad batch `measured` says whether its log-odds are known.
     """
@@ -33,7 +33,7 @@ class _Item:
 
 
 class TrialQueue:
-    """Prefills batches when there is room for their rows, each in the state of its trial."""
+    """Prefill batches when there is room for their rows, each in the state of its trial."""
 
     def __init__(
         self,
@@ -47,7 +47,7 @@ class TrialQueue:
         *,
         by_row: bool,
     ) -> None:
-        """Begin with no rows.
+        """Start without rows.
 
         Args:
             editor: holds the edits of the trials.
@@ -69,7 +69,7 @@ class TrialQueue:
         self._room_to_keep, self._longest = most_kept, longest
 
     def compare(self, trial: int) -> float:
-        """Mean KL (nats) of the first response token of the good prompts, original to trial."""
+        """Compute the mean KL (nats) of good prompts' first response token, original to trial."""
         self._editor.assign(trial)
         self._prefixes[trial] = self._prompts.prefix_key_values(self._first_changed[trial])
         self._compared = []
@@ -84,7 +84,7 @@ class TrialQueue:
         return sum(divergences) / len(divergences)
 
     def look_ahead(self, trial: int) -> float | None:
-        """The log-odds of the trial that was compared last, measured at once; see `log_odds`."""
+        """Return the log-odds of the last compared trial, measured immediately; see `log_odds`."""
         for batch in self._prompts.bad:
             prefilled = self._prefill(trial, batch)
             self._measure(trial, prefilled)
@@ -92,7 +92,7 @@ class TrialQueue:
         return self.log_odds(trial)
 
     def log_odds(self, trial: int) -> float | None:
-        """Mean refusal log-odds (nats) of the trial's bad prompts, all of which are prefilled.
+        """Compute the mean refusal log-odds (nats) of the trial's prefilled bad prompts.
 
         None where no token tells refusals, or the trial's prompts were not answered.
         """
@@ -103,7 +103,7 @@ class TrialQueue:
         return self._prompts.prefill(batch, self._first_changed[trial], self._prefixes[trial])
 
     def _kept(self, trial: int, batch: StudyBatch, prefilled: Prefilled) -> Rows | None:
-        """The rows, if there is room to keep them."""
+        """Return the rows if there is room to keep them."""
         if len(batch.prompts) > self._room_to_keep:
             return None
         self._room_to_keep -= len(batch.prompts)
@@ -115,19 +115,19 @@ class TrialQueue:
                 self._log_odds[trial].append(self._refusal_tokens.log_odds(prefilled.logits))
 
     def reject(self) -> None:
-        """Give up the rows of the trial that was compared last."""
+        """Discard the rows of the last compared trial."""
         self._room_to_keep += sum(len(item.rows) for item in self._compared if item.rows)
         self._compared = []
 
     def add(self, trial: int) -> None:
-        """Have all prompts answered in the state of the trial that was compared last."""
+        """Enqueue all prompts in the state of the last compared trial."""
         self._items.extend(self._compared)
         if len(self._compared) == len(self._prompts.good):
             self._items.extend(_Item(trial, batch, measured=False) for batch in self._prompts.bad)
         self._compared = []
 
     def take(self, room: int) -> Rows | None:
-        """The next rows, if there are any and not more than `room`."""
+        """Return the next rows, if there are any and at most `room`."""
         if not self._items or len(self._items[0].batch.prompts) > room:
             return None
         item = self._items.popleft()
@@ -141,7 +141,7 @@ class TrialQueue:
         return Rows.of(prefilled, item.batch.prompts, item.trial, self._longest)
 
     def assign(self, owners: Sequence[Owner]) -> None:
-        """Tell the editor to which trials the rows of the next passes belong."""
+        """Assign the rows of the next passes to trials in the editor."""
         trials = [owner.trial for owner in owners]
         if self._by_row or len(set(trials)) > 1:
             self._editor.assign(torch.tensor(trials, device=self._editor.model.device))
@@ -151,7 +151,7 @@ class TrialQueue:
     def passing(
         self, rows: Rows, guesses: Sequence[Sequence[int]]
     ) -> AbstractContextManager[None] | None:
-        """What makes a pass over the rows and some guesses begin at the first edited layer."""
+        """Start passes over the rows and some draft tokens at the first edited layer."""
         states = self._prompts.answer_states
         if states is None:
             return None

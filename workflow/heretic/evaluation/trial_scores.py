@@ -1,4 +1,4 @@
-"""Scores of a trial by name: how far it moved the model, and what its answers are worth."""
+"""Scores of a trial by name: divergence from the original, and quality of the answers."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -16,7 +16,7 @@ TrialScores = Mapping[str, Any]
 
 @dataclass(frozen=True)
 class Limits:
-    """Beyond which a trial is infeasible, and its prompts are not answered.
+    """Limits beyond which a trial is infeasible, and its prompts are not answered.
 
     Attributes:
         max_kl: nats of the first token's KL; None for no limit.
@@ -27,7 +27,7 @@ class Limits:
     max_refusal_log_odds: float | None = None
 
     def excess(self, kl: float, log_odds: float | None) -> dict[str, float]:
-        """By how much a trial exceeds each limit that there is; negative within it.
+        """Return a trial's excess over each limit that is set; negative within it.
 
         What is no number is beyond every limit.
         """
@@ -50,7 +50,7 @@ class Limits:
         return {name: (value, end) for name, (value, end) in found.items() if end is not None}
 
     def allow(self, kl: float, log_odds: float | None = None) -> bool:
-        """Whether a trial exceeds none of them."""
+        """Return whether a trial satisfies all limits."""
         # Written so that a NaN, from weights that overflow, is too far as well.
         return all(excess <= 0 for excess in self.excess(kl, log_odds).values())
 
@@ -63,7 +63,7 @@ def trial_scores(
     passes: Mapping[str, float],
     answers: tuple[Sequence[str], Sequence[str]] | None,
 ) -> TrialScores:
-    """All scores of a panel, in its order.
+    """Return all scores of a panel, in its order.
 
     Args:
         panel: whose scorers are asked.

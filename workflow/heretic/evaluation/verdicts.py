@@ -1,4 +1,4 @@
-"""What the answers of one model are, prompt by prompt: refused, degenerate, right."""
+"""Verdicts on the answers of one model, per prompt: refused, degenerate, right."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -15,7 +15,7 @@ from heretic.prompts.prompt import Prompt
 
 @dataclass(frozen=True)
 class Verdicts:
-    """What is found of each answer, those to bad prompts first.
+    """Verdicts on each answer, those to bad prompts first.
 
     Attributes:
         refused: whether it refuses.
@@ -31,7 +31,7 @@ class Verdicts:
     def of(
         cls, prompts: Sequence[Prompt], answers: Sequence[str], markers: RefusalMarkers
     ) -> "Verdicts":
-        """Judge each answer; refusals are told by the markers."""
+        """Judge each answer; refusals are detected by the markers."""
         pairs, right = list(zip(prompts, answers, strict=True)), Right(markers, "right")
         return cls(
             [markers.found(answer) for answer in answers],
@@ -40,7 +40,7 @@ class Verdicts:
         )
 
     def by_measure(self, n_bad: int) -> dict[str, list[bool]]:
-        """Flags of each measure on the prompts that it counts, of which the first `n_bad` are bad.
+        """Return the flags of each measure on its prompts, of which the first `n_bad` are bad.
 
         `recovered` and `kept` are there only where every right answer is known.
         """
@@ -56,14 +56,14 @@ class Verdicts:
         return found
 
     def known_right(self, indices: Sequence[int]) -> list[bool] | None:
-        """Whether each of some answers is right; None where that is not known of all."""
+        """Return whether each answer is right; None unless that is known for all of them."""
         found = [self.right[i] for i in indices]
         known = [value for value in found if value is not None]
         return known if len(known) == len(found) else None
 
 
 def rate(flags: Sequence[bool]) -> dict[str, Any]:
-    """How often a flag is set, with the Wilson interval of 95% of its share (Wilson 1927).
+    """Return the rate of a flag, with the 95% Wilson interval of its share (Wilson 1927).
 
     Raises:
         HereticError: there are no flags.

@@ -70,7 +70,9 @@ def save_adapter(
     check_form(ablation.export, ablation.norm_preservation)
     check_adapter(ablation.export, [edit.writer for edit in ablation.edits])
     if not ablation.edits:
-        raise ExportError("the chosen trial edits nothing, so there is no adapter; choose another")
+        raise ExportError(
+            "the selected trial edits nothing, so there is no adapter; select another"
+        )
     network = empty_network(source, ablation.dtype, trust_remote_code=trust_remote_code)
     layout = lay_out(network, ablation.max_shard_size)
     tensors = _tensors(ablation, Checkpoint(source, network.base_model_prefix), layout)
@@ -80,13 +82,13 @@ def save_adapter(
         (beside / ADAPTER_CONFIG).write_text(config, encoding="utf-8")
         written = load_file(beside / WEIGHTS)
         if any(not written[name].equal(tensor) for name, tensor in tensors.items()):
-            raise ExportError(f"{WEIGHTS} was not saved as it is in memory; check the disk")
+            raise ExportError(f"{WEIGHTS} on disk differs from memory; check the disk")
         write_record(beside, record)
     log.info("Verified: an adapter of %d matrices", len(ablation.edits))
 
 
 def load_edited(folder: Path, options: Mapping[str, Any], base_model: str) -> Model:
-    """What was saved in `folder`: a whole model, or an adapter at work in its base model.
+    """Load a saved folder: a complete model, or an adapter applied to its base model.
 
     It is quantised as the original is by `bnb_4bit` and `bnb_8bit`; what was made of a checkpoint
     that is quantised `as_is` is in full precision, and loaded so.
@@ -110,7 +112,7 @@ def load_edited(folder: Path, options: Mapping[str, Any], base_model: str) -> Mo
 
 
 def attach_adapter(model: Model, folder: Path) -> Model:
-    """The base model with the adapter in `folder` at work in it; `model` itself is changed.
+    """Return the base model with the adapter in `folder` at work in it; `model` itself is changed.
 
     Raises:
         ExportError: the adapter does not fit the model, or has no safetensors file.
@@ -120,15 +122,16 @@ def attach_adapter(model: Model, folder: Path) -> Model:
 
     if folder / WEIGHTS not in check_links(str(folder), folder):  # PEFT would read a pickle
         raise ExportError(
-            f"the adapter in {folder} has no {WEIGHTS}; save it with PEFT in that format"
+            f"the adapter in {folder} has no {WEIGHTS}; save the adapter with PEFT in the "
+            "safetensors format"
         )
     check_config(folder, (name for name, _ in model.network.named_modules()))
     try:
         with warnings.catch_warnings(record=True) as remarks:
             if PeftConfig.from_pretrained(str(folder)).is_prompt_learning:
                 raise ExportError(
-                    f"the adapter in {folder} adds tokens to prompts and edits nothing; only "
-                    "adapters of weights, such as LoRA, can be measured"
+                    f"the adapter in {folder} adds tokens to prompts instead of editing weights; "
+                    "only weight adapters, such as LoRA, can be evaluated"
                 )
             # Injects into the network's own modules; the wrapper that it returns is not needed.
             wrapper = PeftModel.from_pretrained(model.network, str(folder), use_safetensors=True)
@@ -142,20 +145,20 @@ def attach_adapter(model: Model, folder: Path) -> Model:
     unused = stored - {name.replace(".default.", ".") for name in wrapper.state_dict()}
     if unused:
         raise ExportError(
-            f"the adapter in {folder} does not fit the model, which has no place for "
-            f"{min(unused)}; name its own base model"
+            f"the adapter in {folder} does not fit the model, which has no module for "
+            f"{min(unused)}; specify its own base model"
         )
     return model
 
 
 def _stored_names(folder: Path) -> set[str]:
-    """Names of an adapter's tensors, which PEFT passes over where it finds no place for them."""
+    """Return the names of an adapter's tensors, since PEFT ignores unmatched ones."""
     with safe_open(folder / WEIGHTS, framework="pt") as file:
         return set(file.keys())
 
 
 def _tensors(ablation: Ablation, checkpoint: Checkpoint, layout: Layout) -> dict[str, Tensor]:
-    """A and B of each matrix, in float32: half precision would round the small difference away."""
+    """Return A and B of each matrix in float32; half precision would lose small differences."""
     matrices, files = ablation.matrix_edits(), places(layout.origins)
     found: dict[str, Tensor] = {}
     for edit in ablation.edits:
@@ -177,12 +180,12 @@ def _tensors(ablation: Ablation, checkpoint: Checkpoint, layout: Layout) -> dict
 def _parameter(
     name: str, checkpoint: Checkpoint, files: Mapping[str, list[str]]
 ) -> AbstractContextManager[Tensor]:
-    """A parameter of the network, which the files may know by another name."""
+    """Return a parameter of the network, which the files may know by another name."""
     stored = files.get(name, ())
     if len(stored) != 1:
         raise ExportError(
-            f"{checkpoint.folder} does not hold {name} as the network has it, which an adapter is "
-            "made from; set export=merged"
+            f"{checkpoint.folder} does not hold {name} in the form of the loaded network, which an "
+            "adapter requires; set export=merged"
         )
     return checkpoint.tensor(stored[0])
 

@@ -57,7 +57,7 @@ class AdapterConfig(BaseModel):
 
 
 def check_config(folder: Path, names: Iterable[str]) -> None:
-    """Refuse an adapter whose configuration is damaged, or whose patterns cannot be matched.
+    """Reject an adapter whose configuration is damaged, or whose patterns cannot be matched.
 
     Args:
         folder: of the adapter.
@@ -73,7 +73,7 @@ def check_config(folder: Path, names: Iterable[str]) -> None:
         first = error.errors(include_url=False, include_input=False)[0]
         place = one_line(".".join(map(str, first["loc"])), 100)
         raise ExportError(
-            f"{path} is no adapter's configuration: {place}: {one_line(first['msg'])}; use the "
+            f"{path} is not an adapter configuration: {place}: {one_line(first['msg'])}; use the "
             "file that was saved with the adapter"
         ) from error
     except HereticError as error:
@@ -88,6 +88,6 @@ def check_config(folder: Path, names: Iterable[str]) -> None:
                     compiled.match(name)
     except (re.error, RecursionError, OverflowError, LimitError) as error:
         raise ExportError(
-            f"{path} has a pattern that cannot be matched with names of modules "
+            f"{path} has a pattern that cannot be matched against module names "
             f"({one_line(error)}); list the modules by name"
         ) from error

@@ -46,13 +46,13 @@ def find_base_model(
         found = source_facts(model, revision, folder)["sha256"]
     except (OSError, RuntimeError, ValueError) as error:  # a path of which there can be no folder
         raise ModelLoadError(
-            f"cannot read the base model {model}: {one_line(error)}; name its folder with "
+            f"cannot read the base model {model}: {one_line(error)}; specify its folder with "
             "--base-model"
         ) from error
     if found != source.sha256:
         raise ExportError(
-            f"the weights of {model} are not those that were edited (sha256 {source.sha256}); name "
-            "the base model, of the right revision"
+            f"the weights of {model} differ from the ones that were edited (sha256 "
+            f"{source.sha256}); specify the base model at the right revision"
         )
     return folder, model, revision
 
@@ -73,13 +73,13 @@ def edited_demo_model(places: Iterable[Path], sha256: str) -> Path:
             return found
     there = next((place for place in searched if place.name == RESULTS.name), searched[-1])
     raise ModelLoadError(
-        f"the demo model that was edited is not in {there}; run the workflow again with the "
-        "options of that run, which trains it, or name its folder with --base-model"
+        f"the demo model that was edited is not in {there}; rerun the workflow with the options of "
+        "that run to train it, or specify its folder with --base-model"
     )
 
 
 def require_fit(ablation: Ablation, source: Path, *, trust_remote_code: bool) -> None:
-    """Refuse an edit of another network; reads no weights.
+    """Reject an edit of another network; reads no weights.
 
     Raises:
         ExportError: the network in `source` has no such layer, matrix or bias, or another width.
@@ -105,7 +105,8 @@ def require_fit(ablation: Ablation, source: Path, *, trust_remote_code: bool) ->
             raise ExportError(
                 f"{writer.parameter_name} of layer {writer.layer}, which the record edits along "
                 f"directions of {edit.directions.shape[1]} channels, does not fit the base model "
-                f"of {layers} layers and {width} channels; is it the record of another model?"
+                f"with {layers} layers and {width} channels; does the record belong to another "
+                "model?"
             )
 
 

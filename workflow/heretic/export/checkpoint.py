@@ -35,17 +35,17 @@ class Checkpoint:
         try:
             self.files = tensor_files(folder)
         except ModelLoadError as error:
-            raise ExportError(f"{folder} holds no weights to export ({one_line(error)})") from error
+            raise ExportError(f"{folder} has no weights to export ({one_line(error)})") from error
         self.folder, self._prefix = folder, f"{prefix}."
         self._headers: dict[Path, tuple[int, dict[str, Any]]] = {}
 
     def stored_name(self, name: str) -> str | None:
-        """The name of a tensor in the files, or None if they do not hold it."""
+        """Return the name of a tensor in the files, or None if they do not hold it."""
         names = (name, name.removeprefix(self._prefix))
         return next((known for known in names if known in self.files), None)
 
     def holds(self, name: str, shape: Sequence[int]) -> bool:
-        """Whether the files have a tensor of this name, or without the prefix, and of this shape.
+        """Return whether a tensor of this name, or without the prefix, has this shape.
 
         Raises:
             ExportError: a file cannot be read.
@@ -76,7 +76,7 @@ class Checkpoint:
 
     @contextmanager
     def raw(self, name: str) -> Iterator[tuple[dict[str, Any], BinaryIO]]:
-        """What a file says of a tensor (`dtype`, `shape`), and a stream at its first byte.
+        """Yield a file's metadata of a tensor (`dtype`, `shape`), and a stream at its first byte.
 
         Unlike what is mapped, what is read takes no memory beyond the reader's own.
 
@@ -90,7 +90,7 @@ class Checkpoint:
             yield entry, stream
 
     def _header(self, path: Path) -> tuple[int, dict[str, Any]]:
-        """Where the data of a file begin, and what it says of its tensors."""
+        """Return the offset of a file's data, and the metadata of its tensors."""
         if path not in self._headers:
             try:
                 with path.open("rb") as stream:

@@ -1,4 +1,4 @@
-"""Exports an edit in the form and in the way that the settings ask for."""
+"""Export of an edit in the configured form."""
 
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -63,7 +63,7 @@ def export_model(
 def wants_low_memory(
     low_memory_export: str, source: Path, dtype: str, device: str, *, trust_remote_code: bool
 ) -> bool:
-    """Whether to export shard by shard; `auto` looks at the free memory of the device.
+    """Return whether to export shard by shard; `auto` looks at the free memory of the device.
 
     Raises:
         ExportError: the model cannot be laid out.

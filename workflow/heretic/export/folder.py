@@ -1,4 +1,4 @@
-"""What every saved folder has in common: it appears whole, with the base model's other files."""
+"""Common handling of saved folders: atomic creation, with the base model's other files."""
 
 import json
 import shutil
@@ -69,7 +69,7 @@ def take_over_files(source: Path, target: Path, chat_template: str | None) -> No
     own, foreign = own_files(source, TAKEN_OVER)
     for path in foreign:
         log.warning(
-            "%s is left out of the export: it is a link to something other than a file of %s",
+            "%s is excluded from the export: it is a link to something other than a file of %s",
             path.name,
             source,
         )
@@ -99,7 +99,7 @@ def write_record(folder: Path, record: Mapping[str, Any]) -> None:
 
 
 def require_saved(layout: Layout, changed: Collection[str]) -> None:
-    """Refuse a network that does not save an edited parameter.
+    """Reject a network that does not save an edited parameter.
 
     Raises:
         ExportError: naming the parameter.
@@ -116,7 +116,7 @@ def log_comparison(layout: Layout, checkpoint: Checkpoint, changed: Collection[s
     """Say what was compared with the base model, and what the network does not use of it."""
     edited = len(layout.edited(changed))
     log.info(
-        "Verified: %d tensors edited, the other %d as in the base model",
+        "Verified: %d tensors edited, the other %d identical to the base model",
         edited,
         len(layout.tensors) - edited,
     )
@@ -124,7 +124,7 @@ def log_comparison(layout: Layout, checkpoint: Checkpoint, changed: Collection[s
     left_out = sorted(checkpoint.files.keys() - kept)
     if left_out:
         log.info(
-            "Left out, because transformers does not load them: %d tensors such as %s",
+            "Excluded, because transformers does not load them: %d tensors such as %s",
             len(left_out),
             left_out[0],
         )

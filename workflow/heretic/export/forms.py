@@ -8,23 +8,23 @@ ADAPTER_CONFIG = "adapter_config.json"
 
 
 def check_form(export: str, norm_preservation: str, ablate_embeddings: bool = False) -> None:
-    """Refuse settings that do not go together.
+    """Reject settings that do not go together.
 
     Raises:
         ExportError: an adapter is wanted of an edit that is not of low rank, or of embeddings.
     """
     if export == "adapter" and ablate_embeddings:
         raise ExportError(
-            "export=adapter does not go with ablate_embeddings=true: an adapter holds changes of "
+            "export=adapter is incompatible with ablate_embeddings=true: an adapter supports "
             "linear modules only; set ablate_embeddings=false, or export=merged"
         )
     if export == "adapter" and norm_preservation != "none":
         raise ExportError(
-            f"export=adapter does not go with norm_preservation={norm_preservation}: scaled rows "
-            "or columns are not of low rank; set norm_preservation=none, or export=merged"
+            f"export=adapter is incompatible with norm_preservation={norm_preservation}: scaled "
+            "rows or columns are not low-rank; set norm_preservation=none, or export=merged"
         )
 
 
 def is_adapter(folder: Path) -> bool:
-    """Whether a saved folder holds an adapter instead of a model."""
+    """Return whether a saved folder holds an adapter instead of a model."""
     return (folder / ADAPTER_CONFIG).is_file()

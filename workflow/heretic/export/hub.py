@@ -35,18 +35,17 @@ COMMIT_MESSAGE = "Upload the edited model"
 LOGIN = "run `hf auth login` or set HF_TOKEN"
 ADVICE = {
     401: f"the hub does not accept the token; {LOGIN} with a valid one",
-    403: "the token may not write there; take a token with write permission, or set upload_to to "
-    "a name of your own",
-    404: "the hub does not find it; check owner and name in upload_to, and that the token may see "
-    "it",
-    409: "somebody else changed it at the same moment; run the same command again",
-    429: "the hub limits the rate; wait some minutes and run the same command again",
+    403: "the token has no write access; use a token with write permission, or set upload_to to "
+    "your own namespace",
+    404: "repository not found; check upload_to and the token's access",
+    409: "the repository changed during the upload; rerun the command",
+    429: "the hub's rate limit was reached; wait a few minutes and rerun the command",
 }
 # Seconds before each further attempt. A hub that limits the rate does so for minutes.
 WAITS = (1.0, 4.0, 15.0, 60.0, 120.0)
 # The hub's client repeats some requests by itself, a commit it does not.
 WORTH_ANOTHER_TRY = (408, 409, 429, 500, 502, 503, 504)
-SERVER_TROUBLE = "the hub has trouble; run the same command again, what arrived is not sent twice"
+SERVER_TROUBLE = "the hub had a server error; rerun the command, uploaded files are not sent again"
 
 
 def check_upload(repo: str) -> None:
@@ -67,7 +66,7 @@ def check_upload(repo: str) -> None:
         validate_repo_id(repo)
     except HFValidationError as error:
         raise UploadError(
-            f"upload_to = {repo!r} is no repository name: {one_line(str(error))}; write owner/name"
+            f"upload_to = {repo!r} is not a repository name: {one_line(str(error))}; use owner/name"
         ) from error
     if constants.HF_HUB_OFFLINE:
         raise UploadError(
@@ -129,7 +128,7 @@ def _bring_up_to_date(
     files: Mapping[str, Path],
     hashes: Mapping[str, str],
 ) -> "ModelInfo":
-    """One attempt, which picks up what an earlier one left; the repository as it is afterwards."""
+    """Make one attempt, resuming earlier ones; return the repository's final state."""
     created = api.create_repo(repo, private=private, repo_type="model", exist_ok=True)
     head = api.model_info(created.repo_id, files_metadata=True)
     if private and not head.private:
@@ -154,7 +153,7 @@ def _bring_up_to_date(
 def _persistently(
     attempt: "Callable[[], ModelInfo]", repo: str, waits: Sequence[float]
 ) -> "ModelInfo":
-    """What an attempt returns, tried again after each wait while it fails in a way that passes."""
+    """Return an attempt's result, retried after each wait while it fails temporarily."""
     for number, wait in enumerate(waits, start=1):
         try:
             return attempt()
@@ -176,7 +175,7 @@ def _persistently(
 
 
 def _passing(error: Exception) -> str | None:
-    """Why an error may pass by itself, or None if it will not."""
+    """Return why an error may be temporary, or None if it is not."""
     status = _status(error)
     if status is not None:
         return f"status {status}" if status in WORTH_ANOTHER_TRY else None
@@ -184,7 +183,7 @@ def _passing(error: Exception) -> str | None:
 
 
 def _asked_to_wait(error: Exception) -> float:
-    """Seconds in the hub's Retry-After, where it has one, at most an hour."""
+    """Return seconds in the hub's Retry-After, where it has one, at most an hour."""
     response = getattr(_origin(error), "response", None)
     value = "" if response is None else str(response.headers.get("Retry-After", ""))
     return min(float(value), 3600.0) if value.isdigit() else 0.0
@@ -200,14 +199,14 @@ def _token(repo: str) -> str:
 
 
 def _files(folder: Path) -> dict[str, Path]:
-    """What an upload sends, by path in the repository."""
+    """Return the files to upload, by path in the repository."""
     try:
         found = saved_files(folder)
     except ExportError as error:
         raise UploadError(one_line(error)) from error
     files = {name: path for name, path in found.items() if not _matches(name, HIDDEN)}
     if not files:
-        raise UploadError(f"{folder} holds no file to upload; save the model there first")
+        raise UploadError(f"{folder} has no files to upload; save the model there first")
     return files
 
 
@@ -248,14 +247,14 @@ def _explaining(repo: str, token: str) -> Iterator[None]:
                 "network and run the same command again"
             )
         elif isinstance(error, OSError | ValueError):
-            says = f"{one_line(str(error).replace(token, '…'))}; mend it and run again"
+            says = f"{one_line(str(error).replace(token, '…'))}; fix it and run again"
         else:
             raise
         raise UploadError(f"cannot upload to {repo}: {says}") from error
 
 
 def _origin(error: BaseException) -> BaseException:
-    """The error of the connection or of the hub that another one wraps, or the error itself.
+    """Return the error of the connection or of the hub that another one wraps, or the error itself.
 
     A failed upload of a large file arrives as a RuntimeError that only names the file.
     """
@@ -270,7 +269,7 @@ def _origin(error: BaseException) -> BaseException:
 
 
 def _status(error: BaseException) -> int | None:
-    """The status of the hub's answer, if that is what went wrong."""
+    """Return the status of the hub's answer, if that is what went wrong."""
     response = getattr(_origin(error), "response", None)
     return None if response is None else int(response.status_code)
 
@@ -283,6 +282,8 @@ def _lost_connection(error: BaseException) -> bool:
 
 def _refusal(error: Any, token: str) -> str:
     status = error.response.status_code
-    advice = ADVICE.get(status, SERVER_TROUBLE if status >= 500 else "see what it says and mend it")
+    advice = ADVICE.get(
+        status, SERVER_TROUBLE if status >= 500 else "read the message and fix the cause"
+    )
     server = str(getattr(error, "server_message", None) or "").replace(token, "…").strip()
     return f"{advice} (status {status}{': ' + one_line(server) if server else ''})"

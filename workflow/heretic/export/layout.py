@@ -1,4 +1,4 @@
-"""How a network is laid out in files, known without its weights.
+"""Layout of a network in files, determined without its weights.
 
 The network is built on torch's `meta` device, where tensors have names, shapes and types but no
 memory, by the same call that loads it for real. So tied weights, renamed tensors and parts kept in
@@ -49,7 +49,7 @@ class Layout:
     total_parameters: int
 
     def edited(self, changed: Collection[str]) -> set[str]:
-        """Names of the saved tensors in which any of some parameters is."""
+        """Return the names of the saved tensors in which any of some parameters is."""
         return {
             name
             for name, origin in self.origins.items()
@@ -57,7 +57,7 @@ class Layout:
         }
 
     def index(self) -> str | None:
-        """Contents of the index file, where there is more than one shard."""
+        """Return the contents of the index file, where there is more than one shard."""
         if len(self.shards) == 1:
             return None
         files = {name: file for file, names in self.shards.items() for name in names}
@@ -67,7 +67,7 @@ class Layout:
 
 
 def empty_network(folder: Path, dtype: str, *, trust_remote_code: bool) -> PreTrainedModel:
-    """The network of a checkpoint without its weights.
+    """Return the network of a checkpoint without its weights.
 
     Raises:
         ExportError: transformers cannot build it.
@@ -101,7 +101,7 @@ def _tie_repeated(network: Any, checkpoint: Checkpoint) -> None:
 
 
 def lay_out(network: PreTrainedModel, max_shard_size: str) -> Layout:
-    """The files in which `save_pretrained` saves a network, with weights or without.
+    """Return the files in which `save_pretrained` saves a network, with weights or without.
 
     Raises:
         ExportError: the names of the checkpoint cannot be restored.

@@ -1,4 +1,4 @@
-"""The edit of a model that was searched quantised, as the full-precision network has its matrices.
+"""Transfer of an edit found on a quantized model to the full-precision network.
 
 A quantised network may keep a matrix the other way round, and it may have been made of another
 checkpoint. So each matrix is looked up in the network that is exported, which takes none of its
@@ -22,7 +22,7 @@ from heretic.model.components import EMBEDDINGS
 
 
 def needs_fitting(facts: Mapping[str, Any], export_from: str | None) -> bool:
-    """Whether the network that was searched is not the one that is exported.
+    """Return whether the network that was searched is not the one that is exported.
 
     Args:
         facts: of the model, in `best.json`.
@@ -39,7 +39,7 @@ def fit_to_original(
     *,
     trust_remote_code: bool,
 ) -> Ablation:
-    """The same edit of the full-precision network.
+    """Return the same edit of the full-precision network.
 
     Args:
         ablation: as it was found.
@@ -67,14 +67,14 @@ def _require_alike(network: PreTrainedModel, facts: Mapping[str, Any], source: P
     wanted = (facts["architecture"], facts["layers"], facts["d_model"])
     if found != wanted:
         raise ExportError(
-            f"{source} holds a {found[0]} of {found[1]} layers and {found[2]} channels, and a "
-            f"{wanted[0]} of {wanted[1]} and {wanted[2]} was searched; name its original with "
-            "export_from"
+            f"{source} holds a {found[0]} of {found[1]} layers and {found[2]} channels, but a "
+            f"{wanted[0]} of {wanted[1]} and {wanted[2]} was searched; set export_from to its "
+            "original"
         )
 
 
 def _shapes(facts: Mapping[str, Any]) -> dict[str, Sequence[int]]:
-    """By parameter, the shape of its matrix with the stream first."""
+    """Return the shape of each parameter's matrix with the stream first."""
     names = [RecordedWriter.from_dict(writer).parameter_name for writer in facts["writers"]]
     return dict(zip(names, facts["shapes"], strict=True))
 
@@ -95,13 +95,13 @@ def _fitted(
     if matrix is None or _upright(matrix, transposed) != list(shapes[name]):
         found = "no such matrix" if matrix is None else f"{_upright(matrix, transposed)}"
         raise ExportError(
-            f"{name} was searched in the shape {list(shapes[name])}, and {source} has {found}; "
-            "name the original of the searched model with export_from"
+            f"{name} had the shape {list(shapes[name])} in the search, but {source} has {found}; "
+            "set export_from to the original of the searched model"
         )
     if has_bias != writer.bias:
         raise ExportError(
             f"{name} {'has' if writer.bias else 'has no'} bias in the searched model, unlike in "
-            f"{source}; name the original of the searched model with export_from"
+            f"{source}; set export_from to the original of the searched model"
         )
     return replace(edit, writer=replace(writer, transposed=transposed))
 

@@ -1,4 +1,4 @@
-"""`ablation.json`: all that is needed, beside the base model, to make the edited one again."""
+"""`ablation.json`: everything needed to rebuild the edited model from the base model."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -51,7 +51,7 @@ class Ablation:
     def plan(
         cls, best: Mapping[str, Any], directions: AblationDirections, settings: Mapping[str, Any]
     ) -> "Ablation":
-        """The edit of a chosen trial.
+        """Return the edit of a chosen trial.
 
         Args:
             best: contents of `best.json`.
@@ -79,7 +79,7 @@ class Ablation:
         return dtype
 
     def matrix_edits(self) -> dict[str, MatrixEdit]:
-        """The edit of each matrix by the name of its parameter."""
+        """Return the edit of each matrix by the name of its parameter."""
         return {
             edit.writer.parameter_name: MatrixEdit(
                 edit.directions, edit.strengths, edit.writer.transposed, self.norm_preservation
@@ -88,12 +88,12 @@ class Ablation:
         }
 
     def bias_edits(self) -> dict[str, RecordedEdit]:
-        """The edit of each bias by the name of its parameter."""
+        """Return the edit of each bias by the name of its parameter."""
         named = ((edit.writer.bias_name, edit) for edit in self.edits)
         return {name: edit for name, edit in named if name is not None}
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain values that `from_dict` reads back; what edits of a layer share is written once."""
+        """Return plain values for `from_dict`; what edits of a layer share is written once."""
         rows = [edit.directions for edit in self.edits]
         shared = len(rows) > 0 and all(row.equal(rows[0]) for row in rows)
         directions: dict[str, dict[str, Any]] = {}
@@ -118,7 +118,7 @@ class Ablation:
 
     @classmethod
     def from_dict(cls, record: Mapping[str, Any]) -> "Ablation":
-        """Inverse of `to_dict`; other keys are ignored.
+        """Rebuild from the values of `to_dict`; other keys are ignored.
 
         Raises:
             ExportError: the record lacks something or holds what it cannot hold.
@@ -141,11 +141,11 @@ class Ablation:
 
 
 def _keys(writer: RecordedWriter) -> tuple[str, ...]:
-    """Under what a writer's directions may be found; those behind a norm can be its own."""
+    """Return the keys of a writer's directions; a writer with a norm can have its own."""
     layer = f"layer {max(writer.layer, 0)}"  # the embeddings' are the first layer's
     return layer, f"{layer}, {writer.component}", writer.name
 
 
 def _encode(directions: Tensor) -> dict[str, Any]:
-    """Directions [k, d_model] as text."""
+    """Return directions [k, d_model] as text."""
     return {"shape": list(directions.shape), "data": encode_floats(directions)}

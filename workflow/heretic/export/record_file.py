@@ -1,4 +1,4 @@
-"""The form of `ablation.json`: everything that a record may hold, checked before any work.
+"""Schema of `ablation.json`, validated before any work.
 
 A record may come from a stranger. Its sizes are bounded, its numbers are finite, its names are
 plain, and no matrix is edited twice; `fitting` says whether it fits a base model. Light: no torch.
@@ -34,7 +34,7 @@ LONGEST_TEMPLATE, DEEPEST = 1_000_000, 32
 # Orthonormal in single precision.
 TOLERANCE = 1e-3
 Numbers = np.ndarray[Any, np.dtype[np.float32]]
-REMEDY = "use the file of a model that this program saved"
+REMEDY = "use the file of a model saved by this program"
 
 
 def _plain_path(path: str) -> str:
@@ -53,7 +53,7 @@ def _printable(text: str) -> str:
 def _component(name: str) -> str:
     known = (*COMPONENTS, EMBEDDINGS)
     if name not in known:
-        raise ValueError(f"a component is one of {', '.join(known)}")
+        raise ValueError(f"a component must be one of {', '.join(known)}")
     return name
 
 
@@ -70,7 +70,7 @@ def _finite_array(text: str) -> Numbers:
     """
     values = np.frombuffer(base64.b64decode(text, validate=True), "<f4").astype(np.float32)
     if not np.isfinite(values).all():
-        raise ValueError("a direction holds a value that is not finite")
+        raise ValueError("a direction has a non-finite value")
     return values
 
 
@@ -110,7 +110,7 @@ class EditEntry(_Strict):
     @model_validator(mode="after")
     def _check(self) -> Self:
         if (self.strengths is None) == (self.strength is None):
-            raise ValueError("an edit has either strengths or a strength")
+            raise ValueError("an edit must have either strengths or a strength")
         if (self.component == EMBEDDINGS) != (self.layer == BEFORE_LAYERS):
             raise ValueError(f"layer {self.layer} has no {self.component}")
         return self
@@ -207,7 +207,7 @@ class FileFacts(_Strict):
 
 
 class Provenance(_Strict):
-    """What explains the record; further keys are passed on."""
+    """Explanation of the record; other keys are passed on."""
 
     model_config = ConfigDict(extra="allow")
 
@@ -224,7 +224,7 @@ class ExportRecord(EditRecord):
 
 
 class Owner(_Strict):
-    """What a record says of the models that it was made of, whatever else is in it."""
+    """A record's facts about its source models, whatever else it contains."""
 
     source: NamedSource
     provenance: Provenance = Field(default_factory=Provenance)
@@ -297,7 +297,7 @@ def _rows(stored: Directions | str) -> Numbers:
     else:
         rows = _finite_array(stored.data)
         if rows.size != math.prod(stored.shape):
-            raise ValueError("directions do not have the shape that they name")
+            raise ValueError("directions do not have their declared shape")
         rows = rows.reshape(stored.shape)
     if not 1 <= len(rows) <= MOST_DIRECTIONS or len(rows) > rows.shape[1]:
         raise ValueError(f"{len(rows)} directions at once")
@@ -308,7 +308,7 @@ def _rows(stored: Directions | str) -> Numbers:
 
 
 def _require_plain(record: Mapping[str, Any]) -> None:
-    """Refuse values that cannot be written again: not finite, not text, nested too deeply."""
+    """Reject values that cannot be written again: not finite, not text, nested too deeply."""
     level: list[Any] = [record]
     for _ in range(DEEPEST):
         if not level:
@@ -322,6 +322,6 @@ def _require_plain(record: Mapping[str, Any]) -> None:
             elif isinstance(value, str):
                 value.encode()
             elif isinstance(value, float) and not math.isfinite(value):
-                raise ValueError("a number is not finite")
+                raise ValueError("a number is non-finite")
         level = inner
     raise ValueError("its values are nested too deeply")

@@ -1,4 +1,4 @@
-"""Does an export again from `ablation.json` and the base model, and compares every file."""
+"""Reproduction of an export from `ablation.json` and the base model, comparing every file."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -24,7 +24,7 @@ CARD = "README.md"
 def reproduce(
     ablation_json: Path, target: Path, settings: Settings, base_model: str | None = None
 ) -> list[str]:
-    """Edit the base model again as `ablation.json` says; the files are those of the original.
+    """Repeat the edit of the base model recorded in `ablation.json`; compare the files.
 
     Args:
         ablation_json: of a saved model.
@@ -48,7 +48,7 @@ def reproduce(
     target, differing = _free_places(target, ablation_json.resolve().parent)
     folder, model, revision = find_base_model(record.source, ablation_json, base_model)
     if target.resolve() == folder.resolve():
-        raise ExportError(f"{target} holds the base model; name another folder")
+        raise ExportError(f"{target} holds the base model; choose another folder")
     trust = settings.trust_remote_code
     require_fit(ablation, folder, trust_remote_code=trust)
     changes = {
@@ -88,35 +88,37 @@ def _free_places(target: Path, original: Path) -> tuple[Path, Path]:
     try:
         named = target if target.name not in ("", "..") else target.resolve()
         if not named.name:
-            raise ExportError(f"{target} is the root of all folders; name another folder")
+            raise ExportError(f"{target} is the root directory; choose another folder")
         places = named, named.with_name(f"{named.name}.differs")
         for place in places:
             _require_free(place, original)
     except OSError as error:
-        raise ExportError(f"cannot use {target}: {one_line(error)}; name another folder") from error
+        raise ExportError(
+            f"cannot use {target}: {one_line(error)}; choose another folder"
+        ) from error
     return places
 
 
 def _require_free(target: Path, original: Path) -> None:
-    """Refuse to replace the model itself, or a folder that holds anything but an export."""
+    """Reject to replace the model itself, or a folder that holds anything but an export."""
     if target.resolve() == original:
-        raise ExportError(f"{target} holds the model that is to be made again; name another folder")
+        raise ExportError(f"{target} holds the model to be rebuilt; choose another folder")
     if target.is_symlink() or target.is_file():
-        raise ExportError(f"{target} is a link or a file; name another folder")
+        raise ExportError(f"{target} is a link or a file; choose another folder")
     if not target.is_dir() or not any(target.iterdir()):
         return
     if not (target / RECORD).is_file():
-        raise ExportError(f"{target} exists and is no exported model; name another folder")
+        raise ExportError(f"{target} exists and is not an exported model; choose another folder")
     foreign = next(_foreign(target), None)
     if foreign is not None:
         raise ExportError(
             f"{foreign} does not belong to the exported model in {target}, which would be replaced "
-            "as a whole; move it away or name another folder"
+            "entirely; move it away or choose another folder"
         )
 
 
 def _foreign(folder: Path) -> Iterator[Path]:
-    """Whatever is in a folder beside the export that its record describes."""
+    """Return any path in a folder that is not part of the recorded export."""
     files = read_record(folder / RECORD)[1].files
     known = {**{name: facts.sha256 for name, facts in files.items()}, CARD: _hash_of_card(folder)}
     parents = {parent.as_posix() for name in known for parent in Path(name).parents}
@@ -151,11 +153,11 @@ def _compare(record: ExportRecord, folder: Path) -> list[str]:
         more = len(differing) - MOST_NAMED
         named = [*differing[:MOST_NAMED], *([f"{more} more"] if more > 0 else [])]
         raise ExportError(
-            f"{len(differing)} of {len(record.files)} files differ: {', '.join(named)}"
-            f"{_other_versions(record)}; the result, which is not the recorded model, is left in "
-            f"{folder}"
+            f"{len(differing)} of {len(record.files)} files differ: "
+            f"{', '.join(named)}{_other_versions(record)}; the result, which differs from the "
+            f"recorded model, is kept in {folder}"
         )
-    log.info("All %d files are the same, byte for byte", len(record.files))
+    log.info("All %d files are byte-identical", len(record.files))
     return sorted(record.files)
 
 
@@ -166,4 +168,8 @@ def _other_versions(record: ExportRecord) -> str:
         for name in ("torch", "transformers", "safetensors", "peft")
         if name in then and then[name] != now.get(name)
     ]
-    return f"; it was made with {', '.join(other)}: install that and try again" if other else ""
+    return (
+        f"; it was built with {', '.join(other)}: install these versions and try again"
+        if other
+        else ""
+    )

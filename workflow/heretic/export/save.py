@@ -55,7 +55,7 @@ def save_model(
     state = saved_parameters(network)
     if any(state[name].is_meta for name in changed):
         raise ExportError(
-            "parts of the model are not in memory but offloaded; run with low_memory_export=true"
+            "parts of the model are offloaded and not in memory; run with low_memory_export=true"
         )
     layout = lay_out(network, max_shard_size)
     checkpoint = Checkpoint(model.folder, network.base_model_prefix)
@@ -100,7 +100,8 @@ def edit_in_memory(model: Model, ablation: Ablation) -> set[str]:
         if _form(edit.writer) not in writers or parameters[edit.writer.parameter_name].is_meta:
             raise ExportError(
                 f"{edit.writer.name}, which the search edited, is not in the loaded model; is it "
-                "the same, and whole in memory? Run the search again, or set low_memory_export=true"
+                "the same model, and fully in memory? Run the search again, or set "
+                "low_memory_export=true"
             )
     matrices, biases = ablation.matrix_edits(), ablation.bias_edits()
     for name, matrix in matrices.items():
@@ -116,12 +117,12 @@ def edit_in_memory(model: Model, ablation: Ablation) -> set[str]:
 
 
 def _form(writer: RecordedWriter) -> tuple[object, ...]:
-    """What must be the same for an edit to fit."""
+    """Return the properties that must match for an edit to fit."""
     return writer.parameter_name, writer.bias_name, writer.transposed, writer.experts
 
 
 def _writer_parameters(model: Model) -> set[str]:
-    """Names of the weights and biases of every stream writer."""
+    """Return the names of the weights and biases of every stream writer."""
     return {
         name
         for writer in model.anatomy.writers

@@ -85,20 +85,20 @@ def save_shard_by_shard(
 
 
 def _require_tensors(layout: Layout, checkpoint: Checkpoint) -> None:
-    """Refuse before writing what cannot be read tensor by tensor."""
+    """Reject before writing what cannot be read tensor by tensor."""
     for name, like in layout.tensors.items():
         if not checkpoint.holds(name, like.shape):
             raise ExportError(
-                f"{checkpoint.folder} does not hold {name} under the name and in the shape "
-                f"{tuple(like.shape)} in which it is saved; {OTHER_WAY}"
+                f"{checkpoint.folder} does not hold {name} under the name and shape "
+                f"{tuple(like.shape)} used for saving; {OTHER_WAY}"
             )
 
 
 def _require_parts(layout: Layout, changed: Collection[str]) -> None:
-    """Refuse before writing what is not edited in the form in which it is saved."""
+    """Reject before writing what is not edited in the form in which it is saved."""
     for name in layout.edited(changed):
         if layout.origins[name].parameter is None:
             raise ExportError(
-                f"{name} is saved in another form than the network has it in, which cannot be "
-                f"edited file by file; {OTHER_WAY}"
+                f"{name} has a different layout on disk than in the network, so it cannot be "
+                f"edited shard by shard; {OTHER_WAY}"
             )

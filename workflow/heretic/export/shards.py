@@ -63,7 +63,7 @@ def write_shards(layout: Layout, folder: Path, blocks: Blocks) -> None:
 
 
 def raw_bytes(tensor: Tensor) -> Tensor:
-    """The bytes of a tensor on the CPU, flat: what two tensors must share to be the same."""
+    """Return the bytes of a tensor on the CPU, flat: what two tensors must share to be the same."""
     return tensor.contiguous().reshape(-1).view(torch.uint8)
 
 
@@ -72,8 +72,8 @@ def _in_order(layout: Layout, names: Sequence[str]) -> list[str]:
     for name in names:
         if layout.tensors[name].dtype not in known:
             raise ExportError(
-                f"{name} has type {layout.tensors[name].dtype}, which cannot be exported file by "
-                "file; run with low_memory_export=false"
+                f"{name} has type {layout.tensors[name].dtype}, which cannot be exported shard by "
+                "shard; run with low_memory_export=false"
             )
     return sorted(names, key=lambda name: (-known.index(layout.tensors[name].dtype), name))
 
@@ -99,7 +99,7 @@ def _write_tensor(stream: BinaryIO, name: str, like: Tensor, blocks: Blocks) -> 
     written = _write_blocks(stream, blocks(name, like.dtype))
     if written != expected:
         raise ExportError(
-            f"{name} has {written} bytes in the checkpoint and {expected} in the network; run with "
+            f"{name} has {written} bytes in the checkpoint but {expected} in the network; run with "
             "low_memory_export=false"
         )
 

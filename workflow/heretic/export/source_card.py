@@ -1,4 +1,4 @@
-"""What a model card takes over from that of the base model: license, languages, tags.
+"""Model card fields taken from the base model: license, languages, tags.
 
 The card is a stranger's text. Its front matter is read within bounds, every value as the text that
 stands there, and a field that is neither text nor a list of texts is left out with a warning.
@@ -59,7 +59,7 @@ def carried_over(folder: Path) -> dict[str, Any]:
         try:
             value = _texts(fields[name]) if name in fields else None
         except ValueError as error:
-            log.warning("%s: %s is left out of the new card: %s", card, name, error)
+            log.warning("%s: %s is omitted from the new card: %s", card, name, error)
         else:
             found |= {name: value} if value else {}
     return found
@@ -89,7 +89,7 @@ def _fields(card: Path) -> dict[str, yaml.Node]:
 
 
 def _require_plain(text: str) -> None:
-    """Refuse what makes a short text large, or too deep to be composed."""
+    """Reject what makes a short text large, or too deep to be composed."""
     depth = 0
     for event in yaml.parse(text, Loader=yaml.SafeLoader):
         if isinstance(event, yaml.AliasEvent):

@@ -1,4 +1,4 @@
-"""Proof, tensor by tensor, that a saved model is the base model but for the edited tensors."""
+"""Verification, tensor by tensor, that a saved model equals the base model except for the edit."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,7 +13,7 @@ from heretic.export.shards import DTYPES, Blocks, raw_bytes
 
 
 def verify_weights(folder: Path, expected: Blocks, layout: Layout) -> None:
-    """Compare every saved tensor with what it has to hold, bit for bit.
+    """Compare every saved tensor with its expected value, bit for bit.
 
     Args:
         folder: of the saved model.
@@ -33,8 +33,8 @@ def verify_weights(folder: Path, expected: Blocks, layout: Layout) -> None:
                 stream, like.numel() * like.itemsize, expected(name, like.dtype)
             ):
                 raise ExportError(
-                    f"{name} was not saved as the edit of the base model that it should be; check "
-                    "the disk and that nothing else changes the model's files"
+                    f"{name} was not saved as the expected edit of the base model; check the disk "
+                    "and that no other process modifies the model's files"
                 )
     superfluous = saved.files.keys() - layout.tensors.keys()
     if superfluous:
@@ -42,7 +42,7 @@ def verify_weights(folder: Path, expected: Blocks, layout: Layout) -> None:
 
 
 def _holds(stream: BinaryIO, length: int, blocks: Iterator[Tensor]) -> bool:
-    """Whether the next `length` bytes are those of the blocks."""
+    """Return whether the next `length` bytes are those of the blocks."""
     for block in blocks:
         wanted = raw_bytes(block).numpy().data
         length -= wanted.nbytes

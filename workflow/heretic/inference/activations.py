@@ -1,4 +1,4 @@
-"""What the unedited network computed for the prompts, kept so that trials need not do it again.
+"""Cache of the unedited network's activations for the prompts, reused by trials.
 
 Of every batch the inputs of some layers are kept, and the keys and values of all layers below the
 last of these. An edit whose first layer is l changes nothing before it, so that a pass may begin at
@@ -25,7 +25,7 @@ from heretic.model.probe import stream_of
 
 @dataclass(frozen=True)
 class Recording:
-    """What one pass of the unedited network over a batch left.
+    """Recording of one pass of the unedited network over a batch.
 
     Attributes:
         inputs: of some layers [batch, tokens, d_model], by layer.
@@ -38,7 +38,7 @@ class Recording:
     n_outputs: int = 0
 
     def start(self, first_changed: int, devices: Sequence[torch.device]) -> Start | None:
-        """Where a pass may begin of which all layers before `first_changed` are as they were.
+        """Return the start of a pass in which all layers before `first_changed` are unchanged.
 
         Args:
             first_changed: index of a layer; may be the number of layers.
@@ -54,7 +54,7 @@ class Recording:
         return Start(layer, _on(self.inputs[layer], devices[layer]), key_values, self.n_outputs)
 
     def rows(self, first: int, last: int) -> "Recording":
-        """That of some rows of the batch; views."""
+        """Return the recording of some rows of the batch; views."""
         part = slice(first, last)
         return Recording(
             {layer: states[part] for layer, states in self.inputs.items()},
@@ -74,7 +74,7 @@ def _on(tensor: Tensor, device: torch.device) -> Tensor:
 
 @dataclass(frozen=True)
 class RecordingPlan:
-    """What is kept.
+    """Plan of the recording.
 
     Attributes:
         layers: whose inputs are.
@@ -90,17 +90,17 @@ class RecordingPlan:
 
     def __str__(self) -> str:
         if not self.layers:
-            return "trials begin at the first layer: inputs of none are kept"
+            return "trials start at the first layer: no inputs are kept"
         return (
-            f"trials begin at the first layer that they edit, or one of {len(self.layers)} before "
-            f"it: {self.n_bytes / GIGABYTE:.3f} GB kept {'in main memory' * self.on_host}"
+            f"trials start at their first edited layer, or one of {len(self.layers)} earlier "
+            f"layers: {self.n_bytes / GIGABYTE:.3f} GB kept {'in main memory' * self.on_host}"
         ).rstrip()
 
 
 def record(
     model: Model, batch: PromptBatch, prefix: KeyValues | None, plan: RecordingPlan
 ) -> tuple[Prefilled, Recording]:
-    """One pass over a batch, and what of it is worth keeping."""
+    """Return one pass over a batch, and what of it is worth keeping."""
     seen: dict[int, Tensor] = {}
     n_outputs: list[int] = [0]
     with watching(model.get_layers(), plan.layers, seen, n_outputs):
@@ -114,7 +114,7 @@ def record(
 
 
 def _keep(tensor: Tensor, plan: RecordingPlan) -> Tensor:
-    """A copy, so that no larger tensor is kept alive by a view."""
+    """Return a copy, so that no larger tensor is kept alive by a view."""
     if not plan.on_host:
         return tensor.clone(memory_format=torch.contiguous_format)
     pinned = profits_from_pinning(tensor.device)
@@ -128,7 +128,7 @@ def watching(
     seen: dict[int, Tensor],
     n_outputs: list[int],
 ) -> Iterator[None]:
-    """While it lasts, what layers are given, and how many values one puts out, is noted."""
+    """Record, within the block, the inputs of layers and the size of an output."""
 
     def watch(layer: int) -> Any:
         def keep(_: nn.Module, args: Any, kwargs: Any) -> None:
@@ -151,7 +151,7 @@ def watching(
 def plan_recording(
     model: Model, batches: Sequence[PromptBatch], prefix: PromptBatch | None, gigabytes: float
 ) -> RecordingPlan:
-    """As many layers as fit into so many gigabytes, evenly spaced, and where to keep them.
+    """Plan evenly spaced layers that fit into so many gigabytes, and their location.
 
     The devices of the model are preferred if they have room; main memory is slower to read.
     """

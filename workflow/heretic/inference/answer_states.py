@@ -1,4 +1,4 @@
-"""What unedited layers computed for tokens of answers, so that guesses need not pass them again.
+"""Cache of the unedited layers' states for tokens of answers, reused by draft tokens.
 
 A token's states below the first edited layer depend on the prompt and on the tokens before it
 alone, and trials guess the same answers time and again. Tokens of a prompt's answers are the nodes
@@ -22,10 +22,10 @@ FIRST_ROOM = 1024
 
 
 class AnswerStates:
-    """Places of tokens, and what is known of how many layers of each."""
+    """Token states, and the number of computed layers of each."""
 
     def __init__(self, model: Model, layers: Sequence[int], n_outputs: int, most: int) -> None:
-        """Know no tokens.
+        """Start without tokens.
 
         Args:
             model: whose layers are passed over.
@@ -43,7 +43,7 @@ class AnswerStates:
     def passing(
         self, rows: Rows, guesses: Sequence[Sequence[int]], first_changed: int
     ) -> Iterator[None]:
-        """While it lasts, a pass over the rows' latest tokens and their guesses begins late.
+        """Within the block, start passes over the rows' latest and draft tokens late.
 
         It begins at the last kept layer below which all of these tokens are known. What it tells of
         them up to the first edited layer is kept.
@@ -97,7 +97,7 @@ class AnswerStates:
         return path[len(answer) - 1 :]
 
     def _start(self, layer: int, places: Sequence[Sequence[int]]) -> Start:
-        """Where a pass over tokens begins of which so many layers are known."""
+        """Return the start of a pass over tokens with so many known layers."""
         width = max(map(len, places))
         # What stands in columns of no guess is hidden.
         table = torch.tensor([[*some, *[some[-1]] * (width - len(some))] for some in places])
@@ -118,7 +118,7 @@ class AnswerStates:
     def _keep(
         self, places: Sequence[Sequence[int]], seen: dict[int, Tensor], key_values: KeyValues
     ) -> None:
-        """Of tokens that are not known up to the last layer that was seen, what a pass showed."""
+        """Keep the states shown by a pass for tokens not known up to the last observed layer."""
         reach = len(key_values)
         new = {
             place: (row, column)
@@ -132,7 +132,7 @@ class AnswerStates:
         rows, columns = torch.tensor(list(new.values())).unbind(dim=1)
 
         def write(kind: str, layer: int, shown: Tensor) -> None:
-            """Tokens' parts `shown` [batch, tokens, ...] of a layer."""
+            """Write tokens' parts `shown` [batch, tokens, ...] of a layer."""
             part = shown[rows.to(shown.device), columns.to(shown.device)]
             kept = self._room(kind, layer, part)
             kept[at.to(kept.device)] = part
@@ -148,7 +148,7 @@ class AnswerStates:
             self._depths[place] = reach
 
     def _room(self, kind: str, layer: int, like: Tensor) -> Tensor:
-        """What is kept of a layer [places, ...], with room for all places that there are."""
+        """Return the stored states of a layer [places, ...], enlarged to all current places."""
         kept = self._kept.get((kind, layer))
         room = 0 if kept is None else len(kept)
         if room < len(self._depths):
@@ -162,7 +162,7 @@ class AnswerStates:
 
 
 def _add(rows: Rows, key_values: KeyValues) -> None:
-    """Keys and values of the first layers, which a pass left out."""
+    """Return keys and values of the first layers, which a pass left out."""
     caches: Sequence[Any] = rows.cache.layers
     for cache, part in zip(caches, key_values, strict=False):
         if part is not None:

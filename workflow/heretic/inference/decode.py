@@ -1,4 +1,4 @@
-"""Greedy decoding of many rows: finished ones leave, waiting ones take their place."""
+"""Greedy decoding of many rows with continuous batching."""
 
 from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import AbstractContextManager
@@ -16,10 +16,10 @@ TOKENS_BETWEEN_LOOKS = 2
 
 
 class RowSource(Protocol):
-    """Where rows come from, and what passes over them need."""
+    """Source of rows, and context of their passes."""
 
     def take(self, room: int) -> Rows | None:
-        """The next rows, if there are any and not more than `room`."""
+        """Return the next rows, if there are any and not more than `room`."""
 
     def assign(self, owners: Sequence[Owner]) -> None:
         """Tell the model to which trials the rows of the next passes belong."""
@@ -27,12 +27,12 @@ class RowSource(Protocol):
     def passing(
         self, rows: Rows, guesses: Sequence[Sequence[int]]
     ) -> AbstractContextManager[None] | None:
-        """What makes a pass over the rows and some guesses shorter, if anything does."""
+        """Return the context that shortens a pass over the rows and some draft tokens, if any."""
 
 
 @dataclass(frozen=True)
 class Ending:
-    """When an answer ends.
+    """Condition that ends an answer.
 
     Attributes:
         tokens: that end it, and are no part of it.
@@ -53,7 +53,7 @@ def decode_rows(
     ending: Ending,
     drafts: DraftBook | None = None,
 ) -> Mapping[Owner, list[int]]:
-    """Greedy answers of all waiting rows, as far as they were needed.
+    """Return greedy answers of all waiting rows, as far as needed.
 
     Args:
         model: holds the edits of all trials whose rows are waiting.
@@ -86,7 +86,7 @@ def _filled(rows: Rows | None, source: RowSource, most_rows: int) -> Rows | None
 
 @dataclass
 class _Progress:
-    """How much of a row's answer has been searched for an end, and for what settles it."""
+    """Search state of a row's answer: positions searched for an end and for settling text."""
 
     scanned: int = 0
     looked: int = 0
@@ -149,7 +149,7 @@ class _Decoding:
     def _verify_apart(
         self, rows: Rows, guesses: Sequence[Guess], groups: Sequence[Sequence[int]]
     ) -> Rows | None:
-        """A pass for each group of rows, whose guesses are of similar lengths; who is left."""
+        """Run a pass per group of rows with similar draft lengths; return the remaining rows."""
         self._steps.end(rows)
         left = []
         for group in groups:

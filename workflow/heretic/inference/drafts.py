@@ -1,4 +1,4 @@
-"""Guesses at what follows in an answer: earlier answers, and what followed the same few tokens.
+"""Draft tokens from earlier answers and from continuations of the same few tokens.
 
 Most trials change few answers. A prompt's earlier answer that begins as its new one does is fed as
 a whole, and one pass tells how far the network agrees: up to there the tokens are those that greedy
@@ -30,7 +30,7 @@ REMEMBERED_BY_WAITING = 0.95
 
 @dataclass(frozen=True)
 class Guess:
-    """What may follow an answer so far.
+    """Possible continuation of an answer so far.
 
     Attributes:
         tokens: that may follow; empty for no guess.
@@ -45,7 +45,7 @@ class Guess:
 
 @dataclass
 class _Record:
-    """How many guessed tokens were right and how many guesses wrong, the latest counting most.
+    """Counts of right and wrong draft tokens, with the latest counting most.
 
     Attributes:
         right, wrong: as they begin, to which is added what is learned.
@@ -63,16 +63,16 @@ class _Record:
         self.seen_wrong = self.remembered * self.seen_wrong + wrong
 
     def length(self, least: float) -> int:
-        """How many tokens are all right with a chance of at least `least`."""
+        """Return how many tokens are all right with a probability of at least `least`."""
         right, wrong = self.right + self.seen_right, self.wrong + self.seen_wrong
         return int(log(least) / log(right / (right + wrong)))
 
 
 class DraftBook:
-    """Answers of a study's prompts, the latest first, and how far guesses could be trusted."""
+    """Answers of a study's prompts, the latest first, and the reliability of draft tokens."""
 
     def __init__(self, cost_of_a_pass: int) -> None:
-        """Know no answers.
+        """Start without answers.
 
         Args:
             cost_of_a_pass: beside its tokens, in tokens.
@@ -103,7 +103,7 @@ class DraftBook:
         ends: Sequence[int],
         most: int = LONGEST,
     ) -> list[Guess]:
-        """What may follow each answer so far.
+        """Return possible continuations of each answer so far.
 
         A guessed token costs a row's share of a pass, and saves, if it is right, that share and its
         part of what a pass costs beside. It is guessed where that is likely to be worth it.
@@ -143,7 +143,7 @@ class DraftBook:
         return Guess([], prompt)
 
     def _after(self, latest: tuple[int, ...], answer: list[int]) -> list[int]:
-        """What followed some tokens, the last ones of an answer, where they were seen before."""
+        """Return the continuation of an answer's last tokens, where they were seen before."""
         n_gram, last = len(latest), latest[-1]
         for end in range(len(answer) - 1, n_gram - 1, -1):
             # Most differ in the last token; to compare all of them takes longer.
@@ -154,7 +154,7 @@ class DraftBook:
         return other[end:]
 
     def judge(self, guesses: Sequence[Guess], right: Sequence[int]) -> None:
-        """Learn how many tokens of each guess were right."""
+        """Record how many tokens of each draft were right."""
         for guess, count in zip(guesses, right, strict=True):
             if guess.tokens:
                 by_n_gram = self._n_grams.get(guess.n_gram)

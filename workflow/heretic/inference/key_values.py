@@ -59,14 +59,14 @@ def _with_room(part: Tensor, tokens: int) -> Tensor:
 
 
 def empty_cache() -> DynamicCache:
-    """A cache of layers with room, one for each layer that uses it."""
+    """Return a cache of layers with room, one for each layer that uses it."""
     cache = DynamicCache()
     cache.layer_class_to_replicate = RoomyLayer
     return cache
 
 
 def make_cache(parts: KeyValues, tokens: int | None = None) -> DynamicCache:
-    """A cache that begins with these keys and values, which it will not write over.
+    """Return a cache that begins with these keys and values, which it will not write over.
 
     With a number of tokens it begins with so many of them, and goes on in the room behind.
     """
@@ -80,7 +80,7 @@ def make_cache(parts: KeyValues, tokens: int | None = None) -> DynamicCache:
 
 
 def read_key_values(cache: DynamicCache, first: int = 0) -> KeyValues:
-    """What a cache holds from token `first` on; views."""
+    """Return a cache's contents from token `first` on, as views."""
     layers: Sequence[Any] = cache.layers
     return [
         (layer.keys[:, :, first:], layer.values[:, :, first:]) if layer.is_initialized else None
@@ -89,7 +89,7 @@ def read_key_values(cache: DynamicCache, first: int = 0) -> KeyValues:
 
 
 def of_batch(parts: KeyValues, batch: int) -> KeyValues:
-    """Keys and values of a single row, seen as those of `batch` rows."""
+    """Return keys and values of a single row, seen as those of `batch` rows."""
     return each_part(parts, lambda part: part.expand(batch, -1, -1, -1))
 
 
@@ -102,7 +102,7 @@ def crop(cache: DynamicCache, tokens: int) -> None:
 
 
 def select_rows(cache: DynamicCache, rows: Tensor, first: int = 0) -> DynamicCache:
-    """Some rows of a cache, in the order of their indices [n], from token `first` on."""
+    """Return some rows of a cache, in the order of their indices [n], from token `first` on."""
     parts = read_key_values(cache, first)
     tokens = _length(parts)
 
@@ -115,7 +115,7 @@ def select_rows(cache: DynamicCache, rows: Tensor, first: int = 0) -> DynamicCac
 
 
 def join_rows(caches: Sequence[DynamicCache]) -> DynamicCache:
-    """The rows of several caches, narrower ones padded on the left; masks must hide that."""
+    """Return the rows of several caches, narrower ones padded on the left; masks must hide that."""
     all_parts = [read_key_values(cache) for cache in caches]
     width = max(map(_length, all_parts))
     joined: KeyValues = []
@@ -127,7 +127,7 @@ def join_rows(caches: Sequence[DynamicCache]) -> DynamicCache:
 
 
 def each_part(parts: KeyValues, change: Callable[[Tensor], Tensor]) -> KeyValues:
-    """Keys and values of all layers, each changed alike."""
+    """Return keys and values of all layers, each changed alike."""
     return [None if part is None else (change(part[0]), change(part[1])) for part in parts]
 
 
@@ -136,12 +136,12 @@ def _length(parts: KeyValues) -> int:
 
 
 def _empty(like: Tensor, rows: int, tokens: int) -> Tensor:
-    """A place for so many rows of tokens and those that come."""
+    """Return a place for so many rows of tokens and those that come."""
     return like.new_empty(rows, like.shape[1], tokens + ROOM, like.shape[3])
 
 
 def _stack(parts: Sequence[Tensor], width: int) -> Tensor:
-    """All rows in one place, narrower ones with zeros before them."""
+    """Return all rows in one place, narrower ones with zeros before them."""
     place, row = _empty(parts[0], sum(map(len, parts)), width), 0
     for part in parts:
         rows, before = slice(row, row + len(part)), width - part.shape[2]

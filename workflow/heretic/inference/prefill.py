@@ -1,4 +1,4 @@
-"""Passes over prompts that begin at a layer below which nothing has changed."""
+"""Passes over prompts that start at the first changed layer."""
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -22,7 +22,7 @@ from heretic.model.loading import Model
 
 @dataclass(frozen=True)
 class Start:
-    """What an earlier pass over the same batch knows of a pass from a layer on.
+    """Data of an earlier pass over the same batch for a pass from a later layer.
 
     Attributes:
         layer: index of the first layer that is computed.
@@ -53,7 +53,7 @@ class Prefilled:
 def prefill(
     model: Model, batch: PromptBatch, prefix: KeyValues | None = None, start: Start | None = None
 ) -> Prefilled:
-    """One pass over a batch of prompts.
+    """Return one pass over a batch of prompts.
 
     Args:
         model: in any state.
@@ -72,7 +72,7 @@ def prefill(
 
 
 def _completed(cache: DynamicCache, start: Start, n_cached: int) -> DynamicCache:
-    """With the keys and values of the layers that were passed over."""
+    """Add the keys and values of the skipped layers."""
     parts = read_key_values(cache)
     for layer, own in enumerate(start.key_values[: start.layer]):
         if own is not None:
@@ -85,7 +85,7 @@ def _completed(cache: DynamicCache, start: Start, n_cached: int) -> DynamicCache
 
 @contextmanager
 def starting(layers: Sequence[nn.Module], start: Start | None) -> Iterator[None]:
-    """While it lasts, layers before `start` compute nothing and put out what it is given."""
+    """Within the block, skip the layers before `start` and output its input."""
     if start is None:
         yield
         return

@@ -1,4 +1,4 @@
-"""Prompts as tensors that every trial takes as they are: tokenised, sorted and padded once."""
+"""Prompts as tensors shared by all trials: tokenized, sorted and padded once."""
 
 from collections import deque
 from collections.abc import Sequence
@@ -42,19 +42,19 @@ class PromptBatch:
         return self.mask.shape[1] - self.inputs.shape[1]
 
     def rows(self, first: int, last: int) -> "PromptBatch":
-        """The rows from `first` up to `last`, which is not among them, in the same columns."""
+        """Return the rows from `first` to `last` (exclusive), in the same columns."""
         part = slice(first, last)
         return PromptBatch(
             self.indices[part], self.inputs[part], self.mask[part], self.positions[part]
         )
 
     def shifted(self, by: int) -> "PromptBatch":
-        """The same batch with other indices."""
+        """Return the same batch with other indices."""
         return replace(self, indices=tuple(index + by for index in self.indices))
 
 
 def tokens_of_a_pass(model: Model) -> int:
-    """What a pass costs beside its tokens, in tokens; the same for a model wherever it is asked.
+    """Return the fixed cost of a pass in tokens; the same for a model wherever it is called.
 
     The figures are those of common chips, not measured here: batches, and with them the last bits
     of all scores, would differ from run to run.
@@ -66,7 +66,7 @@ def tokens_of_a_pass(model: Model) -> int:
 
 
 def shared_prefix(ids: Sequence[Sequence[int]], cost_of_a_pass: int) -> int:
-    """Number of tokens with which all prompts begin, less than the shortest has.
+    """Return the number of tokens with which all prompts begin, less than the shortest has.
 
     0 where sharing them would save less than the pass that it takes, whose cost is in tokens.
     """
@@ -76,7 +76,7 @@ def shared_prefix(ids: Sequence[Sequence[int]], cost_of_a_pass: int) -> int:
 
 
 def batches_by_length(lengths: Sequence[int], largest: int, cost_of_a_pass: int) -> list[list[int]]:
-    """Indices in batches of similar lengths, the longest first, so that all passes cost least.
+    """Return indices in batches of similar lengths, the longest first, to minimize cost.
 
     A pass costs its padded tokens and `cost_of_a_pass`. The batches of prompts in order of
     length that are cheapest in sum are found by dynamic programming.
@@ -111,7 +111,7 @@ def batches_by_length(lengths: Sequence[int], largest: int, cost_of_a_pass: int)
 
 
 def prefix_batch(ids: Sequence[Sequence[int]], length: int, model: Model) -> PromptBatch:
-    """The shared prefix as a batch of one, of which the index says nothing."""
+    """Return the shared prefix as a batch of one, of which the index says nothing."""
     return _batch([0], [ids[0][:length]], 0, model)
 
 
@@ -122,7 +122,7 @@ def prompt_batches(
     model: Model,
     cost_of_a_pass: int,
 ) -> list[PromptBatch]:
-    """Prompts in batches of similar lengths, without the first `prefix` tokens of each."""
+    """Return prompts in batches of similar lengths, without the first `prefix` tokens of each."""
     rests = [row[prefix:] for row in ids]
     return [
         _batch(indices, [rests[index] for index in indices], prefix, model)

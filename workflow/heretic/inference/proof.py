@@ -1,4 +1,4 @@
-"""Whether a network computes with shared, skipped and rearranged keys what it computes plainly.
+"""Equivalence checks of fast passes against plain ones.
 
 Architectures may keep states that are no keys, tell positions by columns, or pass something from
 layer to layer beside the stream. Rather than list them, a few prompts are answered both ways before
@@ -34,21 +34,21 @@ REFUSALS = (RuntimeError, ValueError, TypeError, LookupError, AttributeError, No
 
 
 def why_no_rows(model: Model) -> str | None:
-    """Why rows of the network's cache cannot be rearranged, or None."""
+    """Return why rows of the network's cache cannot be rearranged, or None."""
     try:
         layers = DynamicCache(config=text_config(model.network)).layers
     except REFUSALS as error:
-        return f"transformers makes no cache for it ({type(error).__name__})"
+        return f"transformers creates no cache for it ({type(error).__name__})"
     others = [
         layer for layer in layers if type(layer) not in (DynamicLayer, DynamicSlidingWindowLayer)
     ]
     if others:
-        return f"its cache holds more than keys and values ({type(others[0]).__name__})"
+        return f"its cache has more than keys and values ({type(others[0]).__name__})"
     return None
 
 
 def smallest_window(model: Model) -> int | None:
-    """Tokens that the layer with the shortest view attends to; None if all see everything."""
+    """Return the smallest sliding window in tokens; None if all layers see everything."""
     layers: Sequence[Any] = DynamicCache(config=text_config(model.network)).layers
     windows = [layer.sliding_window for layer in layers if layer.is_sliding]
     return min(windows, default=None)
@@ -73,7 +73,7 @@ class Rehearsal:
     gigabytes: float
 
     def disagreement(self, *, fixed_places: bool, guessed: bool) -> str | None:
-        """Why answers are not what plain passes make of them, or None.
+        """Return why answers differ from those of plain passes, or None.
 
         Args:
             fixed_places: whether keys and values are to stay in their places, as compiled steps
@@ -86,16 +86,16 @@ class Rehearsal:
             for first in dict.fromkeys([0, *kept[:1], *kept[-1:]]):
                 rows, reason = self._stepped(prompts, first, fixed_places)
                 if reason is not None:
-                    return f"in passes from layer {first} on {reason}"
+                    return f"in forward passes from layer {first}: {reason}"
             reason = self._guessed(prompts, rows) if guessed else None
             if reason is not None:
-                return f"after guesses {reason}"
+                return f"after draft tokens: {reason}"
         except REFUSALS as error:
             return f"{type(error).__name__}: {one_line(error)[:MESSAGE]}"
         return None
 
     def prompts(self) -> StudyPrompts:
-        """They, in batches that have padding however unlike their lengths are."""
+        """Return the prompts in batches with padding, whatever their lengths."""
         return StudyPrompts(
             self.model,
             self.good,
@@ -109,7 +109,7 @@ class Rehearsal:
     def _stepped(
         self, prompts: StudyPrompts, first: int, fixed_places: bool
     ) -> tuple[Rows, str | None]:
-        """Rows after some steps, and what is wrong with their logits."""
+        """Return rows after some steps, and what is wrong with their logits."""
         rows, logits = begin(prompts, first)
         order = list(range(len(rows)))[::-1]
         rows, seen = rows.select(order), [logits[order]]
@@ -120,7 +120,7 @@ class Rehearsal:
         return rows, self._wrong(rows, torch.stack(seen, dim=1))
 
     def _guessed(self, prompts: StudyPrompts, stepped: Rows) -> str | None:
-        """What is wrong with a step after guesses, the last of every other row a wrong one."""
+        """Return the error of a step after drafts, every other row ending with a wrong one."""
         guesses = [answer[1:] for answer in stepped.answers]
         for guess in guesses[::2]:
             guess[-1] = (guess[-1] + 1) % 2
@@ -139,7 +139,7 @@ class Rehearsal:
         return reason
 
     def _wrong(self, rows: Rows, logits: Tensor) -> str | None:
-        """What is wrong with the last logits [n, few, vocabulary] of some rows, if anything is."""
+        """Return why the last logits [n, few, vocabulary] of some rows are wrong, or None."""
         ids = [*self.good, *self.bad]
         whole = [
             [*ids[owner.prompt], *answer[:-1]]
@@ -156,14 +156,14 @@ class Rehearsal:
         return CompiledSteps(self.model, len(rows) + 1, longest + STEPS, lambda call: call)
 
     def _plain(self, rows: Sequence[Sequence[int]], count: int) -> Tensor:
-        """Logits [n, count, vocabulary] at the ends of some rows, without a cache."""
+        """Return logits [n, count, vocabulary] at the ends of some rows, without a cache."""
         inputs, mask = pad_left(rows, self.model)
         logits: Tensor = forward(self.model, inputs, mask, logits_to_keep=count).logits
         return logits[:, -count:].float()
 
 
 def begin(prompts: StudyPrompts, first: int, trial: int = 0) -> tuple[Rows, Tensor]:
-    """All prompts as rows of one trial, and their first logits [n, vocabulary].
+    """Return all prompts as rows of one trial, and their first logits [n, vocabulary].
 
     Args:
         prompts: a few.
@@ -182,7 +182,7 @@ def begin(prompts: StudyPrompts, first: int, trial: int = 0) -> tuple[Rows, Tens
 
 
 def logits_agree(model: Model, logits: Tensor, expected: Tensor, noise: float = 0.0) -> str | None:
-    """By how much logits are off if that is more than rounding explains, or None.
+    """Return by how much logits differ if that exceeds rounding, or None.
 
     Args:
         model: of which the logits are.
@@ -199,4 +199,4 @@ def logits_agree(model: Model, logits: Tensor, expected: Tensor, noise: float = 
     found = float((logits.float() - expected)[real].abs().max())
     if found <= allowed:
         return None
-    return f"logits are {found:.2g} off, where rounding explains {allowed:.2g}"
+    return f"logits differ by {found:.2g}, more than the {allowed:.2g} explained by rounding"

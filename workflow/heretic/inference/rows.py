@@ -21,7 +21,7 @@ MOST_LOGITS = 2**27
 
 @dataclass(frozen=True)
 class Owner:
-    """What a row answers: a prompt, by its index, in the state that a trial gives the model."""
+    """Prompt index of a row, and the trial that determines the model's state."""
 
     trial: int
     prompt: int
@@ -56,7 +56,7 @@ class Rows:
 
     @classmethod
     def of(cls, prefilled: Prefilled, batch: PromptBatch, trial: int, longest: int) -> "Rows":
-        """Rows whose first token is the likeliest after the prompt, of at most `longest`."""
+        """Return rows whose first token is the likeliest after the prompt, of at most `longest`."""
         latest = prefilled.logits.argmax(dim=-1)
         return cls(
             [Owner(trial, index) for index in batch.indices],
@@ -81,7 +81,7 @@ class Rows:
 
     @property
     def room(self) -> int:
-        """Tokens for each row beside the latest whose logits may be computed in one pass."""
+        """Return the draft tokens per row whose logits can be computed in one pass."""
         return MOST_LOGITS // (len(self) * self.vocabulary) - 1
 
     def step(self, model: Model) -> Tensor:
@@ -96,7 +96,7 @@ class Rows:
             return self.take(logits[:, -1])
 
     def _pass(self, model: Model, inputs: Tensor, mask: Tensor, positions: Tensor) -> Tensor:
-        """Logits [n, tokens, vocabulary] of inputs [n, tokens], which the cache keeps."""
+        """Return logits [n, tokens, vocabulary] of inputs [n, tokens], which the cache keeps."""
         return cached_logits(model, inputs, mask, positions, self.cache, inputs.shape[1])
 
     def take(self, logits: Tensor) -> Tensor:
@@ -164,7 +164,7 @@ class Rows:
             self.unread = []
 
     def select(self, rows: Sequence[int]) -> "Rows":
-        """Some of the rows, of which everything has been read."""
+        """Return some of the rows, of which everything has been read."""
         chosen = torch.tensor(rows, device=self.mask.device)
         with torch.inference_mode():
             mask = self.mask[chosen]
@@ -183,7 +183,7 @@ class Rows:
 
 
 def join(parts: Sequence[Rows]) -> Rows:
-    """The rows of several, one after the other, of which everything has been read."""
+    """Return the rows of several, one after the other, of which everything has been read."""
     if len(parts) == 1:
         return parts[0]
     width = max(part.mask.shape[1] for part in parts)

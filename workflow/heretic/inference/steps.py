@@ -1,4 +1,4 @@
-"""How rows take their next token: by the network as it is, or compiled on keys in fixed places.
+"""Decoding steps of rows: by the network itself, or compiled with a static KV cache.
 
 A compiled step is compiled once for each number of rows. Those numbers are few: rows are filled up
 to the next one, and the places of keys and values stay the same from trial to trial.
@@ -31,7 +31,7 @@ def steps_between_reads(device: torch.device) -> int:
 
 
 class Steps(Protocol):
-    """What makes the steps of some rows."""
+    """Executor of decoding steps."""
 
     @property
     def between_reads(self) -> int:
@@ -42,13 +42,13 @@ class Steps(Protocol):
         """Share of rows that must be done before the others go on without them."""
 
     def n_computed(self, rows: Rows) -> int:
-        """Of how many rows a pass is made for these; those that are added go on like the last."""
+        """Return the number of rows of a pass for these; added rows continue the last one."""
 
     def begin(self, rows: Rows) -> None:
         """Prepare for these rows."""
 
     def step(self, rows: Rows) -> Tensor:
-        """As `Rows.step`, of the rows that were begun last."""
+        """Run a step like `Rows.step`, for the rows begun last."""
 
     def end(self, rows: Rows) -> None:
         """Leave the rows as `Rows.step` would have."""
@@ -64,18 +64,18 @@ class PlainSteps:
         self._model, self.between_reads = model, steps_between_reads(model.device)
 
     def n_computed(self, rows: Rows) -> int:
-        """No more than there are."""
+        """Return the number of rows."""
         return len(rows)
 
     def begin(self, rows: Rows) -> None:
-        """Nothing to prepare."""
+        """Prepare nothing."""
 
     def step(self, rows: Rows) -> Tensor:
         """Feed the latest tokens, and take the likeliest next ones."""
         return rows.step(self._model)
 
     def end(self, rows: Rows) -> None:
-        """Nothing to do."""
+        """Release nothing."""
 
 
 class CompiledSteps:
@@ -112,7 +112,7 @@ class CompiledSteps:
         self._cache = Cache(layers=[])
 
     def n_computed(self, rows: Rows) -> int:
-        """The next one of the few numbers for which it is compiled."""
+        """Return the next one of the few numbers for which it is compiled."""
         sizes: list[int] = [size for size in self._sizes if size >= len(rows)]
         return sizes[0]
 
@@ -167,7 +167,7 @@ class CompiledSteps:
 
 
 def _places(rows: Rows, size: int, width: int) -> Cache:
-    """An empty cache for `size` rows like these."""
+    """Return an empty cache for `size` rows like these."""
     layers: list[Any] = []
     sources: Sequence[Any] = rows.cache.layers
     for source in sources:
@@ -196,5 +196,5 @@ def _fill(cache: Cache, rows: Rows) -> None:
 
 
 def _up_to(tensor: Tensor, size: int) -> Tensor:
-    """A copy with more rows like the last one; what comes of them is thrown away."""
+    """Return a copy with more rows like the last one; what comes of them is thrown away."""
     return torch.cat([tensor, tensor[-1:].expand(size - len(tensor), -1)])

@@ -40,7 +40,7 @@ class StudyBatch:
     original: Tensor | None = None
 
     def rows(self, first: int, last: int) -> "StudyBatch":
-        """The rows from `first` up to `last`, which is not among them."""
+        """Return the rows from `first` up to `last`, which is not among them."""
         original = None if self.original is None else self.original[first:last]
         return StudyBatch(
             self.prompts.rows(first, last), self.recording.rows(first, last), original
@@ -122,7 +122,7 @@ class StudyPrompts:
         return (
             f"{sum(len(batch.prompts) for batch in batches)} prompts in {len(batches)} batches, "
             f"{self.n_shared} tokens shared by all, {1 - real / tokens:.0%} of the rest is "
-            f"padding; {self._plan}{', and answers' * (self.answer_states is not None)}"
+            f"padding; {self._plan}{', and responses' * (self.answer_states is not None)}"
         )
 
     def _recorded(
@@ -145,7 +145,7 @@ class StudyPrompts:
 
     @property
     def has_recordings(self) -> bool:
-        """Whether anything is kept of what the unedited network computed."""
+        """Return whether anything is kept of what the unedited network computed."""
         return any(batch.recording.inputs for batch in [*self.good, *self.bad])
 
     def forget_recordings(self) -> None:
@@ -167,7 +167,7 @@ class StudyPrompts:
         return read_key_values(self.prefill(self.prefix, first_changed, None).cache)
 
     def prefill(self, batch: StudyBatch, first_changed: int, prefix: KeyValues | None) -> Prefilled:
-        """A pass over a batch in the model's present state."""
+        """Return a pass over a batch in the model's present state."""
         start = batch.recording.start(first_changed, self._devices)
         return prefill(self.model, batch.prompts, prefix, start)
 

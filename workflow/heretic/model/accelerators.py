@@ -1,4 +1,4 @@
-"""Whether a device can be there, known from the system's files before torch is imported."""
+"""Availability of a device, determined from system files before torch is imported."""
 
 import os
 import re
@@ -17,7 +17,7 @@ SUBMITTERS = ("sbatch", "qsub", "bsub", "condor_submit", "flux")
 
 
 def check_device(device: str) -> None:
-    """Refuse a device that torch does not know, or whose driver this machine lacks.
+    """Reject a device that torch does not know, or whose driver this machine lacks.
 
     Raises:
         ModelLoadError: says what to set instead.
@@ -27,7 +27,7 @@ def check_device(device: str) -> None:
     name = re.fullmatch(r"([a-z]+)(?::(\d{1,3}))?", device)
     if name is None or name[1] not in TYPES:
         raise ModelLoadError(
-            f"device={device!r:.60} is no device of torch; use auto, cpu, cuda or cuda:<number>"
+            f"device={device!r:.60} is not a torch device; use auto, cpu, cuda or cuda:<number>"
         )
     if any(shutil.which(command) for command in SUBMITTERS):
         return
@@ -40,12 +40,12 @@ def check_device(device: str) -> None:
             found = f"has {gpus} such devices" if gpus else "has no driver for it"
             raise ModelLoadError(
                 f"device={device} is not available: this machine {found}; use device=auto, which "
-                "takes the accelerator of the machine where a job runs"
+                "selects the accelerator of the machine that runs the job"
             )
 
 
 def _cuda_devices() -> int | None:
-    """Number of devices that torch calls cuda; None if there are some and nobody counts them."""
+    """Return the number of torch's cuda devices; None if there are some but uncounted."""
     if not any(Path(path).exists() for path in CUDA_FILES):
         return 0
     visible = os.environ.get("CUDA_VISIBLE_DEVICES")

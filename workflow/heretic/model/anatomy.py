@@ -1,4 +1,4 @@
-"""What writes into the residual stream, found by probing and proved, not listed by name.
+"""Writers of the residual stream, found by probing and verified rather than listed by name.
 
 A candidate is any linear map inside a decoder layer whose output has the stream's width, and any
 matrix of that width that is a parameter on its own, such as the maps of all experts of a layer.
@@ -47,7 +47,7 @@ class Anatomy:
         return len(self.layers)
 
     def of_layer(self, layer: int) -> dict[str, list[StreamWriter]]:
-        """Writers of one layer by component; in hybrids a component may have none."""
+        """Return writers of one layer by component; in hybrids a component may have none."""
         found: dict[str, list[StreamWriter]] = {component: [] for component in COMPONENTS}
         for writer in self.writers:
             if writer.layer == layer:
@@ -56,7 +56,7 @@ class Anatomy:
 
 
 def dissect(network: PreTrainedModel) -> Anatomy:
-    """Find the decoder layers and every writer, and prove that nothing else writes.
+    """Find the decoder layers and all writers, and verify that nothing else writes.
 
     Raises:
         ModelLoadError: no decoder layers, a layer that is not explained by its linear maps, a
@@ -79,25 +79,25 @@ def dissect(network: PreTrainedModel) -> Anatomy:
 def _require_complete(
     network: PreTrainedModel, writers: Sequence[StreamWriter], n_layers: int
 ) -> None:
-    """Every layer must write, and every component be somewhere."""
+    """Require that every layer writes, and that every component exists."""
     architecture = type(network).__name__
     for layer in range(n_layers):
         if not any(writer.layer == layer for writer in writers):
             raise ModelLoadError(
-                f"layer {layer} of {architecture} has no linear map that writes into the residual "
+                f"layer {layer} of {architecture} has no linear map that writes to the residual "
                 "stream; this architecture is not supported"
             )
     for component in COMPONENTS:
         if not any(writer.component == component for writer in writers):
             names = list(dict.fromkeys(w.name for w in writers if w.layer == 0))
             raise ModelLoadError(
-                f"no layer of {architecture} has an {component} that writes into the residual "
+                f"no layer of {architecture} has an {component} that writes to the residual "
                 f"stream; layer 0 has only {', '.join(names)}; this architecture is not supported"
             )
 
 
 def _require_own_weights(network: PreTrainedModel, writers: Sequence[StreamWriter]) -> None:
-    """Weights at work in two places cannot be edited along a direction for each."""
+    """Reject weights shared by two places, which cannot be edited separately."""
     places: dict[int, list[str]] = {}
     identities: dict[str, int] = {}
     for name, parameter in network.named_parameters(remove_duplicate=False):
@@ -112,7 +112,6 @@ def _require_own_weights(network: PreTrainedModel, writers: Sequence[StreamWrite
         shared = list(dict.fromkeys(shared))
         if len(shared) > 1:
             raise ModelLoadError(
-                f"{' and '.join(shared[:2])} of {type(network).__name__} are the same weights, "
-                "which cannot be edited for each layer on its own; this architecture is not "
-                "supported"
+                f"{' and '.join(shared[:2])} of {type(network).__name__} share weights, which "
+                "cannot be edited separately for each layer; this architecture is not supported"
             )

@@ -1,4 +1,4 @@
-"""What kind of network a configuration describes, known before torch is imported.
+"""Kind of network described by a configuration, determined before torch is imported.
 
 Importing the tables of transformers imports torch, which takes seconds; so they are read from its
 source file, and left to transformers itself where they are not found there.
@@ -32,7 +32,7 @@ INSTEAD = "choose a decoder-only instruct model, such as Llama, Qwen, Gemma or M
 def check_architecture(
     model: str, config: Mapping[str, Any], *, trust_remote_code: bool = False
 ) -> None:
-    """Refuse a network that does not answer with text or that transformers does not know.
+    """Reject a network that does not answer with text or that transformers does not know.
 
     Args:
         model: name for messages.
@@ -47,14 +47,16 @@ def check_architecture(
         return
     if not isinstance(kind, str) or not kind:
         raise ModelLoadError(
-            f"config.json of {model} names no model_type; point to a folder saved by transformers"
+            f"config.json of {model} has no model_type; point to a folder saved by transformers"
         )
     if config.get("is_encoder_decoder") is True:
         raise ModelLoadError(f"{model} is an encoder-decoder ({_shown(kind)}); {INSTEAD}")
     heads = config.get("architectures")
     names = [head for head in heads if isinstance(head, str)] if isinstance(heads, list) else []
     if names and all(name.endswith(OTHER_HEADS) for name in names):
-        raise ModelLoadError(f"{model} is a {_shown(names[0])}, which writes no text; {INSTEAD}")
+        raise ModelLoadError(
+            f"{model} is a {_shown(names[0])}, which does not generate text; {INSTEAD}"
+        )
     _check_type(model, kind, bool(own), decoder=config.get("is_decoder") is True)
 
 
@@ -66,18 +68,20 @@ def _check_type(model: str, kind: str, own_code: bool, *, decoder: bool) -> None
         return
     if kind in tables.get(MASKED, {}) and not decoder:
         raise ModelLoadError(
-            f"{model} is an encoder ({_shown(kind)}) and writes no text; {INSTEAD}"
+            f"{model} is an encoder ({_shown(kind)}) and does not generate text; {INSTEAD}"
         )
     if kind in answering:
         return
     if kind in tables.get(ENCODER_DECODER, {}):
         raise ModelLoadError(f"{model} is an encoder-decoder ({_shown(kind)}); {INSTEAD}")
     if kind in tables.get(ALL, {}):
-        raise ModelLoadError(f"{model} is a {_shown(kind)}, which writes no text; {INSTEAD}")
+        raise ModelLoadError(
+            f"{model} is a {_shown(kind)}, which does not generate text; {INSTEAD}"
+        )
     if own_code:
         raise ModelLoadError(
-            f"{model} has an architecture of its own ({_shown(kind)}), whose code is in its "
-            "repository; read that code, and set trust_remote_code=true if you trust it"
+            f"{model} has a custom architecture ({_shown(kind)}) with code in its repository; read "
+            "that code, and set trust_remote_code=true if you trust it"
         )
     raise ModelLoadError(
         f"the installed transformers does not know the model_type {_shown(kind)} of {model}; "
@@ -107,7 +111,7 @@ def known_types() -> dict[str, dict[str, object]]:
 
 
 def _pairs(node: ast.expr) -> dict[str, object]:
-    """Pairs of constants; a table may begin with another one, which is left out here."""
+    """Return pairs of constants; a table may begin with another one, which is left out here."""
     pairs = node.elts if isinstance(node, ast.List) else []
     constants = [pair for pair in pairs if isinstance(pair, ast.Tuple)]
     return dict(ast.literal_eval(pair) for pair in constants)

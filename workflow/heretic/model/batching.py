@@ -1,4 +1,4 @@
-"""Batch sizes found by doing: start large, halve when memory runs out, remember."""
+"""Adaptive batch sizes: start large, halve when memory runs out, remember."""
 
 import gc
 from collections.abc import Callable, Iterator, Sequence
@@ -43,7 +43,7 @@ class BatchSize:
 
 
 def by_length(lengths: Sequence[int]) -> list[int]:
-    """Indices in order of decreasing length: little padding, and the largest batch comes first."""
+    """Return indices by decreasing length: little padding, and the largest batch first."""
     return sorted(range(len(lengths)), key=lambda index: -lengths[index])
 
 
@@ -79,7 +79,7 @@ def run_in_batches(
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Whether any backend means that memory ran out."""
+    """Return whether any backend means that memory ran out."""
     if isinstance(error, MemoryError | torch.OutOfMemoryError):
         return True
     text = str(error).lower()
@@ -87,7 +87,7 @@ def is_out_of_memory(error: BaseException) -> bool:
 
 
 def release_memory() -> None:
-    """Give back what is no longer used, to the accelerator too."""
+    """Release unused memory, including the accelerator's."""
     gc.collect()
     if torch.cuda.is_available():
         torch.cuda.empty_cache()

@@ -1,4 +1,4 @@
-"""What may write into the residual stream, by shape: maps and parameters of the stream's width."""
+"""Candidate writers of the residual stream by shape: maps and parameters of its width."""
 
 import re
 from collections.abc import Iterator, Sequence
@@ -47,7 +47,7 @@ class Candidate:
         return self.name, self.stream_dim
 
     def is_twin_of(self, other: "Candidate") -> bool:
-        """Whether the two are experts of one list: alike but for their number in it."""
+        """Return whether the two are experts of one list: alike but for their number in it."""
         mine, theirs = self.module, other.module
         return (
             self.layer == other.layer
@@ -60,7 +60,7 @@ class Candidate:
 def find_candidates(
     network: PreTrainedModel, layers: Sequence[nn.Module], d_model: int
 ) -> list[Candidate]:
-    """Candidates in order of layer, then of appearance.
+    """Return candidates in order of layer, then of appearance.
 
     Raises:
         ModelLoadError: one belongs to no linear map and is quantised or offloaded, so that it can
@@ -81,7 +81,7 @@ def find_candidates(
 
 
 def require_plain_product(candidate: Candidate) -> None:
-    """Refuse a map of a class of its own that does more than multiply by its matrix.
+    """Reject a map of a class of its own that does more than multiply by its matrix.
 
     What is quantised stands for such a product in the full precision of which it was made, where
     that is proved of what is edited.
@@ -98,8 +98,8 @@ def require_plain_product(candidate: Candidate) -> None:
         plain = _multiplies(module, candidate.stream_dim == -1)
     if not plain:
         raise ModelLoadError(
-            f"{candidate.path} writes into the residual stream and is a {type(module).__name__}, "
-            "which does not simply multiply by its weights; this architecture is not supported"
+            f"{candidate.path} writes to the residual stream and is a {type(module).__name__}, "
+            "which does more than multiply by its weights; this architecture is not supported"
         )
 
 
@@ -124,7 +124,7 @@ def _map(layer: int, name: str, path: str, module: nn.Module, d_model: int) -> I
 
 
 def _raw(layer: int, name: str, path: str, module: nn.Module, d_model: int) -> Iterator[Candidate]:
-    """Matrices that belong to no linear map; where both dimensions fit, once for each."""
+    """Return matrices that belong to no linear map; where both dimensions fit, once for each."""
     parameters = dict(module.named_parameters(recurse=False))
     stacks = {len(parameter) for parameter in parameters.values() if parameter.dim() == 3}
     for parameter_name, parameter in parameters.items():
@@ -142,13 +142,12 @@ def _require_replaceable(candidate: Candidate) -> None:
     parameter = getattr(candidate.module, candidate.parameter)
     if parameter.is_meta:
         raise ModelLoadError(
-            f"{candidate.path} was offloaded, and matrices that belong to no linear map, such as "
-            "those of experts, must lie on a device that computes; raise max_memory, or set "
-            "quantization=bnb_4bit"
+            f"{candidate.path} was offloaded, but matrices outside linear maps, such as those of "
+            "experts, must be on a compute device; raise max_memory, or set quantization=bnb_4bit"
         )
     if parameter.dtype not in EDITABLE:
         raise ModelLoadError(
-            f"{candidate.path} is quantised ({parameter.dtype}, shape {tuple(parameter.shape)}) "
-            "and belongs to no linear map, so it cannot be told what it writes; use the "
-            "checkpoint in bfloat16, with quantization=bnb_4bit if it is too large"
+            f"{candidate.path} is quantized ({parameter.dtype}, shape {tuple(parameter.shape)}) "
+            "outside a linear map, so its output cannot be determined; use the checkpoint in "
+            "bfloat16, with quantization=bnb_4bit if it is too large"
         )

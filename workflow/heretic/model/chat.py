@@ -1,4 +1,4 @@
-"""Prompts as the tokens that the model sees when it is about to answer."""
+"""Prompts as the tokens seen by the model before it answers."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -38,7 +38,7 @@ CHARACTERS_PER_TOKEN = 16
 
 @dataclass(frozen=True)
 class TokenLimits:
-    """What a model takes; None where that is not known or not limited.
+    """Token limits of a model; None where unknown or unlimited.
 
     Attributes:
         vocabulary: rows of its embeddings.
@@ -75,7 +75,7 @@ class ChatFormat:
 
     @cached_property
     def prints_date(self) -> bool:
-        """Whether prompts depend on `template_date`."""
+        """Return whether prompts depend on `template_date`."""
         return prints_date(self.tokenizer.get_chat_template())
 
     @cached_property
@@ -88,12 +88,12 @@ class ChatFormat:
 
     @cached_property
     def has_system_role(self) -> bool:
-        """Whether the template shows a system prompt, and neither refuses nor drops it."""
+        """Return whether the template shows a system prompt, and neither refuses nor drops it."""
         return self._shows("what the system says", role="system", parts=self.takes_parts)
 
     @cached_property
     def takes_parts(self) -> bool:
-        """Whether the template shows only what comes as a list of parts.
+        """Return whether the template shows only what comes as a list of parts.
 
         Templates of multimodal models, whose turns are texts and images, may drop a bare text
         without a word.
@@ -118,7 +118,7 @@ class ChatFormat:
         return max(1, sum(1 for _ in takewhile(lambda column: len(set(column)) == 1, columns)))
 
     def render(self, prompt: Prompt) -> str:
-        """The conversation up to the point where the model answers.
+        """Return the conversation up to the point where the model answers.
 
         Where the template has no system role, the system prompt opens the user's turn, as the
         makers of such models advise.
@@ -158,11 +158,11 @@ class ChatFormat:
                 )
             )
         if len(text) > MOST_CHARACTERS:
-            raise LimitError(f"it writes {len(text)} characters")
+            raise LimitError(f"its output has {len(text)} characters")
         return text
 
     def encode(self, prompts: Sequence[Prompt]) -> list[list[int]]:
-        """Token ids of each prompt; the template has already added the special tokens.
+        """Return token ids of each prompt; the template has already added the special tokens.
 
         Raises:
             ModelLoadError: the template cannot render a prompt, the tokenizer cannot encode it, or
@@ -175,23 +175,23 @@ class ChatFormat:
             shown = shown_beginning(prompt)
             if not row:
                 raise ModelLoadError(
-                    f"the chat template and the tokenizer make no token of the prompt {shown}; "
-                    "give another template with chat_template, or another tokenizer"
+                    f"the chat template and the tokenizer give no tokens for the prompt {shown}; "
+                    "use another template with chat_template, or another tokenizer"
                 )
             if longest is not None and len(row) > longest:
                 raise PromptError(
-                    f"the prompt {shown} has more than {longest} tokens, which is the most that "
-                    "the model takes; shorten it"
+                    f"the prompt {shown} has more than {longest} tokens, the maximum of the model; "
+                    "shorten it"
                 )
             if vocabulary is not None and max(row) >= vocabulary:
                 raise ModelLoadError(
-                    f"the tokenizer gives token {max(row)}, and the model has {vocabulary} "
-                    "embeddings; use the tokenizer that belongs to the model"
+                    f"the tokenizer gives token {max(row)}, but the model has {vocabulary} "
+                    "embeddings; use the tokenizer of the model"
                 )
         return rows
 
     def encode_beginnings(self, prompts: Sequence[Prompt]) -> list[list[int]]:
-        """Token ids of each prompt; of one that is too long, at least one more than is allowed.
+        """Return token ids of each prompt; of a too long one, at least one above the limit.
 
         Raises:
             ModelLoadError: the template cannot render a prompt, or the tokenizer cannot encode it.
@@ -218,7 +218,7 @@ class ChatFormat:
         return [list(ids) for ids in rows]
 
     def require_room(self, rows: Sequence[Sequence[int]], generated: int) -> None:
-        """Refuse prompts after which the context has no room for as many generated tokens.
+        """Reject prompts after which the context has no room for as many generated tokens.
 
         Raises:
             PromptError: names the longest prompt's length.
@@ -231,16 +231,16 @@ class ChatFormat:
             )
 
     def decode(self, ids: Sequence[int]) -> str:
-        """Text of generated ids without special tokens."""
+        """Return the text of generated ids without special tokens."""
         return str(self.tokenizer.decode(list(ids), skip_special_tokens=True))
 
     def decode_all(self, answers: Sequence[Sequence[int]]) -> list[str]:
-        """Texts of several answers, as `decode` gives them one by one."""
+        """Return texts of several answers, as `decode` gives them one by one."""
         return [self._text(tuple(answer)) for answer in answers]
 
     @cached_property
     def _text(self) -> Callable[[tuple[int, ...]], str]:
-        """As `decode`; remembers, since trials give the same answers again and again."""
+        """Decode like `decode`, with caching, since trials repeat answers."""
         return lru_cache(maxsize=8192)(self.decode)
 
 
@@ -250,20 +250,21 @@ def shown_beginning(prompt: Prompt) -> str:
 
 
 def _refused(error: Exception) -> ModelLoadError:
-    reason = "it takes too much memory" if isinstance(error, MemoryError) else one_line(error)
+    reason = "it uses too much memory" if isinstance(error, MemoryError) else one_line(error)
     return ModelLoadError(
-        f"the chat template refuses a conversation ({reason}); give another one with chat_template"
+        f"the chat template rejects a conversation ({reason}); provide another one with "
+        "chat_template"
     )
 
 
 def require_template(tokenizer: PreTrainedTokenizerBase, model: str) -> None:
-    """Refuse a tokenizer without a chat template.
+    """Reject a tokenizer without a chat template.
 
     Raises:
         ModelLoadError: there is none.
     """
     if not tokenizer.chat_template:
         raise ModelLoadError(
-            f"{model} has no chat template, so it is no instruct model; choose its instruct "
-            "variant, or give a template with chat_template=<file.jinja>"
+            f"{model} has no chat template, so it is not an instruct model; use the instruct "
+            "variant, or provide a template with chat_template=<file.jinja>"
         )

@@ -18,7 +18,7 @@ from heretic.model.third_party import quiet_transformers, reported_as
 SECONDS, SECONDS_PER_MEGABYTE = 10, 2
 CONVERTED_SECONDS = 120
 CONVERTED = "tokenizer.json"
-ADVICE = "copy the tokenizer's files from the model that it was made of"
+ADVICE = "copy the tokenizer's files from its base model"
 CONTEXT_FIELDS = ("max_position_embeddings", "n_positions", "max_seq_len")
 
 

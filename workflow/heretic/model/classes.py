@@ -1,4 +1,4 @@
-"""Which class of transformers loads the whole of a checkpoint, with whatever it sees or hears.
+"""Class of transformers that loads a complete checkpoint, including image and audio parts.
 
 A language model that is the text decoder of a multimodal network is edited in place: its vision
 tower and the like are loaded and saved with it. `AutoModelForCausalLM` knows no class for most of
@@ -25,7 +25,7 @@ CLASSES = (AutoModelForCausalLM, AutoModelForMultimodalLM, AutoModelForImageText
 
 
 def class_of_checkpoint(folder: Path, *, trust_remote_code: bool) -> tuple[Any, PreTrainedConfig]:
-    """The `AutoModelFor...` that loads the network in `folder` as a whole, and its configuration.
+    """Return the `AutoModelFor...` of the complete network in `folder`, and its config.
 
     Raises:
         Exception: what transformers raises for a configuration that it cannot read.
@@ -37,7 +37,7 @@ def class_of_checkpoint(folder: Path, *, trust_remote_code: bool) -> tuple[Any, 
 
 
 def class_of(config: PreTrainedConfig, *, trust_remote_code: bool = False) -> Any:
-    """The `AutoModelFor...` of the whole network that a configuration describes.
+    """Return the `AutoModelFor...` of the whole network that a configuration describes.
 
     The repository's own code goes first where it may run, as it does in transformers. A checkpoint
     that names the class of the bare decoder holds no more than that. What is not known at all is
@@ -56,7 +56,7 @@ def class_of(config: PreTrainedConfig, *, trust_remote_code: bool = False) -> An
 
 
 def loader_name(architecture: str) -> str:
-    """The `AutoModelFor...` that users load a network of this class with."""
+    """Return the `AutoModelFor...` that users load a network of this class with."""
     whole, decoders = MODEL_FOR_MULTIMODAL_LM_MAPPING_NAMES, MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
     only_whole = architecture in whole.values() and architecture not in decoders.values()
     return (AutoModelForMultimodalLM if only_whole else TEXT_ONLY).__name__

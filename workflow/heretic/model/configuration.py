@@ -53,13 +53,13 @@ def read_configuration(model: str, path: Path) -> dict[str, Any]:
     if named is not None and not is_plain_name(named):
         raise ModelLoadError(
             f"config.json of {model} takes weights from {_shown(named)}; only a safetensors file "
-            f"beside it may be named; {AGAIN}"
+            f"in the same folder is allowed; {AGAIN}"
         )
     return config
 
 
 def check_sizes(model: str, config: Mapping[str, Any], headers: Headers) -> None:
-    """Refuse a configuration of other sizes than the weights have.
+    """Reject a configuration of other sizes than the weights have.
 
     Only what no checkpoint can lack is compared here: the rest needs the network's parameters.
 
@@ -77,7 +77,7 @@ def check_sizes(model: str, config: Mapping[str, Any], headers: Headers) -> None
                 if isinstance(size, int) and size > most:
                     unit = "layers" if name in LAYERS else "rows or columns"
                     raise ModelLoadError(
-                        f"config.json of {model} has {name}={size}, and the weights have at most "
+                        f"config.json of {model} has {name}={size}, but the weights have at most "
                         f"{most} {unit}; {AGAIN}"
                     )
 

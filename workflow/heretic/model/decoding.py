@@ -24,7 +24,7 @@ Side = Literal["left", "right"]
 def generate(
     model: Model, prompts: Sequence[Prompt], max_new_tokens: int, task: str = ""
 ) -> list[list[int]]:
-    """Greedy answers as token ids, without the end token and what follows it.
+    """Return greedy answers as token ids, without the end token and what follows it.
 
     With a `task`, progress is shown under that name.
     """
@@ -52,14 +52,14 @@ def generate(
 
 
 def decode(model: Model, answers: Sequence[Sequence[int]]) -> list[str]:
-    """Texts of generated token ids."""
+    """Return texts of generated token ids."""
     return [model.chat.decode(answer) for answer in answers]
 
 
 def forced_log_probabilities(
     model: Model, prompts: Sequence[Prompt], answers: Sequence[Sequence[int]]
 ) -> list[Tensor]:
-    """Next-token log-probabilities before each token of a given answer, from one prefill.
+    """Return next-token log-probabilities before each token of a given answer, from one prefill.
 
     Row t of an answer's tensor [len(answer) or 1, vocabulary] (float32, on the CPU) is the
     distribution of token t given the prompt and the answer's first t tokens; row 0 is the first
@@ -86,7 +86,7 @@ def forced_log_probabilities(
 
 
 def text_tokens(model: Model, texts: Sequence[str]) -> list[list[int]]:
-    """Token ids of plain texts, without a template; see `text_log_probabilities` for which."""
+    """Return token ids of plain texts without a template; see `text_log_probabilities`."""
     encoded = model.chat.tokenizer(list(texts), add_special_tokens=True)["input_ids"]
     places: Any = model.network.config.get_text_config()
     longest = getattr(places, "max_position_embeddings", None) or sys.maxsize
@@ -119,7 +119,7 @@ def text_log_probabilities(model: Model, texts: Sequence[str]) -> list[Tensor]:
 
 
 def forward(model: Model, inputs: Tensor, mask: Tensor, logits_to_keep: int) -> Any:
-    """One forward pass over padded `inputs` [batch, tokens] without a key/value cache.
+    """Return one forward pass over padded `inputs` [batch, tokens] without a key/value cache.
 
     The logits that are kept are those of the last columns: with padding on the right they may
     belong to no token. A network that cannot leave some out gives those of all columns.
@@ -144,7 +144,7 @@ def cached_logits(
     logits_to_keep: int,
     call: Callable[..., Any] | None = None,
 ) -> Tensor:
-    """Logits [batch, kept, vocabulary] of a pass that reads a key/value cache and adds to it.
+    """Return logits [batch, kept, vocabulary] of a pass that extends a key/value cache.
 
     Args:
         model: to pass through.
@@ -170,7 +170,7 @@ def cached_logits(
 
 
 def _understood(network: Any, arguments: Mapping[str, Any]) -> dict[str, Any]:
-    """Those of some arguments that a network knows; it finds positions itself, or has none."""
+    """Return the arguments supported by a network, which may compute positions itself."""
     method = getattr(network.forward, "__func__", None)
     # A function that is no method may hold the network, and is not remembered.
     known = _parameters(method) if method else signature(network.forward).parameters
@@ -186,12 +186,12 @@ def _parameters(function: Callable[..., Any]) -> Mapping[str, Parameter]:
 
 
 def pad_left(rows: Sequence[Sequence[int]], model: Model) -> tuple[Tensor, Tensor]:
-    """Token ids and attention mask [batch, tokens] with padding on the left."""
+    """Return token ids and attention mask [batch, tokens] with padding on the left."""
     return pad(rows, model, "left")
 
 
 def pad(rows: Sequence[Sequence[int]], model: Model, side: Side) -> tuple[Tensor, Tensor]:
-    """Token ids and attention mask, both int64 [batch, tokens], with padding on one side."""
+    """Return token ids and attention mask, both int64 [batch, tokens], with padding on one side."""
     width = max(len(row) for row in rows)
     filler = model.chat.tokenizer.pad_token_id
 
@@ -207,7 +207,7 @@ def pad(rows: Sequence[Sequence[int]], model: Model, side: Side) -> tuple[Tensor
 def plain_generation(
     model: Model, ends: set[int] | None = None, **further: Any
 ) -> GenerationConfig:
-    """Greedy decoding up to one of some tokens, by default the model's own."""
+    """Return greedy decoding up to one of some tokens, by default the model's own."""
     ends = end_tokens(model) if ends is None else ends
     return GenerationConfig(  # type: ignore[no-untyped-call]
         do_sample=False,
@@ -230,14 +230,14 @@ def _plain_greedy(model: Model, ends: set[int]) -> Iterator[None]:
 
 
 def _compiled() -> dict[str, Any]:
-    """What makes `generate` compile its decoding step, which needs keys of a fixed place."""
+    """Return the arguments that compile the decoding step of `generate` with a static KV cache."""
     options: Any = CompileConfig(mode="default", dynamic=None)
     options._compile_all_devices = True  # else only GPUs are compiled for
     return {"cache_implementation": "static", "compile_config": options}
 
 
 def end_tokens(model: Model) -> set[int]:
-    """Tokens that end an answer: the checkpoint's and the tokenizer's."""
+    """Return tokens that end an answer: the checkpoint's and the tokenizer's."""
     configured = model.network.generation_config.eos_token_id
     ends = configured if isinstance(configured, list) else [configured]
     return {end for end in [*ends, model.chat.tokenizer.eos_token_id] if end is not None}

@@ -1,4 +1,4 @@
-"""Where modules compute, which is not where their parameters are if these were offloaded.
+"""Devices of computation, which differ from those of offloaded parameters.
 
 accelerate keeps offloaded parameters on the CPU or on the disk and leaves torch's `meta` device in
 their place; a hook brings them while their module runs.
@@ -14,7 +14,7 @@ from torch import nn
 
 
 def computing_device(module: nn.Module) -> torch.device:
-    """Where a module's products are computed; the CPU if it has no tensors."""
+    """Return the device of a module's products; the CPU if it has no tensors."""
     for hook in _hooks(module):
         place = getattr(hook, "execution_device", None)
         if place is not None:
@@ -24,7 +24,7 @@ def computing_device(module: nn.Module) -> torch.device:
 
 
 def brought(module: nn.Module) -> AbstractContextManager[None]:
-    """While it lasts, a module's own parameters are where it computes, if they were offloaded."""
+    """Within the block, move a module's own offloaded parameters to its compute device."""
     there: AbstractContextManager[None] = align_module_device(module)
     return there
 

@@ -1,4 +1,4 @@
-"""The questions by which the writers of a network are found and proved.
+"""Detection and verification of a network's writers.
 
 1. With every candidate silent, what a layer hands on is its stream, times one constant.
 2. A map that is made to write plus and minus one into a layer whose other candidates are silent
@@ -27,7 +27,7 @@ from heretic.model.writer import StreamWriter
 
 
 def find_writers(experiment: Experiment) -> list[StreamWriter]:
-    """The candidates that write into the stream, with their components.
+    """Return the candidates that write into the stream, with their components.
 
     Raises:
         ModelLoadError: something else writes too, or what a candidate writes is changed on its
@@ -60,15 +60,15 @@ def _bias_of(module: nn.Module) -> str | None:
 
 
 def _biases(found: Sequence[Candidate]) -> dict[Candidate, str]:
-    """The bias of each matrix of experts."""
+    """Return the bias of each matrix of experts."""
     paired: dict[Candidate, str] = {}
     for bias in (candidate for candidate in found if candidate.bias):
         owners = [c for c in found if c.module is bias.module and not c.bias]
         named = [c for c in owners if bias.parameter.startswith(c.parameter)] or owners
         if len(named) != 1 or named[0] in paired:
             raise ModelLoadError(
-                f"{bias.path} writes into the residual stream, and it cannot be told to which "
-                f"matrix it belongs; {UNSUPPORTED}"
+                f"{bias.path} writes to the residual stream, but the matrix it belongs to cannot "
+                f"be determined; {UNSUPPORTED}"
             )
         paired[named[0]] = bias.parameter
     return paired

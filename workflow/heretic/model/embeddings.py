@@ -1,4 +1,4 @@
-"""The token embeddings as one more writer of the stream, for edits that include them.
+"""Token embeddings as an additional stream writer, for edits that include them.
 
 Row v of the matrix E [vocabulary, d_model] is what token v writes into the stream before the first
 layer. Some architectures multiply all of it by a constant or add learned positions, which turns no
@@ -26,7 +26,7 @@ INSTEAD = "set ablate_embeddings=false"
 
 
 def with_embeddings(model: Model) -> Model:
-    """The same model, with its embeddings as the first writer of its anatomy.
+    """Return the same model, with its embeddings as the first writer of its anatomy.
 
     Raises:
         ModelLoadError: the output head or anything else uses the same matrix, or what the
@@ -40,7 +40,7 @@ def with_embeddings(model: Model) -> Model:
 
 
 def embedding_writer(network: PreTrainedModel, anatomy: Anatomy) -> StreamWriter:
-    """The token embeddings of a network as a stream writer [d_model, vocabulary].
+    """Return the token embeddings of a network as a stream writer [d_model, vocabulary].
 
     Raises:
         ModelLoadError: as `with_embeddings`.
@@ -53,7 +53,7 @@ def embedding_writer(network: PreTrainedModel, anatomy: Anatomy) -> StreamWriter
 
 
 def _embeddings(network: PreTrainedModel) -> tuple[Any, str]:
-    """The module and its path."""
+    """Return the module and its path."""
     module: Any = network.get_input_embeddings()
     return module, next(path for path, other in network.named_modules() if other is module)
 
@@ -67,7 +67,7 @@ def _require_one_matrix(module: nn.Module, path: str, d_model: int) -> None:
     weight = parameters.get("weight")
     if len(parameters) != 1 or weight is None or weight.dtype not in EDITABLE:
         raise ModelLoadError(
-            f"the embeddings {path} are not one matrix of plain numbers, so an edit would be "
+            f"the embeddings {path} are not a single unquantized matrix, so an edit would be "
             f"partial; {INSTEAD}"
         )
     if weight.is_meta:
@@ -82,7 +82,7 @@ def _require_one_matrix(module: nn.Module, path: str, d_model: int) -> None:
 
 
 def require_untied(network: PreTrainedModel) -> None:
-    """Refuse a matrix that does more than embed; the edit would be felt where nobody sought it.
+    """Reject a matrix that is used for more than embedding, where an edit would have side effects.
 
     The network may be without weights.
 
@@ -100,16 +100,15 @@ def require_untied(network: PreTrainedModel) -> None:
         shared.append("the output head")
     if shared:
         raise ModelLoadError(
-            f"the embeddings {path} of {type(network).__name__} are the same weights as "
-            f"{shared[0]} (tie_word_embeddings), so editing them would change which token every "
-            f"state is decoded into as well; {INSTEAD}"
+            f"the embeddings {path} of {type(network).__name__} share weights with {shared[0]} "
+            f"(tie_word_embeddings), so editing them would also change the output logits; {INSTEAD}"
         )
 
 
 def _require_written(
     network: PreTrainedModel, anatomy: Anatomy, module: nn.Module, path: str
 ) -> None:
-    """Prove that rows of the matrix arrive in front of the first layer, times one constant."""
+    """Verify that rows of the matrix arrive at the first layer, times one constant."""
     rows = module.get_parameter("weight")[few_tokens(network, TOKENS)["input_ids"]].float().cpu()
     noise = torch.randn(rows.shape, generator=torch.Generator().manual_seed(0))
     # In two sizes, which a norm would make equal.
@@ -120,16 +119,16 @@ def _require_written(
     dtype = module.get_parameter("weight").dtype
     if not (_is_multiple(put_out, rows, dtype) and _is_multiple(something - nothing, made, dtype)):
         raise ModelLoadError(
-            f"what the embeddings {path} of {type(network).__name__} write is changed on its way "
-            "to the first layer by a norm or another step that depends on it, where a projection "
-            f"of their rows would not remove the direction; {INSTEAD}"
+            f"the output of the embeddings {path} of {type(network).__name__} passes through a "
+            "norm or another data-dependent step before the first layer, so projecting their rows "
+            f"would not remove the direction; {INSTEAD}"
         )
 
 
 def _pass(
     network: PreTrainedModel, anatomy: Anatomy, module: nn.Module, made: Tensor | None
 ) -> tuple[Tensor, Tensor]:
-    """What the embeddings put out, unless it is `made`, and what the first layer is then given.
+    """Return the output of the embeddings, unless it is `made`, and the input of the first layer.
 
     Both in float32 on the CPU.
     """
@@ -156,7 +155,7 @@ def _pass(
 
 
 def _is_multiple(found: Tensor, given: Tensor, dtype: torch.dtype) -> bool:
-    """Whether one tensor is a constant times another of the same shape, but for rounding."""
+    """Return whether one tensor is a constant times another of the same shape, but for rounding."""
     if found.shape != given.shape:
         return False
     factor = (found * given).sum() / given.square().sum()

@@ -1,4 +1,4 @@
-"""What is done to a network to learn who writes into its stream, and how the outcome is read."""
+"""Interventions on a network that identify its stream writers, and their evaluation."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -28,7 +28,7 @@ class Proposal:
     size: float = 1.0
 
     def ray(self, output: Tensor) -> Tensor:
-        """Where an output [d_model] should point in the stream."""
+        """Return the expected ray in the stream of an output [d_model]."""
         return output if self.gain is None else self.gain * output.to(self.gain)
 
 
@@ -58,7 +58,7 @@ class Experiment:
         self._read_scales()
 
     def _read_scales(self) -> None:
-        """By what constant a layer multiplies its stream, which is 1 in most."""
+        """Return the constant by which a layer multiplies its stream, usually 1."""
         seen = self.run(silent(self.candidates))
         for layer, after in seen.after.items():
             before = seen.before[layer]
@@ -74,16 +74,16 @@ class Experiment:
         *,
         watched: Iterable[Place] = (),
     ) -> Observation:
-        """One pass, with the first stream unless another is given."""
+        """Return one pass, with the first stream unless another is given."""
         given = self.streams[0] if stream is None else stream
         return self.probe.run(given, replaced, watched=watched)
 
     def update(self, seen: Observation, layer: int) -> Tensor:
-        """What a layer added to its stream [tokens, d_model]."""
+        """Return a layer's update of its stream [tokens, d_model]."""
         return seen.after[layer] - self.scales[layer] * seen.before[layer]
 
     def is_nothing(self, update: Tensor, seen: Observation, layer: int) -> bool:
-        """Whether a layer handed on its stream, bit for bit unless it multiplies that."""
+        """Return whether a layer handed on its stream, bit for bit unless it multiplies that."""
         if self.scales[layer] == 1:
             return not update.any()
         return bool((update.abs() <= self._rounding(seen.after[layer])).all())
@@ -93,20 +93,20 @@ class Experiment:
 
 
 def silent(candidates: Iterable[Candidate]) -> dict[Candidate, Tensor]:
-    """Candidates that write zero."""
+    """Return candidates that write zero."""
     return {candidate: torch.zeros(TOKENS, 1) for candidate in candidates}
 
 
 def writing(
     group: Iterable[Candidate], row: Tensor, sizes: Mapping[Candidate, float] | None = None
 ) -> dict[Candidate, Tensor]:
-    """Candidates that write one output in two sizes, which a norm would make equal."""
+    """Return candidates that write one output in two sizes, which a norm would make equal."""
     rows = (1 + torch.arange(TOKENS) % 2)[:, None] * row
     return {candidate: (sizes[candidate] if sizes else 1.0) * rows for candidate in group}
 
 
 def in_groups(candidates: Iterable[Candidate]) -> list[list[Candidate]]:
-    """Candidates that are tried at once: those of one name, which lie in different layers."""
+    """Return candidates tried at once: those of the same name in different layers."""
     groups: dict[tuple[str, int], list[Candidate]] = {}
     for candidate in candidates:
         groups.setdefault(candidate.group, []).append(candidate)

@@ -1,4 +1,4 @@
-"""By what factor per channel a known output arrives in the stream.
+"""Per-channel factors between a known output and the stream.
 
 A norm or a layer scale between a map and the stream multiplies each channel by a factor of its
 own, beside a factor that all channels of a token share. What a token received is compared with the
@@ -20,7 +20,7 @@ SMALLEST = 1e-30
 
 
 def on_ray(update: Tensor, after: Tensor, ray: Tensor, dtype: torch.dtype) -> bool:
-    """Whether what every token received is a multiple of one vector, and for some token not zero.
+    """Return whether every token received a multiple of one vector, and some token not zero.
 
     In half precision a token for which experts cancel each other may be left with their rounding,
     which a norm makes as large as the rest; half as many of these are let pass as are not.
@@ -42,7 +42,7 @@ def on_ray(update: Tensor, after: Tensor, ray: Tensor, dtype: torch.dtype) -> bo
 
 
 def read_gain(update: Tensor, signs: Tensor, layer: nn.Module, dtype: torch.dtype) -> Tensor | None:
-    """The factors that make `update` of an output of +1 and -1, or None if they are all alike.
+    """Return the factors that make `update` of an output of +1 and -1, or None if equal.
 
     The outcome is only a proposal, which `on_ray` has to confirm with other outputs. Where it is
     the product of parameters of the layer, these are taken, since they are exact where what was
@@ -74,13 +74,13 @@ def read_gain(update: Tensor, signs: Tensor, layer: nn.Module, dtype: torch.dtyp
 
 
 def _factors(layer: nn.Module, like: Tensor) -> list[Tensor]:
-    """Parameters and buffers [d_model] of a layer, and those to which a norm adds 1."""
+    """Return parameters and buffers [d_model] of a layer, and those to which a norm adds 1."""
     vectors = [vector for module in layer.modules() for vector in _vectors(module, like)]
     return [factor for vector in vectors for factor in (vector, 1 + vector)]
 
 
 def _vectors(module: nn.Module, like: Tensor) -> list[Tensor]:
-    """Those that a module holds itself, wherever they are kept."""
+    """Return those that a module holds itself, wherever they are kept."""
 
     def own() -> list[Tensor]:
         named = (*module.named_parameters(recurse=False), *module.named_buffers(recurse=False))

@@ -1,4 +1,4 @@
-"""The recommendations of a checkpoint on how to generate, which no measurement follows.
+"""Generation recommendations of a checkpoint, which measurements ignore.
 
 The file is copied to the saved model as it is. One that transformers would not read or save is
 ignored with a warning when the model is loaded, not hours later when the edited one is saved.
@@ -45,7 +45,7 @@ def stored_generation(model: str, folder: Path) -> GenerationConfig | None:
                 GenerationConfig.from_dict(config.to_dict()).save_pretrained(elsewhere)
     except ModelLoadError as error:
         log.warning(
-            "%s of %s is not used, but copied to the saved model as it is: %s",
+            "%s of %s is not used, but copied unchanged to the saved model: %s",
             FILE,
             model,
             one_line(error, 160),
@@ -70,7 +70,7 @@ def _require_tokens(found: dict[str, Any]) -> None:
         value = found.get(name)
         ids = value if isinstance(value, list) else [] if value is None else [value]
         if not all(type(each) is int and 0 <= each < 2**31 for each in ids):
-            raise ValueError(f"{name} is {value!r:.40} and no token id")
+            raise ValueError(f"{name} is {value!r:.40}, not a token id")
         if name != "eos_token_id" and isinstance(value, list):
             raise ValueError(f"{name} is a list")
 

@@ -88,12 +88,12 @@ def weight_map(index: Path) -> dict[str, str]:
     """
     files = read_object(index, LONGEST_INDEX).get("weight_map")
     if not isinstance(files, dict) or not files:
-        raise ModelLoadError(f"{index} has no weight_map with tensors; {AGAIN}")
+        raise ModelLoadError(f"{index} has no weight_map of tensors; {AGAIN}")
     _require_few(len(files), index)
     for tensor, name in files.items():
         if not is_plain_name(name):
             raise ModelLoadError(
-                f"{index} says that the tensor {one_line(tensor, 80)!r} is in {name!r:.80}; only "
+                f"{index} places the tensor {one_line(tensor, 80)!r} in {name!r:.80}; only "
                 f"safetensors files of the same folder are loaded; {AGAIN}"
             )
     return files
@@ -120,7 +120,7 @@ def _shapes(path: Path) -> Iterator[tuple[str, tuple[int, ...]]]:
             type(size) is int and size >= 0 for size in shape
         ):
             raise ModelLoadError(
-                f"{path} does not say which shape its tensor {one_line(name, 80)!r} has; {AGAIN}"
+                f"{path} does not declare the shape of its tensor {one_line(name, 80)!r}; {AGAIN}"
             )
         yield name, tuple(shape)
 
@@ -136,18 +136,18 @@ def _entries(path: Path) -> dict[str, Any]:
             found = json.loads(stream.read(length))
     except (OSError, ValueError, RecursionError) as error:
         raise ModelLoadError(
-            f"{path} is not a whole safetensors file ({one_line(error)}); {AGAIN}"
+            f"{path} is not a complete safetensors file ({one_line(error)}); {AGAIN}"
         ) from error
     if not isinstance(found, dict):
-        raise ModelLoadError(f"{path} is not a whole safetensors file (no header); {AGAIN}")
+        raise ModelLoadError(f"{path} is not a complete safetensors file (no header); {AGAIN}")
     return found
 
 
 def _require_few(count: int, path: Path) -> None:
     if count > MOST_TENSORS:
         raise ModelLoadError(
-            f"{path} brings the checkpoint to {count} tensors, and {MOST_TENSORS} are the most "
-            "that is read; is it a language model?"
+            f"{path} brings the checkpoint to {count} tensors, more than the maximum of "
+            f"{MOST_TENSORS}; is it a language model?"
         )
 
 

@@ -19,7 +19,7 @@ TOKENIZER_CONFIG, TEKKEN = "tokenizer_config.json", "tekken.json"
 
 
 def inspect_checkpoint(model: str, config: Path, *, trust_remote_code: bool) -> None:
-    """Refuse a checkpoint whose files already tell that it cannot be loaded.
+    """Reject a checkpoint whose files already tell that it cannot be loaded.
 
     Args:
         model: hub id or local folder; of a hub model only the configuration is inspected.
@@ -38,7 +38,7 @@ def inspect_checkpoint(model: str, config: Path, *, trust_remote_code: bool) -> 
 
 
 def inspect_folder(model: str, folder: Path, *, trust_remote_code: bool) -> None:
-    """Refuse a folder whose files already tell that it cannot be loaded.
+    """Reject a folder whose files already tell that it cannot be loaded.
 
     Raises:
         ModelLoadError: as `inspect_checkpoint`.
@@ -53,7 +53,7 @@ def inspect_folder(model: str, folder: Path, *, trust_remote_code: bool) -> None
 
 
 def check_chat(model: str, folder: Path, chat_template: str | None) -> None:
-    """Refuse a local folder without a tokenizer or, unless one is given, without a chat template.
+    """Reject a local folder without a tokenizer or, unless one is given, without a chat template.
 
     Args:
         model: name for messages.
@@ -67,19 +67,19 @@ def check_chat(model: str, folder: Path, chat_template: str | None) -> None:
     if not has_tokenizer(names):
         raise ModelLoadError(
             f"{model} has no tokenizer (such as tokenizer.json); copy the tokenizer's files from "
-            "the model that it was made of"
+            "its base model"
         )
     if (folder / PROCESSOR).is_file():
         read_object(folder / PROCESSOR)  # which the export edits where a template is given
     if chat_template is None and not _has_template(folder, names):
         raise ModelLoadError(
-            f"{model} has no chat template, so it is no instruct model; choose its instruct "
-            "variant, or give a template with chat_template=<file.jinja>"
+            f"{model} has no chat template, so it is not an instruct model; use the instruct "
+            "variant, or provide a template with chat_template=<file.jinja>"
         )
 
 
 def check_listing(model: str, names: Collection[str]) -> None:
-    """Refuse a repository whose list of files tells that it cannot be loaded.
+    """Reject a repository whose list of files tells that it cannot be loaded.
 
     Raises:
         ModelLoadError: it has no safetensors files, or no tokenizer.

@@ -24,21 +24,21 @@ def read_object(path: Path, most_bytes: int = MOST_BYTES) -> dict[str, Any]:
     try:
         if path.stat().st_size > most_bytes:
             raise ModelLoadError(
-                f"{path} has {path.stat().st_size / 1e6:.0f} MB, and {most_bytes / 1e6:.0f} MB are "
-                f"the most that is read of such a file; {AGAIN}"
+                f"{path} has {path.stat().st_size / 1e6:.0f} MB, more than the maximum of "
+                f"{most_bytes / 1e6:.0f} MB for such a file; {AGAIN}"
             )
         found = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError) as error:
         raise ModelLoadError(f"{path} cannot be read ({one_line(error)}); {AGAIN}") from error
     if not isinstance(found, dict):
-        raise ModelLoadError(f"{path} holds a {type(found).__name__} and no object; {AGAIN}")
+        raise ModelLoadError(f"{path} holds a {type(found).__name__}, not an object; {AGAIN}")
     if _deeper_than(found, DEEPEST):
         raise ModelLoadError(f"{path} is nested more than {DEEPEST} levels deep; {AGAIN}")
     return found
 
 
 def require_file(path: Path) -> None:
-    """Refuse a path that is not a regular file, which a pipe or a device would never end.
+    """Reject a path that is not a regular file, which a pipe or a device would never end.
 
     Raises:
         ModelLoadError: it is not, or does not exist.

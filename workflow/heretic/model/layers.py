@@ -14,7 +14,7 @@ FEW_TOKENS = 4
 
 
 def find_layers(network: PreTrainedModel) -> list[nn.Module]:
-    """The decoder layers in order; of a multimodal network those of its language model.
+    """Return the decoder layers in order; of a multimodal network those of its language model.
 
     Raises:
         ModelLoadError: there is no list of `num_hidden_layers` modules that run on text, or more
@@ -35,7 +35,7 @@ def find_layers(network: PreTrainedModel) -> list[nn.Module]:
 
 
 def _lists(module: nn.Module, length: int) -> dict[str, nn.ModuleList]:
-    """Lists of `length` modules that lie in no other such list."""
+    """Return lists of `length` modules that lie in no other such list."""
     found: dict[str, nn.ModuleList] = {}
     for name, inner in module.named_modules():
         inside = any(name.startswith(f"{outer}.") for outer in found)
@@ -45,7 +45,7 @@ def _lists(module: nn.Module, length: int) -> dict[str, nn.ModuleList]:
 
 
 def stream_width(network: PreTrainedModel) -> int:
-    """Number of channels d_model of the residual stream, from the text model's configuration.
+    """Return the residual stream's width d_model, from the text model's configuration.
 
     Raises:
         ModelLoadError: the configuration does not say.
@@ -54,13 +54,13 @@ def stream_width(network: PreTrainedModel) -> int:
 
 
 def text_config(network: PreTrainedModel) -> PreTrainedConfig:
-    """The configuration of the language model."""
+    """Return the configuration of the language model."""
     config: PreTrainedConfig = network.config.get_text_config(decoder=True)
     return config
 
 
 def few_tokens(network: PreTrainedModel, count: int) -> dict[str, Any]:
-    """Arguments of a pass over `count` tokens of text."""
+    """Return arguments of a pass over `count` tokens of text."""
     embeddings: Any = network.get_input_embeddings()
     device = computing_device(embeddings)
     tokens = torch.arange(count, device=device)[None] % len(embeddings.weight)
@@ -80,7 +80,7 @@ def _size(network: PreTrainedModel, name: str) -> int:
 def _that_run(
     network: PreTrainedModel, lists: Mapping[str, nn.ModuleList]
 ) -> dict[str, nn.ModuleList]:
-    """Lists of which every module runs on text: no layers of images, and no mere parts."""
+    """Return lists of which every module runs on text: no layers of images, and no mere parts."""
     ran: set[int] = set()
     handles = [
         module.register_forward_hook(lambda module, *_: ran.add(id(module)))

@@ -1,4 +1,4 @@
-"""Limits of time and memory for what a stranger's file makes this process do."""
+"""Limits on time and memory for processing untrusted files."""
 
 import os
 import resource
@@ -120,7 +120,7 @@ def rehearse(call: Callable[[], object], seconds: int, further_bytes: int) -> st
 
 
 def _rehearsal(call: Callable[[], object], writing: int, seconds: int, further_bytes: int) -> None:
-    """Never returns to the code of the parent, whose files and locks this process shares."""
+    """Run in the child and never return to the parent's code, whose files and locks are shared."""
     status = 0
     try:
         with Path(os.devnull).open("wb") as nothing:  # a panic writes to the terminal by itself
@@ -163,7 +163,7 @@ def _wait(process: int, wall_seconds: float) -> int:
 def require_rehearsed(
     call: Callable[[], object], kind: type[HereticError], what: str, seconds: int, advice: str
 ) -> None:
-    """Refuse a call that takes more than some processor time or memory, or that panics.
+    """Reject a call that takes more than some processor time or memory, or that panics.
 
     Raises:
         HereticError: of that kind.

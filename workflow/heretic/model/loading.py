@@ -1,4 +1,4 @@
-"""Loading a model from the hub or from disk, and what the phases ask of it."""
+"""Loading of a model from the hub or disk, and its interface to the phases."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -65,11 +65,11 @@ class Model:
         return computing_device(embeddings)
 
     def get_layers(self) -> tuple[nn.Module, ...]:
-        """The decoder layers."""
+        """Return the decoder layers."""
         return self.anatomy.layers
 
     def get_layer_matrices(self, layer: int) -> dict[str, list[Tensor]]:
-        """The matrices [d_model, d_in] of `layer` that write into the stream, by component."""
+        """Return the matrices [d_model, d_in] with which `layer` writes, by component."""
         writers = self.anatomy.of_layer(layer)
         return {component: [w.weight for w in writers[component]] for component in COMPONENTS}
 
@@ -129,10 +129,12 @@ def load_model(
     (test_prompt,) = chat.encode([Prompt("Hello")])
     network = load_network(model, folder, test_prompt, options)
     if not chat.has_system_role:
-        log.info("The chat template has no system role; a system prompt opens the user's turn")
+        log.info(
+            "The chat template has no system role; system prompts are prepended to the user turn"
+        )
     anatomy = dissect(network)
     log.info(
-        "Loaded %s: %s, %.1f M parameters, %s on %s, %d layers, %d maps write into the stream",
+        "Loaded %s: %s, %.1f M parameters, %s on %s, %d layers, %d stream writers",
         model,
         type(network).__name__,
         network.num_parameters() / 1e6,
@@ -208,11 +210,13 @@ def choose_device(device: str) -> torch.device:
         return torch.empty(0, device=device).device
     except (RuntimeError, AssertionError, ImportError) as error:
         reason = one_line(str(error).partition("\n")[0])
-        raise ModelLoadError(f"device={device} is not to be had ({reason}); use auto") from error
+        raise ModelLoadError(
+            f"device={device} is not available ({reason}); use device=auto"
+        ) from error
 
 
 def model_facts(model: Model) -> Mapping[str, Any]:
-    """What a report says of a model."""
+    """Return the facts about a model for the report."""
     facts = {
         "architecture": type(model.network).__name__,
         "loader": loader_name(type(model.network).__name__),

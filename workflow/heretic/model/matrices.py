@@ -1,4 +1,4 @@
-"""Which matrices can be written over, and what those that cannot stand for.
+"""Editable matrices, and readable values of the others.
 
 bitsandbytes packs a matrix into a parameter of another shape or type, other programs keep integers
 in buffers, and accelerate leaves only a shadow of what it offloads. Such a module can still be run,
@@ -19,12 +19,12 @@ UNITS_AT_ONCE = 1024
 
 
 def is_linear(module: nn.Module) -> bool:
-    """Whether a module is a linear map, quantised or not."""
+    """Return whether a module is a linear map, quantised or not."""
     return isinstance(module, nn.Linear | Conv1D) or is_packed_map(module)
 
 
 def is_packed_map(module: nn.Module) -> TypeGuard[nn.Linear]:
-    """Whether a module stands for a `nn.Linear` without being one, as those of GPTQ and AWQ do."""
+    """Return whether a module replaces an `nn.Linear`, like those of GPTQ and AWQ."""
     sizes = (getattr(module, "in_features", None), getattr(module, "out_features", None))
     if isinstance(module, nn.Linear) or not all(isinstance(size, int) for size in sizes):
         return False
@@ -33,7 +33,7 @@ def is_packed_map(module: nn.Module) -> TypeGuard[nn.Linear]:
 
 
 def is_quantised(module: nn.Module, parameter: str) -> bool:
-    """Whether a module keeps a matrix in a form that only the module itself understands."""
+    """Return whether a module keeps a matrix in a form that only the module itself understands."""
     stored = module._parameters.get(parameter)
     if stored is None:
         return is_packed_map(module)
@@ -42,13 +42,13 @@ def is_quantised(module: nn.Module, parameter: str) -> bool:
 
 
 def is_offloaded(module: nn.Module, parameter: str) -> bool:
-    """Whether accelerate keeps a matrix elsewhere until its module runs."""
+    """Return whether accelerate keeps a matrix elsewhere until its module runs."""
     stored = module._parameters.get(parameter)
     return stored is not None and stored.is_meta
 
 
 def matrix_shape(module: nn.Module, parameter: str) -> torch.Size:
-    """Shape of a matrix as it is stored where it is not quantised."""
+    """Return the shape of a matrix as it is stored where it is not quantised."""
     if is_quantised(module, parameter) and (isinstance(module, nn.Linear) or is_packed_map(module)):
         return _shape_of(module)
     stored: Tensor = getattr(module, parameter)
@@ -56,7 +56,7 @@ def matrix_shape(module: nn.Module, parameter: str) -> torch.Size:
 
 
 def read_matrix(module: nn.Module, parameter: str, dtype: torch.dtype) -> Tensor:
-    """A matrix in numbers: itself or, where it is quantised, what a module makes of unit vectors.
+    """Return a matrix's values: itself or, if quantized, the module's output for unit vectors.
 
     Packed forms differ between programs and processors; what they are at work as is asked of the
     module itself, past the hooks that edit what it puts out.

@@ -1,4 +1,4 @@
-"""The most memory that a piece of work took, for a log line."""
+"""Peak memory of a piece of work, for a log line."""
 
 import resource
 import sys

@@ -1,4 +1,4 @@
-"""The network of a checkpoint, in a data type in which it answers, where it has been told to lie.
+"""Network of a checkpoint, in a working data type and on the configured devices.
 
 float16 overflows in some models and bfloat16 is missing on some devices. Neither is told by the
 checkpoint, so a test answer decides.
@@ -32,7 +32,7 @@ TEST_TOKENS = 2
 
 @dataclass(frozen=True)
 class NetworkOptions:
-    """How to load a network; fields as the settings of the same names.
+    """Options for loading a network; fields as the settings of the same names.
 
     Attributes:
         device: where all of it goes, unless `device_map` says otherwise.
@@ -47,7 +47,7 @@ class NetworkOptions:
     quantization: str = NONE
 
     def arguments(self) -> dict[str, Any]:
-        """Arguments of `from_pretrained`, without the data type and what keeps it safe."""
+        """Return arguments of `from_pretrained`, without the data type and what keeps it safe."""
         given: dict[str, Any] = {}
         if self.attn_implementation is not None:
             given["attn_implementation"] = self.attn_implementation
@@ -68,7 +68,7 @@ class NetworkOptions:
 def load_network(
     model: str, folder: Path, test_prompt: list[int], options: NetworkOptions
 ) -> PreTrainedModel:
-    """Load the network in the first data type in which a test answer is made of numbers.
+    """Load the network in the first data type that gives finite logits.
 
     `dtype: auto` tries the checkpoint's own, then bfloat16, float16 and float32; any other is
     taken or refused.
@@ -96,12 +96,12 @@ def load_network(
             complaint = _complaint(network, test_prompt)
         if complaint is None:
             return network
-        log.warning("%s does not answer in %s: %s", model, name, complaint)
+        log.warning("%s does not work in %s: %s", model, name, complaint)
         del network
         gc.collect()
     raise ModelLoadError(
-        f"{model} does not answer in {', '.join(tried)}: its logits are no numbers; "
-        + ("is the checkpoint damaged?" if options.dtype == AUTO else "use dtype=auto")
+        f"{model} produces non-finite logits in {', '.join(tried)}; "
+        + ("is the checkpoint corrupt?" if options.dtype == AUTO else "use dtype=auto")
     )
 
 
@@ -117,16 +117,15 @@ def _load(model: str, folder: Path, dtype: str, options: NetworkOptions) -> PreT
     if report["missing_keys"]:
         lacking = sorted(report["missing_keys"])
         raise ModelLoadError(
-            f"the checkpoint of {model} lacks {len(lacking)} tensors of "
-            f"{type(network).__name__} ({lacking[0]}, ...), which would be random numbers; is it "
-            "complete, and a causal language model?"
+            f"the checkpoint of {model} lacks {len(lacking)} tensors of {type(network).__name__} "
+            f"({lacking[0]}, ...), which would be randomly initialized; is it complete, and a "
+            "causal language model?"
         )
     away = [name for name, parameter in network.named_parameters() if parameter.is_meta]
     if away:
         log.warning(
-            "%d tensors of %s (%s, ...) did not fit into the devices that compute and were "
-            "offloaded, which makes every pass slow; raise max_memory, or set "
-            "quantization=bnb_4bit",
+            "%d tensors of %s (%s, ...) did not fit on the compute devices and were offloaded, "
+            "which slows down every forward pass; raise max_memory, or set quantization=bnb_4bit",
             len(away),
             model,
             away[0],
@@ -153,14 +152,14 @@ def _from_pretrained(model: str, folder: Path, dtype: str, options: NetworkOptio
         if "offload_folder" not in str(error):
             raise
         raise ModelLoadError(
-            f"parts of {model} did not fit into the devices that compute, and experts that are one "
+            f"parts of {model} did not fit on the compute devices, and experts stored as one "
             "parameter cannot be offloaded; raise max_memory, or use more GPUs"
         ) from error
 
 
 @contextmanager
 def _loading(model: str, device: torch.device) -> Iterator[None]:
-    """Whatever torch and transformers raise for a checkpoint, in one line."""
+    """Report any error of torch and transformers while loading a checkpoint in one line."""
     with reported_as(ModelLoadError, f"cannot load {model}"), quiet_transformers():
         try:
             yield
@@ -174,7 +173,7 @@ def _loading(model: str, device: torch.device) -> Iterator[None]:
 
 
 def _complaint(network: Any, prompt: list[int]) -> str | None:
-    """What is wrong with the logits of a short greedy answer, or None."""
+    """Return the problem with the logits of a short greedy answer, or None."""
     ids = torch.tensor([prompt], device=computing_device(network.get_input_embeddings()))
     plain = GenerationConfig(do_sample=False, pad_token_id=0)  # type: ignore[no-untyped-call]
     try:

@@ -1,4 +1,4 @@
-"""Which files are part of a model folder.
+"""Files that belong to a model folder.
 
 A folder from a stranger, as a Git clone or an archive, may hold links to any file of this machine:
 copied into an export and uploaded, a token would be published. Only regular files inside the
@@ -61,14 +61,14 @@ def check_links(model: str, folder: Path) -> set[Path]:
     own, foreign = own_files(folder, ESSENTIAL)
     if foreign:
         raise ModelLoadError(
-            f"{foreign[0].relative_to(folder)} in {model} is a link to something other than a file "
-            "of that folder, which is not followed; put the file itself there"
+            f"{foreign[0].relative_to(folder)} in {model} is a link to something outside that "
+            "folder, which is not followed; put the file itself there"
         )
     return set(own)
 
 
 def check_files(model: str, folder: Path) -> None:
-    """Refuse a checkpoint of which anything essential lies elsewhere than in its folder.
+    """Reject a checkpoint of which anything essential lies elsewhere than in its folder.
 
     Args:
         model: name for messages.
@@ -82,26 +82,26 @@ def check_files(model: str, folder: Path) -> None:
     if folder / ADAPTER_CONFIG in own and folder / CONFIG in own:
         # transformers would load the base model that it names, from wherever that is.
         raise ModelLoadError(
-            f"{model} holds a model and an adapter ({ADAPTER_CONFIG}); move the adapter into a "
+            f"{model} contains a model and an adapter ({ADAPTER_CONFIG}); move the adapter into a "
             "folder of its own"
         )
     for index in sorted(path for path in own if path.match(INDICES)):
         for name in sorted(set(weight_map(index).values())):
             if folder / name not in own:
                 raise ModelLoadError(
-                    f"{model} has no file {name}, which its {index.name} names; copy or download "
-                    "it again"
+                    f"{model} has no file {name}, which is listed in its {index.name}; copy or "
+                    "download it again"
                 )
     named = read_object(folder / CONFIG).get(OTHER_WEIGHTS) if folder / CONFIG in own else None
     if named is not None:
         raise ModelLoadError(
-            f"{CONFIG} of {model} names other weights ({OTHER_WEIGHTS} = {named!r:.100}), which "
-            "are not loaded; remove that field"
+            f"{CONFIG} of {model} refers to other weights ({OTHER_WEIGHTS} = {named!r:.100}), "
+            "which are not loaded; remove that field"
         )
 
 
 def _blobs(root: Path) -> Iterator[Path]:
-    """The blobs of the repository of which a folder is a snapshot in the hub's cache.
+    """Return the blobs of the repository of which a folder is a snapshot in the hub's cache.
 
     Those of all repositories may be kept together, in a folder that the hub's client marks.
     """

@@ -1,4 +1,4 @@
-"""Whether a checkpoint holds as many numbers as its configuration describes parameters.
+"""Consistency of a checkpoint's size with the parameters described by its configuration.
 
 What transformers finds missing or of another shape, it allocates before it complains.
 """
@@ -22,7 +22,7 @@ SHARE, NUMBER = 0.05, 5_000_000
 def require_parameters(
     model: str, folder: Path, quantization: str, trust_remote_code: bool
 ) -> None:
-    """Refuse a configuration of a larger network than the weights are of.
+    """Reject a configuration of a larger network than the weights are of.
 
     The network is built on torch's `meta` device, where it takes no memory. A quantized
     checkpoint packs its numbers, and a repository's own code need not know that device: neither
@@ -41,6 +41,6 @@ def require_parameters(
     held = read_headers(weight_files(folder)).elements
     if described > held + SHARE * held + NUMBER:
         raise ModelLoadError(
-            f"config.json of {model} describes {described / 1e6:.1f} M parameters, and its weights "
+            f"config.json of {model} describes {described / 1e6:.1f} M parameters, but its weights "
             f"hold {held / 1e6:.1f} M; {AGAIN}"
         )

@@ -1,4 +1,4 @@
-"""Runs a few tokens through a network with chosen layer inputs and chosen outputs of its parts.
+"""Passes of a few tokens through a network with replaced layer inputs and part outputs.
 
 Every decoder layer gets the same stream as its input, whatever the layer before it wrote, so one
 pass examines all layers on their own, and rounding does not grow with depth.
@@ -25,7 +25,7 @@ Place: TypeAlias = tuple[int, str]
 
 @dataclass
 class Observation:
-    """What one pass showed, in float32 (float64 where the network is) on the CPU.
+    """Observations of one pass, in float32 (float64 if the network is) on the CPU.
 
     Attributes:
         before: by layer, the stream that it was given [tokens, d_model].
@@ -58,7 +58,7 @@ class Probe:
         *,
         watched: Iterable[Place] = (),
     ) -> Observation:
-        """One pass.
+        """Return one pass.
 
         Args:
             stream: [tokens, d_model], which every layer gets as its input.
@@ -82,7 +82,7 @@ class Probe:
         return seen
 
     def require_handed_on(self) -> None:
-        """Every layer must get the stream as the layer before it left it, and run once.
+        """Return every layer must get the stream as the layer before it left it, and run once.
 
         Raises:
             ModelLoadError: something between two layers writes into the stream, or they do not
@@ -94,9 +94,9 @@ class Probe:
             before = left[-1] if left else (-1, _rows(given))
             if before[0] != index - 1 or not before[1].equal(_rows(given)):
                 raise ModelLoadError(
-                    f"layer {index} of {self.architecture} is not given what layer {index - 1} "
-                    "leaves of the residual stream, so that something else writes into it; this "
-                    "architecture is not supported"
+                    f"layer {index} of {self.architecture} does not receive the residual stream of "
+                    f"layer {index - 1}, so something else writes to it; this architecture is not "
+                    "supported"
                 )
 
         handles: list[RemovableHandle] = []
@@ -176,12 +176,12 @@ class _Swap:
 
 
 def first_tensor(output: Any) -> Tensor:
-    """The hidden state in a layer's output, which is a tensor or a tuple that starts with it."""
+    """Return the hidden state in a layer's output, a tensor or a tuple starting with it."""
     return output if isinstance(output, Tensor) else output[0]
 
 
 def stream_of(args: Any, kwargs: Any) -> Tensor:
-    """The hidden state in a layer's arguments."""
+    """Return the hidden state in a layer's arguments."""
     hidden: Tensor = args[0] if args else kwargs["hidden_states"]
     return hidden
 
@@ -193,8 +193,9 @@ def _watch_layer(
         hidden = stream_of(args, kwargs)
         if hidden.shape != (1, *stream.shape):
             raise ModelLoadError(
-                f"layer {index} is given states of shape {tuple(hidden.shape)} where "
-                f"{(1, *stream.shape)} is one residual stream; this architecture is not supported"
+                f"layer {index} gets states of shape {tuple(hidden.shape)} instead of the "
+                f"{(1, *stream.shape)} of a single residual stream; this architecture is not "
+                "supported"
             )
         fed = stream.to(hidden)[None].clone()
         seen.before[index] = _rows(fed)

@@ -1,4 +1,4 @@
-"""Prompts that are longer than a model takes, found before anything is passed through it."""
+"""Detection of prompts that exceed a model's context, before any forward pass."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -17,7 +17,7 @@ SECONDS, PROMPTS_PER_SECOND = 30, 50
 def require_lengths(
     chat: ChatFormat, sets: Mapping[str, Sequence[Prompt]], generated: int = 0
 ) -> None:
-    """Refuse prompts that are longer than the model's context or the setting.
+    """Reject prompts that are longer than the model's context or the setting.
 
     Args:
         chat: of the model.
@@ -32,7 +32,7 @@ def require_lengths(
     room = None if limits.context is None else limits.context - generated
     if room is not None and room < 1:
         raise PromptError(
-            f"the model has a context of {limits.context} tokens, and {generated} are generated; "
+            f"the model has a context of {limits.context} tokens, but {generated} are generated; "
             "lower max_response_length"
         )
     bounded = replace(chat, limits=replace(limits, context=room))
@@ -50,9 +50,9 @@ def require_lengths(
             if longest is not None and len(row) > longest:
                 raise PromptError(
                     f"row {number} of {name} ({shown_beginning(prompt)}) has "
-                    f"{'at least ' * _cut(prompt, longest)}{len(row)} tokens, and {longest} are "
-                    f"the most{_why(limits.context, room, longest, generated)}; shorten it, or set "
-                    "max_characters for its data set"
+                    f"{'at least ' * _cut(prompt, longest)}{len(row)} tokens, more than the "
+                    f"maximum of {longest}{_why(limits.context, room, longest, generated)}; "
+                    "shorten it, or set max_characters for its data set"
                 )
 
 
@@ -72,7 +72,7 @@ def require_lengths_of_run(chat: ChatFormat, bundle: Path, generated: int) -> No
 
 
 def _cut(prompt: Prompt, longest: int) -> bool:
-    """Whether only the beginning of a prompt was encoded."""
+    """Return whether only the beginning of a prompt was encoded."""
     return len(prompt.text) > (CHARACTERS_PER_TOKEN - 1) * longest
 
 

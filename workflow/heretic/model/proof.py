@@ -1,4 +1,4 @@
-"""That the writers which were found write what they are made to, and that nothing else writes."""
+"""Verification that the detected writers write as expected, and that nothing else writes."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -31,7 +31,7 @@ class Proof:
     adopted: set[Candidate]
 
     def mixing(self) -> set[Candidate]:
-        """Writers whose input depends on earlier positions, once all are proved.
+        """Return writers whose input depends on earlier positions, once all are proved.
 
         Raises:
             ModelLoadError: something else writes too, or what a writer writes is changed on its
@@ -44,7 +44,7 @@ class Proof:
         return mixing
 
     def _require_explained(self, nothing: Mapping[Candidate, Tensor]) -> list[Observation]:
-        """Two passes with the writers silent, in which every layer must hand on its stream."""
+        """Run two passes with the writers silenced, which must leave the stream unchanged."""
         watched = {place for candidate in self.found for place in _places(candidate)}
         passes = [
             self.experiment.run(nothing, stream, watched=watched)
@@ -58,7 +58,7 @@ class Proof:
     def _require_proved(
         self, group: Sequence[Candidate], nothing: Mapping[Candidate, Tensor]
     ) -> set[Candidate]:
-        """Another output must arrive as the first did. Which of the matrices mix positions."""
+        """Verify a second output like the first, and find the matrices that mix positions."""
         experiment, found = self.experiment, self.found
         enlarged = {candidate: found[candidate].size for candidate in group}
         replaced = {**nothing, **writing(group, experiment.other, enlarged)}
@@ -71,9 +71,9 @@ class Proof:
             update, after = experiment.update(seen, candidate.layer), seen.after[candidate.layer]
             if not on_ray(update, after, found[candidate].ray(experiment.other), experiment.dtype):
                 raise ModelLoadError(
-                    f"what {candidate.path} writes is changed on its way to the residual stream by "
-                    "a norm, a gate or another step that depends on the state, where a projection "
-                    f"of its weights would not remove the direction; {UNSUPPORTED}"
+                    f"the output of {candidate.path} passes through a norm, a gate or another "
+                    "state-dependent step before the residual stream, so projecting its weights "
+                    f"would not remove the direction; {UNSUPPORTED}"
                 )
         if not group[0].raw:
             return set()
@@ -86,7 +86,7 @@ class Proof:
 
     @property
     def _share_of_others(self) -> float:
-        """What the other tokens must change in a state that is said to depend on them.
+        """Return the required effect of the other tokens on a state that depends on them.
 
         Where activations are quantised, the scale of all tokens of a pass rounds each of them.
         """
@@ -97,7 +97,7 @@ class Proof:
         return 0.05 if quantised else 1e-6
 
     def _looking_back(self, passes: Sequence[Observation]) -> set[Candidate]:
-        """Maps whose input at the last position depends on the positions before it."""
+        """Return maps whose input at the last position depends on the positions before it."""
         mixing = set()
         for candidate in self.found:
             places = [p for p in _places(candidate) if all(p in seen.inputs for seen in passes)]
@@ -114,13 +114,13 @@ def require_silence(
     nothing: Mapping[Candidate, Tensor],
     seen: Observation | None = None,
 ) -> None:
-    """A layer must hand on its stream when some of its candidates are silent."""
+    """Require a layer to leave its stream unchanged when some of its candidates are silenced."""
     seen = seen or experiment.run(nothing)
     update = experiment.update(seen, layer)
     if not experiment.is_nothing(update, seen, layer):
         raise ModelLoadError(
             f"layer {layer} of {experiment.probe.architecture} still changes the residual stream "
-            "with the linear maps silenced that write into it, through "
+            "with its linear stream writers silenced, through "
             f"{_other_writers(experiment, layer, nothing, update)}, so an edit would be partial; "
             f"{UNSUPPORTED}"
         )
@@ -129,7 +129,7 @@ def require_silence(
 def _other_writers(
     experiment: Experiment, layer: int, nothing: Mapping[Candidate, Tensor], update: Tensor
 ) -> str:
-    """Modules of a layer without whose parameters it would change its stream otherwise."""
+    """Return modules of a layer without whose parameters it would change its stream otherwise."""
     known = {candidate.module for candidate in nothing if not candidate.raw}
     paths = {module: name for name, module in experiment.probe.network.named_modules()}
     left: dict[str, float] = {}
@@ -155,15 +155,15 @@ def _is_plain(parameter: Tensor) -> bool:
 
 
 def unused(candidate: Candidate, architecture: str) -> ModelLoadError:
-    """What to raise of a candidate that was not seen at work."""
+    """Return the error for a candidate that was not seen at work."""
     return ModelLoadError(
-        f"{architecture} does not use {candidate.path} on every token, so it cannot be told "
-        f"whether that writes into the residual stream; {UNSUPPORTED}"
+        f"{architecture} does not use {candidate.path} on every token, so whether it writes to the "
+        f"residual stream cannot be determined; {UNSUPPORTED}"
     )
 
 
 def _places(candidate: Candidate) -> list[Place]:
-    """A candidate's module and those around it, from the inside out."""
+    """Return a candidate's module and those around it, from the inside out."""
     name = candidate.name.rpartition(".")[0] if candidate.raw else candidate.name
     parts = name.split(".")
     return [(candidate.layer, ".".join(parts[:n])) for n in range(len(parts), 0, -1)]

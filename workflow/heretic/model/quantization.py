@@ -1,4 +1,4 @@
-"""Networks whose matrices are quantised: while they load, or in their checkpoint already.
+"""Networks with quantized matrices, either from loading or already in the checkpoint.
 
 Nothing is imported here before it is needed, so that what does not go together is found before
 any work.
@@ -22,7 +22,7 @@ COMPARED = ("model_type", "num_hidden_layers", "hidden_size", "intermediate_size
 
 
 def check_package(quantization: str) -> None:
-    """Refuse a quantisation whose package is not installed; imports nothing.
+    """Reject a quantisation whose package is not installed; imports nothing.
 
     Raises:
         SettingsError: says how to install it.
@@ -35,7 +35,7 @@ def check_package(quantization: str) -> None:
 
 
 def check_checkpoint(model: str, config: Path, quantization: str) -> None:
-    """Refuse a checkpoint that is stored in another form than `quantization` expects.
+    """Reject a checkpoint that is stored in another form than `quantization` expects.
 
     Args:
         model: name for messages.
@@ -49,19 +49,19 @@ def check_checkpoint(model: str, config: Path, quantization: str) -> None:
     method = stored_quantization(config)
     if quantization == AS_IS and method is None:
         raise ModelLoadError(
-            f"quantization=as_is takes a checkpoint as it is quantised, and {model} is not "
-            "quantised; set quantization=none, bnb_4bit or bnb_8bit"
+            f"quantization=as_is needs a quantized checkpoint, but {model} is not quantized; set "
+            "quantization=none, bnb_4bit or bnb_8bit"
         )
     if quantization == NONE and method is not None:
         raise ModelLoadError(
-            f"the checkpoint of {model} is quantised ({method}), and quantised matrices cannot be "
+            f"the checkpoint of {model} is quantized ({method}), and quantized matrices cannot be "
             "edited; use its full-precision original, or search on this one with "
             "quantization=as_is and export_from=<the original>"
         )
     if quantization in BITSANDBYTES and method is not None:
         raise ModelLoadError(
-            f"quantization={quantization} quantises full-precision weights, and the checkpoint of "
-            f"{model} is quantised already ({method}); set quantization=as_is, or use its original"
+            f"quantization={quantization} quantizes full-precision weights, but the checkpoint of "
+            f"{model} is already quantized ({method}); set quantization=as_is, or use its original"
         )
 
 
@@ -81,7 +81,7 @@ def unquantised_original(settings: Mapping[str, Any], model: str) -> dict[str, A
 
 
 def require_alike(searched: Path, exported: Path, model: str) -> None:
-    """Refuse an original that cannot be the one of which the searched model was made.
+    """Reject an original that cannot be the one of which the searched model was made.
 
     Args:
         searched, exported: their `config.json` files.
@@ -95,8 +95,8 @@ def require_alike(searched: Path, exported: Path, model: str) -> None:
     if different:
         name = different[0]
         raise ModelLoadError(
-            f"export_from={model} is another model than is searched: {name} is {other[name]} and "
-            f"not {one[name]}; name the original of the searched model"
+            f"export_from={model} is not the searched model: {name} is {other[name]}, not "
+            f"{one[name]}; specify the original of the searched model"
         )
 
 
@@ -108,7 +108,7 @@ def _sizes(config: Path) -> dict[str, Any]:
 
 
 def check_original(model: str, config: Path) -> None:
-    """Refuse a source of exported weights that is quantised itself.
+    """Reject a source of exported weights that is quantised itself.
 
     Raises:
         ModelLoadError: it is, or its `config.json` is damaged.
@@ -116,13 +116,13 @@ def check_original(model: str, config: Path) -> None:
     method = stored_quantization(config)
     if method is not None:
         raise ModelLoadError(
-            f"export_from={model} is quantised ({method}), and the export edits full-precision "
-            "weights; name the checkpoint of which it was made"
+            f"export_from={model} is quantized ({method}), but the export edits full-precision "
+            "weights; specify its full-precision checkpoint"
         )
 
 
 def stored_quantization(config: Path) -> str | None:
-    """By which method a checkpoint is quantised, from its `config.json`; None if it is not.
+    """Return a checkpoint's quantization method from its `config.json`; None if unquantized.
 
     Raises:
         ModelLoadError: the file is damaged.
@@ -138,7 +138,7 @@ def stored_quantization(config: Path) -> str | None:
 
 
 def loading_arguments(quantization: str, dtype: str, folder: Path) -> dict[str, Any]:
-    """What `from_pretrained` is to be told beside the data type.
+    """Return further arguments of `from_pretrained` besides the data type.
 
     Args:
         quantization: as the setting.
@@ -168,7 +168,7 @@ def loading_arguments(quantization: str, dtype: str, folder: Path) -> dict[str, 
 
 
 def _computing_dtype(dtype: str, folder: Path) -> str:
-    """The network's own data type, in which products with 4-bit matrices are computed too."""
+    """Return the network's data type, also used for products with 4-bit matrices."""
     if dtype != "auto":
         return dtype
     config = read_object(folder / "config.json")

@@ -1,4 +1,4 @@
-"""How all answers of a model begin, so that states and scores are taken where they differ.
+"""Common beginning of all responses, after which states and scores are measured.
 
 A reasoning model opens each answer with a block of thoughts. The tokens after a prompt then say
 nothing about what the answer will be, and a refusal comes hundreds of tokens later. An empty block
@@ -31,7 +31,7 @@ _OTHER_BLOCKS = {
 def find_response_prefix(
     model: Model, good_prompts: Sequence[Prompt], bad_prompts: Sequence[Prompt]
 ) -> str:
-    """The text with which the answers to a few dozen prompts of both sets begin; often empty.
+    """Return the common beginning of a few dozen responses to both sets; often empty.
 
     A block of thoughts that the template or every answer opens is closed at once. The rest is what
     the first tokens of all answers have in common, as long as it uses no answer up.
@@ -46,7 +46,8 @@ def find_response_prefix(
         common, used_up = _common_start(bare, prompts, prefix)
     if used_up:
         log.warning(
-            "All %d answers are alike (%r), which is no prefix; set response_prefix if it is one",
+            "All %d responses are identical (%r), so this is not used as the prefix; set "
+            "response_prefix to use it",
             len(prompts),
             common,
         )
@@ -55,7 +56,7 @@ def find_response_prefix(
 
 
 def empty_block(start: str) -> str | None:
-    """An empty block of thoughts, if an answer that starts so opens one."""
+    """Return an empty think block, if an answer with this beginning opens one."""
     text = start.lstrip()
     tag = _TAG.match(text)
     if tag is not None:
@@ -65,7 +66,7 @@ def empty_block(start: str) -> str | None:
 
 
 def rest_of_open_block(rendered: str) -> str:
-    """What closes a block of thoughts that the chat template has opened; else nothing."""
+    """Return the end of a think block opened by the chat template; else an empty text."""
     tags = list(_TAG.finditer(rendered))
     if not tags or rendered[tags[-1].end() :].strip():
         return ""
@@ -76,7 +77,7 @@ def rest_of_open_block(rendered: str) -> str:
 
 
 def _common_start(model: Model, prompts: Sequence[Prompt], prefix: str) -> tuple[str, bool]:
-    """What all answers after `prefix` start with, and whether some answer is nothing more.
+    """Return the common continuation of all answers after `prefix`, and whether one ends there.
 
     Compared by tokens: a text cut inside a token would be read as other tokens.
     """

@@ -1,4 +1,4 @@
-"""Which candidates write into the stream: what each is made to write, and whether it arrives."""
+"""Search for stream writers among the candidates, by their effect on the stream."""
 
 from collections.abc import Sequence
 
@@ -49,7 +49,7 @@ class Search:
         self._adopt_twins()
 
     def _try_maps(self) -> None:
-        """With everything else silent, so that what arrives is of the map alone."""
+        """Try maps with everything else silenced, so that only the map's output arrives."""
         nothing = silent(self.candidates)
         for group in in_groups(c for c in self.candidates if not c.raw):
             seen = self.experiment.run({**nothing, **writing(group, self.experiment.signs)})
@@ -61,13 +61,13 @@ class Search:
                 if not self._propose(candidate, update, seen):
                     require_silence(self.experiment, candidate.layer, nothing)
                     raise ModelLoadError(
-                        f"{candidate.path} writes into the residual stream through a step that "
-                        "mixes channels or positions, where a projection of its weights would "
-                        f"not remove the direction; {UNSUPPORTED}"
+                        f"{candidate.path} writes to the residual stream through a step that mixes "
+                        "channels or positions, so projecting its weights would not remove the "
+                        f"direction; {UNSUPPORTED}"
                     )
 
     def _try_matrices(self) -> None:
-        """Until a round finds no more: what comes later hides what comes before while at work."""
+        """Try matrices until a round finds no more, since active later ones hide earlier ones."""
         left, progress = in_groups(c for c in self.candidates if c.raw), True
         while left and progress:
             known = len(self.found)
@@ -100,7 +100,7 @@ class Search:
     def _propose(
         self, candidate: Candidate, update: Tensor, seen: Observation, size: float = 1.0
     ) -> bool:
-        """Whether an update is that of an output of `signs`."""
+        """Return whether an update is that of an output of `signs`."""
         if not update.any():
             return False
         signs, dtype = self.experiment.signs.to(update), self.experiment.dtype
@@ -123,7 +123,7 @@ class Search:
                 self.adopted.add(candidate)
 
     def _enlargement(self, seen: Observation, base: Observation, candidate: Candidate) -> float:
-        """By what factor to multiply an output, so that about its own size arrives, or more."""
+        """Return the factor that lets an output arrive at about its own size or more."""
         update = seen.after[candidate.layer] - base.after[candidate.layer]
         size = float(update.norm(dim=-1).max() / self.experiment.signs.norm())
         half = self.experiment.dtype == torch.float16

@@ -1,4 +1,4 @@
-"""How large a checkpoint is, told without reading its weights."""
+"""Size of a checkpoint, determined without reading its weights."""
 
 import math
 import re
@@ -20,7 +20,7 @@ OWN_PREFIX = "model"
 
 
 def checkpoint_bytes(model: str, revision: str | None, dtype: str) -> int | None:
-    """Bytes of a model's weights once they are saved in `dtype`.
+    """Return the bytes of a model's weights once they are saved in `dtype`.
 
     Args:
         model: hub id or local folder.
@@ -40,7 +40,7 @@ def checkpoint_bytes(model: str, revision: str | None, dtype: str) -> int | None
 
 
 def _file_bytes(path: Path, dtype: str) -> int:
-    """From the header of a safetensors file, which also tells whether the file is whole."""
+    """Read the size from a safetensors header, which also shows whether the file is complete."""
     from safetensors import SafetensorError, safe_open
 
     total = 0
@@ -51,13 +51,14 @@ def _file_bytes(path: Path, dtype: str) -> int:
                 total += math.prod(part.get_shape()) * _bits(part.get_dtype(), dtype)
     except (OSError, SafetensorError) as error:
         raise ModelLoadError(
-            f"{path} is not a whole safetensors file ({one_line(error)}); copy or download it again"
+            f"{path} is not a complete safetensors file ({one_line(error)}); copy or download it "
+            "again"
         ) from error
     return total // 8
 
 
 def _bits(stored: str, dtype: str) -> int:
-    """Size of one number that is stored as `stored`, once it is saved in `dtype`."""
+    """Return the size of one number that is stored as `stored`, once it is saved in `dtype`."""
     if dtype == "auto" or stored not in FLOATS:
         digits = re.match(r"[A-Z]+(\d+)", stored)
         return int(digits[1]) if digits else 8
@@ -93,7 +94,7 @@ def _hub_bytes(model: str, revision: str | None, dtype: str) -> int | None:
     try:
         return None if info is None else _stated_bytes(info, dtype)
     except UNUSABLE as error:
-        log.debug("The hub does not tell the size of %s (%s)", model, one_line(error))
+        log.debug("The hub does not report the size of %s (%s)", model, one_line(error))
         return None
 
 

@@ -1,4 +1,4 @@
-"""Where a model's files are: a local folder, or a snapshot of a hub repository."""
+"""Location of a model's files: a local folder, or a snapshot of a hub repository."""
 
 import os
 import re
@@ -31,14 +31,14 @@ _COMMIT = re.compile(r"[0-9a-f]{40}")
 
 
 def is_local(model: str) -> bool:
-    """Whether `model` means a folder on this machine rather than a hub id."""
+    """Return whether `model` means a folder on this machine rather than a hub id."""
     # Unlike Path.is_dir(), it is false for names that are too long.
     is_folder = os.path.isdir(model)  # noqa: PTH112
     return model.startswith((".", "/", "~")) or is_folder or model.count("/") > 1
 
 
 def check_model(model: str, revision: str | None) -> Path:
-    """Refuse a model that cannot exist, before any expensive work; fetches only its config.
+    """Reject a model that cannot exist, before any expensive work; fetches only its config.
 
     Returns:
         Its `config.json`.
@@ -62,7 +62,7 @@ def check_model(model: str, revision: str | None) -> Path:
 
 
 def require_checkpoint(model: str, names: Collection[str]) -> None:
-    """Refuse a folder or repository that holds no model as transformers saves it.
+    """Reject a folder or repository that holds no model as transformers saves it.
 
     Args:
         model: name for messages.
@@ -74,8 +74,8 @@ def require_checkpoint(model: str, names: Collection[str]) -> None:
     weights = any(name.endswith(SUFFIX) and not name.startswith("adapter_") for name in names)
     if ADAPTER in names:
         raise ModelLoadError(
-            f"{model} holds a LoRA adapter and no whole model; name its base model, or merge the "
-            "adapter with PEFT's merge_and_unload and save the result"
+            f"{model} is a LoRA adapter, not a complete model; specify its base model, or merge "
+            "the adapter with PEFT's merge_and_unload and save the result"
         )
     if not weights and any(name.lower().endswith(GGUF) for name in names):
         _refuse_gguf(model)
@@ -92,13 +92,13 @@ def require_checkpoint(model: str, names: Collection[str]) -> None:
 
 def _refuse_gguf(model: str) -> NoReturn:
     raise ModelLoadError(
-        f"{model} is a GGUF model, which cannot be edited; name the model that it was converted "
+        f"{model} is a GGUF model, which cannot be edited; specify the model it was converted "
         "from, a folder or hub id with .safetensors files"
     )
 
 
 def resolve_revision(model: str, revision: str | None) -> str | None:
-    """The commit that a branch, tag or nothing means now; a local folder has none.
+    """Return the commit that a branch, tag or nothing means now; a local folder has none.
 
     Fetches the model's config at most, and takes the commit that is in the cache where the hub is
     out of reach.
@@ -112,7 +112,7 @@ def resolve_revision(model: str, revision: str | None) -> str | None:
 
 
 def locate(model: str, revision: str | None) -> Path:
-    """The local folder of a model, downloaded if it is a hub id.
+    """Return the local folder of a model, downloaded if it is a hub id.
 
     Raises:
         ModelLoadError: as `check_model`.
@@ -165,7 +165,7 @@ def tokenizer_files(folder: Path) -> list[Path]:
 
 
 def checkpoint_files(model: str | None) -> list[str]:
-    """Paths of the files of a local model that decide what it does; none for one of the hub."""
+    """Return the paths of a local model's relevant files; none for a hub model."""
     if model is None or not is_local(model):
         return []
     folder = Path(model).expanduser()
@@ -173,7 +173,7 @@ def checkpoint_files(model: str | None) -> list[str]:
 
 
 def weight_files(folder: Path) -> list[Path]:
-    """The safetensors files that transformers loads; some models bring a second copy of all.
+    """Return the safetensors files that transformers loads; some models bring a second copy of all.
 
     Raises:
         ModelLoadError: the index of the files is damaged.
@@ -218,7 +218,7 @@ def _hub_errors(model: str, revision: str | None) -> Iterator[None]:
         raise ModelLoadError(f"{model!r} is neither a folder nor a hub id owner/name") from error
     except GatedRepoError as error:
         raise ModelLoadError(
-            f"{model} is gated: accept its licence on the hub and set HF_TOKEN"
+            f"{model} is gated: accept its license on the hub and set HF_TOKEN"
         ) from error
     except RevisionNotFoundError as error:
         raise ModelLoadError(
@@ -226,7 +226,7 @@ def _hub_errors(model: str, revision: str | None) -> Iterator[None]:
         ) from error
     except RepositoryNotFoundError as error:
         raise ModelLoadError(
-            f"the hub knows no model {model}; check the name, or set HF_TOKEN if it is private"
+            f"the hub has no model {model}; check the name, or set HF_TOKEN if it is private"
         ) from error
     except LocalEntryNotFoundError as error:  # before its base: it means offline
         raise _unreachable(model, error.__cause__ or error) from error

@@ -1,4 +1,4 @@
-"""How a network's parameters lie in the files of its checkpoint.
+"""Storage of a network's parameters in the files of its checkpoint.
 
 transformers renames some tensors while it loads them and joins others: most checkpoints hold the
 matrix of each expert on its own, where the network has one parameter [experts, ...]. Saving takes
@@ -21,7 +21,7 @@ from transformers.modeling_utils import remove_tied_weights_from_state_dict
 
 @dataclass(frozen=True)
 class Origin:
-    """What a tensor of the files is made of.
+    """Origin of a stored tensor.
 
     Attributes:
         parameters: names of the parameters that it is computed from.
@@ -40,7 +40,7 @@ class Origin:
 
 
 def saved_parameters(network: PreTrainedModel) -> dict[str, Tensor]:
-    """What `save_pretrained` saves of a network, by the network's own names."""
+    """Return the tensors saved by `save_pretrained`, by the network's own names."""
     state: dict[str, Tensor] = network.state_dict()
     for ignored in network._keys_to_ignore_on_save or ():
         state.pop(ignored, None)
@@ -49,7 +49,7 @@ def saved_parameters(network: PreTrainedModel) -> dict[str, Tensor]:
 
 
 def as_stored(network: PreTrainedModel, parameters: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Tensors as `save_pretrained` writes them: by the names of the files that were loaded.
+    """Return tensors as `save_pretrained` writes them: by the names of the files that were loaded.
 
     Args:
         network: loaded from a checkpoint; one that was not has its family's usual names.
@@ -63,7 +63,7 @@ def as_stored(network: PreTrainedModel, parameters: Mapping[str, Tensor]) -> dic
 
 
 def trace(network: PreTrainedModel) -> tuple[dict[str, Tensor], dict[str, Origin]]:
-    """The tensors of the files on the meta device, and where each comes from, by its name there.
+    """Return the stored tensors on the meta device, and the origin of each by its stored name.
 
     Tensors that `save_pretrained` cuts out of one share its memory here as well.
 
@@ -81,7 +81,7 @@ def trace(network: PreTrainedModel) -> tuple[dict[str, Tensor], dict[str, Origin
 
 
 def places(origins: Mapping[str, Origin]) -> dict[str, list[str]]:
-    """The tensors of the files that hold a parameter as it is, by the parameter's name.
+    """Return the tensors of the files that hold a parameter as it is, by the parameter's name.
 
     Returns:
         One name, or that of each expert's matrix in their order: one after the other their values
@@ -102,13 +102,13 @@ def places(origins: Mapping[str, Origin]) -> dict[str, list[str]]:
 
 
 def storage_of(tensor: Tensor) -> int:
-    """What tensors have in common that are views of one memory, on the meta device as well."""
+    """Return the identity of the memory shared by views, also on the meta device."""
     storage: Any = tensor.untyped_storage()
     return int(storage._cdata)
 
 
 class _Follow(TorchDispatchMode):  # type: ignore[no-untyped-call]
-    """Notes from which of some tensors each new one is computed."""
+    """Track the source tensors of each newly computed tensor."""
 
     def __init__(self, known: Mapping[str, Tensor]) -> None:
         super().__init__()  # type: ignore[no-untyped-call]

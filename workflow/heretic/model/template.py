@@ -1,4 +1,4 @@
-"""Chat templates that a tokenizer does not bring: the user's own, or the processor's."""
+"""Chat templates from outside the tokenizer: the user's own, or the processor's."""
 
 from pathlib import Path
 
@@ -9,7 +9,7 @@ LEGACY_TEMPLATE, PROCESSOR = "chat_template.json", "processor_config.json"
 
 
 def read_template(value: str | None) -> str | None:
-    """The text of a chat template that is given as a text or as the path of a file.
+    """Return the text of a chat template that is given as a text or as the path of a file.
 
     Raises:
         ModelLoadError: it is neither, or the file cannot be read or is empty.
@@ -20,20 +20,20 @@ def read_template(value: str | None) -> str | None:
     path = Path(value).expanduser()
     if not path.is_file():
         raise ModelLoadError(
-            f"chat_template = {value!r} is neither a file nor a template; give the path of a Jinja "
+            f"chat_template = {value!r} is neither a file nor a template; use the path of a Jinja "
             "file, or the template's text"
         )
     try:
         text = path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
-        raise ModelLoadError(f"cannot read chat_template {path}: {error}; mend the file") from error
+        raise ModelLoadError(f"cannot read chat_template {path}: {error}; fix the file") from error
     if "{" not in text:
         raise ModelLoadError(f"chat_template {path} holds no template; write Jinja into it")
     return text
 
 
 def processor_template(folder: Path) -> str | dict[str, str] | None:
-    """The chat template that a multimodal checkpoint keeps with its processor, or None.
+    """Return the chat template that a multimodal checkpoint keeps with its processor, or None.
 
     A `chat_template.jinja` is the tokenizer's as well, and not looked for.
 
@@ -62,6 +62,6 @@ def require_text(template: object, where: str) -> str | dict[str, str]:
     if isinstance(template, dict) and all(isinstance(text, str) for text in template.values()):
         return template
     raise ModelLoadError(
-        f"the chat template of {where} is a {type(template).__name__} and no text; give another "
+        f"the chat template of {where} is a {type(template).__name__}, not text; provide another "
         "one with chat_template"
     )

@@ -1,4 +1,4 @@
-"""The date that chat templates print: one fixed day for every prompt of a run.
+"""Date printed by chat templates: one fixed day for every prompt of a run.
 
 Templates of many families (Llama 3.2, gpt-oss, Mistral) put today's date into each prompt by the
 function `strftime_now`, which transformers offers them. The same run would measure other prompts
@@ -78,7 +78,7 @@ def settle_date(template_date: str, folder: Path) -> str:
         return parse_date(found).isoformat()
     except ValueError as error:
         raise HereticError(
-            f"{path} holds no date ({error}); correct it, or set template_date"
+            f"{path} has no valid date ({error}); correct it, or set template_date"
         ) from None
 
 
@@ -100,7 +100,7 @@ def read_chat(path: Path) -> dict[str, Any]:
 
 
 def prints_date(template: str) -> bool:
-    """Whether a template may print a date: no other function gives it the time."""
+    """Return whether a template may print a date: no other function gives it the time."""
     return FUNCTION in template
 
 
@@ -118,7 +118,7 @@ def with_fixed_date(template: str, day: date) -> str:
 
 
 def _directives(day: date) -> Iterator[tuple[str, str]]:
-    """Each directive of `strftime`, with the flags of glibc, and its text in the C locale."""
+    """Return each `strftime` directive, with glibc flags, and its text in the C locale."""
     midnight = datetime.combine(day, time())
     numbers = {letter: midnight.strftime(f"%{letter}") for letter in NUMBERS}
     numbers |= {

@@ -1,4 +1,4 @@
-"""Calls of other libraries that read a model's files: each of their errors as one line.
+"""Calls of other libraries on a model's files, with one-line errors.
 
 A malformed file can raise anything: transformers validates some fields, divides by others, and
 tokenizers panics. Only calls of these libraries belong into these blocks, so that a defect of this

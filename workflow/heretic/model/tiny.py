@@ -105,7 +105,7 @@ SPECIAL: dict[str, dict[str, Any]] = {
 
 
 def tiny_configuration(model_type: str, **changes: Any) -> PreTrainedConfig:
-    """The configuration of a model type, of about its default shape but tiny; `changes` win.
+    """Return the configuration of a model type, of about its default shape but tiny; `changes` win.
 
     Raises:
         Exception: what the configuration's constructor raises for sizes that it does not accept.

@@ -64,33 +64,33 @@ class StreamWriter:
 
     @property
     def is_raw(self) -> bool:
-        """Whether `name` is that of a parameter, which has no module to itself."""
+        """Return whether `name` is that of a parameter, which has no module to itself."""
         return self.name.rpartition(".")[2] == self.parameter
 
     @property
     def editable(self) -> bool:
-        """Whether the matrix can be written over: it is neither quantised nor offloaded."""
+        """Return whether the matrix can be written over: it is neither quantised nor offloaded."""
         quantised = is_quantised(self.module, self.parameter)
         return not quantised and not self.offloaded
 
     @property
     def offloaded(self) -> bool:
-        """Whether the matrix is kept elsewhere until it is needed."""
+        """Return whether the matrix is kept elsewhere until it is needed."""
         return is_offloaded(self.module, self.parameter)
 
     @property
     def device(self) -> torch.device:
-        """Where its products are computed."""
+        """Device of its products."""
         return computing_device(self.module)
 
     @property
     def shape(self) -> torch.Size:
-        """Of the matrix: (d_model, d_in), or (experts, d_model, d_in); quantised or not."""
+        """Shape of the matrix: (d_model, d_in), or (experts, d_model, d_in); quantized or not."""
         *experts, rows, columns = matrix_shape(self.module, self.parameter)
         return torch.Size((*experts, *((columns, rows) if self.transposed else (rows, columns))))
 
     def numbers(self, dtype: torch.dtype) -> Tensor:
-        """The matrix [d_model, d_in]: `weight` or, of what is quantised, a new tensor in `dtype`.
+        """Return the matrix [d_model, d_in]: `weight` or, if quantized, a new tensor in `dtype`.
 
         Raises:
             ModelLoadError: it is offloaded.

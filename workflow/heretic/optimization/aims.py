@@ -1,4 +1,4 @@
-"""The objectives of a study, of the scores that its panel gives."""
+"""Objectives of a study, selected from the scores of its panel."""
 
 from collections.abc import Sequence
 
@@ -10,7 +10,7 @@ from heretic.optimization.objectives import Objective, Way
 
 
 def directions_of(panel: Panel, names: Sequence[str]) -> dict[str, Way]:
-    """Direction of each objective by name.
+    """Return the direction of each objective by name.
 
     Raises:
         SettingsError: there is no such score, or it is only reported.
@@ -20,7 +20,7 @@ def directions_of(panel: Panel, names: Sequence[str]) -> dict[str, Way]:
         direction = panel.direction(name)
         if direction == "none":
             raise SettingsError(
-                f"{name} has no direction, so it is no objective; leave it out of `objectives`"
+                f"{name} is report-only and cannot be an objective; remove it from `objectives`"
             )
         found[name] = direction
     return found
@@ -33,7 +33,7 @@ def make_objectives(
     original: TrialScores,
     max_kl: float,
 ) -> list[Objective]:
-    """The objectives of a study.
+    """Create the objectives of a study.
 
     Args:
         panel: of scorers.
@@ -52,7 +52,8 @@ def make_objectives(
         if value is None:
             raise StudyError(
                 f"the objective {name} cannot be measured on these prompts: right answers need an "
-                "answer_column, and log-odds first tokens that tell refusals; name other objectives"
+                "answer_column, and refusal_log_odds needs first tokens that distinguish "
+                "refusals; set other objectives"
             )
         span = panel.span(name, value, max_kl, prompts)
         found.append(Objective(name, direction, span.best, span.worst))

@@ -1,4 +1,4 @@
-"""How the scores of trials are computed: the part of a study that is not in its name.
+"""Method of computing trial scores: the part of a study that is not in its name.
 
 The same edit scores the same under other values of these settings but for rounding, so they do
 not start another study. In half precision, rounding can decide a near tie between two tokens, and
@@ -17,7 +17,7 @@ MAX_BATCH_SIZE, BATCH_SIZE = "max_batch_size", "batch_size"
 
 
 def describe(engine: TrialEngine, runtime: Mapping[str, Any]) -> dict[str, Any]:
-    """Return how an engine computes scores, with what `auto` and the like turned out to be.
+    """Describe the computation of scores by an engine, with `auto` and the like resolved.
 
     Args:
         engine: with the loaded model.
@@ -48,7 +48,7 @@ def describe(engine: TrialEngine, runtime: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def warn_of_changes(earlier: Iterable[Mapping[str, Any]], now: Mapping[str, Any]) -> None:
-    """Warn once if trials of a study were computed otherwise than the next ones will be.
+    """Warn once if earlier trials of a study were computed differently from the next ones.
 
     Args:
         earlier: how each finished trial was computed; empty where that is not known.

@@ -1,4 +1,4 @@
-"""A known edit as parameters of this search.
+"""Conversion of known edits to parameters of the current search.
 
 Fractions of depth mean the same in a model of another depth; a global direction's index counts the
 states of its model, and is scaled so that the states after the first and the last layer stay those.
@@ -30,7 +30,7 @@ ROUNDING = 1e-9
 
 
 def sampled_parameters(edit: KnownEdit, space: SearchSpace) -> dict[str, Any]:
-    """What a trial of this search has to choose to be the edit.
+    """Return the parameters with which a trial of this search reproduces the edit.
 
     Parameters without effect on the edit are left out. Those out of their bounds are clipped, with
     a line in the log.
@@ -54,34 +54,34 @@ def sampled_parameters(edit: KnownEdit, space: SearchSpace) -> dict[str, Any]:
         if isinstance(value, float) and abs(value - wanted[name]) > ROUNDING
     ]
     if changes:
-        log.info("Within the bounds of this search, of %s %s", edit.name, ", ".join(changes))
+        log.info("Clipped %s to the search bounds: %s", edit.name, ", ".join(changes))
     return found
 
 
 def _distributions(space: SearchSpace) -> Mapping[str, BaseDistribution]:
-    """What a trial may choose, by name."""
+    """Return the distributions of a trial's parameters, by name."""
     trial = optuna.create_study(sampler=RandomSampler(seed=0)).ask()
     space.suggest(trial)
     return trial.distributions
 
 
 def _allowed(edit: KnownEdit, name: str, value: Any, distribution: BaseDistribution) -> Any:
-    """The value, or the nearest bound."""
+    """Return the value, clipped to the bounds."""
     if isinstance(distribution, FloatDistribution):
         return min(max(float(value), distribution.low), distribution.high)
     assert isinstance(distribution, CategoricalDistribution)
     if value not in distribution.choices:
         choices = " or ".join(map(str, distribution.choices))
-        raise StudyError(f"{edit.name} has the {name} {value}, and this search only {choices}")
+        raise StudyError(f"{edit.name} has the {name} {value}, but this search has only {choices}")
     return value
 
 
 def _wanted(edit: KnownEdit, space: SearchSpace) -> dict[str, Any]:
-    """Parameters by name, without regard to their bounds."""
+    """Return parameters by name, ignoring their bounds."""
     parts = edit.parameters.components
     if not SHORT_NAMES.keys() <= parts.keys() <= {*SHORT_NAMES, EMBEDDINGS}:
         raise StudyError(
-            f"{edit.name} edits {', '.join(parts) or 'nothing'}, and a trial of this search "
+            f"{edit.name} edits {', '.join(parts) or 'nothing'}, but a trial of this search edits "
             f"{' and '.join(SHORT_NAMES)}"
         )
     if EMBEDDINGS in parts and not space.embeddings:
@@ -102,7 +102,7 @@ def _wanted(edit: KnownEdit, space: SearchSpace) -> dict[str, Any]:
 
 
 def _scaled(edit: KnownEdit, n_layers: int) -> float:
-    """The index of the same depth among the states of a model of so many layers."""
+    """Return the index of the same relative depth in a model with so many layers."""
     index = edit.parameters.direction_index
     assert index is not None
     if index <= 1.0 or edit.n_layers in (1, n_layers):
@@ -111,7 +111,7 @@ def _scaled(edit: KnownEdit, n_layers: int) -> float:
 
 
 def _confined(edit: KnownEdit, name: str, space: SearchSpace) -> Part:
-    """A component's part, or the range that it edits where only that edit is confined to layers."""
+    """Return a component's part, or its edited range if only its own edit is confined to layers."""
     part, confined = edit.parameters.components[name], edit.parameters.layers
     here = None if space.rows is None else tuple(row - 1 for row in space.rows)
     if confined is None or (confined == here and edit.n_layers == space.n_layers):
@@ -126,7 +126,7 @@ def _confined(edit: KnownEdit, name: str, space: SearchSpace) -> Part:
 
 
 def _edited(edit: KnownEdit, edited: Collection[str], space: SearchSpace) -> dict[str, Any]:
-    """How this search says which components are edited.
+    """Return this search's representation of the edited components.
 
     Raises:
         StudyError: it cannot say so.
@@ -143,14 +143,14 @@ def _edited(edit: KnownEdit, edited: Collection[str], space: SearchSpace) -> dic
         left_out = [name for name in left_out if name == ATTENTION]
     if left_out and space.min_weight > 0:
         raise StudyError(
-            f"{edit.name} leaves out {left_out[0]}, and this search, with min_weight="
-            f"{space.min_weight}, only with search_space=components"
+            f"{edit.name} excludes {left_out[0]}, which this search, with "
+            f"min_weight={space.min_weight}, allows only with search_space=components"
         )
     return found | {f"{SHORT_NAMES[name]}_weight": 0.0 for name in left_out}
 
 
 def _component(part: Part, short: str, space: SearchSpace) -> dict[str, float]:
-    """The parameters of an edited component, in the form of this search."""
+    """Return the parameters of an edited component in this search's form."""
     if space.form == "kernel":
         tent = part if isinstance(part, TentParameters) else _as_tent(part, space.n_layers)
         return {
@@ -173,7 +173,7 @@ def _component(part: Part, short: str, space: SearchSpace) -> dict[str, float]:
 
 
 def _as_tent(part: ComponentParameters, n_layers: int) -> TentParameters:
-    """The same strengths; a tent of one layer has slopes that end at its neighbours."""
+    """Return the same strengths as a tent; a single-layer tent slopes to its neighbors."""
     depth = max(1, n_layers - 1)
     first, last = round(part.layer_min * depth), round(part.layer_max * depth)
     reach = max(1.0, (last - first) / 2 + MARGIN)
@@ -182,7 +182,7 @@ def _as_tent(part: ComponentParameters, n_layers: int) -> TentParameters:
 
 
 def _as_range(part: TentParameters, n_layers: int) -> ComponentParameters:
-    """The layers with at least half of the strongest one's strength, and their mean strength.
+    """Return the layers with at least half of the peak strength, and their mean strength.
 
     Where a short tent lies between the layers of a model of fewer, the nearest one.
     """

@@ -1,4 +1,4 @@
-"""The SQLite file of a study: what may be in it, how it is opened, what goes wrong with it.
+"""SQLite file of a study: its permitted contents, opening, and error handling.
 
 The file may lie in a folder that others write to. So it is looked at before Optuna, which would
 add its tables to any database, and no statement of it runs or grows without end.
@@ -23,13 +23,13 @@ from heretic.optimization.stored import DAMAGED
 SECONDS_TO_WAIT_FOR_SQLITE = 60
 # What SQLite says of a file that is whole.
 ADVICE = {
-    "is full": "free some space on the disk and run again, its trials are kept",
-    "disk I/O error": "check the disk and run again, its trials are kept",
-    "locked": "another program holds it; close that and run again, its trials are kept",
-    "readonly": "a search was cut off in the middle of writing; run the search again, which "
-    "brings the file in order, or correct its permissions",
-    "runtime optuna version": "another version of Optuna made it; install that version, or move "
-    "the file away to start over",
+    "is full": "free some space on the disk and run again; its trials are kept",
+    "disk I/O error": "check the disk and run again; its trials are kept",
+    "locked": "another program holds it; close that and run again; its trials are kept",
+    "readonly": "a search was interrupted while writing; rerun it to repair the file, or fix its "
+    "permissions",
+    "runtime optuna version": "it was created by another version of Optuna; install that version, "
+    "or move the file away to start over",
 }
 MAGIC = b"SQLite format 3\0"
 # Of Optuna's tables, those that are read here.
@@ -53,7 +53,7 @@ ODD_ROWS = (
 
 
 class _Cursor(sqlite3.Cursor):
-    """Counts the steps of each statement from zero."""
+    """Count the steps of each statement from zero."""
 
     def execute(self, *arguments: Any) -> "_Cursor":
         connection = self.connection
@@ -64,7 +64,7 @@ class _Cursor(sqlite3.Cursor):
 
 
 class _Connection(sqlite3.Connection):
-    """Interrupts a statement that runs without end and refuses values without measure."""
+    """Interrupt endless statements and reject oversized values."""
 
     def __init__(self, *arguments: Any, **options: Any) -> None:
         super().__init__(*arguments, **options)
@@ -88,12 +88,12 @@ def open_storage(database: Path, *, read_only: bool = False) -> RDBStorage:
 
 
 def storage_url(database: Path) -> str:
-    """Return the address of an SQLite file for Optuna, whatever characters its path has."""
+    """Return the address of an SQLite file for Optuna, whatever characters its path contains."""
     return f"sqlite:///{_uri(database)}"
 
 
 def require_study_file(database: Path, *, read_only: bool = True) -> None:
-    """Refuse a file that holds anything but Optuna's tables; adds nothing to it.
+    """Reject a file with anything but Optuna's tables; adds nothing to it.
 
     Args:
         database: the file.
@@ -121,13 +121,13 @@ def require_study_file(database: Path, *, read_only: bool = True) -> None:
         tables = {name for name, kind, page in found if kind == "table" and page}
         lacking = sorted(TABLES - tables)
         if lacking:
-            raise ValueError(f"it is no study: it has no table {lacking[0]}")
+            raise ValueError(f"it is not a study: it has no table {lacking[0]}")
         if any(kind not in ("index", "trigger") and not page for _, kind, page in found):
-            raise ValueError("it has views, which no search makes")
+            raise ValueError("it has views, which no search creates")
 
 
 def _roll_back(database: Path) -> None:
-    """Restore what a process that was killed while it wrote left, if this user may write."""
+    """Roll back an interrupted write of a killed process, if this user has write access."""
     journal = database.with_name(f"{database.name}-journal")
     if journal.exists() and os.access(database, os.W_OK):
         with closing(sqlite3.connect(f"{_uri(database)}&mode=rw", uri=True)) as writable:
@@ -136,7 +136,7 @@ def _roll_back(database: Path) -> None:
 
 @contextmanager
 def database_errors(database: Path) -> Iterator[None]:
-    """Turn what SQLite says of a database that cannot be used into one line.
+    """Report SQLite errors of an unusable database in one line.
 
     Raises:
         StudyError: the disk is full, or the file is damaged.
@@ -149,7 +149,7 @@ def database_errors(database: Path) -> Iterator[None]:
 
 @contextmanager
 def reading_errors(database: Path | str) -> Iterator[None]:
-    """Turn whatever a file's rows make go wrong while they are read into one line.
+    """Report any error caused by a file's rows while they are read in one line.
 
     Raises:
         StudyError: names the file.
@@ -166,13 +166,13 @@ def _unusable(database: Path | str, error: BaseException) -> StudyError:
     if isinstance(root, RecursionError):
         reason = "its values are nested too deeply"
     if "interrupted" in reason:
-        reason = "a statement runs without end"
+        reason = "a statement runs endlessly"
     advice = next((told for said, told in ADVICE.items() if said in str(root)), DAMAGED)
     return StudyError(f"the study in {database} cannot be used ({reason}); {advice}")
 
 
 def _root(error: BaseException) -> BaseException:
-    """Return what SQLite itself said; Optuna and SQLAlchemy put sentences around it."""
+    """Return the error of SQLite itself, without the text added by Optuna and SQLAlchemy."""
     return _root(error.__cause__) if error.__cause__ else error
 
 

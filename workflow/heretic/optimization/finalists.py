@@ -1,4 +1,4 @@
-"""The best trials by a rule, scored once more before one of them is taken.
+"""Finalists: the best trials by a rule, re-scored before one of them is selected.
 
 A search may score an edit by what matrices put out, or with batches and kernels of its own, and
 half precision rounds each of these ways otherwise. So the last word is left to the weights as they
@@ -17,14 +17,14 @@ from heretic.optimization.records import TrialRecord, choose
 
 @dataclass(frozen=True)
 class Choice:
-    """How a trial is chosen; attributes as the arguments of `choose`."""
+    """Selection rule of a trial; attributes as the arguments of `choose`."""
 
     rule: str
     max_kl: float
     objectives: Sequence[Objective]
 
     def ranking(self, records: Sequence[TrialRecord]) -> Iterator[tuple[TrialRecord, str]]:
-        """The trial that the rule takes, the one that it would take without that one, and so on.
+        """Yield the trial selected by the rule, then the one it would select without it, and so on.
 
         Raises:
             StudyError: it takes none at all, when the first is asked for.
@@ -42,7 +42,7 @@ class Choice:
 
 @dataclass(frozen=True)
 class Finalist:
-    """A trial with its scores before and after.
+    """A trial with its scores before and after re-scoring.
 
     Attributes:
         trial: its number.
@@ -59,24 +59,24 @@ class Finalist:
 
     @classmethod
     def of(cls, record: TrialRecord) -> Self:
-        """A trial that is not scored again."""
+        """Create a finalist that is not re-scored."""
         return cls(record.number, record.scores, record.scores)
 
 
 @dataclass(frozen=True)
 class Finals:
-    """The finalists, the first of the search first, and whether they were scored again."""
+    """The finalists, the best of the search first, and whether they were re-scored."""
 
     finalists: tuple[Finalist, ...]
     rescored: bool
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain values that `from_dict` reads back."""
+        """Return plain values for `from_dict`."""
         return asdict(self)
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Self:
-        """Inverse of `to_dict`; other keys are ignored."""
+        """Rebuild from the values of `to_dict`; other keys are ignored."""
         found = tuple(Finalist(**finalist) for finalist in values["finalists"])
         return cls(found, values["rescored"])
 
@@ -87,7 +87,7 @@ def score_finalists(
     n_finalists: int,
     score: Callable[[TrialRecord], Finalist],
 ) -> list[Finalist]:
-    """Score the `n_finalists` best trials, and the next ones as long as none can be taken.
+    """Re-score the `n_finalists` best trials, and further ones until one can be selected.
 
     Args:
         records: of the search.
@@ -109,7 +109,7 @@ def score_finalists(
 def choose_finalist(
     records: Sequence[TrialRecord], finals: Finals, choice: Choice
 ) -> tuple[TrialRecord, Finalist, str]:
-    """The first finalist in the rule's ranking of all trials, and why it was chosen.
+    """Return the first finalist in the rule's ranking of all trials, and the reason.
 
     The other trials stay as they were scored: the ends of a front, between which a knee lies, are
     theirs too.
@@ -128,8 +128,8 @@ def choose_finalist(
             told = reason + _what_it_changed(record.number, finals)
             return known[record.number], by_number[record.number], told
     raise StudyError(
-        f"{choice.rule} takes none of the {len(by_number)} finalists with the scores of the "
-        "weights as they are saved; raise n_trials, or set n_finalists=1"
+        f"{choice.rule} selects none of the {len(by_number)} finalists by the scores of the "
+        "exported weights; raise n_trials, or set n_finalists=1"
     )
 
 
@@ -145,7 +145,7 @@ def _what_it_changed(chosen: int, finals: Finals) -> str:
     first, count = finals.finalists[0].trial, len(finals.finalists)
     several = f"{count} finalists were" if count > 1 else "it was"
     instead = "" if chosen == first else f", which puts it before trial {first}"
-    return f"; {several} scored again on the weights as they are saved{instead}"
+    return f"; {several} re-scored on the exported weights{instead}"
 
 
 def _takes_one(

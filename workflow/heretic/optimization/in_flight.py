@@ -1,4 +1,4 @@
-"""Trials are chosen in memory, and stored whole once they are finished.
+"""In-memory sampling of trials; each is stored as a whole once it finishes.
 
 Optuna writes a trial bit by bit, each parameter and attribute in a transaction of its own, and on
 most disks a transaction costs more than the choice. So a copy of the study in memory is asked and
@@ -24,14 +24,14 @@ from heretic.optimization.warm_start import next_warm_start
 
 
 class StudyInMemory:
-    """A study's finished trials in memory, where further ones are asked for.
+    """A study's finished trials in memory, from which further ones are requested.
 
     The numbers of its trials are their places: how many trials come before them, finished or in
     flight. Failed trials, which other programs left behind, are not among them.
     """
 
     def __init__(self, stored: optuna.Study) -> None:
-        """Copy a study that no other process writes."""
+        """Copy a study that is not written to by another process."""
         finished = finished_trials(stored)
         self._stored = stored
         self._memory = optuna.create_study(storage=InMemoryStorage(), directions=stored.directions)
@@ -43,7 +43,7 @@ class StudyInMemory:
     def ask(
         self, sampler: BaseSampler, warm_starts: Sequence[Mapping[str, Any]] = ()
     ) -> optuna.Trial:
-        """The next trial: what was asked for at its place already, or else the sampler's choice.
+        """Return the next trial: one already requested at its place, or the sampler's choice.
 
         Args:
             sampler: of this trial.
@@ -53,7 +53,7 @@ class StudyInMemory:
         place = len(trials)
         known = self._cut_off.pop(place, None)
         if known is not None:
-            log.info("Trial %d was asked for before, and is run now", self._failed + place)
+            log.info("Resuming interrupted trial %d", self._failed + place)
             self._memory.enqueue_trial(dict(known.sampled))
         else:
             waiting = [asked.sampled for asked in self._cut_off.values()]
@@ -64,7 +64,7 @@ class StudyInMemory:
         return self._memory.ask()
 
     def keep(self, trials: Sequence[optuna.Trial]) -> None:
-        """Store that these are in flight, before what waits from an earlier search."""
+        """Store these trials as in flight, ahead of those left from an earlier search."""
         asked = [*map(Asked.of, trials), *self._cut_off.values()]
         self._stored.set_user_attr(IN_FLIGHT, [asdict(each) for each in asked])
 

@@ -1,4 +1,4 @@
-"""Edits found on other models or in earlier searches, which a search may try first.
+"""Edits found on other models or in earlier searches, as warm starts of a search.
 
 Nothing here needs the model, so that what is wrong with a file is told before one is loaded.
 """
@@ -37,7 +37,7 @@ Told = Annotated[str, Field(min_length=1)]
 
 @dataclass(frozen=True)
 class KnownEdit:
-    """An edit that was found elsewhere.
+    """An edit found elsewhere.
 
     Attributes:
         name: what it is, for messages.
@@ -51,7 +51,7 @@ class KnownEdit:
 
 
 class FamilyTrial(StoredEdit):
-    """One trial of a family's file, with where it comes from.
+    """One trial of a family's file, with its origin.
 
     Attributes:
         model: on which it was found, a hub id.
@@ -74,7 +74,7 @@ class FamilyTrial(StoredEdit):
     @model_validator(mode="after")
     def _check_trial(self) -> Self:
         if (self.direction_scope == "global") != (self.direction_index is not None):
-            raise ValueError("a global direction has a direction_index, others have none")
+            raise ValueError("only a global direction has a direction_index")
         self.require_depth(self.n_layers)
         if self.components.keys() != {ATTENTION, MLP}:
             raise ValueError(f"components are {ATTENTION} and {MLP}")
@@ -91,17 +91,17 @@ class Family(BaseModel):
 
 
 def family_edits(path: Path) -> list[KnownEdit]:
-    """The trials of a family's file, in its order.
+    """Return the trials of a family's file, in order.
 
     Raises:
         SettingsError: it is missing, is no YAML, or lacks something, such as a source.
     """
     try:
         if path.exists() and (not path.is_file() or path.stat().st_size > LARGEST_FAMILY):
-            raise SettingsError(f"{path} is no file, or a large one; write it as {EXAMPLE} is")
+            raise SettingsError(f"{path} is not a file, or too large; write it like {EXAMPLE}")
         family = Family.model_validate(read_config_file(path))
     except ValidationError as error:
-        raise SettingsError(f"{path}: {complaint(error)}; write it as {EXAMPLE} is") from error
+        raise SettingsError(f"{path}: {complaint(error)}; write it like {EXAMPLE}") from error
     except OSError as error:
         raise SettingsError(f"cannot read {path}: {error.strerror}; check the path") from error
     return [
@@ -115,7 +115,7 @@ def family_edits(path: Path) -> list[KnownEdit]:
 
 
 def earlier_edits(path: Path) -> list[KnownEdit]:
-    """What an earlier search found: its Pareto front, or the trial that was chosen.
+    """Return the result of an earlier search: its Pareto front, or its selected trial.
 
     Args:
         path: a `study.db`, of which the study with the latest trial counts, a `study.json`, or a
@@ -125,20 +125,20 @@ def earlier_edits(path: Path) -> list[KnownEdit]:
         StudyError: the file is missing, damaged or another one, or its search has found nothing.
     """
     if not _is_file(path):
-        raise StudyError(f"warm_start_from: there is no {path}; name {KINDS}")
+        raise StudyError(f"warm_start_from: {path} does not exist; give {KINDS}")
     read = _read_database if path.suffix in DATABASES else _read_results
     n_layers, found, objectives = read(path)
     if isinstance(found, AblationParameters):
         return [KnownEdit(f"the trial of {path}", n_layers, found)]
     if len(found) > MOST_TRIALS:
         raise StudyError(
-            f"warm_start_from: {path} has more than {MOST_TRIALS} trials; name another"
+            f"warm_start_from: {path} has more than {MOST_TRIALS} trials; choose another"
         )
     front = pareto_front(candidates(found, objectives))
     if not front:
         raise StudyError(
-            f"warm_start_from: no trial of {path} is feasible, so that there is no front to start "
-            "from; name another search"
+            f"warm_start_from: no trial of {path} is feasible, so there is no front to start from; "
+            "choose another search"
         )
     by_number = {record.number: record for record in found}
     return [
@@ -148,7 +148,7 @@ def earlier_edits(path: Path) -> list[KnownEdit]:
 
 
 def check_warm_start(warm_start: str | bool, warm_start_from: str | None, run: Path) -> None:
-    """Refuse first trials that cannot be read, before any work.
+    """Reject unreadable warm starts before any work.
 
     Args:
         warm_start, warm_start_from: the settings.
@@ -161,8 +161,8 @@ def check_warm_start(warm_start: str | bool, warm_start_from: str | None, run: P
         path = Path(warm_start_from)
         if path.resolve().is_relative_to(run.resolve()):
             raise SettingsError(
-                f"warm_start_from: {path} is one of the results that this run replaces; copy it to "
-                "another folder and name the copy"
+                f"warm_start_from: {path} is one of the results to be replaced by this run; copy "
+                "it to another folder and use the copy"
             )
         earlier_edits(path)
     elif isinstance(warm_start, str) and warm_start != "auto":
@@ -180,7 +180,7 @@ def _is_file(path: Path) -> bool:
 
 
 def _read_results(path: Path) -> Read:
-    """Layers, the trials of a `study.json` or the edit of a `best.json`, and the objectives."""
+    """Return the layers, the trials or the edit of a result file, and the objectives."""
     try:
         found = read_json(path)
         objectives = [Objective.from_dict(each) for each in found["objectives"]]
@@ -198,12 +198,12 @@ def _read_results(path: Path) -> Read:
     except (HereticError, AttributeError, KeyError, TypeError, ValueError) as error:
         reason = complaint(error) if isinstance(error, ValidationError) else one_line(error)
         raise StudyError(
-            f"warm_start_from: {path} is another file; name {KINDS} ({reason})"
+            f"warm_start_from: {path} is a different kind of file; give {KINDS} ({reason})"
         ) from error
 
 
 def _edit(values: Any, n_layers: int) -> AblationParameters:
-    """The edit of a model of so many layers.
+    """Return the edit of a model with so many layers.
 
     Raises:
         ValueError: it is none.
@@ -222,5 +222,5 @@ def _read_database(path: Path) -> Read:
         for record in search.records:
             _edit(record.parameters.to_dict(), n_layers)
     except ValueError as error:
-        raise StudyError(f"warm_start_from: {path}: {one_line(error)}; name {KINDS}") from error
+        raise StudyError(f"warm_start_from: {path}: {one_line(error)}; give {KINDS}") from error
     return n_layers, list(search.records), search.objectives

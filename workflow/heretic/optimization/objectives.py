@@ -1,4 +1,4 @@
-"""What a study is searched for: scores by name, each with a direction and a scale."""
+"""Objectives of a study: scores by name, each with a direction and a scale."""
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
@@ -12,7 +12,7 @@ Way = Literal["minimize", "maximize"]
 
 @dataclass(frozen=True)
 class Objective:
-    """A score that a search makes small or large.
+    """A score to be minimized or maximized by a search.
 
     Attributes:
         name: of the score.
@@ -26,21 +26,21 @@ class Objective:
     worst: float
 
     def share(self, value: float) -> float:
-        """The value on its scale: 0 at the best, 1 at the worst, to be small in any case."""
+        """Return the value on its scale: 0 at the best, 1 at the worst, always to be minimized."""
         return Span(self.best, self.worst).share(value)
 
     def value(self, scores: Mapping[str, Any]) -> float:
-        """The score of a trial, and the worst value where it has none."""
+        """Return the score of a trial, or the worst value if it has none."""
         found = scores[self.name]
         return self.worst if found is None else float(found)
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain values that `from_dict` reads back."""
+        """Return plain values for `from_dict`."""
         return asdict(self)
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Self:
-        """Inverse of `to_dict`.
+        """Rebuild from the values of `to_dict`.
 
         Raises:
             StudyError: the values are damaged.

@@ -1,4 +1,4 @@
-"""The Pareto front of a study's objectives, and which of its trials to take."""
+"""Pareto front of a study's objectives, and the selection of one of its trials."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -26,12 +26,12 @@ class Candidate:
     scores: Mapping[str, Any] = field(default_factory=dict, compare=False)
 
     def distance(self) -> float:
-        """Distance from the origin of the objectives; nothing is nearer than the best."""
+        """Distance from the origin of the objectives; no value is better than the best."""
         return math.hypot(*(max(0.0, value) for value in self.objectives))
 
 
 def pareto_front(candidates: Sequence[Candidate]) -> list[Candidate]:
-    """Trials that no other beats in one objective without losing in another.
+    """Return the trials that are not dominated by any other.
 
     They are sorted by their objectives, the first one first. Of equal trials the earliest stands
     for all.
@@ -50,7 +50,7 @@ def _no_worse(one: Candidate, other: Candidate) -> bool:
 
 
 def hypervolume(candidates: Sequence[Candidate]) -> float:
-    """What part of the unit cube of the objectives the trials dominate.
+    """Compute the share of the objectives' unit cube that the trials dominate.
 
     The cube reaches from the origin to the worst values, such as the largest allowed KL and no
     prompt answered, so that the original, or what is no better in one objective, dominates nothing.
@@ -64,7 +64,7 @@ def hypervolume(candidates: Sequence[Candidate]) -> float:
 
 
 def _volume(points: Sequence[tuple[float, ...]]) -> float:
-    """Volume between points and (1, ..., 1), by slices along the first objective."""
+    """Compute the volume between points and (1, ..., 1), by slices along the first objective."""
     ordered = sorted(points)
     if len(ordered[0]) == 1:
         return 1.0 - ordered[0][0]
@@ -77,7 +77,7 @@ def _volume(points: Sequence[tuple[float, ...]]) -> float:
 
 
 def nearest(candidates: Sequence[Candidate]) -> Candidate | None:
-    """The trial nearest to the origin of the objectives; None without a trial.
+    """Return the trial closest to the origin of the objectives; None without a trial.
 
     Of equal trials the earliest. The nearest of a search so far is the nearest of the one before
     and the trials since.
@@ -88,7 +88,7 @@ def nearest(candidates: Sequence[Candidate]) -> Candidate | None:
 def select(
     candidates: Sequence[Candidate], rule: str, max_kl: float, resolution: float = 0.0
 ) -> tuple[Candidate, str]:
-    """Choose a trial and say why.
+    """Select a trial and explain why.
 
     Args:
         candidates: feasible trials.
@@ -119,13 +119,13 @@ def select(
 def _closest(
     candidates: Sequence[Candidate], front: Sequence[Candidate], resolution: float
 ) -> tuple[Candidate, str]:
-    """The nearest trial, or the surest of those that are as near as a search can tell.
+    """Return the closest trial, or the surest among those that the search cannot distinguish.
 
     A search that gets ever nearer finds edits that just suffice for its own prompts, and would
     leave others refused; the log-odds of their first tokens tell by how much they suffice.
     """
     best = min(front, key=Candidate.distance)
-    reason = f"closest: nearest to the origin of the normalised front of {len(front)}"
+    reason = f"closest: nearest to the origin of the normalized front of {len(front)}"
     near = [
         c
         for c in candidates
@@ -145,7 +145,7 @@ def _by_number(candidates: Sequence[Candidate], number: int) -> tuple[Candidate,
 
 
 def _fewest_under(candidates: Sequence[Candidate], max_kl: float) -> tuple[Candidate, str]:
-    """The fewest unanswered prompts under a KL, whatever the objectives were."""
+    """Return the trial with the fewest unanswered prompts under a KL limit."""
     under = [c for c in candidates if c.scores[KL] <= max_kl]
     if not under:
         smallest = min(c.scores[KL] for c in candidates)
@@ -158,7 +158,7 @@ def _fewest_under(candidates: Sequence[Candidate], max_kl: float) -> tuple[Candi
 
 
 def _between_ends(front: Sequence[Candidate]) -> list[list[float]]:
-    """Objectives scaled so that each spans [0, 1] over the front."""
+    """Return objectives scaled so that each spans [0, 1] over the front."""
     columns = list(zip(*(candidate.objectives for candidate in front), strict=True))
     lows = [min(column) for column in columns]
     spans = [max(column) - min(column) or 1.0 for column in columns]

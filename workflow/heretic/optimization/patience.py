@@ -1,4 +1,4 @@
-"""When a search ends before its last trial: nothing was gained for a while.
+"""Early stopping of a search that no longer improves.
 
 What was gained is the growth of the part of the objectives' space that the Pareto front dominates.
 It is computed from the finished trials alone, so that the same trials always end at the same one,
@@ -17,7 +17,7 @@ SMALLEST_GAIN = 1e-3  # of the hypervolume, relative
 
 @dataclass(frozen=True)
 class Patience:
-    """How long a search goes on without a gain.
+    """Number of trials that a search continues without an improvement.
 
     Attributes:
         trials: as many finished trials; 0 for as long as there are trials.
@@ -30,7 +30,7 @@ class Patience:
     objectives: Sequence[Objective]
 
     def end(self, records: Sequence[TrialRecord]) -> int | None:
-        """How many of a study's finished trials, in their order, a search has; None if it goes on.
+        """Return how many finished trials, in order, belong to the search; None if it continues.
 
         It goes on as long as no trial is better than the original: there is nothing to choose yet.
         """

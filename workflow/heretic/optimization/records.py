@@ -1,4 +1,4 @@
-"""Finished trials as values: for the table, for the choice, for other programs."""
+"""Finished trials as values: for the table, the selection and other programs."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -42,12 +42,12 @@ class TrialRecord:
     computation: Mapping[str, Any] = field(default_factory=dict)
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain values that `from_dict` reads back."""
+        """Return plain values for `from_dict`."""
         return {**vars(self), "parameters": self.parameters.to_dict()}
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Self:
-        """Inverse of `to_dict`.
+        """Rebuild from the values of `to_dict`.
 
         Raises:
             StudyError: the values are damaged.
@@ -60,7 +60,7 @@ class TrialRecord:
 def require_scores(
     records: Sequence[TrialRecord], objectives: Sequence[Objective], place: object
 ) -> None:
-    """Refuse trials that were not searched for these objectives.
+    """Reject trials that were not searched for these objectives.
 
     Args:
         records: of the search.
@@ -79,7 +79,7 @@ def require_scores(
 
 
 def candidates(records: Sequence[TrialRecord], objectives: Sequence[Objective]) -> list[Candidate]:
-    """The feasible trials with their objectives."""
+    """Return the feasible trials with their objectives."""
     return [
         Candidate(r.number, tuple(o.share(o.value(r.scores)) for o in objectives), r.scores)
         for r in records
@@ -88,7 +88,7 @@ def candidates(records: Sequence[TrialRecord], objectives: Sequence[Objective]) 
 
 
 def agreement(records: Sequence[TrialRecord]) -> dict[str, Any]:
-    """How far the refusal log-odds, which cost no answers, tell the number of refusals.
+    """Measure how well the refusal log-odds, which need no answers, predict the refusal count.
 
     Returns:
         `trials`, which have both, and their rank correlation `spearman`; None where it has none,
@@ -110,7 +110,7 @@ def agreement(records: Sequence[TrialRecord]) -> dict[str, Any]:
 def trial_rows(
     records: Sequence[TrialRecord], objectives: Sequence[Objective]
 ) -> list[dict[str, Any]]:
-    """Rows of `trials.csv`."""
+    """Return the rows of `trials.csv`."""
     on_front = {found.number for found in pareto_front(candidates(records, objectives))}
     return [
         {
@@ -133,12 +133,12 @@ def _rounded(seconds: float | None) -> float | None:
 
 
 def mean_stages(records: Sequence[TrialRecord]) -> dict[str, float]:
-    """Mean seconds by stage of the feasible trials that know them; empty if none does."""
+    """Return mean seconds by stage over the feasible trials with timings, if any."""
     return mean_seconds([r.stages for r in records if r.feasible and r.stages])
 
 
 def resolution_of(objectives: Sequence[Objective]) -> float:
-    """The distance that a search cannot tell from none: a quarter of what one prompt counts.
+    """Return the resolution of distances: a quarter of the weight of one prompt.
 
     0 where no objective counts refusals.
     """
@@ -149,7 +149,7 @@ def resolution_of(objectives: Sequence[Objective]) -> float:
 def choose(
     records: Sequence[TrialRecord], rule: str, max_kl: float, objectives: Sequence[Objective]
 ) -> tuple[TrialRecord, str]:
-    """The trial that `rule` selects, and why; see `heretic.optimization.pareto.select`.
+    """Return the trial selected by `rule`, and why; see `heretic.optimization.pareto.select`.
 
     Raises:
         StudyError: no trial can be chosen.

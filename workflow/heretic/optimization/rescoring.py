@@ -1,4 +1,4 @@
-"""Scores trials with the very weights that their export would write."""
+"""Scoring of trials with exactly the weights that their export would write."""
 
 import math
 from collections.abc import Iterator, Mapping
@@ -27,7 +27,7 @@ from heretic.optimization.trials import WORST_KL
 
 
 def why_not_rescored(settings: Mapping[str, Any]) -> str | None:
-    """What keeps finalists from being scored again, if anything.
+    """Return why finalists cannot be re-scored, or None.
 
     Args:
         settings: `n_finalists`, `quantization`, `export_from` and `export`.
@@ -35,23 +35,23 @@ def why_not_rescored(settings: Mapping[str, Any]) -> str | None:
     if settings["n_finalists"] == 1:
         return "n_finalists is 1"
     if settings["quantization"] != NONE:
-        return "the network is quantised, and its full-precision weights may not fit"
+        return "the network is quantized, and its full-precision weights may not fit"
     if settings["export_from"] is not None:
-        return "another model is saved than was searched"
+        return "the saved model is not the searched model"
     if settings["export"] == "adapter":
         return "an adapter holds no edited weights"
     return None
 
 
 def why_not_in_memory(model: Model) -> str | None:
-    """The same of a loaded model."""
+    """Return why the finalists of a loaded model cannot be re-scored, or None."""
     fixed = next((w.name for w in model.anatomy.writers if not w.editable), None)
-    return None if fixed is None else f"{fixed} is offloaded, so that it cannot be edited in place"
+    return None if fixed is None else f"{fixed} is offloaded, so it cannot be edited in place"
 
 
 @contextmanager
 def as_exported(model: Model, ablation: Ablation, pristine: PristineWeights) -> Iterator[None]:
-    """Within the block the model has the tensors that an export writes, then its own bit for bit.
+    """Give the model the exported tensors within the block, then restore its own bit for bit.
 
     Args:
         model: in its original state.
@@ -66,8 +66,8 @@ def as_exported(model: Model, ablation: Ablation, pristine: PristineWeights) -> 
     unknown = [name for name in ablation.matrix_edits() if name not in writers]
     if unknown:  # which could not be restored
         raise ExportError(
-            f"{unknown[0]}, which the search edited, is not among what the loaded model writes "
-            "with; run the search again"
+            f"{unknown[0]}, which the search edited, is not among the loaded model's stream "
+            "writers; run the search again"
         )
     edited = [writers[name] for name in ablation.matrix_edits()]
     try:
@@ -80,7 +80,7 @@ def as_exported(model: Model, ablation: Ablation, pristine: PristineWeights) -> 
 
 @dataclass(frozen=True)
 class Rescoring:
-    """What it takes to score trials again.
+    """Everything needed to re-score trials.
 
     Attributes:
         evaluator: of a model that is in its original state between the trials.
@@ -97,7 +97,7 @@ class Rescoring:
     norm_preservation: NormPreservation
 
     def ablation(self, record: TrialRecord) -> Ablation:
-        """A trial's edit as an export makes it; in which files does not matter here."""
+        """Return a trial's edit as made by an export; the file layout is irrelevant here."""
         return Ablation(
             tuple(plan_recorded(record.parameters, self.directions, self.facts)),
             self.norm_preservation,

@@ -1,4 +1,4 @@
-"""Who chooses the parameters of a trial.
+"""Samplers of trial parameters.
 
 Every sampler is made anew for each trial and knows nothing but the finished trials, those in flight
 and the trial's place among them. So a search that was interrupted goes on as if it had not been:
@@ -26,7 +26,7 @@ CANDIDATES = 128
 
 @dataclass(frozen=True)
 class Sampling:
-    """How the trials of a study are sampled.
+    """Sampling configuration of a study.
 
     Attributes:
         seed: of the study.
@@ -44,7 +44,7 @@ class Sampling:
 
     @classmethod
     def from_settings(cls, settings: Mapping[str, Any]) -> Self:
-        """As the settings say."""
+        """Create from the settings."""
         return cls(
             seed=settings["seed"],
             n_startup_trials=settings["n_startup_trials"],
@@ -54,7 +54,7 @@ class Sampling:
 
 
 def make_sampler(sampling: Sampling, place: int, *, several_in_flight: bool = False) -> BaseSampler:
-    """The sampler of one trial.
+    """Create the sampler of one trial.
 
     Its seed depends on the trial's place: a study that is resumed goes on where it was, rather
     than repeat its first trials, and one interrupted while it asks for a trial asks for the same
@@ -86,7 +86,7 @@ def make_sampler(sampling: Sampling, place: int, *, several_in_flight: bool = Fa
 
 
 class Generations(NSGAIISampler):
-    """NSGA-II whose generations are known from the places of their trials.
+    """NSGA-II with generations derived from the places of trials.
 
     Optuna's own writes each trial's generation and each generation's parents into the study as it
     goes, which depends on what was finished at that moment: it would go on otherwise after a search
@@ -96,22 +96,22 @@ class Generations(NSGAIISampler):
     """
 
     def __init__(self, seed: int, size: int) -> None:
-        """Generations of `size` trials, at least two."""
+        """Use generations of `size` trials, at least two."""
         super().__init__(seed=seed, population_size=size)
         self._size = size
         self._parents: dict[int, list[FrozenTrial]] = {0: []}
 
     def get_trial_generation(self, study: optuna.Study, trial: FrozenTrial) -> int:
-        """The generation to which a trial belongs."""
+        """Return the generation of a trial."""
         return trial.number // self._size
 
     def get_population(self, study: optuna.Study, generation: int) -> list[FrozenTrial]:
-        """The finished trials of a generation."""
+        """Return the finished trials of a generation."""
         finished = study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
         return [t for t in finished if self.get_trial_generation(study, t) == generation]
 
     def get_parent_population(self, study: optuna.Study, generation: int) -> list[FrozenTrial]:
-        """The best of the trials before a generation; none where there are not two."""
+        """Return the best trials before a generation; none if there are fewer than two."""
         for each in range(len(self._parents), generation + 1):
             # Which asks for the parents of the generation before.
             parents = self.select_parent(study, each)
@@ -120,26 +120,26 @@ class Generations(NSGAIISampler):
 
 
 class SobolPoint(BaseSampler):
-    """One point of a scrambled Sobol sequence: a coordinate per parameter, as they are asked for.
+    """One point of a scrambled Sobol sequence, with a coordinate per requested parameter.
 
     Optuna's own counts its points in the storage, and would begin anew when a search is resumed.
     """
 
     def __init__(self, seed: int, place: int) -> None:
-        """The point number `place` of the sequence that belongs to the seed."""
+        """Create point number `place` of the seed's sequence."""
         engine = SobolEngine(COORDINATES, True, seed)  # type: ignore[no-untyped-call]
         self._point = iter(engine.draw(place + 1)[place].tolist())
 
     def infer_relative_search_space(
         self, study: optuna.Study, trial: FrozenTrial
     ) -> dict[str, BaseDistribution]:
-        """None: each parameter is asked for by itself."""
+        """Return nothing: each parameter is sampled independently."""
         return {}
 
     def sample_relative(
         self, study: optuna.Study, trial: FrozenTrial, search_space: dict[str, BaseDistribution]
     ) -> dict[str, Any]:
-        """None: each parameter is asked for by itself."""
+        """Return nothing: each parameter is sampled independently."""
         return {}
 
     def sample_independent(
@@ -149,7 +149,7 @@ class SobolPoint(BaseSampler):
         param_name: str,
         param_distribution: BaseDistribution,
     ) -> Any:
-        """The value that the next coordinate stands for.
+        """Return the value of the next coordinate.
 
         Raises:
             TypeError: the parameter is neither a real number nor a choice.

@@ -1,4 +1,4 @@
-"""What a trial may try: in which layers and how strongly each component is edited, and directions.
+"""Search space of a trial: the layers and strengths of each component's edit, and directions.
 
 The setting `search_space` says in which form:
 
@@ -61,7 +61,7 @@ class SearchSpace:
     def from_settings(
         cls, settings: Mapping[str, Any], n_layers: int, rows: tuple[int, ...] | None = None
     ) -> Self:
-        """As the settings say, for a model of so many layers; `rows` see `usable_rows`."""
+        """Create from the settings, for so many layers; for `rows` see `usable_rows`."""
         first, last = settings["edited_depth"]
         low, high = settings["direction_depth"]
         return cls(
@@ -77,7 +77,7 @@ class SearchSpace:
         )
 
     def suggest(self, trial: optuna.trial.BaseTrial) -> AblationParameters:
-        """Ask for one set of parameters.
+        """Suggest one set of parameters.
 
         Every parameter is asked for in every trial, so that the multivariate sampler sees one
         space; `direction_index` has no effect on a trial with each layer's own direction, nor do
@@ -103,7 +103,7 @@ class SearchSpace:
         )
 
     def _indices(self) -> tuple[float, float]:
-        """Between which states a global direction is taken; layer l writes the state l + 1."""
+        """Return the range of states for a global direction; layer l writes the state l + 1."""
         low, high = (1.0 + share * (self.n_layers - 1) for share in self.direction_depth)
         if self.rows is None:
             return low, high
@@ -111,7 +111,7 @@ class SearchSpace:
         return min(max(low, first), last), max(min(high, last), first)
 
     def _snapped(self, index: float) -> float:
-        """The index, or the nearest row that may be used where one of its neighbours may not."""
+        """Return the index, or the nearest usable row if one of its neighbors is not usable."""
         if self.rows is None:
             return index
         below = max(row for row in self.rows if row <= index)
@@ -121,7 +121,7 @@ class SearchSpace:
         return float(below if index - below <= above - index else above)
 
     def _suggest_edited(self, trial: optuna.trial.BaseTrial) -> Collection[str]:
-        """The components that are edited at all; never none, which would be the original."""
+        """Suggest the edited components; never none, which would be the original."""
         if self.form == "range":
             return SHORT_NAMES
         if self.form == "kernel":
@@ -153,7 +153,7 @@ class SearchSpace:
         return TentParameters(self._depth(position), weight if edited else 0.0, min_share, distance)
 
     def _depth(self, share: float) -> float:
-        """The share as a fraction of depth.
+        """Return the share as a fraction of depth.
 
         Where layers are confined it is a share of those that are left, so that every range and
         every peak holds one that may be edited.
@@ -164,7 +164,7 @@ class SearchSpace:
         return layer / max(1, self.n_layers - 1)
 
     def share_of(self, depth: float) -> float:
-        """The share that stands for a fraction of depth, or for the nearest one there is."""
+        """Return the share of a fraction of depth, or of the nearest one available."""
         rows = self.rows
         if rows is None:
             return depth
@@ -176,7 +176,7 @@ class SearchSpace:
 def usable_rows(
     directions: AblationDirections, discriminative_layers: bool
 ) -> tuple[int, ...] | None:
-    """The rows to which the setting `discriminative_layers` confines a search; None for all.
+    """Return the rows to which `discriminative_layers` confines a search; None for all.
 
     Raises:
         StudyError: the setting leaves no layer over.
@@ -187,8 +187,8 @@ def usable_rows(
     if not rows:
         raise StudyError(
             f"none of {layers} layers has a direction that separates held-out prompts better than "
-            "chance, so discriminative_layers=true leaves nothing to edit; set it to false, take "
+            "chance, so discriminative_layers=true leaves nothing to edit; set it to false, use "
             "more prompts, or another direction_method"
         )
-    log.info("Searching in %d of %d layers: those whose directions separate", len(rows), layers)
+    log.info("Searching %d of %d layers, whose directions separate the prompts", len(rows), layers)
     return rows

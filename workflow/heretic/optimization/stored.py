@@ -1,4 +1,4 @@
-"""The form of what a search stores: edits, trials, objectives, checked whenever they are read.
+"""Schema of a search's stored edits, trials and objectives, validated on every read.
 
 A study, its table or a warm start may be damaged, of another program, or a stranger's.
 """
@@ -64,14 +64,14 @@ class StoredEdit(_Strict):
     @model_validator(mode="after")
     def _check_edit(self) -> Self:
         if self.direction_scope == "global" and self.direction_index is None:
-            raise ValueError("a global direction has a direction_index, others have none")
+            raise ValueError("only a global direction has a direction_index")
         known = {*COMPONENTS, EMBEDDINGS}
         if not self.components.keys() <= known:
             raise ValueError(f"components are {', '.join(sorted(known))}")
         return self
 
     def require_depth(self, n_layers: int) -> None:
-        """Refuse an edit of layers or states that a model of `n_layers` layers lacks.
+        """Reject an edit of layers or states missing from a model of `n_layers` layers.
 
         Raises:
             ValueError: the edit names one.
@@ -83,7 +83,7 @@ class StoredEdit(_Strict):
 
 
 class StoredTrial(_Strict):
-    """What is stored of a finished trial; attributes as those of `TrialRecord`."""
+    """Stored form of a finished trial; attributes as those of `TrialRecord`."""
 
     parameters: StoredEdit
     scores: Scores
@@ -116,7 +116,7 @@ class StoredObjective(_Strict):
     @model_validator(mode="after")
     def _check_scale(self) -> Self:
         if not math.isfinite(self.worst - self.best) or self.best == self.worst:
-            raise ValueError("its best and worst values are no scale")
+            raise ValueError("its best and worst values do not form a scale")
         return self
 
 
@@ -131,7 +131,7 @@ class StoredAsked(_Strict):
 
 
 def require_form(kind: type[BaseModel], values: Any, what: str) -> None:
-    """Refuse stored values that are not of their form.
+    """Reject stored values that do not match their schema.
 
     Args:
         kind: one of the models of this module.
@@ -148,7 +148,7 @@ def require_form(kind: type[BaseModel], values: Any, what: str) -> None:
 
 
 def complaint(error: ValidationError) -> str:
-    """Return the first complaint of a validation and its place."""
+    """Return the first complaint of a validation, with its location."""
     first = error.errors(include_url=False, include_input=False)[0]
     place = ".".join(map(str, first["loc"])) or "values"
     return f"{one_line(place, 100)}: {one_line(first['msg'])}"

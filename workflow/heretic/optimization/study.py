@@ -1,4 +1,4 @@
-"""The Optuna study on disk: state that outlives runs, one writer at a time."""
+"""Optuna study on disk: state that outlives runs, with one writer at a time."""
 
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
@@ -59,7 +59,7 @@ class Asked:
 
 
 def study_name(objective: Mapping[str, Any]) -> str:
-    """Name of the study of an objective; another objective has another name.
+    """Return the name of the study of an objective; each objective has its own.
 
     Args:
         objective: everything that decides what a trial with given parameters scores.
@@ -71,7 +71,7 @@ def study_name(objective: Mapping[str, Any]) -> str:
 def open_study(
     database: Path, name: str, objectives: Mapping[str, Literal["minimize", "maximize"]]
 ) -> Iterator[optuna.Study]:
-    """The study `name` in an SQLite file, created if need be, for this process alone to write.
+    """Open the study `name` in an SQLite file for exclusive writing, creating it if needed.
 
     `objectives` are directions by name of the score.
 
@@ -95,7 +95,7 @@ def open_study(
 def _load(
     database: Path, name: str, objectives: Mapping[str, Literal["minimize", "maximize"]]
 ) -> optuna.Study:
-    """Return the study once everything in it was read, so that odd rows show at once.
+    """Return the study after reading everything in it, so that malformed rows are detected at once.
 
     Raises:
         Exception: what Optuna raises of rows that it did not write.
@@ -107,7 +107,7 @@ def _load(
         load_if_exists=True,
     )
     if [way.name.lower() for way in study.directions] != list(objectives.values()):
-        raise ValueError(f"its study {name} has other objectives than its name says")
+        raise ValueError(f"its study {name} has objectives that differ from its name")
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
         study.set_metric_names(list(objectives))
@@ -118,7 +118,7 @@ def _load(
 
 
 def require_numbers(trials: Sequence[FrozenTrial]) -> None:
-    """Refuse trials that cannot be told apart.
+    """Reject trials with missing or duplicate numbers.
 
     Raises:
         ValueError: a trial has no number, or that of another one.
@@ -131,7 +131,7 @@ def require_numbers(trials: Sequence[FrozenTrial]) -> None:
 
 
 def _create(database: Path) -> None:
-    """Make the tables in a file that then takes its place as a whole.
+    """Create the tables in a temporary file that then replaces the target atomically.
 
     Whoever looks in the meantime would find some of the tables, or make them a second time.
     """
@@ -144,10 +144,10 @@ def _create(database: Path) -> None:
 
 
 def _fail_unfinished(study: optuna.Study) -> None:
-    """Mark as failed what others left: programs that store trials bit by bit, or users."""
+    """Mark unfinished trials of other programs or users as failed."""
     waiting = study.get_trials(deepcopy=False, states=(TrialState.WAITING,))
     if waiting:
-        log.warning("%d trials wait in the study's queue; they are not run", len(waiting))
+        log.warning("Ignoring %d queued trials", len(waiting))
     for _ in waiting:
         study.ask()  # a trial in the queue cannot be failed
     for trial in study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
@@ -155,13 +155,13 @@ def _fail_unfinished(study: optuna.Study) -> None:
 
 
 def finished_trials(study: optuna.Study) -> list[FrozenTrial]:
-    """Completed trials in order of their numbers."""
+    """Return completed trials in order of their numbers."""
     trials = study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
     return sorted(trials, key=lambda trial: trial.number)
 
 
 def latest_start(study: optuna.Study) -> float:
-    """Return when the study's last trial was started; seconds since 1970, 0 without any."""
+    """Return the start time of the study's last trial; seconds since 1970, 0 without any."""
     trials = study.get_trials(deepcopy=False)
     started = (trial.datetime_start.timestamp() for trial in trials if trial.datetime_start)
     waiting = (asked["since"] for asked in study.user_attrs.get(IN_FLIGHT, []))
@@ -169,7 +169,7 @@ def latest_start(study: optuna.Study) -> float:
 
 
 def in_flight(attributes: Mapping[str, Any], done: int) -> list[Asked]:
-    """What was asked for and is not finished.
+    """Return the requested trials that are not finished.
 
     Args:
         attributes: of the study.
@@ -186,7 +186,7 @@ def in_flight(attributes: Mapping[str, Any], done: int) -> list[Asked]:
 
 
 def stored_objectives(study: optuna.Study) -> tuple[Objective, ...]:
-    """The objectives of a study; none before its first search.
+    """Return the objectives of a study; none before its first search.
 
     Raises:
         StudyError: what is stored of them is damaged.
@@ -201,7 +201,7 @@ def stored_objectives(study: optuna.Study) -> tuple[Objective, ...]:
 
 
 def read_records(study: optuna.Study, n_trials: int) -> list[TrialRecord]:
-    """The first `n_trials` finished trials of a study.
+    """Return the first `n_trials` finished trials of a study.
 
     Raises:
         StudyError: what is stored of a trial is damaged.
@@ -227,7 +227,7 @@ def _record(trial: FrozenTrial) -> TrialRecord:
 
 @contextmanager
 def opened_studies(database: Path) -> Iterator[dict[str, optuna.Study]]:
-    """Open all studies of a SQLite file, by name, for reading.
+    """Open all studies of an SQLite file, by name, for reading.
 
     Raises:
         StudyError: there is no such file, or it proves damaged when opened or inside the block.
@@ -243,7 +243,7 @@ def opened_studies(database: Path) -> Iterator[dict[str, optuna.Study]]:
 
 
 def kept_trials(database: Path, since: float) -> int | None:
-    """Return how many trials are complete in the study that was searched last.
+    """Return the number of complete trials of the most recently searched study.
 
     Args:
         database: SQLite file, which no process writes.

@@ -1,4 +1,4 @@
-"""The trial loop: sample, edit, score, report, until the budget of finished trials is met."""
+"""Trial loop: sample, edit, score and report until the budget of finished trials is spent."""
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
@@ -40,7 +40,7 @@ LIMITS = "limits"
 
 @dataclass(frozen=True)
 class TrialLoop:
-    """What every trial of a study needs.
+    """Everything needed by each trial of a study.
 
     Attributes:
         space: what trials may try.
@@ -67,7 +67,7 @@ class TrialLoop:
     computation: Mapping[str, Any] = field(default_factory=dict)
 
     def run(self, study: optuna.Study, n_trials: int) -> list[TrialRecord]:
-        """Run trials until `n_trials` are finished, or patience ends; return them.
+        """Run trials until `n_trials` are finished or early stopping triggers; return them.
 
         They are the first `n_trials` of the study, or those up to where patience ended: of trials
         in flight together it may have ended before the last, and those after it stay in the study.
@@ -99,20 +99,20 @@ class TrialLoop:
             self.engine.restore()
         if ended is not None and ended < n_trials:
             log.info(
-                "The search ends: the last %d of %d trials gained nothing", self.patience, ended
+                "Early stopping: no improvement in the last %d of %d trials", self.patience, ended
             )
             study.set_user_attr(WANTED, len(records))
         return read_records(study, n_trials if ended is None else ended)
 
     def _end(self, records: Sequence[TrialRecord]) -> int | None:
-        """How many of these trials the search has, if it has ended early."""
+        """Return the number of these trials in the search if it has stopped early."""
         startup = self.sampling.n_startup_trials
         return Patience(self.patience, startup, self.objectives).end(records)
 
     def _run_together(
         self, memory: StudyInMemory, places: range, clock: StageClock
     ) -> Iterator[TrialRecord]:
-        """Ask for the trials at these places and score them in one go; store one after the other.
+        """Request the trials at these places, score them in one batch, and store them one by one.
 
         The seconds that storing takes count as overhead of the trials after.
         """
@@ -129,7 +129,7 @@ class TrialLoop:
     def _ask(
         self, memory: StudyInMemory, place: int
     ) -> tuple[optuna.trial.Trial, AblationParameters]:
-        """The trial at this place, and the edit that its parameters stand for."""
+        """Return the trial at this place, and the edit given by its parameters."""
         several = self.engine.trials_in_flight > 1
         sampler = make_sampler(self.sampling, place, several_in_flight=several)
         trial = memory.ask(sampler, self.warm_starts)
@@ -177,12 +177,12 @@ class TrialLoop:
         )
 
     def _excess(self, scores: TrialScores) -> dict[str, float]:
-        """By how much a trial exceeds each limit."""
+        """Return a trial's excess over each limit."""
         found = self.limits.excess(scores[KL], scores.get(LOG_ODDS))
         return {name: by if math.isfinite(by) else WORST_KL for name, by in found.items()}
 
     def _told_excess(self, scores: TrialScores, excess: Mapping[str, float]) -> float:
-        """How far from feasible samplers are told that a trial is; not above 0 if it is feasible.
+        """Return the constraint violation for samplers; at most 0 if the trial is feasible.
 
         One that gains nothing is told to be as far from feasible as it is from the largest KL. Else
         the smallest of edits, which nothing else dominates, would make up the front, and a sampler
@@ -195,14 +195,14 @@ class TrialLoop:
         return nearest_limit if self._gains(scores) else -nearest_limit
 
     def _gains(self, scores: TrialScores) -> bool:
-        """Whether a trial is better than the original in anything that could be better."""
+        """Return whether a trial improves on the original in anything that could be better."""
         if self.original is None:
             return True
         before = [(o, o.share(o.value(self.original))) for o in self.objectives]
         return any(o.share(o.value(scores)) < share for o, share in before if share > 0)
 
     def _found(self, record: TrialRecord) -> str:
-        """What a trial scored, for the log."""
+        """Format a trial's scores for the log."""
         told = _told(record.scores, self.objectives)
         return f"Trial {record.number}: {told}{_infeasible(record)}"
 
@@ -214,7 +214,7 @@ class TrialLoop:
 
 
 def _told(scores: Mapping[str, Any], objectives: Sequence[Objective]) -> str:
-    """Objectives for the log, those that are known."""
+    """Format the known objectives for the log."""
     known = [(o.name, scores[o.name]) for o in objectives if scores[o.name] is not None]
     return ", ".join(
         f"{LABELS.get(name, name)} {value:.4f}" if isinstance(value, float) else f"{name} {value}"

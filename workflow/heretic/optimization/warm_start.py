@@ -1,4 +1,4 @@
-"""The first trials of a search: edits that are known from elsewhere.
+"""Warm-start trials of a search: edits known from elsewhere.
 
 They say what is tried, not what a trial scores: a study with other ones, or with some for the first
 time, goes on. The next trial is always the first of them that the study does not have yet, so that
@@ -20,7 +20,7 @@ Sampled = Mapping[str, Any]
 def warm_starts(
     edits: Sequence[KnownEdit], space: SearchSpace, most: int, *, required: bool
 ) -> list[Sampled]:
-    """Parameters of the first trials, each once.
+    """Return the parameters of the warm-start trials without duplicates.
 
     Args:
         edits: the first are tried first.
@@ -38,21 +38,21 @@ def warm_starts(
             sampled = sampled_parameters(edit, space)
         except StudyError as error:
             complaints.append(error)
-            log.info("Not among the first trials: %s", error)
+            log.info("Skipped warm-start trial: %s", error)
             continue
         if sampled not in found:
             found.append(sampled)
     if required and complaints and not found:
         raise complaints[0]
     if len(found) > most:
-        log.info("Of %d known edits the first %d are tried: n_startup_trials", len(found), most)
+        log.info("Using %d warm-start trials out of %d (n_startup_trials)", most, len(found))
     if found:
-        log.info("The first trials are %d known edits", min(most, len(found)))
+        log.info("Using %d warm-start trials", min(most, len(found)))
     return found[:most]
 
 
 def next_warm_start(starts: Sequence[Sampled], tried: Sequence[Sampled]) -> Sampled | None:
-    """The first that no trial of the study is; None if all are tried.
+    """Return the first warm start not yet tried by the study; None if all were tried.
 
     Args:
         starts: of the search.

@@ -1,4 +1,4 @@
-"""The state of a search, read from its database while another process may be writing it."""
+"""State of a search, read from its database while another process may be writing to it."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -57,14 +57,14 @@ class Search:
 
 
 def read_search(database: Path, name: str | None = None) -> Search:
-    """Read a study; the one with the latest trial unless `name` says which.
+    """Read a study; the one with the latest trial unless `name` is given.
 
     Raises:
         StudyError: the file is missing or damaged, or holds no such study.
     """
     with opened_studies(database) as studies:
         if not studies or name not in (None, *studies):
-            raise StudyError(f"{database} has no study {name or 'yet'}; it has {list(studies)}")
+            raise StudyError(f"{database} has no study {name or 'yet'}; available: {list(studies)}")
         chosen = name or max(studies, key=lambda each: latest_start(studies[each]))
         study = studies[chosen]
         # First what is in flight: trials that are finished in the meantime are left out of it.
@@ -92,7 +92,7 @@ def _count(attributes: Mapping[str, Any], name: str) -> int | None:
 
 
 def search_table(search: Search, *, only_front: bool = False) -> str:
-    """The trials of a search as text, `*` before those of the Pareto front."""
+    """Format the trials of a search as text, with `*` marking the Pareto front."""
     rows = trial_rows(search.records, search.objectives)
     others = [each.name for each in search.objectives if each.name not in COLUMNS]
     columns = [*COLUMNS[:-1], *others, COLUMNS[-1]]
@@ -132,7 +132,7 @@ def _summary(search: Search) -> list[str]:
 
 
 def _unfinished(trials: Sequence[FrozenTrial], attributes: Mapping[str, Any]) -> dict[int, str]:
-    """State by number of what is not complete."""
+    """Return the state of each incomplete trial by number."""
     rest = [trial for trial in trials if trial.state != TrialState.COMPLETE]
     found = {trial.number: UNFINISHED.get(trial.state, "interrupted") for trial in rest}
     for asked in in_flight(attributes, len(trials) - len(rest)):

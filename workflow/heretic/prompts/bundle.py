@@ -52,12 +52,12 @@ class DatasetBundle:
         return cls(**{name: tuple(read_prompts(paths[name])) for name in wanted})
 
     def sets(self) -> dict[str, tuple[Prompt, ...]]:
-        """The sets in use by name."""
+        """Return the sets in use by name."""
         every = {field.name: getattr(self, field.name) for field in fields(self)}
         return {name: prompts for name, prompts in every.items() if prompts}
 
     def check(self) -> None:
-        """Refuse sets that overlap.
+        """Reject sets that overlap.
 
         Raises:
             PromptError: as `check_disjoint`.
@@ -65,7 +65,7 @@ class DatasetBundle:
         check_disjoint(self.sets())
 
     def summary(self) -> dict[str, int]:
-        """Number of prompts of each set in use."""
+        """Return the number of prompts of each set in use."""
         return {name: len(prompts) for name, prompts in self.sets().items()}
 
 
@@ -83,7 +83,7 @@ def write_prompts(path: Path, prompts: Sequence[Prompt], facts: Mapping[str, Any
         PromptError: there is no prompt.
     """
     if not prompts:
-        raise PromptError(f"no prompts to write to {path}; name a source that holds some")
+        raise PromptError(f"no prompts to write to {path}; choose a source with prompts")
     write_jsonl(path, (_record(prompt) for prompt in prompts))
     # Last, so that a fingerprint never stands beside prompts that it does not describe.
     write_json(

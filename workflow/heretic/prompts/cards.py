@@ -13,7 +13,7 @@ SCHEMES = ("hf", "zip", "tar", "gzip", "bz2", "lz4", "xz", "zstd")
 
 
 def check_card(text: str) -> None:
-    """Refuse a card that `datasets` cannot read, or that names data outside its repository.
+    """Reject a card that `datasets` cannot read, or that names data outside its repository.
 
     Args:
         text: a README.md.
@@ -39,7 +39,7 @@ def check_fields(text: str) -> None:
         raise YamlTextError(f"has front matter that is a {type(fields).__name__}")
     configs = fields.get("configs") or []
     if not isinstance(configs, list) or not all(isinstance(each, dict) for each in configs):
-        raise YamlTextError("has `configs` that are no list of configurations")
+        raise YamlTextError("has `configs` that are not a list of configurations")
     for config in configs:
         for path in _texts([config.get("data_files"), config.get("data_dir")]):
             if not _is_inside(path):
@@ -48,7 +48,7 @@ def check_fields(text: str) -> None:
 
 
 def _texts(value: Any) -> Iterator[str]:
-    """All texts of nested lists and mappings."""
+    """Return all texts of nested lists and mappings."""
     if isinstance(value, str):
         yield value
     elif isinstance(value, dict):

@@ -1,4 +1,4 @@
-"""How many prompts later phases need: told before a model is loaded."""
+"""Minimum prompt counts of later phases, checked before a model is loaded."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -10,7 +10,7 @@ FEWEST_FOR_PACMAP = 10
 
 
 def require_enough(counts: Mapping[str, int], settings: Mapping[str, Any]) -> None:
-    """Refuse prompt sets that are too small for what the settings ask of them.
+    """Reject prompt sets that are too small for what the settings ask of them.
 
     Args:
         counts: number of prompts by set, of the sets in use.
@@ -27,8 +27,8 @@ def require_enough(counts: Mapping[str, int], settings: Mapping[str, Any]) -> No
     ):
         if counts[name] < FEWEST:
             raise PromptError(
-                f"{name} has a single prompt, so that nothing can be said of directions; give it "
-                f"at least {FEWEST} prompts, better 100"
+                f"{name} has a single prompt, so directions cannot be computed; use at least "
+                f"{FEWEST} prompts, preferably 100"
             )
     pairs = min(counts["good_prompts"], counts["bad_prompts"])
     _require(pairs, settings["n_directions"], "n_directions", "good_prompts and bad_prompts")
@@ -40,14 +40,14 @@ def require_enough(counts: Mapping[str, int], settings: Mapping[str, Any]) -> No
     drawn = counts["good_prompts"] + counts["bad_prompts"]
     if settings["projection"] == "pacmap" and drawn < FEWEST_FOR_PACMAP:
         raise PromptError(
-            f"projection=pacmap needs {FEWEST_FOR_PACMAP} good and bad prompts, there are {drawn}; "
-            "use projection=pca"
+            f"projection=pacmap needs {FEWEST_FOR_PACMAP} good and bad prompts, but there are "
+            f"{drawn}; use projection=pca"
         )
 
 
 def _require(found: int, wanted: int, setting: str, sets: str) -> None:
     if wanted > found:
         raise PromptError(
-            f"{setting}={wanted} needs as many prompts in each of {sets}, where the smaller has "
-            f"{found}; lower it or give more prompts"
+            f"{setting}={wanted} needs as many prompts in each of {sets}, but the smaller has "
+            f"{found}; lower it or provide more prompts"
         )

@@ -29,7 +29,7 @@ Reader = Callable[[Path, str, Sequence[str]], list[Row]]
 
 
 def check_file(path: Path) -> None:
-    """Refuse what need not be opened to be refused.
+    """Reject what need not be opened to be refused.
 
     Raises:
         PromptError: the file has no bytes, too many, or a suffix that is not supported; it is
@@ -46,8 +46,8 @@ def check_file(path: Path) -> None:
         raise PromptError(f"{path} is empty; write at least one prompt into it")
     if size > MOST_FILE_BYTES and path.suffix.lower() != PARQUET:
         raise PromptError(
-            f"{path} has {size / 1e6:.0f} MB, and such files are read whole up to "
-            f"{MOST_FILE_BYTES / 1e6:.0f} MB; give a Parquet file, of which only a slice is read"
+            f"{path} has {size / 1e6:.0f} MB, more than the maximum of {MOST_FILE_BYTES / 1e6:.0f} "
+            "MB for this format; use a Parquet file, of which only a slice is read"
         )
 
 
@@ -68,8 +68,8 @@ def read_file(path: Path, columns: Sequence[str]) -> list[Row]:
     suffix = path.suffix.lower()
     if suffix == ".txt" and len(columns) > 1:
         raise PromptError(
-            f"{path} is plain text and has no column {columns[1]!r}; drop the key that needs it, "
-            "or give a .csv or .jsonl file"
+            f"{path} is plain text and has no column {columns[1]!r}; remove the key that needs it, "
+            "or use a .csv or .jsonl file"
         )
     try:
         text = _text(path)
@@ -88,7 +88,7 @@ def read_file(path: Path, columns: Sequence[str]) -> list[Row]:
 
 
 def require_columns(columns: Iterable[str], found: Sequence[str], where: str) -> None:
-    """Refuse columns that do not exist.
+    """Reject columns that do not exist.
 
     Raises:
         PromptError: lists the columns there are.
@@ -193,7 +193,7 @@ def _json(path: Path, text: str, columns: Sequence[str]) -> list[Row]:
 def _check_json_size(text: str, path: Path) -> None:
     if text.count("[") + text.count("{") > MOST_JSON_VALUES:
         raise PromptError(
-            f"{path} holds more than {MOST_JSON_VALUES:,} lists and objects; give a Parquet file, "
+            f"{path} holds more than {MOST_JSON_VALUES:,} lists and objects; use a Parquet file, "
             "of which only a slice is read"
         )
 

@@ -20,7 +20,7 @@ MOST_METADATA = 16_000_000
 
 
 def check_folder(folder: Path, source: PromptSource) -> None:
-    """Refuse a folder that no dataset was saved to, or that lacks a split or column of `source`.
+    """Reject a folder that no dataset was saved to, or that lacks a split or column of `source`.
 
     Reads the folder's JSON files only: no rows, and nothing that is slow to import.
 
@@ -35,12 +35,12 @@ def check_folder(folder: Path, source: PromptSource) -> None:
         if features is None:
             continue
         if not isinstance(features, dict):
-            raise _damaged(folder, f"the features in its {INFO} are no object")
+            raise _damaged(folder, f"the features in its {INFO} are not an object")
         require_columns(columns_of(source), list(features), f"folder {folder}")
 
 
 def state_files(folder: Path) -> list[Path]:
-    """The small files that change when a dataset is saved to `folder` again."""
+    """Return the small files that change when a dataset is saved to `folder` again."""
     return sorted([*folder.glob(STATE), *folder.glob(f"*/{STATE}")])
 
 
@@ -84,7 +84,7 @@ def read_folder(folder: Path, source: PromptSource) -> tuple[list[Row], str]:
 
 
 def rows_of(parts: dict[str, Any], source: PromptSource, where: str) -> list[Row]:
-    """The rows and columns of `source` from the splits of a dataset.
+    """Return the rows and columns of `source` from the splits of a dataset.
 
     Args:
         parts: a `datasets.Dataset` for each split.
@@ -118,11 +118,11 @@ def _has(part: Any, columns: Sequence[str]) -> bool:
 
 
 def _part_folders(folder: Path) -> dict[str, Path]:
-    """Where each split lies."""
+    """Return the location of each split."""
     if (folder / SPLITS).is_file():
         names = _read(folder / SPLITS).get("splits")
         if not isinstance(names, list) or not all(_is_plain(name) for name in names):
-            raise _damaged(folder, f"the splits in its {SPLITS} are no list of names")
+            raise _damaged(folder, f"the splits in its {SPLITS} are not a list of names")
         return {name: folder / name for name in names}
     if not (folder / STATE).is_file():
         raise PromptError(
@@ -141,17 +141,17 @@ def _names_of_only_split(folder: Path) -> Iterator[str]:
 
 
 def _check_data_files(folder: Path) -> None:
-    """Refuse a dataset whose files are not named, or lie elsewhere."""
+    """Reject a dataset whose files are not named, or lie elsewhere."""
     files = _read(folder / STATE).get("_data_files")
     named = isinstance(files, list) and all(
         isinstance(file, dict) and _is_plain(file.get("filename")) for file in files
     )
     if not named:
-        raise _damaged(folder, f"the `_data_files` in its {STATE} are no list of file names")
+        raise _damaged(folder, f"the `_data_files` in its {STATE} are not a list of file names")
 
 
 def _is_plain(name: object) -> bool:
-    """Whether a name is that of something in its folder."""
+    """Return whether a name is that of something in its folder."""
     return isinstance(name, str) and name not in ("", ".", "..") and not set(name) & set("/\\\0")
 
 

@@ -76,7 +76,7 @@ def read_hub(source: PromptSource, *, seed: int) -> tuple[list[Row], str]:
 
 
 def _check_card(source: PromptSource, state: "HubState") -> None:
-    """Refuse a dataset whose card cannot be read, or names data outside its repository.
+    """Reject a dataset whose card cannot be read, or names data outside its repository.
 
     `datasets` would fetch any address that a card names.
 
@@ -121,7 +121,7 @@ def _check_card(source: PromptSource, state: "HubState") -> None:
                 check(path.read_text(encoding="utf-8"))
         except ValueError as error:
             raise PromptError(
-                f"hub dataset {source.dataset!r}: its {name} {one_line(error)}; name another "
+                f"hub dataset {source.dataset!r}: its {name} {one_line(error)}; choose another "
                 "dataset or `revision`"
             ) from error
 
@@ -129,7 +129,7 @@ def _check_card(source: PromptSource, state: "HubState") -> None:
 def _streamed(
     builder: Any, source: PromptSource, bounds: tuple[str, int, int], seed: int, where: str
 ) -> list[Row]:
-    """The rows of a slice, counted after `subjects` and `shuffle_buffer`."""
+    """Return the rows of a slice, counted after `subjects` and `shuffle_buffer`."""
     split, start, stop = bounds
     open_stream = partial(builder.as_streaming_dataset, split=split)
     rows = _with_columns(resumed_rows(open_stream, where), source, where)
@@ -146,7 +146,7 @@ def _streamed(
 
 
 def _of_subjects(rows: Iterator[Row], source: PromptSource, where: str) -> Iterator[Row]:
-    """Rows of the subjects that are taken; all must have come by the time the stream ends."""
+    """Return rows of the selected subjects; all must have occurred by the end of the stream."""
     known: set[str] = set()
     for row in rows:
         known.add(str(row.get(SUBJECT_COLUMN)))
@@ -174,7 +174,7 @@ def _explanation(error: Exception, source: PromptSource) -> str:
     if isinstance(error, DatasetNotFoundError) and "gated" in says:
         return f"{where} is gated; accept its terms on its hub page, then {LOGIN}"
     if isinstance(error, DatasetNotFoundError) and source.revision and "evision" in says:
-        return f"{where} has no revision {source.revision!r}; name a branch, tag or commit of it"
+        return f"{where} has no revision {source.revision!r}; use a branch, tag or commit of it"
     if isinstance(error, DatasetNotFoundError):
         return (
             f"{where} does not exist here or on the hub, or is private; check the spelling, or "
@@ -182,9 +182,9 @@ def _explanation(error: Exception, source: PromptSource) -> str:
         )
     if isinstance(error, ConnectionError | httpx.TransportError):
         return (
-            f"{where} cannot be fetched, the hub is out of reach ({says}); check the network, "
-            "unset HF_HUB_OFFLINE, or name a local file"
+            f"{where} cannot be downloaded, the hub is unreachable ({says}); check the network, "
+            "unset HF_HUB_OFFLINE, or use a local file"
         )
     if "config" in says.lower():
-        return f"{where} needs another `config` in its prompt set: {says}"
+        return f"{where} needs a different `config` in its prompt set: {says}"
     return f"{where} cannot be read: {says}"

@@ -1,4 +1,4 @@
-"""How much of a source is read: enough for any run, and never all the memory."""
+"""Limits on the amount read from a source: enough for any run, bounded in memory."""
 
 from collections.abc import Iterable, Mapping
 from typing import Any
@@ -17,7 +17,7 @@ MOST_JSON_VALUES = 3_000_000
 
 
 def require_rows(count: int, where: str) -> None:
-    """Refuse to look at more rows than `MOST_ROWS`.
+    """Reject to look at more rows than `MOST_ROWS`.
 
     Raises:
         PromptError: says how many there are.
@@ -25,19 +25,19 @@ def require_rows(count: int, where: str) -> None:
     if count > MOST_ROWS:
         raise PromptError(
             f"{where} has {count:,} rows, of which at most {MOST_ROWS:,} are read; split it, or "
-            "give a Parquet file and a slice such as train[:400]"
+            "use a Parquet file and a slice such as train[:400]"
         )
 
 
 def require_prompts(count: int, where: str) -> None:
-    """Refuse to take more prompts than `MOST_PROMPTS`.
+    """Reject to take more prompts than `MOST_PROMPTS`.
 
     Raises:
         PromptError: says how many there are.
     """
     if count > MOST_PROMPTS:
         raise PromptError(
-            f"{where} gives {count:,} rows, of which at most {MOST_PROMPTS:,} are taken; name a "
+            f"{where} gives {count:,} rows, of which at most {MOST_PROMPTS:,} are used; set a "
             "slice in `split`, such as train[:400]"
         )
 
@@ -57,7 +57,7 @@ class TextBudget:
         self._left -= sum(_characters(value) for row in rows for value in row.values())
         if self._left < 0:
             raise PromptError(
-                f"{self._where} holds more than {MOST_TEXT:,} characters; name a smaller slice in "
+                f"{self._where} holds more than {MOST_TEXT:,} characters; set a smaller slice in "
                 "`split`, such as train[:400]"
             )
 

@@ -1,4 +1,4 @@
-"""No prompt may stand on both sides, and none that is scored may have been learnt from."""
+"""Overlap between prompt sets: between both sides, and between training and scoring."""
 
 from collections.abc import Mapping, Sequence
 from itertools import combinations
@@ -38,7 +38,7 @@ def _must_differ(one: str, other: str) -> bool:
 
 
 def identity(prompt: Prompt) -> tuple[str, str]:
-    """What makes a prompt the same as another one: neither case nor white space."""
+    """Return the identity of a prompt for comparisons, ignoring case and white space."""
     return _plain(prompt.system or ""), _plain(prompt.text)
 
 

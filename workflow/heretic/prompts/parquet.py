@@ -42,7 +42,7 @@ class ParquetFile:
         self._sizes = [int(group.num_rows) for group in groups]
         self._bytes = [self._column_bytes(group) for group in groups]
         if min(self._sizes, default=0) < 0 or sum(self._sizes) != self.count:
-            raise PromptError(f"{path} is damaged: its row groups have other numbers of rows")
+            raise PromptError(f"{path} is damaged: its row groups have different numbers of rows")
         if max(self._bytes, default=0) > MOST_GROUP_BYTES:
             raise PromptError(
                 f"{path} has row groups of {max(self._bytes) / 1e9:.0f} GB; write it again with "
@@ -67,11 +67,13 @@ class ParquetFile:
                 budget.spend(taken.values())
                 found |= taken
         if len(found) < len(wanted):
-            raise PromptError(f"{self._path} is damaged: it has fewer rows than its metadata says")
+            raise PromptError(
+                f"{self._path} is damaged: it has fewer rows than its metadata declares"
+            )
         return [found[place] for place in places]
 
     def _batches(self, wanted: Sequence[int]) -> Iterator[tuple[int, Any]]:
-        """First row and rows, as an array of structs, of the batches that hold wanted rows."""
+        """Return first row and rows, as an array of structs, of batches with wanted rows."""
         start = 0
         for number, size in enumerate(self._sizes):
             inside = wanted_between(wanted, start, start + size)
@@ -93,7 +95,7 @@ class ParquetFile:
             start += size
 
     def _column_bytes(self, group: Any) -> int:
-        """Uncompressed bytes of the largest of the columns, of its parts together."""
+        """Return the uncompressed bytes of the largest of the columns, of its parts together."""
         sizes = dict.fromkeys(self._columns, 0)
         for number in range(group.num_columns):
             column = group.column(number)
@@ -105,7 +107,7 @@ class ParquetFile:
 
 
 def wanted_between(wanted: Sequence[int], start: int, stop: int) -> Sequence[int]:
-    """The part of a sorted sequence from `start` to below `stop`."""
+    """Return the part of a sorted sequence from `start` to below `stop`."""
     return wanted[bisect_left(wanted, start) : bisect_left(wanted, stop)]
 
 

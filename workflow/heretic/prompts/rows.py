@@ -16,7 +16,7 @@ SYSTEM_ROLES = ("system", "developer")
 
 
 def prompt_of(row: Row, source: PromptSource, where: str, system: str | None) -> Prompt | None:
-    """The prompt of a row, with the prefix, suffix and system prompt of its source.
+    """Return the prompt of a row, with the prefix, suffix and system prompt of its source.
 
     Args:
         row: at least the columns that the source names.
@@ -59,7 +59,7 @@ def shortened(text: str, length: int) -> str:
 
 
 def _said(cell: object, where: str, column: str) -> tuple[str | None, str | None]:
-    """What the user and the system say in a cell that holds a text or a chat."""
+    """Return the texts of the user and the system in a cell with a text or a chat."""
     if not isinstance(cell, list | dict):
         return _text(cell, where, column), None
     turns = list(_turns(cell, where, column))
@@ -69,13 +69,13 @@ def _said(cell: object, where: str, column: str) -> tuple[str | None, str | None
 
 
 def _turns(cell: list[Any] | dict[str, Any], where: str, column: str) -> Iterator[tuple[str, str]]:
-    """Role and text of each turn that says something."""
+    """Return role and text of each turn that says something."""
     if isinstance(cell, dict) and all(isinstance(part, list) for part in cell.values()):
         # A list of structs that `datasets` stores as a struct of lists.
         if len({len(part) for part in cell.values()}) > 1:
             raise PromptError(
-                f"{where} has a chat in column {column!r} whose parts differ in length; mend or "
-                "drop the row"
+                f"{where} has a chat in column {column!r} whose parts differ in length; fix or "
+                "remove the row"
             )
         cell = [dict(zip(cell, turn, strict=True)) for turn in zip(*cell.values(), strict=True)]
     for role, content in TURN_KEYS:
@@ -87,12 +87,12 @@ def _turns(cell: list[Any] | dict[str, Any], where: str, column: str) -> Iterato
             return
     raise PromptError(
         f"{where} has {type(cell).__name__} in column {column!r} where a text or a chat is needed; "
-        "name a column of strings, or of turns with role and content"
+        "use a column of strings, or of turns with role and content"
     )
 
 
 def _content(cell: object, where: str, column: str) -> str | None:
-    """A turn's text, which may lie in parts beside images."""
+    """Return a turn's text, which may lie in parts beside images."""
     if not isinstance(cell, list):
         return _text(cell, where, column)
     parts = [part.get("text") for part in cell if isinstance(part, dict)]
@@ -107,7 +107,7 @@ def _choices(row: Row, source: PromptSource, where: str) -> list[str]:
     if not isinstance(cell, list | tuple) or not 1 < len(cell) <= len(ascii_uppercase):
         raise PromptError(
             f"{where} has no list of 2 to {len(ascii_uppercase)} choices in column "
-            f"{source.choices_column!r}; name another choices_column, or drop it"
+            f"{source.choices_column!r}; set another choices_column, or remove it"
         )
     return [(_text(choice, where, source.choices_column) or "").strip() for choice in cell]
 
@@ -138,18 +138,18 @@ def _text(cell: object, where: str, column: str) -> str | None:
         return None
     if not isinstance(cell, str):
         raise PromptError(
-            f"{where} has {type(cell).__name__} in column {column!r} where text is needed; name "
-            "a column of strings"
+            f"{where} has {type(cell).__name__} in column {column!r} where text is needed; use a "
+            "column of strings"
         )
     if "\0" in cell:
         raise PromptError(
-            f"{where} has a NUL byte in column {column!r}, which is not text; mend or drop the row"
+            f"{where} has a NUL byte in column {column!r}, which is not text; fix or remove the row"
         )
     try:
         cell.encode()
     except UnicodeEncodeError as error:
         raise PromptError(
             f"{where} has half of a surrogate pair in column {column!r}, which no tokenizer can "
-            "read; mend or drop the row"
+            "read; fix or remove the row"
         ) from error
     return cell

@@ -1,4 +1,4 @@
-"""Which rows of a dataset a source takes: its subjects, distinct prompts, then its slices."""
+"""Row selection of a source: subjects, distinct prompts, then slices."""
 
 from collections.abc import Callable, Collection, Mapping, Sequence
 
@@ -18,7 +18,7 @@ Read = Callable[[str, Sequence[int]], list[Row]]
 
 
 def columns_of(source: PromptSource) -> list[str]:
-    """The columns that a source needs, the prompt's first."""
+    """Return the columns that a source needs, the prompt's first."""
     subject = SUBJECT_COLUMN if source.subjects else None
     named = (
         *(source.column, source.answer_column, source.choices_column),
@@ -30,7 +30,7 @@ def columns_of(source: PromptSource) -> list[str]:
 def select_rows(
     source: PromptSource, sizes: Mapping[str, int], read: Read, where: str
 ) -> list[Row]:
-    """The rows that a source takes.
+    """Return the rows that a source takes.
 
     Args:
         source: what to take.
@@ -61,7 +61,7 @@ def select_rows(
 
 
 def has_subject(row: Row, source: PromptSource) -> bool:
-    """Whether a row is of a subject that the source takes."""
+    """Return whether a row is of a subject that the source takes."""
     return not source.subjects or row.get(SUBJECT_COLUMN) in source.subjects
 
 
@@ -79,7 +79,7 @@ def _of_subjects(
 
 
 def require_subjects(source: PromptSource, known: Collection[str], where: str) -> None:
-    """Refuse subjects that do not exist.
+    """Reject subjects that do not exist.
 
     Raises:
         PromptError: lists some of the subjects there are.
@@ -97,7 +97,7 @@ def require_subjects(source: PromptSource, known: Collection[str], where: str) -
 def _distinct(
     source: PromptSource, kept: Mapping[str, Sequence[int]], read: Read, where: str
 ) -> dict[str, Sequence[int]]:
-    """Without the rows whose prompt an earlier row, or an earlier split, has already."""
+    """Drop the rows whose prompt occurred in an earlier row or split."""
     seen: set[tuple[str, str]] = set()
     found: dict[str, Sequence[int]] = {}
     for name, places in kept.items():

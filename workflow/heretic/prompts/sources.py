@@ -1,4 +1,4 @@
-"""Prompt sets from wherever they are: the demo, files, saved folders and the hub."""
+"""Prompt sets from all sources: the demo, files, saved folders and the hub."""
 
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -91,7 +91,7 @@ def read_sources(
     given = [prompt for loaded in read for prompt in loaded.prompts]
     kept = _first_of_each(given)
     if len(kept) < len(given):
-        log.info("%d prompts that an earlier source has too dropped", len(given) - len(kept))
+        log.info("Dropped %d prompts already in an earlier source", len(given) - len(kept))
     facts = [{**loaded.facts, "count": len(loaded.prompts)} for loaded in read]
     return LoadedPrompts(kept, {"sources": facts})
 
@@ -99,7 +99,7 @@ def read_sources(
 def read_source(
     source: PromptSource, *, seed: int, planted: PlantedName = DEFAULT_PLANTED
 ) -> LoadedPrompts:
-    """The prompts of one source.
+    """Return the prompts of one source.
 
     The facts are `source`, the source's fields, and `origin`: `sha256` of a file, `fingerprint`
     of a saved dataset, `revision` of a hub dataset, `seed` where it decides, `planted` of the demo.
@@ -111,7 +111,7 @@ def read_source(
     kept = _first_of_each(_prompts(table))
     if not kept:
         raise PromptError(
-            f"{_where(source)} gives no prompt; name a file, split and column that hold text"
+            f"{_where(source)} gives no prompts; use a file, split and column with text"
         )
     dropped = len(table.rows) - len(kept)
     if dropped:
@@ -147,14 +147,14 @@ def check_sources(sets: Mapping[str, Sequence[PromptSource]]) -> None:
         bad = good.replace("good_", "bad_", 1)
         if bad != good and bad in sets and _same_prompts(sources, sets[bad]):
             raise PromptError(
-                f"{good} and {bad} are the same prompts ({_where(sources[0])}); name two sets "
-                "that differ in the behaviour to remove"
+                f"{good} and {bad} are the same prompts ({_where(sources[0])}); use two sets that "
+                "differ in the behavior to remove"
             )
     check_disjoint({name: prompts for name, prompts in read.items() if prompts})
 
 
 def local_files(source: PromptSource) -> list[Path]:
-    """The files that change when the prompts of a local source may have changed."""
+    """Return the files that change when the prompts of a local source may have changed."""
     # Path.expanduser() raises where ~name is nobody's home.
     path = Path(os.path.expanduser(source.dataset))  # noqa: PTH111
     if source.dataset == DEMO or not os.path.exists(path):  # noqa: PTH110
@@ -163,7 +163,7 @@ def local_files(source: PromptSource) -> list[Path]:
 
 
 def _preflight(name: str, source: PromptSource) -> list[Prompt]:
-    """The prompts of a source that is cheap to read, else none."""
+    """Return the prompts of a source that is cheap to read, else none."""
     try:
         parts = parse_split(source.split)
         if source.dataset == DEMO:
@@ -186,7 +186,7 @@ def _preflight(name: str, source: PromptSource) -> list[Prompt]:
 
 
 def _same_prompts(some: Sequence[PromptSource], others: Sequence[PromptSource]) -> bool:
-    """Whether sources give the same prompts; what is known of one does not make it another."""
+    """Return whether sources give the same prompts, ignoring what is known only of one."""
     known = {"answer_column", "category_column"}
     one, other = ([s.model_dump(exclude=known) for s in group] for group in (some, others))
     return one == other
@@ -249,7 +249,7 @@ def _selected(source: PromptSource, splits: Mapping[str, list[Row]]) -> list[Row
 
 
 def _local_path(source: PromptSource) -> Path | None:
-    """The file or folder that a source names, or None for a hub id.
+    """Return the file or folder that a source names, or None for a hub id.
 
     Raises:
         PromptError: it is meant as a path and there is nothing, it is neither, or it is local
@@ -262,8 +262,8 @@ def _local_path(source: PromptSource) -> Path | None:
     if os.path.exists(path):  # noqa: PTH110
         if source.shuffle_buffer:
             raise PromptError(
-                f"{dataset} is on this machine, and shuffle_buffer shuffles streams of the hub; "
-                "shuffle the file, or drop shuffle_buffer"
+                f"{dataset} is on this machine, but shuffle_buffer applies to hub streams; shuffle "
+                "the file, or remove shuffle_buffer"
             )
         return path
     if dataset.startswith((".", "/", "~")) or path.suffix.lower() in FILE_SUFFIXES:
@@ -272,7 +272,7 @@ def _local_path(source: PromptSource) -> Path | None:
         )
     if not HUB_ID.fullmatch(dataset):
         raise PromptError(
-            f"{one_line(repr(dataset))} is neither a file or folder here nor a hub id; write "
+            f"{one_line(repr(dataset))} is neither a local file or folder nor a hub id; use "
             "owner/name, or a path that exists"
         )
     return None

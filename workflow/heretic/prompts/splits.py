@@ -25,7 +25,7 @@ class Part:
     stop: str | None
 
     def rows(self, count: int) -> range:
-        """The rows that the part takes of a split of `count` rows."""
+        """Return the rows that the part takes of a split of `count` rows."""
         start, stop, _ = slice(_row(self.start, count), _row(self.stop, count)).indices(count)
         return range(start, max(start, stop))
 
@@ -41,7 +41,7 @@ def parse_split(expression: str) -> list[Part]:
         match = _PART.fullmatch(piece)
         if match is None or any(_too_large(match[side]) for side in ("start", "stop")):
             raise PromptError(
-                f"split {expression!r} is not understood; write it like train, train[:400], "
+                f"split {expression!r} is not valid; use the form train, train[:400], "
                 "train[10%:20%] or train+test"
             )
         parts.append(Part(match["split"], match["start"], match["stop"]))
@@ -49,7 +49,7 @@ def parse_split(expression: str) -> list[Part]:
 
 
 def choose_rows(expression: str, sizes: Mapping[str, int], where: str) -> list[tuple[str, range]]:
-    """The rows that a split expression takes of each split.
+    """Return the rows that a split expression takes of each split.
 
     Args:
         expression: the split expression.
@@ -66,7 +66,7 @@ def choose_rows(expression: str, sizes: Mapping[str, int], where: str) -> list[t
 
 
 def require_split(split: str, splits: Sequence[str], where: str) -> None:
-    """Refuse a split that does not exist.
+    """Reject a split that does not exist.
 
     Raises:
         PromptError: lists the splits there are.
@@ -87,8 +87,8 @@ def stream_bounds(expression: str, where: str) -> tuple[str, int, int]:
     start, stop = parts[0].start or "0", parts[0].stop or ""
     if len(parts) != 1 or not start.isdecimal() or not stop.isdecimal():
         raise PromptError(
-            f"{where} is streamed, so its split must say which rows to read, like "
-            f"{parts[0].split}[:200]; got {expression!r}"
+            f"{where} is streamed, so its split must specify the rows to read, like "
+            f"{parts[0].split}[:200], not {expression!r}"
         )
     return parts[0].split, int(start), int(stop)
 

@@ -1,4 +1,4 @@
-"""Rows of a stream that may break: read on where it broke, shuffled the same way every time."""
+"""Rows of an interruptible stream, resumed at the same place and in the same shuffled order."""
 
 import random
 import time
@@ -15,21 +15,21 @@ TOO_MANY_REQUESTS = 429
 
 
 class Stream(Protocol):
-    """What is asked of an iterable dataset."""
+    """Required interface of an iterable dataset."""
 
     def __iter__(self) -> Iterator[Row]: ...
 
     def state_dict(self) -> dict[str, Any]:
-        """Where the stream is, behind the last row that it gave."""
+        """Return the position of the stream after the last row it gave."""
         ...
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on from such a place."""
+        """Resume from such a position."""
         ...
 
 
 def resumed_rows(open_stream: Callable[[], Stream], where: str) -> Iterator[Row]:
-    """Every row once and in order, though the connection breaks on the way.
+    """Return every row once and in order, though the connection breaks on the way.
 
     After a failure that may pass, a new stream takes over behind the last row that arrived; of
     what was read before, it fetches again that row's shard at most. Each row that arrives starts
@@ -60,13 +60,16 @@ def resumed_rows(open_stream: Callable[[], Stream], where: str) -> Iterator[Row]
             pause = PAUSES[failures]
             failures += 1
             log.warning(
-                "The stream of %s broke (%s); going on in %g s", where, one_line(error), pause
+                "The stream of %s was interrupted (%s); resuming in %g s",
+                where,
+                one_line(error),
+                pause,
             )
         time.sleep(pause)
 
 
 def may_pass(error: Exception) -> bool:
-    """Whether an error comes from a network or a server that may be well again soon."""
+    """Return whether an error comes from a network or a server that may be well again soon."""
     from huggingface_hub.errors import HfHubHTTPError, OfflineModeIsEnabled
     from huggingface_hub.utils import httpx  # type: ignore[attr-defined]  # httpx or httpx2
 
@@ -83,7 +86,7 @@ T = TypeVar("T")
 
 
 def shuffled(rows: Iterator[T], buffer: int, seed: int) -> Iterator[T]:
-    """The rows in another order: each is drawn from the next `buffer` ones.
+    """Return the rows in another order: each is drawn from the next `buffer` ones.
 
     The order depends on the seed alone, so that slices of one stream share no row, and an
     interrupted read gives what an uninterrupted one gives.

@@ -1,4 +1,4 @@
-"""What answers and states of a model score, and the base classes of scorers of one's own."""
+"""Scores of a model's answers and states, and the base classes for custom scorers."""
 
 from heretic.evaluation.scale import Span
 from heretic.evaluation.scorers.score import (

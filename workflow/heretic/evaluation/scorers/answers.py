@@ -11,10 +11,10 @@ from heretic.prompts.prompt import Prompt
 
 
 class OfRefusals(AnswerScorer):
-    """A score for which nothing matters any more once an answer refuses."""
+    """A score that is settled as soon as an answer refuses."""
 
     def __init__(self, markers: RefusalMarkers, name: str, side: Side = "bad") -> None:
-        """Refusals are told by these markers."""
+        """Detect refusals by these markers."""
         self.markers, self.name, self.side = markers, name, side
         self.settled_by = markers.settled
 
@@ -23,69 +23,69 @@ class Refusals(OfRefusals):
     """Answers that contain a refusal marker."""
 
     def judge(self, prompt: Prompt, answer: str) -> bool:
-        """Whether it refuses."""
+        """Return whether the answer refuses."""
         return self.markers.found(answer)
 
 
 class Degenerate(OfRefusals):
-    """Degenerate answers that refuse nothing: a refused prompt's answer need not be generated."""
+    """Degenerate answers that are not refusals: a refused prompt's answer need not be generated."""
 
     def judge(self, prompt: Prompt, answer: str) -> bool:
-        """Whether it is degenerate and no refusal."""
+        """Return whether the answer is degenerate and not a refusal."""
         return not self.markers.found(answer) and is_degenerate(prompt, answer)
 
 
 class Unanswered(OfRefusals):
-    """Answers that are refusals or degenerate: a broken model is no success."""
+    """Answers that are refusals or degenerate: a broken model is not a success."""
 
     def judge(self, prompt: Prompt, answer: str) -> bool:
-        """Whether it refuses or is degenerate."""
+        """Return whether the answer refuses or is degenerate."""
         return self.markers.found(answer) or is_degenerate(prompt, answer)
 
 
 class Right(OfRefusals):
-    """Right answers: all strings that one contains, and neither a refusal nor degenerate."""
+    """Right answers, which contain all expected strings and are neither refusals nor degenerate."""
 
     direction: Direction = "maximize"
 
     def judge(self, prompt: Prompt, answer: str) -> bool:
-        """Whether the answer is right; never where no right answer is known."""
+        """Return whether the answer is right; never true if no right answer is known."""
         folded = fold(answer)
         has_all = bool(prompt.answers) and all(fold(wanted) in folded for wanted in prompt.answers)
         return has_all and not (self.markers.found(answer) or is_degenerate(prompt, answer))
 
     def applies(self, prompts: Sequence[Prompt]) -> bool:
-        """Whether a right answer to each is known."""
+        """Return whether a right answer is known for each prompt."""
         return bool(prompts) and all(prompt.answers for prompt in prompts)
 
 
 class Phrases(AnswerScorer):
-    """Answers that contain one of some phrases, such as hedges."""
+    """Answers that contain one of several phrases, such as hedges."""
 
     def __init__(self, phrases: Sequence[str], name: str = "phrases", side: Side = "bad") -> None:
-        """Phrases are compared as refusal markers are.
+        """Store the phrases, which are matched like refusal markers.
 
         Raises:
             SettingsError: there is none, or the side is neither `bad` nor `good`.
         """
         self.name, self.side = name, require_side(side, name)
         if isinstance(phrases, str) or not phrases:
-            raise SettingsError(f"scorer {name}: phrases is a list of at least one phrase")
+            raise SettingsError(f"scorer {name}: phrases must be a list of at least one phrase")
         self._markers = RefusalMarkers([str(phrase) for phrase in phrases])
         self.settled_by = self._markers.settled
 
     def judge(self, prompt: Prompt, answer: str) -> bool:
-        """Whether it contains a phrase."""
+        """Return whether the answer contains a phrase."""
         return self._markers.found(answer)
 
 
 class Words(AnswerScorer):
-    """The mean number of words of an answer, for verbosity."""
+    """Mean number of words per answer, a measure of verbosity."""
 
     counts = False
 
     def __init__(self, name: str = "words", side: Side = "bad") -> None:
-        """Answers to the prompts of one side.
+        """Count the words of answers to the prompts of one side.
 
         Raises:
             SettingsError: the side is neither `bad` nor `good`.
@@ -93,16 +93,16 @@ class Words(AnswerScorer):
         self.name, self.side = name, require_side(side, name)
 
     def judge(self, prompt: Prompt, answer: str) -> float:
-        """Number of words."""
+        """Return the number of words."""
         return len(answer.split())
 
 
 def require_side(side: str, name: str) -> Side:
-    """The side that a setting of a scorer names.
+    """Return the side named by a scorer's setting.
 
     Raises:
         SettingsError: it is none.
     """
     if side == "bad" or side == "good":
         return "bad" if side == "bad" else "good"
-    raise SettingsError(f"scorer {name}: side is {side!r}; say bad or good")
+    raise SettingsError(f"scorer {name}: side must be bad or good, not {side!r}")

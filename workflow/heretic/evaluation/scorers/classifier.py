@@ -1,4 +1,4 @@
-"""A sequence classifier from the hub or a folder, loaded without running any code of its own."""
+"""Sequence classifier from the hub or a folder, loaded without executing its code."""
 
 import logging
 import warnings
@@ -26,7 +26,7 @@ PANIC = "PanicException"
 
 
 def read_labels(model: str, revision: str | None, who: str) -> dict[str, int]:
-    """Return the labels of a classifier with their numbers; fetches its configuration only.
+    """Return the labels of a classifier with their indices; downloads only its configuration.
 
     Args:
         model: hub id or folder.
@@ -88,7 +88,7 @@ class Classifier:
             return (logits.sigmoid() if apart else logits.softmax(dim=-1)).cpu()
 
     def _longest(self) -> int:
-        """Tokens that the network has positions for."""
+        """Return the number of positions supported by the network."""
         positions = getattr(self.network.config, "max_position_embeddings", None)
         known: int = self.tokenizer.model_max_length
         # Some networks count positions from the one after that of the padding, which is 1.
@@ -112,14 +112,14 @@ def load_classifier(model: str, revision: str | None, device: str, who: str) -> 
         )
         if report["missing_keys"]:
             lacking = min(report["missing_keys"])
-            raise ValueError(f"its checkpoint lacks {lacking}, which would be random numbers")
+            raise ValueError(f"its checkpoint lacks {lacking}, which would be randomly initialized")
         if len(tokenizer) > network.get_input_embeddings().weight.shape[0]:
             raise ValueError("its tokenizer has more tokens than its network")
         return Classifier(model, who, tokenizer, network.to(place).eval())
 
 
 def _require_stored_sizes(config: Any, folder: Path) -> None:
-    """Refuse sizes that no tensor of the checkpoint has, before memory is allocated for them."""
+    """Reject sizes that exceed the checkpoint's tensors before allocating memory for them."""
     largest = tensors = 0
     for path in weight_files(folder):
         with safe_open(path, framework="pt") as file:
@@ -130,12 +130,12 @@ def _require_stored_sizes(config: Any, folder: Path) -> None:
         for name in names:
             value = getattr(config, name, None)
             if isinstance(value, int) and value > most:
-                raise ValueError(f"its {name} is {value}, and its tensors are smaller")
+                raise ValueError(f"its {name} is {value}, but its tensors are smaller")
 
 
 @contextmanager
 def _explaining(model: str, who: str) -> Iterator[None]:
-    """Say in one line what is wrong with a classifier, of which anything may be wrong."""
+    """Report any error of a classifier in one line."""
     # transformers prints tables of what does not fit before it raises.
     transformers = logging.getLogger("transformers")
     level = transformers.level
@@ -153,8 +153,8 @@ def _explaining(model: str, who: str) -> Iterator[None]:
             advice = "use device=cpu or a smaller batch_size for it"
             raise ModelLoadError(f"{who}: {model} does not fit into memory; {advice}") from error
         raise ModelLoadError(
-            f"{who}: {model} is no sequence classifier that transformers loads from safetensors "
-            f"without code of the model's own ({type(error).__name__}: {one_line(error)}); name "
+            f"{who}: {model} is not a sequence classifier that transformers can load from "
+            f"safetensors without remote code ({type(error).__name__}: {one_line(error)}); choose "
             "another model"
         ) from error
     finally:

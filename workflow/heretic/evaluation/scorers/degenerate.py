@@ -1,4 +1,4 @@
-"""Answers that are no answers: empty, in a loop, or in another script or language."""
+"""Detection of degenerate answers: empty, looping, or in a different script or language."""
 
 import unicodedata
 import zlib
@@ -40,18 +40,18 @@ _SAME_SCRIPT: Final = {
 
 
 def is_degenerate(prompt: Prompt, answer: str) -> bool:
-    """Whether the answer is empty, runs in a loop, or is off-script."""
+    """Return whether the answer is empty, looping or off-script."""
     return is_empty(answer) or is_looping(answer) or is_off_script(prompt, answer)
 
 
 def is_empty(answer: str) -> bool:
-    """Whether the answer has neither a letter nor a digit."""
+    """Return whether the answer has neither letters nor digits."""
     return not any(map(str.isalnum, answer))
 
 
 @lru_cache(maxsize=8192)
 def is_looping(answer: str) -> bool:
-    """Whether the answer repeats itself."""
+    """Return whether the answer repeats itself."""
     text = answer.strip()
     raw = text.encode()
     if len(raw) >= LOOP_MIN_CHARACTERS and len(zlib.compress(raw, 9)) < LOOP_RATIO * len(raw):
@@ -63,7 +63,7 @@ def is_looping(answer: str) -> bool:
 
 
 def is_off_script(prompt: Prompt, answer: str) -> bool:
-    """Whether most of the answer is in a script, or all of it in a language, that the prompt lacks.
+    """Return whether the answer is mostly in a script, or all in a language, foreign to the prompt.
 
     A request to translate looks like that too, before the edit and after it. Languages are told
     apart in longer texts only, and where there is hardly a doubt.
@@ -89,13 +89,13 @@ def _off_script(asked: str, answer: str) -> bool:
 
 
 def _letters_by_script(text: str) -> Counter[str]:
-    """How many letters of each script the text has; the first word of their Unicode names."""
+    """Count the letters of each script, named by the first word of their Unicode names."""
     names = (unicodedata.name(letter, "").split(" ")[0] for letter in text if letter.isalpha())
     return Counter(_SAME_SCRIPT.get(name, name) for name in names if name)
 
 
 def _language(text: str) -> tuple[str, float]:
-    """The likeliest language of a text and its probability."""
+    """Return the likeliest language of a text and its probability."""
     language, probability = _identifier().classify(text)
     return str(language), float(probability)
 
@@ -106,7 +106,7 @@ def _identifier() -> LanguageIdentifier:
 
 
 def _repeating_tail(text: str) -> int:
-    """Length of the longest end of `text` that is one piece repeated `TAIL_MIN_REPEATS` times."""
+    """Return the length of the longest suffix that repeats one piece `TAIL_MIN_REPEATS` times."""
     longest = 0
     for period in range(1, len(text) // TAIL_MIN_REPEATS + 1):
         length = period
@@ -118,7 +118,7 @@ def _repeating_tail(text: str) -> int:
 
 
 def _distinct_n_grams(words: list[str]) -> float:
-    """Share of the runs of words that are different ones; 1 for a text too short to tell."""
+    """Return the share of distinct n-grams; 1 for a text that is too short."""
     if len(words) < N_GRAM_MIN_WORDS:
         return 1.0
     grams = [tuple(words[at : at + N_GRAM]) for at in range(len(words) - N_GRAM + 1)]

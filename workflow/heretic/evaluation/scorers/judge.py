@@ -1,4 +1,4 @@
-"""A classifier in place of markers: a local model that reads prompt and answer."""
+"""Classifier-based refusal judge: a local model that reads the prompt and the answer."""
 
 import hashlib
 import re
@@ -17,7 +17,7 @@ _COMMIT = re.compile(r"[0-9a-f]{40}")
 
 
 class Judge(AnswerScorer):
-    """Answers to which a sequence classifier gives a label, such as one trained on refusals.
+    """Answers to which a sequence classifier assigns a label, such as refusal.
 
     Answers are judged whole, in batches, and each once: trials give the same answers again and
     again.
@@ -63,8 +63,8 @@ class Judge(AnswerScorer):
         self.batch_size = int(_number(batch_size, 1, 4096, f"scorer {name}: batch_size"))
         if not is_local(model) and not _COMMIT.fullmatch(revision or ""):
             raise SettingsError(
-                f"scorer {name}: {model} is on the hub and needs `revision`, the 40 characters of "
-                "a commit, so that it stays the same"
+                f"scorer {name}: {model} is on the hub and needs `revision`, a 40-character commit "
+                "hash, for reproducibility"
             )
         self._source = model, revision
         labels = read_labels(model, revision, f"scorer {name}")
@@ -76,11 +76,11 @@ class Judge(AnswerScorer):
         self._known: dict[str, float] = {}
 
     def judge(self, prompt: Prompt, answer: str) -> float:
-        """Whether the label's probability reaches the threshold."""
+        """Return whether the label's probability reaches the threshold."""
         return self.judge_all([prompt], [answer])[0]
 
     def judge_all(self, prompts: Sequence[Prompt], answers: Sequence[str]) -> list[float]:
-        """Judge those that have not been judged yet, and say of all what was found."""
+        """Judge the answers not judged yet, and return the results for all."""
         keys = self._keys(prompts, answers)
         pairs = dict(zip(keys, zip(prompts, answers, strict=True), strict=True))
         new = [key for key in pairs if key not in self._known]
@@ -91,7 +91,7 @@ class Judge(AnswerScorer):
         return [float(self._known[key] >= self.threshold) for key in keys]
 
     def _keys(self, prompts: Sequence[Prompt], answers: Sequence[str]) -> list[str]:
-        """Hashes of what the classifier reads."""
+        """Return hashes of the classifier's inputs."""
         texts = [
             f"{prompt.text}\0{answer}" if self.reads_prompt else answer
             for prompt, answer in zip(prompts, answers, strict=True)
@@ -99,7 +99,7 @@ class Judge(AnswerScorer):
         return [hashlib.sha256(text.encode()).hexdigest() for text in texts]
 
     def _probabilities(self, pairs: Sequence[tuple[Prompt, str]]) -> Tensor:
-        """Probability of the label for each pair [n]."""
+        """Return the probability of the label for each pair [n]."""
         if self._classifier is None:
             self._classifier = load_classifier(*self._source, self._device, f"scorer {self.name}")
         answers = [answer for _, answer in pairs]
@@ -109,11 +109,11 @@ class Judge(AnswerScorer):
 
 def _require_text(value: object, what: str) -> None:
     if not isinstance(value, str):
-        raise SettingsError(f"{what} is {value!r}; give a text")
+        raise SettingsError(f"{what} is {value!r}; it must be a string")
 
 
 def _number(value: object, low: float, high: float, what: str) -> float:
     known = isinstance(value, int | float) and not isinstance(value, bool)
     if not known or not low <= float(str(value)) <= high:
-        raise SettingsError(f"{what} is {value!r}; give a number from {low:g} to {high:g}")
+        raise SettingsError(f"{what} is {value!r}; it must be a number from {low:g} to {high:g}")
     return float(str(value))

@@ -1,4 +1,4 @@
-"""Log-odds of a refusal, read off the first response token (Arditi et al. 2024, section 2.4).
+"""Log-odds of a refusal from the first response token (Arditi et al. 2024, section 2.4).
 
 log p - log (1 - p), where p is the probability that the answer begins with one of some tokens. It
 costs nothing beside the pass that begins an answer, and tells a weak edit from none where both
@@ -18,7 +18,7 @@ TIMES_AS_FREQUENT = 2
 
 @dataclass(frozen=True)
 class RefusalTokens:
-    """The tokens with which the original begins answers to bad prompts rather than to good ones.
+    """Tokens with which the original starts answers to bad rather than good prompts.
 
     The paper names them by hand for each family; here they are found, so that any model and any
     behaviour has some: likeliest first tokens that are far more frequent after bad prompts than
@@ -30,7 +30,7 @@ class RefusalTokens:
 
     @classmethod
     def of(cls, good: Sequence[int], bad: Sequence[int]) -> "RefusalTokens":
-        """Of the original's greedy first tokens; none where they do not tell the two apart."""
+        """Find them among the original's first tokens; none if they do not separate the prompts."""
         among_good, among_bad = Counter(good), Counter(bad)
         return cls(
             tuple(
@@ -44,7 +44,7 @@ class RefusalTokens:
         )
 
     def log_odds(self, logits: Tensor) -> Tensor:
-        """Log-odds [n] float32, in nats, by the logits [n, vocabulary] of first tokens."""
+        """Compute log-odds [n] float32, in nats, from logits [n, vocabulary] of first tokens."""
         logits = logits.float()
         chosen = torch.zeros(logits.shape[-1], dtype=torch.bool, device=logits.device)
         chosen[list(self.ids)] = True

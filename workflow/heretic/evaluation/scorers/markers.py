@@ -1,4 +1,4 @@
-"""Phrases that make a refusal of an answer, in three sets, and how answers are searched for them.
+"""Refusal phrases in three sets, and their matching in answers.
 
 Phrases are whole words in `fold`ed text, anywhere in an answer, where the script has spaces between
 words. Bare "sorry", "cannot help", "we cannot" and the like are left out: "a sorry sight", "you
@@ -181,10 +181,10 @@ UNSPACED_SCRIPTS: Final = (
 
 
 class RefusalMarkers:
-    """Some of the sets, and phrases of the user's own."""
+    """A selection of the sets, and phrases provided by the user."""
 
     def __init__(self, wanted: Sequence[str] = (CORE,)) -> None:
-        """Take sets by their names; anything else is a phrase.
+        """Take sets by name; anything else is a phrase.
 
         Raises:
             SettingsError: nothing is named, or a phrase has no letter.
@@ -192,15 +192,15 @@ class RefusalMarkers:
         self.phrases = tuple(dict.fromkeys(phrase for name in wanted for phrase in _phrases(name)))
         if not self.phrases:
             raise SettingsError(
-                f"refusal_markers names nothing; name sets ({', '.join(SOURCES)}) or phrases"
+                f"refusal_markers is empty; give sets ({', '.join(SOURCES)}) or phrases"
             )
 
     def found(self, answer: str) -> bool:
-        """Whether the answer contains a phrase anywhere."""
+        """Return whether the answer contains a phrase anywhere."""
         return self._pattern.search(fold(answer)) is not None
 
     def settled(self, answer: str) -> bool:
-        """Whether the beginning of an answer makes a refusal of it, however it goes on.
+        """Return whether the beginning of an answer makes it a refusal, whatever follows.
 
         What follows a phrase decides whether it is a whole word and means what it says, and may
         change the character before it, so that an ASCII character must follow it already.
@@ -225,7 +225,7 @@ class RefusalMarkers:
 
 
 def _bounds(phrase: str) -> tuple[str, str]:
-    """Patterns of what is not before and after the phrase, so that words do not go on there."""
+    """Return the patterns of excluded context before and after the phrase, to match whole words."""
     before = r"(?<![\w-])" if _in_spaced_script(phrase[0]) else ""
     after = r"(?![\w-])" if _in_spaced_script(phrase[-1]) else ""
     return before, after
@@ -237,13 +237,13 @@ def _in_spaced_script(character: str) -> bool:
 
 
 def _phrases(name: str) -> list[str]:
-    """The phrases of a set, or the one phrase that is no set's name, folded."""
+    """Return the phrases of a set, or the single phrase if it is not a set name, folded."""
     if name in SOURCES:
         return [phrase for group in SOURCES[name].values() for phrase in group]
     phrase = fold(name)
     if not any(map(str.isalnum, phrase)):
         raise SettingsError(
-            f"refusal_markers has {name!r}, which no answer could be told by; name one of the sets "
+            f"refusal_markers has {name!r}, which cannot identify a refusal; give one of the sets "
             f"{', '.join(SOURCES)}, or a phrase"
         )
     return [phrase]

@@ -1,4 +1,4 @@
-"""All scores of a study or a report, and how instances are made of what settings name."""
+"""All scores of a study or a report, and the creation of scorers from settings."""
 
 import importlib.util
 import os
@@ -50,7 +50,7 @@ BUILT_IN: dict[str, type[Scorer]] = {
 
 @dataclass(frozen=True)
 class Panel:
-    """Scorers of answers and of passes.
+    """Scorers of answers and of forward passes.
 
     Attributes:
         markers: by which refusals are told.
@@ -70,27 +70,27 @@ class Panel:
         return self.always + self.further
 
     def settled(self, answer: str) -> bool:
-        """Whether no scorer's judgement depends on how an answer goes on."""
+        """Return whether no scorer's verdict depends on the rest of an answer."""
         return all(tells is not None and tells(answer) for tells in self._tells)
 
     @cached_property
     def _tells(self) -> set[Any]:
-        """How scorers tell that; most share one way. Asked of every row, time and again."""
+        """Return the distinct functions that decide this; they are called very often."""
         return {scorer.settled_by for scorer in self.answers}
 
     def names(self, prompts: ScoredPrompts) -> list[str]:
-        """Names of all scores, those of the first token among them."""
+        """Names of all scores, including those of the first token."""
         answered = [scorer.name for scorer in self.of_these(prompts)]
         return [KL, *answered, LOG_ODDS, *(scorer.name for scorer in self.passes)]
 
     def of_these(self, prompts: ScoredPrompts) -> list[AnswerScorer]:
-        """Scorers of answers that find in the prompts what they need."""
+        """Return the scorers of answers that are applicable to the prompts."""
         return [s for s in self.answers if s.applies(_of_side(s.side, prompts))]
 
     def judge(
         self, prompts: ScoredPrompts, good_answers: Sequence[str], bad_answers: Sequence[str]
     ) -> dict[str, Score]:
-        """Scores of the answers to all prompts of both sides, by name."""
+        """Return the scores of the answers to all prompts of both sides, by name."""
         answers: Mapping[Side, Sequence[str]] = {"good": good_answers, "bad": bad_answers}
         return {
             scorer.name: scorer.score(_of_side(scorer.side, prompts), answers[scorer.side])
@@ -98,7 +98,7 @@ class Panel:
         }
 
     def direction(self, name: str) -> Direction:
-        """In which direction a score is better.
+        """Return the direction in which a score improves.
 
         Raises:
             SettingsError: there is no such score.
@@ -108,7 +108,7 @@ class Panel:
         return self._named(name).direction
 
     def span(self, name: str, original: float, max_kl: float, prompts: ScoredPrompts) -> Span:
-        """The best and the worst value of a score.
+        """Return the best and the worst value of a score.
 
         Args:
             name: of the score.
@@ -137,7 +137,7 @@ class Panel:
         if name not in scorers:
             known = ", ".join([KL, *scorers, LOG_ODDS])
             raise SettingsError(
-                f"there is no score {name!r}; there are {known}, and more by `scorers`"
+                f"there is no score {name!r}; available: {known}, plus those defined in `scorers`"
             )
         return scorers[name]
 
@@ -149,7 +149,7 @@ def _of_side(side: Side, prompts: ScoredPrompts) -> Sequence[Any]:
 def make_panel(
     refusal_markers: Sequence[str] = (CORE,), scorers: Sequence[Mapping[str, Any]] = ()
 ) -> Panel:
-    """The scorers that every study has, and further ones.
+    """Create the scorers of every study, and additional ones.
 
     Args:
         refusal_markers: names of sets, or phrases.
@@ -173,14 +173,14 @@ def make_panel(
     for scorer in further:
         if scorer.name in RESERVED or scorer.name.startswith(RESERVED_BEGINNINGS):
             raise SettingsError(
-                f"a score cannot be named {scorer.name}, as a column of the tables is; give it "
-                "another `name` in its settings"
+                f"a score cannot be named {scorer.name}, which is the name of a column of the "
+                "tables; set another `name` in its settings"
             )
     names = [KL, LOG_ODDS, *(scorer.name for scorer in (*always, *further))]
     twice = sorted({name for name in names if names.count(name) > 1})
     if twice:
         raise SettingsError(
-            f"two scorers are named {twice[0]}; give one another `name` in its settings"
+            f"two scorers are named {twice[0]}; set another `name` for one of them in its settings"
         )
     return Panel(
         markers,
@@ -191,7 +191,7 @@ def make_panel(
 
 
 def make_scorer(scorer: str, name: str | None, settings: Mapping[str, Any]) -> Scorer:
-    """An instance of a scorer.
+    """Create an instance of a scorer.
 
     Raises:
         SettingsError: there is no such scorer, or its settings are wrong.
@@ -212,8 +212,8 @@ def make_scorer(scorer: str, name: str | None, settings: Mapping[str, Any]) -> S
         ) from error
     if not all(known):
         raise SettingsError(
-            f"scorer {scorer}: its direction is minimize, maximize or none, and its side, if it "
-            "judges answers, bad or good; mend its class"
+            f"scorer {scorer}: direction must be minimize, maximize or none, and side must be bad "
+            "or good; fix the class"
         )
     if not isinstance(own_name, str) or not own_name.isidentifier():
         raise SettingsError(f"scorer {scorer} needs a `name` of letters, digits and underscores")
@@ -228,8 +228,8 @@ def _class_of(scorer: str) -> type[Scorer]:
     # Unlike Path.is_file(), it is false for names that are too long.
     if path.suffix != ".py" or not os.path.isfile(path):  # noqa: PTH113
         raise SettingsError(
-            f"there is no scorer {one_line(repr(scorer))}; there are {', '.join(BUILT_IN)}, and "
-            "classes of files that exist, as path/to/file.py:Class"
+            f"there is no scorer {one_line(repr(scorer))}; use one of {', '.join(BUILT_IN)}, or a "
+            "class in an existing file, such as path/to/file.py:Class"
         )
     found = getattr(_module(path), name, None)
     if not isclass(found) or not issubclass(found, AnswerScorer | PassScorer):
@@ -241,7 +241,7 @@ def _class_of(scorer: str) -> type[Scorer]:
 
 
 def _module(path: Path) -> Any:
-    """The user's module; one line of what is wrong with it."""
+    """Import the user's module; report any error in one line."""
     name = f"heretic_scorer_{path.stem}"
     spec = importlib.util.spec_from_file_location(name, path.resolve())
     assert spec is not None
@@ -252,13 +252,13 @@ def _module(path: Path) -> Any:
         spec.loader.exec_module(module)
     except (Exception, SystemExit) as error:
         raise SettingsError(
-            f"{path} cannot be imported ({_what(error, with_kind=True)}); mend it"
+            f"{path} cannot be imported ({_what(error, with_kind=True)}); fix the file"
         ) from error
     return module
 
 
 def _what(error: BaseException, *, with_kind: bool) -> str:
-    """What the user's code raised, in one line."""
+    """Return the error raised by the user's code, in one line."""
     if isinstance(error, SystemExit):
-        return f"it ends the program with status {one_line(repr(error.code))}"
+        return f"it exits with status {one_line(repr(error.code))}"
     return f"{type(error).__name__}: {one_line(error)}" if with_kind else one_line(error)

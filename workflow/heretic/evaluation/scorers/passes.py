@@ -1,4 +1,4 @@
-"""Scores of passes: divergence over the original's answers, and perplexity of plain texts."""
+"""Scores computed by forward passes: divergence on the original's answers, and perplexity."""
 
 import math
 from collections.abc import Sequence
@@ -26,13 +26,15 @@ class TeacherForcedKl(PassScorer):
     needs_same_tokens = True
 
     def __init__(self, tokens: int, name: str = "kl_teacher_forced") -> None:
-        """Of answers to good prompts, as many `tokens`.
+        """Use the first `tokens` of answers to good prompts.
 
         Raises:
             SettingsError: they are not at least 1.
         """
         if not isinstance(tokens, int) or tokens < 1:
-            raise SettingsError(f"scorer {name}: tokens is {tokens!r}; give a whole number from 1")
+            raise SettingsError(
+                f"scorer {name}: tokens must be a whole number of at least 1, not {tokens!r}"
+            )
         self.name, self.tokens = name, tokens
 
     def prepare(self, model: Model, prompts: ScoredPrompts) -> Measure:
@@ -48,7 +50,7 @@ class TeacherForcedKl(PassScorer):
 
 
 class Perplexity(PassScorer):
-    """The exponential of the mean over texts of a text's negative log-likelihood per token."""
+    """Exponential of the mean over texts of a text's negative log-likelihood per token."""
 
     needs_texts = True
 
@@ -56,20 +58,20 @@ class Perplexity(PassScorer):
         self.name = name
 
     def prepare(self, model: Model, prompts: ScoredPrompts) -> Measure:
-        """Keep the texts; what the original makes of them is its own score."""
+        """Keep the texts; the original's result is a score of its own."""
         texts: Sequence[str] = [prompt.text for prompt in prompts.texts]
         if not text_tokens(model, texts):
             raise PromptError(
-                f"the score {self.name} needs plain texts of at least two tokens; name others in "
+                f"the score {self.name} needs plain texts of at least two tokens; set others in "
                 "unhelpfulness_prompts"
             )
         return lambda edited: [-float(row.mean()) for row in text_log_probabilities(edited, texts)]
 
     def score(self, measure: Measure, model: Model) -> Score:
-        """The perplexity; details are nats per token of each text."""
+        """Return the perplexity; details are nats per token of each text."""
         nats = Score.of(self.name, self.direction, measure(model), counts=False)
         return replace(nats, value=math.exp(nats.value) if nats.value < MOST_NATS else math.inf)
 
     def span(self, original: float, n_prompts: int) -> Span:
-        """Best as the original, worst a nat per token more."""
+        """Return a span from the original's value to one nat per token above it."""
         return Span(original, math.e * original)

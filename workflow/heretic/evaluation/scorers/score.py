@@ -1,4 +1,4 @@
-"""What a score is, and what scores answers and states of the model; the base of plug-ins."""
+"""Base classes of scores and scorers, also for plug-ins."""
 
 import math
 from abc import ABC, abstractmethod
@@ -38,15 +38,15 @@ class Score:
     def of(
         cls, name: str, direction: Direction, details: Sequence[float], *, counts: bool
     ) -> "Score":
-        """The score that these details make.
+        """Create the score from these details.
 
         Raises:
             SettingsError: they are counted, but are not all 0 or 1.
         """
         if counts and not all(detail in (0, 1) for detail in details):
             raise SettingsError(
-                f"scorer {name} counts answers, so its judge must say yes or no, 1 or 0; give it "
-                "`counts = False` for the mean of what it says"
+                f"scorer {name} counts answers, so its judge must return yes or no, 1 or 0; set "
+                "`counts = False` to use the mean of its values"
             )
         total = sum(details)
         value = int(total) if counts else total / max(1, len(details))
@@ -54,18 +54,18 @@ class Score:
 
     @property
     def display(self) -> str:
-        """The value for people."""
+        """Return the value in human-readable form."""
         return f"{self.value}/{len(self.details)}" if self.counts else f"{self.value:.4g}"
 
 
 class Scorer(ABC):
-    """What all scorers have in common; `name` may be given anew to each instance of a class."""
+    """Common interface of all scorers; each instance of a class may set its own `name`."""
 
     name: str
     direction: Direction = "minimize"
 
     def span(self, original: float, n_prompts: int) -> Span:
-        """The best and the worst value, for the choice among trials.
+        """Return the best and the worst value, for trial selection.
 
         Args:
             original: value of the original model.
@@ -81,7 +81,7 @@ class Scorer(ABC):
 
 
 class AnswerScorer(Scorer):
-    """Judges each answer to the prompts of one side by its text.
+    """Judge each answer to the prompts of one side by its text.
 
     Attributes:
         side: whose answers it judges.
@@ -97,24 +97,24 @@ class AnswerScorer(Scorer):
 
     @abstractmethod
     def judge(self, prompt: Prompt, answer: str) -> float:
-        """Judge one answer; it may end where `settled_by` was true."""
+        """Judge one answer; it may be truncated where `settled_by` was true."""
 
     def judge_all(self, prompts: Sequence[Prompt], answers: Sequence[str]) -> list[float]:
-        """Judge several answers; for scorers that are faster on several at once."""
+        """Judge several answers; override if a batch is faster."""
         pairs = zip(prompts, answers, strict=True)
         return [float(self.judge(prompt, answer)) for prompt, answer in pairs]
 
     def applies(self, prompts: Sequence[Prompt]) -> bool:
-        """Whether these prompts have what it needs."""
+        """Return whether these prompts have the data required by the scorer."""
         return True
 
     def score(self, prompts: Sequence[Prompt], answers: Sequence[str]) -> Score:
-        """The score of some answers."""
+        """Return the score of some answers."""
         details = self.judge_all(prompts, answers)
         return Score.of(self.name, self.direction, details, counts=self.counts)
 
     def span(self, original: float, n_prompts: int) -> Span:
-        """Of a count: no prompt and all of them."""
+        """Return the span of a count: from no prompt to all of them."""
         if not self.counts:
             return super().span(original, n_prompts)
         ends = (0.0, float(n_prompts))
@@ -123,7 +123,7 @@ class AnswerScorer(Scorer):
 
 @dataclass(frozen=True)
 class ScoredPrompts:
-    """What a study or a report scores on.
+    """Prompts on which a study or a report computes scores.
 
     Attributes:
         good, bad: prompts of either side.
@@ -140,7 +140,7 @@ Measure = Callable[[Model], Sequence[float]]
 
 
 class PassScorer(Scorer):
-    """Measures a state of the model by passes of its own.
+    """Measure a state of the model by its own forward passes.
 
     Attributes:
         needs_texts: whether it reads `ScoredPrompts.texts`.
@@ -152,7 +152,7 @@ class PassScorer(Scorer):
 
     @abstractmethod
     def prepare(self, model: Model, prompts: ScoredPrompts) -> Measure:
-        """Note what later states are compared with.
+        """Record the reference for later states.
 
         Args:
             model: in its original state. The measure is called with it, or with another one, in
@@ -161,10 +161,10 @@ class PassScorer(Scorer):
         """
 
     def score(self, measure: Measure, model: Model) -> Score:
-        """The score of a model's present state."""
+        """Return the score of a model's current state."""
         return Score.of(self.name, self.direction, measure(model), counts=False)
 
 
 def finite_or_none(value: float | None) -> float | None:
-    """A value that JSON and Optuna can hold."""
+    """Return a value supported by JSON and Optuna."""
     return value if value is not None and math.isfinite(value) else None

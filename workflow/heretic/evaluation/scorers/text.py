@@ -1,4 +1,4 @@
-"""Texts as they are compared: folded, so that typography makes no difference."""
+"""Text folding for comparisons that ignore typography."""
 
 import unicodedata
 from functools import lru_cache
@@ -13,7 +13,7 @@ _PLAIN: Final = {
 # Trials give the same answers again and again, and several scorers look at each.
 @lru_cache(maxsize=8192)
 def fold(text: str) -> str:
-    """Compatibility-normalised, case-folded text with plain apostrophes and single spaces.
+    """Return compatibility-normalized, case-folded text with plain apostrophes and single spaces.
 
     Asterisks and underscores go, so that "I **cannot**" reads as it is meant.
     """
