@@ -43,7 +43,7 @@ def test_a_second_process_is_refused_and_told_who_is_first(tmp_path: Path) -> No
     with holder(lock) as first:
         assert first.stdout is not None
         assert first.stdout.readline() == "held\n"
-        message = rf"another process \(pid {first.pid} on .*\) is still searching.*run again"
+        message = rf"another process \(pid {first.pid} on .*\) is still searching.*then rerun"
         with (
             pytest.raises(StudyError, match=message),
             sole_process(lock, "searching", StudyError),

@@ -112,7 +112,7 @@ def test_benchmarks_of_ones_own(tmp_path: Path) -> None:
     check_run("demo", known, tmp_path / "results")
     settings = Settings(benchmarks=["words"], benchmark_tasks=str(tasks / "none"))
     message = complaint(SettingsError, settings, "demo")
-    assert "is no folder" in message
+    assert "is not a folder" in message
 
 
 @pytest.mark.heavy  # lm-eval reads thousands of files
@@ -295,7 +295,7 @@ def test_the_same_folder_may_be_named_in_another_way(
         ({"model_type": "bert"}, "is an encoder"),
         ({"model_type": "t5", "is_encoder_decoder": True}, "is an encoder-decoder"),
         ({"model_type": "no-such"}, "update transformers"),
-        ({"model_type": "llama", "num_hidden_layers": 10**6}, "num_hidden_layers=1000000, and the"),
+        ({"model_type": "llama", "num_hidden_layers": 10**6}, "num_hidden_layers=1000000, but the"),
     ],
 )
 def test_networks_that_cannot_be_used_are_known_before_prompts_are_read(

@@ -109,7 +109,7 @@ def test_only_the_layers_that_may_be_edited_have_a_strength() -> None:
     assert found == {ATTENTION: [1.0, 0, 0, 1.0, 0], MLP: [0.0, 0, 0, 2.0, 0]}
 
 
-def test_a_record_from_before_edits_in_every_layer() -> None:
+def test_an_edit_without_layers_edits_all_of_them() -> None:
     parameters = AblationParameters("per_layer", None, {MLP: ComponentParameters(0, 1, 1.0)})
     old = parameters.to_dict()
     del old["layers"]

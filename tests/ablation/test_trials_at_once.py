@@ -145,7 +145,7 @@ def test_too_many_trials_change_nothing() -> None:
         ModelLoadError, match=rf"at most {MAX_TRIALS}; set trials_in_flight={MAX_TRIALS}"
     ):
         editor.load([[]] * (MAX_TRIALS + 1))
-    with pytest.raises(ModelLoadError, match="no trial 1 among the 1"):
+    with pytest.raises(ModelLoadError, match="trial 1 is not among the 1"):
         editor.assign(1)
     assert logits(model).equal(before)
 

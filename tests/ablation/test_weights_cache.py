@@ -223,8 +223,11 @@ def lose_bias(cache: LayerWeightsCache) -> None:
         (lose_layer, "layer 1 is missing from the weights cache"),
         (lose_component, r"mlp\.down_proj of layer 1 is missing from the weights cache"),
         (rename, r"mlp\.down_proj of layer 1 is missing from the weights cache \(.*h\.1\.mlp"),
-        (change_shape, r"h\.1\.mlp\.c_proj has shape \(32, 128\), its cached copy \(32, 48\)"),
-        (lose_bias, r"h\.1\.mlp\.c_proj has shape \(32,\), its cached copy None"),
+        (
+            change_shape,
+            r"h\.1\.mlp\.c_proj has shape \(32, 128\), but its cached copy has \(32, 48\)",
+        ),
+        (lose_bias, r"h\.1\.mlp\.c_proj has shape \(32,\), but its cached copy has None"),
     ],
 )
 def test_restoration_refuses_what_does_not_fit(

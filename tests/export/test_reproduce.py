@@ -268,10 +268,10 @@ NARROW = base64.b64encode(struct.pack("<4f", 1.0, 0.0, 0.0, 0.0)).decode()
         ({"chat_template": "x" * 1_000_001}, "chat_template: String should have at most"),
         ({"template_date": "yesterday"}, "template_date: "),
         ({"directions": {}}, "there are no directions 'layer 0'"),
-        ({"directions": {"layer 0": NAN}}, "not finite"),
+        ({"directions": {"layer 0": NAN}}, "non-finite"),
         ({"directions": {"layer 0": LONG}}, "not orthonormal"),
         ({"edits": [{**EDIT, "strengths": [1.0, 2.0]}]}, "2 strengths, 1 directions"),
-        ({"edits": [{**EDIT, "strengths": [math.inf]}]}, "not finite"),
+        ({"edits": [{**EDIT, "strengths": [math.inf]}]}, "non-finite"),
         (
             {"edits": [{**EDIT, "strengths": ["1"]}]},
             r"strengths\.0: Input should be",

@@ -167,7 +167,7 @@ def test_a_date_that_is_set_leaves_no_state(tmp_path: Path) -> None:
 @pytest.mark.parametrize("held", [{}, {"template_date": None}, {"template_date": "2024-13-01"}])
 def test_a_damaged_state_is_one_line(tmp_path: Path, held: dict[str, Any]) -> None:
     write_json(tmp_path / STATE, held)
-    with pytest.raises(HereticError, match=r"template_date\.json holds no date.*template_date"):
+    with pytest.raises(HereticError, match=r"template_date\.json has no valid date.*template_date"):
         settle_date("auto", tmp_path)
 
 

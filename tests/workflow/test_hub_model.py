@@ -51,8 +51,12 @@ def test_all_jobs_of_a_run_use_the_commit_of_its_start(
     bundle = workspace.results / "mine" / "prompts" / "bundle.json"
     with HubServer() as hub:
         variables = hub.environment(other / "home")
-        first = hub.add("model", "owner/tiny", files_of(save_tiny_model(other / "one")))
-        moved = files_of(save_tiny_model(other / "two", seed=1))
+        first = hub.add(
+            "model",
+            "owner/tiny",
+            files_of(save_tiny_model(other / "one", max_position_embeddings=512)),
+        )
+        moved = files_of(save_tiny_model(other / "two", seed=1, max_position_embeddings=512))
 
         def move_the_branch() -> None:
             while not bundle.exists():

@@ -102,8 +102,8 @@ class AblationParameters:
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> "AblationParameters":
-        """Rebuild from the values of `to_dict`."""
-        layers = values["layers"]
+        """Rebuild from the values of `to_dict`; all layers are edited where `layers` is missing."""
+        layers = values.get("layers")
         return cls(
             direction_scope=values["direction_scope"],
             direction_index=values["direction_index"],
