@@ -87,7 +87,7 @@ class AnswerStates:
         self._depths.clear()
 
     def _find(self, owner: Owner, answer: Sequence[int], guess: Sequence[int]) -> list[int]:
-        """Return the places of an answer's last token and of the following guess, adding new ones."""
+        """Return the places of an answer's last token and the following guess, adding new ones."""
         path, place = [], -1 - owner.prompt
         for token in (*answer, *guess):
             place = self._children.setdefault((place, token), len(self._depths))
