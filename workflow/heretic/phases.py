@@ -30,7 +30,7 @@ class Phase:
 
     Attributes:
         rule: name of the rule.
-        settings: plain JSON values by name; includes settings of other rules that determine this
+        settings: plain JSON values by name; includes any other settings that determine the
             rule's inputs.
         code: fingerprint of each file whose code the rule executes.
     """

@@ -80,7 +80,7 @@ class RecordingPlan:
         layers: layers whose inputs are recorded.
         on_host: whether the recording is in main memory, rather than on the model's devices.
         n_bytes: size of the recording.
-        answer_tokens: number of answer tokens with additional kept states.
+        answer_tokens: number of answer tokens whose states are kept in addition.
     """
 
     layers: tuple[int, ...] = ()
