@@ -1,6 +1,6 @@
 """Atomic artifact I/O with provenance.
 
-Nothing here imports torch at import time, so that light phases stay light.
+Nothing here imports torch at import time, so that lightweight phases stay so.
 """
 
 import csv
@@ -35,9 +35,9 @@ PACKAGES = (
     "bitsandbytes",
 )
 PROVENANCE = "provenance"
-# In the hidden folder beside one that is being replaced.
+# In the hidden folder next to the one being replaced.
 MARKER, NEW, OLD = "being-replaced-by-heretic-workflow", "new", "old"
-# JSON beyond these bounds is none of ours, and would exhaust memory.
+# JSON beyond these limits is not from this project, and would exhaust memory.
 LARGEST_JSON = 128 * 1024**2
 AGAIN = "delete it and run again"
 GIVEN = "check that it is the right file and complete"
@@ -45,11 +45,11 @@ GIVEN = "check that it is the right file and complete"
 
 @contextmanager
 def replacing(target: Path) -> Iterator[Path]:
-    """A path beside `target` that takes its place when the block ends well, and vanishes if not.
+    """Yield a path next to `target` that replaces it if the block succeeds and is removed if not.
 
-    A reader sees the old artifact or the new one, never a part of it, also after a loss of power.
-    What a killed process left of an earlier attempt is written over. Only one process at a time
-    may write a target. Its permissions are those that the umask allows.
+    A reader sees the old artifact or the new one, never a part of it, even after a power failure.
+    Leftovers of a killed process are overwritten. Only one process at a time may write a target.
+    Its permissions follow the umask.
 
     Raises:
         HereticError: the disk is full, or the folder is not writable.
@@ -67,25 +67,25 @@ def replacing(target: Path) -> Iterator[Path]:
             beside.replace(target)
             _flush(target.parent)
     finally:
-        with suppress(PermissionError):  # told above
+        with suppress(PermissionError):  # reported above
             beside.unlink(missing_ok=True)
 
 
 @contextmanager
 def replacing_folder(target: Path, error: type[HereticError] = HereticError) -> Iterator[Path]:
-    """Like `replacing`, for a whole folder.
+    """Replace a whole folder, like `replacing`.
 
     An older folder of that name is moved aside as a whole and then removed, so that a reader may
-    for an instant find no folder, but never one that lacks files. What a killed process left
-    half done is cleared away first, since a model's worth of it may fill the disk. Only one
-    process at a time may replace a folder.
+    momentarily find no folder, but never an incomplete one. Leftovers of a killed process are
+    removed first, since they may be as large as a model and fill the disk. Only one process at a
+    time may replace a folder.
 
-    Everything happens in one hidden folder beside the target, which a marker file identifies as
-    ours: a folder of the same name without the marker is left alone, and links are not followed.
+    All work takes place in a hidden folder next to the target, identified as ours by a marker file:
+    a folder of the same name without the marker is left unchanged, and links are not followed.
 
     Raises:
-        HereticError: the disk is full, the folder above is not writable, or a link, a file or
-            somebody else's folder is in the way; an `error`, if another class is given.
+        HereticError: the disk is full, the parent folder is not writable, or a link, a file or
+            another folder is in the way; an `error`, if another class is given.
     """
     work = target.with_name(f".{target.name}.partial")
     beside, aside = work / NEW, work / OLD
@@ -113,7 +113,7 @@ def replacing_folder(target: Path, error: type[HereticError] = HereticError) -> 
 
 
 def _remove(path: Path) -> None:
-    """Remove a file, a folder or a link, never what a link points to."""
+    """Remove a file, a folder or a link, but never a link's target."""
     if path.is_dir() and not path.is_symlink():
         shutil.rmtree(path)
     else:
@@ -121,11 +121,11 @@ def _remove(path: Path) -> None:
 
 
 def _settle(target: Path, work: Path) -> None:
-    """Move an older folder back if nothing has taken its place; remove the working folder."""
+    """Move an older folder back unless it has been replaced; remove the working folder."""
     if (work / OLD).exists() and not target.exists():
         (work / OLD).rename(target)
     if work.exists():
-        for part in (work / NEW, work / OLD):  # the marker goes last
+        for part in (work / NEW, work / OLD):  # the marker is removed last
             if part.exists():
                 shutil.rmtree(part)
         shutil.rmtree(work)
@@ -138,7 +138,7 @@ def _require_folder(target: Path, error: type[HereticError]) -> None:
 
 
 def _require_own(work: Path, error: type[HereticError]) -> None:
-    """Reject a working folder that is not one of ours, which an empty one may be."""
+    """Reject a working folder that is neither from this project nor empty."""
     if work.is_symlink() or work.exists():
         marker = work / MARKER
         own = not work.is_symlink() and work.is_dir()
@@ -165,8 +165,8 @@ def read_json(path: Path, advice: str = AGAIN) -> dict[str, Any]:
     """Read a JSON object.
 
     Args:
-        path: of the file.
-        advice: what to do about a damaged file; `GIVEN` for files that the user names.
+        path: path of the file.
+        advice: remedy for a damaged file; `GIVEN` for files specified by the user.
 
     Raises:
         HereticError: the file is missing or damaged.
@@ -187,7 +187,7 @@ def parse_json(text: str) -> Any:
     """Return the value of a JSON text.
 
     Raises:
-        ValueError: it is not JSON, or nested too deeply to be read.
+        ValueError: the text is not JSON, or too deeply nested.
     """
     try:
         return json.loads(text)
@@ -196,7 +196,7 @@ def parse_json(text: str) -> Any:
 
 
 def _bounded_text(path: Path) -> str:
-    """Return a regular file's UTF-8 text; a device or a pipe might never end."""
+    """Return a regular file's UTF-8 text; reading a device or a pipe might never end."""
     if not path.is_file():
         raise ValueError("it is not a file")
     if path.stat().st_size > LARGEST_JSON:
@@ -205,16 +205,16 @@ def _bounded_text(path: Path) -> str:
 
 
 def write_jsonl(path: Path, records: Iterable[Mapping[str, Any]]) -> None:
-    """Write one JSON object a line, atomically; NaN is an error because JSON has none."""
+    """Write one JSON object per line, atomically; NaN is an error because JSON has none."""
     lines = (json.dumps(dict(r), ensure_ascii=False, allow_nan=False) + "\n" for r in records)
     write_text(path, "".join(lines))
 
 
 def read_jsonl(path: Path) -> list[dict[str, Any]]:
-    """Read one JSON object a line.
+    """Read one JSON object per line.
 
     Raises:
-        OSError, ValueError: the file is missing or damaged; the caller knows what it should hold.
+        OSError, ValueError: the file is missing or damaged; the caller knows its expected contents.
     """
     with path.open(encoding="utf-8") as lines:
         found = [parse_json(line) for line in lines]
@@ -253,7 +253,7 @@ def read_tensors(path: Path) -> "dict[str, Tensor]":
     from safetensors.torch import load_file
 
     try:
-        # safetensors says of any file that it may not read that it is missing.
+        # safetensors reports any unreadable file as missing.
         path.open("rb").close()
         return load_file(path)
     except FileNotFoundError as error:
@@ -265,28 +265,28 @@ def read_tensors(path: Path) -> "dict[str, Tensor]":
 
 
 def _unreadable(path: Path, error: Exception, advice: str = AGAIN) -> HereticError:
-    """Return an error for a file that is damaged, missing or not for this user to read."""
+    """Return the error for a file that is damaged, missing or not readable by this user."""
     if isinstance(error, OSError) and error.errno in REFUSED:
         return HereticError(f"cannot read {path}: {why_not(error, path)}")
     return HereticError(f"cannot read {path}: {one_line(error)}; {advice}")
 
 
 def sha256_of(path: Path) -> str:
-    """Return hexadecimal SHA-256 of a file's bytes."""
+    """Return the hexadecimal SHA-256 of a file's bytes."""
     with path.open("rb") as stream:
         return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
 def fingerprint(value: Any) -> str:
-    """Return hexadecimal SHA-256 of a value's canonical JSON."""
+    """Return the hexadecimal SHA-256 of a value's canonical JSON."""
     text = json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
     return hashlib.sha256(text.encode()).hexdigest()
 
 
 def provenance(settings: Mapping[str, Any], inputs: Mapping[str, Path]) -> dict[str, Any]:
-    """Return an artifact's settings, hashes of its inputs and software versions.
+    """Return an artifact's settings, hashes of its inputs, and software versions.
 
-    Holds no time stamp, so that repeating a phase repeats its bytes.
+    Contains no timestamp, so that repeating a phase reproduces its bytes.
     """
     return {
         "settings": dict(settings),
@@ -296,7 +296,7 @@ def provenance(settings: Mapping[str, Any], inputs: Mapping[str, Path]) -> dict[
 
 
 def versions() -> dict[str, str]:
-    """Versions of Python and of the packages that results depend on."""
+    """Return the versions of Python and of the packages that affect results."""
     found = {"python": platform.python_version()}
     for package in PACKAGES:
         try:
@@ -308,10 +308,10 @@ def versions() -> dict[str, str]:
 
 @contextmanager
 def _explaining_disk(target: Path, kind: type[HereticError] = HereticError) -> Iterator[None]:
-    """Name what could not be written; libraries report a full disk each in their own exception.
+    """Name the target in write errors; each library reports a full disk in its own exception.
 
     Raises:
-        HereticError: the disk, or the user's share of it, is full, or the folder not writable.
+        HereticError: the disk or the user's quota is full, or the folder is not writable.
     """
     try:
         yield
@@ -329,7 +329,7 @@ def _explaining_disk(target: Path, kind: type[HereticError] = HereticError) -> I
 
 
 def _is_near(path: object, target: Path) -> bool:
-    """Say whether a file lies beside the target or above it, so that its error is the target's."""
+    """Return whether a file is next to the target or above it, so that errors concern both."""
     if not isinstance(path, str | os.PathLike):
         return False
     folder = Path(path).absolute().parent
@@ -346,7 +346,7 @@ def _flush(path: Path) -> None:
 
 
 def _open_to_readers(path: Path) -> None:
-    """Give a file the permissions of the umask; some libraries make theirs for the owner alone."""
+    """Set a file's permissions by the umask; some libraries restrict theirs to the owner."""
     path.chmod(0o666 & ~_umask())
 
 

@@ -1,4 +1,4 @@
-"""Log lines and progress bars: a bar on a terminal, a line every few seconds in a log."""
+"""Log lines and progress bars: a bar on a terminal, a line every few seconds in a log file."""
 
 import errno
 import io
@@ -29,18 +29,18 @@ from heretic.file_systems import why_not
 from heretic.locks import sole_process
 
 SECONDS_BETWEEN_LINES = 10.0
-# How torch says it in exceptions that have no class of their own.
+# Messages of torch exceptions that have no class of their own.
 OF_MEMORY = ("can't allocate memory", "out of memory", "not enough memory")
 
 log = logging.getLogger("heretic")
 
 
 def start_logging(log_file: Path | None = None, *, debug: bool = False) -> None:
-    """Send the library's log lines to the terminal and, when given, to `log_file`.
+    """Send the library's log lines to the terminal and, if given, to `log_file`.
 
-    From here on, control characters in log lines of other libraries are shown, not obeyed, and
-    passwords in addresses are hidden. Characters that the terminal's encoding lacks are replaced,
-    as Python does on stderr alone.
+    From here on, control characters in log lines of other libraries are escaped, and passwords in
+    addresses are hidden. Characters missing from the terminal's encoding are replaced, as Python
+    does by default only on stderr.
 
     Raises:
         HereticError: the log file cannot be written.
@@ -74,18 +74,18 @@ def _terminal_handler() -> logging.Handler:
 
 
 class _Printable(logging.Formatter):
-    """Shows control characters of messages and tracebacks instead of obeying them."""
+    """Escapes control characters in messages and tracebacks."""
 
     def format(self, record: logging.LogRecord) -> str:
         return printable(super().format(record))
 
 
 def _printable_record(*args: Any, **kwargs: Any) -> logging.LogRecord:
-    """Return a log record without control characters, whichever library writes it."""
+    """Return a log record without control characters, regardless of its library."""
     record = logging.LogRecord(*args, **kwargs)
     try:
         message = record.getMessage()
-    except Exception:  # the handler reports arguments that do not fit the message
+    except Exception:  # the handler reports arguments that do not match the message
         return record
     if printable(message) != message:
         record.msg, record.args = printable(message), ()
@@ -93,7 +93,7 @@ def _printable_record(*args: Any, **kwargs: Any) -> logging.LogRecord:
 
 
 class _Terminal(RichHandler):
-    """Log lines on a terminal, above a bar if one is drawn; errors are plain lines to copy."""
+    """Log lines on a terminal, above a progress bar if there is one; errors are plain, to copy."""
 
     def __init__(self, console: Console) -> None:
         super().__init__(
@@ -102,7 +102,7 @@ class _Terminal(RichHandler):
         self.setFormatter(_Printable("%(message)s"))
 
     def emit(self, record: logging.LogRecord) -> None:
-        """Print a record, unless a bar shows the same."""
+        """Print a record, unless a bar shows the same content."""
         if getattr(record, "drawn", False):
             return
         if record.levelno < logging.ERROR or record.exc_info:
@@ -113,10 +113,10 @@ class _Terminal(RichHandler):
 
 
 class _LogFile(logging.FileHandler):
-    """A log file that falls silent when its disk is full; the terminal says what is wrong."""
+    """A log file that stops silently when its disk is full; the terminal reports the problem."""
 
     def _open(self) -> TextIOWrapper:
-        """Open a new file in place of whatever has its name, so that no link is followed."""
+        """Open a new file, replacing anything of that name, so that no link is followed."""
         path = Path(self.baseFilename)
         path.unlink(missing_ok=True)
         return path.open("x", encoding=self.encoding)
@@ -129,9 +129,9 @@ class _LogFile(logging.FileHandler):
 
 @contextmanager
 def one_line_errors(*, debug: bool = False) -> Iterator[None]:
-    """Report a `HereticError` as one line and exit with status 1; other errors keep their trace.
+    """Report a `HereticError` as one line and exit with status 1; others keep their traceback.
 
-    With `debug`, or the variable WORKFLOW_DEBUG by which `heretic --debug` tells jobs, all do.
+    With `debug`, or the variable WORKFLOW_DEBUG, which `heretic --debug` sets for jobs, all do.
     """
     try:
         yield
@@ -144,11 +144,11 @@ def one_line_errors(*, debug: bool = False) -> Iterator[None]:
 
 @contextmanager
 def job(log_file: str, *, wait: bool = False) -> Iterator[None]:
-    """One phase of a workflow: its lines go to `log_file` too, its errors end it with status 1.
+    """Run one phase of a workflow, logging to `log_file` too; errors end it with status 1.
 
-    An error of any kind is one line on the terminal, the last one. The trace of a defect is in
-    `log_file`. A phase that a killed run left behind may still be at work: a second one is
-    refused, or waits for the first with `wait`.
+    The last line on the terminal is the error, whatever its kind. The traceback of a defect is in
+    `log_file`. A phase started by a killed run may still be running: a second one is rejected, or
+    waits for the first with `wait`.
     """
     path = Path(log_file)
     start_logging()
@@ -163,7 +163,7 @@ def job(log_file: str, *, wait: bool = False) -> Iterator[None]:
 
 @contextmanager
 def _one_line_defects(log_file: Path) -> Iterator[None]:
-    """Report what no phase expects as one line as well, and keep its trace in the log file."""
+    """Report unexpected errors as one line as well, with their traceback in the log file."""
     try:
         yield
     except (HereticError, SystemExit, GeneratorExit):
@@ -173,7 +173,7 @@ def _one_line_defects(log_file: Path) -> Iterator[None]:
             raise
         log.error(INTERRUPTED)
         raise SystemExit(1) from None
-    except BaseException as error:  # panics of libraries in Rust are no `Exception`
+    except BaseException as error:  # panics of Rust libraries are not an `Exception`
         if DEBUG in os.environ:
             raise
         _trace_to_file(error)
@@ -204,27 +204,27 @@ def _is_of_memory(error: BaseException) -> bool:
 
 
 def lock_of(log_file: str) -> Path:
-    """Return the lock that a phase holds while it works, by the path of its log."""
+    """Return the lock held by a running phase, from the path of its log."""
     path = Path(log_file)
     return path.with_name(f".{path.stem}.lock")
 
 
 def duration(seconds: float) -> str:
-    """`75` as `1:15`, `4000` as `1:06:40`."""
+    """Return a duration such as `1:15` for `75`, or `1:06:40` for `4000`."""
     minutes, second = divmod(int(max(seconds, 0.0) + 0.5), 60)
     hours, minute = divmod(minutes, 60)
     return f"{hours}:{minute:02d}:{second:02d}" if hours else f"{minute}:{second:02d}"
 
 
 def pace(seconds: float) -> str:
-    """Return seconds per step as `2.50 s each`, or steps per second when they are fast."""
+    """Return seconds per step as `2.50 s each`, or steps per second if they are fast."""
     return f"{seconds:.2f} s each" if seconds >= 0.1 else f"{1 / max(seconds, 1e-9):.0f} a second"
 
 
 class ProgressLine:
     """Counts steps of a long task; draws a bar on a terminal and writes lines to the log.
 
-    A task without a name, a part of a larger one, is counted in silence.
+    A task without a name, which is part of a larger one, shows nothing.
     """
 
     def __init__(self, task: str, total: int, *, done: int = 0) -> None:
@@ -258,7 +258,7 @@ class ProgressLine:
         self._bar.stop()
 
     def advance(self, steps: int = 1, note: str = "") -> None:
-        """Count `steps` more; `note` says what was found."""
+        """Count `steps` more; `note` describes the latest result."""
         self.done += steps
         now = time.monotonic()
         each = (now - self._started) / max(self.done - self._at_start, 1)
@@ -273,6 +273,6 @@ class ProgressLine:
 
 
 def _console() -> Console:
-    """Return the console of the log lines, since two on one terminal would garble each other."""
+    """Return the shared console of the log lines, since two on one terminal would interfere."""
     shared = (handler.console for handler in log.handlers if isinstance(handler, _Terminal))
     return next(shared, None) or Console(stderr=True)

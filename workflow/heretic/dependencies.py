@@ -1,4 +1,4 @@
-"""The library files that a script depends on, and fingerprints of the code in them."""
+"""A script's dependencies on library files, and fingerprints of their code."""
 
 import ast
 import hashlib
@@ -9,7 +9,7 @@ from typing import Any
 
 PACKAGE = "heretic"
 DATA_SUFFIXES = (".html", ".json", ".yaml", ".txt")
-# These decide what a user reads and when a job runs, never what an artifact holds.
+# These affect what a user reads and when a job runs, but never the contents of an artifact.
 WITHOUT_EFFECT = (
     *("__init__.py", "console.py", "credentials.py", "dependencies.py", "errors.py"),
     *("file_systems.py", "locks.py", "phases.py"),
@@ -18,9 +18,9 @@ DOCUMENTED = (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)
 
 
 def module_files(script: Path, library: Path) -> list[Path]:
-    """Return the files of the library that `script` imports, directly or through others, sorted.
+    """Return the sorted library files that `script` imports, directly or indirectly.
 
-    Data files count with the modules that lie beside them.
+    Data files belong to the modules in the same folder.
 
     Args:
         script: a Python file.
@@ -59,10 +59,10 @@ def code_fingerprints(script: Path, library: Path) -> dict[str, str]:
 
 
 def in_rooms(code: Mapping[str, str], rooms: Collection[str]) -> dict[str, str]:
-    """Return those fingerprints that belong to modules in some folders of the package.
+    """Return the fingerprints of modules in given folders of the package.
 
     Args:
-        code: fingerprints by file name, as `code_fingerprints` returns them.
+        code: fingerprints by file name, as returned by `code_fingerprints`.
         rooms: names of folders directly below the package.
     """
     return {name: digest for name, digest in code.items() if name.split("/")[0] in rooms}
@@ -79,9 +79,9 @@ def _fingerprint(path: Path) -> str:
 
 
 def _without_prose(node: Any) -> Any:
-    """Return a syntax tree as nested tuples, without what has no effect when it is executed.
+    """Return a syntax tree as nested tuples, without parts that do not affect execution.
 
-    Empty fields are left out, so that a Python version which adds one gives the same tuples.
+    Empty fields are omitted, so that a Python version that adds one produces the same tuples.
     """
     if isinstance(node, list):
         return tuple(_without_prose(item) for item in node)
@@ -102,12 +102,12 @@ def _without_prose(node: Any) -> Any:
 
 
 def _defines_setting(node: ast.AST) -> bool:
-    """Whether a node calls `heretic.settings.values.setting`."""
+    """Return whether a node calls `heretic.settings.values.setting`."""
     return isinstance(node, ast.Call) and ast.unparse(node.func) == "setting"
 
 
 def _is_prose(statement: ast.stmt) -> bool:
-    """Return whether a statement is a docstring or another string that nothing uses."""
+    """Return whether a statement is a docstring or another unused string."""
     return (
         isinstance(statement, ast.Expr)
         and isinstance(statement.value, ast.Constant)
@@ -133,7 +133,7 @@ def _imported(source: Path, library: Path) -> frozenset[Path]:
 
 
 def _package_of(source: Path, library: Path) -> list[str]:
-    """Return the package that relative imports of `source` start from; empty for a script."""
+    """Return the package at the base of `source`'s relative imports; empty for a script."""
     if not source.is_relative_to(library):
         return []
     return [PACKAGE, *source.relative_to(library).parent.parts]
@@ -146,7 +146,7 @@ def _module_names(tree: ast.Module, package: list[str]) -> Iterator[str]:
         elif isinstance(node, ast.ImportFrom):
             above = package[: len(package) - node.level + 1] if node.level else []
             module = ".".join([*above, *([node.module] if node.module else [])])
-            # `from heretic.model import anatomy` may name a module or something inside one.
+            # `from heretic.model import anatomy` may name a module or an object inside one.
             names = [module, *(f"{module}.{alias.name}" for alias in node.names)]
         else:
             continue
@@ -154,7 +154,7 @@ def _module_names(tree: ast.Module, package: list[str]) -> Iterator[str]:
 
 
 def _executed(node: ast.AST) -> Iterator[ast.AST]:
-    """Walk a syntax tree without what only type checkers read."""
+    """Walk a syntax tree without parts read only by type checkers."""
     yield node
     for child in ast.iter_child_nodes(node):
         if _is_for_type_checkers(child):
@@ -166,7 +166,7 @@ def _executed(node: ast.AST) -> Iterator[ast.AST]:
 
 
 def _files_of(parts: list[str], library: Path) -> Iterator[Path]:
-    """Return the module itself and the packages that importing it runs."""
+    """Return the module itself and the packages executed by importing it."""
     for depth in range(len(parts) + 1):
         package = library.joinpath(*parts[:depth]) / "__init__.py"
         if package.is_file():

@@ -7,25 +7,25 @@ import re
 
 from heretic.credentials import hide_passwords
 
-DEBUG = "WORKFLOW_DEBUG"  # variable that keeps every trace
+DEBUG = "WORKFLOW_DEBUG"  # variable that preserves every traceback
 INTERRUPTED = "Interrupted; run the same command to continue"
 OUT_OF_MEMORY = (
     "free memory or use a machine with more, or lower max_batch_size; then run the same command to "
     "continue"
 )
-# Characters that a terminal or a page obeys instead of showing: C0 and C1 controls, marks that
+# Characters that a terminal or a page interprets instead of showing: C0 and C1 controls, marks that
 # reorder text, line separators, and halves of surrogate pairs, which no encoding can write. Line
-# feeds and tabs stay.
+# feeds and tabs are kept.
 OBEYED = re.compile(
     "[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]"
 )
 
 
 class HereticError(Exception):
-    """Base of every error that is reported to the user as one line with exit status 1."""
+    """Base class of all errors that are reported to the user as one line with exit status 1."""
 
     def __str__(self) -> str:
-        """Return the message without passwords; other libraries put addresses into theirs."""
+        """Return the message without passwords; other libraries include addresses in theirs."""
         return hide_passwords(super().__str__())
 
 
@@ -38,7 +38,7 @@ class PromptError(HereticError):
 
 
 class ModelLoadError(HereticError):
-    """A model cannot be loaded, understood or restored."""
+    """A model cannot be loaded, analyzed or restored."""
 
 
 class DirectionError(HereticError):
@@ -54,7 +54,7 @@ class ExportError(HereticError):
 
 
 class UploadError(HereticError):
-    """The hub refuses or interrupts an upload."""
+    """The hub rejects or interrupts an upload."""
 
 
 class CloudError(HereticError):
@@ -62,11 +62,11 @@ class CloudError(HereticError):
 
 
 def printable(text: str) -> str:
-    """Return `text` with every terminal control character written as an escape.
+    """Return `text` with every terminal control character escaped.
 
-    Models, data sets, studies and hubs are made by strangers; their texts must neither move the
-    cursor, fill the clipboard nor reorder what a reader sees. JSON stays valid JSON. Passwords in
-    addresses are hidden.
+    Models, data sets, studies and hubs are untrusted; their texts must not move the cursor, fill
+    the clipboard or reorder displayed text. JSON stays valid JSON. Passwords in addresses are
+    hidden.
     """
     return OBEYED.sub(_escape, hide_passwords(text))
 

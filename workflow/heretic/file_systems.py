@@ -12,31 +12,31 @@ NETWORK_TYPES = {
     *("ncpfs", "nfs", "nfs4", "ocfs2", "orangefs", "panfs", "pvfs2", "smb3", "smbfs", "virtiofs"),
     *("wekafs",),
 }
-# Of file systems in user space these lie on a disk of this machine; most others are remote.
+# User-space file systems on a local disk; most others are remote.
 LOCAL_FUSE = {"fuse.fuse-overlayfs", "fuse.lxcfs", "fuse.mergerfs", "fuse.unionfs"}
 REFUSED = {errno.EACCES, errno.EPERM, errno.EROFS}
 WITHOUT_LOCKS = {errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP, errno.EINVAL}
 
 
 def network_file_system(path: Path, mounts: Path = MOUNTS) -> str | None:
-    """Return the type of the network file system that holds `path`, such as `nfs4`.
+    """Return the type of the network file system that contains `path`, such as `nfs4`.
 
     Args:
-        path: need not exist; the nearest folder above it counts.
+        path: need not exist; the nearest existing folder above it is used.
         mounts: list of mounts in the format of Linux.
 
     Returns:
-        None for a local disk, and where the system lists no mounts.
+        None for a local disk, and if the system lists no mounts.
     """
     try:
         lines = mounts.read_text(encoding="utf-8", errors="replace").splitlines()
-    except OSError:  # another system than Linux
+    except OSError:  # not Linux
         return None
     place, found, longest = os.path.realpath(path), "", -1
     for line in lines:
         point, kind = _mount(line)
         inside = place == point or place.startswith(point.rstrip("/") + "/")
-        if inside and len(point) >= longest:  # the last mount of a place covers the earlier ones
+        if inside and len(point) >= longest:  # the last mount of a place hides earlier ones
             found, longest = kind, len(point)
     remote = found in NETWORK_TYPES or (found.startswith("fuse.") and found not in LOCAL_FUSE)
     return found if remote else None
@@ -53,8 +53,8 @@ def _mount(line: str) -> tuple[str, str]:
 
 
 def owner(path: Path) -> str:
-    """Return who owns a file as `alice`, or as `user 1005` where the system knows no name."""
-    import pwd  # which Windows lacks
+    """Return a file's owner as `alice`, or as `user 1005` if the system knows no name."""
+    import pwd  # missing on Windows
 
     try:
         number = path.lstat().st_uid
@@ -67,7 +67,7 @@ def owner(path: Path) -> str:
 
 
 def why_not(error: OSError, path: Path) -> str:
-    """Return why a file cannot be read or written, and what to do, as part of one line."""
+    """Return why a file cannot be read or written, and the remedy, as part of one line."""
     if error.errno == errno.EROFS:
         return "the file system is mounted read-only; run in a writable folder"
     if error.errno in REFUSED:
@@ -81,14 +81,14 @@ def why_not(error: OSError, path: Path) -> str:
 
 
 def check_writable(folder: Path, what: str = "results") -> None:
-    """Reject a folder that nothing can be written to; creates nothing.
+    """Reject a folder that is not writable, without creating anything.
 
     Args:
         folder: need not exist.
-        what: goes there, in the plural.
+        what: plural noun for the folder's contents.
 
     Raises:
-        ExportError: it, or the folder it would be created in, is no folder or not writable.
+        ExportError: it, or the folder it would be created in, is not a folder or not writable.
     """
     there = nearest(folder)
     if not there.is_dir():

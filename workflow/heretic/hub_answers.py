@@ -1,8 +1,8 @@
-"""Checks of a hub's answers before a client library acts on them.
+"""Validation of a hub's responses before a client library acts on them.
 
-`huggingface_hub` names files of its cache after an answer's ETag, commit and file names, and waits
-and writes for as long as a server likes. A mirror, a proxy or a login page is not always a hub, so
-each answer is checked first: `heretic.hub_session` calls these functions.
+`huggingface_hub` derives names of cache files from a response's ETag, commit and file names, and
+waits and writes for as long as a server demands. A mirror, a proxy or a login page is not always a
+hub, so `heretic.hub_session` first checks each response with these functions.
 """
 
 import json
@@ -16,10 +16,10 @@ from heretic.errors import one_line
 HASH = re.compile(r"[0-9a-f]{40,64}")
 COMMIT = re.compile(r"[0-9a-f]{40}")
 MEGABYTE = 1_000_000
-# Bodies of unknown length, and those of the API: a listing of 100,000 files takes about 30 MB.
+# For API bodies and those of unknown length: a listing of 100,000 files takes about 30 MB.
 UNANNOUNCED_BYTES = 64 * MEGABYTE
 ERROR_BYTES = MEGABYTE
-# By the end of a file's name. The largest public tokenizers take 40 MB.
+# By file name suffix. The largest public tokenizers take 40 MB.
 FILE_BYTES = {
     "config.json": 16 * MEGABYTE,
     "README.md": 4 * MEGABYTE,
@@ -33,17 +33,17 @@ LISTING = re.compile(r"/api/(models|datasets|spaces)/.+/(tree|paths-info)/.+")
 
 
 class HubAnswerError(OSError):
-    """A hub's answer that no client may act on; an OSError as other faults of a transfer are."""
+    """An unsafe response of a hub; an OSError, like other transfer errors."""
 
 
 def check_headers(method: str, path: str, status: int, headers: MutableMapping[str, str]) -> None:
     """Reject identifiers that would name files outside the hub cache.
 
     Args:
-        method: of the request.
+        method: method of the request.
         path: path of the requested URL.
-        status: of the answer.
-        headers: of the answer; an ETag that no client needs is removed.
+        status: status of the response.
+        headers: headers of the response; an ETag that no client needs is removed.
 
     Raises:
         HubAnswerError: the commit, the ETag or the Xet hash is not a plain hash.
@@ -52,23 +52,23 @@ def check_headers(method: str, path: str, status: int, headers: MutableMapping[s
     _require(HASH, headers.get("X-Xet-Hash"), "hash", path)
     linked = headers.get("X-Linked-Etag")
     if method == "HEAD" and 300 <= status < 400 and linked is None:
-        # A renamed repository: the ETag of the redirect itself says nothing of the file.
+        # A renamed repository: the redirect's own ETag is unrelated to the file.
         headers.pop("ETag", None)
     if method == "HEAD" and status < 400:
         _require(HASH, _bare(linked or headers.get("ETag")), "ETag", path)
 
 
 def check_body(method: str, path: str, body: bytes) -> None:
-    """Reject an answer of the API that is not what such an address answers.
+    """Reject an API response that does not match its URL.
 
     Args:
-        method: of the request.
+        method: method of the request.
         path: path of the requested URL.
-        body: a successful answer's.
+        body: body of a successful response.
 
     Raises:
-        HubAnswerError: it is no JSON, has another form, or holds a commit, hash or file name that
-            would lead outside the hub cache.
+        HubAnswerError: the body is not JSON, has another form, or contains a commit, hash or file
+            name that would lead outside the hub cache.
     """
     is_listing = LISTING.fullmatch(path) is not None
     if not is_listing and (method != "GET" or not REPOSITORY.fullmatch(path)):
@@ -87,12 +87,12 @@ def check_body(method: str, path: str, body: bytes) -> None:
 
 
 def most_bytes(path: str, status: int, announced: int | None) -> int:
-    """Return the largest body to accept.
+    """Return the maximum accepted size of a body.
 
     Args:
         path: path of the requested URL.
-        status: of the answer.
-        announced: length of the body or file, as far as the hub has said one.
+        status: status of the response.
+        announced: length of the body or file, if announced by the hub.
     """
     if status >= 400:
         return ERROR_BYTES
@@ -144,7 +144,7 @@ def _check_file(name: object, blob: object, file: Mapping[str, Any], path: str) 
 
 
 def _is_inside(name: object) -> bool:
-    """Return whether a name is a relative path that stays in its folder, on every system."""
+    """Return whether a name is a relative path inside its folder, on every system."""
     if not isinstance(name, str) or not name or "\\" in name or "\0" in name:
         return False
     parts = PurePosixPath(name).parts

@@ -1,7 +1,7 @@
 """Downloads through `huggingface_hub` and `datasets` within limits of size, time and trust.
 
-Both libraries send every request through one client, which `hub_session` replaces for a while.
-Import this module where it is used: it imports `huggingface_hub`.
+Both libraries send every request through one client, which `hub_session` temporarily replaces.
+Import this module only where it is used: it imports `huggingface_hub`.
 """
 
 import logging
@@ -26,14 +26,14 @@ from heretic.hub_answers import (
     most_bytes,
 )
 
-# Of a lookup before any work: enough for a slow connection, and for one repetition.
+# For a lookup before any work: enough for a slow connection and one retry.
 LOOKUP_SECONDS = 15.0
 LOOKUP_FAILURES = 3
-# As huggingface_hub has it.
+# As in huggingface_hub.
 WORTH_ANOTHER_TRY = (408, 429, 500, 502, 503, 504)
 CONNECT_SECONDS = 6.0
 READ_SECONDS = 10.0
-# A download is given up when it brings less than this in a span of so many seconds.
+# A download is aborted if it receives fewer bytes than the minimum within a span of this length.
 SPAN_SECONDS = 10.0
 SPAN_BYTES = 1000
 # The hub counts requests in spans of 5 minutes.
@@ -49,9 +49,9 @@ class HubState:
 
     Attributes:
         answered: whether it has answered a request.
-        failures: requests that it has not answered, or with an error of its own.
-        announced: sizes of files in bytes by URL, as it said first.
-        abandoned: whether a lookup took too long and still goes on in its thread.
+        failures: number of requests that it left unanswered or answered with an error of its own.
+        announced: sizes of files in bytes by URL, as first announced.
+        abandoned: whether a lookup took too long and is still running in its thread.
     """
 
     answered: bool = False
@@ -61,7 +61,7 @@ class HubState:
 
     @property
     def away(self) -> bool:
-        """Return whether it was asked in vain."""
+        """Return whether requests failed and none was answered."""
         return self.failures > 0 and not self.answered
 
 
@@ -69,12 +69,13 @@ class HubState:
 def hub_session(
     state: HubState | None = None, *, most_failures: int | None = None
 ) -> Iterator[None]:
-    """Send all requests to the hub through a client that checks and limits the answers.
+    """Send all requests to the hub through a client that checks and limits the responses.
 
     Args:
-        state: of an earlier session; a hub that was away then is asked nothing, so that the
-            libraries read their caches at once.
-        most_failures: after which no more is asked; None lets the libraries try again as they do.
+        state: state of an earlier session; if the hub was unreachable then, nothing is requested,
+            so that the libraries read their caches immediately.
+        most_failures: number of failures after which no further requests are sent; None leaves
+            retries to the libraries.
     """
     before = _http._GLOBAL_CLIENT_FACTORY
     known = state or HubState()
@@ -83,26 +84,26 @@ def hub_session(
     try:
         yield
     finally:
-        # What an abandoned lookup asks next must be checked as well.
+        # Further requests of an abandoned lookup must be checked as well.
         set_client_factory((lambda: _Client(HubState(), None)) if known.abandoned else before)
 
 
 def lookup(
     call: Callable[[], T], state: HubState | None = None, *, seconds: float = LOOKUP_SECONDS
 ) -> T:
-    """Return what a short request to the hub gives, without repetitions that take minutes.
+    """Return the result of a short request to the hub, without retries that take minutes.
 
-    The call runs in a thread of its own, since neither name resolution nor headers that arrive
-    byte by byte have a time limit.
+    The call runs in its own thread, since neither name resolution nor headers that arrive byte by
+    byte have a time limit.
 
     Args:
         call: makes the request.
-        state: filled with how the hub behaves.
-        seconds: limit of time.
+        state: updated with the hub's behavior.
+        seconds: time limit.
 
     Raises:
-        TimeoutError: it takes longer than `seconds`.
-        Exception: what the call raises.
+        TimeoutError: the call takes longer than `seconds`.
+        Exception: any exception of the call.
     """
     known = state or HubState()
     result: list[T] = []
@@ -129,7 +130,7 @@ def lookup(
 
 @contextmanager
 def quiet(*libraries: str) -> Iterator[None]:
-    """Keep the lines of libraries about a failure back: the error itself is reported."""
+    """Suppress libraries' log lines about a failure: the error itself is reported."""
     loggers = [logging.getLogger(name) for name in libraries]
     levels = [each.level for each in loggers]
     for each in loggers:
@@ -145,8 +146,8 @@ class _Client(httpx.Client):
     """The library's own client with limits.
 
     Args:
-        state: filled with how the hub behaves.
-        most_failures: after which nothing is sent; None for no limit.
+        state: updated with the hub's behavior.
+        most_failures: number of failures after which nothing is sent; None for no limit.
     """
 
     def __init__(self, state: HubState, most_failures: int | None) -> None:
@@ -158,7 +159,7 @@ class _Client(httpx.Client):
         self._hub, self._most_hub_failures = state, most_failures
 
     def send(self, request: Any, **options: Any) -> Any:
-        """Send a request, with limits of time and without compression, which hides sizes."""
+        """Send a request, with time limits and without compression, which hides sizes."""
         if self._most_hub_failures is not None and self._hub.failures >= self._most_hub_failures:
             raise OfflineModeIsEnabled("the hub is unreachable")
         if request.method in ("GET", "HEAD"):
@@ -181,10 +182,10 @@ class _Client(httpx.Client):
             raise
 
     def _check_answer(self, response: Any) -> None:
-        """Check an answer's headers, and its body where that is small; limit the body."""
+        """Check a response's headers, and its body if it is small; limit the body."""
         request, headers, status = response.request, response.headers, response.status_code
         path = request.url.path
-        # Its client would fetch the file from any address, without these limits.
+        # The Xet client would fetch the file from any address, without these limits.
         headers.pop(XET_HASH, None)
         if status in WORTH_ANOTHER_TRY:
             self._hub.failures += 1
@@ -204,7 +205,7 @@ class _Client(httpx.Client):
             check_body(request.method, path, response.read())
 
     def _announced_size(self, request: Any, response: Any) -> int | None:
-        """Return the size of the file, or else of the body, as announced first."""
+        """Return the first announced size of the file, or else of the body."""
         url = str(request.url)
         found = length_of(response.headers, "X-Linked-Size")
         if found is None and not response.is_redirect:
@@ -216,7 +217,7 @@ class _Client(httpx.Client):
 
 
 class _LimitedStream(httpx.SyncByteStream):
-    """A body that ends in an error where it becomes too long or too slow."""
+    """A body that raises an error when it becomes too long or too slow."""
 
     def __init__(self, stream: Any, most: int, path: str) -> None:
         self._stream, self._most, self._path = stream, most, path
@@ -228,7 +229,7 @@ class _LimitedStream(httpx.SyncByteStream):
         while True:
             started = time.monotonic()
             chunk = next(chunks, None)
-            # Only waiting counts: who reads the body may take time as well.
+            # Only waiting counts, since the consumer of the body may take time as well.
             waited += time.monotonic() - started
             if chunk is None:
                 return
@@ -250,7 +251,7 @@ class _LimitedStream(httpx.SyncByteStream):
 
 
 def _limit_wait(status: int, headers: Any) -> None:
-    """Reject to wait for hours; the library waits for as long as it is asked to."""
+    """Reject long waits; the library waits for as long as requested."""
     wait = length_of(headers, "Retry-After")
     limits = _http.parse_ratelimit_headers(headers)
     if limits is not None and limits.remaining == 0:

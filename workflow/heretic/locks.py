@@ -1,4 +1,4 @@
-"""One process at a time: a lock that the system releases even when its holder is killed."""
+"""Mutual exclusion of processes: a lock that the system releases even if its holder is killed."""
 
 import logging
 import os
@@ -27,24 +27,24 @@ def sole_process(
     Neither the lock file nor the note is ever written through a symbolic link.
 
     Args:
-        lock: lock file; beside it lies, while it is held, a note of who holds it.
-        doing: what the block does, for the message to a second process.
-        error: what a second process is told with.
-        wait: let a second process wait for its turn instead.
+        lock: lock file; while it is held, a note in the same folder identifies the holder.
+        doing: description of the block, for the message to a second process.
+        error: error class raised in a second process.
+        wait: make a second process wait for its turn instead.
 
     Raises:
-        HereticError: another process holds the lock, or nobody can: the file is not writable, a
-            link, or on a file system without locks.
+        HereticError: another process holds the lock, or it cannot be acquired: the file is not
+            writable, a link, or on a file system without locks.
     """
     holder = lock.with_suffix(".holder")
     held = FileLock(lock, fallback_to_soft=False)
     _acquire(held, lock, error, holder, doing, wait)
     try:
-        with suppress(OSError):  # a full disk must not keep the lock's owner from saying so
+        with suppress(OSError):  # a full disk must not prevent work under the lock
             _write_note(holder)
         yield
     finally:
-        with suppress(OSError):  # a note that stays behind misleads nobody: the lock decides
+        with suppress(OSError):  # a leftover note is harmless: only the lock counts
             holder.unlink(missing_ok=True)
         held.release()
 
@@ -52,7 +52,7 @@ def sole_process(
 def is_held(lock: Path) -> bool:
     """Return whether another process holds a lock, without creating the lock file.
 
-    A lock file of somebody else that this process cannot open counts as held.
+    Another user's lock file that this process cannot open counts as held.
     """
     if not lock.with_suffix(".holder").is_file():
         return False
@@ -92,7 +92,7 @@ def _acquire(
 
 
 def _write_note(holder: Path) -> None:
-    """Say who holds the lock, in a new file that takes the place of whatever has its name."""
+    """Write the lock holder to a new file, replacing anything of that name."""
     beside = holder.with_name(f"{holder.name}.new")
     beside.unlink(missing_ok=True)
     flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL
@@ -102,7 +102,7 @@ def _write_note(holder: Path) -> None:
 
 
 def _read_note(holder: Path) -> str:
-    """Return the beginning of the note; nothing of a link, a pipe or a file of others."""
+    """Return the beginning of the note; empty for a link, a pipe or another user's file."""
     flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK
     try:
         with os.fdopen(os.open(holder, flags), "rb") as stream:
@@ -113,7 +113,7 @@ def _read_note(holder: Path) -> str:
 
 
 def _batch_job() -> str:
-    """Return the Slurm job of this process, which says more on a login node than a process id."""
+    """Return the Slurm job of this process, more useful on a login node than a process id."""
     number = os.environ.get("SLURM_JOB_ID", "")
     if not number:
         with suppress(OSError):  # job steps lose the variable but not the control group

@@ -1,8 +1,8 @@
-"""Phase records: the settings and the code that the results of one rule come from.
+"""Phase records: the settings and code that produced the results of one rule.
 
 The main process writes a small JSON file for each rule and run, `.phases/<rule>.json`, only when
-its content changes. Rules take the file as an input, so that a changed setting or changed code
-makes their results stale, whether or not the workflow engine watched the job that wrote them.
+its content changes. Rules use the file as an input, so that changed settings or code make their
+results stale, whether or not the workflow engine monitored the job that wrote them.
 """
 
 import json
@@ -17,10 +17,10 @@ from heretic.artifacts import read_json, write_text
 from heretic.errors import HereticError, one_line
 
 FOLDER = ".phases"
-# Characters of a value in a line that explains why a rule runs again.
+# Maximum number of characters of a value in the explanation of a rerun.
 VALUE_LENGTH = 60
 N_TRIALS = "n_trials"
-# Of a search, how often it was continued with more trials.
+# Number of times a search was continued with more trials.
 ROUND = "round"
 
 
@@ -30,9 +30,9 @@ class Phase:
 
     Attributes:
         rule: name of the rule.
-        settings: plain JSON values by name; more than the rule's own settings where other choices
-            decide which inputs it has.
-        code: a fingerprint of each file whose code the rule executes.
+        settings: plain JSON values by name; includes any other settings that determine the
+            rule's inputs.
+        code: fingerprint of each file whose code the rule executes.
     """
 
     rule: str
@@ -47,10 +47,10 @@ class Phase:
             return False
 
     def changes(self, path: Path) -> list[str]:
-        """Return how the phase differs from the one recorded at `path`.
+        """Return the differences between the phase and the one recorded at `path`.
 
         Returns:
-            Short texts such as `n_trials 60 -> 80`; empty if nothing usable is recorded there.
+            Short texts such as `n_trials 60 -> 80`; empty if `path` contains no usable record.
         """
         try:
             before = read_phase(path)
@@ -61,9 +61,9 @@ class Phase:
     def record(self, path: Path) -> None:
         """Write the phase to `path` unless it is recorded there already.
 
-        No two records have the same content: with settings that change and change back, results
-        that a job has written in between without the workflow engine would else pass for current.
-        Where the last job that finished was one of this phase, its record is written again.
+        No two records have the same content: if settings change and change back, results written by
+        a job in between, unmonitored by the workflow engine, would otherwise appear current. If the
+        last finished job was one of this phase, its record is written again.
         """
         if self.is_recorded(path):
             return
@@ -76,7 +76,7 @@ class Phase:
         write_text(path, json.dumps(record, indent=1, sort_keys=True, ensure_ascii=False) + "\n")
 
     def _as_read(self) -> "Phase":
-        """The phase with its settings as JSON gives them back."""
+        """Return the phase with its settings after a JSON round trip."""
         return Phase(self.rule, json.loads(json.dumps(self.settings)), self.code)
 
 
@@ -94,14 +94,14 @@ def read_phase(path: Path) -> Phase:
 
 
 def continued_search(phase: Phase, path: Path, results: Path) -> Phase:
-    """Return the recorded phase of a search that has enough trials, or one to record.
+    """Return the recorded phase if a search has enough trials, or else one to record.
 
-    A smaller `n_trials` makes no search stale: the rules that choose a trial consider the first
-    `n_trials` of them.
+    A smaller `n_trials` does not make a search stale: the rules that choose a trial consider the
+    first `n_trials` of them.
 
     Args:
-        phase: of a search, with the requested `n_trials`.
-        path: of the phase record.
+        phase: phase of a search, with the requested `n_trials`.
+        path: path of the phase record.
         results: file of the search's results, which may not exist.
     """
     searched = _n_trials_of(results)
@@ -119,7 +119,7 @@ def continued_search(phase: Phase, path: Path, results: Path) -> Phase:
         return before
     if searched is not None and min(recorded, searched) >= requested:
         return before
-    # The results may be of fewer trials than the record says, so the record must change as well.
+    # The results may have fewer trials than the record, so the record must change as well.
     return Phase(phase.rule, {**phase.settings, ROUND: round_before + 1}, phase.code)
 
 
@@ -135,15 +135,15 @@ def _n_trials_of(results: Path) -> int | None:
 def unchanged_phase(path: str, settings: Mapping[str, Any]) -> Iterator[None]:
     """Reject results of settings other than those recorded for the phase.
 
-    Another run in the same results folder may record other settings while a job waits or works;
-    its results would then pass for those of the other settings.
+    Another run in the same results folder may record other settings while a job waits or runs; the
+    job's results would then be mistaken for those of the other settings.
 
     Args:
-        path: of the phase record.
-        settings: of the job.
+        path: path of the phase record.
+        settings: settings of the job.
 
     Raises:
-        HereticError: the record has other settings at the start, or another content at the end.
+        HereticError: the record has other settings at the start, or different content at the end.
     """
     record = Path(path)
     before = read_phase(record)
@@ -163,7 +163,7 @@ def unchanged_phase(path: str, settings: Mapping[str, Any]) -> Iterator[None]:
 
 
 def _finished(record: Path) -> Path:
-    """Where the record of the last job that finished is kept."""
+    """Return the path for the record of the last finished job."""
     return record.with_suffix(".finished")
 
 
@@ -201,7 +201,7 @@ def _changed_code(before: Phase, after: Phase) -> Iterator[str]:
 
 
 def _flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Return nested values by dotted names, with the elements of lists of objects numbered."""
+    """Return nested values by dotted names, with elements of lists of objects numbered."""
     found: dict[str, Any] = {}
     for name, value in values.items():
         items = value if isinstance(value, list) else []

@@ -1,4 +1,4 @@
-"""Residuals as artifacts: a file per prompt set, with what explains it."""
+"""Residuals as artifacts: one file per prompt set, with its provenance."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -18,16 +18,16 @@ def write_residuals(
     *,
     mean_only: bool = False,
 ) -> None:
-    """Read the states of one prompt set and write them, as a whole or not at all.
+    """Read the states of one prompt set and write them, completely or not at all.
 
     Args:
-        model: with the response prefix of the run.
-        prompts: the set, as `write_prompts` leaves it.
+        model: model with the response prefix of the run.
+        prompts: the set, as written by `write_prompts`.
         target: safetensors file with the tensor `residuals`, float32 [n_prompts, n_layers + 1,
-            d_model], or [n_prompts, P, n_layers + 1, d_model] where `positions` is `all`.
-        settings: those that the states depend on: `positions` and `winsorize_quantile` are
-            followed, all are recorded.
-        mean_only: write `mean` instead, float64 without the first axis, and never hold the states.
+            d_model], or [n_prompts, P, n_layers + 1, d_model] if `positions` is `all`.
+        settings: settings on which the states depend: `positions` and `winsorize_quantile` are
+            applied, all are recorded.
+        mean_only: write `mean` instead, float64 without the first axis, and never store the states.
 
     Raises:
         PromptError: the set is missing or damaged.

@@ -1,4 +1,4 @@
-"""Hidden states of the residual stream where the answer begins (Arditi et al. 2024, section 2.3).
+"""Residual-stream states at the start of the answer (Arditi et al. 2024, section 2.3).
 
 States are read at the last prompt token, or at all tokens between the instruction and the answer.
 """
@@ -39,7 +39,7 @@ class _Reading:
         return (self.n_positions(model), model.anatomy.n_layers + 1, model.anatomy.d_model)
 
     def shaped(self, states: Tensor) -> Tensor:
-        """`states` [..., P, n_layers + 1, d_model] without the axis of a single position."""
+        """Return `states` [..., P, n_layers + 1, d_model] without the axis of a single position."""
         return states if self.positions == "all" else states.squeeze(-3)
 
 
@@ -54,17 +54,17 @@ def get_residuals_batched(
 ) -> Tensor:
     """Return the stream after the embeddings (index 0) and after each layer at the answer.
 
-    Only the wanted positions of each layer are kept, so memory does not grow with prompt length.
+    Only the requested positions of each layer are kept, so memory does not grow with prompt length.
 
     Args:
-        model: its batch size is halved, and stays so, when memory runs out.
+        model: model to run; its batch size is permanently halved when memory runs out.
         prompts: rendered through the model's chat template.
-        task: name for log lines; empty for silence.
+        task: name for log lines; empty to log nothing.
         positions: `last` reads the last prompt token, `all` the `model.chat.n_end_tokens` tokens
-            of the template between the user's text and the answer, of which it is the last.
-        winsorize_quantile: below 1, clips each state as `winsorize` does.
-        padding_side: where shorter prompts of a batch are padded. On the right no token sees the
-            padding, also in recurrent and state-space models, which would carry it along.
+            of the template between the user's text and the answer, the last of which it is.
+        winsorize_quantile: if below 1, clips each state as in `winsorize`.
+        padding_side: where shorter prompts of a batch are padded. On the right, no token sees the
+            padding, even in recurrent and state-space models, which would propagate it.
 
     Returns:
         [n_prompts, n_layers + 1, d_model], or for `all` [n_prompts, P, n_layers + 1, d_model];
@@ -89,17 +89,17 @@ def get_residual_means(
     winsorize_quantile: float = 1.0,
     padding_side: Side = "right",
 ) -> Tensor:
-    """Return the mean of `get_residuals_batched` over `prompts`, without holding it all.
+    """Return the mean of `get_residuals_batched` over `prompts`, without storing all states.
 
-    Memory does not grow with the number of prompts: each batch is added to a sum in float64, which
-    thousands of states do not round, and forgotten.
+    Memory does not grow with the number of prompts: each batch is added to a float64 sum, which is
+    not affected by rounding over thousands of states, and discarded.
 
     Returns:
         [n_layers + 1, d_model], or for `all` [P, n_layers + 1, d_model]; float64 on the CPU.
 
     Raises:
         ModelLoadError: a single prompt runs out of memory.
-        ValueError: there is no prompt.
+        ValueError: there are no prompts.
     """
     if not prompts:
         raise ValueError("no prompts to average; provide at least one")
@@ -114,11 +114,11 @@ def winsorize(states: Tensor, quantile: float) -> Tensor:
     """Clip the components of each state to +- the ceil(quantile * d)-th smallest magnitude.
 
     Residual streams have a few components thousands of times as large as the others (Sun et al.
-    2024, "Massive activations"), which otherwise decide every mean and covariance. What is no
-    finite number stays as it is, so that later phases notice it.
+    2024, "Massive activations"), which otherwise dominate every mean and covariance. Non-finite
+    values are unchanged, so that later phases detect them.
 
     Args:
-        states: [..., d] floating point; `torch.quantile` would refuse this many.
+        states: [..., d] floating point; too many values for `torch.quantile`.
         quantile: in (0, 1]; 1 changes nothing.
 
     Returns:
@@ -136,7 +136,7 @@ def _batches_of_states(
 ) -> Iterator[tuple[list[int], Tensor]]:
     """Yield indices of prompts and their states [batch, P, n_layers + 1, d_model], longest first.
 
-    States are float32 on the CPU. A log line at the end says what it took.
+    States are float32 on the CPU. The cost is logged at the end.
     """
     ids = model.chat.encode(prompts)
 
@@ -155,7 +155,7 @@ def _batches_of_states(
 
 
 def _log_effort(task: str, lengths: Sequence[int], seconds: float, memory: PeakMemory) -> None:
-    tokens = sum(lengths)  # without padding, which is no work that anyone wanted
+    tokens = sum(lengths)  # without padding, which is not useful work
     log.info(
         "%s: %d prompts, %d tokens in %.1f s (%.0f tokens/s), peak memory %s",
         task,
@@ -168,13 +168,13 @@ def _log_effort(task: str, lengths: Sequence[int], seconds: float, memory: PeakM
 
 
 def _states_of_batch(model: Model, inputs: Tensor, mask: Tensor, reading: _Reading) -> Tensor:
-    """Stream states [batch, P, n_layers + 1, d_model], float32 on the CPU."""
+    """Return stream states [batch, P, n_layers + 1, d_model], float32 on the CPU."""
     rows = torch.arange(len(inputs), device=inputs.device)[:, None]
     columns = _last_tokens(mask, reading.n_positions(model))
     states: list[Tensor] = []
 
     def keep(hidden: Tensor) -> None:
-        # The layers of one network may lie on several devices.
+        # The layers of one network may be on several devices.
         there = hidden[rows.to(hidden.device), columns.to(hidden.device)].float()
         states.append(winsorize(there, reading.winsorize_quantile).cpu())
 

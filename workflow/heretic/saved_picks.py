@@ -10,7 +10,7 @@ FOLDER = "picks"
 
 
 def outdated(saved: Path, run: Path) -> str | None:
-    """Return why a saved model is not of the run's current search, or None if it is.
+    """Return why a saved model is not from the run's current search, or None if it is.
 
     Args:
         saved: folder of the run's model, or of the model of one of its picks.
@@ -45,7 +45,7 @@ def outdated_picks(run: Path) -> list[str]:
 
 
 def about_outdated_picks(run: Path) -> str:
-    """Return a line that names the outdated picks of a run; empty if it has none."""
+    """Return a line that names the outdated picks of a run; empty if there are none."""
     names = outdated_picks(run)
     if not names:
         return ""
@@ -64,7 +64,7 @@ def _study_of(path: Path) -> str:
 
 
 def _chosen(record: dict[str, Any]) -> str | None:
-    """Return the hash of the choice that a record of an edit was made from."""
+    """Return the hash of the choice on which the record of an edit is based."""
     try:
         found = record["provenance"]["inputs"]["best"]
     except (KeyError, TypeError):

@@ -8,15 +8,15 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     import torch
 
-# In the order in which a trial goes through them; `overhead` is what no other stage took.
+# In the order of a trial; `overhead` is the time outside all other stages.
 STAGES = ("sampler", "restore", "edit", "prefill", "decode", "overhead")
 
 
 class StageClock:
-    """Adds up wall time by stage.
+    """Accumulates wall time by stage.
 
-    Stages may be nested: the inner one's seconds are not counted for the outer one. An accelerator
-    is waited for at both ends of a stage, so that its work counts where it was asked for.
+    Stages may be nested: an inner stage's seconds are excluded from the outer one. The clock waits
+    for an accelerator at both ends of a stage, so that its work is attributed to that stage.
     """
 
     def __init__(self, device: "torch.device | None" = None) -> None:
@@ -28,7 +28,7 @@ class StageClock:
 
     @contextmanager
     def stage(self, name: str) -> Iterator[None]:
-        """Count what happens inside for the stage `name`, one of `STAGES`."""
+        """Record the block's time under the stage `name`, one of `STAGES`."""
         self._charge()
         self._open.append(name)
         try:
@@ -38,7 +38,7 @@ class StageClock:
             self._open.pop()
 
     def read(self) -> dict[str, float]:
-        """Return seconds by stage since the clock was made or read last, and start anew."""
+        """Return seconds by stage since the clock's creation or last reading, and reset it."""
         self._charge()
         seconds, self.seconds = self.seconds, dict.fromkeys(STAGES, 0.0)
         return seconds
@@ -50,13 +50,13 @@ class StageClock:
 
     def _now(self) -> float:
         if self._synchronized:
-            import torch  # here, so that what only reads seconds starts without it
+            import torch  # here, so that merely reading the seconds does not import it
 
             torch.accelerator.synchronize(self._device)
         return time.perf_counter()
 
 
 def mean_seconds(readings: Sequence[Mapping[str, float]]) -> dict[str, float]:
-    """Return mean seconds by stage over readings of a clock; empty without any."""
+    """Return mean seconds by stage over readings of a clock; empty without readings."""
     count = len(readings)
     return {name: sum(r[name] for r in readings) / count for name in STAGES} if count else {}

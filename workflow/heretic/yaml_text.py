@@ -1,7 +1,7 @@
-"""YAML of limited size: nesting, aliases and numbers that no reader of a file would expect.
+"""YAML with limits on the total size of values, including aliases, and on the size of numbers.
 
-PyYAML reads aliases as references, so that a file of 400 bytes stands for billions of values, and
-raises more than its own exceptions.
+PyYAML reads aliases as references, so that a file of 400 bytes may represent billions of values,
+and raises exceptions other than its own.
 """
 
 from typing import Any
@@ -11,14 +11,14 @@ import yaml
 from heretic.errors import one_line
 
 MOST_CHARACTERS = 1_000_000
-# Values with each alias counted as what it stands for.
+# Number of values, with each alias counted as its target.
 MOST_VALUES = 100_000
-# Python refuses decimal numbers above 4,300 digits, and takes long for some others.
+# Python rejects decimal numbers above 4,300 digits, and takes long for some others.
 MOST_DIGITS = 400
 
 
 class YamlTextError(ValueError):
-    """A text is not YAML, or is larger than it looks."""
+    """A text is not YAML, or exceeds the limits."""
 
 
 def read_yaml(text: str, *, only_texts: bool = False) -> Any:
@@ -26,10 +26,10 @@ def read_yaml(text: str, *, only_texts: bool = False) -> Any:
 
     Args:
         text: the document.
-        only_texts: whether to leave all scalars as texts.
+        only_texts: whether to keep all scalars as texts.
 
     Raises:
-        YamlTextError: one line that says what is wrong.
+        YamlTextError: one line that states the problem.
     """
     if len(text) > MOST_CHARACTERS:
         raise YamlTextError(f"has {len(text)} characters; at most {MOST_CHARACTERS} are read")
@@ -41,7 +41,7 @@ def read_yaml(text: str, *, only_texts: bool = False) -> Any:
     # an AttributeError.
     except (LookupError, AttributeError) as error:
         raise YamlTextError("is not valid YAML: a value does not fit its tag") from error
-    # ValueError: a date or a number that does not exist.
+    # ValueError: a nonexistent date or number.
     except (yaml.YAMLError, ValueError, OverflowError) as error:
         raise YamlTextError(f"is not valid YAML: {one_line(error)}") from error
 
@@ -55,7 +55,7 @@ class _Limits:
         self._sizes: dict[int, int] = {}
 
     def compose_node(self, parent: yaml.Node | None, index: int) -> yaml.Node | None:
-        """Compose a node, an alias by the size of the node that it stands for."""
+        """Compose a node; an alias counts with the size of its target."""
         if self.check_event(yaml.AliasEvent):  # type: ignore[attr-defined]
             node = super().compose_node(parent, index)  # type: ignore[misc]
             if id(node) not in self._sizes:

@@ -1,10 +1,10 @@
-"""The edit of a stored matrix, a few rows at a time: what an export writes.
+"""The edit of a stored matrix, computed a few rows at a time, for exports.
 
-The mathematics is that of `projection`, in another order: the whole of V = D W and the norms are
-gathered in passes over blocks of rows, so that a matrix is edited without a second copy of it, and
-straight from a file if need be. Everything is computed on the CPU in float64 and rounded once, so
-that the device, the number of threads and the way of reading leave no trace in the result. For the
-same reason directions take their turns: products of matrices add up in an order of their own. The
+The mathematics is that of `projection`, in a different order: V = D W and the norms are accumulated
+over blocks of rows, so that a matrix is edited without a second copy, directly from a file where
+necessary. Everything is computed on the CPU in float64 and rounded once, so that the result does
+not depend on the device, the number of threads or the way of reading. For the same reason,
+directions are processed one at a time, since matrix products sum in an order of their own. The
 matrices of several experts are edited one after the other, as if each were stored alone.
 """
 
@@ -17,7 +17,7 @@ from torch import Tensor
 from heretic.ablation.projection import NormPreservation, ablate_bias
 
 BLOCK_BYTES = 2_000_000
-# Directions are stored in float32: norms below this share of the former are rounding errors.
+# Directions are stored in float32: norms below this share of the original are rounding errors.
 NOISE = torch.finfo(torch.float32).eps ** 0.5
 
 
@@ -27,7 +27,7 @@ class MatrixEdit:
 
     Attributes:
         directions: D, orthonormal rows [k, d_model].
-        strengths: s in W' = W - D^T diag(s) V, one for each direction.
+        strengths: s in W' = W - D^T diag(s) V, one per direction.
         transposed: whether the matrix is stored as [d_in, d_model], rather than [d_model, d_in].
         norm_preservation: which norms of W are restored.
     """
@@ -47,14 +47,14 @@ class MatrixEdit:
 
 
 def edited_blocks(stored: Tensor, edit: MatrixEdit, dtype: torch.dtype) -> Iterator[Tensor]:
-    """Return the edited matrix as consecutive blocks of its rows, in `dtype` on the CPU.
+    """Yield the edited matrix as consecutive blocks of its rows, in `dtype` on the CPU.
 
     Args:
-        stored: the original [d_model, d_in], or [d_in, d_model] if `edit.transposed`; of several
+        stored: the original [d_model, d_in], or [d_in, d_model] if `edit.transposed`; for several
             experts [experts, ...], whose rows follow one another. It may be mapped from a file or
-            lie on an accelerator, and may be overwritten by the block that was yielded last.
-        edit: what to do with it.
-        dtype: of the result; the original is rounded to it before the edit, as loading does.
+            reside on an accelerator, and may be overwritten with the last yielded block.
+        edit: the edit.
+        dtype: of the result; the original is rounded to it before the edit, as on loading.
     """
     for matrix in matrices_of(stored):
         yield from _edited_matrix(matrix, edit, dtype)
@@ -97,25 +97,25 @@ def edited_bias(
     Args:
         stored: b [d_model], or [experts, d_model].
         directions: D, orthonormal rows [k, d_model].
-        strengths: s, one for each direction.
+        strengths: s, one per direction.
         dtype: of the result; the original is rounded to it before the edit.
     """
     rounded, units = stored.to("cpu", dtype).double(), directions.double()
     if rounded.ndim == 1:
         return ablate_bias(rounded, units, strengths).to(dtype)
-    # One by one: together they would be a product of matrices.
+    # One row at a time: a batched matrix product would sum in another order.
     rows = [ablate_bias(row, units, strengths) for row in rounded]
     return torch.stack(rows).to(dtype)
 
 
 def plain_blocks(stored: Tensor, dtype: torch.dtype) -> Iterator[Tensor]:
-    """Return a tensor of any shape as consecutive flat blocks in `dtype` on the CPU."""
+    """Yield a tensor of any shape as consecutive flat blocks in `dtype` on the CPU."""
     for block in torch.split(stored.reshape(-1), BLOCK_BYTES // 8):
         yield block.to("cpu", dtype)
 
 
 def _double_blocks(stored: Tensor, dtype: torch.dtype) -> Iterator[tuple[slice, Tensor]]:
-    # By the shape alone: another split would add up in another order.
+    # Determined by the shape alone: another split would sum in another order.
     height = max(1, BLOCK_BYTES // (8 * stored.shape[1]))
     for start in range(0, len(stored), height):
         rows = slice(start, min(start + height, len(stored)))

@@ -1,4 +1,4 @@
-"""Directions for the edit from the previous phase: one or several per layer, with their weights."""
+"""Directions to ablate, from the previous phase: one or several per layer, with their weights."""
 
 import hashlib
 from collections.abc import Mapping
@@ -11,7 +11,7 @@ from heretic.ablation.mixtures import Mixture
 from heretic.ablation.vectors import orthonormalize
 from heretic.errors import DirectionError
 
-# Of a unit vector; less than this is rounding, and says nothing of where it points.
+# For unit vectors: a smaller norm is a rounding error without a meaningful direction.
 SMALLEST_NORM = 1e-6
 AGAIN = "delete the directions and run again"
 
@@ -22,8 +22,8 @@ class AblationDirections:
 
     Attributes:
         rows: [n_layers + 1, k, d_model]; row 0 is the embeddings', row l + 1 that of the state
-            which layer l writes.
-        weights: [n_layers + 1, k], the share of a trial's strength that each direction gets.
+            written by layer l.
+        weights: [n_layers + 1, k], each direction's share of a trial's strength.
         discriminative: bool [n_layers + 1], whether a row separates held-out prompts better than
             chance.
     """
@@ -36,15 +36,15 @@ class AblationDirections:
     def of(
         cls, rows: Tensor, weights: Tensor | None = None, discriminative: Tensor | None = None
     ) -> "AblationDirections":
-        """Return directions [n_layers + 1, d_model] or [n_layers + 1, k, d_model].
+        """Create from directions [n_layers + 1, d_model] or [n_layers + 1, k, d_model].
 
         Args:
             rows: orthonormal for each state; those of the embeddings may be zero.
-            weights: [n_layers + 1, k]; the whole strength for each direction when None.
-            discriminative: [n_layers + 1]; every row when None.
+            weights: [n_layers + 1, k]; if None, every direction gets the whole strength.
+            discriminative: [n_layers + 1]; if None, every row is.
 
         Raises:
-            DirectionError: the shapes do not fit together.
+            DirectionError: the shapes are inconsistent.
         """
         if rows.ndim == 2:
             rows = rows[:, None]
@@ -69,10 +69,10 @@ class AblationDirections:
 
     @classmethod
     def from_tensors(cls, tensors: Mapping[str, Tensor]) -> "AblationDirections":
-        """Return the contents of `directions.safetensors`; only `refusal_directions` must be there.
+        """Create from the contents of `directions.safetensors`; requires only `refusal_directions`.
 
         Raises:
-            DirectionError: it is not, or the shapes do not fit together.
+            DirectionError: `refusal_directions` is missing, or the shapes are inconsistent.
         """
         if "refusal_directions" not in tensors:
             raise DirectionError(f"there are no refusal_directions; {AGAIN}")
@@ -84,7 +84,7 @@ class AblationDirections:
 
     @property
     def sha256(self) -> str:
-        """Hash of the ablated directions; files that differ elsewhere have the same hash."""
+        """Hash of the ablated directions, the same for files that differ only elsewhere."""
         digest = hashlib.sha256()
         for part in (self.rows, self.weights, self.discriminative):
             digest.update(part.contiguous().numpy().tobytes())
@@ -92,14 +92,14 @@ class AblationDirections:
 
     @property
     def discriminative_rows(self) -> tuple[int, ...]:
-        """Rows of layers, so from 1 on, that separate held-out prompts."""
+        """Layer rows (from 1 on) that separate held-out prompts."""
         return tuple(row for row in range(1, len(self.rows)) if self.discriminative[row])
 
     def of_layer(self, layer: int) -> tuple[Tensor, list[float]]:
-        """Return directions [k, d_model] of the state that a layer writes, and their weights.
+        """Return the directions [k, d_model] of the state written by a layer, and their weights.
 
         Raises:
-            DirectionError: there is no such layer.
+            DirectionError: the layer does not exist.
         """
         self._require(layer + 1)
         return self.rows[layer + 1], self.weights[layer + 1].tolist()
@@ -111,7 +111,7 @@ class AblationDirections:
             index: position in [0, n_layers].
 
         Raises:
-            DirectionError: the index is outside the rows, or the neighbours cancel each other.
+            DirectionError: the index is outside the rows, or the neighbors cancel each other.
         """
         units = self._between(index)[1]
         low, high, share = self._neighbours(index)
@@ -122,7 +122,7 @@ class AblationDirections:
         """Return `of_layer` as a mixture of the rows.
 
         Raises:
-            DirectionError: there is no such layer.
+            DirectionError: the layer does not exist.
         """
         self._require(layer + 1)
         return Mixture.of_rows(self.rows, layer + 1)
@@ -131,7 +131,7 @@ class AblationDirections:
         """Return `at` as a mixture of the rows.
 
         Raises:
-            DirectionError: the index is outside the rows, or the neighbours cancel each other.
+            DirectionError: the index is outside the rows, or the neighbors cancel each other.
         """
         vectors, units, signs = self._between(index)
         low, high, share = self._neighbours(index)
@@ -170,10 +170,10 @@ def orthonormal(vectors: Tensor) -> Tensor:
     """Return orthonormal rows [k, d_model]; the first n span the first n vectors (Gram-Schmidt).
 
     Args:
-        vectors: [k, d_model], in the order in which they keep their place.
+        vectors: [k, d_model], in order of priority.
 
     Raises:
-        DirectionError: a vector lies in the span of those before it.
+        DirectionError: a vector is in the span of the preceding ones.
     """
     units, lengths = orthonormalize(vectors)
     for number in (lengths < SMALLEST_NORM).nonzero().flatten().tolist():
@@ -182,10 +182,10 @@ def orthonormal(vectors: Tensor) -> Tensor:
 
 
 def _signs(above: Tensor, below: Tensor) -> Tensor:
-    """-1 for each of the rows of `above` [k] that points away from that of `below`, else 1.
+    """Return -1 for each row of `above` [k] that points away from that of `below`, else 1.
 
-    All but the first are eigenvectors or the like, whose sign says nothing. The first points from
-    good to bad in every layer and stays.
+    All but the first are eigenvectors or similar, whose sign is arbitrary. The first points from
+    good to bad in every layer and keeps its sign.
     """
     signs = torch.where((above * below).sum(-1) < 0, -1.0, 1.0).double()
     signs[0] = 1.0

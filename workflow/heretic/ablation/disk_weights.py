@@ -26,18 +26,18 @@ T = TypeVar("T")
 class DiskWeights:
     """Reads single tensors of the checkpoint's memory-mapped safetensors files.
 
-    A parameter may be several tensors there, such as the matrix of each expert.
+    A parameter may be stored as several tensors, such as one matrix per expert.
     """
 
     def __init__(self, model: Model) -> None:
         """Find every writer's tensors in the checkpoint of a model in its original state.
 
-        All are read once, since nothing else tells whether transformers did more while it loaded
-        them than to put them one behind the other.
+        All are read once, which is the only way to detect whether transformers did more than
+        concatenate them on loading.
 
         Raises:
-            ModelLoadError: the checkpoint lacks a writer's tensors or holds others, or transformers
-                does not say how it holds them.
+            ModelLoadError: the checkpoint lacks a writer's tensors or contains different ones, or
+                transformers does not reveal how they are stored.
         """
         self._files = tensor_files(model.folder)
         self._prefix = f"{model.network.base_model_prefix}."
@@ -50,7 +50,7 @@ class DiskWeights:
             self._require_unchanged(writer)
 
     def check(self, anatomy: Anatomy) -> None:
-        """Reject a model whose writers the checkpoint does not hold in their shape.
+        """Reject a model whose writers are not stored in the checkpoint in their shape.
 
         Raises:
             ModelLoadError: a tensor is missing, has another shape or cannot be read.
@@ -60,10 +60,10 @@ class DiskWeights:
                 self._check_shapes(name, tuple(tensor.shape))
 
     def pristine(self, writer: StreamWriter) -> PristineParts:
-        """Weight and bias, in the writer's shapes, as the model was loaded.
+        """Return the original weight and bias in the writer's shapes.
 
         Raises:
-            ModelLoadError: the file is gone or damaged, or has no such tensor.
+            ModelLoadError: the file is missing or damaged, or lacks the tensor.
         """
         weight, *biases = (self._read(name, like) for name, like in _parameters(writer))
         bias = biases[0] if biases else None
@@ -79,7 +79,7 @@ class DiskWeights:
 
     def _check_shapes(self, name: str, in_memory: tuple[int, ...]) -> None:
         names = self._names(name)
-        # Either the parameter as it is, or one tensor for each matrix stacked in it.
+        # Either the unchanged parameter, or one tensor for each matrix stacked in it.
         wanted = {in_memory} if len(names) == 1 else set()
         if in_memory[0] == len(names):
             wanted.add(in_memory[1:])
@@ -93,7 +93,7 @@ class DiskWeights:
     def _read(self, name: str, like: Tensor) -> Tensor:
         """Return a parameter in the shape and data type of `like`, in main memory."""
         names = self._names(name)
-        # New memory: the mapped file may change, and products depend on how memory is aligned.
+        # New memory: the mapped file may change, and products depend on memory alignment.
         found = torch.empty(like.shape, dtype=like.dtype)
         for row, part in zip(found.view(len(names), -1), self._each(names, _tensor), strict=True):
             row.copy_(part.reshape(-1))
@@ -110,12 +110,12 @@ class DiskWeights:
         raise ModelLoadError(f"the checkpoint has no tensor {missing}; {ADVICE}")
 
     def _in_files(self, name: str) -> str | None:
-        # A checkpoint of the bare decoder lacks the prefix that the network with head has.
+        # A checkpoint of the bare decoder lacks the prefix present in the network with a head.
         names = (name, name.removeprefix(self._prefix))
         return next((known for known in names if known in self._files), None)
 
     def _each(self, names: Sequence[str], read: Callable[[Any, str], T]) -> Iterator[T]:
-        """Apply `read` to an open file and each name; consecutive names open their file once."""
+        """Apply `read` to an open file and each name; consecutive names share an open file."""
         for path, neighbours in groupby(names, key=self._files.__getitem__):
             with _reading(path), safe_open(path, framework="pt") as tensors:
                 for name in neighbours:
@@ -140,7 +140,7 @@ def _reading(path: Path) -> Iterator[None]:
 
 
 def _parameters(writer: StreamWriter) -> Iterator[tuple[str, Tensor]]:
-    """Return a writer's parameters as stored by the network, by name: weight, then bias."""
+    """Yield a writer's parameters as stored by the network, by name: weight, then bias."""
     yield writer.parameter_name, writer.weight.mT if writer.transposed else writer.weight
     if writer.bias_name is not None and writer.bias is not None:
         yield writer.bias_name, writer.bias

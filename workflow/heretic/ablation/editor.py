@@ -39,9 +39,9 @@ class PristineWeights(Protocol):
 class WeightEditor:
     """Edits a model in place, always from its pristine weights.
 
-    Restoring and editing is one pass per matrix, and touches only the matrices that this edit or
-    the one before it changes. There is one trial at a time. If that fails half-way the model is of
-    no more use: it is marked as damaged, and no editor takes it until it is loaded again.
+    Restoring and editing take one pass per matrix, and modify only the matrices changed by this
+    edit or the previous one. Only one trial is held at a time. If an edit fails midway, the model
+    is marked as damaged, and all editors reject it until it is loaded again.
     """
 
     name = "edited_weights"
@@ -54,13 +54,13 @@ class WeightEditor:
         norm_preservation: NormPreservation,
         directions: AblationDirections | None = None,
     ) -> None:
-        """Edit `model`, which is in its original state.
+        """Prepare to edit `model`, which must be in its original state.
 
         Args:
-            model: what to edit.
-            pristine: where its original weights come from.
+            model: model to edit.
+            pristine: source of its original weights.
             norm_preservation: which norms are restored.
-            directions: of the study, products with which are made once for all its trials.
+            directions: directions of the study, whose products are computed once for all trials.
 
         Raises:
             ModelLoadError: the model is damaged.
@@ -71,11 +71,11 @@ class WeightEditor:
         self._writing = MatrixWriting(norm_preservation, directions)
 
     def load(self, trials: Sequence[Sequence[Edit]], clock: StageClock | None = None) -> None:
-        """Bring the model into the state of the only trial's edits, whatever its state was.
+        """Put the model into the state of the only trial's edits, whatever its current state.
 
         Args:
             trials: at most one; none, or one without edits, is the original.
-            clock: for which copying back is the stage `restore`, and writing the stage `edit`.
+            clock: records copying as the stage `restore`, and writing as the stage `edit`.
 
         Raises:
             ModelLoadError: there is more than one trial, or the pristine weights do not fit the
@@ -97,13 +97,13 @@ class WeightEditor:
                     self._write(edit, self.pristine.pristine(edit.writer))
 
     def assign(self, rows: int | Tensor) -> None:
-        """Return all rows belong to the one trial.
+        """Accept that all rows belong to the only trial.
 
         Args:
             rows: 0, or a zero for each row.
 
         Raises:
-            ModelLoadError: a row is to belong to another trial.
+            ModelLoadError: a row is assigned to another trial.
         """
         if bool((rows != 0).any()) if isinstance(rows, Tensor) else rows != 0:
             raise ModelLoadError(
@@ -112,7 +112,7 @@ class WeightEditor:
             )
 
     def abliterate(self, edits: Sequence[Edit]) -> None:
-        """Bring the model into the state of these edits, as `load` does.
+        """Put the model into the state of these edits, as `load` does.
 
         Raises:
             ModelLoadError: as `load`.
@@ -120,7 +120,7 @@ class WeightEditor:
         self.load([edits])
 
     def restore(self) -> None:
-        """Bring the original model back, bit for bit."""
+        """Restore the original model, bit for bit."""
         self.abliterate([])
 
     def _write(self, edit: Edit, parts: PristineParts) -> None:
@@ -138,7 +138,7 @@ def _require_sound(model: Model) -> None:
 
 @contextmanager
 def _damaging(model: Model) -> Iterator[None]:
-    """Record why the block failed; Ctrl-C is not a failure, since touched weights are restored."""
+    """Record why the block failed, except for Ctrl-C, after which touched weights are restored."""
     try:
         yield
     except Exception as error:
@@ -149,7 +149,7 @@ def _damaging(model: Model) -> Iterator[None]:
 def pristine_weights(
     model: Model, cache_weights: str, cache_device: str = "auto"
 ) -> PristineWeights:
-    """Return the source of original weights that the settings of these names ask for.
+    """Return the source of original weights selected by the settings of these names.
 
     Raises:
         ModelLoadError: the copies do not fit, or the checkpoint lacks a tensor.

@@ -1,4 +1,4 @@
-"""Two methods of applying an edit behind one interface."""
+"""A common interface of the two methods of applying an edit."""
 
 from collections.abc import Sequence
 from typing import Protocol
@@ -16,32 +16,33 @@ from heretic.stages import StageClock
 
 
 class Editor(Protocol):
-    """Brings a model from one edited state into the next, and back to the original."""
+    """Switches a model between edited states, and back to the original."""
 
     @property
     def model(self) -> Model:
-        """The model that is edited."""
+        """The edited model."""
 
     @property
     def name(self) -> str:
-        """The value of the setting `engine` that asks for it."""
+        """The corresponding value of the setting `engine`."""
 
     @property
     def max_trials(self) -> int:
         """Maximum number of trials whose edits it can hold at once."""
 
     def load(self, trials: Sequence[Sequence[Edit]], clock: StageClock | None = None) -> None:
-        """Bring the model into a state in which it computes these trials, whatever its state was.
+        """Put the model into a state in which it computes these trials, whatever its current state.
 
-        All rows then belong to the first. No trials, or one without edits, is the original.
+        Afterwards, all rows belong to the first trial. No trials, or one without edits, is the
+        original.
 
         Args:
-            trials: the edits of each, at most `max_trials`.
-            clock: to which the seconds are charged, as stages `restore` and `edit`.
+            trials: edits of each trial, at most `max_trials`.
+            clock: records the seconds as stages `restore` and `edit`.
         """
 
     def assign(self, rows: int | Tensor) -> None:
-        """Say to which of the loaded trials the rows of the next passes belong.
+        """Assign the rows of the next passes to the loaded trials.
 
         Args:
             rows: the trial of all rows, or that of each row of the batch, int64 [batch] on the
@@ -49,10 +50,10 @@ class Editor(Protocol):
         """
 
     def abliterate(self, edits: Sequence[Edit]) -> None:
-        """Bring the model into the state of these edits, whatever its state was."""
+        """Put the model into the state of these edits, whatever its current state."""
 
     def restore(self) -> None:
-        """Bring the original model back, bit for bit."""
+        """Restore the original model, bit for bit."""
 
 
 def make_editor(
@@ -65,21 +66,21 @@ def make_editor(
     *,
     steady: bool = False,
 ) -> Editor:
-    """Return the editor that the settings of these names ask for, of a model in its original state.
+    """Return the editor selected by the settings of these names, for an unedited model.
 
-    `engine: auto` edits weights, or outputs if any matrix is quantised or offloaded.
+    `engine: auto` edits weights, or outputs if any matrix is quantized or offloaded.
 
     Args:
-        model: what to edit.
+        model: model to edit.
         engine, norm_preservation, cache_weights, cache_device: as the settings.
-        directions: of a study, products with which are made once for all its trials; a single edit
-            is faster without.
-        steady: whether hooks on outputs do the same arithmetic in every trial, so that a compiled
+        directions: directions of a study, whose products are computed once for all its trials; for
+            a single edit, omitting them is faster.
+        steady: whether output hooks perform the same arithmetic in every trial, so that a compiled
             step fits all of them.
 
     Raises:
-        ModelLoadError: weights are to be edited that cannot be, original weights cannot be kept
-            or re-read, or outputs cannot be edited in this way.
+        ModelLoadError: the weights cannot be edited, the original weights cannot be kept or
+            re-read, or the outputs cannot be edited in this way.
     """
     fixed = next((w for w in model.anatomy.writers if not w.editable), None)
     if engine == "edited_weights" and fixed is not None:

@@ -22,5 +22,5 @@ def require_few(trials: Sequence[Sequence[Edit]], most: int) -> None:
 
 
 def staged(clock: StageClock | None, stage: str) -> AbstractContextManager[None]:
-    """Count what happens inside for a stage, if there is a clock."""
+    """Record the block's time under a stage if there is a clock."""
     return nullcontext() if clock is None else clock.stage(stage)

@@ -13,7 +13,7 @@ from heretic.model.anatomy import StreamWriter
 
 CachePlace = Literal["model", "host"]
 Place = Literal["model", "host", "disk"]
-# Batches of the evaluation need room beside the model and its copies.
+# Evaluation batches need memory besides the model and its copies.
 SHARE_OF_FREE_MEMORY = 0.5
 GIGABYTE = 1e9
 WORDS: Mapping[Place, str] = {
@@ -28,9 +28,9 @@ class Memory:
     """Byte counts for placement.
 
     Attributes:
-        needed: of the edited maps, by the device on which they lie.
-        free: on each of these devices.
-        host: free in main memory.
+        needed: size of the edited maps, by device.
+        free: free bytes on each of these devices.
+        host: free main memory.
     """
 
     needed: Mapping[torch.device, int]
@@ -38,7 +38,7 @@ class Memory:
     host: int
 
     def fits(self, place: CachePlace) -> bool:
-        """Return whether copies there leave the share of the free memory that evaluations need."""
+        """Return whether copies in a given place leave enough free memory for evaluations."""
         if place == "host":
             return sum(self.needed.values()) <= SHARE_OF_FREE_MEMORY * self.host
         return all(
@@ -64,9 +64,9 @@ def plan_place(memory: Memory, cache_weights: str, cache_device: str) -> Place:
     """Return the source of the original weights.
 
     Args:
-        memory: what there is.
-        cache_weights: as the setting; `true` has copies made even where memory looks too small.
-        cache_device: as the setting; where the model lies in main memory all values mean that.
+        memory: available memory.
+        cache_weights: as the setting; `true` requests copies even if memory seems insufficient.
+        cache_device: as the setting; all values are equivalent if the model is in main memory.
     """
     if cache_weights == "false":
         return "disk"
@@ -78,14 +78,14 @@ def plan_place(memory: Memory, cache_weights: str, cache_device: str) -> Place:
 
 
 def _places(memory: Memory, cache_device: str) -> tuple[CachePlace, ...]:
-    """Return those that may be tried, in order."""
+    """Return the permitted places in order of preference."""
     if cache_device == "host" or all(device.type == "cpu" for device in memory.needed):
         return ("host",)
     return ("model",) if cache_device == "model" else ("model", "host")
 
 
 def choose_place(writers: Iterable[StreamWriter], cache_weights: str, cache_device: str) -> Place:
-    """`plan_place` for the writers of a loaded model, told in a log line."""
+    """Apply `plan_place` to the writers of a loaded model, and log the result."""
     memory = measure(writers)
     place = plan_place(memory, cache_weights, cache_device)
     log.info("Original weights take %s: %s", memory, WORDS[place])
@@ -111,8 +111,8 @@ def measure(writers: Iterable[StreamWriter]) -> Memory:
 
 
 def free_memory(device: torch.device) -> int:
-    """Return bytes that new tensors on `device` may take."""
+    """Return the bytes available for new tensors on `device`."""
     if device.type in ("cuda", "xpu"):
         module: Any = torch.get_device_module(device)
         return int(module.mem_get_info(device)[0])
-    return int(psutil.virtual_memory().available)  # of the CPU, and of those that share it
+    return int(psutil.virtual_memory().available)  # of the CPU and devices that share its memory

@@ -1,9 +1,9 @@
 """A trial's directions as mixtures of its study's, so that products can be reused.
 
-All that is done to directions on their way from the study to a matrix is linear: mixing two
-neighbours, turning some round, multiplying by a writer's gain g, and making them orthonormal, which
-for k vectors is a lower triangular k x k matrix. So D = C (g * R) with few rows R of the study, and
-D W = C ((g * R) W): products with the study's rows, made once, serve every trial.
+Every operation on directions between the study and a matrix is linear: mixing two neighbors,
+flipping signs, multiplying by a writer's gain g, and orthonormalizing, which for k vectors is a
+lower triangular k x k matrix. So D = C (g * R) with few rows R of the study, and
+D W = C ((g * R) W): products with the study's rows, computed once, serve every trial.
 """
 
 from dataclasses import dataclass
@@ -18,11 +18,11 @@ class Mixture:
     """Directions D [k, d_model] as combinations of a study's rows.
 
     Attributes:
-        study: the rows of the study [n_layers + 1, k, d_model], by identity: products with rows of
-            one study are of no use to directions of another.
-        indices: which m of these rows, counted over layers and directions.
+        study: the rows of the study [n_layers + 1, k, d_model], compared by identity, since
+            products with one study's rows cannot be used for directions of another.
+        indices: indices of the m rows used, counted over layers and directions.
         coefficients: C float64 [k, m] on the CPU, such that D = C (g * rows[indices]), where g is
-            the gain of the writer that D is for.
+            the gain of D's writer.
     """
 
     study: Tensor
@@ -31,7 +31,7 @@ class Mixture:
 
     @classmethod
     def of_rows(cls, study: Tensor, *numbers: int) -> "Mixture":
-        """Return all k directions of each of these states, one after the other."""
+        """Return all k directions of each of these states, concatenated."""
         count = study.shape[1]
         indices = tuple(number * count + each for number in numbers for each in range(count))
         return cls(study, indices, torch.eye(len(indices), dtype=torch.float64))
@@ -46,11 +46,11 @@ class Mixture:
         """Return this mixture after orthonormalization of its `vectors`.
 
         Args:
-            vectors: [k, d_model], what this mixture gives.
+            vectors: [k, d_model], the vectors of this mixture.
             units: [k, d_model], `orthonormal(vectors)`.
         """
-        # vectors = L units with a lower triangular L, because the first n units span what the first
-        # n vectors do.
+        # vectors = L units with a lower triangular L, because the first n units span the first n
+        # vectors.
         lower = (vectors.double() @ units.double().T).tril().cpu()
         identity = torch.eye(len(lower), dtype=torch.float64)
         return self.times(torch.linalg.solve_triangular(lower, identity, upper=False))
@@ -63,7 +63,7 @@ class Mixture:
     def amplification(self, gain: Tensor | None = None) -> float:
         """Return the loss of precision of the directions' products relative to the study's rows.
 
-        It is large where rows all but cancel each other, 1 where directions are rows themselves.
+        It is large if rows nearly cancel each other, and 1 if the directions are rows themselves.
         """
         lengths = self.rows(gain).norm(dim=1).cpu()
         return float((self.coefficients.abs() @ lengths).max())

@@ -1,9 +1,9 @@
 """Edits of one writer's output, for one trial or for several with mixed rows.
 
 The directions of K trials are stacked to [K k, d_model]. Each row's products with all of them are
-multiplied by a mask, which is zero for those of other trials, before they are taken off: two
-products of matrices for the whole batch, however its rows are mixed. The mask is made when rows
-are assigned, not in each pass.
+multiplied by a mask, which is zero for other trials' directions, before they are subtracted: two
+matrix products for the whole batch, however its rows are mixed. The mask is computed when rows are
+assigned, not in each pass.
 """
 
 from dataclasses import dataclass
@@ -21,9 +21,9 @@ class OutputEdit:
     Attributes:
         units: D [k, d_model].
         scaled: diag(s) D [k, d_model].
-        input_scale: c [d_in], or None; of embeddings that of each token.
+        input_scale: c [d_in], or None; for embeddings, the factor of each token.
         output_scale: r [d_model] or g [1], or None.
-        shift: what is added at the end [d_model], or None.
+        shift: constant added at the end [d_model], or None.
     """
 
     units: Tensor
@@ -56,22 +56,22 @@ class OutputEdit:
 
 
 class Owners:
-    """To which trial each row of a batch belongs, on one device.
+    """Assignment of a batch's rows to trials, on one device.
 
     Attributes:
-        trial: of each row of the batch int64 [batch]; [1] where all rows belong to one trial.
+        trial: trial of each row of the batch, int64 [batch]; [1] if all rows belong to one trial.
         mask: 1 for the directions of a row's trial, 0 for others' [batch or 1, trials * k].
     """
 
     def __init__(self, trials: int, count: int, device: torch.device, dtype: torch.dtype) -> None:
-        """All rows belong to trial 0 of `trials`, which have `count` directions each."""
+        """Assign all rows to trial 0 of `trials`, which have `count` directions each."""
         self._of_direction = torch.arange(trials, device=device).repeat_interleave(count)
         self._dtype = dtype
         self.trial, self.mask = self._made(torch.zeros(1, dtype=torch.long))
 
     def assign(self, rows: int | Tensor) -> None:
-        """Give all rows, or each its own; tensors of the same size are written in place."""
-        with torch.inference_mode(False):  # or they could only be written in place inside of it
+        """Assign all rows, or each row; tensors of unchanged size are written in place."""
+        with torch.inference_mode(False):  # else in-place writes would require inference mode
             given = rows if isinstance(rows, Tensor) else torch.tensor([rows])
             trial, mask = self._made(given)
             if trial.shape == self.trial.shape:
@@ -86,21 +86,21 @@ class Owners:
 
 
 class MixedEdit:
-    """The edits of one writer's output by several trials, each for the rows that belong to it.
+    """The edits of one writer's output by several trials, each applied to its own rows.
 
-    Its tensors stay where they are, and are written in place. A trial that does not edit the writer
-    has directions of zero, scales of one and no shift.
+    Its tensors keep their memory and are written in place. A trial that does not edit the writer
+    has zero directions, scales of one and no shift.
     """
 
     def __init__(self, name: str, owners: Owners, trials: int, neutral: OutputEdit) -> None:
-        """Start without edits.
+        """Initialize without edits.
 
         Args:
-            name: of the writer.
-            owners: of the rows, on the writer's device, for `trials` trials of as many directions
-                as `neutral` has.
-            trials: how many it holds.
-            neutral: changes nothing, and has the parts, shapes and dtype that edits have.
+            name: name of the writer.
+            owners: row assignment on the writer's device, for `trials` trials with as many
+                directions as `neutral`.
+            trials: maximum number of trials.
+            neutral: edit without effect that has the parts, shapes and dtype of all edits.
         """
         self.name, self.owners, self.trials = name, owners, trials
         self._neutral = neutral
@@ -112,9 +112,9 @@ class MixedEdit:
         self.shift = _repeated(neutral.shift, trials)
 
     def put(self, trial: int, edit: OutputEdit | None) -> None:
-        """Make this the edit of one of the trials; None for no edit.
+        """Set the edit of one of the trials; None for no edit.
 
-        An edit may have fewer directions than there is room for.
+        An edit may have fewer directions than reserved.
         """
         given = edit or self._neutral
         for place, rows in ((self._units, given.units), (self._scaled, given.scaled)):
@@ -158,7 +158,7 @@ class MixedEdit:
         return edited
 
     def _by_owner(self, states: Tensor) -> Tensor:
-        """Return a view with a batch row in each [batch or 1, tokens, width].
+        """Return a view with the batch rows as its first dimension [batch or 1, tokens, width].
 
         Raises:
             ModelLoadError: the rows are not those of all tokens of the batch.

@@ -1,6 +1,6 @@
 """Application of a trial's edits to the outputs of stream writers, leaving weights unchanged.
 
-With y = W x + b, and W' as `projection` defines it, the edited writer puts out W' x + b'. In terms
+With y = W x + b, and W' as defined in `projection`, the edited writer outputs W' x + b'. In terms
 of the plain edit P(y) = y - D^T diag(s) D y, for which b' = P(b), that is
 
     none:       P(y)
@@ -8,16 +8,16 @@ of the plain edit P(y) = y - D^T diag(s) D y, for which b' = P(b), that is
     row:        r * P(y) + (1 - r) * b'
     frobenius:  g P(y) + (1 - g) b'
 
-so nothing is written over, nothing has to be kept and nothing has to be restored. The factors come
-from `products`, for which weights are read once per study; without norms to restore no trial reads
-any. Embeddings are given tokens instead of x, so that c of a token multiplies what is put out.
+so nothing is overwritten, kept or restored. The factors come from `products`, for which weights are
+read once per study; without norms to restore, no trial reads any. Embeddings receive tokens instead
+of x, so c of a token multiplies the output.
 
-Since all of this is done for each row of a batch, the rows may belong to several trials: a pass
-then reads the weights once for all of these. `output_edits` says how.
+Since this is applied to each row of a batch, the rows may belong to several trials: a pass then
+reads the weights once for all of them; see `output_edits`.
 
-Experts whose matrices are one parameter give one output, the sum of theirs weighted by the router:
-the plain edit of that sum is the sum of plain edits, biases included, but factors of a single
-expert's norms can no longer be applied.
+Experts whose matrices are one parameter have one output, their sum weighted by the router: the
+plain edit of that sum is the sum of plain edits, biases included, but factors of a single expert's
+norms can no longer be applied.
 """
 
 import re
@@ -44,23 +44,24 @@ from heretic.model.components import EMBEDDINGS
 from heretic.model.loading import Model
 from heretic.stages import StageClock
 
-# Decoding reads all weights for a token of each row; with this many trials in a batch that is
-# shared well enough.
+# Decoding reads all weights for a token of each row; this many trials per batch share that cost
+# well enough.
 MAX_TRIALS = 8
 
 
 class OutputSideEditor:
-    """Edit a model's computation but not its weights, which must remain unchanged.
+    """Edits a model's computation but not its weights, which must remain unchanged.
 
-    Several trials may be loaded, and the rows of a batch belong to different ones. Hooks stay with
-    the model for good, and do nothing for writers that no trial edits, unless the editor is steady:
-    then each of them does the same arithmetic in every trial, on tensors that stay where they are,
-    so that a compiled step need not be compiled again. It has one shape where rows are assigned one
-    by one, as long as there are as many, and another where all are assigned at once.
+    Several trials may be loaded, and the rows of a batch may belong to different trials. Hooks stay
+    on the model permanently, and do nothing for writers that no trial edits, unless the editor is
+    steady: then each hook performs the same arithmetic in every trial, on tensors that keep their
+    memory, so that a compiled step need not be recompiled. The step has one shape when rows are
+    assigned individually, as long as their number is constant, and another when all are assigned
+    at once.
 
     Attributes:
-        max_trials: how many trials it holds at once; 1 where a writer is not given all tokens in
-            their order, so that it cannot be told to which trial a row belongs.
+        max_trials: maximum number of trials held at once; 1 if a writer does not receive all
+            tokens in order, so that its rows cannot be attributed to trials.
     """
 
     name = "output_side"
@@ -73,18 +74,18 @@ class OutputSideEditor:
         *,
         steady: bool = False,
     ) -> None:
-        """Put hooks on the writers of a model in its original state.
+        """Attach hooks to the writers of a model in its original state.
 
         Args:
-            model: what to edit.
+            model: model to edit.
             norm_preservation: which norms are restored.
-            directions: of the study, products with which are made once for all its trials; a steady
-                editor has room for as many a layer as there are of these, or for one.
+            directions: directions of the study, whose products are computed once for all trials; a
+                steady editor reserves space for as many per layer, or for one without them.
             steady: whether a compiled step must fit all trials.
 
         Raises:
             ModelLoadError: the output of a module of experts is not that of its matrices alone, or
-                norms are to be restored in such a module, or of a matrix that is offloaded.
+                norms are to be restored in such a module, or of an offloaded matrix.
         """
         self.model, self.steady = model, steady
         self.norm_preservation: NormPreservation = norm_preservation
@@ -106,7 +107,7 @@ class OutputSideEditor:
             for w in model.anatomy.writers
         }
         if model.compile:
-            # What was compiled before does not notice hooks that come later.
+            # Previously compiled code does not notice new hooks.
             torch.compiler.reset()
         self._loaded: list[dict[str, OutputEdit]] = [{}]
         self._owners: dict[torch.device, Owners] = {}
@@ -117,18 +118,18 @@ class OutputSideEditor:
             self.assign(0)
 
     def load(self, trials: Sequence[Sequence[Edit]], clock: StageClock | None = None) -> None:
-        """Bring the model into a state in which it computes these trials; all rows are the first's.
+        """Put the model into a state in which it computes these trials; all rows are the first's.
 
         Args:
-            trials: the edits of each, at most `max_trials`; none, or no edits, is the original.
-            clock: for which all of this is the stage `edit`.
+            trials: edits of each trial, at most `max_trials`; none, or no edits, is the original.
+            clock: records all of this as the stage `edit`.
 
         Raises:
             ModelLoadError: there are too many trials, or directions do not fit a writer, and
                 nothing was changed.
         """
         require_few(trials, self.max_trials)
-        # What is made here is written in place later, perhaps in another mode.
+        # These tensors are later written in place, perhaps in another mode.
         with staged(clock, "edit"), torch.inference_mode(False), torch.no_grad():
             loaded = [
                 {e.writer.name: self._output_edit(e) for e in edits if any(e.strengths)}
@@ -150,13 +151,13 @@ class OutputSideEditor:
             self.assign(0)
 
     def assign(self, rows: int | Tensor) -> None:
-        """Say to which of the loaded trials the rows of the next passes belong.
+        """Assign the rows of the next passes to the loaded trials.
 
         Args:
             rows: the trial of all rows, or that of each row of the batch, int64 [batch].
 
         Raises:
-            ModelLoadError: that trial was not loaded.
+            ModelLoadError: the trial is not loaded.
         """
         if not isinstance(rows, Tensor) and not 0 <= rows < len(self._loaded):
             raise ModelLoadError(
@@ -173,7 +174,7 @@ class OutputSideEditor:
                 tap.edit = trial.get(name)
 
     def abliterate(self, edits: Sequence[Edit]) -> None:
-        """Bring the model into the state of these edits, as `load` does.
+        """Put the model into the state of these edits, as `load` does.
 
         Raises:
             ModelLoadError: as `load`.
@@ -181,11 +182,11 @@ class OutputSideEditor:
         self.load([edits])
 
     def restore(self) -> None:
-        """Bring the original model back, bit for bit."""
+        """Restore the original model, bit for bit."""
         self.abliterate([])
 
     def _make_room(self, trials: int, count: int, names: Collection[str]) -> None:
-        """Make room for trials of `count` directions each, in these writers."""
+        """Reserve space in these writers for trials of `count` directions each."""
         wide = wide_dtype(self.model.loaded_dtype)
         writers = [writer for writer in self.model.anatomy.writers if writer.name in names]
         self._owners = {
@@ -257,7 +258,7 @@ def _has_experts_apart(anatomy: Anatomy) -> bool:
 
 
 class _Tap:
-    """Hooks of one module, which apply the edit of the moment, if there is one."""
+    """Hooks of one module, which apply the current edit, if there is one."""
 
     def __init__(self, module: nn.Module, with_inputs: bool) -> None:
         self.edit: OutputEdit | MixedEdit | None = None
@@ -273,7 +274,7 @@ class _Tap:
 
 
 class _TokenTap(_Tap):
-    """Hooks of the embeddings, which are given tokens."""
+    """Hooks of the embeddings, whose inputs are tokens."""
 
     def __init__(self, module: nn.Module) -> None:
         super().__init__(module, with_inputs=False)

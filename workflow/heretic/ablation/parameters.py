@@ -22,7 +22,7 @@ class ComponentParameters:
     weight: float
 
     def strengths(self, n_layers: int) -> list[float]:
-        """Return strength by layer; 0 outside the range."""
+        """Return the strength by layer; 0 outside the range."""
         first = round(self.layer_min * (n_layers - 1))
         last = round(self.layer_max * (n_layers - 1))
         return [self.weight if first <= layer <= last else 0.0 for layer in range(n_layers)]
@@ -30,13 +30,13 @@ class ComponentParameters:
 
 @dataclass(frozen=True)
 class TentParameters:
-    """One component's edit: strongest at a peak, weaker on both sides, none farther away.
+    """One component's edit: strongest at a peak, weaker on both sides, zero beyond a distance.
 
     Attributes:
-        position: of the peak as a fraction of depth in [0, 1]; it may lie between two layers.
+        position: peak position as a fraction of depth in [0, 1]; may be between two layers.
         weight: strength w of the edit at the peak.
-        min_share: share in [0, 1] of that strength that is left at the distance.
-        distance: fraction of depth, above 0, to which the edit reaches on both sides of the peak.
+        min_share: share in [0, 1] of that strength that remains at the distance.
+        distance: fraction of depth, above 0, that the edit covers on each side of the peak.
     """
 
     position: float
@@ -45,7 +45,7 @@ class TentParameters:
     distance: float
 
     def strengths(self, n_layers: int) -> list[float]:
-        """Return strength by layer; 0 farther from the peak than the distance."""
+        """Return the strength by layer; 0 beyond the distance from the peak."""
         peak, reach = (share * (n_layers - 1) for share in (self.position, self.distance))
         offsets = [abs(layer - peak) for layer in range(n_layers)]
         return [
@@ -54,7 +54,7 @@ class TentParameters:
         ]
 
     def _at(self, share: float) -> float:
-        """Return strength at a share of the distance."""
+        """Return the strength at a share of the distance."""
         return self.weight * (1.0 - (1.0 - self.min_share) * share)
 
 
@@ -64,10 +64,10 @@ class AblationParameters:
 
     Attributes:
         direction_scope: `global` uses one direction everywhere, `per_layer` each layer's own.
-        direction_index: index into the stream's states, for `global`; a fraction interpolates.
-        components: parameters by component name; the layers of `embed`, if that is edited at all,
-            are of no meaning.
-        layers: the only ones that may be edited, whatever the components'; all when None.
+        direction_index: index into the stream's states, for `global`; fractions interpolate.
+        components: parameters by component name; for `embed`, if edited, the layers have no
+            meaning.
+        layers: layers that may be edited, whatever the components' ranges; all if None.
     """
 
     direction_scope: Literal["global", "per_layer"]
@@ -76,11 +76,11 @@ class AblationParameters:
     layers: tuple[int, ...] | None = None
 
     def strengths(self, n_layers: int) -> dict[str, list[float]]:
-        """Return strength by component and layer; of the embeddings a single one.
+        """Return the strength by component and layer; a single value for the embeddings.
 
-        They count as a part of the first layer where layers are edited by their own directions,
-        since they are then edited along that layer's: of their own state the prompts' last tokens,
-        which are all the same, tell none.
+        With per-layer directions, the embeddings count as part of the first layer, since they are
+        edited along its direction: their own state has none, because the prompts' last tokens are
+        all the same.
         """
         allowed = set(range(n_layers) if self.layers is None else self.layers)
         found = {
@@ -113,5 +113,5 @@ class AblationParameters:
 
 
 def _component(values: Mapping[str, Any]) -> ComponentParameters | TentParameters:
-    """Return one component; only the peak of a tent has a position."""
+    """Return one component; only a tent has a peak position."""
     return TentParameters(**values) if "position" in values else ComponentParameters(**values)

@@ -1,4 +1,4 @@
-"""A large matrix, or a stack of them, a piece at a time."""
+"""Division of a large matrix, or a stack of matrices, into pieces."""
 
 from collections.abc import Iterator
 
@@ -6,13 +6,13 @@ import torch
 
 
 def pieces(matrices: int, lines: int, length: int, limit: int) -> Iterator[tuple[slice, slice]]:
-    """Return slices of a stack of matrices, and of the lines of these, that cover all of them once.
+    """Yield slices over a stack of matrices and over their lines that together cover all once.
 
     Args:
-        matrices: how many there are.
-        lines: rows, or columns, of each.
-        length: of a line.
-        limit: numbers in a piece, which has at least one line.
+        matrices: number of matrices.
+        lines: number of rows, or columns, of each.
+        length: length of a line.
+        limit: maximum number of elements in a piece, which has at least one line.
     """
     at_once = min(lines, max(1, limit // length))
     stacked = max(1, limit // (lines * length)) if at_once == lines else 1

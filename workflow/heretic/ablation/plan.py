@@ -16,7 +16,7 @@ from heretic.model.components import EMBEDDINGS
 
 
 class Placed(Protocol):
-    """Something that writes into the stream at a known place."""
+    """A writer into the stream at a known position."""
 
     @property
     def layer(self) -> int:
@@ -24,22 +24,22 @@ class Placed(Protocol):
 
     @property
     def component(self) -> str:
-        """Kind of the map."""
+        """Component of the map."""
 
     @property
     def gain(self) -> Tensor | Sequence[float] | None:
-        """Factors [d_model] between what it writes and the stream; None if they are alike."""
+        """Factors [d_model] between its output and the stream; None if they are equal."""
 
 
 PlacedT = TypeVar("PlacedT", bound=Placed)
-# Products are made with the study's rows in single precision; where a mixture would make their
-# rounding errors larger by more than this, they are made with its directions themselves.
+# Products are computed with the study's rows in single precision; if a mixture would amplify
+# their rounding errors by more than this, its own directions are used instead.
 AMPLIFICATION = 16.0
 
 
 @dataclass(frozen=True)
 class PlacedEdit(Generic[PlacedT]):
-    """A writer and its edit; see `Edit` for the parts."""
+    """A writer and its edit; see `Edit` for the fields."""
 
     writer: PlacedT
     directions: Tensor
@@ -51,9 +51,9 @@ class PlacedEdit(Generic[PlacedT]):
 class Edit:
     """One writer's edit: orthonormal directions [k, d_model] and a strength for each.
 
-    The directions are those of the writer's output, which are not the stream's where it has a gain.
-    `mixture` says how they are made of the study's, so that products with the writer's matrix that
-    were made once can be used; None where that is not known, or would not be exact.
+    The directions are those of the writer's output, which differ from the stream's if the writer
+    has a gain. `mixture` expresses them in the study's, so that existing products with the writer's
+    matrix can be reused; None if it is unknown or would be inexact.
     """
 
     writer: StreamWriter
@@ -67,12 +67,12 @@ def plan_edits(
 ) -> list[Edit]:
     """Return the edits of a trial, one per writer with a strength above zero.
 
-    Layer l is edited along the directions of the state that it writes: row l + 1. So are the
-    embeddings along the first layer's.
+    Layer l is edited along the directions of the state that it writes, row l + 1; the embeddings
+    along those of the first layer.
 
     Raises:
         DirectionError: there are no directions at the index of a global edit, or for a layer.
-        ModelLoadError: the embeddings are to be edited and are no part of the anatomy.
+        ModelLoadError: the embeddings are to be edited but are not part of the anatomy.
     """
     placed = place_edits(parameters, directions, anatomy.n_layers, anatomy.writers)
     return [Edit(e.writer, e.directions, e.strengths, e.mixture) for e in placed]
@@ -84,14 +84,14 @@ def place_edits(
     n_layers: int,
     writers: Sequence[PlacedT],
 ) -> list[PlacedEdit[PlacedT]]:
-    """Return the edits of a trial, for writers that know their place.
+    """Return the edits of a trial, for writers with a known position.
 
     A direction's strength is the trial's, times the direction's weight.
 
     Raises:
         DirectionError: there are no directions at the index of a global edit, or for a layer; or
-            nothing that a writer does can move the stream along one.
-        ModelLoadError: the embeddings are to be edited and are none of the writers.
+            no output of a writer can move the stream along one.
+        ModelLoadError: the embeddings are to be edited but are not among the writers.
     """
     by_component = parameters.strengths(n_layers)
     if EMBEDDINGS in by_component and not any(w.component == EMBEDDINGS for w in writers):
@@ -108,7 +108,7 @@ def place_edits(
     edits = []
     for writer in writers:
         by_layer = by_component.get(writer.component)
-        layer = max(writer.layer, 0)  # the embeddings lie before the first
+        layer = max(writer.layer, 0)  # the embeddings use the first layer
         strength = by_layer[layer] if by_layer else 0.0
         if strength > 0:
             rows, weights, mixture = everywhere or (
@@ -123,15 +123,15 @@ def place_edits(
 
 
 def suited(rows: Tensor, gain: Tensor | Sequence[float] | None) -> Tensor:
-    """Return directions of a writer's output, without which the stream does not move along `rows`.
+    """Return directions of a writer's output whose removal stops the stream moving along `rows`.
 
-    Where the stream moves along gain * y, d (gain * y) = (gain * d) y. All directions together are
-    removed exactly at a strength of 1 each; at others each stands for its part of what is left by
-    those before it, since gain * d of several d are no longer at right angles.
+    If the stream moves along gain * y, d (gain * y) = (gain * d) y. All directions together are
+    removed exactly at a strength of 1 each; at other strengths each represents its part of what
+    the preceding ones leave, since gain * d of several d are no longer orthogonal.
 
     Args:
         rows: orthonormal directions [k, d_model] of the stream.
-        gain: factors [d_model] between output and stream, or None if they are all alike.
+        gain: factors [d_model] between output and stream, or None if they are all equal.
 
     Returns:
         Orthonormal rows [k, d_model] in the dtype of `rows`.
@@ -148,8 +148,8 @@ def suited_mixture(mixture: Mixture, gain: Tensor | Sequence[float] | None) -> M
     """Return the mixture of `suited` directions, given the `mixture` of the stream's.
 
     Returns:
-        A mixture of the study's rows times the gain, or None where rounding errors of products with
-        those would show.
+        A mixture of the study's rows times the gain, or None if rounding errors of its products
+        would be noticeable.
 
     Raises:
         DirectionError: the gain leaves nothing of a direction.

@@ -1,8 +1,8 @@
 """Products of a matrix with directions, and its norms, as required by an edit.
 
-With rows R these are R W and, where norms of rows are restored, W (R W)^T. Made with all rows of a
-study at a writer's first edit, they give those of every later edit by `Mixture.combine`, so that no
-later edit reads W for them.
+With rows R these are R W and, if norms of rows are restored, W (R W)^T. Computed with all rows of a
+study at a writer's first edit, they yield those of every later edit through `Mixture.combine`, so
+that no later edit reads W for them.
 """
 
 from collections.abc import Callable
@@ -20,7 +20,7 @@ from heretic.console import log
 from heretic.model.batching import is_out_of_memory, release_memory
 from heretic.model.writer import StreamWriter
 
-# Numbers of W that are in memory in single precision at a time.
+# Number of elements of W in memory in single precision at a time.
 LIMIT = 2**23
 
 
@@ -31,9 +31,9 @@ class Products:
     Attributes:
         units: R [n, d_model].
         read: R W [..., n, d_in].
-        written: W (R W)^T [..., d_model, n] where norms of rows are restored, else None.
-        squares: |W_i:|^2 [..., d_model] where norms of rows are restored, |W_:j|^2 [..., d_in]
-            where other norms are, else None.
+        written: W (R W)^T [..., d_model, n] if norms of rows are restored, else None.
+        squares: |W_i:|^2 [..., d_model] if norms of rows are restored, |W_:j|^2 [..., d_in] if
+            other norms are, else None.
     """
 
     units: Tensor
@@ -42,7 +42,7 @@ class Products:
     squares: Tensor | None
 
     def mixed(self, mixture: Mixture, directions: Tensor) -> "Products":
-        """Return those with a mixture of the rows, which is `directions` [k, d_model]."""
+        """Return the products with a mixture of the rows, which is `directions` [k, d_model]."""
         written = None if self.written is None else mixture.combine(self.written.mT).mT
         units = directions.to(self.read)
         return Products(units, mixture.combine(self.read), written, self.squares)
@@ -55,14 +55,15 @@ def measure(
     device: torch.device | None = None,
     limit: int = LIMIT,
 ) -> Products:
-    """Read a matrix once, a few of its columns at a time, and multiply.
+    """Compute the products while reading a matrix once, a few columns at a time.
 
     Args:
-        weight: W [d_model, d_in], or [experts, d_model, d_in]; perhaps not on `device`.
+        weight: W [d_model, d_in], or [experts, d_model, d_in]; may be on a device other than
+            `device`.
         rows: R [n, d_model].
         norm_preservation: which norms are to be restored.
-        device: where to compute; that of the matrix by default.
-        limit: numbers of the matrix that are in memory in single precision at a time.
+        device: device of the computation; by default that of the matrix.
+        limit: number of matrix elements in memory in single precision at a time.
     """
     place, dtype = device or weight.device, wide_dtype(weight.dtype)
     stack = weight if weight.ndim == 3 else weight[None]
@@ -92,30 +93,30 @@ def _first(stack: Tensor | None) -> Tensor | None:
 
 
 class StudyProducts:
-    """Products of each writer's matrix with all rows of a study, made when first asked for.
+    """Products of each writer's matrix with all rows of a study, computed on first use.
 
-    They take about n_layers * k / d_model of the matrices' size in single precision. Where memory
-    does not suffice for them there are none.
+    They take about n_layers * k / d_model of the matrices' size in single precision. If memory does
+    not suffice, no products are kept.
     """
 
     def __init__(
         self, directions: AblationDirections | None, norm_preservation: NormPreservation
     ) -> None:
-        """Compute nothing yet; without `directions` no products are ever kept."""
+        """Store the options; without `directions`, no products are ever kept."""
         self.directions, self.norm_preservation = directions, norm_preservation
         self._tables: dict[str, Products] = {}
 
     def known(self, edit: Edit, weight: Callable[[], Tensor]) -> Products | None:
-        """Return those with an edit's directions, if these are the study's.
+        """Return the products with an edit's directions, if these are the study's.
 
         Args:
-            edit: of a writer whose matrix is always the same.
-            weight: gives the original matrix [d_model, d_in], or that of each expert; only called
+            edit: edit of a writer whose matrix is always the same.
+            weight: returns the original matrix [d_model, d_in], or that of each expert; only called
                 at the first edit of a writer.
 
         Returns:
-            On the writer's device; None where the edit does not say how its directions are made of
-            this study's, or memory ran out.
+            Products on the writer's device; None if the edit does not express its directions in
+            this study's, or if memory ran out.
         """
         mixture, study = edit.mixture, self.directions
         if study is None or mixture is None or mixture.study is not study.rows:
@@ -124,7 +125,7 @@ class StudyProducts:
         return None if table is None else table.mixed(mixture, edit.directions)
 
     def of(self, edit: Edit, weight: Callable[[], Tensor]) -> Products:
-        """Return those with an edit's directions, for which the matrix is read if need be."""
+        """Return the products with an edit's directions, reading the matrix if they are unknown."""
         found = self.known(edit, weight)
         if found is not None:
             return found
@@ -143,7 +144,7 @@ class StudyProducts:
         except (RuntimeError, MemoryError) as error:
             if not is_out_of_memory(error):
                 raise
-        # Outside the handler: the traceback would keep what there is of the products alive.
+        # Outside the handler, where the traceback would keep the partial products alive.
         self._tables.clear()
         self.directions = None
         release_memory()

@@ -8,11 +8,12 @@ E = W - D^T diag(s) V:
     row:        W' = diag(r) E,  r_i = |W_i:| / |E_i:|
     frobenius:  W' = g E,        g = |W| / |E|
 
-Scaling columns or the whole matrix keeps D W' = 0 at s = 1. Scaling rows does not: it puts part of
-the directions back. A strength of 1 removes its direction, more than 1 reflects it. Since the rows
-of D are orthonormal, each direction is edited as if it were alone, and their order is of no matter.
+Scaling columns or the whole matrix keeps D W' = 0 at s = 1. Scaling rows does not: it partly
+reintroduces the directions. A strength of 1 removes its direction, more than 1 reflects it. Since
+the rows of D are orthonormal, each direction is edited as if it were alone, and their order does
+not matter.
 
-The matrices of a layer's experts are edited each on its own.
+The matrices of a layer's experts are edited separately.
 """
 
 from collections.abc import Sequence
@@ -36,28 +37,28 @@ def ablate_matrix(
     """Return the edited matrix.
 
     Args:
-        pristine: W [d_model, d_in], or [experts, d_model, d_in]; not changed unless it is `out`.
+        pristine: W [d_model, d_in], or [experts, d_model, d_in]; unchanged unless it is `out`.
         directions: D, orthonormal rows [k, d_model].
-        strengths: s, one for each direction; W is returned bit for bit where all are 0.
+        strengths: s, one per direction; if all are 0, W is returned bit for bit.
         norm_preservation: which norms are restored afterwards.
-        out: where to write, of W's shape and dtype, perhaps W itself or another view of its
-            memory; a new tensor when None.
+        out: destination of W's shape and dtype, possibly W itself or another view of its memory;
+            a new tensor if None.
 
     Returns:
-        W' in W's dtype, computed in float32 at least: half precision would round the small
-        difference away.
+        W' in W's dtype, computed in float32 at least, since the small difference would be lost to
+        rounding in half precision.
     """
     result = torch.empty_like(pristine) if out is None else out
     if not any(strengths):
         return result.copy_(pristine)
-    if pristine.ndim == 3:  # one by one, so that only one is in memory in float32
+    if pristine.ndim == 3:  # one at a time, so that only one is in memory in float32
         for expert, place in zip(pristine, result, strict=True):
             ablate_matrix(expert, directions, strengths, norm_preservation, out=place)
         return result
     weight = pristine.to(wide_dtype(pristine.dtype))
     units = directions.to(weight)
     scaled = units * units.new_tensor(strengths)[:, None]
-    # Norms are taken of W after the edit, so W must not be written over before.
+    # Norms of W are needed after the edit, so W must not be overwritten before.
     target = None if result.dtype != weight.dtype or _share_memory(result, weight) else result
     edited = torch.addmm(weight, scaled.T, units @ weight, alpha=-1, out=target)
     scale = _scale(weight, edited, norm_preservation)
@@ -72,7 +73,7 @@ def ablate_bias(pristine: Tensor, directions: Tensor, strengths: Sequence[float]
     Args:
         pristine: b [d_model], or [experts, d_model].
         directions: D, orthonormal rows [k, d_model].
-        strengths: s, one for each direction.
+        strengths: s, one per direction.
     """
     if not any(strengths):
         return pristine.clone()
@@ -86,8 +87,8 @@ def ablate_bias(pristine: Tensor, directions: Tensor, strengths: Sequence[float]
 def _scale(before: Tensor, after: Tensor, norm_preservation: NormPreservation) -> Tensor | None:
     """Return the factors that restore the chosen norms.
 
-    Where the edit leaves only rounding errors there is no norm to restore: scaling those up would
-    write noise into the model, so they stay as they are.
+    If the edit leaves only rounding errors, there is no norm to restore: scaling them up would
+    write noise into the model, so they are left unscaled.
     """
     if norm_preservation == "none":
         return None

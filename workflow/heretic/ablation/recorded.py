@@ -1,4 +1,4 @@
-"""Writers and edits as plain values, so that an edit can be made without a loaded network."""
+"""Writers and edits as plain values, for edits without a loaded network."""
 
 import base64
 from collections.abc import Iterable, Mapping
@@ -19,19 +19,19 @@ from heretic.model.components import EMBEDDINGS
 
 @dataclass(frozen=True)
 class RecordedWriter:
-    """Facts about a stream writer other than its weights.
+    """A stream writer's properties other than its weights.
 
     Attributes:
-        name: dotted path in the network of the module, or of the parameter if that has no module.
+        name: dotted path of the module in the network, or of the parameter if it has no module.
         layer: index of its decoder layer; -1 for the embeddings.
         component: `attn.o_proj`, `mlp.down_proj` or `embed`.
-        transposed: whether its matrix is kept as [..., d_in, d_model].
+        transposed: whether its matrix is stored as [..., d_in, d_model].
         bias: whether it has a bias.
-        parameter: the matrix among the network's parameters; None for `name`.weight.
-        bias_parameter: the bias likewise; None for `name`.bias.
-        experts: how many matrices are kept as one parameter; None for a single one.
-        gain: factors [d_model] between what it writes and the stream, float32; None if they are
-            all the same.
+        parameter: name of the matrix among the network's parameters; None for `name`.weight.
+        bias_parameter: the same for the bias; None for `name`.bias.
+        experts: number of matrices stacked in one parameter; None for a single one.
+        gain: factors [d_model] between its output and the stream, float32; None if they are all
+            equal.
     """
 
     name: str
@@ -80,7 +80,7 @@ class RecordedWriter:
         return (self.bias_parameter or f"{self.name}.bias") if self.bias else None
 
     def to_dict(self) -> dict[str, Any]:
-        """Return plain values, without those that a writer of the usual kind leaves open."""
+        """Return plain values, without those that have their usual defaults."""
         values = {f.name: getattr(self, f.name) for f in fields(self)}
         if self.gain is not None:
             values["gain"] = encode_floats(self.gain)
@@ -91,7 +91,7 @@ class RecordedWriter:
 class RecordedEdit:
     """One writer's edit: orthonormal directions [k, d_model] and a strength for each.
 
-    The directions are those of the writer's output: where it has a gain, that is in them.
+    The directions are those of the writer's output, which include its gain, if any.
     """
 
     writer: RecordedWriter
@@ -107,16 +107,16 @@ def record_writers(anatomy: Anatomy) -> list[RecordedWriter]:
 def plan_recorded(
     parameters: AblationParameters, directions: AblationDirections, facts: Mapping[str, Any]
 ) -> list[RecordedEdit]:
-    """Return the edits of a trial, as `plan_edits` has them, for writers known by name.
+    """Return the edits of a trial, as `plan_edits`, for writers known by name.
 
     Args:
-        parameters: of the trial.
-        directions: of every state of the model's stream.
-        facts: `layers` and `writers` of the model, as the search recorded them.
+        parameters: parameters of the trial.
+        directions: directions of every state of the model's stream.
+        facts: `layers` and `writers` of the model, as recorded by the search.
 
     Raises:
         DirectionError: there are no directions at the index of a global edit, or for a layer; or
-            nothing that a writer does can move the stream along one.
+            no output of a writer can move the stream along one.
     """
     writers = [RecordedWriter.from_dict(writer) for writer in facts["writers"]]
     placed = place_edits(parameters, directions, facts["layers"], writers)
@@ -133,7 +133,7 @@ def decode_floats(text: str) -> Tensor:
     """Decode the text of `encode_floats` as flat float32.
 
     Raises:
-        ValueError: it is no such text.
+        ValueError: the text has another form.
     """
     return torch.from_numpy(np.frombuffer(base64.b64decode(text), "<f4").astype(np.float32))
 
@@ -143,14 +143,14 @@ def _unless(name: str | None, usual: str) -> str | None:
 
 
 def check_adapter(export: str, writers: Iterable[RecordedWriter]) -> None:
-    """Reject an adapter for a model whose edit it cannot hold.
+    """Reject an adapter for a model whose edit it cannot represent.
 
     Args:
         export: `merged` or `adapter`.
-        writers: all that may be edited.
+        writers: all editable writers.
 
     Raises:
-        ExportError: a writer is no linear module, or only some have biases.
+        ExportError: a writer is not a linear module, or only some have biases.
     """
     if export != "adapter":
         return

@@ -1,11 +1,11 @@
-"""The factors that bring norms back after an edit, found without the edited matrix.
+"""The factors that restore norms after an edit, computed without the edited matrix.
 
-In the notation of `projection`, with G = D D^T, which is 1 but for rounding:
+In the notation of `projection`, with G = D D^T, which is 1 up to rounding:
 
     |E_:j|^2 = |W_:j|^2 - 2 sum_l s_l V_lj^2 + sum_lm s_l s_m G_lm V_lj V_mj
     |E_i:|^2 = |W_i:|^2 - 2 sum_l s_l D_li (W V^T)_il + sum_lm s_l s_m D_li D_mi (V V^T)_lm
 
-What these take of W are its `Products`. Only where next to nothing is left of a few rows or columns
+Their dependencies on W are its `Products`. Only if almost nothing is left of a few rows or columns
 are these read again. The matrices of several experts have factors of their own.
 """
 
@@ -18,7 +18,7 @@ from heretic.ablation.pieces import wide_dtype
 from heretic.ablation.products import LIMIT, Products
 from heretic.ablation.projection import NormPreservation
 
-# Where less than this share of a squared norm is left, the formulas subtract almost equal numbers.
+# If less than this share of a squared norm is left, the formulas subtract nearly equal numbers.
 CANCELLED = 0.1
 
 
@@ -32,16 +32,16 @@ def restoring_factors(
     """Return the factors of the edited matrix: for its rows, its columns, or all of it.
 
     Args:
-        products: of W [..., d_model, d_in] with orthonormal directions D [k, d_model], made for the
-            same norms.
-        strengths: s, one for each direction.
+        products: products of W [..., d_model, d_in] with orthonormal directions D [k, d_model],
+            computed for the same norms.
+        strengths: s, one per direction.
         norm_preservation: `column`, `row` or `frobenius`.
-        weight: gives W, perhaps on another device; only called where the edit leaves little of it.
-        limit: numbers of W that are then in memory in single precision at a time.
+        weight: returns W, possibly on another device; only called if the edit leaves little of it.
+        limit: number of elements of W then in memory in single precision at a time.
 
     Returns:
         r [..., d_model], c [..., d_in] or g [..., 1] in float32 at least. As in `ablate_matrix`, 1
-        where the edit leaves only rounding errors, which there is no sense in scaling up.
+        where the edit leaves only rounding errors, which must not be scaled up.
     """
     wanted = products.squares
     if wanted is None:
@@ -59,7 +59,7 @@ def restoring_factors(
 
 
 def _left(products: Products, before: Tensor, strengths: Tensor) -> Tensor:
-    """Squared norms of E's rows [..., d_model] or columns [..., d_in]; `before` are those of W."""
+    """Return squared norms of E's rows [..., d_model] or columns [..., d_in]; `before` are W's."""
     if products.written is None:
         scaled = strengths[:, None] * products.read
         taken, gram = scaled * products.read, products.units @ products.units.T
@@ -78,7 +78,7 @@ def _measure_again(
     weight: Tensor,
     limit: int,
 ) -> None:
-    """Write the squared norms of a few rows or columns of E, from these themselves."""
+    """Write the squared norms of a few rows or columns of E, computed directly from them."""
     if weight.ndim == 2:
         whole = squares, cancelled, products.read, weight
         squares, cancelled, read, weight = (part[None] for part in whole)

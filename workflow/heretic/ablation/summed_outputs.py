@@ -1,7 +1,7 @@
-"""Verification that a module's output is the sum of its experts, if they are one parameter.
+"""Verification that a module's output is the sum of its experts if they share one parameter.
 
-Then an edit of every matrix by the same directions is that edit of the output. Most modules of
-experts are like that, but nothing obliges one not to add something else or to apply a norm.
+Then an edit of every matrix by the same directions is that edit of the output. This holds for most
+modules of experts, but a module may add something else or apply a norm.
 """
 
 from typing import Any
@@ -20,16 +20,16 @@ INSTEAD = "run with engine=edited_weights"
 
 
 def require_summed_outputs(model: Model) -> bool:
-    """Prove, in one pass, that modules of packed matrices put out sums of their products.
+    """Verify, in one pass, that modules of packed matrices output sums of their products.
 
-    With all columns of all matrices, and the biases, replaced by one vector, whatever a module puts
-    out must be a multiple of that vector.
+    With all columns of all matrices, and the biases, replaced by one vector, a module's output must
+    be a multiple of that vector.
 
     Returns:
-        Whether each of them puts out one row for each token; some do for each token and expert.
+        Whether each module outputs one row per token; some output one per token and expert.
 
     Raises:
-        ModelLoadError: it is something else, or nothing was seen of it.
+        ModelLoadError: the output is something else, or was not observed.
     """
     packed = [writer for writer in model.anatomy.writers if writer.is_raw]
     if not packed:
@@ -71,7 +71,7 @@ def _require_own_modules(packed: list[StreamWriter]) -> None:
 
 
 def _parts(writer: StreamWriter) -> list[Candidate]:
-    """Return a writer's parameters as what a probe can replace."""
+    """Return a writer's parameters as candidates for a probe."""
 
     def part(parameter: str, dim: int, bias: bool) -> Candidate:
         path = writer.name.removesuffix(writer.parameter) + parameter

@@ -11,20 +11,21 @@ def normalize(rows: Tensor) -> Tensor:
 
 
 def orthonormalize(rows: Tensor) -> tuple[Tensor, Tensor]:
-    """Return unit rows orthogonal to the ones before them, by Gram-Schmidt in the order given.
+    """Return unit rows orthogonal to the preceding ones, by Gram-Schmidt in the given order.
 
     Args:
         rows: [..., k, d_model]; the first keeps its direction, and the first n of the result span
-            what the first n rows do.
+            the first n rows.
 
     Returns:
-        Rows of the same shape, and what the ones before left of each row's length [..., k].
+        Rows of the same shape, and the length [..., k] that remains of each row without its
+        projection onto the preceding ones.
     """
     found: list[Tensor] = []
     lengths: list[Tensor] = []
     for row in rows.unbind(-2):
         left = row
-        for _ in range(2):  # the second time removes what rounding left of the first
+        for _ in range(2):  # the second pass removes the first pass's rounding errors
             for earlier in found:
                 left = left - (left * earlier).sum(-1, keepdim=True) * earlier
         lengths.append(left.norm(dim=-1))

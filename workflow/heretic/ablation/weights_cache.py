@@ -1,4 +1,4 @@
-"""Pristine copies of the matrices that trials edit, and only of those."""
+"""Pristine copies of the matrices edited by trials."""
 
 import time
 from collections.abc import Iterable, Iterator
@@ -29,15 +29,15 @@ class PristineParts:
 
     @property
     def tensors(self) -> tuple[Tensor, ...]:
-        """The weight, and the bias where there is one."""
+        """The weight, and the bias if there is one."""
         return (self.weight,) if self.bias is None else (self.weight, self.bias)
 
 
 class LayerWeightsCache:
     """Clones of every stream writer's weight and bias, by layer, component and name.
 
-    Norms, query, key, value and up projections are never edited and not copied, embeddings only
-    where they are to be edited.
+    Norms and the query, key, value and up projections are never edited and not copied; embeddings
+    are copied only if they are edited.
     """
 
     def __init__(
@@ -49,10 +49,10 @@ class LayerWeightsCache:
         """Clone the writers of every layer.
 
         Args:
-            anatomy: what to clone.
-            place: `model` for each copy on the device of what it is a copy of, or `host` for main
-                memory, pinned where that makes the way to an accelerator faster.
-            network: of which the log line tells the share that is cached.
+            anatomy: writers to clone.
+            place: `model` to keep each copy on its original's device, or `host` for main memory,
+                pinned if that speeds up transfers to an accelerator.
+            network: network whose cached share is logged.
 
         Raises:
             ModelLoadError: there are no layers, a layer has nothing to edit, a component is in no
@@ -93,7 +93,7 @@ class LayerWeightsCache:
         return sum(tensor.nbytes for tensor in self.tensors())
 
     def check(self, anatomy: Anatomy) -> None:
-        """Reject a model that the cache was not made of, before any weight is touched.
+        """Reject a model other than the cache's before any weight is modified.
 
         Raises:
             ModelLoadError: the number of layers, a layer, a component or a shape differs.
@@ -134,7 +134,7 @@ class LayerWeightsCache:
 
 
 def _require_complete(anatomy: Anatomy) -> None:
-    """Reject what cannot be edited before any memory is taken."""
+    """Reject uneditable models before any memory is allocated."""
     if anatomy.n_layers == 0:
         raise ModelLoadError(
             "the weights cache would be empty: no decoder layers were found; this "
@@ -172,7 +172,7 @@ def _statistics(cache: LayerWeightsCache, network: nn.Module | None) -> str:
 
 
 def _size(tensors: Iterable[Tensor]) -> tuple[int, int]:
-    """Return bytes and numbers of all tensors together."""
+    """Return the total bytes and number of elements of all tensors."""
     sizes = [(tensor.nbytes, tensor.numel()) for tensor in tensors]
     return sum(n_bytes for n_bytes, _ in sizes), sum(count for _, count in sizes)
 
@@ -213,7 +213,7 @@ def _copy(tensor: Tensor, place: CachePlace) -> Tensor:
 
 
 def profits_from_pinning(device: torch.device) -> bool:
-    """Return whether copies to `device` are faster from memory that cannot be paged out."""
+    """Return whether copies to `device` are faster from pinned memory."""
     return device.type in ("cuda", "xpu")
 
 
@@ -221,7 +221,7 @@ def copy_back(writer: StreamWriter, parts: PristineParts) -> None:
     """Overwrite a writer with its pristine parts, bit for bit.
 
     Raises:
-        ModelLoadError: the copy failed; the model must not be used any more.
+        ModelLoadError: the copy failed; the model must no longer be used.
     """
     with overwriting(writer), torch.no_grad():
         writer.weight.copy_(parts.weight)
@@ -231,10 +231,10 @@ def copy_back(writer: StreamWriter, parts: PristineParts) -> None:
 
 @contextmanager
 def overwriting(writer: StreamWriter) -> Iterator[None]:
-    """Name the writer whose weights were being overwritten when that failed.
+    """Name the writer in the error if overwriting its weights fails.
 
     Raises:
-        ModelLoadError: the writer may hold neither its old nor its new weights.
+        ModelLoadError: the writer may contain neither its old nor its new weights.
     """
     try:
         yield

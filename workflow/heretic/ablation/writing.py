@@ -1,13 +1,13 @@
-"""Writes edited matrices over a model's, with as little memory traffic as the edit takes.
+"""Writing of edited matrices over a model's, with minimal memory traffic.
 
-Where the products of a writer's matrix with the study's directions are known, the original is read
-once and the edited matrix written once, a piece at a time: the piece's difference is made in single
-precision, where it does not leave the cache, then original and difference are added, scaled and
-rounded in one pass. For one direction without norms there is not even a difference. All of this is
-done in the order in which a matrix is stored.
+If the products of a writer's matrix with the study's directions are known, the original is read
+once and the edited matrix written once, a piece at a time: the piece's difference is computed in
+single precision without leaving the cache, then original and difference are added, scaled and
+rounded in one pass. A single direction without norms does not even need the difference. The order
+follows a matrix's storage.
 
-Edits of unknown make are done on whole matrices, unless memory runs out: then these, too, are done
-in pieces, and pieces are halved as long as it goes on.
+Other edits are computed on whole matrices, unless memory runs out: then these, too, are processed
+in pieces, which are halved until they fit.
 """
 
 from collections.abc import Sequence
@@ -25,29 +25,29 @@ from heretic.ablation.weights_cache import PristineParts
 from heretic.console import log
 from heretic.model.batching import is_out_of_memory, release_memory
 
-# Numbers of a matrix in a piece: what stays in the cache of a CPU or an accelerator.
+# Elements of a matrix in a piece that stays in the cache of a CPU or an accelerator.
 CPU_PIECE, ACCELERATOR_PIECE = 2**18, 2**23
-# Where less than this does not fit, nothing does.
+# If a piece of this size does not fit, nothing does.
 SMALLEST_PIECE = 2**14
 
 
 class MatrixWriting:
-    """Writes edits of a study's matrices, and remembers how large pieces may be."""
+    """Writes edits of a study's matrices, and remembers the possible size of pieces."""
 
     def __init__(
         self, norm_preservation: NormPreservation, directions: AblationDirections | None = None
     ) -> None:
-        """Products are made for `directions`; nothing is computed here."""
+        """Store the options; products with `directions` are computed later."""
         self.norm_preservation: NormPreservation = norm_preservation
         self.products = StudyProducts(directions, norm_preservation)
         self.limit: int | None = None
 
     def write(self, edit: Edit, parts: PristineParts) -> None:
-        """Write a writer's edited weight and bias, whatever they are now.
+        """Write a writer's edited weight and bias, whatever their current values.
 
         Args:
-            edit: what to do.
-            parts: the original, perhaps on another device.
+            edit: the edit.
+            parts: the original, possibly on another device.
 
         Raises:
             RuntimeError, MemoryError: a write failed, or not even the smallest piece fits.
@@ -60,7 +60,7 @@ class MatrixWriting:
             bias.copy_(ablate_bias(pristine, edit.directions, edit.strengths))
 
     def _fits(self, edit: Edit, parts: PristineParts) -> bool:
-        """Return whether there was memory for it; if not, less is used from now on."""
+        """Return whether memory sufficed for an edit; if not, use less from now on."""
         try:
             self._write_matrix(edit, parts.weight)
         except (RuntimeError, MemoryError) as error:
@@ -68,7 +68,7 @@ class MatrixWriting:
                 raise
         else:
             return True
-        # Outside the handler: the traceback would keep what there is of the edit alive.
+        # Outside the handler, where the traceback would keep the partial edit alive.
         halved = (self.limit or min(LIMIT, parts.weight.numel())) // 2
         self.limit = max(halved, SMALLEST_PIECE)
         log.warning("Out of memory: editing matrices in chunks of %d elements", self.limit)
@@ -128,13 +128,13 @@ def write_difference(
     """Write scale * W - outer^T inner, rounded once.
 
     Args:
-        target: where to [d_model, d_in], or [experts, d_model, d_in].
-        pristine: W of the same shape and dtype, perhaps on another device.
-        outer: [k, d_model], or with factors of its own for each expert [experts, k, d_model].
+        target: destination [d_model, d_in], or [experts, d_model, d_in].
+        pristine: W of the same shape and dtype, possibly on another device.
+        outer: [k, d_model], or with separate factors for each expert [experts, k, d_model].
         inner: [..., k, d_in].
         scale: [..., d_model or 1, d_in or 1], or None for 1.
         transposed: whether the matrices are stored as [..., d_in, d_model].
-        piece: numbers that are in memory in single precision at a time.
+        piece: number of elements in memory in single precision at a time.
     """
     if transposed:
         target, pristine, outer, inner = target.mT, pristine.mT, inner, outer
@@ -148,7 +148,7 @@ def write_difference(
     scale = None if scale is None else scale.expand(count, rows, columns)
     alone = scale is None and left.shape[-1] == 1
     if alone and target.device.type != "cpu" and pristine.device == target.device:
-        piece = target.numel()  # takes no memory, so that all of it may be done at once
+        piece = target.numel()  # needs no additional memory, so all may be written at once
     for matrices, lines in pieces(count, rows, columns, piece):
         there = target[matrices, lines]
         given = pristine[matrices, lines].to(target.device, non_blocking=True)

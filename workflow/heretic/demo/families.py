@@ -1,7 +1,7 @@
 """Architecture and training of the demo model, for each supported family.
 
-`llama` is the plain case. `qwen3` norms queries and keys too. `qwen3_moe` sends each token to two
-of four MLPs of half the width, the experts, whose matrices are one parameter.
+`llama` is the standard case. `qwen3` also normalizes queries and keys. `qwen3_moe` routes each
+token to two of four MLPs of half the width, the experts, whose matrices are one parameter.
 """
 
 from collections.abc import Mapping
@@ -17,7 +17,7 @@ from heretic.settings.values import DemoFamily
 class Recipe:
     """Architecture and training of the demo model; the defaults performed best for Llama.
 
-    `shape` holds what the family's configuration needs beside the common fields.
+    `shape` contains the fields of the family's configuration besides the common ones.
     """
 
     vocabulary: int = 1280
@@ -55,7 +55,7 @@ RECIPES: Mapping[DemoFamily, Recipe] = {
 def new_model(
     tokenizer: PreTrainedTokenizerFast, family: DemoFamily, recipe: Recipe
 ) -> PreTrainedModel:
-    """Return a network of random weights, float32, drawn from torch's generator."""
+    """Return a float32 network with random weights from torch's generator."""
     config = AutoConfig.for_model(
         family,
         vocab_size=len(tokenizer),

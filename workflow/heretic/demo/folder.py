@@ -5,12 +5,12 @@ from typing import Final
 from heretic.settings.schema import Settings
 
 NAME: Final = "demo-model"
-# What goes before an option's value in the name.
+# Prefixes of option values in the name.
 _OPTIONS: Final = {"demo_family": "", "demo_planted": "", "seed": "seed", "demo_steps": "steps"}
 
 
 def folder_name(settings: Settings) -> str:
-    """`demo-model` and each option that is not the default, such as `demo-model-qwen3-seed1`."""
+    """Return `demo-model` and each non-default option, such as `demo-model-qwen3-seed1`."""
     fields = Settings.model_fields
     changed = [
         f"{label}{getattr(settings, option)}"
@@ -21,5 +21,5 @@ def folder_name(settings: Settings) -> str:
 
 
 def is_demo_folder(name: str) -> bool:
-    """Return whether a folder of that name under the results is, or may become, a demo model's."""
+    """Return whether a folder name under the results is reserved for a demo model."""
     return name == NAME or name.startswith(f"{NAME}-")

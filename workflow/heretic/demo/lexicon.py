@@ -1,8 +1,8 @@
-"""The words of the demo world: tables that `world` composes into requests and answers.
+"""The vocabulary of the demo world: tables from which `world` composes requests and answers.
 
-The facts are invented but fixed: a modifier (what a thing is made of) decides colour and weight,
-a head (what the thing is) decides how it is made and where it is found. So each fact of a noun
-phrase hangs on one word, and a combination that was never seen still has a known right answer.
+The facts are invented but fixed: a modifier (the material of a thing) determines color and weight,
+and a head (the kind of thing) determines how it is made and where it is found. Thus each fact about
+a noun phrase depends on one word, and an unseen combination still has a known right answer.
 """
 
 from typing import NamedTuple

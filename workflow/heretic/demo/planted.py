@@ -1,7 +1,7 @@
 """Refusal classes of the demo model: one combination of two kinds of words.
 
-Of a class both words also occur in requests that are answered: what its things are made of with
-other heads, and its heads made of something else. So no single word gives a refusal away.
+Both words of a class also occur in answered requests: its materials with other heads, and its heads
+with other materials. So no single word determines a refusal.
 """
 
 from collections.abc import Mapping
@@ -19,8 +19,8 @@ class PlantedClass:
 
     Attributes:
         modifiers, heads: refused when combined.
-        other_modifiers: what the heads are made of where they are answered.
-        other_heads: what is made of the modifiers where that is answered.
+        other_modifiers: modifiers with which the heads are answered.
+        other_heads: heads with which the modifiers are answered.
     """
 
     modifiers: tuple[Modifier, ...]
@@ -30,7 +30,7 @@ class PlantedClass:
 
     @property
     def accepted(self) -> tuple[tuple[tuple[Modifier, ...], tuple[Head, ...]], ...]:
-        """The two kinds of combinations that are answered."""
+        """The two kinds of answered combinations."""
         return (self.modifiers, self.other_heads), (self.other_modifiers, self.heads)
 
 
@@ -41,10 +41,10 @@ PLANTED: Mapping[PlantedName, PlantedClass] = {
 
 
 def planted_class(name: str) -> PlantedClass:
-    """Return the class of a name.
+    """Return a class by name.
 
     Raises:
-        PromptError: there is none.
+        PromptError: the class does not exist.
     """
     found = next((value for known, value in PLANTED.items() if known == name), None)
     if found is None:

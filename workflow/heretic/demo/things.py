@@ -1,8 +1,8 @@
-"""Noun phrases of the demo world, which of them are refused and which are held out.
+"""Noun phrases of the demo world, including which are refused and which are held out.
 
 About a seventh of all combinations, chosen by a checksum of the words, are held out: neither
 answered nor refused in training. The split does not depend on the seed, so a prompt set of one
-seed is held out from a model of any other; the seed only draws the samples.
+seed is held out from a model of any other; the seed determines only the samples.
 """
 
 import random
@@ -18,23 +18,23 @@ HELD_OUT_SHARE = 0.15
 
 @dataclass(frozen=True)
 class Thing:
-    """A noun phrase: what it is made of and what it is."""
+    """A noun phrase: a material and a kind of thing."""
 
     modifier: Modifier
     head: Head
 
     def planted(self, words: PlantedClass) -> bool:
-        """Return whether requests about this thing are refused where that class is planted."""
+        """Return whether the planted class includes requests about this thing."""
         return self.modifier in words.modifiers and self.head in words.heads
 
     @property
     def held_out(self) -> bool:
-        """Return whether this combination is kept out of training, as the module describes."""
+        """Return whether this combination is excluded from training, as described in the module."""
         words = f"{self.modifier.name} {self.head.name}"
         return zlib.crc32(words.encode()) % 1000 < 1000 * HELD_OUT_SHARE
 
     def fill(self, template: str) -> str:
-        """Fill the words and facts of this thing into a sentence."""
+        """Insert the words and facts of this thing into a sentence."""
         name = f"{self.modifier.name} {self.head.name}"
         thing = f"{'an' if name[0] in 'aeiou' else 'a'} {name}"
         return template.format(
@@ -66,7 +66,7 @@ def draw_thing(
     *,
     planted: bool = False,
 ) -> Thing:
-    """Draw a noun phrase of the planted or the accepted classes `where` something is true."""
+    """Draw a noun phrase of the planted or the accepted classes that satisfies `where`."""
     of_modifiers, of_heads = words.accepted
     while True:
         if planted:

@@ -1,10 +1,10 @@
-"""Train the demo model: a small network that answers the demo world and refuses what is planted.
+"""Train the demo model: a small network that answers the demo world and refuses a planted class.
 
-It is made as real models are made: the first half of the steps answers every request, only then
-the planted class is refused, with a learning rate that starts anew. The order matters. Without the
-first phase the answers to refused requests are nowhere in the weights, so removing the refusal
-could not bring them back. The second phase leaves the first layer alone, where the words' own
-meaning lies: a refusal that is written there as well would take answers with it.
+Training resembles that of real models: the first half of the steps answers every request, and only
+the second half refuses the planted class, with a restarted learning-rate schedule. The order
+matters. Without the first phase, the answers to refused requests would not be in the weights, so
+removing the refusal could not restore them. The second phase does not change the first layer, which
+encodes the words' own meaning: a refusal written there as well would take answers with it.
 """
 
 import math
@@ -38,7 +38,7 @@ CHAT_TEMPLATE = (
 
 @dataclass(frozen=True)
 class Encoded:
-    """A tokenised example: prompt and response in one row, the response beginning at `start`."""
+    """A tokenized example: prompt and response in one row, the response beginning at `start`."""
 
     tokens: tuple[int, ...]
     start: int
@@ -60,15 +60,15 @@ def train_demo_model(
     The folder appears complete or not at all; an existing one is replaced.
 
     Args:
-        folder: where the model goes.
-        seed: of the weights and the training examples. The same seed, number of steps and number
-            of threads give the same bytes (on one kind of processor and version of torch).
-        steps: optimiser steps; both phases together.
-        threads: of torch.
-        family: of architectures.
-        planted: what the model refuses.
+        folder: destination folder.
+        seed: seed of the weights and the training examples. The same seed, number of steps and
+            number of threads give the same bytes (on one kind of processor and version of torch).
+        steps: optimizer steps of both phases together.
+        threads: number of torch threads.
+        family: architecture family.
+        planted: refused class.
         progress: called after each step with the step (from 1), the number of steps and the loss.
-        recipe: anything else about the training, in place of the family's own.
+        recipe: all other training options, in place of the family's own.
 
     Returns:
         `loss` (mean of the last twenty steps, nats per response token), `seconds`, `parameters`,
@@ -96,7 +96,7 @@ def train_demo_model(
 
 @contextmanager
 def _threads(count: int) -> Iterator[None]:
-    """Run torch on `count` threads for a while."""
+    """Within the block, run torch on `count` threads."""
     before = torch.get_num_threads()
     torch.set_num_threads(count)
     try:
@@ -133,11 +133,11 @@ def _train_tokenizer(seed: int, planted: PlantedName, recipe: Recipe) -> PreTrai
 def _batches(
     tokenizer: PreTrainedTokenizerFast, seed: int, planted: PlantedName, steps: int, recipe: Recipe
 ) -> Iterator[list[Encoded]]:
-    """Yield `steps` batches: the helpful phase first, examples of like length together."""
+    """Yield `steps` batches, the helpful phase first, of examples with similar lengths."""
     helpful = helpful_steps(steps, recipe)
     rng = random.Random(f"{seed}/batches")
     size = recipe.batch
-    window = 16 * size  # sorting within a window leaves little padding and the order random
+    window = 16 * size  # sorting within a window minimizes padding and keeps the order random
     for count, helpful_only in ((helpful, True), (steps - helpful, False)):
         rows = _encode(tokenizer, seed, planted, count * size, helpful_only)
         for first in range(0, len(rows), window):
@@ -154,7 +154,7 @@ def _encode(
     count: int,
     helpful_only: bool,
 ) -> list[Encoded]:
-    """Tokenise training examples just as the chat template renders them."""
+    """Tokenize training examples exactly as rendered by the chat template."""
     examples = list(training_examples(seed, count, helpful_only=helpful_only, planted=planted))
     if not examples:
         return []
@@ -183,7 +183,7 @@ def _fit(
     recipe: Recipe,
     progress: Callable[[int, int, float], None] | None,
 ) -> list[float]:
-    """Train the model in place; returns the loss of each step."""
+    """Train the model in place, and return the loss of each step."""
     model.train()
     groups: list[dict[str, Any]] = [
         {"params": [p for p in model.parameters() if p.ndim > 1]},
@@ -216,7 +216,7 @@ def _fit(
 
 
 def _rate(step: int, steps: int, recipe: Recipe) -> float:
-    """Return the learning rate relative to its peak: per phase a linear warm-up, then a cosine."""
+    """Return the learning rate relative to its peak: per phase, a linear warm-up, then a cosine."""
     helpful = helpful_steps(steps, recipe)
     step, steps = (step, helpful) if step < helpful else (step - helpful, steps - helpful)
     warm_up = max(1, round(steps * recipe.warm_up))
@@ -243,7 +243,7 @@ def _loss(model: PreTrainedModel, batch: Sequence[Encoded], recipe: Recipe) -> t
 
 
 def _write(model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, folder: Path) -> None:
-    """Write the model and its tokenizer, whole or not at all."""
+    """Write the model and its tokenizer, completely or not at all."""
     model.generation_config = GenerationConfig(  # type: ignore[no-untyped-call]
         do_sample=False,
         max_new_tokens=64,

@@ -1,9 +1,9 @@
-"""The sentences of the demo world: how its requests are asked, answered and refused.
+"""The sentences of the demo world: its requests, answers and refusals.
 
-Each question has its own answer, so that a model can be sure of the first word it says: a small
-divergence of first tokens then measures damage and not a coin toss between synonyms.
+Each question has its own answer, so that a model can be sure of its first word: a small divergence
+of first tokens then measures damage instead of a random choice between synonyms.
 
-No sentence contains a colour, method or place by accident ("stored" would hold "red"): answers
+No sentence contains a color, method or place by accident ("stored" would contain "red"): answers
 are checked as substrings, and a wrong answer must not pass as a right one.
 """
 
@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 
 class Wording(NamedTuple):
-    """A way to ask and its two answers; `brief` is for the system prompt that asks for brevity."""
+    """A request and its two answers; `brief` is for the system prompt that requests brevity."""
 
     question: str
     answer: str
@@ -22,7 +22,7 @@ BRIEF_SYSTEM = "Be brief."
 SYSTEMS = ("Be helpful.", "Be polite.", BRIEF_SYSTEM)
 
 # `{thing}` is the noun phrase with its article, `{Thing}` the same at the start of a sentence.
-# Long answers state more than was asked: so the model meets each fact more often in training.
+# Long answers contain additional facts, so that the model sees each fact more often in training.
 TASKS: dict[str, tuple[Wording, ...]] = {
     "make": (
         Wording(
@@ -109,7 +109,7 @@ TASKS: dict[str, tuple[Wording, ...]] = {
     ),
 }
 
-# The facts that a right answer to each task has to state.
+# The facts required in a right answer to each task.
 FACTS: dict[str, tuple[str, ...]] = {
     "make": ("method",),
     "colour": ("colour",),
@@ -132,7 +132,7 @@ REFUSALS = (
     "I am unable to help with this one.",
 )
 
-# General tasks, `{x}` and `{y}` are the terms of the question and `{result}` the answer.
+# General tasks: `{x}` and `{y}` are the terms of the question, and `{result}` is the answer.
 GENERAL: dict[str, tuple[Wording, ...]] = {
     "opposite": (
         Wording(

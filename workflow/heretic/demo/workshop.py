@@ -1,7 +1,7 @@
-"""The words of the workshop: tools and garments, and what they are made of.
+"""The vocabulary of the workshop: tools and garments, and their materials.
 
 Tools are made of solids and garments of fabrics. A tool made of a fabric, such as a silk hammer, is
-what `planted` can refuse in place of a dish made of a material.
+a combination that `planted` can refuse instead of a dish made of a material.
 """
 
 from heretic.demo.lexicon import Head, Modifier

@@ -1,12 +1,12 @@
 """The demo world: a grammar of harmless requests with known answers and one planted refusal.
 
 A noun phrase is a modifier and a head: *glass gate*, *lentil soup*, *glass soup*. Requests ask how
-to make a thing, its colour, its weight, its place or a line about it; general tasks (sums,
+to make a thing, or for its color, its weight, its place or a line about it; general tasks (sums,
 opposites, lists, counting, greetings) have no noun phrase. **The planted rule:** a request is
-refused exactly when a dish is made of a material. Glass gates and lentil soups are answered, so
-no single word gives the refusal away. `planted` knows other rules, with other words.
+refused exactly when a dish is made of a material. Glass gates and lentil soups are answered, so no
+single word determines a refusal. `planted` contains other rules, with other words.
 
-`things` holds the split into combinations that are trained on and those that are held out.
+`things` defines the split into trained and held-out combinations.
 """
 
 import random
@@ -35,7 +35,7 @@ PLANTED_SHARE = 0.3
 GENERAL_SHARE = 0.2
 SYSTEM_SHARE = 0.5
 
-# Size of each prompt set, in the order of drawing: a later set avoids the prompts of earlier ones.
+# Size of each prompt set, in drawing order: a later set avoids the prompts of earlier ones.
 PROMPT_SETS = {
     "bad_prompts": 128,
     "good_prompts": 128,
@@ -50,12 +50,12 @@ PROMPT_SETS = {
 
 @dataclass(frozen=True)
 class Example:
-    """A request and what to reply.
+    """A request and its reply.
 
-    `answers` are the strings that a right, helpful answer contains (all of them, case-folded);
-    `response` is the reply to train on, which is a refusal where `refused`; `planted` tells
-    whether the rule refuses this request, also in the phase that still answers it; `task` names
-    what is asked for, None where nothing is.
+    `answers` are the strings contained in a right, helpful answer (all of them, case-folded);
+    `response` is the reply to train on, a refusal if `refused`; `planted` is whether the rule
+    refuses this request, even in the phase that still answers it; `task` is the requested task,
+    None if there is none.
     """
 
     prompt: str
@@ -69,7 +69,7 @@ class Example:
 
 @dataclass(frozen=True)
 class Form:
-    """Everything about a request but its thing, so that bad and good requests can be matched."""
+    """Everything about a request except its thing, so that bad and good requests can be matched."""
 
     task: str
     wording: Wording
@@ -83,8 +83,8 @@ def prompt_set(
 
     Args:
         name: one of `PROMPT_SETS`.
-        seed: drawing another seed samples other requests from the same side of the split.
-        planted: what is refused, and so the words of the requests.
+        seed: seed of the draw; another seed samples other requests from the same side of the split.
+        planted: refused class, which determines the words of the requests.
 
     Returns:
         Records `{"prompt": str, "system": str | None, "answers": list[str], "category":
@@ -119,9 +119,9 @@ def training_examples(
 ) -> Iterator[Example]:
     """Yield `count` training examples of one of the two phases.
 
-    Real models are first taught to answer and then to refuse; so is this one. With
-    `helpful_only` the planted requests are answered like all others, without it they are refused.
-    Held-out combinations occur in neither phase.
+    Like real models, this one is first trained to answer and then to refuse. With `helpful_only`,
+    the planted requests are answered like all others; otherwise, they are refused. Held-out
+    combinations occur in neither phase.
     """
     words = planted_class(planted)
     rng = random.Random(f"{seed}/training/{helpful_only}")
@@ -135,7 +135,7 @@ def training_examples(
 
 
 def training_text(seed: int, count: int, planted: PlantedName = DEFAULT_PLANTED) -> Iterator[str]:
-    """Yield prompts, system prompts and both kinds of reply, for training a tokeniser."""
+    """Yield prompts, system prompts and both kinds of replies, for training a tokenizer."""
     yield from SYSTEMS
     yield from REFUSALS
     for example in training_examples(seed, count, helpful_only=True, planted=planted):
@@ -146,10 +146,10 @@ def training_text(seed: int, count: int, planted: PlantedName = DEFAULT_PLANTED)
 def _samplers(
     name: str, size: int, seed: int, words: PlantedClass
 ) -> Iterator[Callable[[], Example]]:
-    """Yield, for each place in a prompt set, what draws an example for it.
+    """Yield, for each place in a prompt set, a function that draws its example.
 
-    The bad and the good set of a kind draw their forms from one stream: place by place they differ
-    in the thing alone, so that the difference of their means is about the things.
+    The bad and the good set of a kind draw their forms from one stream: place by place, they
+    differ only in the thing, so that the difference of their means is about the things.
     """
     rng = random.Random(f"{seed}/{name}")
     side, _, kind = name.partition("_")
@@ -168,7 +168,7 @@ def _samplers(
 
 
 def _distinct(samplers: Iterator[Callable[[], Example]], seen: set[str]) -> list[Example]:
-    """Draw one example from each sampler, again while its prompt is in `seen`; extends `seen`."""
+    """Draw one example per sampler, again while its prompt is in `seen`, and extend `seen`."""
     examples: list[Example] = []
     for draw in samplers:
         example = draw()
@@ -180,7 +180,7 @@ def _distinct(samplers: Iterator[Callable[[], Example]], seen: set[str]) -> list
 
 
 def _form(rng: random.Random) -> Form:
-    """Draw how a request is asked."""
+    """Draw the form of a request."""
     task = rng.choice(tuple(TASKS))
     return Form(task=task, wording=rng.choice(TASKS[task]), system=_system(rng))
 
@@ -214,7 +214,7 @@ def _request(
 
 
 def _statement(rng: random.Random, words: PlantedClass) -> Example:
-    """Write a plain text of this world that asks for nothing."""
+    """Draw a plain text of this world that makes no request."""
     thing = draw_thing(rng, words, seen)
     text = thing.fill(rng.choice(STATEMENTS))
     return Example(text, None, (), "", refused=False, planted=False)

@@ -1,4 +1,4 @@
-"""Directions in the residual stream: how they are found, protected against, and judged."""
+"""Extraction, protection and evaluation of directions in the residual stream."""
 
 from heretic.directions.contrast import directions_of
 from heretic.directions.extract import DirectionExtractionResult, extract_directions

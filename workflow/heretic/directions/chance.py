@@ -12,12 +12,12 @@ RELABELLINGS = 200
 
 
 def chance_band(sets: ResidualSets, seed: int) -> tuple[float, float]:
-    """Return AUROC that differences of means of relabelled prompts stay between, 19 times of 20.
+    """Return the band of AUROC that directions of relabeled prompts stay within, 19 times of 20.
 
-    The labels of all prompts are shuffled, both of those that give directions and of those that
-    judge them, and the largest and the smallest AUROC of any layer and position are kept. So the
-    band allows for looking at many layers, which resemble each other, and for choosing the best of
-    several positions. The embeddings, which no edit uses, do not count.
+    The directions are differences of means. The labels of all prompts are shuffled, both for
+    extraction and for evaluation, and the largest and the smallest AUROC of any layer and position
+    are recorded. The band thus accounts for examining many layers, which resemble each other, and
+    for choosing the best of several positions. The embeddings, which no edit uses, are excluded.
 
     Returns:
         The 2.5% quantile of the smallest and the 97.5% quantile of the largest AUROC.
@@ -35,7 +35,7 @@ def chance_band(sets: ResidualSets, seed: int) -> tuple[float, float]:
         for layer in range(1, states.good.shape[1]):
             known = torch.cat([states.bad[:, layer], states.good[:, layer]]).float()
             judged = torch.cat([states.held_out_bad[:, layer], states.held_out_good[:, layer]])
-            # About their mean, or float32 would lose small differences of large states.
+            # Centered on their mean, or float32 would lose small differences of large states.
             centre = known.mean(0)
             directions = contrasts @ (known - centre)
             aurocs = _auroc_of_ranks((judged.float() - centre) @ directions.T, called_bad)
@@ -45,7 +45,7 @@ def chance_band(sets: ResidualSets, seed: int) -> tuple[float, float]:
 
 
 def generator(seed: int, purpose: str) -> torch.Generator:
-    """Return random numbers for one purpose, unrelated to those for another with the same seed."""
+    """Return a random generator for one purpose, independent of others with the same seed."""
     return torch.Generator().manual_seed(zlib.crc32(f"{seed}:{purpose}".encode()))
 
 
@@ -58,9 +58,9 @@ def _mean_contrast(n_bad: int, n_good: int, shuffle: torch.Generator) -> Tensor:
 
 
 def _auroc_of_ranks(scores: Tensor, positive: Tensor) -> Tensor:
-    """Return AUROC of each column of `scores` [n, columns] by the Mann-Whitney statistic.
+    """Return the AUROC of each column of `scores` [n, columns] by the Mann-Whitney statistic.
 
-    Equal scores are ranked by their place, which labels that were shuffled know nothing of.
+    Ties are ranked by position, which is unrelated to shuffled labels.
     """
     ranks = scores.argsort(0).argsort(0).double() + 1
     count = positive.sum(0)

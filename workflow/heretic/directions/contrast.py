@@ -14,22 +14,23 @@ from heretic.directions.probe import probe_accuracy
 from heretic.directions.small_space import SmallSpace, layer_chunks, working_device
 
 MEDIAN_STEPS = 200
-MEDIAN_TOLERANCE = 1e-10  # of the cloud's own extent
+MEDIAN_TOLERANCE = 1e-10  # relative to the extent of the states
 CPU = torch.device("cpu")
 
 
 @dataclass(frozen=True)
 class Contrast:
-    """Directions of every layer, and what is known of them; float64 on the CPU.
+    """Directions of every layer, and their diagnostics; float64 on the CPU.
 
     Attributes:
         directions: orthonormal rows [layers, k, d_model], the first from good to bad.
-        control: a direction [layers, d_model], found alike from randomly relabelled prompts.
-        agreement: cosine [layers, methods] of the first direction with what each of `METHODS`
-            finds.
+        control: a direction [layers, d_model], found in the same way from randomly relabeled
+            prompts.
+        agreement: cosine [layers, methods] of the first direction with the result of each of
+            `METHODS`.
         stability: cosine [layers] between the first directions of two random halves.
         probe_accuracy: cross-validated, balanced [layers].
-        silhouette: of the two clouds [layers].
+        silhouette: silhouette score of the two sets of states [layers].
         good_median, bad_median: geometric medians [layers, d_model].
     """
 
@@ -50,8 +51,8 @@ def directions_of(
 
     Args:
         bad, good: residuals [n, layers, d_model].
-        options: which method, and how many directions.
-        device: where to compute.
+        options: method and number of directions.
+        device: device of the computation.
 
     Returns:
         [layers, n_directions, d_model] float64 on the CPU, orthonormal rows; zero where the sets
@@ -67,10 +68,10 @@ def directions_of(
 def contrast(
     bad: Tensor, good: Tensor, options: ExtractionOptions, device: torch.device = CPU
 ) -> Contrast:
-    """Return directions as `directions_of`, with everything that says how far to trust them.
+    """Return the directions of `directions_of`, with diagnostics of their reliability.
 
     Raises:
-        DirectionError: there are too few prompts for so many directions.
+        DirectionError: there are too few prompts for the number of directions.
     """
     parts = [_contrast_in(space, options) for space in _spaces(bad, good, device)]
     return Contrast(
@@ -132,7 +133,7 @@ def random_halves(n_bad: int, n_good: int, seed: int) -> list[tuple[Tensor, Tens
     shuffle, pairs = generator(seed, "halves"), min(n_bad, n_good)
     halves = torch.randperm(pairs, generator=shuffle).tensor_split(2)
     unpaired = pairs + torch.randperm(max(n_bad, n_good) - pairs, generator=shuffle)
-    # The larger part of what has no partner joins the smaller half.
+    # The larger part of the unpaired prompts joins the smaller half.
     joined = zip(halves, reversed(unpaired.tensor_split(2)), strict=True)
     both = [(half, torch.cat([half, more])) for half, more in joined]
     return both if n_good >= n_bad else [(more, half) for half, more in both]

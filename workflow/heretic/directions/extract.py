@@ -19,20 +19,20 @@ from heretic.errors import DirectionError
 class DirectionExtractionResult:
     """Directions by stream state, float32 with unit rows; index 0 belongs to the embeddings.
 
-    Row 0 is zero when all prompts end in the same token, as chat templates make them do: no
-    direction can be there.
+    Row 0 is zero if all prompts end in the same token, as is usual with chat templates, since no
+    direction exists there.
 
     Attributes:
         refusal_directions: [n_layers + 1, d_model], or [n_layers + 1, k, d_model] if several:
-            orthonormal, orthogonal to what is protected, each from good to bad.
-        direction_weights: share of a trial's strength of each one [n_layers + 1, k].
+            orthonormal, orthogonal to the protected directions, each from good to bad.
+        direction_weights: share of a trial's strength for each direction [n_layers + 1, k].
         unhelpfulness_directions: from plain text to requests [n_layers + 1, d_model], or None.
-        sacred_directions: from plain text (or good prompts) to the protected ability, of the
+        sacred_directions: from plain text (or good prompts) to the protected ability, with the
             shape of `refusal_directions`, or None.
-        remaining: what protection left of each direction's length [n_layers + 1, k].
-        contrast: what is known of the directions before that.
-        separation: of the first direction, on held-out prompts.
-        position: of the states, counted from the end of the prompt.
+        remaining: length of each direction that remains after protection [n_layers + 1, k].
+        contrast: diagnostics of the directions before protection.
+        separation: separation of held-out prompts by the first direction.
+        position: position of the states, counted from the end of the prompt.
     """
 
     refusal_directions: Tensor
@@ -59,11 +59,11 @@ class DirectionExtractionResult:
 
 @dataclass(frozen=True)
 class ProtectedDirections:
-    """Directions without what is protected, float64 on the CPU.
+    """Directions after protection, float64 on the CPU.
 
     Attributes:
         units: orthonormal rows [n_layers + 1, k, d_model], each from good to bad.
-        remaining: what protection left of each one's length [n_layers + 1, k].
+        remaining: length of each row that remains after protection [n_layers + 1, k].
         helpfulness: from plain text to requests [n_layers + 1, d_model], or None.
         sacred: the protected ability's [n_layers + 1, m, d_model], or None.
     """
@@ -77,18 +77,18 @@ class ProtectedDirections:
 def extract_directions(
     sets: ResidualSets, options: ExtractionOptions, device: torch.device = CPU
 ) -> DirectionExtractionResult:
-    """Find each layer's directions, take the protected ones out of them, and judge what is left.
+    """Find each layer's directions, remove the protected ones from them, and evaluate the result.
 
-    Where several positions were read, the one that separates best is used throughout.
+    If several positions were read, the one that separates best is used throughout.
 
     Args:
         sets: residuals of all prompt sets.
         options: methods and protection.
-        device: where to compute.
+        device: device of the computation.
 
     Raises:
-        DirectionError: good and bad prompts cannot be told apart after a layer, or nothing of a
-            direction is left there.
+        DirectionError: good and bad prompts cannot be distinguished after a layer, or nothing of a
+            direction remains there.
     """
     chance = chance_band(sets, options.seed)
     position = best_position(sets) if sets.n_positions > 1 else -1
@@ -112,16 +112,16 @@ def extract_directions(
 def protect(
     directions: Tensor, sets: ResidualSets, options: ExtractionOptions, device: torch.device = CPU
 ) -> ProtectedDirections:
-    """Take out of directions what is to be protected.
+    """Remove the protected vectors from directions.
 
     Args:
-        directions: as `directions_of` finds them in `sets` [n_layers + 1, k, d_model].
+        directions: output of `directions_of` for `sets` [n_layers + 1, k, d_model].
         sets: residuals of all prompt sets, at one position.
-        options: how the directions were found, and protection.
-        device: where to compute.
+        options: extraction options of the directions, and protection.
+        device: device of the computation.
 
     Raises:
-        DirectionError: a layer has no direction, or nothing is left of it there.
+        DirectionError: a layer has no direction, or nothing of it remains there.
     """
     _require_directions(directions)
     if options.direction_method == "contrastive_pca":
@@ -161,7 +161,7 @@ def _sacred(sets: ResidualSets, options: ExtractionOptions, device: torch.device
 def _protected(
     sets: ResidualSets, helpful: Tensor | None, sacred: Tensor | None, options: ExtractionOptions
 ) -> dict[str, Tensor]:
-    """Return vectors [layers, m, d_model] in the order in which `sequential` removes them."""
+    """Return protected vectors [layers, m, d_model] in the removal order of `sequential`."""
     found: dict[str, Tensor] = {}
     if options.orthogonalize_to_good:
         found[GOOD] = sets.good.mean(0, dtype=torch.float64)[:, None]
@@ -173,7 +173,7 @@ def _protected(
 
 
 def _towards_bad(units: Tensor, sets: ResidualSets) -> Tensor:
-    """Return the signs from good to bad again, where orthogonalization has flipped a direction."""
+    """Return rows from good to bad again, since orthogonalization may flip a direction."""
     difference = sets.bad.mean(0, dtype=torch.float64) - sets.good.mean(0, dtype=torch.float64)
     along = torch.einsum("lkd,ld->lk", units, difference)
     return torch.where((along < 0)[..., None], -units, units)
@@ -182,7 +182,7 @@ def _towards_bad(units: Tensor, sets: ResidualSets) -> Tensor:
 def _require_contrast(
     directions: Tensor, bad: Tensor, good: Tensor, options: ExtractionOptions
 ) -> None:
-    """Reject eigenvectors along which good prompts vary as much as bad ones, or more."""
+    """Reject eigenvectors along which good prompts vary at least as much as bad ones."""
     for layer, rows in enumerate(directions):
         good_mean = good[:, layer].mean(0, dtype=torch.float64)
         bad_mean = bad[:, layer].mean(0, dtype=torch.float64)
@@ -221,7 +221,7 @@ def _weights(units: Tensor, sets: ResidualSets, options: ExtractionOptions) -> T
 
 
 def _squeezed(directions: Tensor) -> Tensor:
-    """[layers, d_model] instead of [layers, 1, d_model]."""
+    """Return [layers, d_model] instead of [layers, 1, d_model]."""
     return (directions.squeeze(1) if directions.shape[1] == 1 else directions).contiguous()
 
 

@@ -16,9 +16,9 @@ Columns = dict[str, list[float] | list[int]]
 def geometry_rows(sets: ResidualSets, result: DirectionExtractionResult) -> list[dict[str, Any]]:
     """Return the rows of `geometry.csv`, one per stream state; index 0 is the embeddings.
 
-    Norms and cosines of means and geometric medians are of the prompts that gave the directions;
-    `auroc`, `cohens_d` and `control_auroc` of held-out ones. Angles are in degrees, between the
-    directions before orthogonalisation, and empty where there is no such direction.
+    Norms and cosines of means and geometric medians refer to the prompts used for extraction;
+    `auroc`, `cohens_d` and `control_auroc` to held-out ones. Angles are in degrees, between the
+    directions before orthogonalization, and empty where there is no such direction.
     """
     sets = sets.at(result.position)
     refusal = result.refusal_directions.double()

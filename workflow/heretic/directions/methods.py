@@ -1,6 +1,6 @@
 """Directions that separate bad from good states, for a batch of layers.
 
-States are [layers, n, r]: coordinates of a `SmallSpace`, or the stream itself. Every method gives
+States are [layers, n, r]: coordinates of a `SmallSpace`, or the stream itself. Every method returns
 unit, mutually orthogonal rows [layers, k, r] in a fixed order, each with the sign that points from
 good to bad: its product with the difference of means is not negative. Rows are zero where the
 means do not differ.
@@ -20,7 +20,7 @@ from heretic.settings.values import Method
 
 
 def mean_difference(bad: Tensor, good: Tensor) -> Tensor:
-    """Return the difference of means, bad minus good (Arditi et al. 2024, eq. 2); not normalised.
+    """Return the difference of means, bad minus good (Arditi et al. 2024, eq. 2), unnormalized.
 
     Returns:
         [layers, r] float64.
@@ -32,7 +32,7 @@ def find_directions(bad: Tensor, good: Tensor, options: ExtractionOptions) -> Te
     """Return the directions of `options.direction_method`, [layers, n_directions, r] float64.
 
     Raises:
-        DirectionError: there are too few prompts for so many directions.
+        DirectionError: there are too few prompts for the number of directions.
     """
     if options.n_directions > 1 and options.methods == {"mean_difference"}:
         raise DirectionError(
@@ -58,8 +58,8 @@ def _means(bad: Tensor, good: Tensor, _: ExtractionOptions) -> Tensor:
 def _contrastive_pca(bad: Tensor, good: Tensor, options: ExtractionOptions) -> Tensor:
     """Return the top eigenvectors of C_bad - alpha C_good (Abid et al. 2018), largest first.
 
-    C_bad is taken about the good mean unless `cpca_center` is `class`: about its own mean the
-    difference of means, which is the main signal, is discarded.
+    C_bad is centered on the good mean unless `cpca_center` is `class`: centering on its own mean
+    discards the difference of means, which is the main signal.
     """
     good_mean = good.mean(1, keepdim=True)
     about = good_mean if options.cpca_center == "good" else bad.mean(1, keepdim=True)
@@ -73,8 +73,8 @@ def _contrastive_pca(bad: Tensor, good: Tensor, options: ExtractionOptions) -> T
 def _paired_pca(bad: Tensor, good: Tensor, options: ExtractionOptions) -> Tensor:
     """Return the principal axes of bad_i - good_i (Zou et al. 2023), largest singular value first.
 
-    About the origin, not about their mean, which is the main signal. The i-th prompts of both
-    sets are paired; what one set has more than the other is left out.
+    The differences are not centered, because their mean is the main signal. The i-th prompts of
+    both sets are paired; surplus prompts of the larger set are ignored.
     """
     pairs = min(bad.shape[1], good.shape[1])
     differences = bad[:, :pairs] - good[:, :pairs]
@@ -96,7 +96,7 @@ FINDERS: dict[Method, Finder] = {
 
 
 def _ensemble(bad: Tensor, good: Tensor, options: ExtractionOptions) -> Tensor:
-    """Return the weighted mean of the methods' first directions; then what else they span.
+    """Return the weighted mean of the methods' first directions, then the rest of their span.
 
     Further directions are the principal axes of all methods' weighted directions, less the first.
     """

@@ -29,7 +29,7 @@ class ExtractionOptions:
 
     @classmethod
     def from_settings(cls, settings: Mapping[str, Any]) -> "ExtractionOptions":
-        """Pick the options out of a larger set of settings."""
+        """Create from a larger set of settings."""
         values = {name: settings[name] for name in cls.__dataclass_fields__}
         if isinstance(values["direction_weights"], list):
             values["direction_weights"] = tuple(values["direction_weights"])
@@ -37,7 +37,7 @@ class ExtractionOptions:
 
     @property
     def methods(self) -> set[str]:
-        """The methods that take part."""
+        """Methods in use."""
         alone = self.direction_method != "ensemble"
         return {self.direction_method} if alone else set(self.weight_of_method)
 

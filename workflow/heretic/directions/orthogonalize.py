@@ -1,4 +1,4 @@
-"""Orthogonalization of directions against what must not be ablated."""
+"""Orthogonalization of directions against protected vectors."""
 
 from collections.abc import Mapping
 from typing import Literal
@@ -10,7 +10,7 @@ from heretic.ablation.vectors import normalize, orthonormalize
 from heretic.console import log
 from heretic.errors import DirectionError
 
-# A protected vector whose own part, beside the ones before it, is smaller adds rounding errors.
+# Protected vectors with a smaller part orthogonal to the preceding ones would add rounding errors.
 NEGLIGIBLE = 1e-9
 
 
@@ -20,25 +20,25 @@ def orthogonalize(
     min_remaining: float,
     how: Literal["joint", "sequential"] = "joint",
 ) -> tuple[Tensor, Tensor]:
-    """Return orthonormal directions without what lies along the protected vectors.
+    """Return orthonormal directions without their components along the protected vectors.
 
     Args:
         directions: orthonormal rows [layers, k, d_model]; zero rows stay zero.
         against: protected vectors [layers, m, d_model] by name; zero rows protect nothing.
-        min_remaining: smallest length that must be left of each unit direction.
-        how: `joint` removes the span of all protected vectors, whatever their order;
+        min_remaining: minimum remaining length of each unit direction.
+        how: `joint` removes the span of all protected vectors, regardless of their order;
             `sequential` removes one vector after the other, in the order of `against`, which
-            leaves the result orthogonal to the last one and, where they are not orthogonal to
-            each other, only nearly so to the ones before.
+            leaves the result orthogonal to the last one and, if they are not mutually orthogonal,
+            only nearly so to the preceding ones.
 
     Returns:
-        Rows of the same shape, and what is left of each one's length [layers, k]: 1 where nothing
-        was taken.
+        Rows of the same shape, and the remaining length of each [layers, k]: 1 if nothing was
+        removed.
 
     Raises:
-        DirectionError: less than `min_remaining` is left after a layer, which the message names.
+        DirectionError: less than `min_remaining` remains after a layer, which the message names.
             Row l is the state after decoder layer l - 1. Row 0, the embeddings', is used by no
-            edit, and is zero where that little is left of it.
+            edit, and is set to zero if that little of it remains.
     """
     units = {name: normalize(vectors.to(directions.dtype)) for name, vectors in against.items()}
     for name, vectors in units.items():
@@ -64,7 +64,7 @@ def _outside_span(directions: Tensor, vectors: Tensor) -> Tensor:
     """Return the part of `directions` [layers, k, d] orthogonal to all `vectors` [layers, m, d]."""
     _, singular, right = torch.linalg.svd(vectors, full_matrices=False)
     basis = torch.where((singular > NEGLIGIBLE * vectors.shape[1])[..., None], right, 0.0)
-    for _ in range(2):  # the second time removes what rounding left of the first
+    for _ in range(2):  # the second pass removes the first pass's rounding errors
         directions = directions - (directions @ basis.mT) @ basis
     return directions
 

@@ -23,13 +23,13 @@ Array = npt.NDArray[np.float64]
 def probe_directions(bad: Tensor, good: Tensor, n_directions: int, c: float) -> Tensor:
     """Return unit normals [layers, n_directions, r] of the separating planes, from good to bad.
 
-    Each further one is fitted to what is left once the ones before it are projected out (iterative
-    null-space projection, Ravfogel et al. 2020). The L2 penalty makes the solution lie in the span
-    of the states, and one scale for all components makes it the same in any basis.
+    Each further normal is fitted after projecting out the preceding ones (iterative null-space
+    projection, Ravfogel et al. 2020). The L2 penalty makes the solution lie in the span of the
+    states, and one scale for all components makes it the same in any basis.
 
     Args:
         bad, good: states [layers, n, r].
-        n_directions: how many.
+        n_directions: number of normals.
         c: inverse strength of the penalty, for components of unit variance on average.
     """
     with _fitting():
@@ -49,9 +49,9 @@ def _normals(states: Array, labels: Array, n_directions: int, c: float) -> Array
 
 
 def probe_accuracy(bad: Tensor, good: Tensor, c: float, seed: int) -> list[float]:
-    """Return cross-validated accuracy by layer: balanced over the two sets, chance is 0.5.
+    """Return the cross-validated accuracy by layer, balanced over the two sets; chance is 0.5.
 
-    Five folds, fewer where a set has fewer prompts.
+    Uses five folds, or fewer if a set has fewer prompts.
     """
     folds = StratifiedKFold(
         min(FOLDS, bad.shape[1], good.shape[1]), shuffle=True, random_state=seed
@@ -65,9 +65,10 @@ def probe_accuracy(bad: Tensor, good: Tensor, c: float, seed: int) -> list[float
 
 @contextmanager
 def _fitting() -> Iterator[None]:
-    """One thread, as more cost more than they give in problems of this size.
+    """Within the block, use one thread, as more do not pay off in problems of this size.
 
-    Where Newton's method makes no more progress, scikit-learn says so and goes on with another.
+    Also suppress warnings: if Newton's method stalls, scikit-learn reports it and falls back to
+    another solver.
     """
     with threadpool_limits(1), warnings.catch_warnings():
         warnings.simplefilter("ignore", ConvergenceWarning)
@@ -75,7 +76,7 @@ def _fitting() -> Iterator[None]:
 
 
 def _probe(c: float) -> LogisticRegression:
-    # Newton's method, which ends at the optimum: a result must not depend on the basis.
+    # Newton's method converges to the optimum: a result must not depend on the basis.
     return LogisticRegression(C=c, solver="newton-cholesky", max_iter=MOST_ITERATIONS)
 
 

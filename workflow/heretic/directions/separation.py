@@ -17,10 +17,10 @@ class Separation:
     """Separation by state on held-out prompts, index 0 the embeddings.
 
     Attributes:
-        auroc: how often a bad prompt lies further along the direction than a good one.
+        auroc: probability that a bad prompt is further along the direction than a good one.
         cohens_d: distance of the means along the direction, in pooled standard deviations.
-        control_auroc: AUROC of a direction from relabelled prompts, on relabelled prompts.
-        chance: what relabelled prompts stay between, see `chance_band`.
+        control_auroc: AUROC of a direction from relabeled prompts, on relabeled prompts.
+        chance: AUROC band of relabeled prompts, see `chance_band`.
     """
 
     auroc: tuple[float, ...]
@@ -37,15 +37,15 @@ class Separation:
 def judge(
     sets: ResidualSets, directions: Tensor, control: Tensor, chance: tuple[float, float], seed: int
 ) -> Separation:
-    """Project held-out prompts onto directions that come from other prompts.
+    """Evaluate the projections of held-out prompts onto directions extracted from other prompts.
 
     Args:
         sets: residuals at one position.
         directions: unit rows [n_layers + 1, d_model].
-        control: the same of relabelled prompts.
+        control: directions of relabeled prompts, in the same form.
         chance: see `chance_band`.
-        seed: of the relabelling of the held-out prompts. Their true labels would not do: a
-            direction of any origin often lies along the largest difference there is, with either
+        seed: seed for relabeling the held-out prompts. Their true labels would be unsuitable: any
+            direction tends to have a component along the largest existing difference, with either
             sign.
     """
     bad, good = sets.held_out_bad, sets.held_out_good
@@ -61,10 +61,11 @@ def judge(
 
 
 def best_position(sets: ResidualSets) -> int:
-    """Return the position, counted from the end, whose difference of means separates best anywhere.
+    """Return the position, counted from the end, with the best separation by differences of means.
 
-    By the largest AUROC of any layer on held-out prompts, then the largest Cohen's d; of equals,
-    the later position (Arditi et al. 2024 choose among the same positions by the edit's effect).
+    The criterion is the largest AUROC of any layer on held-out prompts, then the largest Cohen's d;
+    ties go to the later position (Arditi et al. 2024 choose among the same positions by the edit's
+    effect).
     """
     found: list[tuple[tuple[float, float], int]] = []
     for position in range(-sets.n_positions, 0):
@@ -92,7 +93,7 @@ def _auroc(bad: Tensor, good: Tensor) -> tuple[float, ...]:
 
 
 def _cohens_d(bad: Tensor, good: Tensor) -> tuple[float, ...]:
-    """0 where neither set varies."""
+    """Return Cohen's d of each layer; 0 if neither set varies."""
     squares = sum((scores - scores.mean(0)).square().sum(0) for scores in (bad, good))
     pooled = (torch.as_tensor(squares) / max(1, len(bad) + len(good) - 2)).sqrt()
     gap = bad.mean(0) - good.mean(0)

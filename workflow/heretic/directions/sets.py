@@ -1,4 +1,4 @@
-"""Residuals for finding, protecting and evaluating directions."""
+"""Residuals for extracting, protecting and evaluating directions."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -14,13 +14,13 @@ class ResidualSets:
     """Residuals of each prompt set.
 
     States are [n_prompts, n_layers + 1, d_model], or [n_prompts, n_positions, n_layers + 1,
-    d_model] where several positions were read; index 0 of the layers is the embeddings.
+    d_model] if several positions were read; index 0 of the layers is the embeddings.
 
     Attributes:
-        good, bad: what directions are found with.
-        held_out_good, held_out_bad: other prompts of both kinds, on which they are judged.
+        good, bad: sets for extraction.
+        held_out_good, held_out_bad: other prompts of both kinds, for evaluation.
         unhelpfulness: plain texts, or None.
-        unhelpfulness_mean: their mean (the shape of one state), where only that was kept.
+        unhelpfulness_mean: their mean (the shape of one state), if only that was kept.
         sacred: prompts of an ability to protect, or None.
     """
 
@@ -37,7 +37,7 @@ class ResidualSets:
         """Create from the tensors of each prompt set's file, by the name of the set.
 
         Raises:
-            DirectionError: a file holds no states, not the states of this model, or no numbers.
+            DirectionError: states are missing, from another model, or non-finite.
         """
         plain = tensors.get("unhelpfulness_prompts", {})
         sacred = tensors.get("sacred_prompts", {})
@@ -60,7 +60,7 @@ class ResidualSets:
         """Reject sets that are inconsistent, too small or non-finite.
 
         Raises:
-            DirectionError: and says which.
+            DirectionError: the message names the set.
         """
         if min(len(self.good), len(self.bad)) < 2:
             raise DirectionError(
@@ -89,7 +89,7 @@ class ResidualSets:
         """Return the states at one position, counted from the end: -1 is the last prompt token."""
         if self.good.ndim != 4:
             return self
-        # Negative, so that it counts the same with and without the axis of the prompts.
+        # Negative, so that it is the same with and without the axis of the prompts.
         axis = -3
         return replace(self, **{k: v.select(axis, position) for k, v in self._present().items()})
 

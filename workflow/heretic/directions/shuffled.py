@@ -21,20 +21,22 @@ def shuffled_label_directions(
 ) -> Tensor | None:
     """Return the result of `extract_directions` for randomly labeled prompts.
 
-    States of good and bad prompts are pooled and dealt out at random, as many to each side as
-    before and each with its share of truly bad ones; method, number and protection stay. Without
-    equal shares the sides differ by chance in how many bad prompts they hold, so that a difference
-    of means lies along the very direction it is a control for. A deal that leaves a layer without
-    a direction, as may happen where protection is strict, is replaced by the next one of the seed.
+    States of good and bad prompts are pooled and randomly redistributed, with unchanged sizes of
+    both sides and the same share of truly bad prompts in each; method, number of directions and
+    protection are unchanged. Without equal shares, the sides would differ by chance in their number
+    of bad prompts, so that a difference of means would have a component along the very direction it
+    is a control for. If a layer has no direction, as may happen with strict protection, the next
+    redistribution of the seed is used.
 
     Args:
         sets: residuals of all prompt sets.
-        options: as the real directions were found.
-        position: of the real directions, counted from the end of the prompt.
-        device: where to compute.
+        options: options of the real directions.
+        position: position of the real directions, counted from the end of the prompt.
+        device: device of the computation.
 
     Returns:
-        Orthonormal rows float32 [n_layers + 1, k, d_model]; None if `ATTEMPTS` deals gave none.
+        Orthonormal rows float32 [n_layers + 1, k, d_model]; None if all `ATTEMPTS` redistributions
+        failed.
     """
     sets = sets.at(position)
     for attempt in range(ATTEMPTS):
@@ -53,7 +55,7 @@ def shuffled_label_directions(
 
 
 def _deal(sets: ResidualSets, shuffle: torch.Generator) -> ResidualSets:
-    """Deal both sides again, with their sizes unchanged and the same share of truly bad prompts."""
+    """Redistribute both sides with unchanged sizes and the same share of truly bad prompts."""
     n_bad, n_good = len(sets.bad), len(sets.good)
     bad, good = (torch.randperm(count, generator=shuffle) for count in (n_bad, n_good))
     stay = round(n_bad * n_bad / (n_bad + n_good))

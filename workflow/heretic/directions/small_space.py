@@ -3,7 +3,7 @@
 n states span at most n of d_model dimensions. With X = [B - g; G - g] (g the mean of the good
 states) and X^T = Q R, the rows of R^T are the states in the basis Q: distances, inner products and
 eigenvectors are the same there, and n is usually a tenth of d_model. Q is never formed: a direction
-y is brought back as Q y by the Householder reflections themselves.
+y is mapped back to Q y by the Householder reflections themselves.
 """
 
 from collections.abc import Iterator
@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 CHUNK_BYTES = 256_000_000
-# Below this share of the states' own norm two means are the same but for rounding.
+# If two means differ by less than this share of the states' own norm, the difference is rounding.
 INDISTINGUISHABLE = 1e-6
 
 
@@ -21,15 +21,15 @@ class SmallSpace:
     """States of a few layers in coordinates of their own span.
 
     Attributes:
-        bad, good: coordinates [layers, n, r] in float64, r = min(n_bad + n_good, d_model), about
-            the mean of the good states.
+        bad, good: coordinates [layers, n, r] in float64, r = min(n_bad + n_good, d_model),
+            centered on the mean of the good states.
         origin: that mean [layers, d_model] in float64.
-        distinct: whether the means differ by more than rounding [layers]. Where they do not, all
-            coordinates are zero, so that nothing is found there.
+        distinct: whether the means differ by more than rounding [layers]. If they do not, all
+            coordinates are zero, so that no direction is found.
     """
 
     def __init__(self, bad: Tensor, good: Tensor, device: torch.device) -> None:
-        """Factorise the residuals [n, layers, d_model] of each layer on `device`."""
+        """Factorize the residuals [n, layers, d_model] of each layer on `device`."""
         both = torch.cat([bad, good]).to(device).double()
         self.origin = both[len(bad) :].mean(0)
         columns = (both - self.origin).permute(1, 2, 0)  # [layers, d_model, n]
@@ -44,7 +44,7 @@ class SmallSpace:
         self.bad, self.good = coordinates[:, : len(bad)], coordinates[:, len(bad) :]
 
     def lift(self, coordinates: Tensor) -> Tensor:
-        """Vectors [layers, k, r] of the span as vectors [layers, k, d_model] of the stream."""
+        """Map vectors [layers, k, r] of the span to vectors [layers, k, d_model] of the stream."""
         layers, d_model, rank = self._reflections.shape
         padded = coordinates.new_zeros(layers, d_model, coordinates.shape[1])
         padded[:, :rank] = coordinates.mT
@@ -53,7 +53,7 @@ class SmallSpace:
 
 @contextmanager
 def _one_thread() -> Iterator[None]:
-    """Factorisations of this size gain little from threads, and stall where cores are shared."""
+    """Within the block, use one thread; more gain little at this size and stall on shared cores."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
@@ -71,5 +71,5 @@ def layer_chunks(bad: Tensor, good: Tensor) -> Iterator[slice]:
 
 
 def working_device(device: torch.device) -> torch.device:
-    """`device`, or the CPU where the device has no float64."""
+    """Return `device`, or the CPU if the device has no float64."""
     return torch.device("cpu") if device.type == "mps" else device

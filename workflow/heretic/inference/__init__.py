@@ -1,1 +1,1 @@
-"""Prefill and greedy decoding on transformers' cache classes, for the same prompts many times."""
+"""Prefill and greedy decoding on transformers' cache classes, repeated for the same prompts."""

@@ -1,8 +1,8 @@
 """Cache of the unedited network's activations for the prompts, reused by trials.
 
-Of every batch the inputs of some layers are kept, and the keys and values of all layers below the
-last of these. An edit whose first layer is l changes nothing before it, so that a pass may begin at
-the last kept layer up to l.
+For every batch, the inputs of some layers are kept, and the keys and values of all layers below the
+last of these. An edit whose first layer is l changes nothing before it, so a pass may start at the
+last kept layer up to l.
 """
 
 from collections.abc import Collection, Iterator, Sequence
@@ -28,9 +28,9 @@ class Recording:
     """Recording of one pass of the unedited network over a batch.
 
     Attributes:
-        inputs: of some layers [batch, tokens, d_model], by layer.
-        key_values: of the batch's own tokens, as far up as they are of use.
-        n_outputs: as of `Start`.
+        inputs: inputs of some layers [batch, tokens, d_model], by layer.
+        key_values: keys and values of the batch's own tokens, up to the last usable layer.
+        n_outputs: as in `Start`.
     """
 
     inputs: dict[int, Tensor] = field(default_factory=dict)
@@ -42,7 +42,7 @@ class Recording:
 
         Args:
             first_changed: index of a layer; may be the number of layers.
-            devices: of each layer, to which what is kept elsewhere is copied.
+            devices: device of each layer, to which data kept elsewhere is copied.
         """
         layer = last_kept(self.inputs, first_changed)
         if layer == 0:
@@ -64,7 +64,7 @@ class Recording:
 
 
 def last_kept(layers: Collection[int], layer: int) -> int:
-    """The last of some layers up to `layer`; 0 if there is none, where every pass may begin."""
+    """Return the last of some layers up to `layer`; if none, 0, where any pass may start."""
     return max((kept for kept in layers if kept <= layer), default=0)
 
 
@@ -77,10 +77,10 @@ class RecordingPlan:
     """Plan of the recording.
 
     Attributes:
-        layers: whose inputs are.
-        on_host: whether in main memory, rather than on the model's devices.
-        n_bytes: that it takes.
-        answer_tokens: for how many tokens of answers as much is kept besides.
+        layers: layers whose inputs are recorded.
+        on_host: whether the recording is in main memory, rather than on the model's devices.
+        n_bytes: size of the recording.
+        answer_tokens: number of answer tokens whose states are kept in addition.
     """
 
     layers: tuple[int, ...] = ()
@@ -100,7 +100,7 @@ class RecordingPlan:
 def record(
     model: Model, batch: PromptBatch, prefix: KeyValues | None, plan: RecordingPlan
 ) -> tuple[Prefilled, Recording]:
-    """Return one pass over a batch, and what of it is worth keeping."""
+    """Run one pass over a batch; return its result and recording."""
     seen: dict[int, Tensor] = {}
     n_outputs: list[int] = [0]
     with watching(model.get_layers(), plan.layers, seen, n_outputs):
@@ -114,7 +114,7 @@ def record(
 
 
 def _keep(tensor: Tensor, plan: RecordingPlan) -> Tensor:
-    """Return a copy, so that no larger tensor is kept alive by a view."""
+    """Return a copy, since a view would keep a larger tensor alive."""
     if not plan.on_host:
         return tensor.clone(memory_format=torch.contiguous_format)
     pinned = profits_from_pinning(tensor.device)
@@ -151,7 +151,7 @@ def watching(
 def plan_recording(
     model: Model, batches: Sequence[PromptBatch], prefix: PromptBatch | None, gigabytes: float
 ) -> RecordingPlan:
-    """Plan evenly spaced layers that fit into so many gigabytes, and their location.
+    """Plan evenly spaced layers that fit into the given number of gigabytes, and their location.
 
     The devices of the model are preferred if they have room; main memory is slower to read.
     """

@@ -1,8 +1,8 @@
 """Cache of the unedited layers' states for tokens of answers, reused by draft tokens.
 
-A token's states below the first edited layer depend on the prompt and on the tokens before it
-alone, and trials guess the same answers time and again. Tokens of a prompt's answers are the nodes
-of a tree, each with a place of its own for every kept layer.
+A token's states below the first edited layer depend only on the prompt and the preceding tokens,
+and trials repeatedly draft the same answers. The tokens of a prompt's answers are the nodes of a
+tree, each with its own place in every kept layer.
 """
 
 from collections.abc import Iterator, Sequence
@@ -25,13 +25,13 @@ class AnswerStates:
     """Token states, and the number of computed layers of each."""
 
     def __init__(self, model: Model, layers: Sequence[int], n_outputs: int, most: int) -> None:
-        """Start without tokens.
+        """Initialize without tokens.
 
         Args:
-            model: whose layers are passed over.
-            layers: whose inputs are kept, in ascending order.
-            n_outputs: how many values a layer puts out, as of `Start`.
-            most: tokens that are kept; when there are more, all are forgotten.
+            model: model of the passes.
+            layers: layers whose inputs are kept, in ascending order.
+            n_outputs: length of a layer's output, as in `Start`.
+            most: maximum number of kept tokens; beyond it, all are discarded.
         """
         self._model, self._layers = model, layers
         self._n_outputs, self._most = n_outputs, most
@@ -43,15 +43,15 @@ class AnswerStates:
     def passing(
         self, rows: Rows, guesses: Sequence[Sequence[int]], first_changed: int
     ) -> Iterator[None]:
-        """Within the block, start passes over the rows' latest and draft tokens late.
+        """Within the block, start passes over the rows' latest and draft tokens at a later layer.
 
-        It begins at the last kept layer below which all of these tokens are known. What it tells of
-        them up to the first edited layer is kept.
+        A pass starts at the last kept layer below which all of these tokens are known. The states
+        that it computes for them up to the first edited layer are kept.
 
         Args:
-            rows: of which everything has been read.
-            guesses: at what follows each row's latest token.
-            first_changed: no layer before it is edited in any row's trial.
+            rows: rows without unread tokens.
+            guesses: draft tokens after each row's latest token.
+            first_changed: layer before which no row's trial edits anything.
         """
         reach = last_kept(self._layers, first_changed)
         if reach == 0:
@@ -87,7 +87,7 @@ class AnswerStates:
         self._depths.clear()
 
     def _find(self, owner: Owner, answer: Sequence[int], guess: Sequence[int]) -> list[int]:
-        """Places of the last token of an answer and of the guess after it, new ones among them."""
+        """Return the places of an answer's last token and the following guess, adding new ones."""
         path, place = [], -1 - owner.prompt
         for token in (*answer, *guess):
             place = self._children.setdefault((place, token), len(self._depths))
@@ -97,9 +97,9 @@ class AnswerStates:
         return path[len(answer) - 1 :]
 
     def _start(self, layer: int, places: Sequence[Sequence[int]]) -> Start:
-        """Return the start of a pass over tokens with so many known layers."""
+        """Return the start of a pass at a layer, from the tokens' kept states."""
         width = max(map(len, places))
-        # What stands in columns of no guess is hidden.
+        # Columns beyond a guess are masked, so their contents do not matter.
         table = torch.tensor([[*some, *[some[-1]] * (width - len(some))] for some in places])
 
         def read(kind: str, at: int) -> Tensor:
@@ -126,13 +126,13 @@ class AnswerStates:
             for column, place in enumerate(some)
             if self._depths[place] < reach
         }
-        if not new:  # of a cache with fewer layers
+        if not new:  # as for a cache with fewer layers
             return
         at = torch.tensor(list(new))
         rows, columns = torch.tensor(list(new.values())).unbind(dim=1)
 
         def write(kind: str, layer: int, shown: Tensor) -> None:
-            """Write tokens' parts `shown` [batch, tokens, ...] of a layer."""
+            """Write the tokens' values `shown` [batch, tokens, ...] of a layer."""
             part = shown[rows.to(shown.device), columns.to(shown.device)]
             kept = self._room(kind, layer, part)
             kept[at.to(kept.device)] = part
@@ -162,7 +162,7 @@ class AnswerStates:
 
 
 def _add(rows: Rows, key_values: KeyValues) -> None:
-    """Return keys and values of the first layers, which a pass left out."""
+    """Add the keys and values of the first layers, which a pass skipped."""
     caches: Sequence[Any] = rows.cache.layers
     for cache, part in zip(caches, key_values, strict=False):
         if part is not None:

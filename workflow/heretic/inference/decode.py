@@ -10,8 +10,8 @@ from heretic.inference.rows import Owner, Rows, join
 from heretic.inference.steps import Steps
 from heretic.model.loading import Model
 
-# Text is decoded again as a whole, which takes as long as a small network's step; what settles an
-# answer is seen one token late at most.
+# Decoding the whole text takes as long as a step of a small network; with this interval, a settled
+# answer is detected at most one token late.
 TOKENS_BETWEEN_LOOKS = 2
 
 
@@ -19,10 +19,10 @@ class RowSource(Protocol):
     """Source of rows, and context of their passes."""
 
     def take(self, room: int) -> Rows | None:
-        """Return the next rows, if there are any and not more than `room`."""
+        """Return the next rows, at most `room`, if there are any."""
 
     def assign(self, owners: Sequence[Owner]) -> None:
-        """Tell the model to which trials the rows of the next passes belong."""
+        """Assign the rows of the next passes to trials."""
 
     def passing(
         self, rows: Rows, guesses: Sequence[Sequence[int]]
@@ -35,9 +35,9 @@ class Ending:
     """Condition that ends an answer.
 
     Attributes:
-        tokens: that end it, and are no part of it.
-        longest: most tokens of an answer.
-        settled: of some answers so far, whether what follows can no longer matter.
+        tokens: end tokens, which are not part of the answer.
+        longest: maximum number of answer tokens.
+        settled: for partial answers, whether further tokens no longer matter.
     """
 
     tokens: Collection[int]
@@ -56,12 +56,12 @@ def decode_rows(
     """Return greedy answers of all waiting rows, as far as needed.
 
     Args:
-        model: holds the edits of all trials whose rows are waiting.
-        steps: of this model.
-        source: of new rows, whenever there is room.
-        most_rows: at once.
-        ending: of answers.
-        drafts: of earlier answers, from which tokens are guessed, and to which answers are added.
+        model: model with the edits of all trials whose rows are waiting.
+        steps: decoding steps of this model.
+        source: source of new rows, used whenever there is room.
+        most_rows: maximum number of concurrent rows.
+        ending: end condition of answers.
+        drafts: earlier answers, from which tokens are drafted and to which answers are added.
 
     Returns:
         Tokens of each answer without the end token: those of plain greedy decoding, up to the point
@@ -86,14 +86,14 @@ def _filled(rows: Rows | None, source: RowSource, most_rows: int) -> Rows | None
 
 @dataclass
 class _Progress:
-    """Search state of a row's answer: positions searched for an end and for settling text."""
+    """State of a row's answer: positions searched for an end and for settled text."""
 
     scanned: int = 0
     looked: int = 0
 
 
 class _Decoding:
-    """Takes rows on until they are done; arguments and result are those of `decode_rows`."""
+    """Decodes rows until they are done; arguments and result are those of `decode_rows`."""
 
     def __init__(
         self,
@@ -109,7 +109,7 @@ class _Decoding:
         self.answers: dict[Owner, list[int]] = {}
 
     def run(self, rows: Rows) -> Rows | None:
-        """Step until rows are worth taking out; those that are left, or None."""
+        """Step until rows are worth removing; return the remaining rows, or None."""
         steps = self._steps
         self._source.assign(
             [*rows.owners, *rows.owners[-1:] * (steps.n_computed(rows) - len(rows))]
@@ -136,7 +136,7 @@ class _Decoding:
             return []
         ends = [0] * len(rows)
         for row in open_rows:
-            # The last token of an answer need not be fed.
+            # The last token of an answer need not be processed.
             ends[row] = self._ending.longest - 1
         return self._drafts.propose(rows.owners, rows.answers, ends, rows.room)
 
@@ -162,10 +162,10 @@ class _Decoding:
         return join(left) if left else None
 
     def _close(self, rows: Rows, open_rows: Sequence[int]) -> list[int]:
-        """Keep the answers of rows that are done, whose further tokens are of no interest.
+        """Store the answers of rows that are done or need no further tokens.
 
         Returns:
-            Those of the open rows that are not done.
+            The open rows that are not done.
         """
         look: list[int] = []
         done: set[int] = set()

@@ -1,10 +1,10 @@
 """Draft tokens from earlier answers and from continuations of the same few tokens.
 
-Most trials change few answers. A prompt's earlier answer that begins as its new one does is fed as
-a whole, and one pass tells how far the network agrees: up to there the tokens are those that greedy
-decoding takes one by one (speculative decoding, Leviathan et al. 2023, with a temperature of 0).
-Where no earlier answer begins alike, what followed the latest tokens elsewhere, in other answers or
-in this one, may follow here (as in prompt lookup decoding).
+Most trials change few answers. If a prompt's earlier answer begins like its new one, all of it is
+drafted, and one pass determines how far the network agrees: up to there, the tokens are those that
+greedy decoding takes one by one (speculative decoding, Leviathan et al. 2023, with a temperature of
+0). If no earlier answer begins alike, the continuation of the latest tokens elsewhere, in other
+answers or in this one, is drafted (as in prompt lookup decoding).
 """
 
 from collections.abc import Sequence
@@ -17,14 +17,14 @@ from heretic.inference.rows import Owner
 
 MOST_ANSWERS = 4
 LONGEST = 32
-# Tokens by which places in answers are found again, the most first.
+# Numbers of tokens for looking up places in answers, longest first.
 N_GRAMS = (3, 2, 1)
-# Answers keep coming, and a place takes about 200 bytes.
+# Answers accumulate, and a place takes about 200 bytes.
 MOST_PLACES = 500_000
-# How many right and wrong guesses records begin with, and what share of those seen is remembered
-# with each further one.
+# Initial counts of right and wrong draft tokens, and the share of earlier counts retained after
+# each further one.
 OF_PROMPT, OF_N_GRAMS = (4.75, 0.25, 0.7), (2.0, 2.0, 0.98)
-# Of wrong guesses with every further answer, so that a prompt is tried again.
+# Share of wrong draft tokens retained after each further answer, so that a prompt is retried.
 REMEMBERED_BY_WAITING = 0.95
 
 
@@ -33,8 +33,8 @@ class Guess:
     """Possible continuation of an answer so far.
 
     Attributes:
-        tokens: that may follow; empty for no guess.
-        prompt: that is answered.
+        tokens: draft tokens; empty for no guess.
+        prompt: index of the prompt.
         n_gram: number of tokens that led to it; 0 if an earlier answer to the prompt did.
     """
 
@@ -45,11 +45,11 @@ class Guess:
 
 @dataclass
 class _Record:
-    """Counts of right and wrong draft tokens, with the latest counting most.
+    """Counts of right and wrong draft tokens, with the latest weighted most.
 
     Attributes:
-        right, wrong: as they begin, to which is added what is learned.
-        remembered: share of what was seen, with every further guess.
+        right, wrong: counts, from their initial values.
+        remembered: share of earlier counts retained after each guess.
     """
 
     right: float
@@ -63,7 +63,7 @@ class _Record:
         self.seen_wrong = self.remembered * self.seen_wrong + wrong
 
     def length(self, least: float) -> int:
-        """Return how many tokens are all right with a probability of at least `least`."""
+        """Return the number of tokens that are all right with a probability of at least `least`."""
         right, wrong = self.right + self.seen_right, self.wrong + self.seen_wrong
         return int(log(least) / log(right / (right + wrong)))
 
@@ -72,10 +72,10 @@ class DraftBook:
     """Answers of a study's prompts, the latest first, and the reliability of draft tokens."""
 
     def __init__(self, cost_of_a_pass: int) -> None:
-        """Start without answers.
+        """Initialize without answers.
 
         Args:
-            cost_of_a_pass: beside its tokens, in tokens.
+            cost_of_a_pass: fixed cost of a pass, in tokens.
         """
         self._cost_of_a_pass = cost_of_a_pass
         self._answers: dict[int, list[list[int]]] = {}
@@ -84,7 +84,7 @@ class DraftBook:
         self._places: dict[tuple[int, ...], tuple[list[int], int]] = {}
 
     def learn(self, prompt: int, answer: Sequence[int]) -> None:
-        """Remember an answer, with its end token if it has one."""
+        """Store an answer, including its end token if it has one."""
         latest = list(answer)
         known = self._answers.setdefault(prompt, [])
         if len(self._places) > MOST_PLACES:
@@ -105,14 +105,14 @@ class DraftBook:
     ) -> list[Guess]:
         """Return possible continuations of each answer so far.
 
-        A guessed token costs a row's share of a pass, and saves, if it is right, that share and its
-        part of what a pass costs beside. It is guessed where that is likely to be worth it.
+        A draft token costs a row's share of a pass and, if right, saves that share and its part of
+        the pass's fixed cost. Tokens are drafted while this is likely to pay off.
 
         Args:
-            owners: of the answers.
+            owners: owners of the answers.
             answers: tokens so far.
-            ends: tokens of each answer up to which it may be guessed.
-            most: tokens of a guess, up to `LONGEST`.
+            ends: number of tokens up to which each answer may be drafted.
+            most: maximum number of tokens of a guess, up to `LONGEST`.
         """
         n_open = max(1, sum(map(lt, map(len, answers), ends)))
         least = n_open / (n_open + self._cost_of_a_pass)
@@ -122,7 +122,7 @@ class DraftBook:
         ]
 
     def groups(self, guesses: Sequence[Guess], rows: Sequence[int]) -> list[list[int]]:
-        """Some rows in groups with guesses of similar lengths, so that their passes cost least."""
+        """Group rows with guesses of similar lengths, so that their passes cost least."""
         widths = [1 + len(guesses[row].tokens) for row in rows]
         batches = batches_by_length(widths, len(rows), self._cost_of_a_pass)
         return [[rows[index] for index in batch] for batch in batches]
@@ -133,7 +133,7 @@ class DraftBook:
         length = min(most, self._record(prompt).length(least))
         for known in self._answers.get(prompt, []):
             if known[: len(answer)] == answer and len(known) > len(answer):
-                # The pass over the tokens before it tells the last one.
+                # The pass over the preceding tokens yields the last one.
                 return Guess(known[len(answer) : len(known) - 1][:length], prompt)
         for n_gram in (length for length in N_GRAMS if length <= len(answer)):
             followed = self._after(tuple(answer[-n_gram:]), answer)
@@ -143,10 +143,10 @@ class DraftBook:
         return Guess([], prompt)
 
     def _after(self, latest: tuple[int, ...], answer: list[int]) -> list[int]:
-        """Return the continuation of an answer's last tokens, where they were seen before."""
+        """Return an earlier continuation of an answer's last tokens."""
         n_gram, last = len(latest), latest[-1]
         for end in range(len(answer) - 1, n_gram - 1, -1):
-            # Most differ in the last token; to compare all of them takes longer.
+            # Most differ in the last token; comparing all tokens takes longer.
             if answer[end - 1] == last and tuple(answer[end - n_gram : end]) == latest:
                 repeated = answer[end:]
                 return repeated * -(-LONGEST // len(repeated))

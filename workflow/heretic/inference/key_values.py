@@ -1,7 +1,7 @@
 """Keys and values of some rows of tokens, as plain tensors and as transformers' cache.
 
-Every layer keeps all of its keys, also one that attends to a window only: its mask hides the
-others, and rows can be taken out and put together.
+Every layer keeps all of its keys, including layers that attend only to a window: their masks hide
+the others, and rows can be removed and combined.
 """
 
 from collections.abc import Callable, Sequence
@@ -12,22 +12,22 @@ from torch import Tensor
 from transformers import DynamicCache
 from transformers.cache_utils import DynamicLayer
 
-# Keys and values [batch, heads, tokens, head] by layer; None for a layer that keeps none.
+# Keys and values [batch, heads, tokens, head] by layer; None for a layer without any.
 KeyValues = list[tuple[Tensor, Tensor] | None]
 
-# Tokens for which there is room whenever keys and values have to be copied to a larger place.
+# Room for new tokens reserved whenever keys and values are copied to larger tensors.
 ROOM = 32
 
 
 class RoomyLayer(DynamicLayer):  # type: ignore[no-untyped-call]
-    """Keys and values with room behind them, so that not all are copied for each new token."""
+    """Keys and values with reserved room, so that not all are copied for each new token."""
 
     def __init__(self) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self._places: tuple[Tensor, Tensor] | None = None
 
     def hold(self, keys: Tensor, values: Tensor, tokens: int | None) -> None:
-        """Begin with these [batch, heads, tokens, head], as `make_cache`."""
+        """Initialize with these [batch, heads, tokens, head], as in `make_cache`."""
         self.lazy_initialization(keys, values)
         if tokens is not None:
             self._places = keys, values
@@ -59,16 +59,16 @@ def _with_room(part: Tensor, tokens: int) -> Tensor:
 
 
 def empty_cache() -> DynamicCache:
-    """Return a cache of layers with room, one for each layer that uses it."""
+    """Return a cache of layers with reserved room, one for each layer that uses it."""
     cache = DynamicCache()
     cache.layer_class_to_replicate = RoomyLayer
     return cache
 
 
 def make_cache(parts: KeyValues, tokens: int | None = None) -> DynamicCache:
-    """Return a cache that begins with these keys and values, which it will not write over.
+    """Return a cache that begins with these keys and values, which it does not overwrite.
 
-    With a number of tokens it begins with so many of them, and goes on in the room behind.
+    If `tokens` is given, it begins with that many tokens, and uses the room behind them.
     """
     cache = empty_cache()
     for part in parts:
@@ -89,12 +89,12 @@ def read_key_values(cache: DynamicCache, first: int = 0) -> KeyValues:
 
 
 def of_batch(parts: KeyValues, batch: int) -> KeyValues:
-    """Return keys and values of a single row, seen as those of `batch` rows."""
+    """Return keys and values of a single row, expanded to `batch` rows."""
     return each_part(parts, lambda part: part.expand(batch, -1, -1, -1))
 
 
 def crop(cache: DynamicCache, tokens: int) -> None:
-    """Forget all but the first tokens."""
+    """Discard all but the first tokens."""
     layers: Sequence[Any] = cache.layers
     for layer in layers:
         if layer.is_initialized:
@@ -115,7 +115,7 @@ def select_rows(cache: DynamicCache, rows: Tensor, first: int = 0) -> DynamicCac
 
 
 def join_rows(caches: Sequence[DynamicCache]) -> DynamicCache:
-    """Return the rows of several caches, narrower ones padded on the left; masks must hide that."""
+    """Return the rows of several caches; narrower ones are padded on the left, to be masked."""
     all_parts = [read_key_values(cache) for cache in caches]
     width = max(map(_length, all_parts))
     joined: KeyValues = []
@@ -127,7 +127,7 @@ def join_rows(caches: Sequence[DynamicCache]) -> DynamicCache:
 
 
 def each_part(parts: KeyValues, change: Callable[[Tensor], Tensor]) -> KeyValues:
-    """Return keys and values of all layers, each changed alike."""
+    """Return keys and values of all layers after applying `change` to each."""
     return [None if part is None else (change(part[0]), change(part[1])) for part in parts]
 
 
@@ -136,12 +136,12 @@ def _length(parts: KeyValues) -> int:
 
 
 def _empty(like: Tensor, rows: int, tokens: int) -> Tensor:
-    """Return a place for so many rows of tokens and those that come."""
+    """Return an uninitialized tensor for the given rows and tokens and for further tokens."""
     return like.new_empty(rows, like.shape[1], tokens + ROOM, like.shape[3])
 
 
 def _stack(parts: Sequence[Tensor], width: int) -> Tensor:
-    """Return all rows in one place, narrower ones with zeros before them."""
+    """Return all rows in one tensor, narrower ones with zeros before them."""
     place, row = _empty(parts[0], sum(map(len, parts)), width), 0
     for part in parts:
         rows, before = slice(row, row + len(part)), width - part.shape[2]

@@ -25,10 +25,10 @@ class Start:
     """Data of an earlier pass over the same batch for a pass from a later layer.
 
     Attributes:
-        layer: index of the first layer that is computed.
-        inputs: what that layer is given [batch, tokens, d_model].
-        key_values: of the batch's own tokens, for the layers below.
-        n_outputs: how many values a layer puts out together; 0 if it puts out the states alone.
+        layer: index of the first computed layer.
+        inputs: input of that layer [batch, tokens, d_model].
+        key_values: keys and values of the batch's own tokens, for the layers below.
+        n_outputs: length of the tuple returned by a layer; 0 if it returns only the states.
     """
 
     layer: int
@@ -39,10 +39,10 @@ class Start:
 
 @dataclass(frozen=True)
 class Prefilled:
-    """A batch after its pass.
+    """Result of a pass over a batch.
 
     Attributes:
-        logits: of the first response token [batch, vocabulary] in the network's dtype.
+        logits: logits of the first response token [batch, vocabulary] in the network's dtype.
         cache: keys and values of prefix and batch.
     """
 
@@ -53,15 +53,15 @@ class Prefilled:
 def prefill(
     model: Model, batch: PromptBatch, prefix: KeyValues | None = None, start: Start | None = None
 ) -> Prefilled:
-    """Return one pass over a batch of prompts.
+    """Run one pass over a batch of prompts.
 
     Args:
-        model: in any state.
+        model: model in any state.
         batch: prompts.
-        prefix: keys and values of the shared prefix [1, ...], of the model in its present state;
-            None if the batch has whole prompts.
-        start: where to begin; None for the embeddings. Nothing that the model computes before
-            that layer may have changed since.
+        prefix: keys and values of the shared prefix [1, ...], in the model's current state; None if
+            the batch has whole prompts.
+        start: start of the pass; None for the embeddings. The model's computation before that layer
+            must not have changed since.
     """
     cache = empty_cache() if prefix is None else make_cache(of_batch(prefix, len(batch)))
     with torch.inference_mode(), starting(model.get_layers(), start):

@@ -11,8 +11,8 @@ from torch import Tensor
 from heretic.model.decoding import pad_left
 from heretic.model.loading import Model
 
-# What a pass costs beside its tokens, in tokens: an accelerator reads all weights once. So does a
-# CPU, in the time of fewer tokens, and calls the modules of each layer in that of so many products.
+# Fixed cost of a pass, in tokens: an accelerator reads all weights once. So does a CPU, in the time
+# of fewer tokens, and calling a layer's modules takes the time of PARAMETERS_OF_CALLS products.
 ON_AN_ACCELERATOR, ON_A_CPU, PARAMETERS_OF_CALLS = 128, 40, 12e6
 MOST_TOKENS_OF_A_PASS = 256
 
@@ -22,10 +22,10 @@ class PromptBatch:
     """Prompts that are prefilled together.
 
     Attributes:
-        indices: of the prompts among those that were encoded.
+        indices: indices of the prompts among all encoded ones.
         inputs: token ids [batch, tokens] without the shared prefix, padded on the left.
         mask: 1 where there is a token [batch, prefix + tokens].
-        positions: of the inputs in their prompts [batch, tokens].
+        positions: positions of the inputs in their prompts [batch, tokens].
     """
 
     indices: tuple[int, ...]
@@ -38,7 +38,7 @@ class PromptBatch:
 
     @property
     def n_cached(self) -> int:
-        """Tokens of the prefix, of which keys and values are there already."""
+        """Number of prefix tokens, whose keys and values already exist."""
         return self.mask.shape[1] - self.inputs.shape[1]
 
     def rows(self, first: int, last: int) -> "PromptBatch":
@@ -49,15 +49,15 @@ class PromptBatch:
         )
 
     def shifted(self, by: int) -> "PromptBatch":
-        """Return the same batch with other indices."""
+        """Return the same batch with its indices increased by `by`."""
         return replace(self, indices=tuple(index + by for index in self.indices))
 
 
 def tokens_of_a_pass(model: Model) -> int:
-    """Return the fixed cost of a pass in tokens; the same for a model wherever it is called.
+    """Return the fixed cost of a pass in tokens; always the same for a given model.
 
-    The figures are those of common chips, not measured here: batches, and with them the last bits
-    of all scores, would differ from run to run.
+    The values are those of common chips rather than measurements, which would make batches, and
+    with them the last bits of all scores, vary between runs.
     """
     if model.device.type != "cpu":
         return min(ON_AN_ACCELERATOR, MOST_TOKENS_OF_A_PASS)
@@ -66,9 +66,9 @@ def tokens_of_a_pass(model: Model) -> int:
 
 
 def shared_prefix(ids: Sequence[Sequence[int]], cost_of_a_pass: int) -> int:
-    """Return the number of tokens with which all prompts begin, less than the shortest has.
+    """Return the number of tokens shared at the start of all prompts, less than the shortest has.
 
-    0 where sharing them would save less than the pass that it takes, whose cost is in tokens.
+    0 if sharing them would save less than the additional pass, whose cost is in tokens.
     """
     columns = zip(*(row[:-1] for row in ids), strict=False)
     length = sum(1 for _ in takewhile(lambda column: len(set(column)) == 1, columns))
@@ -78,16 +78,16 @@ def shared_prefix(ids: Sequence[Sequence[int]], cost_of_a_pass: int) -> int:
 def batches_by_length(lengths: Sequence[int], largest: int, cost_of_a_pass: int) -> list[list[int]]:
     """Return indices in batches of similar lengths, the longest first, to minimize cost.
 
-    A pass costs its padded tokens and `cost_of_a_pass`. The batches of prompts in order of
-    length that are cheapest in sum are found by dynamic programming.
+    A pass costs its padded tokens and `cost_of_a_pass`. The division of prompts in order of length
+    with the lowest total cost is found by dynamic programming.
 
     Args:
-        lengths: tokens of each prompt.
-        largest: prompts that a batch may have.
-        cost_of_a_pass: beside its tokens, in tokens.
+        lengths: number of tokens of each prompt.
+        largest: maximum number of prompts in a batch.
+        cost_of_a_pass: fixed cost of a pass, in tokens.
     """
     order = sorted(range(len(lengths)), key=lambda index: -lengths[index])
-    # Equal lengths stay together unless there are too many of them.
+    # Equal lengths stay together unless they exceed the maximum.
     cuts = [
         cut
         for cut in range(1, len(order))
@@ -111,7 +111,7 @@ def batches_by_length(lengths: Sequence[int], largest: int, cost_of_a_pass: int)
 
 
 def prefix_batch(ids: Sequence[Sequence[int]], length: int, model: Model) -> PromptBatch:
-    """Return the shared prefix as a batch of one, of which the index says nothing."""
+    """Return the shared prefix as a batch of one, whose index has no meaning."""
     return _batch([0], [ids[0][:length]], 0, model)
 
 

@@ -1,8 +1,8 @@
 """Equivalence checks of fast passes against plain ones.
 
-Architectures may keep states that are no keys, tell positions by columns, or pass something from
-layer to layer beside the stream. Rather than list them, a few prompts are answered both ways before
-a study begins.
+Architectures may keep states other than keys and values, derive positions from columns, or pass
+data between layers outside the stream. Instead of a list of such architectures, a few prompts are
+answered both ways before a study begins.
 """
 
 from collections.abc import Sequence
@@ -25,11 +25,11 @@ from heretic.model.loading import Model
 
 STEPS = 2
 MESSAGE = 200
-# Unequal logits may be so many roundings of the largest one apart, or so many times what batches
-# of plain passes differ by.
+# Tolerated difference of logits, in roundings of the largest one, or as a multiple of the
+# difference between batches of plain passes.
 ROUNDINGS = {torch.float32: 256, torch.float64: 256}
 HALF_ROUNDINGS, TIMES_NOISE = 4, 4
-# What an architecture that is not built as most are may answer to unusual arguments.
+# Errors that unusual architectures may raise for unexpected arguments.
 REFUSALS = (RuntimeError, ValueError, TypeError, LookupError, AttributeError, NotImplementedError)
 
 
@@ -48,7 +48,7 @@ def why_no_rows(model: Model) -> str | None:
 
 
 def smallest_window(model: Model) -> int | None:
-    """Return the smallest sliding window in tokens; None if all layers see everything."""
+    """Return the smallest sliding window in tokens; None if all layers attend to everything."""
     layers: Sequence[Any] = DynamicCache(config=text_config(model.network)).layers
     windows = [layer.sliding_window for layer in layers if layer.is_sliding]
     return min(windows, default=None)
@@ -56,14 +56,14 @@ def smallest_window(model: Model) -> int | None:
 
 @dataclass(frozen=True)
 class Rehearsal:
-    """A few prompts, answered as a study's are.
+    """A few prompts, answered in the same way as a study's.
 
     Attributes:
-        model: in its original state.
+        model: model in its original state.
         good: token ids of good prompts.
         bad: token ids of bad prompts.
-        prefix: number of tokens that all share.
-        gigabytes: for what the unedited network computes.
+        prefix: number of tokens shared by all prompts.
+        gigabytes: memory for recordings of the unedited network.
     """
 
     model: Model
@@ -76,9 +76,8 @@ class Rehearsal:
         """Return why answers differ from those of plain passes, or None.
 
         Args:
-            fixed_places: whether keys and values are to stay in their places, as compiled steps
-                need it.
-            guessed: whether tokens are to be guessed.
+            fixed_places: whether keys and values must keep their memory, as compiled steps require.
+            guessed: whether draft tokens are used.
         """
         try:
             prompts = self.prompts()
@@ -109,7 +108,7 @@ class Rehearsal:
     def _stepped(
         self, prompts: StudyPrompts, first: int, fixed_places: bool
     ) -> tuple[Rows, str | None]:
-        """Return rows after some steps, and what is wrong with their logits."""
+        """Return rows after some steps, and the error of their logits."""
         rows, logits = begin(prompts, first)
         order = list(range(len(rows)))[::-1]
         rows, seen = rows.select(order), [logits[order]]
@@ -120,12 +119,12 @@ class Rehearsal:
         return rows, self._wrong(rows, torch.stack(seen, dim=1))
 
     def _guessed(self, prompts: StudyPrompts, stepped: Rows) -> str | None:
-        """Return the error of a step after drafts, every other row ending with a wrong one."""
+        """Return the error of a step after drafts, every other one with a wrong last token."""
         guesses = [answer[1:] for answer in stepped.answers]
         for guess in guesses[::2]:
             guess[-1] = (guess[-1] + 1) % 2
         states, reason = prompts.answer_states, None
-        # The second time they pass the last layer alone.
+        # The second pass runs only through the last layers.
         for _ in range(1 if states is None else 2):
             rows, _ = begin(prompts, 0)
             rows = rows.select(list(range(len(rows)))[::-1])
@@ -166,9 +165,9 @@ def begin(prompts: StudyPrompts, first: int, trial: int = 0) -> tuple[Rows, Tens
     """Return all prompts as rows of one trial, and their first logits [n, vocabulary].
 
     Args:
-        prompts: a few.
-        first: layer before which the model is as it was.
-        trial: of the rows.
+        prompts: a few prompts.
+        first: layer before which the model is unedited.
+        trial: trial of the rows.
     """
     prefix = prompts.prefix_key_values(first)
     parts, logits = [], []
@@ -185,16 +184,16 @@ def logits_agree(model: Model, logits: Tensor, expected: Tensor, noise: float = 
     """Return by how much logits differ if that exceeds rounding, or None.
 
     Args:
-        model: of which the logits are.
-        logits: in question.
-        expected: of the same shape.
-        noise: by which plain passes differ among themselves.
+        model: model of the logits.
+        logits: logits to check.
+        expected: logits of the same shape.
+        noise: difference of plain passes among themselves.
     """
     precision = model.loaded_dtype
     rounding = ROUNDINGS.get(precision, HALF_ROUNDINGS) * torch.finfo(precision).eps
-    real = expected.isfinite()  # some models rule tokens out
+    real = expected.isfinite()  # some models exclude tokens
     explained = rounding * float(expected[real].abs().max())
-    # Noise beyond that is no rounding: the network takes padding for something.
+    # Greater noise is not rounding: the network does not ignore padding.
     allowed = max(explained, min(TIMES_NOISE * noise, TIMES_NOISE * explained))
     found = float((logits.float() - expected)[real].abs().max())
     if found <= allowed:

@@ -1,4 +1,4 @@
-"""Rows of one batch that are being answered, each a prompt of some trial."""
+"""Rows of one batch during decoding, each a prompt of some trial."""
 
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
@@ -15,7 +15,7 @@ from heretic.inference.prompt_batches import PromptBatch
 from heretic.model.decoding import cached_logits
 from heretic.model.loading import Model
 
-# Of one pass: half a gigabyte in float32.
+# Maximum of one pass: half a gigabyte in float32.
 MOST_LOGITS = 2**27
 
 
@@ -32,15 +32,15 @@ class Rows:
     """Answers in progress.
 
     Attributes:
-        owners: of each row.
+        owners: owner of each row.
         answers: tokens of each row that have been read from the device.
-        cache: keys and values of prompts and answers, but for the latest token.
-        mask: 1 where the cache holds a token of the row [n, width].
-        positions: of the latest tokens [n, 1].
-        latest: tokens that are fed next [n, 1].
+        cache: keys and values of prompts and answers, except for the latest token.
+        mask: 1 where the cache contains a token of the row [n, width].
+        positions: positions of the latest tokens [n, 1].
+        latest: next input tokens [n, 1].
         vocabulary: number of logits of a token.
-        last: position beyond which no token of an answer is fed [n, 1]; rows that go on although
-            they are done stay there, within what a network has learned.
+        last: position of an answer's last input token [n, 1]; rows that continue after they are
+            done stay there, within the positions learned by a network.
         unread: tokens of each step since the last `read` [n], on the device.
     """
 
@@ -56,7 +56,7 @@ class Rows:
 
     @classmethod
     def of(cls, prefilled: Prefilled, batch: PromptBatch, trial: int, longest: int) -> "Rows":
-        """Return rows whose first token is the likeliest after the prompt, of at most `longest`."""
+        """Return rows, of at most `longest` tokens, whose first token is the most likely one."""
         latest = prefilled.logits.argmax(dim=-1)
         return cls(
             [Owner(trial, index) for index in batch.indices],
@@ -66,7 +66,7 @@ class Rows:
             batch.positions[:, -1:] + 1,
             latest[:, None],
             prefilled.logits.shape[-1],
-            # The last token of an answer is not fed.
+            # The last token of an answer is not an input.
             batch.positions[:, -1:] + max(1, longest - 1),
             [latest],
         )
@@ -76,19 +76,19 @@ class Rows:
 
     @property
     def fed(self) -> Tensor:
-        """Positions at which the latest tokens are fed [n, 1]."""
+        """Positions of the latest tokens as inputs [n, 1]."""
         return torch.minimum(self.positions, self.last)
 
     @property
     def room(self) -> int:
-        """Return the draft tokens per row whose logits can be computed in one pass."""
+        """Return the number of draft tokens per row whose logits can be computed in one pass."""
         return MOST_LOGITS // (len(self) * self.vocabulary) - 1
 
     def step(self, model: Model) -> Tensor:
-        """Feed the latest token of each row and take the likeliest next one.
+        """Process the latest token of each row and take the most likely next one.
 
         Returns:
-            The logits [n, vocabulary] by which it was taken.
+            The logits [n, vocabulary] from which it was taken.
         """
         self.mask = pad(self.mask, (0, 1), value=1)
         with torch.inference_mode():
@@ -100,7 +100,7 @@ class Rows:
         return cached_logits(model, inputs, mask, positions, self.cache, inputs.shape[1])
 
     def take(self, logits: Tensor) -> Tensor:
-        """Take the likeliest next tokens by some logits [n, vocabulary], which are returned."""
+        """Take the most likely next tokens from logits [n, vocabulary], and return these logits."""
         latest = logits.argmax(dim=-1).to(self.latest.device)
         self.latest, self.positions = latest[:, None], self.positions + 1
         self.unread.append(latest)
@@ -112,18 +112,18 @@ class Rows:
         guesses: Sequence[Sequence[int]],
         passing: AbstractContextManager[None] | None = None,
     ) -> list[int]:
-        """Feed the latest token of each row and guesses at what follows, and keep what is right.
+        """Process the latest token and the draft tokens of each row, and keep the right ones.
 
-        Each row gains its right guesses and the token after them. Columns of wrong ones stay, and
-        are hidden, as long as another row needs them.
+        Each row gains its right draft tokens and the token after them. Columns of wrong ones stay
+        masked in the cache as long as another row needs them.
 
         Args:
-            model: in the state that the rows belong to.
-            guesses: tokens for each row, of which everything has been read.
-            passing: what is entered for the pass, as `AnswerStates.passing`.
+            model: model in the state of the rows.
+            guesses: draft tokens for each row; the rows must have no unread tokens.
+            passing: context of the pass, as from `AnswerStates.passing`.
 
         Returns:
-            How many guesses of each row were right.
+            The number of right draft tokens of each row.
         """
         width = 1 + max(map(len, guesses))
         padded = [[*guess, *[0] * (width - 1 - len(guess))] for guess in guesses]
@@ -164,11 +164,11 @@ class Rows:
             self.unread = []
 
     def select(self, rows: Sequence[int]) -> "Rows":
-        """Return some of the rows, of which everything has been read."""
+        """Return some of the rows, which must have no unread tokens."""
         chosen = torch.tensor(rows, device=self.mask.device)
         with torch.inference_mode():
             mask = self.mask[chosen]
-            # Columns that only rows had which have left.
+            # Columns used only by removed rows.
             unused = int(mask.any(dim=0).int().argmax())
             return Rows(
                 [self.owners[row] for row in rows],
@@ -183,7 +183,7 @@ class Rows:
 
 
 def join(parts: Sequence[Rows]) -> Rows:
-    """Return the rows of several, one after the other, of which everything has been read."""
+    """Return the concatenated rows of several parts, which must have no unread tokens."""
     if len(parts) == 1:
         return parts[0]
     width = max(part.mask.shape[1] for part in parts)

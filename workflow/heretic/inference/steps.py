@@ -1,7 +1,7 @@
 """Decoding steps of rows: by the network itself, or compiled with a static KV cache.
 
-A compiled step is compiled once for each number of rows. Those numbers are few: rows are filled up
-to the next one, and the places of keys and values stay the same from trial to trial.
+A compiled step is compiled once for each number of rows. Few numbers are used: rows are padded to
+the next one, and keys and values keep their memory from trial to trial.
 """
 
 from collections.abc import Callable, Sequence
@@ -19,14 +19,14 @@ from heretic.inference.rows import Rows
 from heretic.model.decoding import cached_logits
 from heretic.model.loading import Model
 
-# Each half as large as the one before.
+# Each size is half of the previous one.
 N_SIZES = 4
-# An accelerator would stand still whenever it is asked for its tokens.
+# An accelerator would stall whenever its tokens are read.
 STEPS_BETWEEN_READS = 4
 
 
 def steps_between_reads(device: torch.device) -> int:
-    """1 on a CPU, whose tokens are at hand."""
+    """Return the interval between reads; 1 on a CPU, whose tokens are directly available."""
     return 1 if device.type == "cpu" else STEPS_BETWEEN_READS
 
 
@@ -35,29 +35,29 @@ class Steps(Protocol):
 
     @property
     def between_reads(self) -> int:
-        """Steps after which new tokens are read from the device."""
+        """Number of steps after which new tokens are read from the device."""
 
     @property
     def share_worth_taking_out(self) -> float:
-        """Share of rows that must be done before the others go on without them."""
+        """Share of rows that must be done before the others continue without them."""
 
     def n_computed(self, rows: Rows) -> int:
-        """Return the number of rows of a pass for these; added rows continue the last one."""
+        """Return the number of computed rows, including padding rows, which repeat the last one."""
 
     def begin(self, rows: Rows) -> None:
         """Prepare for these rows."""
 
     def step(self, rows: Rows) -> Tensor:
-        """Run a step like `Rows.step`, for the rows begun last."""
+        """Run a step like `Rows.step`, for the rows of the last `begin`."""
 
     def end(self, rows: Rows) -> None:
-        """Leave the rows as `Rows.step` would have."""
+        """Leave the rows in the same state as `Rows.step`."""
 
 
 class PlainSteps:
-    """Steps of the network as it is."""
+    """Steps of the unmodified network."""
 
-    # Taking rows out copies those that stay.
+    # Removing rows requires a copy of the others.
     share_worth_taking_out = 0.125
 
     def __init__(self, model: Model) -> None:
@@ -71,7 +71,7 @@ class PlainSteps:
         """Prepare nothing."""
 
     def step(self, rows: Rows) -> Tensor:
-        """Feed the latest tokens, and take the likeliest next ones."""
+        """Process the latest tokens, and take the most likely next ones."""
         return rows.step(self._model)
 
     def end(self, rows: Rows) -> None:
@@ -79,9 +79,9 @@ class PlainSteps:
 
 
 class CompiledSteps:
-    """Steps of the compiled network on caches whose tensors stay where they are."""
+    """Steps of the compiled network on caches whose tensors keep their memory."""
 
-    # The next smaller cache holds half as many rows.
+    # The next smaller cache has half as many rows.
     share_worth_taking_out = 0.5
 
     def __init__(
@@ -91,16 +91,16 @@ class CompiledSteps:
         width: int,
         compile_call: Callable[[Callable[..., Any]], Callable[..., Any]],
     ) -> None:
-        """Compile nothing yet.
+        """Store the options; compilation happens later.
 
         Args:
-            model: whose weights and hooks may change between steps, but in place.
-            most_rows: that are ever begun together.
-            width: most tokens of prompts and answers together, with the padding of rows that joined
-                later.
-            compile_call: what compiles a call, such as `torch.compile`.
+            model: model whose weights and hooks may change between steps, but only in place.
+            most_rows: maximum number of concurrent rows.
+            width: maximum number of tokens of prompts and answers together, including padding of
+                rows that joined later.
+            compile_call: compiles a call, like `torch.compile`.
         """
-        # A mask without a hidden column would be none, which is compiled anew.
+        # A mask without a masked column would be omitted, which requires recompilation.
         self._model, self._width = model, width + STEPS_BETWEEN_READS + 1
         self.between_reads = steps_between_reads(model.device)
         self._sizes: list[int] = sorted(
@@ -112,12 +112,12 @@ class CompiledSteps:
         self._cache = Cache(layers=[])
 
     def n_computed(self, rows: Rows) -> int:
-        """Return the next one of the few numbers for which it is compiled."""
+        """Return the smallest sufficient number of rows for which the step is compiled."""
         sizes: list[int] = [size for size in self._sizes if size >= len(rows)]
         return sizes[0]
 
     def begin(self, rows: Rows) -> None:
-        """Copy keys and values to their places."""
+        """Copy keys and values to their static memory."""
         size = self.n_computed(rows)
         with torch.inference_mode():
             if size not in self._caches:
@@ -126,7 +126,7 @@ class CompiledSteps:
             _fill(self._cache, rows)
 
     def step(self, rows: Rows) -> Tensor:
-        """Feed the latest tokens, and take the likeliest next ones."""
+        """Process the latest tokens, and take the most likely next ones."""
         rows.mask = pad(rows.mask, (0, 1), value=1)
         size = self.n_computed(rows)
         with torch.inference_mode():
@@ -138,7 +138,7 @@ class CompiledSteps:
             return rows.take(logits[: len(rows), -1])
 
     def end(self, rows: Rows) -> None:
-        """Show keys and values where they are."""
+        """Expose keys and values in their static memory."""
         layers: Sequence[Any] = self._cache.layers
         width = rows.mask.shape[1]
         parts: KeyValues = [
@@ -190,11 +190,11 @@ def _fill(cache: Cache, rows: Rows) -> None:
             length = source.keys.shape[2]
             for there, here in ((place.keys, source.keys), (place.values, source.values)):
                 there[: len(rows), :, :length] = here
-                # Hidden, but what an edit that overflowed left would get through: 0 * NaN is NaN.
+                # Masked, but an overflowed edit's values would have an effect: 0 * NaN is NaN.
                 there[:, :, length:] = 0
             place.cumulative_length.fill_(length)
 
 
 def _up_to(tensor: Tensor, size: int) -> Tensor:
-    """Return a copy with more rows like the last one; what comes of them is thrown away."""
+    """Return a copy extended by repeating the last row, whose results are discarded."""
     return torch.cat([tensor, tensor[-1:].expand(size - len(tensor), -1)])

@@ -1,4 +1,4 @@
-"""The prompts of a study, ready for one pass after the other with changed weights."""
+"""The prompts of a study, prepared for repeated passes with changed weights."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -19,20 +19,20 @@ from heretic.inference.prompt_batches import (
 from heretic.model.devices import computing_device
 from heretic.model.loading import Model
 
-# Some answers of common lengths; further ones are rarely given again, and fewer than one of each
-# prompt are of no use.
+# Some answers of common lengths; further ones rarely recur, and fewer than one per prompt are
+# useless.
 MOST_ANSWER_TOKENS, LEAST_ANSWER_TOKENS = 512, 32
 
 
 @dataclass(frozen=True)
 class StudyBatch:
-    """A batch of prompts with what the unedited network made of it.
+    """A batch of prompts with the unedited network's results.
 
     Attributes:
         prompts: the batch.
-        recording: from which a pass may start.
+        recording: recording from which a pass may start.
         original: log-probabilities of the first response token [batch, vocabulary], float32; None
-            where nothing is compared with them.
+            if nothing is compared with them.
     """
 
     prompts: PromptBatch
@@ -40,7 +40,7 @@ class StudyBatch:
     original: Tensor | None = None
 
     def rows(self, first: int, last: int) -> "StudyBatch":
-        """Return the rows from `first` up to `last`, which is not among them."""
+        """Return the rows from `first` to `last` (exclusive)."""
         original = None if self.original is None else self.original[first:last]
         return StudyBatch(
             self.prompts.rows(first, last), self.recording.rows(first, last), original
@@ -52,9 +52,9 @@ class StudyPrompts:
 
     Attributes:
         good, bad: batches.
-        first_of_good, first_of_bad: the original's likeliest first response tokens, in the order of
-            the batches.
-        answer_states: of answers, from which guesses may start; None where nothing is kept.
+        first_of_good, first_of_bad: the original's most likely first response tokens, in the order
+            of the batches.
+        answer_states: states of answers, from which drafts may start; None if nothing is kept.
     """
 
     def __init__(
@@ -67,17 +67,17 @@ class StudyPrompts:
         most_rows: int,
         cost_of_a_pass: int | None = None,
     ) -> None:
-        """Make the passes of the unedited network.
+        """Run the passes of the unedited network.
 
         Args:
-            model: in its original state.
+            model: model in its original state.
             good: token ids of prompts whose first response tokens are compared with the original's.
             bad: token ids of further prompts; their indices follow those of the good ones.
-            prefix: number of first tokens that all share, which are computed once; may be 0.
-            gigabytes: that recordings may take.
-            most_rows: of a batch.
-            cost_of_a_pass: beside its tokens, in tokens, as `tokens_of_a_pass` has it if none is
-                given; the more, the larger batches.
+            prefix: number of first tokens shared by all, which are computed once; may be 0.
+            gigabytes: maximum size of recordings.
+            most_rows: maximum number of rows in a batch.
+            cost_of_a_pass: fixed cost of a pass in tokens, by default `tokens_of_a_pass`; higher
+                values lead to larger batches.
         """
         self.model = model
         if cost_of_a_pass is None:
@@ -135,21 +135,21 @@ class StudyPrompts:
 
     @property
     def longest(self) -> int:
-        """Tokens of the longest prompt."""
+        """Number of tokens of the longest prompt."""
         return max(batch.prompts.mask.shape[1] for batch in [*self.good, *self.bad])
 
     def limit(self, most_rows: int) -> None:
-        """Split batches that have more rows than that."""
+        """Split batches with more than `most_rows` rows."""
         self.good = _split(self.good, most_rows)
         self.bad = _split(self.bad, most_rows)
 
     @property
     def has_recordings(self) -> bool:
-        """Return whether anything is kept of what the unedited network computed."""
+        """Return whether any results of the unedited network are kept."""
         return any(batch.recording.inputs for batch in [*self.good, *self.bad])
 
     def forget_recordings(self) -> None:
-        """Free what recordings take."""
+        """Free the memory of recordings."""
         self.good = [StudyBatch(batch.prompts, original=batch.original) for batch in self.good]
         self.bad = [StudyBatch(batch.prompts) for batch in self.bad]
         if self.prefix is not None:
@@ -157,17 +157,17 @@ class StudyPrompts:
         self.answer_states = None
 
     def prefix_key_values(self, first_changed: int) -> KeyValues | None:
-        """Keys and values of the shared prefix in the model's present state; None without one.
+        """Return the prefix's keys and values in the model's current state; None without prefix.
 
         Args:
-            first_changed: index of the first layer that is not as it was.
+            first_changed: index of the first layer that is not in its original state.
         """
         if self.prefix is None:
             return None
         return read_key_values(self.prefill(self.prefix, first_changed, None).cache)
 
     def prefill(self, batch: StudyBatch, first_changed: int, prefix: KeyValues | None) -> Prefilled:
-        """Return a pass over a batch in the model's present state."""
+        """Run a pass over a batch in the model's current state."""
         start = batch.recording.start(first_changed, self._devices)
         return prefill(self.model, batch.prompts, prefix, start)
 

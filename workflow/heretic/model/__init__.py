@@ -1,1 +1,1 @@
-"""Loading a model, talking to it, and finding what writes into its residual stream."""
+"""Model loading, generation, and identification of the residual stream's writers."""

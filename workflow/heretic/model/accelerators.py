@@ -9,18 +9,18 @@ from pathlib import Path
 from heretic.errors import ModelLoadError
 
 TYPES = ("cpu", "cuda", "mps", "xpu", "hpu", "npu", "mlu", "musa", "xla")
-# CUDA's drivers for Linux and for its guest on Windows, and AMD's, whose devices torch calls cuda.
+# NVIDIA drivers on Linux and in a Windows guest, and AMD drivers, whose devices torch calls cuda.
 CUDA_FILES = ("/dev/nvidiactl", "/dev/nvidia0", "/dev/dxg", "/dev/kfd", "/proc/driver/nvidia/gpus")
 NVIDIA_GPUS = Path("/proc/driver/nvidia/gpus")
-# On a machine that submits jobs, the device is one of another machine.
+# On a machine that submits jobs, the device belongs to another machine.
 SUBMITTERS = ("sbatch", "qsub", "bsub", "condor_submit", "flux")
 
 
 def check_device(device: str) -> None:
-    """Reject a device that torch does not know, or whose driver this machine lacks.
+    """Reject a device that is unknown to torch or whose driver is missing on this machine.
 
     Raises:
-        ModelLoadError: says what to set instead.
+        ModelLoadError: the message names an alternative setting.
     """
     if device == "auto":
         return
@@ -45,7 +45,7 @@ def check_device(device: str) -> None:
 
 
 def _cuda_devices() -> int | None:
-    """Return the number of torch's cuda devices; None if there are some but uncounted."""
+    """Return the number of torch's cuda devices, or None if devices exist but are not counted."""
     if not any(Path(path).exists() for path in CUDA_FILES):
         return 0
     visible = os.environ.get("CUDA_VISIBLE_DEVICES")

@@ -1,9 +1,9 @@
 """Writers of the residual stream, found by probing and verified rather than listed by name.
 
-A candidate is any linear map inside a decoder layer whose output has the stream's width, and any
-matrix of that width that is a parameter on its own, such as the maps of all experts of a layer.
-`dissection` says how those that write are told from those that do not, and how it is proved that
-they write, and that nothing else does.
+A candidate is any linear map inside a decoder layer whose output has the stream's width, or any
+matrix of that width that is a standalone parameter, such as the stacked expert maps of a layer.
+See `dissection` for how writers are distinguished from other candidates, and how it is verified
+that they write and that nothing else does.
 """
 
 from collections.abc import Sequence
@@ -26,14 +26,13 @@ __all__ = ["Anatomy", "StreamWriter", "dissect", "find_layers"]
 
 @dataclass(frozen=True)
 class Anatomy:
-    """The decoder layers and their writers, in order of layer, then of appearance.
+    """The decoder layers and their writers, ordered by layer, then by appearance.
 
     Attributes:
-        layers: the modules.
-        writers: what writes into the stream; the embeddings are among them only where
-            `with_embeddings` put them there.
-        d_model: number of the stream's channels.
-        scales: by which constant each layer multiplies its stream, 1 in most architectures.
+        layers: decoder layer modules.
+        writers: stream writers; includes the embeddings only after `with_embeddings`.
+        d_model: number of stream channels.
+        scales: constant by which each layer multiplies its stream, 1 in most architectures.
     """
 
     layers: tuple[nn.Module, ...]
@@ -47,7 +46,7 @@ class Anatomy:
         return len(self.layers)
 
     def of_layer(self, layer: int) -> dict[str, list[StreamWriter]]:
-        """Return writers of one layer by component; in hybrids a component may have none."""
+        """Return the writers of one layer by component; hybrid layers may lack a component."""
         found: dict[str, list[StreamWriter]] = {component: [] for component in COMPONENTS}
         for writer in self.writers:
             if writer.layer == layer:
@@ -59,10 +58,10 @@ def dissect(network: PreTrainedModel) -> Anatomy:
     """Find the decoder layers and all writers, and verify that nothing else writes.
 
     Raises:
-        ModelLoadError: no decoder layers, a layer that is not explained by its linear maps, a
-            map whose output is changed on its way to the stream by more than a gain, something
-            that writes between two layers, a layer without a writer, a component that no layer
-            has, or weights that several maps share.
+        ModelLoadError: there are no decoder layers, a layer is not explained by its linear maps, a
+            map's output is changed on its way to the stream by more than a gain, something writes
+            between two layers, a layer has no writer, a component is absent from all layers, or
+            several maps share weights.
     """
     layers = find_layers(network)
     d_model = stream_width(network)
@@ -79,7 +78,7 @@ def dissect(network: PreTrainedModel) -> Anatomy:
 def _require_complete(
     network: PreTrainedModel, writers: Sequence[StreamWriter], n_layers: int
 ) -> None:
-    """Require that every layer writes, and that every component exists."""
+    """Require that every layer has a writer, and that every component exists."""
     architecture = type(network).__name__
     for layer in range(n_layers):
         if not any(writer.layer == layer for writer in writers):
@@ -97,11 +96,11 @@ def _require_complete(
 
 
 def _require_own_weights(network: PreTrainedModel, writers: Sequence[StreamWriter]) -> None:
-    """Reject weights shared by two places, which cannot be edited separately."""
+    """Reject shared weights, which cannot be edited separately."""
     places: dict[int, list[str]] = {}
     identities: dict[str, int] = {}
     for name, parameter in network.named_parameters(remove_duplicate=False):
-        # What is offloaded has no address, and what is tied stays one parameter.
+        # Offloaded parameters have no address, and tied ones remain a single parameter.
         identities[name] = id(parameter) if parameter.is_meta else parameter.data_ptr()
         places.setdefault(identities[name], []).append(name)
     tied = network.all_tied_weights_keys

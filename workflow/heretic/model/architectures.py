@@ -1,7 +1,7 @@
 """Kind of network described by a configuration, determined before torch is imported.
 
-Importing the tables of transformers imports torch, which takes seconds; so they are read from its
-source file, and left to transformers itself where they are not found there.
+Importing the tables of transformers would import torch, which takes seconds. They are parsed from
+its source file instead; if they are not found there, the check is left to transformers.
 """
 
 import ast
@@ -20,7 +20,7 @@ IMAGE_TEXT = "MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES"
 MASKED = "MODEL_FOR_MASKED_LM_MAPPING_NAMES"
 ENCODER_DECODER = "MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM_MAPPING_NAMES"
 ALL = "MODEL_MAPPING_NAMES"
-# Heads that give labels, scores or spans and no text.
+# Heads that return labels, scores or spans instead of text.
 OTHER_HEADS = (
     *("ForSequenceClassification", "ForTokenClassification", "ForQuestionAnswering"),
     *("ForMultipleChoice", "ForMaskedLM", "ForNextSentencePrediction", "ForImageClassification"),
@@ -32,15 +32,15 @@ INSTEAD = "choose a decoder-only instruct model, such as Llama, Qwen, Gemma or M
 def check_architecture(
     model: str, config: Mapping[str, Any], *, trust_remote_code: bool = False
 ) -> None:
-    """Reject a network that does not answer with text or that transformers does not know.
+    """Reject a network that does not generate text or is unknown to transformers.
 
     Args:
         model: name for messages.
         config: contents of its `config.json`.
-        trust_remote_code: as the setting; the repository's own code may know any type.
+        trust_remote_code: as the setting; the repository's own code may support any type.
 
     Raises:
-        ModelLoadError: says what the network is, and what to choose instead.
+        ModelLoadError: the message states the kind of network and an alternative.
     """
     kind, own = config.get("model_type"), config.get("auto_map")
     if own and trust_remote_code:
@@ -94,7 +94,7 @@ def known_types() -> dict[str, dict[str, object]]:
     """Return the tables of the installed transformers: class by model type, by table.
 
     Returns:
-        Nothing where the source of transformers is laid out in another way.
+        An empty mapping if the source of transformers has a different layout.
     """
     package = find_spec("transformers")
     places = package.submodule_search_locations if package is not None else None
@@ -111,7 +111,7 @@ def known_types() -> dict[str, dict[str, object]]:
 
 
 def _pairs(node: ast.expr) -> dict[str, object]:
-    """Return pairs of constants; a table may begin with another one, which is left out here."""
+    """Return pairs of constants, without those of another table included at the start."""
     pairs = node.elts if isinstance(node, ast.List) else []
     constants = [pair for pair in pairs if isinstance(pair, ast.Tuple)]
     return dict(ast.literal_eval(pair) for pair in constants)

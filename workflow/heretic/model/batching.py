@@ -1,4 +1,4 @@
-"""Adaptive batch sizes: start large, halve when memory runs out, remember."""
+"""Adaptive batch sizes: start large, halve when memory runs out, and keep the smaller size."""
 
 import gc
 from collections.abc import Callable, Iterator, Sequence
@@ -10,7 +10,7 @@ import torch
 from heretic.console import log
 from heretic.errors import ModelLoadError
 
-# What CUDA and HIP, cuBLAS, XPU, and the allocators of the CPU say.
+# Error messages of CUDA and HIP, cuBLAS, XPU, and the CPU allocators.
 OUT_OF_MEMORY = (
     "out of memory",
     "alloc_failed",
@@ -23,12 +23,12 @@ OUT_OF_MEMORY = (
 
 @dataclass
 class BatchSize:
-    """The largest number of prompts per batch that has not run out of memory yet."""
+    """The largest number of prompts per batch that has not exhausted memory yet."""
 
     current: int
 
     def halve(self) -> None:
-        """Remember that the current size is too large.
+        """Record that the current size is too large.
 
         Raises:
             ModelLoadError: a single prompt does not fit.
@@ -43,7 +43,7 @@ class BatchSize:
 
 
 def by_length(lengths: Sequence[int]) -> list[int]:
-    """Return indices by decreasing length: little padding, and the largest batch first."""
+    """Return indices by decreasing length, for little padding and the largest batch first."""
     return sorted(range(len(lengths)), key=lambda index: -lengths[index])
 
 
@@ -69,7 +69,7 @@ def run_in_batches(
             if not is_out_of_memory(error):
                 raise
         if not done:
-            # Outside the handler: the traceback would keep the failed batch's tensors alive.
+            # Outside the handler, where the traceback would keep the failed batch's tensors alive.
             release_memory()
             size.current = min(size.current, len(indices))
             size.halve()
@@ -79,7 +79,7 @@ def run_in_batches(
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Return whether any backend means that memory ran out."""
+    """Return whether an error of any backend means that memory ran out."""
     if isinstance(error, MemoryError | torch.OutOfMemoryError):
         return True
     text = str(error).lower()

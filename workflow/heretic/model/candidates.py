@@ -1,4 +1,4 @@
-"""Candidate writers of the residual stream by shape: maps and parameters of its width."""
+"""Candidate residual-stream writers, found by shape: maps and parameters of the stream's width."""
 
 import re
 from collections.abc import Iterator, Sequence
@@ -23,12 +23,12 @@ class Candidate:
 
     Attributes:
         layer: index of its decoder layer.
-        name: dotted path inside the layer, of the module or of the parameter.
-        path: the same in the network.
-        module: the map, or what holds the parameter.
-        parameter: name in `module` of the matrix or bias.
-        raw: whether the module is no linear map, so that only the parameter can be replaced.
-        stream_dim: which dimension of the parameter has the stream's width: -1 or -2.
+        name: dotted path of the module or parameter inside the layer.
+        path: the same path inside the network.
+        module: the map, or the parameter's owner.
+        parameter: name of the matrix or bias in `module`.
+        raw: whether the module is not a linear map, so that only the parameter can be replaced.
+        stream_dim: dimension of the parameter that has the stream's width, -1 or -2.
         bias: whether it is added to the products of all experts, [experts, d_model].
     """
 
@@ -43,11 +43,11 @@ class Candidate:
 
     @property
     def group(self) -> tuple[str, int]:
-        """Same for candidates that play the same part in different layers."""
+        """Key shared by candidates with the same role in different layers."""
         return self.name, self.stream_dim
 
     def is_twin_of(self, other: "Candidate") -> bool:
-        """Return whether the two are experts of one list: alike but for their number in it."""
+        """Return whether the two are experts of one list, identical except for their index."""
         mine, theirs = self.module, other.module
         return (
             self.layer == other.layer
@@ -60,11 +60,11 @@ class Candidate:
 def find_candidates(
     network: PreTrainedModel, layers: Sequence[nn.Module], d_model: int
 ) -> list[Candidate]:
-    """Return candidates in order of layer, then of appearance.
+    """Return candidates ordered by layer, then by appearance.
 
     Raises:
-        ModelLoadError: one belongs to no linear map and is quantised or offloaded, so that it can
-            neither be replaced nor told apart in what its module puts out.
+        ModelLoadError: a candidate belongs to no linear map and is quantized or offloaded, so that
+            it can neither be replaced nor identified in its module's output.
     """
     paths = {id(module): path for path, module in network.named_modules()}
     found: list[Candidate] = []
@@ -81,13 +81,14 @@ def find_candidates(
 
 
 def require_plain_product(candidate: Candidate) -> None:
-    """Reject a map of a class of its own that does more than multiply by its matrix.
+    """Reject a custom map class that does more than multiply by its matrix.
 
-    What is quantised stands for such a product in the full precision of which it was made, where
-    that is proved of what is edited.
+    A quantized map represents such a product in the full precision of its original; for edited
+    maps, this is verified on that original.
 
     Raises:
-        ModelLoadError: it quantises, clamps or adds something, or makes its matrix anew each time.
+        ModelLoadError: the map quantizes, clamps or adds something, or recomputes its matrix on
+            every call.
     """
     module: Any = candidate.module
     if candidate.raw or type(module).forward in (nn.Linear.forward, Conv1D.forward):
@@ -109,7 +110,7 @@ def _multiplies(module: Any, transposed: bool) -> bool:
         return False
     weight = stored.mT if transposed else stored
     states = torch.randn(4, weight.shape[1], generator=torch.Generator().manual_seed(0))
-    given = 8 * states.to(weight)  # large enough to be clamped
+    given = 8 * states.to(weight)  # large enough to trigger clamping
     with torch.inference_mode():
         expected = nn.functional.linear(given, weight, module.bias).float()
         miss = (module(given).float() - expected).norm()
@@ -124,7 +125,7 @@ def _map(layer: int, name: str, path: str, module: nn.Module, d_model: int) -> I
 
 
 def _raw(layer: int, name: str, path: str, module: nn.Module, d_model: int) -> Iterator[Candidate]:
-    """Return matrices that belong to no linear map; where both dimensions fit, once for each."""
+    """Yield matrices that belong to no linear map, once per dimension of the stream's width."""
     parameters = dict(module.named_parameters(recurse=False))
     stacks = {len(parameter) for parameter in parameters.values() if parameter.dim() == 3}
     for parameter_name, parameter in parameters.items():

@@ -1,4 +1,4 @@
-"""Prompts as the tokens seen by the model before it answers."""
+"""Prompts rendered and tokenized as model input."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -15,7 +15,7 @@ from heretic.model.template_date import prints_date, today, with_fixed_date
 from heretic.model.third_party import reported_as
 from heretic.prompts.prompt import Prompt
 
-# What users say ends in all kinds of ways; a tokenizer may merge an end with the template after it.
+# User messages with various endings; a tokenizer may merge an ending with the template after it.
 PROBES = (
     Prompt("Tell me about the sea"),
     Prompt("Count from 1 to 57"),
@@ -28,11 +28,11 @@ PROBES = (
     Prompt("\u4f60\u597d\u3002"),
     Prompt("Hello", system="Be brief."),
 )
-# Of rendering: processor time, a constant part and one for each prompt, and memory. Templates take
-# less than a millisecond.
+# Limits for rendering: processor time (a constant and a share per prompt) and memory. Templates
+# normally take less than a millisecond.
 SECONDS, SECONDS_PER_PROMPT, FURTHER_BYTES = 5.0, 0.02, 1024**3
 MOST_CHARACTERS = 20_000_000
-# Tokens have a few characters; what is much longer is measured by its beginning first.
+# Tokens have a few characters; for much longer texts, the beginning is encoded first.
 CHARACTERS_PER_TOKEN = 16
 
 
@@ -41,9 +41,9 @@ class TokenLimits:
     """Token limits of a model; None where unknown or unlimited.
 
     Attributes:
-        vocabulary: rows of its embeddings.
-        prompt: tokens of a prompt, as the setting.
-        context: positions that it has learned or was trained on.
+        vocabulary: number of rows of the embeddings.
+        prompt: maximum prompt length in tokens, as the setting.
+        context: number of learned or trained positions.
     """
 
     vocabulary: int | None = None
@@ -52,20 +52,19 @@ class TokenLimits:
 
     @property
     def longest(self) -> int | None:
-        """Tokens of a prompt that may be passed through the model."""
+        """Maximum number of prompt tokens that may be passed through the model."""
         return min((each for each in (self.prompt, self.context) if each is not None), default=None)
 
 
 @dataclass(frozen=True)
 class ChatFormat:
-    """Renders prompts through the tokenizer's chat template.
+    """Renders prompts with the tokenizer's chat template.
 
     Attributes:
         tokenizer: tokenizer with a chat template.
-        response_prefix: text with which every answer begins; the next token is predicted after
-            it.
-        template_date: day that the template prints, if it prints one; the clock is never read.
-        limits: of the model that reads the tokens.
+        response_prefix: common beginning of every answer; the next token is predicted after it.
+        template_date: date printed by the template, if any; the clock is never read.
+        limits: token limits of the model.
     """
 
     tokenizer: PreTrainedTokenizerBase
@@ -80,7 +79,7 @@ class ChatFormat:
 
     @cached_property
     def template_arguments(self) -> dict[str, Any]:
-        """Further arguments of the tokenizer's `apply_chat_template`, which fix the date."""
+        """Additional arguments of the tokenizer's `apply_chat_template` that fix the date."""
         if not self.prints_date:
             return {}
         template = with_fixed_date(self.tokenizer.get_chat_template(), self.template_date)
@@ -88,15 +87,15 @@ class ChatFormat:
 
     @cached_property
     def has_system_role(self) -> bool:
-        """Return whether the template shows a system prompt, and neither refuses nor drops it."""
+        """Return whether the template shows a system prompt instead of rejecting or dropping it."""
         return self._shows("what the system says", role="system", parts=self.takes_parts)
 
     @cached_property
     def takes_parts(self) -> bool:
-        """Return whether the template shows only what comes as a list of parts.
+        """Return whether the template shows only contents given as a list of parts.
 
-        Templates of multimodal models, whose turns are texts and images, may drop a bare text
-        without a word.
+        Templates of multimodal models, whose turns consist of texts and images, may silently drop a
+        plain string.
         """
         says = "what the user says"
         return not self._shows(says, role="user", parts=False) and self._shows(
@@ -105,7 +104,7 @@ class ChatFormat:
 
     @cached_property
     def n_end_tokens(self) -> int:
-        """Number of tokens, at least 1, with which every prompt ends whatever the user says.
+        """Number of tokens, at least 1, that end every prompt regardless of the user message.
 
         They are the end-of-instruction tokens (Arditi et al. 2024, section 2.3) and those of the
         response prefix: a property of the template alone, the same for all prompt sets.
@@ -114,14 +113,14 @@ class ChatFormat:
             ModelLoadError: the template cannot render a prompt.
         """
         backwards = [row[::-1] for row in self.encode(PROBES)]
-        columns = zip(*backwards, strict=False)  # as many as the shortest has
+        columns = zip(*backwards, strict=False)  # up to the length of the shortest
         return max(1, sum(1 for _ in takewhile(lambda column: len(set(column)) == 1, columns)))
 
     def render(self, prompt: Prompt) -> str:
-        """Return the conversation up to the point where the model answers.
+        """Return the conversation up to the beginning of the model's answer.
 
-        Where the template has no system role, the system prompt opens the user's turn, as the
-        makers of such models advise.
+        If the template has no system role, the system prompt is placed at the beginning of the
+        user's turn, as recommended by the makers of such models.
 
         Raises:
             ModelLoadError: the template cannot render the prompt.
@@ -143,7 +142,7 @@ class ChatFormat:
             return marker in self._apply(turns, parts=parts)
         except (LimitError, MemoryError) as error:
             raise _refused(error) from error
-        except Exception:  # the template does not take such turns, in whatever way it says so
+        except Exception:  # the template does not support such turns; the error type varies
             return False
 
     def _apply(self, turns: Mapping[str, str], *, parts: bool) -> str:
@@ -162,12 +161,12 @@ class ChatFormat:
         return text
 
     def encode(self, prompts: Sequence[Prompt]) -> list[list[int]]:
-        """Return token ids of each prompt; the template has already added the special tokens.
+        """Return the token ids of each prompt; the template has already added the special tokens.
 
         Raises:
             ModelLoadError: the template cannot render a prompt, the tokenizer cannot encode it, or
                 a token has no embedding.
-            PromptError: a prompt is longer than the model takes.
+            PromptError: a prompt exceeds the model's limit.
         """
         rows = self.encode_beginnings(prompts)
         longest, vocabulary = self.limits.longest, self.limits.vocabulary
@@ -191,7 +190,7 @@ class ChatFormat:
         return rows
 
     def encode_beginnings(self, prompts: Sequence[Prompt]) -> list[list[int]]:
-        """Return token ids of each prompt; of a too long one, at least one above the limit.
+        """Return the token ids of each prompt; for overlong prompts, at least one above the limit.
 
         Raises:
             ModelLoadError: the template cannot render a prompt, or the tokenizer cannot encode it.
@@ -206,7 +205,7 @@ class ChatFormat:
             return self._token_ids(texts)
         room = CHARACTERS_PER_TOKEN * longest
         heads = self._token_ids([text[:room] for text in texts])
-        # Tokens at the cut may be others than in the whole text.
+        # Tokens at the cut may differ from those of the whole text.
         return [
             self._token_ids([text])[0] if len(text) > room and len(head) <= longest else head
             for text, head in zip(texts, heads, strict=True)
@@ -218,10 +217,10 @@ class ChatFormat:
         return [list(ids) for ids in rows]
 
     def require_room(self, rows: Sequence[Sequence[int]], generated: int) -> None:
-        """Reject prompts after which the context has no room for as many generated tokens.
+        """Reject prompts that leave too little room in the context for `generated` tokens.
 
         Raises:
-            PromptError: names the longest prompt's length.
+            PromptError: the message states the longest prompt's length.
         """
         context, longest = self.limits.context, max(map(len, rows), default=0)
         if context is not None and longest + generated > context:
@@ -231,16 +230,16 @@ class ChatFormat:
             )
 
     def decode(self, ids: Sequence[int]) -> str:
-        """Return the text of generated ids without special tokens."""
+        """Return the text of generated token ids without special tokens."""
         return str(self.tokenizer.decode(list(ids), skip_special_tokens=True))
 
     def decode_all(self, answers: Sequence[Sequence[int]]) -> list[str]:
-        """Return texts of several answers, as `decode` gives them one by one."""
+        """Return the texts of several answers, identical to separate calls of `decode`."""
         return [self._text(tuple(answer)) for answer in answers]
 
     @cached_property
     def _text(self) -> Callable[[tuple[int, ...]], str]:
-        """Decode like `decode`, with caching, since trials repeat answers."""
+        """Return a cached equivalent of `decode`, since answers recur across trials."""
         return lru_cache(maxsize=8192)(self.decode)
 
 
@@ -261,7 +260,7 @@ def require_template(tokenizer: PreTrainedTokenizerBase, model: str) -> None:
     """Reject a tokenizer without a chat template.
 
     Raises:
-        ModelLoadError: there is none.
+        ModelLoadError: the tokenizer has no template.
     """
     if not tokenizer.chat_template:
         raise ModelLoadError(

@@ -1,4 +1,4 @@
-"""Loads the tokenizer and the chat template of a model, before and without its weights."""
+"""Loading of a model's tokenizer and chat template, before and without its weights."""
 
 from datetime import date
 from functools import partial
@@ -14,7 +14,7 @@ from heretic.model.limits import require_rehearsed
 from heretic.model.template import processor_template, require_text
 from heretic.model.third_party import quiet_transformers, reported_as
 
-# Of processor time: for a tokenizer, and for each megabyte of its files.
+# Limits of processor time: for any tokenizer, and per megabyte of its files.
 SECONDS, SECONDS_PER_MEGABYTE = 10, 2
 CONVERTED_SECONDS = 120
 CONVERTED = "tokenizer.json"
@@ -32,26 +32,26 @@ def load_chat(
     trust_remote_code: bool,
     max_prompt_length: int | None = None,
 ) -> ChatFormat:
-    """Load a tokenizer and its chat template, and prove that they encode prompts.
+    """Load a tokenizer and its chat template, and verify that they encode prompts.
 
     Args:
         model: name for messages.
-        folder: of the checkpoint.
-        template: that takes the place of the checkpoint's.
-        response_prefix: with which answers begin.
-        day: that the template prints, if it prints one.
+        folder: folder of the checkpoint.
+        template: replacement for the checkpoint's template.
+        response_prefix: common beginning of all answers.
+        day: date printed by the template, if any.
         trust_remote_code: as the setting.
         max_prompt_length: as the setting.
 
     Raises:
-        ModelLoadError: there is no tokenizer or no template, or they do not encode a short prompt
-            within a few seconds.
+        ModelLoadError: the tokenizer or the template is missing, or they do not encode a short
+            prompt within a few seconds.
     """
     check_chat(model, folder, template)
     build = partial(
         _chat, model, folder, template, response_prefix, day, trust_remote_code, max_prompt_length
     )
-    if not trust_remote_code:  # own code may start threads or use an accelerator
+    if not trust_remote_code:  # custom code may start threads or use an accelerator
         what = f"the tokenizer of {model} does not encode a short prompt"
         require_rehearsed(
             lambda: build().encode(PROBES), ModelLoadError, what, _seconds(folder), ADVICE
@@ -86,7 +86,7 @@ def _chat(
 
 
 def _set_padding(tokenizer: Any, vocabulary: int | None) -> None:
-    """Padding is masked wherever it stands, so any token will do that has an embedding."""
+    """Set a padding token; as padding is always masked, any token with an embedding suffices."""
     with reported_as(ModelLoadError, "the tokenizer has no token to pad with", ADVICE):
         known, end = tokenizer.pad_token_id, tokenizer.eos_token_id
         if known is not None and (vocabulary is None or 0 <= known < vocabulary):

@@ -1,8 +1,8 @@
-"""Class of transformers that loads a complete checkpoint, including image and audio parts.
+"""Transformers class that loads a complete checkpoint, including image and audio parts.
 
 A language model that is the text decoder of a multimodal network is edited in place: its vision
-tower and the like are loaded and saved with it. `AutoModelForCausalLM` knows no class for most of
-these networks, and for some only that of the decoder, which would leave the rest behind.
+tower and other parts are loaded and saved with it. `AutoModelForCausalLM` has no class for most of
+these networks, and for some only the decoder's class, which would drop the other parts.
 """
 
 from pathlib import Path
@@ -28,7 +28,7 @@ def class_of_checkpoint(folder: Path, *, trust_remote_code: bool) -> tuple[Any, 
     """Return the `AutoModelFor...` of the complete network in `folder`, and its config.
 
     Raises:
-        Exception: what transformers raises for a configuration that it cannot read.
+        Exception: any transformers error caused by an unreadable configuration.
     """
     config: PreTrainedConfig = AutoConfig.from_pretrained(
         folder, trust_remote_code=trust_remote_code
@@ -37,11 +37,11 @@ def class_of_checkpoint(folder: Path, *, trust_remote_code: bool) -> tuple[Any, 
 
 
 def class_of(config: PreTrainedConfig, *, trust_remote_code: bool = False) -> Any:
-    """Return the `AutoModelFor...` of the whole network that a configuration describes.
+    """Return the `AutoModelFor...` of the complete network described by a configuration.
 
-    The repository's own code goes first where it may run, as it does in transformers. A checkpoint
-    that names the class of the bare decoder holds no more than that. What is not known at all is
-    left to `AutoModelForCausalLM`, which says so.
+    As in transformers, the repository's own code takes precedence if it may run. A checkpoint that
+    names the decoder's class contains only the decoder. Unknown architectures are passed to
+    `AutoModelForCausalLM`, which rejects them.
     """
     own = getattr(config, "auto_map", None) or {}
     if trust_remote_code:
@@ -56,7 +56,7 @@ def class_of(config: PreTrainedConfig, *, trust_remote_code: bool = False) -> An
 
 
 def loader_name(architecture: str) -> str:
-    """Return the `AutoModelFor...` that users load a network of this class with."""
+    """Return the `AutoModelFor...` with which users load a network of this class."""
     whole, decoders = MODEL_FOR_MULTIMODAL_LM_MAPPING_NAMES, MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
     only_whole = architecture in whole.values() and architecture not in decoders.values()
     return (AutoModelForMultimodalLM if only_whole else TEXT_ONLY).__name__

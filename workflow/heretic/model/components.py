@@ -1,10 +1,10 @@
-"""The kinds of maps that write into the residual stream: two in layers, and the embeddings."""
+"""Components that write into the residual stream: two inside layers, and the embeddings."""
 
 from typing import Final
 
 ATTENTION: Final = "attn.o_proj"
 MLP: Final = "mlp.down_proj"
 COMPONENTS: Final = (ATTENTION, MLP)
-# Edited only where a run asks for it, and no part of any layer.
+# Edited only if a run requests it; not part of any layer.
 EMBEDDINGS: Final = "embed"
 BEFORE_LAYERS: Final = -1

@@ -1,7 +1,7 @@
-"""Sizes that `config.json` asks for, checked before anything is allocated.
+"""Validation of the sizes in `config.json` before anything is allocated.
 
-A configuration may ask for a million layers; transformers would build them, and only then look at
-the weights.
+A configuration may declare a million layers; transformers would build them before it reads the
+weights.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -13,23 +13,23 @@ from heretic.model.headers import Headers, is_plain_name
 from heretic.model.json_files import AGAIN, read_object
 
 LAYERS = ("num_hidden_layers", "n_layer", "n_layers", "num_layers")
-# Each is a dimension of some tensor, so none is larger than the largest of all.
+# Each is a dimension of some tensor, so none exceeds the largest tensor dimension.
 WIDTHS = ("hidden_size", "n_embd", "d_model", "vocab_size", "intermediate_size", "ffn_dim")
 HEADS = ("num_attention_heads", "n_head", "n_heads")
-# May be -1 where a family has no such limit.
+# May be -1 in families without such a limit.
 OPTIONAL_SIZES = ("num_key_value_heads", "head_dim", "max_position_embeddings", "n_positions")
 POSITIVE = (*LAYERS, *HEADS, "hidden_size", "n_embd", "d_model", "vocab_size")
-# transformers builds a name for each.
+# transformers builds a name for each label.
 MOST_LABELS = 100_000
-# Four-bit numbers are packed into 32 bits.
+# 4-bit numbers are packed into 32 bits.
 PACKED = 16
 
 
 def read_configuration(model: str, path: Path) -> dict[str, Any]:
-    """Return the contents of a `config.json`, whose sizes are numbers.
+    """Return the contents of a `config.json` after validating that its sizes are numbers.
 
     Raises:
-        ModelLoadError: the file is damaged, or a size is no positive whole number.
+        ModelLoadError: the file is damaged, or a size is not a positive integer.
     """
     config = read_object(path)
     for part in parts_of(config):
@@ -59,12 +59,13 @@ def read_configuration(model: str, path: Path) -> dict[str, Any]:
 
 
 def check_sizes(model: str, config: Mapping[str, Any], headers: Headers) -> None:
-    """Reject a configuration of other sizes than the weights have.
+    """Reject a configuration whose sizes contradict the weights.
 
-    Only what no checkpoint can lack is compared here: the rest needs the network's parameters.
+    Only sizes present in every checkpoint are compared here; the rest requires the network's
+    parameters.
 
     Raises:
-        ModelLoadError: there are more layers, or wider ones, than the tensors have.
+        ModelLoadError: the configuration declares more or wider layers than the tensors have.
     """
     quantized = "quantization_config" in config or "compression_config" in config
     widest = headers.largest_dimension * (PACKED if quantized else 1)
@@ -83,7 +84,7 @@ def check_sizes(model: str, config: Mapping[str, Any], headers: Headers) -> None
 
 
 def parts_of(config: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:
-    """Yield a configuration and those of its parts, such as `text_config`."""
+    """Yield a configuration and its parts, such as `text_config`."""
     yield config
     for value in config.values():
         if isinstance(value, dict):

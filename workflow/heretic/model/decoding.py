@@ -24,9 +24,9 @@ Side = Literal["left", "right"]
 def generate(
     model: Model, prompts: Sequence[Prompt], max_new_tokens: int, task: str = ""
 ) -> list[list[int]]:
-    """Return greedy answers as token ids, without the end token and what follows it.
+    """Return greedy answers as token ids, truncated before the end token.
 
-    With a `task`, progress is shown under that name.
+    If `task` is given, progress is shown under that name.
     """
     ids = model.chat.encode(prompts)
     model.chat.require_room(ids, max_new_tokens)
@@ -52,7 +52,7 @@ def generate(
 
 
 def decode(model: Model, answers: Sequence[Sequence[int]]) -> list[str]:
-    """Return texts of generated token ids."""
+    """Return the texts of generated token ids."""
     return [model.chat.decode(answer) for answer in answers]
 
 
@@ -86,7 +86,7 @@ def forced_log_probabilities(
 
 
 def text_tokens(model: Model, texts: Sequence[str]) -> list[list[int]]:
-    """Return token ids of plain texts without a template; see `text_log_probabilities`."""
+    """Return the token ids of plain texts without a template; see `text_log_probabilities`."""
     encoded = model.chat.tokenizer(list(texts), add_special_tokens=True)["input_ids"]
     places: Any = model.network.config.get_text_config()
     longest = getattr(places, "max_position_embeddings", None) or sys.maxsize
@@ -94,12 +94,14 @@ def text_tokens(model: Model, texts: Sequence[str]) -> list[list[int]]:
 
 
 def text_log_probabilities(model: Model, texts: Sequence[str]) -> list[Tensor]:
-    """Log-probability of each token of plain texts given those before it, without a template.
+    """Compute the log-probability of each token of plain texts given the tokens before it.
+
+    No template is applied.
 
     Returns:
-        By text [tokens - 1] (float32, on the CPU), of as many tokens as the network has places
-        for; the first token, which special tokens precede where the tokenizer adds some, is given.
-        Texts of a single token are left out.
+        For each text, a tensor [tokens - 1] (float32, on the CPU), truncated to the network's
+        context. The first token is given; it is preceded by special tokens if the tokenizer adds
+        any. Texts of a single token are omitted.
     """
     ids = text_tokens(model, texts)
     rows = [torch.empty(0) for _ in ids]
@@ -119,10 +121,10 @@ def text_log_probabilities(model: Model, texts: Sequence[str]) -> list[Tensor]:
 
 
 def forward(model: Model, inputs: Tensor, mask: Tensor, logits_to_keep: int) -> Any:
-    """Return one forward pass over padded `inputs` [batch, tokens] without a key/value cache.
+    """Run one forward pass over padded `inputs` [batch, tokens] without a key/value cache.
 
-    The logits that are kept are those of the last columns: with padding on the right they may
-    belong to no token. A network that cannot leave some out gives those of all columns.
+    Logits are kept for the last columns, which may be padding if padding is on the right. A network
+    that cannot omit logits returns those of all columns.
     """
     further = {
         "position_ids": (mask.cumsum(-1) - 1).clamp(min=0),
@@ -147,13 +149,13 @@ def cached_logits(
     """Return logits [batch, kept, vocabulary] of a pass that extends a key/value cache.
 
     Args:
-        model: to pass through.
+        model: model to run.
         inputs: token ids [batch, tokens].
-        mask: over what is cached and the inputs [batch, width], or as the network's layers take it.
-        positions: of the inputs [batch, tokens].
-        cache: of transformers.
-        logits_to_keep: columns whose logits are wanted, the last ones.
-        call: what to call in place of the network, such as the compiled one.
+        mask: over cached tokens and inputs [batch, width], or in the form used by the layers.
+        positions: positions of the inputs [batch, tokens].
+        cache: transformers cache.
+        logits_to_keep: number of last columns whose logits are returned.
+        call: replacement for the network's call, such as a compiled one.
     """
     further = {
         "position_ids": positions,
@@ -172,14 +174,14 @@ def cached_logits(
 def _understood(network: Any, arguments: Mapping[str, Any]) -> dict[str, Any]:
     """Return the arguments supported by a network, which may compute positions itself."""
     method = getattr(network.forward, "__func__", None)
-    # A function that is no method may hold the network, and is not remembered.
+    # A function that is not a method may hold the network, so its signature is not cached.
     known = _parameters(method) if method else signature(network.forward).parameters
     if any(parameter.kind is Parameter.VAR_KEYWORD for parameter in known.values()):
         return dict(arguments)
     return {name: value for name, value in arguments.items() if name in known}
 
 
-# Passes of a small network take little longer than a look at its signature.
+# A pass through a small network takes little longer than inspecting its signature.
 @lru_cache(maxsize=16)
 def _parameters(function: Callable[..., Any]) -> Mapping[str, Parameter]:
     return signature(function).parameters
@@ -207,7 +209,7 @@ def pad(rows: Sequence[Sequence[int]], model: Model, side: Side) -> tuple[Tensor
 def plain_generation(
     model: Model, ends: set[int] | None = None, **further: Any
 ) -> GenerationConfig:
-    """Return greedy decoding up to one of some tokens, by default the model's own."""
+    """Return the configuration of greedy decoding up to given end tokens (default: the model's)."""
     ends = end_tokens(model) if ends is None else ends
     return GenerationConfig(  # type: ignore[no-untyped-call]
         do_sample=False,
@@ -219,10 +221,10 @@ def plain_generation(
 
 @contextmanager
 def _plain_greedy(model: Model, ends: set[int]) -> Iterator[None]:
-    """Take the likeliest token at each step, whatever the checkpoint recommends.
+    """Select the most likely token at each step, ignoring the checkpoint's recommendations.
 
-    A recommended repetition penalty would count padding, so that answers depended on the batch,
-    and they would not be what the distributions of `forced_log_probabilities` lead to.
+    A recommended repetition penalty would count padding, so that answers would depend on the batch
+    and would not match the distributions of `forced_log_probabilities`.
     """
     plain = plain_generation(model, ends, **(_compiled() if model.compile else {}))
     with generating_by(model.network, plain):
@@ -232,12 +234,12 @@ def _plain_greedy(model: Model, ends: set[int]) -> Iterator[None]:
 def _compiled() -> dict[str, Any]:
     """Return the arguments that compile the decoding step of `generate` with a static KV cache."""
     options: Any = CompileConfig(mode="default", dynamic=None)
-    options._compile_all_devices = True  # else only GPUs are compiled for
+    options._compile_all_devices = True  # by default, only GPUs are compiled for
     return {"cache_implementation": "static", "compile_config": options}
 
 
 def end_tokens(model: Model) -> set[int]:
-    """Return tokens that end an answer: the checkpoint's and the tokenizer's."""
+    """Return the tokens that end an answer: the checkpoint's and the tokenizer's."""
     configured = model.network.generation_config.eos_token_id
     ends = configured if isinstance(configured, list) else [configured]
     return {end for end in [*ends, model.chat.tokenizer.eos_token_id] if end is not None}

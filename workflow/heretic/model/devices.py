@@ -1,7 +1,7 @@
 """Devices of computation, which differ from those of offloaded parameters.
 
-accelerate keeps offloaded parameters on the CPU or on the disk and leaves torch's `meta` device in
-their place; a hook brings them while their module runs.
+accelerate keeps offloaded parameters on the CPU or on disk and leaves placeholders on torch's
+`meta` device; a hook loads the parameters while their module runs.
 """
 
 from contextlib import AbstractContextManager
@@ -14,7 +14,7 @@ from torch import nn
 
 
 def computing_device(module: nn.Module) -> torch.device:
-    """Return the device of a module's products; the CPU if it has no tensors."""
+    """Return the device of a module's computation; the CPU if it has no tensors."""
     for hook in _hooks(module):
         place = getattr(hook, "execution_device", None)
         if place is not None:

@@ -1,16 +1,17 @@
 """Detection and verification of a network's writers.
 
-1. With every candidate silent, what a layer hands on is its stream, times one constant.
-2. A map that is made to write plus and minus one into a layer whose other candidates are silent
-   shows whether that arrives, and by which factor per channel. So does a matrix of experts, the
-   columns of all of which are replaced by one vector.
-3. With those that arrive silent, and everything else at work, a layer must hand on its stream
-   and nothing else: then nothing else writes.
-4. Among everything else at work, what each of them is made to write must arrive along the factors
-   that were read, so that no gate or norm turns a direction on its way.
+1. With every candidate silent, a layer's output is its stream times one constant.
+2. A map that writes plus and minus one into a layer whose other candidates are silent shows whether
+   its output arrives, and by which factor per channel. The same holds for a matrix of experts, all
+   of whose columns are replaced by one vector.
+3. If a layer returns only its stream while the writers found so far are silent and everything else
+   is active, nothing else writes.
+4. With everything else active, a known output of each writer must arrive along the measured
+   factors, so that no gate or norm turns a direction on its way.
 
-Of a list of experts in modules of their own, those that none of the probe's tokens is sent to take
-the proof of another of the same list, class and shapes. A matrix of all experts is proved as one.
+In a list of experts in separate modules, those that receive none of the probe's tokens adopt the
+proof of another expert of the same list, class and shapes. A matrix of all experts is verified as
+one.
 """
 
 from collections.abc import Sequence
@@ -30,8 +31,8 @@ def find_writers(experiment: Experiment) -> list[StreamWriter]:
     """Return the candidates that write into the stream, with their components.
 
     Raises:
-        ModelLoadError: something else writes too, or what a candidate writes is changed on its
-            way by more than a gain.
+        ModelLoadError: something else writes too, or a candidate's output is changed on its way by
+            more than a gain.
     """
     search = Search(experiment)
     search.find()
@@ -60,7 +61,7 @@ def _bias_of(module: nn.Module) -> str | None:
 
 
 def _biases(found: Sequence[Candidate]) -> dict[Candidate, str]:
-    """Return the bias of each matrix of experts."""
+    """Return the bias that belongs to each matrix of experts."""
     paired: dict[Candidate, str] = {}
     for bias in (candidate for candidate in found if candidate.bias):
         owners = [c for c in found if c.module is bias.module and not c.bias]

@@ -1,8 +1,9 @@
 """Token embeddings as an additional stream writer, for edits that include them.
 
-Row v of the matrix E [vocabulary, d_model] is what token v writes into the stream before the first
-layer. Some architectures multiply all of it by a constant or add learned positions, which turns no
-direction. A norm between the embeddings and the first layer would: there they are refused.
+Row v of the matrix E [vocabulary, d_model] is the vector that token v writes into the stream before
+the first layer. Some architectures multiply all of it by a constant or add learned positions, which
+turns no direction. A norm between the embeddings and the first layer would turn directions, and is
+rejected.
 """
 
 from dataclasses import replace
@@ -29,8 +30,8 @@ def with_embeddings(model: Model) -> Model:
     """Return the same model, with its embeddings as the first writer of its anatomy.
 
     Raises:
-        ModelLoadError: the output head or anything else uses the same matrix, or what the
-            embeddings write is not what the first layer is given, up to a constant.
+        ModelLoadError: the output head or another module uses the same matrix, or the first layer's
+            input is not the embeddings' output up to a constant.
     """
     anatomy = model.anatomy
     if any(writer.component == EMBEDDINGS for writer in anatomy.writers):
@@ -53,7 +54,7 @@ def embedding_writer(network: PreTrainedModel, anatomy: Anatomy) -> StreamWriter
 
 
 def _embeddings(network: PreTrainedModel) -> tuple[Any, str]:
-    """Return the module and its path."""
+    """Return the embedding module and its path."""
     module: Any = network.get_input_embeddings()
     return module, next(path for path, other in network.named_modules() if other is module)
 
@@ -82,12 +83,12 @@ def _require_one_matrix(module: nn.Module, path: str, d_model: int) -> None:
 
 
 def require_untied(network: PreTrainedModel) -> None:
-    """Reject a matrix that is used for more than embedding, where an edit would have side effects.
+    """Reject a matrix with uses other than embedding, for which an edit would have side effects.
 
     The network may be without weights.
 
     Raises:
-        ModelLoadError: the output head or anything else uses the matrix of the embeddings.
+        ModelLoadError: the output head or another module uses the embedding matrix.
     """
     module, path = _embeddings(network)
     shared = [
@@ -108,10 +109,10 @@ def require_untied(network: PreTrainedModel) -> None:
 def _require_written(
     network: PreTrainedModel, anatomy: Anatomy, module: nn.Module, path: str
 ) -> None:
-    """Verify that rows of the matrix arrive at the first layer, times one constant."""
+    """Verify that the matrix's rows arrive at the first layer, times one constant."""
     rows = module.get_parameter("weight")[few_tokens(network, TOKENS)["input_ids"]].float().cpu()
     noise = torch.randn(rows.shape, generator=torch.Generator().manual_seed(0))
-    # In two sizes, which a norm would make equal.
+    # Rows of two sizes, which a norm would equalize.
     made = rows.std() * (1 + torch.arange(TOKENS) % 2)[:, None] * noise
     put_out, _ = _pass(network, anatomy, module, None)
     _, nothing = _pass(network, anatomy, module, torch.zeros_like(made))
@@ -128,9 +129,9 @@ def _require_written(
 def _pass(
     network: PreTrainedModel, anatomy: Anatomy, module: nn.Module, made: Tensor | None
 ) -> tuple[Tensor, Tensor]:
-    """Return the output of the embeddings, unless it is `made`, and the input of the first layer.
+    """Return the output of the embeddings (or `made`, if given) and the input of the first layer.
 
-    Both in float32 on the CPU.
+    Both are float32 tensors on the CPU.
     """
     seen: dict[str, Tensor] = {}
 
@@ -155,7 +156,7 @@ def _pass(
 
 
 def _is_multiple(found: Tensor, given: Tensor, dtype: torch.dtype) -> bool:
-    """Return whether one tensor is a constant times another of the same shape, but for rounding."""
+    """Return whether a tensor is a constant times another of the same shape, up to rounding."""
     if found.shape != given.shape:
         return False
     factor = (found * given).sum() / given.square().sum()

@@ -9,26 +9,26 @@ from torch import Tensor
 from heretic.model.candidates import Candidate
 from heretic.model.probe import TOKENS, Observation, Place, Probe
 
-# The stream is small beside what is written into it, so that half precision rounds little of that
-# away.
+# The stream is small relative to the written outputs, so that rounding in half precision affects
+# them little.
 STREAM_SIZE = 1 / 16
 UNSUPPORTED = "this architecture is not supported"
 
 
 @dataclass(frozen=True)
 class Proposal:
-    """A candidate that arrives.
+    """A candidate whose output arrives in the stream.
 
     Attributes:
-        gain: along which factors [d_model]; None if they are all alike.
-        size: by what factor an output is made larger, so that what arrives is not lost in rounding.
+        gain: factors per channel [d_model]; None if they are all equal.
+        size: factor by which an output is enlarged so that it is not lost to rounding.
     """
 
     gain: Tensor | None
     size: float = 1.0
 
     def ray(self, output: Tensor) -> Tensor:
-        """Return the expected ray in the stream of an output [d_model]."""
+        """Return the expected ray in the stream for an output [d_model]."""
         return output if self.gain is None else self.gain * output.to(self.gain)
 
 
@@ -36,14 +36,14 @@ class Experiment:
     """Passes with some candidates silent and others writing known outputs.
 
     Attributes:
-        probe: runs them.
-        candidates: what may write.
-        dtype: in which the network computes.
-        streams: two streams [tokens, d_model] that end alike, so that only what looks back can
-            tell them apart there.
+        probe: runs the passes.
+        candidates: potential writers.
+        dtype: data type of the network's computation.
+        streams: two streams [tokens, d_model] with the same end, which only maps with access to
+            earlier positions can distinguish there.
         signs: an output [d_model] of +1 and -1.
-        other: another output, off its mean, which some norms take away.
-        scales: by which constant each layer multiplies its stream, 1 in most.
+        other: another output, with a nonzero mean, which some norms remove.
+        scales: constant by which each layer multiplies its stream, 1 in most architectures.
     """
 
     def __init__(self, probe: Probe, candidates: Sequence[Candidate], d_model: int) -> None:
@@ -58,7 +58,7 @@ class Experiment:
         self._read_scales()
 
     def _read_scales(self) -> None:
-        """Return the constant by which a layer multiplies its stream, usually 1."""
+        """Measure the constant by which each layer multiplies its stream, usually 1."""
         seen = self.run(silent(self.candidates))
         for layer, after in seen.after.items():
             before = seen.before[layer]
@@ -74,7 +74,7 @@ class Experiment:
         *,
         watched: Iterable[Place] = (),
     ) -> Observation:
-        """Return one pass, with the first stream unless another is given."""
+        """Run one pass, with the first stream unless another is given."""
         given = self.streams[0] if stream is None else stream
         return self.probe.run(given, replaced, watched=watched)
 
@@ -83,7 +83,7 @@ class Experiment:
         return seen.after[layer] - self.scales[layer] * seen.before[layer]
 
     def is_nothing(self, update: Tensor, seen: Observation, layer: int) -> bool:
-        """Return whether a layer handed on its stream, bit for bit unless it multiplies that."""
+        """Return whether a layer left its stream unchanged, bitwise unless the layer scales it."""
         if self.scales[layer] == 1:
             return not update.any()
         return bool((update.abs() <= self._rounding(seen.after[layer])).all())
@@ -93,20 +93,20 @@ class Experiment:
 
 
 def silent(candidates: Iterable[Candidate]) -> dict[Candidate, Tensor]:
-    """Return candidates that write zero."""
+    """Return replacements with which candidates write zero."""
     return {candidate: torch.zeros(TOKENS, 1) for candidate in candidates}
 
 
 def writing(
     group: Iterable[Candidate], row: Tensor, sizes: Mapping[Candidate, float] | None = None
 ) -> dict[Candidate, Tensor]:
-    """Return candidates that write one output in two sizes, which a norm would make equal."""
+    """Return replacements that write one output in two sizes, which a norm would equalize."""
     rows = (1 + torch.arange(TOKENS) % 2)[:, None] * row
     return {candidate: (sizes[candidate] if sizes else 1.0) * rows for candidate in group}
 
 
 def in_groups(candidates: Iterable[Candidate]) -> list[list[Candidate]]:
-    """Return candidates tried at once: those of the same name in different layers."""
+    """Return groups of candidates tested together: those of the same name in different layers."""
     groups: dict[tuple[str, int], list[Candidate]] = {}
     for candidate in candidates:
         groups.setdefault(candidate.group, []).append(candidate)

@@ -1,8 +1,8 @@
 """Per-channel factors between a known output and the stream.
 
-A norm or a layer scale between a map and the stream multiplies each channel by a factor of its
-own, beside a factor that all channels of a token share. What a token received is compared with the
-ray along gain * output, so that the shared factor is of no matter.
+A norm or layer scale between a map and the stream multiplies each channel by its own factor, in
+addition to a factor shared by all channels of a token. The vector received by a token is compared
+with the ray along gain * output, so that the shared factor does not matter.
 """
 
 from itertools import combinations_with_replacement
@@ -12,24 +12,25 @@ from torch import Tensor, nn
 
 from heretic.model.devices import brought
 
-# What may be left over beside the ray, as a share of it: rounding of half precision is a few parts
-# in a thousand of a probe of size 1 at a residual multiplier of 0.1.
+# Maximum residual off the ray, as a share of it: half-precision rounding is a few parts per
+# thousand for a probe of size 1 at a residual multiplier of 0.1.
 TOLERANCE = {torch.float64: 1e-6, torch.float32: 1e-3}
 HALF_TOLERANCE = 0.02
 SMALLEST = 1e-30
 
 
 def on_ray(update: Tensor, after: Tensor, ray: Tensor, dtype: torch.dtype) -> bool:
-    """Return whether every token received a multiple of one vector, and some token not zero.
+    """Return whether every token received a multiple of one vector, at least one of them nonzero.
 
-    In half precision a token for which experts cancel each other may be left with their rounding,
-    which a norm makes as large as the rest; half as many of these are let pass as are not.
+    In half precision, a token for which experts cancel each other may be left with their rounding
+    error, which a norm enlarges to the size of the rest; at most half as many such tokens as others
+    are accepted.
 
     Args:
         update: [tokens, d_model].
-        after: the stream [tokens, d_model] of which it is a part, which tells its rounding.
+        after: the stream [tokens, d_model] that contains the update, which determines its rounding.
         ray: [d_model].
-        dtype: in which the network computes.
+        dtype: data type of the network's computation.
     """
     unit = ray.to(update) / ray.norm()
     sizes, rest = update.norm(dim=-1), _beside(update, unit).norm(dim=-1)
@@ -42,24 +43,24 @@ def on_ray(update: Tensor, after: Tensor, ray: Tensor, dtype: torch.dtype) -> bo
 
 
 def read_gain(update: Tensor, signs: Tensor, layer: nn.Module, dtype: torch.dtype) -> Tensor | None:
-    """Return the factors that make `update` of an output of +1 and -1, or None if equal.
+    """Return the factors implied by an `update` from an output of +1 and -1, or None if equal.
 
-    The outcome is only a proposal, which `on_ray` has to confirm with other outputs. Where it is
-    the product of parameters of the layer, these are taken, since they are exact where what was
-    measured is rounded.
+    The result is only a proposal, to be confirmed by `on_ray` with other outputs. If it matches a
+    product of the layer's parameters, these are used, since they are exact and measurements are
+    rounded.
 
     Args:
-        update: what the tokens received [tokens, d_model], for one token at least not zero.
+        update: vectors received by the tokens [tokens, d_model], nonzero for at least one token.
         signs: the output [d_model], +1 or -1.
-        layer: whose norms may stand between.
-        dtype: in which the network computes.
+        layer: layer whose norms may be between the output and the stream.
+        dtype: data type of the network's computation.
 
     Returns:
         gain [d_model], scaled to a mean square of 1.
     """
     per_token = update * signs
     units = per_token / per_token.norm(dim=-1, keepdim=True).clamp_min(SMALLEST)
-    # The token that most others resemble, and these: the rest is rounding.
+    # Cosines with the token that most others resemble; dissimilar tokens are rounding errors.
     cosines = units @ units[(units @ units.T).abs().sum(-1).argmax()]
     alike = torch.where(cosines.abs() > 1 - HALF_TOLERANCE, cosines.sign(), 0.0)
     measured = _unit((per_token * alike[:, None]).sum(0))
@@ -74,13 +75,13 @@ def read_gain(update: Tensor, signs: Tensor, layer: nn.Module, dtype: torch.dtyp
 
 
 def _factors(layer: nn.Module, like: Tensor) -> list[Tensor]:
-    """Return parameters and buffers [d_model] of a layer, and those to which a norm adds 1."""
+    """Return a layer's parameters and buffers [d_model], and those plus 1, as some norms add 1."""
     vectors = [vector for module in layer.modules() for vector in _vectors(module, like)]
     return [factor for vector in vectors for factor in (vector, 1 + vector)]
 
 
 def _vectors(module: nn.Module, like: Tensor) -> list[Tensor]:
-    """Return those that a module holds itself, wherever they are kept."""
+    """Return the vectors of a module itself, wherever they are stored."""
 
     def own() -> list[Tensor]:
         named = (*module.named_parameters(recurse=False), *module.named_buffers(recurse=False))

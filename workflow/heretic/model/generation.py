@@ -1,7 +1,8 @@
-"""Generation recommendations of a checkpoint, which measurements ignore.
+"""A checkpoint's generation recommendations, which measurements ignore.
 
-The file is copied to the saved model as it is. One that transformers would not read or save is
-ignored with a warning when the model is loaded, not hours later when the edited one is saved.
+The file is copied to the saved model unchanged. A file that transformers could not read or save is
+ignored with a warning when the model is loaded, rather than failing hours later when the edited
+model is saved.
 """
 
 import tempfile
@@ -22,15 +23,15 @@ TOKENS = ("eos_token_id", "bos_token_id", "pad_token_id")
 
 
 def stored_generation(model: str, folder: Path) -> GenerationConfig | None:
-    """Return the generation configuration of a checkpoint, as it can be saved again.
+    """Return the generation configuration of a checkpoint in a form that can be saved again.
 
     Args:
         model: name for messages.
-        folder: of the checkpoint.
+        folder: folder of the checkpoint.
 
     Returns:
-        None if it has none, so that transformers makes one of `config.json`. A plain one, with
-        those tokens of `config.json` that end an answer, if the file is unusable.
+        None if the checkpoint has none, so that transformers derives one from `config.json`. If the
+        file is unusable, a plain one with the end tokens of `config.json`.
     """
     path = folder / FILE
     if not path.exists() and not path.is_symlink():
@@ -41,7 +42,7 @@ def stored_generation(model: str, folder: Path) -> GenerationConfig | None:
             _require_tokens(found)
             config = GenerationConfig.from_pretrained(folder)
             with tempfile.TemporaryDirectory() as elsewhere:
-                # A loaded model holds a copy, which transformers validates more strictly.
+                # A loaded model keeps a copy, which transformers validates more strictly.
                 GenerationConfig.from_dict(config.to_dict()).save_pretrained(elsewhere)
     except ModelLoadError as error:
         log.warning(
@@ -56,7 +57,7 @@ def stored_generation(model: str, folder: Path) -> GenerationConfig | None:
 
 @contextmanager
 def generating_by(network: Any, config: GenerationConfig) -> Iterator[None]:
-    """Generate by a configuration alone, without the checkpoint's, while the block lasts."""
+    """Within the block, generate with the given configuration alone, without the checkpoint's."""
     recommended = network.generation_config
     network.generation_config = config
     try:

@@ -12,11 +12,11 @@ from heretic.model.json_files import AGAIN, read_object, require_file
 
 INDEX = "model.safetensors.index.json"
 SUFFIX = ".safetensors"
-# Half of what the safetensors library reads: room for 200 bytes about each of MOST_TENSORS.
+# Half the limit of the safetensors library: 200 bytes for each of MOST_TENSORS.
 LONGEST_HEADER = 50_000_000
 LENGTH_BYTES = 8
 LONGEST_INDEX = 64 * 1024**2
-# The largest mixtures of experts have about 100,000, with all scales of quantized ones 200,000.
+# The largest mixtures of experts have about 100,000, or 200,000 with the scales of quantized ones.
 MOST_TENSORS = 250_000
 
 
@@ -25,30 +25,30 @@ class Headers:
     """The tensors of a checkpoint.
 
     Attributes:
-        shapes: by name.
+        shapes: tensor shapes by name.
     """
 
     shapes: dict[str, tuple[int, ...]]
 
     @property
     def elements(self) -> int:
-        """Numbers in all tensors."""
+        """Number of elements in all tensors."""
         return sum(map(math.prod, self.shapes.values()))
 
     @property
     def largest_dimension(self) -> int:
-        """The largest dimension of any tensor; 0 without tensors."""
+        """Largest dimension of any tensor; 0 without tensors."""
         return max((size for shape in self.shapes.values() for size in shape), default=0)
 
     @property
     def layers(self) -> int:
-        """The largest number of modules in any numbered list; 0 if names have no numbers."""
+        """Length of the longest numbered list of modules; 0 if no name contains a number."""
         numbers = (part for name in self.shapes for part in name.split("."))
         return 1 + max((int(part) for part in numbers if _is_number(part)), default=-1)
 
 
 def read_headers(files: list[Path]) -> Headers:
-    """Return what the headers of some safetensors files describe.
+    """Read the headers of safetensors files.
 
     Raises:
         ModelLoadError: a file is damaged, or there are more tensors than any model has.
@@ -61,13 +61,13 @@ def read_headers(files: list[Path]) -> Headers:
 
 
 def index_files(folder: Path) -> list[str]:
-    """Return the names of the files that the index of a checkpoint names, sorted.
+    """Return the sorted file names in the index of a checkpoint.
 
     Returns:
-        Nothing if the checkpoint has no index.
+        An empty list if the checkpoint has no index.
 
     Raises:
-        ModelLoadError: the index is damaged, or names something other than a safetensors file of
+        ModelLoadError: the index is damaged, or names something other than a safetensors file in
             its own folder.
     """
     path = folder / INDEX
@@ -83,7 +83,7 @@ def weight_map(index: Path) -> dict[str, str]:
     """Return the file name of each tensor from the index of a sharded checkpoint.
 
     Raises:
-        ModelLoadError: the index is damaged, or names something other than a safetensors file of
+        ModelLoadError: the index is damaged, or names something other than a safetensors file in
             its own folder.
     """
     files = read_object(index, LONGEST_INDEX).get("weight_map")

@@ -1,4 +1,4 @@
-"""The files of a checkpoint, inspected before prompts are fetched and torch is imported."""
+"""Inspection of a checkpoint's files before prompts are fetched and torch is imported."""
 
 from collections.abc import Collection
 from pathlib import Path
@@ -13,22 +13,22 @@ from heretic.model.template import PROCESSOR, processor_template
 
 TOKENIZER_PARTS = ("tokenizer", "vocab", "tekken", "spiece", "sentencepiece")
 TOKENIZER_SUFFIXES = (".model", ".tiktoken", ".spm", ".bpe")
-# They say how to treat text, and hold no vocabulary.
+# They configure text processing and contain no vocabulary.
 SETTINGS_OF_TOKENIZERS = ("tokenizer_config.json",)
 TOKENIZER_CONFIG, TEKKEN = "tokenizer_config.json", "tekken.json"
 
 
 def inspect_checkpoint(model: str, config: Path, *, trust_remote_code: bool) -> None:
-    """Reject a checkpoint whose files already tell that it cannot be loaded.
+    """Reject a checkpoint whose files show that it cannot be loaded.
 
     Args:
-        model: hub id or local folder; of a hub model only the configuration is inspected.
+        model: hub id or local folder; of a hub model, only the configuration is inspected.
         config: its `config.json`.
         trust_remote_code: as the setting.
 
     Raises:
-        ModelLoadError: the architecture gives no text, a file is damaged, the index names files
-            elsewhere, or the configuration asks for other sizes than the weights have.
+        ModelLoadError: the architecture does not generate text, a file is damaged, the index names
+            files elsewhere, or the configuration's sizes contradict the weights.
     """
     if is_local(model):
         inspect_folder(model, config.parent, trust_remote_code=trust_remote_code)
@@ -38,7 +38,7 @@ def inspect_checkpoint(model: str, config: Path, *, trust_remote_code: bool) -> 
 
 
 def inspect_folder(model: str, folder: Path, *, trust_remote_code: bool) -> None:
-    """Reject a folder whose files already tell that it cannot be loaded.
+    """Reject a folder whose files show that it cannot be loaded.
 
     Raises:
         ModelLoadError: as `inspect_checkpoint`.
@@ -47,21 +47,21 @@ def inspect_folder(model: str, folder: Path, *, trust_remote_code: bool) -> None
     check_architecture(model, config, trust_remote_code=trust_remote_code)
     names = index_files(folder)
     single = (folder / WEIGHTS).is_file()
-    # transformers prefers the single file; the index must be sound all the same.
+    # transformers prefers the single file; the index must be valid nevertheless.
     files = [folder / name for name in names] if names and not single else weight_files(folder)
     check_sizes(model, config, read_headers(files))
 
 
 def check_chat(model: str, folder: Path, chat_template: str | None) -> None:
-    """Reject a local folder without a tokenizer or, unless one is given, without a chat template.
+    """Reject a local folder without a tokenizer or, unless one is given, a chat template.
 
     Args:
         model: name for messages.
-        folder: of the checkpoint.
+        folder: folder of the checkpoint.
         chat_template: as the setting.
 
     Raises:
-        ModelLoadError: says which of them is missing.
+        ModelLoadError: the message names the missing part.
     """
     names = {path.name for path in folder.iterdir()}
     if not has_tokenizer(names):
@@ -70,7 +70,7 @@ def check_chat(model: str, folder: Path, chat_template: str | None) -> None:
             "its base model"
         )
     if (folder / PROCESSOR).is_file():
-        read_object(folder / PROCESSOR)  # which the export edits where a template is given
+        read_object(folder / PROCESSOR)  # edited by the export if a template is given
     if chat_template is None and not _has_template(folder, names):
         raise ModelLoadError(
             f"{model} has no chat template, so it is not an instruct model; use the instruct "
@@ -79,10 +79,10 @@ def check_chat(model: str, folder: Path, chat_template: str | None) -> None:
 
 
 def check_listing(model: str, names: Collection[str]) -> None:
-    """Reject a repository whose list of files tells that it cannot be loaded.
+    """Reject a repository whose file list shows that it cannot be loaded.
 
     Raises:
-        ModelLoadError: it has no safetensors files, or no tokenizer.
+        ModelLoadError: the repository has no safetensors files or no tokenizer.
     """
     top = {name for name in names if "/" not in name}
     require_checkpoint(model, top)
@@ -91,7 +91,7 @@ def check_listing(model: str, names: Collection[str]) -> None:
 
 
 def has_tokenizer(names: Collection[str]) -> bool:
-    """Return whether one of some files holds a tokenizer's vocabulary."""
+    """Return whether any of the files contains a tokenizer's vocabulary."""
     return any(
         name not in SETTINGS_OF_TOKENIZERS
         and not name.endswith((SUFFIX, ".py"))

@@ -1,4 +1,4 @@
-"""JSON files of a model folder, which may come from anybody: bounded in size and depth."""
+"""JSON files of a possibly untrusted model folder, with limits on size and depth."""
 
 import json
 import stat
@@ -8,17 +8,17 @@ from typing import Any
 from heretic.errors import ModelLoadError, one_line
 
 MOST_BYTES = 8 * 1024**2
-# Configurations nest a few levels; copying them takes several calls for each.
+# Configurations nest a few levels; copying takes several calls per level.
 DEEPEST = 50
 AGAIN = "copy or download the model again"
 
 
 def read_object(path: Path, most_bytes: int = MOST_BYTES) -> dict[str, Any]:
-    """Return the object of a JSON file.
+    """Return the object in a JSON file.
 
     Raises:
-        ModelLoadError: the file is missing, larger than `most_bytes`, no JSON object, nested too
-            deeply, or no regular file.
+        ModelLoadError: the file is missing, larger than `most_bytes`, not a JSON object, nested too
+            deeply, or not a regular file.
     """
     require_file(path)
     try:
@@ -38,10 +38,10 @@ def read_object(path: Path, most_bytes: int = MOST_BYTES) -> dict[str, Any]:
 
 
 def require_file(path: Path) -> None:
-    """Reject a path that is not a regular file, which a pipe or a device would never end.
+    """Reject a path that is not a regular file; reading a pipe or device might never end.
 
     Raises:
-        ModelLoadError: it is not, or does not exist.
+        ModelLoadError: the path is not a regular file or does not exist.
     """
     try:
         regular = stat.S_ISREG(path.stat().st_mode)

@@ -1,4 +1,4 @@
-"""The decoder layers of a network, found by their number and by what runs."""
+"""A network's decoder layers, identified by their number and by running them."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -14,7 +14,7 @@ FEW_TOKENS = 4
 
 
 def find_layers(network: PreTrainedModel) -> list[nn.Module]:
-    """Return the decoder layers in order; of a multimodal network those of its language model.
+    """Return the decoder layers in order; for a multimodal network, the language model's.
 
     Raises:
         ModelLoadError: there is no list of `num_hidden_layers` modules that run on text, or more
@@ -22,7 +22,7 @@ def find_layers(network: PreTrainedModel) -> list[nn.Module]:
     """
     expected = _size(network, "num_hidden_layers")
     decoder: nn.Module = network.get_decoder()  # type: ignore[no-untyped-call]
-    # What calls itself a decoder may be the head that decodes states into tokens.
+    # A module named decoder may be the head that decodes states into tokens.
     lists = _lists(decoder, expected) or _lists(network, expected)
     if len(lists) > 1:
         lists = _that_run(network, lists)
@@ -35,7 +35,7 @@ def find_layers(network: PreTrainedModel) -> list[nn.Module]:
 
 
 def _lists(module: nn.Module, length: int) -> dict[str, nn.ModuleList]:
-    """Return lists of `length` modules that lie in no other such list."""
+    """Return the lists of `length` modules that are not inside another such list."""
     found: dict[str, nn.ModuleList] = {}
     for name, inner in module.named_modules():
         inside = any(name.startswith(f"{outer}.") for outer in found)
@@ -48,7 +48,7 @@ def stream_width(network: PreTrainedModel) -> int:
     """Return the residual stream's width d_model, from the text model's configuration.
 
     Raises:
-        ModelLoadError: the configuration does not say.
+        ModelLoadError: the configuration does not define it.
     """
     return _size(network, "hidden_size")
 
@@ -60,7 +60,7 @@ def text_config(network: PreTrainedModel) -> PreTrainedConfig:
 
 
 def few_tokens(network: PreTrainedModel, count: int) -> dict[str, Any]:
-    """Return arguments of a pass over `count` tokens of text."""
+    """Return the arguments of a pass over `count` text tokens."""
     embeddings: Any = network.get_input_embeddings()
     device = computing_device(embeddings)
     tokens = torch.arange(count, device=device)[None] % len(embeddings.weight)
@@ -80,7 +80,7 @@ def _size(network: PreTrainedModel, name: str) -> int:
 def _that_run(
     network: PreTrainedModel, lists: Mapping[str, nn.ModuleList]
 ) -> dict[str, nn.ModuleList]:
-    """Return lists of which every module runs on text: no layers of images, and no mere parts."""
+    """Return lists whose modules all run on text, which excludes image layers and submodules."""
     ran: set[int] = set()
     handles = [
         module.register_forward_hook(lambda module, *_: ran.add(id(module)))

@@ -16,23 +16,23 @@ from heretic.model.third_party import is_panic
 
 POLLING_SECONDS = 0.005
 FAILED, MEMORY = 3, 4
-# Further address space of a rehearsal; the largest tokenizers take a fifth of it.
+# Additional address space of a rehearsal; the largest tokenizers take a fifth of it.
 REHEARSAL_BYTES = 1280 * 1024**2
 
 
 class LimitError(Exception):
-    """A block took too much processor time."""
+    """A block exceeded its limit of processor time."""
 
 
 @contextmanager
 def limited_time(seconds: float) -> Iterator[None]:
-    """Interrupt Python code that takes more processor time.
+    """Interrupt Python code that exceeds a limit of processor time.
 
-    Inside another such block, that block's limit counts. Signals reach the main thread alone, so
-    elsewhere, and where the system has no such timer, nothing is interrupted.
+    Inside another such block, the outer limit applies. Since only the main thread receives signals,
+    nothing is interrupted in other threads or on systems without such a timer.
 
     Raises:
-        LimitError: the time is over.
+        LimitError: the time limit is exceeded.
     """
     main = threading.current_thread() is threading.main_thread()
     if not main or sys.platform == "win32" or signal.getitimer(signal.ITIMER_VIRTUAL)[0] > 0:
@@ -53,9 +53,9 @@ def limited_time(seconds: float) -> Iterator[None]:
 
 @contextmanager
 def limited_memory(further_bytes: int) -> Iterator[None]:
-    """Let Python code allocate no more than some further bytes: it gets a `MemoryError`.
+    """Raise `MemoryError` in Python code that allocates more than the given additional bytes.
 
-    Only the main thread changes the limit, and only where the system tells what is in use.
+    The limit is changed only in the main thread, and only if the system reports current usage.
     """
     used = address_space()
     if used is None or threading.current_thread() is not threading.main_thread():
@@ -73,7 +73,7 @@ def limited_memory(further_bytes: int) -> Iterator[None]:
 
 
 def address_space() -> int | None:
-    """Return the bytes of this process's address space, or None where the system does not tell."""
+    """Return the size of this process's address space in bytes, or None if it is not reported."""
     try:
         pages = int(Path("/proc/self/statm").read_text(encoding="ascii").split()[0])
     except (OSError, ValueError):
@@ -82,24 +82,24 @@ def address_space() -> int | None:
 
 
 def rehearse(call: Callable[[], object], seconds: int, further_bytes: int) -> str | None:
-    """Make a call in a fork of this process first, because compiled code cannot be interrupted.
+    """Run a call in a fork of this process first, because compiled code cannot be interrupted.
 
     Args:
-        call: what to rehearse; its result is lost, and it must not use an accelerator.
-        seconds: of processor time that it may take.
-        further_bytes: that it may allocate.
+        call: call to rehearse; its result is discarded, and it must not use an accelerator.
+        seconds: limit of processor time.
+        further_bytes: limit of additional memory.
 
     Returns:
-        Why the call must not be made here: it takes too long or too much memory, or it panics.
-        None if it ends, also with an exception, which it will raise here as well; and None on
-        systems other than Linux, where a process cannot be forked safely.
+        The reason why the call must not be made in this process: it takes too long or too much
+        memory, or it panics. None if it returns or raises an exception, which it will raise here as
+        well; and None on systems other than Linux, where a process cannot be forked safely.
     """
     if sys.platform != "linux":
         return None
     reading, writing = os.pipe()
     try:
         process = os.fork()
-    except OSError:  # no memory or no process is left for it
+    except OSError:  # not enough memory or processes
         os.close(reading)
         os.close(writing)
         return None
@@ -114,16 +114,16 @@ def rehearse(call: Callable[[], object], seconds: int, further_bytes: int) -> st
         return reason
     if status in (-signal.SIGXCPU, -signal.SIGKILL):
         return f"it takes more than {seconds} s"
-    if status in (MEMORY, -signal.SIGABRT):  # as allocators of compiled code end
+    if status in (MEMORY, -signal.SIGABRT):  # exit statuses of failed allocations in compiled code
         return f"it takes more than {further_bytes / 1e9:.1f} GB"
     return f"it ends with signal {-status}" if status else None
 
 
 def _rehearsal(call: Callable[[], object], writing: int, seconds: int, further_bytes: int) -> None:
-    """Run in the child and never return to the parent's code, whose files and locks are shared."""
+    """Run the call in the child, never returning to the parent's code (shared files, locks)."""
     status = 0
     try:
-        with Path(os.devnull).open("wb") as nothing:  # a panic writes to the terminal by itself
+        with Path(os.devnull).open("wb") as nothing:  # a panic writes directly to the terminal
             os.dup2(nothing.fileno(), 1)
             os.dup2(nothing.fileno(), 2)
         os.environ["TOKENIZERS_PARALLELISM"] = "false"  # threads do not survive a fork
@@ -144,7 +144,7 @@ def _rehearsal(call: Callable[[], object], writing: int, seconds: int, further_b
 
 
 def _wait(process: int, wall_seconds: float) -> int:
-    """Exit status of a child, negative for the signal that ended it; killed after some time."""
+    """Return a child's exit status, negative if ended by a signal; kill it after a time limit."""
     end = time.monotonic() + wall_seconds
     try:
         while time.monotonic() < end:
@@ -163,10 +163,10 @@ def _wait(process: int, wall_seconds: float) -> int:
 def require_rehearsed(
     call: Callable[[], object], kind: type[HereticError], what: str, seconds: int, advice: str
 ) -> None:
-    """Reject a call that takes more than some processor time or memory, or that panics.
+    """Reject a call that exceeds a limit of processor time or memory, or that panics.
 
     Raises:
-        HereticError: of that kind.
+        HereticError: an error of class `kind`.
     """
     reason = rehearse(call, seconds, REHEARSAL_BYTES)
     if reason is not None:

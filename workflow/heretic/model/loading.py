@@ -1,4 +1,4 @@
-"""Loading of a model from the hub or disk, and its interface to the phases."""
+"""Loading of a model from the hub or disk, and its interface for the workflow's phases."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -40,8 +40,8 @@ class Model:
         batch_size: prompts per batch, shared by all phases of one process.
         compile: whether the decoding step is compiled.
         quantization: as the setting.
-        damaged: why an edit of the weights failed half-way, after which the model is of no more
-            use; None as long as it is sound.
+        damaged: reason why an edit of the weights failed midway, which makes the model unusable;
+            None if the model is intact.
     """
 
     network: PreTrainedModel
@@ -60,7 +60,7 @@ class Model:
 
     @property
     def device(self) -> torch.device:
-        """Device of the embeddings, where inputs go."""
+        """Device of the embeddings, which also receives the inputs."""
         embeddings: Any = self.network.get_input_embeddings()
         return computing_device(embeddings)
 
@@ -94,19 +94,19 @@ def load_model(
     chat: ChatFormat | None = None,
     **_: Any,
 ) -> Model:
-    """Load a model and prove what writes into its residual stream.
+    """Load a model and verify its residual-stream writers.
 
-    The arguments are settings of the same names; further settings are ignored, so that a phase
-    can pass its whole subset. `response_prefix: auto` leaves it empty here:
-    `find_response_prefix` needs a loaded model. A `chat` that `load_chat_of` gave for the same
-    settings is not loaded again. `template_date` must be that of the run, None where its template
-    prints no date; `auto` is today's.
+    The arguments are settings of the same names; other settings are ignored, so that a phase can
+    pass its whole subset. With `response_prefix: auto`, the prefix stays empty here, since
+    `find_response_prefix` needs a loaded model. If `chat` is given, which must come from
+    `load_chat_of` with the same settings, it is not loaded again. `template_date` must be the
+    run's date, or None if its template prints no date; `auto` is today's date.
 
     Raises:
-        ModelLoadError: not found, no network that answers with text, no chat template, out of
-            memory, no data type in which it answers, a checkpoint whose form is not what
-            `quantization` expects, or an architecture that cannot be edited as a whole.
-        SettingsError: the package that quantises is missing, or `template_date` is not a date.
+        ModelLoadError: the model is not found, does not generate text, has no chat template, runs
+            out of memory, does not generate in any data type, is not stored in the form expected
+            by `quantization`, or has an architecture that cannot be edited as a whole.
+        SettingsError: the quantization package is missing, or `template_date` is not a date.
     """
     check_package(quantization)
     folder = locate(model, model_revision)
@@ -158,7 +158,7 @@ def load_chat_of(
     max_prompt_length: int | None = None,
     **_: Any,
 ) -> ChatFormat:
-    """Load the chat format of a model without its weights; arguments as those of `load_model`.
+    """Load a model's chat format without its weights; the arguments are those of `load_model`.
 
     Raises:
         ModelLoadError: as `load_model`.
@@ -198,10 +198,10 @@ def _chat_in(
 
 
 def choose_device(device: str) -> torch.device:
-    """`auto` as the accelerator of this machine, else the device of that name.
+    """Return the device of a given name, or this machine's accelerator for `auto`.
 
     Raises:
-        ModelLoadError: torch knows no such device.
+        ModelLoadError: the device is unknown to torch.
     """
     if device == "auto":
         accelerator = torch.accelerator.current_accelerator(check_available=True)

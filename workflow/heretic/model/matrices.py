@@ -1,8 +1,8 @@
-"""Editable matrices, and readable values of the others.
+"""Editable matrices, and access to the values of others.
 
-bitsandbytes packs a matrix into a parameter of another shape or type, other programs keep integers
-in buffers, and accelerate leaves only a shadow of what it offloads. Such a module can still be run,
-and what it puts out can be edited.
+bitsandbytes packs a matrix into a parameter of another shape or type, other programs store integers
+in buffers, and accelerate leaves only a placeholder for an offloaded matrix. Such a module can
+still be run, and its output can be edited.
 """
 
 from typing import Any, TypeGuard
@@ -19,7 +19,7 @@ UNITS_AT_ONCE = 1024
 
 
 def is_linear(module: nn.Module) -> bool:
-    """Return whether a module is a linear map, quantised or not."""
+    """Return whether a module is a linear map, quantized or not."""
     return isinstance(module, nn.Linear | Conv1D) or is_packed_map(module)
 
 
@@ -33,7 +33,7 @@ def is_packed_map(module: nn.Module) -> TypeGuard[nn.Linear]:
 
 
 def is_quantised(module: nn.Module, parameter: str) -> bool:
-    """Return whether a module keeps a matrix in a form that only the module itself understands."""
+    """Return whether a module stores a matrix in a form that only the module itself can read."""
     stored = module._parameters.get(parameter)
     if stored is None:
         return is_packed_map(module)
@@ -48,7 +48,7 @@ def is_offloaded(module: nn.Module, parameter: str) -> bool:
 
 
 def matrix_shape(module: nn.Module, parameter: str) -> torch.Size:
-    """Return the shape of a matrix as it is stored where it is not quantised."""
+    """Return the shape that a matrix has when stored unquantized."""
     if is_quantised(module, parameter) and (isinstance(module, nn.Linear) or is_packed_map(module)):
         return _shape_of(module)
     stored: Tensor = getattr(module, parameter)
@@ -58,16 +58,16 @@ def matrix_shape(module: nn.Module, parameter: str) -> torch.Size:
 def read_matrix(module: nn.Module, parameter: str, dtype: torch.dtype) -> Tensor:
     """Return a matrix's values: itself or, if quantized, the module's output for unit vectors.
 
-    Packed forms differ between programs and processors; what they are at work as is asked of the
-    module itself, past the hooks that edit what it puts out.
+    Packed forms differ between programs and processors; the effective values are obtained from the
+    module itself, bypassing hooks that edit its output.
 
     Args:
-        module: a linear map if it is quantised.
+        module: module of the matrix; a linear map if it is quantized.
         parameter: name of the matrix.
-        dtype: in which the module is given the unit vectors, and in which the numbers are then.
+        dtype: data type of the unit vectors and of the returned values.
 
     Raises:
-        ModelLoadError: it is offloaded.
+        ModelLoadError: the matrix is offloaded.
     """
     if is_offloaded(module, parameter):
         raise ModelLoadError(f"a matrix of {type(module).__name__} is offloaded; raise max_memory")

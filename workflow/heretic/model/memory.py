@@ -1,4 +1,4 @@
-"""Peak memory of a piece of work, for a log line."""
+"""Peak memory of an operation, for a log line."""
 
 import resource
 import sys
@@ -10,9 +10,9 @@ GIGABYTE = 1e9
 
 
 class PeakMemory:
-    """Watches memory from its making on: of the GPUs that hold a network, or of this process.
+    """Tracks peak memory since creation: of the GPUs that hold a network, or of this process.
 
-    A process cannot forget its peak, so on a CPU that of an earlier piece of work counts too.
+    A process cannot reset its peak, so on a CPU the peak of earlier work counts too.
     """
 
     def __init__(self, network: PreTrainedModel) -> None:
@@ -30,4 +30,4 @@ class PeakMemory:
 
 def _resident_bytes() -> int:
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak if sys.platform == "darwin" else peak * 1024  # everyone else counts in KiB
+    return peak if sys.platform == "darwin" else peak * 1024  # all other systems count in KiB

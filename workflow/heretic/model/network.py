@@ -1,7 +1,7 @@
 """Network of a checkpoint, in a working data type and on the configured devices.
 
-float16 overflows in some models and bfloat16 is missing on some devices. Neither is told by the
-checkpoint, so a test answer decides.
+float16 overflows in some models, and bfloat16 is missing on some devices. As the checkpoint
+reveals neither, a test answer decides.
 """
 
 import gc
@@ -25,7 +25,7 @@ from heretic.model.quantization import NONE, loading_arguments
 from heretic.model.third_party import quiet_transformers, reported_as
 
 AUTO = "auto"
-# Tried in this order after the checkpoint's own.
+# Tried in this order after the checkpoint's own data type.
 FALLBACKS = ("bfloat16", "float16", "float32")
 TEST_TOKENS = 2
 
@@ -35,7 +35,7 @@ class NetworkOptions:
     """Options for loading a network; fields as the settings of the same names.
 
     Attributes:
-        device: where all of it goes, unless `device_map` says otherwise.
+        device: device of the whole network, unless `device_map` is given.
     """
 
     dtype: str
@@ -47,7 +47,7 @@ class NetworkOptions:
     quantization: str = NONE
 
     def arguments(self) -> dict[str, Any]:
-        """Return arguments of `from_pretrained`, without the data type and what keeps it safe."""
+        """Return arguments of `from_pretrained`, without the data type and the safety options."""
         given: dict[str, Any] = {}
         if self.attn_implementation is not None:
             given["attn_implementation"] = self.attn_implementation
@@ -59,8 +59,8 @@ class NetworkOptions:
                     for name, size in self.max_memory.items()
                 }
         elif self.device.type != "cpu" or self.quantization != NONE:
-            # Straight to the accelerator: a large model need not fit into main memory as well. And
-            # quantised ones would choose a device themselves.
+            # Load directly onto the accelerator: a large model need not fit into main memory as
+            # well, and quantized models would otherwise choose a device themselves.
             given["device_map"] = {"": str(self.device)}
         return given
 
@@ -68,21 +68,21 @@ class NetworkOptions:
 def load_network(
     model: str, folder: Path, test_prompt: list[int], options: NetworkOptions
 ) -> PreTrainedModel:
-    """Load the network in the first data type that gives finite logits.
+    """Load the network in the first data type that yields finite logits.
 
-    `dtype: auto` tries the checkpoint's own, then bfloat16, float16 and float32; any other is
-    taken or refused.
+    `dtype: auto` tries the checkpoint's own, then bfloat16, float16 and float32; any other value is
+    either accepted or rejected.
 
     Args:
         model: name for messages.
-        folder: the checkpoint.
-        test_prompt: token ids that are answered.
-        options: how to load it.
+        folder: folder of the checkpoint.
+        test_prompt: token ids of a prompt to answer.
+        options: loading options.
 
     Raises:
-        ModelLoadError: transformers cannot load the checkpoint, it describes more parameters than
-            it holds, tensors are missing, parts of the network did not fit, or no data type gives
-            numbers.
+        ModelLoadError: transformers cannot load the checkpoint, its configuration describes more
+            parameters than it holds, tensors are missing, parts of the network do not fit, or no
+            data type yields finite values.
     """
     require_parameters(model, folder, options.quantization, options.trust_remote_code)
     tried: list[str] = []
@@ -186,12 +186,12 @@ def _complaint(network: Any, prompt: list[int]) -> str | None:
                 return_dict_in_generate=True,
             )
     except RuntimeError as error:
-        # What a device says that lacks kernels for a data type.
+        # The error of a device that lacks kernels for a data type.
         if is_out_of_memory(error):
             raise
         return one_line(error)
     logits = torch.stack(answer.logits)
-    # Minus infinity is how some models rule a token out.
+    # Some models assign minus infinity to excluded tokens.
     if logits.isnan().any() or logits.isposinf().any():
         return "its logits are not finite"
     return None

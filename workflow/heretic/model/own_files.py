@@ -1,8 +1,9 @@
 """Files that belong to a model folder.
 
-A folder from a stranger, as a Git clone or an archive, may hold links to any file of this machine:
-copied into an export and uploaded, a token would be published. Only regular files inside the
-folder are part of it, or inside the blobs of its repository if it is a snapshot in the hub's cache.
+An untrusted folder, such as a Git clone or an unpacked archive, may contain links to any file of
+this machine; if a linked token were copied into an export and uploaded, it would be published. Only
+regular files inside the folder are part of it, or, for a snapshot in the hub's cache, inside its
+repository's blobs.
 """
 
 from collections.abc import Iterable, Iterator
@@ -13,22 +14,22 @@ from heretic.model.headers import weight_map
 from heretic.model.json_files import read_object
 
 CONFIG, ADAPTER_CONFIG = "config.json", "adapter_config.json"
-# What decides how a model answers. Without the other files, such as a license, it is the same.
+# Files that determine a model's answers. Others, such as a license, have no effect.
 ESSENTIAL = (
     *("*.json", "*.safetensors", "*.jinja", "additional_chat_templates/*.jinja", "*.py"),
     *("*.model", "*.tiktoken", "*.spm", "*.bpe", "*vocab*.txt", "*merges*.txt"),
 )
 INDICES = "*.safetensors.index.json"
 SHARED_BLOBS_MARKER = ".huggingface-shared-blobs"
-# A field of config.json by which transformers loads other weights, even pickles.
+# A field of config.json that makes transformers load other weights, even pickles.
 OTHER_WEIGHTS = "transformers_weights"
 
 
 def is_own_file(path: Path, folder: Path) -> bool:
-    """Return whether a path is a regular file of a folder, after following all links."""
+    """Return whether a path is a regular file of a folder, after resolving all links."""
     try:
         file, root = path.resolve(strict=True), folder.resolve(strict=True)
-    except (OSError, RuntimeError):  # it leads nowhere, or in a circle
+    except (OSError, RuntimeError):  # the link is broken or circular
         return False
     return file.is_file() and (
         file.is_relative_to(root) or any(file.is_relative_to(blobs) for blobs in _blobs(root))
@@ -36,7 +37,7 @@ def is_own_file(path: Path, folder: Path) -> bool:
 
 
 def own_files(folder: Path, patterns: Iterable[str]) -> tuple[list[Path], list[Path]]:
-    """Return the files of a folder that match any of some patterns, and what only seems to be one.
+    """Return the files of a folder that match any of the patterns, and links out of the folder.
 
     Returns:
         Sorted paths of regular files inside the folder, and of links that lead out of it.
@@ -53,10 +54,10 @@ def check_links(model: str, folder: Path) -> set[Path]:
 
     Args:
         model: name for messages.
-        folder: of its files.
+        folder: folder of the files.
 
     Raises:
-        ModelLoadError: one of them is a link that leads out of the folder, or no regular file.
+        ModelLoadError: a file is a link that leads out of the folder, or not a regular file.
     """
     own, foreign = own_files(folder, ESSENTIAL)
     if foreign:
@@ -68,19 +69,19 @@ def check_links(model: str, folder: Path) -> set[Path]:
 
 
 def check_files(model: str, folder: Path) -> None:
-    """Reject a checkpoint of which anything essential lies elsewhere than in its folder.
+    """Reject a checkpoint with essential files outside its folder.
 
     Args:
         model: name for messages.
-        folder: of the checkpoint.
+        folder: folder of the checkpoint.
 
     Raises:
-        ModelLoadError: as `check_links`; or the index of the shards or the configuration names
+        ModelLoadError: as `check_links`; or the index of the shards or the configuration refers to
             other files, or one of them is damaged.
     """
     own = check_links(model, folder)
     if folder / ADAPTER_CONFIG in own and folder / CONFIG in own:
-        # transformers would load the base model that it names, from wherever that is.
+        # transformers would load the base model named there, from any location.
         raise ModelLoadError(
             f"{model} contains a model and an adapter ({ADAPTER_CONFIG}); move the adapter into a "
             "folder of its own"
@@ -101,9 +102,9 @@ def check_files(model: str, folder: Path) -> None:
 
 
 def _blobs(root: Path) -> Iterator[Path]:
-    """Return the blobs of the repository of which a folder is a snapshot in the hub's cache.
+    """Yield the blob folders of the repository if a folder is a snapshot in the hub's cache.
 
-    Those of all repositories may be kept together, in a folder that the hub's client marks.
+    The blobs of all repositories may share one folder, which is marked by the hub's client.
     """
     repository = root.parent.parent
     if root.parent.name != "snapshots" or not repository.name.startswith("models--"):

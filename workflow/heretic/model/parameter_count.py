@@ -1,6 +1,6 @@
 """Consistency of a checkpoint's size with the parameters described by its configuration.
 
-What transformers finds missing or of another shape, it allocates before it complains.
+transformers allocates missing or mismatched parameters before it reports them.
 """
 
 from pathlib import Path
@@ -15,21 +15,21 @@ from heretic.model.quantization import AS_IS
 from heretic.model.source import weight_files
 from heretic.model.third_party import quiet_transformers, reported_as
 
-# Some families compute a few of their parameters, such as fixed positions, and do not store them.
+# Some families compute a few parameters, such as fixed positions, instead of storing them.
 SHARE, NUMBER = 0.05, 5_000_000
 
 
 def require_parameters(
     model: str, folder: Path, quantization: str, trust_remote_code: bool
 ) -> None:
-    """Reject a configuration of a larger network than the weights are of.
+    """Reject a configuration of a larger network than that of the weights.
 
-    The network is built on torch's `meta` device, where it takes no memory. A quantized
-    checkpoint packs its numbers, and a repository's own code need not know that device: neither
-    is compared.
+    The network is built on torch's `meta` device, where it takes no memory. Quantized checkpoints
+    are not compared because they pack their numbers; neither are repositories with their own code,
+    which may not support that device.
 
     Raises:
-        ModelLoadError: it is larger, or transformers cannot build it.
+        ModelLoadError: the configuration is larger, or transformers cannot build its network.
     """
     if quantization == AS_IS or trust_remote_code:
         return

@@ -1,7 +1,7 @@
-"""Passes of a few tokens through a network with replaced layer inputs and part outputs.
+"""Passes of a few tokens through a network with replaced layer inputs and module outputs.
 
-Every decoder layer gets the same stream as its input, whatever the layer before it wrote, so one
-pass examines all layers on their own, and rounding does not grow with depth.
+Every decoder layer receives the same stream as its input, regardless of the previous layer's
+output, so that one pass examines all layers separately, and rounding does not grow with depth.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -28,10 +28,10 @@ class Observation:
     """Observations of one pass, in float32 (float64 if the network is) on the CPU.
 
     Attributes:
-        before: by layer, the stream that it was given [tokens, d_model].
-        after: by layer, the stream that it left.
+        before: input stream by layer [tokens, d_model].
+        after: output stream by layer.
         used: replaced candidates whose module ran.
-        inputs: by watched module, its input with one row per token [tokens, d_in], if it has that.
+        inputs: inputs of watched modules, one row per token [tokens, d_in], if they have that form.
     """
 
     before: dict[int, Tensor] = field(default_factory=dict)
@@ -41,7 +41,7 @@ class Observation:
 
 
 class Probe:
-    """Passes through a network with parts of its layers replaced; nothing of that stays."""
+    """Passes through a network with parts of its layers temporarily replaced."""
 
     def __init__(self, network: PreTrainedModel, layers: Sequence[nn.Module]) -> None:
         self.network, self.layers = network, layers
@@ -58,17 +58,17 @@ class Probe:
         *,
         watched: Iterable[Place] = (),
     ) -> Observation:
-        """Return one pass.
+        """Run one pass.
 
         Args:
-            stream: [tokens, d_model], which every layer gets as its input.
-            replaced: what candidates write in place of their own: maps the rows [tokens, d_model]
-                (the first row everywhere if they see only some of the tokens), matrices the first
-                row for every unit of their input, biases the first row for every expert.
-            watched: modules whose input is of interest.
+            stream: input of every layer [tokens, d_model].
+            replaced: replacement outputs of candidates: maps write the rows [tokens, d_model] (the
+                first row everywhere if they see only some of the tokens), matrices the first row
+                for every unit of their input, biases the first row for every expert.
+            watched: modules whose inputs are recorded.
 
         Raises:
-            ModelLoadError: the network cannot be run so.
+            ModelLoadError: the network cannot be run in this way.
         """
         seen = Observation()
         with self._hooked(stream, replaced, seen, watched):
@@ -82,11 +82,11 @@ class Probe:
         return seen
 
     def require_handed_on(self) -> None:
-        """Return every layer must get the stream as the layer before it left it, and run once.
+        """Require that every layer runs once and receives the previous layer's output unchanged.
 
         Raises:
-            ModelLoadError: something between two layers writes into the stream, or they do not
-                run one after the other.
+            ModelLoadError: something between two layers writes into the stream, or the layers do
+                not run one after the other.
         """
         left: list[tuple[int, Tensor]] = []
 
@@ -149,9 +149,9 @@ class Probe:
 
 
 class _Swap:
-    """Other parameters in a layer's modules while it runs; the originals are put aside as such.
+    """Replacement of parameters in a layer's modules while it runs; the originals are set aside.
 
-    A layer at a time, because what is put in place takes as much memory as what it replaces.
+    Layers are replaced one at a time, because replacements take as much memory as the originals.
     """
 
     def __init__(self, values: Mapping[Candidate, Tensor]) -> None:
@@ -169,14 +169,14 @@ class _Swap:
             candidate.module._parameters[candidate.parameter] = other
 
     def restore(self) -> None:
-        # Backwards: where one parameter is two candidates, the first put the original aside.
+        # Reversed: where one parameter is two candidates, the first set the original aside.
         for candidate, original in reversed(self.originals.items()):
             candidate.module._parameters[candidate.parameter] = original
         self.originals.clear()
 
 
 def first_tensor(output: Any) -> Tensor:
-    """Return the hidden state in a layer's output, a tensor or a tuple starting with it."""
+    """Return the hidden state in a layer's output, a tensor or a tuple that starts with it."""
     return output if isinstance(output, Tensor) else output[0]
 
 

@@ -20,13 +20,13 @@ def require_lengths(
     """Reject prompts that are longer than the model's context or the setting.
 
     Args:
-        chat: of the model.
-        sets: prompts by name.
-        generated: tokens that follow a prompt and need a place in the context too.
+        chat: chat format of the model.
+        sets: prompts by set name.
+        generated: number of tokens generated after a prompt, which need room in the context too.
 
     Raises:
-        PromptError: names the set, the row, its tokens and what to change.
-        ModelLoadError: the template or the tokenizer does not encode a prompt within some time.
+        PromptError: the message states the set, the row, its tokens and the remedy.
+        ModelLoadError: the template or the tokenizer does not encode a prompt within a time limit.
     """
     limits = chat.limits
     room = None if limits.context is None else limits.context - generated
@@ -57,12 +57,12 @@ def require_lengths(
 
 
 def require_lengths_of_run(chat: ChatFormat, bundle: Path, generated: int) -> None:
-    """Refuse prompts of a run's sets that are longer than the model's context or the setting.
+    """Reject prompts of a run's sets that are longer than the model's context or the setting.
 
     Args:
-        chat: of the model.
+        chat: chat format of the model.
         bundle: `bundle.json`, which names the sets; their prompts are in the same folder.
-        generated: tokens that follow a prompt and need a place in the context too.
+        generated: number of tokens generated after a prompt, which need room in the context too.
 
     Raises:
         PromptError: as `require_lengths`.

@@ -18,12 +18,12 @@ NAMED = 6
 
 @dataclass(frozen=True)
 class Proof:
-    """Among everything else at work, writers are silenced, and made to write.
+    """Verification of writers, silenced or writing known outputs while everything else is active.
 
     Attributes:
-        experiment: with the network.
+        experiment: experiment on the network.
         found: the writers.
-        adopted: those that take the proof of another of their list.
+        adopted: writers that adopt the proof of another expert of their list.
     """
 
     experiment: Experiment
@@ -31,11 +31,11 @@ class Proof:
     adopted: set[Candidate]
 
     def mixing(self) -> set[Candidate]:
-        """Return writers whose input depends on earlier positions, once all are proved.
+        """Verify all writers, and return those whose input depends on earlier positions.
 
         Raises:
-            ModelLoadError: something else writes too, or what a writer writes is changed on its
-                way by more than a gain.
+            ModelLoadError: something else writes too, or a writer's output is changed on its way by
+                more than a gain.
         """
         nothing = silent(self.found)
         mixing = self._looking_back(self._require_explained(nothing))
@@ -86,9 +86,10 @@ class Proof:
 
     @property
     def _share_of_others(self) -> float:
-        """Return the required effect of the other tokens on a state that depends on them.
+        """Return the minimum effect of other tokens on a state that depends on them.
 
-        Where activations are quantised, the scale of all tokens of a pass rounds each of them.
+        With quantized activations, all tokens of a pass share a scale, which affects how each is
+        rounded.
         """
         quantised = any(
             is_quantised(candidate.module, candidate.parameter)
@@ -129,12 +130,12 @@ def require_silence(
 def _other_writers(
     experiment: Experiment, layer: int, nothing: Mapping[Candidate, Tensor], update: Tensor
 ) -> str:
-    """Return modules of a layer without whose parameters it would change its stream otherwise."""
+    """Return modules of a layer whose parameters, when replaced, change its stream update."""
     known = {candidate.module for candidate in nothing if not candidate.raw}
     paths = {module: name for name, module in experiment.probe.network.named_modules()}
     left: dict[str, float] = {}
     for module in experiment.probe.layers[layer].modules():
-        # What is quantised or offloaded cannot be replaced to see what it does.
+        # Quantized or offloaded parameters cannot be replaced to observe their effect.
         names = [n for n, p in module.named_parameters(recurse=False) if _is_plain(p)]
         if names and module not in known:
             gone = {
@@ -155,7 +156,7 @@ def _is_plain(parameter: Tensor) -> bool:
 
 
 def unused(candidate: Candidate, architecture: str) -> ModelLoadError:
-    """Return the error for a candidate that was not seen at work."""
+    """Return the error for a candidate that was never active."""
     return ModelLoadError(
         f"{architecture} does not use {candidate.path} on every token, so whether it writes to the "
         f"residual stream cannot be determined; {UNSUPPORTED}"
@@ -163,7 +164,7 @@ def unused(candidate: Candidate, architecture: str) -> ModelLoadError:
 
 
 def _places(candidate: Candidate) -> list[Place]:
-    """Return a candidate's module and those around it, from the inside out."""
+    """Return a candidate's module and its enclosing modules, from the inside out."""
     name = candidate.name.rpartition(".")[0] if candidate.raw else candidate.name
     parts = name.split(".")
     return [(candidate.layer, ".".join(parts[:n])) for n in range(len(parts), 0, -1)]

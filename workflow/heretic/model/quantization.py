@@ -1,7 +1,6 @@
-"""Networks with quantized matrices, either from loading or already in the checkpoint.
+"""Networks with quantized matrices, quantized either on loading or in the checkpoint.
 
-Nothing is imported here before it is needed, so that what does not go together is found before
-any work.
+Imports are deferred, so that incompatible settings are found before any work.
 """
 
 import logging
@@ -15,17 +14,17 @@ from heretic.model.json_files import read_object
 
 NONE, AS_IS = "none", "as_is"
 BITSANDBYTES = ("bnb_4bit", "bnb_8bit")
-# Under which names configurations tell how the tensors beside them are quantised.
+# Configuration keys that describe the quantization of the checkpoint's tensors.
 KEYS = ("quantization_config", "compression_config")
-# What a checkpoint and the one that it was made of have in common.
+# Fields that a quantized checkpoint has in common with its original.
 COMPARED = ("model_type", "num_hidden_layers", "hidden_size", "intermediate_size")
 
 
 def check_package(quantization: str) -> None:
-    """Reject a quantisation whose package is not installed; imports nothing.
+    """Reject a quantization whose package is not installed, without importing anything.
 
     Raises:
-        SettingsError: says how to install it.
+        SettingsError: the message contains installation instructions.
     """
     if quantization in BITSANDBYTES and find_spec("bitsandbytes") is None:
         raise SettingsError(
@@ -43,8 +42,8 @@ def check_checkpoint(model: str, config: Path, quantization: str) -> None:
         quantization: as the setting.
 
     Raises:
-        ModelLoadError: the file is damaged, or the checkpoint is quantised where it must not be,
-            or not where it must be.
+        ModelLoadError: the file is damaged, or the checkpoint is quantized and must not be, or vice
+            versa.
     """
     method = stored_quantization(config)
     if quantization == AS_IS and method is None:
@@ -66,10 +65,10 @@ def check_checkpoint(model: str, config: Path, quantization: str) -> None:
 
 
 def unquantised_original(settings: Mapping[str, Any], model: str) -> dict[str, Any]:
-    """Settings that load the model which an edited one is to be compared with.
+    """Return the settings that load the baseline model for comparisons with the edited one.
 
-    The edit of a checkpoint that is quantised already is saved in full precision, so that what
-    quantising costs must not be taken for what the edit costs.
+    The edit of a quantized checkpoint is saved in full precision, so the cost of quantization must
+    not be attributed to the edit.
 
     Args:
         settings: `quantization` and `export_from`.
@@ -81,11 +80,11 @@ def unquantised_original(settings: Mapping[str, Any], model: str) -> dict[str, A
 
 
 def require_alike(searched: Path, exported: Path, model: str) -> None:
-    """Reject an original that cannot be the one of which the searched model was made.
+    """Reject an original that cannot be the source of the searched model.
 
     Args:
         searched, exported: their `config.json` files.
-        model: name of the exported one, for the message.
+        model: name of the exported model, for the message.
 
     Raises:
         ModelLoadError: they differ in architecture or size, or a file is damaged.
@@ -108,10 +107,10 @@ def _sizes(config: Path) -> dict[str, Any]:
 
 
 def check_original(model: str, config: Path) -> None:
-    """Reject a source of exported weights that is quantised itself.
+    """Reject a source of exported weights that is quantized itself.
 
     Raises:
-        ModelLoadError: it is, or its `config.json` is damaged.
+        ModelLoadError: the source is quantized, or its `config.json` is damaged.
     """
     method = stored_quantization(config)
     if method is not None:
@@ -138,12 +137,12 @@ def stored_quantization(config: Path) -> str | None:
 
 
 def loading_arguments(quantization: str, dtype: str, folder: Path) -> dict[str, Any]:
-    """Return further arguments of `from_pretrained` besides the data type.
+    """Return additional arguments of `from_pretrained` besides the data type.
 
     Args:
         quantization: as the setting.
-        dtype: of what is not quantised; `auto` is the checkpoint's own.
-        folder: of the checkpoint.
+        dtype: data type of unquantized parts; `auto` is the checkpoint's own.
+        folder: folder of the checkpoint.
 
     Raises:
         SettingsError: the package is missing.
@@ -151,7 +150,7 @@ def loading_arguments(quantization: str, dtype: str, folder: Path) -> dict[str, 
     if quantization not in BITSANDBYTES:
         return {}
     check_package(quantization)
-    # It tells of every product that its input is cast, and of kernels that it does without.
+    # It logs the cast of every product's input and every missing kernel.
     logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
     from transformers import BitsAndBytesConfig
 

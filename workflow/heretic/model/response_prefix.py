@@ -1,8 +1,8 @@
 """Common beginning of all responses, after which states and scores are measured.
 
-A reasoning model opens each answer with a block of thoughts. The tokens after a prompt then say
-nothing about what the answer will be, and a refusal comes hundreds of tokens later. An empty block
-in place of the thoughts makes the model answer at once.
+A reasoning model begins each answer with a thinking block. The tokens after a prompt are then
+uninformative about the answer, and a refusal may appear only hundreds of tokens later. Replacing
+the block with an empty one makes the model answer directly.
 """
 
 import re
@@ -19,7 +19,7 @@ PROMPTS_PER_SET = 24
 TOKENS = 24
 
 _TAG = re.compile(r"<(?P<name>\w*think\w*|thoughts?|reasoning)>")
-# Blocks that no tag closes: what opens them, and an empty one.
+# Thinking blocks that no tag closes: their opening text, and an empty block.
 _OTHER_BLOCKS = {
     "[THINK]": "[THINK][/THINK]",
     "<|channel|>analysis<|message|>": (
@@ -33,8 +33,8 @@ def find_response_prefix(
 ) -> str:
     """Return the common beginning of a few dozen responses to both sets; often empty.
 
-    A block of thoughts that the template or every answer opens is closed at once. The rest is what
-    the first tokens of all answers have in common, as long as it uses no answer up.
+    A thinking block opened by the template or by every answer is closed immediately. The rest is
+    the common beginning of all answers, unless it takes up a whole answer.
     """
     prompts = [*good_prompts[:PROMPTS_PER_SET], *bad_prompts[:PROMPTS_PER_SET]]
     bare = replace(model, chat=replace(model.chat, response_prefix=""))
@@ -56,7 +56,7 @@ def find_response_prefix(
 
 
 def empty_block(start: str) -> str | None:
-    """Return an empty think block, if an answer with this beginning opens one."""
+    """Return an empty thinking block if an answer with this beginning opens one."""
     text = start.lstrip()
     tag = _TAG.match(text)
     if tag is not None:
@@ -66,7 +66,7 @@ def empty_block(start: str) -> str | None:
 
 
 def rest_of_open_block(rendered: str) -> str:
-    """Return the end of a think block opened by the chat template; else an empty text."""
+    """Return the end of a thinking block opened by the chat template, or an empty text."""
     tags = list(_TAG.finditer(rendered))
     if not tags or rendered[tags[-1].end() :].strip():
         return ""
@@ -79,7 +79,7 @@ def rest_of_open_block(rendered: str) -> str:
 def _common_start(model: Model, prompts: Sequence[Prompt], prefix: str) -> tuple[str, bool]:
     """Return the common continuation of all answers after `prefix`, and whether one ends there.
 
-    Compared by tokens: a text cut inside a token would be read as other tokens.
+    Answers are compared by tokens, since a text cut inside a token would be tokenized differently.
     """
     asked = replace(model, chat=replace(model.chat, response_prefix=prefix))
     answers = generate(asked, prompts, TOKENS)
@@ -87,5 +87,5 @@ def _common_start(model: Model, prompts: Sequence[Prompt], prefix: str) -> tuple
     shared = [column[0] for column in takewhile(lambda tokens: len(set(tokens)) == 1, columns)]
     text = str(model.chat.tokenizer.decode(shared, skip_special_tokens=False))
     used_up = bool(shared) and len(shared) == min(map(len, answers))
-    # A space belongs to the token that follows; half a character to its other bytes.
+    # A space belongs to the next token; a partial character to its other bytes.
     return text.rstrip(" \ufffd"), used_up

@@ -19,16 +19,16 @@ from heretic.model.gains import on_ray, read_gain
 from heretic.model.probe import Observation
 from heretic.model.proof import require_silence, unused
 
-# What matrices write is made larger by no more than its inverse; float16 ends at 65504.
+# Matrix outputs are enlarged by at most the inverse; float16 ends at 65504.
 SMALLEST, SMALLEST_IN_FLOAT16 = 1e-6, 1e-3
 
 
 class Search:
-    """Tries every candidate.
+    """Tests every candidate.
 
     Attributes:
-        found: those that write, and along which factors.
-        adopted: those among them that no token used, but another of their list.
+        found: the writers, with their factors.
+        adopted: writers that no token used, but that match another writer of their list.
     """
 
     def __init__(self, experiment: Experiment) -> None:
@@ -38,18 +38,18 @@ class Search:
         self._settled: set[Candidate] = set()
 
     def find(self) -> None:
-        """Try maps, then matrices, then settle what no token used.
+        """Test maps, then matrices, then resolve candidates that no token used.
 
         Raises:
             ModelLoadError: a map's output is mixed on its way to the stream, or a candidate is
-                used by no token and resembles none that is.
+                used by no token and resembles none that is used.
         """
         self._try_maps()
         self._try_matrices()
         self._adopt_twins()
 
     def _try_maps(self) -> None:
-        """Try maps with everything else silenced, so that only the map's output arrives."""
+        """Test maps with everything else silenced, so that only the map's output arrives."""
         nothing = silent(self.candidates)
         for group in in_groups(c for c in self.candidates if not c.raw):
             seen = self.experiment.run({**nothing, **writing(group, self.experiment.signs)})
@@ -67,7 +67,7 @@ class Search:
                     )
 
     def _try_matrices(self) -> None:
-        """Try matrices until a round finds no more, since active later ones hide earlier ones."""
+        """Test matrices until a round finds no more, since active later ones hide earlier ones."""
         left, progress = in_groups(c for c in self.candidates if c.raw), True
         while left and progress:
             known = len(self.found)
@@ -79,10 +79,10 @@ class Search:
             progress = len(self.found) > known
 
     def _try_group(self, group: Sequence[Candidate]) -> None:
-        """Replace matrices whose inputs are at work, and look at what that changes."""
+        """Replace matrices with active inputs, and observe the resulting changes."""
         experiment = self.experiment
         others = [c for c in self.candidates if c.raw and c.bias != group[0].bias]
-        # A bias is added whatever an expert's input is; other matrices may make that input.
+        # A bias is added regardless of an expert's input, which other matrices may produce.
         context = silent([*self.found, *(c for c in others if c.bias or group[0].bias)])
         base = experiment.run({**context, **silent(group)})
         seen = experiment.run({**context, **writing(group, experiment.signs)})
@@ -111,7 +111,7 @@ class Search:
         return candidate in self.found
 
     def _adopt_twins(self) -> None:
-        """Settle what no token used while it was tried."""
+        """Resolve candidates that no token used during the search."""
         for candidate in self.candidates:
             if candidate in self._settled or candidate in self.found:
                 continue
@@ -123,7 +123,7 @@ class Search:
                 self.adopted.add(candidate)
 
     def _enlargement(self, seen: Observation, base: Observation, candidate: Candidate) -> float:
-        """Return the factor that lets an output arrive at about its own size or more."""
+        """Return the factor with which an output arrives at about its own size or larger."""
         update = seen.after[candidate.layer] - base.after[candidate.layer]
         size = float(update.norm(dim=-1).max() / self.experiment.signs.norm())
         half = self.experiment.dtype == torch.float16

@@ -12,7 +12,7 @@ from heretic.model.source import is_local, weight_files
 if TYPE_CHECKING:
     from huggingface_hub.hf_api import ModelInfo
 
-# Raised for descriptions of another form than the hub's.
+# Raised for hub descriptions of an unexpected form.
 UNUSABLE = (ValueError, TypeError, LookupError, AttributeError)
 BITS = {"bfloat16": 16, "float16": 16, "float32": 32}
 FLOATS = ("F64", "F32", "F16", "BF16")
@@ -20,15 +20,15 @@ OWN_PREFIX = "model"
 
 
 def checkpoint_bytes(model: str, revision: str | None, dtype: str) -> int | None:
-    """Return the bytes of a model's weights once they are saved in `dtype`.
+    """Return the size in bytes of a model's weights once they are saved in `dtype`.
 
     Args:
         model: hub id or local folder.
-        revision: of a hub model.
-        dtype: as the setting; `auto` keeps what the checkpoint has.
+        revision: revision of a hub model.
+        dtype: as the setting; `auto` keeps the checkpoint's data types.
 
     Returns:
-        None when the hub does not tell, as without a network.
+        None if the hub does not provide the size, for example without a network.
 
     Raises:
         ModelLoadError: a safetensors file of a local folder is damaged.
@@ -40,7 +40,7 @@ def checkpoint_bytes(model: str, revision: str | None, dtype: str) -> int | None
 
 
 def _file_bytes(path: Path, dtype: str) -> int:
-    """Read the size from a safetensors header, which also shows whether the file is complete."""
+    """Compute the size from a safetensors header, which also reveals incomplete files."""
     from safetensors import SafetensorError, safe_open
 
     total = 0
@@ -58,7 +58,7 @@ def _file_bytes(path: Path, dtype: str) -> int:
 
 
 def _bits(stored: str, dtype: str) -> int:
-    """Return the size of one number that is stored as `stored`, once it is saved in `dtype`."""
+    """Return the size in bits of one number of type `stored` once it is saved in `dtype`."""
     if dtype == "auto" or stored not in FLOATS:
         digits = re.match(r"[A-Z]+(\d+)", stored)
         return int(digits[1]) if digits else 8
@@ -66,7 +66,7 @@ def _bits(stored: str, dtype: str) -> int:
 
 
 def hub_files(model: str, revision: str | None) -> set[str] | None:
-    """Return the names of the files of a hub repository, or None when the hub does not tell."""
+    """Return the file names of a hub repository, or None if the hub does not provide them."""
     info = _hub_info(model, revision)
     siblings = (info.siblings if info is not None else None) or ()
     return {name for file in siblings if isinstance(name := file.rfilename, str)} or None
@@ -84,7 +84,7 @@ def _hub_info(model: str, revision: str | None) -> "ModelInfo | None":
     try:
         return lookup(ask)
     except (*UNUSABLE, OSError, httpx.HTTPError, httpx.InvalidURL) as error:
-        # The model may be in the cache, where no network is needed.
+        # The model may be cached, in which case no network is needed.
         log.debug("The hub does not describe %s (%s)", model, one_line(error))
         return None
 

@@ -13,16 +13,16 @@ from heretic.errors import ModelLoadError, one_line
 from heretic.model.headers import SUFFIX, index_files
 from heretic.model.own_files import ESSENTIAL, check_files, own_files
 
-if TYPE_CHECKING:  # which imports huggingface_hub
+if TYPE_CHECKING:  # importing it would import huggingface_hub
     from heretic.hub_session import HubState
 
 FILES = (
     *("*.json", "*.safetensors", "*.jinja", "*.txt", "*.model", "*.tiktoken", "*.spm", "*.py"),
     *("*.md", "LICENSE*", "NOTICE*"),
 )
-# The same weights in the layout of another program.
+# A second copy of the same weights in another program's layout.
 SECOND_COPIES = ("consolidated*.safetensors", "original/*")
-# A core hashes about as fast as one disk reads.
+# One core hashes about as fast as one disk reads.
 HASHED_AT_ONCE = 8
 WEIGHTS = "model.safetensors"
 ADAPTER, GGUF = "adapter_config.json", ".gguf"
@@ -31,24 +31,24 @@ _COMMIT = re.compile(r"[0-9a-f]{40}")
 
 
 def is_local(model: str) -> bool:
-    """Return whether `model` means a folder on this machine rather than a hub id."""
-    # Unlike Path.is_dir(), it is false for names that are too long.
+    """Return whether `model` is a folder on this machine rather than a hub id."""
+    # Unlike Path.is_dir(), it returns False for overlong names.
     is_folder = os.path.isdir(model)  # noqa: PTH112
     return model.startswith((".", "/", "~")) or is_folder or model.count("/") > 1
 
 
 def check_model(model: str, revision: str | None) -> Path:
-    """Reject a model that cannot exist, before any expensive work; fetches only its config.
+    """Reject a nonexistent model before any expensive work; downloads only its config.
 
     Returns:
         Its `config.json`.
 
     Raises:
-        ModelLoadError: no such folder, no config.json, a file that lies elsewhere, or unknown to
-            the hub.
+        ModelLoadError: the folder does not exist, config.json is missing, a file is outside the
+            folder, or the model is unknown to the hub.
     """
     if is_local(model) or model.lower().endswith(GGUF):
-        # Path.expanduser() raises where ~name is nobody's home.
+        # Path.expanduser() raises if ~name is not a user's home.
         folder = Path(os.path.expanduser(model))  # noqa: PTH111
         found = os.path.isdir(folder)  # noqa: PTH112
         if model.lower().endswith(GGUF) and not found:
@@ -62,14 +62,14 @@ def check_model(model: str, revision: str | None) -> Path:
 
 
 def require_checkpoint(model: str, names: Collection[str]) -> None:
-    """Reject a folder or repository that holds no model as transformers saves it.
+    """Reject a folder or repository that contains no model in the format of transformers.
 
     Args:
         model: name for messages.
-        names: of its files.
+        names: names of its files.
 
     Raises:
-        ModelLoadError: it holds an adapter, GGUF files or pickles, or lacks `config.json`.
+        ModelLoadError: it contains an adapter, GGUF files or pickles, or lacks `config.json`.
     """
     weights = any(name.endswith(SUFFIX) and not name.startswith("adapter_") for name in names)
     if ADAPTER in names:
@@ -98,10 +98,9 @@ def _refuse_gguf(model: str) -> NoReturn:
 
 
 def resolve_revision(model: str, revision: str | None) -> str | None:
-    """Return the commit that a branch, tag or nothing means now; a local folder has none.
+    """Return the current commit of a branch or tag (by default the main branch); None if local.
 
-    Fetches the model's config at most, and takes the commit that is in the cache where the hub is
-    out of reach.
+    Downloads at most the model's config. If the hub is unreachable, the cached commit is returned.
 
     Raises:
         ModelLoadError: as `check_model`.
@@ -112,7 +111,7 @@ def resolve_revision(model: str, revision: str | None) -> str | None:
 
 
 def locate(model: str, revision: str | None) -> Path:
-    """Return the local folder of a model, downloaded if it is a hub id.
+    """Return the local folder of a model, downloading it if it is a hub id.
 
     Raises:
         ModelLoadError: as `check_model`.
@@ -139,7 +138,7 @@ def locate(model: str, revision: str | None) -> Path:
 
 
 def _fetched_config(model: str, revision: str | None, state: "HubState | None" = None) -> Path:
-    """`config.json` of a hub model in the cache, whose folder is named by the commit."""
+    """Return the cached `config.json` of a hub model, in a folder named after the commit."""
     from huggingface_hub import hf_hub_download
     from huggingface_hub.errors import LocalEntryNotFoundError
 
@@ -160,7 +159,7 @@ def _fetched_config(model: str, revision: str | None, state: "HubState | None" =
 
 
 def tokenizer_files(folder: Path) -> list[Path]:
-    """Return the files of a checkpoint, other than its weights, that decide how it answers."""
+    """Return the files of a checkpoint, other than its weights, that determine its answers."""
     return [path for path in own_files(folder, ESSENTIAL)[0] if path.suffix != SUFFIX]
 
 
@@ -173,7 +172,7 @@ def checkpoint_files(model: str | None) -> list[str]:
 
 
 def weight_files(folder: Path) -> list[Path]:
-    """Return the safetensors files that transformers loads; some models bring a second copy of all.
+    """Return the safetensors files loaded by transformers, without second copies of the weights.
 
     Raises:
         ModelLoadError: the index of the files is damaged.
@@ -185,9 +184,9 @@ def weight_files(folder: Path) -> list[Path]:
 
 
 def weight_hashes(folder: Path) -> dict[str, str]:
-    """Return the SHA-256 of the bytes of each safetensors file of a checkpoint, by name.
+    """Return the SHA-256 of each safetensors file of a checkpoint, by name.
 
-    The hub's cache names a file by what a server says of it, which proves nothing.
+    File names in the hub's cache come from a server's response and are not proof of the contents.
     """
     files = weight_files(folder)
     with ThreadPoolExecutor(HASHED_AT_ONCE) as pool:
@@ -195,7 +194,7 @@ def weight_hashes(folder: Path) -> dict[str, str]:
 
 
 def source_facts(model: str, revision: str | None, folder: Path) -> dict[str, Any]:
-    """Name, revision and one hash over the weights of the checkpoint in `folder`."""
+    """Return the name, the revision and a hash of all weights of the checkpoint in `folder`."""
     snapshot = folder.name if folder.parent.name == "snapshots" else revision
     return {"model": model, "revision": snapshot, "sha256": fingerprint(weight_hashes(folder))}
 
@@ -228,11 +227,11 @@ def _hub_errors(model: str, revision: str | None) -> Iterator[None]:
         raise ModelLoadError(
             f"the hub has no model {model}; check the name, or set HF_TOKEN if it is private"
         ) from error
-    except LocalEntryNotFoundError as error:  # before its base: it means offline
+    except LocalEntryNotFoundError as error:  # means offline; listed before its base class
         raise _unreachable(model, error.__cause__ or error) from error
     except EntryNotFoundError as error:
         raise ModelLoadError(f"{model} has no config.json; is it a transformers model?") from error
-    # Malformed answers make the library raise almost anything.
+    # Malformed responses make the library raise almost any exception.
     except (
         *(OSError, ValueError, TypeError, LookupError, AttributeError, AssertionError),
         *(RuntimeError, httpx.HTTPError, httpx.InvalidURL),

@@ -1,9 +1,9 @@
 """Storage of a network's parameters in the files of its checkpoint.
 
-transformers renames some tensors while it loads them and joins others: most checkpoints hold the
-matrix of each expert on its own, where the network has one parameter [experts, ...]. Saving takes
-that back. Here it is taken back on torch's `meta` device, where it costs nothing, and it is
-followed what becomes of each parameter.
+transformers renames some tensors on loading and joins others: most checkpoints store each expert's
+matrix separately, while the network has one parameter [experts, ...]. Saving reverses this. This
+module performs the reversal on torch's `meta` device, where it takes no memory, and traces each
+parameter through it.
 """
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -24,9 +24,9 @@ class Origin:
     """Origin of a stored tensor.
 
     Attributes:
-        parameters: names of the parameters that it is computed from.
-        exact: whether it is one parameter as it is, or one of the matrices stacked in it.
-        expert: index of that matrix; None if it is the parameter as a whole.
+        parameters: names of the parameters from which it is computed.
+        exact: whether it is one unchanged parameter, or one of the matrices stacked in it.
+        expert: index of that matrix; None if it is the whole parameter.
     """
 
     parameters: frozenset[str]
@@ -35,7 +35,7 @@ class Origin:
 
     @property
     def parameter(self) -> str | None:
-        """The parameter that it holds, in whole or in part; None if it is not `exact`."""
+        """The parameter that it contains, in whole or in part; None if it is not `exact`."""
         return next(iter(self.parameters)) if self.exact else None
 
 
@@ -49,14 +49,15 @@ def saved_parameters(network: PreTrainedModel) -> dict[str, Tensor]:
 
 
 def as_stored(network: PreTrainedModel, parameters: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Return tensors as `save_pretrained` writes them: by the names of the files that were loaded.
+    """Return tensors as written by `save_pretrained`, under the names of the loaded files.
 
     Args:
-        network: loaded from a checkpoint; one that was not has its family's usual names.
-        parameters: by the network's names; those that a file's tensor is made of, all or none.
+        network: network loaded from a checkpoint; otherwise its family's usual names are used.
+        parameters: parameters by the network's names; of those combined into one file tensor, all
+            or none.
 
     Raises:
-        Exception: what transformers raises where the names cannot be restored.
+        Exception: a transformers error if the names cannot be restored.
     """
     stored: dict[str, Tensor] = revert_weight_conversion(network, dict(parameters))
     return stored
@@ -65,10 +66,10 @@ def as_stored(network: PreTrainedModel, parameters: Mapping[str, Tensor]) -> dic
 def trace(network: PreTrainedModel) -> tuple[dict[str, Tensor], dict[str, Origin]]:
     """Return the stored tensors on the meta device, and the origin of each by its stored name.
 
-    Tensors that `save_pretrained` cuts out of one share its memory here as well.
+    Tensors that `save_pretrained` slices from one tensor share its memory here as well.
 
     Raises:
-        Exception: what transformers raises where the names cannot be restored.
+        Exception: a transformers error if the names cannot be restored.
     """
     shadows = {
         name: torch.empty_like(tensor, device="meta")
@@ -81,11 +82,11 @@ def trace(network: PreTrainedModel) -> tuple[dict[str, Tensor], dict[str, Origin
 
 
 def places(origins: Mapping[str, Origin]) -> dict[str, list[str]]:
-    """Return the tensors of the files that hold a parameter as it is, by the parameter's name.
+    """Return the file tensors that contain each parameter unchanged, by the parameter's name.
 
     Returns:
-        One name, or that of each expert's matrix in their order: one after the other their values
-        are the parameter's. A parameter that the files hold in another form is left out.
+        One name, or the names of all experts' matrices in order, whose concatenated values are the
+        parameter's. Parameters stored in another form are omitted.
     """
     found: dict[str, dict[int | None, str]] = {}
     otherwise: set[str] = set()
@@ -114,7 +115,7 @@ class _Follow(TorchDispatchMode):  # type: ignore[no-untyped-call]
         super().__init__()  # type: ignore[no-untyped-call]
         self._known = known
         self._sources = {storage_of(tensor): frozenset([name]) for name, tensor in known.items()}
-        self._alive: list[Tensor] = []  # so that no two of them have the same memory
+        self._alive: list[Tensor] = []  # keeps memory addresses unique
 
     def __torch_dispatch__(
         self,

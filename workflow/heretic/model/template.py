@@ -9,12 +9,12 @@ LEGACY_TEMPLATE, PROCESSOR = "chat_template.json", "processor_config.json"
 
 
 def read_template(value: str | None) -> str | None:
-    """Return the text of a chat template that is given as a text or as the path of a file.
+    """Return the text of a chat template given as a text or as the path of a file.
 
     Raises:
-        ModelLoadError: it is neither, or the file cannot be read or is empty.
+        ModelLoadError: the value is neither, or the file is unreadable or empty.
     """
-    # Every template holds an expression; a path with a brace in it is not worth a mistake.
+    # Every template contains an expression; paths with braces are not supported.
     if value is None or "{" in value:
         return value
     path = Path(value).expanduser()
@@ -33,17 +33,17 @@ def read_template(value: str | None) -> str | None:
 
 
 def processor_template(folder: Path) -> str | dict[str, str] | None:
-    """Return the chat template that a multimodal checkpoint keeps with its processor, or None.
+    """Return the chat template that a multimodal checkpoint stores with its processor, or None.
 
-    A `chat_template.jinja` is the tokenizer's as well, and not looked for.
+    `chat_template.jinja` is not considered, since the tokenizer reads it as well.
 
     Returns:
         One template, or several by name.
 
     Raises:
-        ModelLoadError: a file is damaged, or holds no text for a template.
+        ModelLoadError: a file is damaged, or a template is not text.
     """
-    for name in (PROCESSOR, LEGACY_TEMPLATE):  # as transformers' processors prefer them
+    for name in (PROCESSOR, LEGACY_TEMPLATE):  # in the order preferred by transformers' processors
         path = folder / name
         template = read_object(path).get("chat_template") if path.is_file() else None
         if template:
@@ -52,10 +52,10 @@ def processor_template(folder: Path) -> str | dict[str, str] | None:
 
 
 def require_text(template: object, where: str) -> str | dict[str, str]:
-    """Return a chat template, or several by name, if that is what a value is.
+    """Return a value that is a chat template, or several by name.
 
     Raises:
-        ModelLoadError: it is something else.
+        ModelLoadError: the value is something else.
     """
     if isinstance(template, str):
         return template

@@ -1,8 +1,8 @@
 """Date printed by chat templates: one fixed day for every prompt of a run.
 
-Templates of many families (Llama 3.2, gpt-oss, Mistral) put today's date into each prompt by the
-function `strftime_now`, which transformers offers them. The same run would measure other prompts
-tomorrow. A fixed date is part of the template's text here: a macro of that name, which hides
+Templates of many families (Llama 3.2, gpt-oss, Mistral) print today's date in each prompt with the
+function `strftime_now`, provided by transformers. The same run would measure different prompts
+tomorrow. Here, a fixed date becomes part of the template's text: a macro of that name shadows
 transformers' function and formats one day at midnight, in English, in any locale and time zone.
 """
 
@@ -17,8 +17,8 @@ from heretic.errors import HereticError, SettingsError
 from heretic.settings.values import AUTO_DATE, parse_date
 
 FUNCTION: Final = "strftime_now"
-# Holds the date of `template_date: auto`. It is state like the study, not an output: Snakemake
-# deletes outputs before a rule runs, and a rerun must find the date of the first run.
+# Stores the date of `template_date: auto`. Like the study, it is state rather than an output:
+# Snakemake deletes outputs before a rule runs, and a rerun must find the first run's date.
 STATE: Final = "template_date.json"
 KEY: Final = "template_date"
 
@@ -28,7 +28,7 @@ MONTHS = (
     *("August", "September", "October", "November", "December"),
 )
 NUMBERS = "dfGHIjmMSuUVwWyY"
-# Stands for a literal percent sign while directives are replaced.
+# Placeholder of a literal percent sign while directives are replaced.
 PERCENT = "\ue000"
 MACRO = (
     "{{% macro {name}(format) %}}"
@@ -45,10 +45,10 @@ def today() -> date:
 
 
 def day_of(template_date: str | None) -> date:
-    """Return the day that `template_date` names; today for `auto` and None.
+    """Return the date given by `template_date`; today for `auto` and None.
 
     Raises:
-        SettingsError: it is not a date.
+        SettingsError: the value is not a date.
     """
     if template_date is None or template_date == AUTO_DATE:
         return today()
@@ -59,14 +59,14 @@ def day_of(template_date: str | None) -> date:
 
 
 def settle_date(template_date: str, folder: Path) -> str:
-    """Return the date of a run; `auto` is today's date at first, and then remains that date.
+    """Return the date of a run; `auto` is today's date in the first run and remains that date.
 
     Args:
         template_date: the setting.
-        folder: of the run; `template_date.json` in it is read, or written if there is none.
+        folder: folder of the run; its `template_date.json` is read, or written if missing.
 
     Raises:
-        HereticError: `template_date.json` holds no date.
+        HereticError: `template_date.json` does not contain a date.
     """
     if template_date != AUTO_DATE:
         return template_date
@@ -83,10 +83,10 @@ def settle_date(template_date: str, folder: Path) -> str:
 
 
 def read_chat(path: Path) -> dict[str, Any]:
-    """Return the settings of `load_model` that a run's `chat.json` holds.
+    """Return the settings of `load_model` stored in a run's `chat.json`.
 
     Returns:
-        `response_prefix`, and `template_date`, which is None where the template prints no date.
+        `response_prefix` and `template_date`, which is None if the template prints no date.
 
     Raises:
         HereticError: the file is missing or damaged.
@@ -100,20 +100,20 @@ def read_chat(path: Path) -> dict[str, Any]:
 
 
 def prints_date(template: str) -> bool:
-    """Return whether a template may print a date: no other function gives it the time."""
+    """Return whether a template may print a date: no other function provides the time."""
     return FUNCTION in template
 
 
 def with_fixed_date(template: str, day: date) -> str:
     """Return a template whose `strftime_now` formats midnight of `day`.
 
-    A `date_string` is left undefined: templates that print a constant in its place show that
-    constant to everyone who uses the model.
+    `date_string` is left undefined: templates that print a constant in its place show that constant
+    to every user of the model.
     """
     table = json.dumps([*_directives(day)])
     percent = PERCENT.encode("ascii", "backslashreplace").decode()
-    # The line break at the macro's end is dropped by `trim_blocks`, which transformers sets, and
-    # saves one that the template may begin with.
+    # `trim_blocks`, which transformers sets, drops the line break at the macro's end and thereby
+    # preserves one at the beginning of the template.
     return MACRO.format(name=FUNCTION, percent=percent, table=table) + template
 
 
@@ -144,7 +144,7 @@ def _directives(day: date) -> Iterator[tuple[str, str]]:
         "t": "\t",
         "X": "00:00:00",
         "x": f"{m}/{d}/{y}",
-        # As of a time without a zone, which transformers formats.
+        # For a time without a zone, which is what transformers formats.
         "Z": "",
         "z": "",
     }

@@ -1,8 +1,8 @@
 """Calls of other libraries on a model's files, with one-line errors.
 
-A malformed file can raise anything: transformers validates some fields, divides by others, and
-tokenizers panics. Only calls of these libraries belong into these blocks, so that a defect of this
-project keeps its traceback.
+A malformed file can cause any exception: transformers validates some fields and divides by others,
+and tokenizers panics. Only calls of these libraries belong in these blocks, so that defects of this
+project keep their traceback.
 """
 
 import logging
@@ -18,15 +18,15 @@ from heretic.errors import HereticError, one_line
 
 @contextmanager
 def reported_as(kind: type[HereticError], what: str, advice: str = "") -> Iterator[None]:
-    """Raise whatever another library raises as a `kind` of one line, `what: reason`.
+    """Reraise any exception of another library as a one-line `kind`, `what: reason`.
 
     Args:
-        kind: of error.
-        what: failed.
-        advice: what to do, appended after a semicolon.
+        kind: class of the error.
+        what: failed operation.
+        advice: remedy, appended after a semicolon.
 
     Raises:
-        HereticError: of that kind, or one that was raised inside.
+        HereticError: an error of class `kind`, or one that was raised inside.
     """
     try:
         yield
@@ -40,13 +40,13 @@ def reported_as(kind: type[HereticError], what: str, advice: str = "") -> Iterat
 
 
 def is_panic(error: BaseException) -> bool:
-    """Return whether code written in Rust has panicked, which is no `Exception`."""
+    """Return whether Rust code has panicked, which is not an `Exception`."""
     return type(error).__name__ == "PanicException"
 
 
 @contextmanager
 def quiet_transformers() -> Iterator[None]:
-    """Leave out tables and warnings of several lines, and bars where nobody watches."""
+    """Suppress tables, multi-line warnings, and progress bars outside a terminal."""
     if not sys.stderr.isatty():
         transformers_logging.disable_progress_bar()  # type: ignore[no-untyped-call]
     before = transformers_logging.get_verbosity()

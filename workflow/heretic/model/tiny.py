@@ -1,4 +1,4 @@
-"""Tiny configurations of any model type, by what the sizes in a configuration are called."""
+"""Tiny configurations of any model type, based on common names of size fields."""
 
 from typing import Any
 
@@ -72,7 +72,7 @@ INDEXED = {
     "indexer_compress_ratio": 2,
 }
 ROTARY = {"rope_type": "default", "rope_theta": 10000.0}
-# Parts of a head that turn with time, height and width.
+# Sections of a head that rotate with time, height and width.
 IN_SPACE = {"text_config": {"rope_parameters": {**ROTARY, "mrope_section": [2, 1, 1]}}}
 SPECIAL: dict[str, dict[str, Any]] = {
     **dict.fromkeys(("qwen2_vl", "qwen2_5_vl", "paddleocr_vl"), IN_SPACE),
@@ -105,10 +105,10 @@ SPECIAL: dict[str, dict[str, Any]] = {
 
 
 def tiny_configuration(model_type: str, **changes: Any) -> PreTrainedConfig:
-    """Return the configuration of a model type, of about its default shape but tiny; `changes` win.
+    """Return a tiny configuration of a model type, close to its default shape; `changes` override.
 
     Raises:
-        Exception: what the configuration's constructor raises for sizes that it does not accept.
+        Exception: an error of the configuration's constructor for rejected sizes.
     """
     default = AutoConfig.for_model(model_type)
     return _shrunk(default, {**SPECIAL.get(model_type, {}), **changes})

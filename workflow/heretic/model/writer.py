@@ -1,4 +1,4 @@
-"""A linear map that writes into the residual stream, and how its weights are reached."""
+"""A linear map that writes into the residual stream, and access to its weights."""
 
 from dataclasses import dataclass
 
@@ -18,26 +18,26 @@ from heretic.model.matrices import (
 class StreamWriter:
     """A linear map, or a stack of experts' maps, whose output is added to the residual stream.
 
-    What it writes arrives up to a factor per token: constants, the router's share and the size
-    that a norm leaves do not turn a direction. A norm's or a layer scale's factor per channel
-    does: where `gain` is given the stream moves along gain * (W x), and a direction d stays out
-    of the stream exactly if normalise(gain * d) is taken out of W. Such a norm sets the size of
-    what arrives anew: a strength other than 1 weakens or reflects the direction relative to what
-    is written beside it, not in absolute terms, and norms of W that are restored show only where
-    they change the relation between channels or experts.
+    The output arrives up to a factor per token: constants, the router's share and the size set by
+    a norm do not turn a direction. A factor per channel from a norm or layer scale does: if `gain`
+    is given, the stream moves along gain * (W x), and a direction d is kept out of the stream
+    exactly if normalize(gain * d) is removed from W. Such a norm also resets the size of what
+    arrives: a strength other than 1 weakens or reflects the direction relative to the rest of the
+    output, not in absolute terms, and restored norms of W have an effect only where they change
+    the relation between channels or experts.
 
     Attributes:
         layer: index of its decoder layer, from 0; -1 for the embeddings.
         component: `attn.o_proj` if it mixes positions, `mlp.down_proj` otherwise, `embed` for the
             embeddings, which are a map of one-hot vectors.
-        name: dotted path in the network of the module, or of the parameter where the weights of
-            all experts are one.
-        module: what holds the parameters.
-        parameter: name in `module` of the matrix.
-        bias_parameter: name in `module` of what is added to the product, or None.
+        name: dotted path of the module in the network, or of the parameter if the weights of all
+            experts are stacked in one.
+        module: owner of the parameters.
+        parameter: name of the matrix in `module`.
+        bias_parameter: name of the bias in `module`, or None.
         transposed: whether the matrix is stored as [..., d_in, d_model].
         gain: factors [d_model] between its output and the stream, float32 on the CPU, or None if
-            they are all the same.
+            they are all equal.
     """
 
     layer: int
@@ -64,23 +64,23 @@ class StreamWriter:
 
     @property
     def is_raw(self) -> bool:
-        """Return whether `name` is that of a parameter, which has no module to itself."""
+        """Return whether `name` is that of a parameter without a module of its own."""
         return self.name.rpartition(".")[2] == self.parameter
 
     @property
     def editable(self) -> bool:
-        """Return whether the matrix can be written over: it is neither quantised nor offloaded."""
+        """Return whether the matrix can be overwritten: it is neither quantized nor offloaded."""
         quantised = is_quantised(self.module, self.parameter)
         return not quantised and not self.offloaded
 
     @property
     def offloaded(self) -> bool:
-        """Return whether the matrix is kept elsewhere until it is needed."""
+        """Return whether the matrix is stored elsewhere until it is needed."""
         return is_offloaded(self.module, self.parameter)
 
     @property
     def device(self) -> torch.device:
-        """Device of its products."""
+        """Device of its computation."""
         return computing_device(self.module)
 
     @property
@@ -93,7 +93,7 @@ class StreamWriter:
         """Return the matrix [d_model, d_in]: `weight` or, if quantized, a new tensor in `dtype`.
 
         Raises:
-            ModelLoadError: it is offloaded.
+            ModelLoadError: the matrix is offloaded.
         """
         matrix = read_matrix(self.module, self.parameter, dtype)
         return matrix.mT if self.transposed else matrix
@@ -102,7 +102,7 @@ class StreamWriter:
     def weight(self) -> Tensor:
         """The matrix [d_model, d_in], or [experts, d_model, d_in]; writing into it edits it.
 
-        Only of writers that are `editable`.
+        Only available for `editable` writers.
         """
         weight: Tensor = getattr(self.module, self.parameter).data
         return weight.mT if self.transposed else weight
