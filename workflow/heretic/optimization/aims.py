@@ -13,7 +13,7 @@ def directions_of(panel: Panel, names: Sequence[str]) -> dict[str, Way]:
     """Return the direction of each objective by name.
 
     Raises:
-        SettingsError: there is no such score, or it is only reported.
+        SettingsError: a score does not exist or is only reported.
     """
     found: dict[str, Way] = {}
     for name in names:
@@ -36,15 +36,15 @@ def make_objectives(
     """Create the objectives of a study.
 
     Args:
-        panel: of scorers.
-        names: of the scores.
-        prompts: that are scored on.
+        panel: scorers of the trials.
+        names: names of the scores to optimize.
+        prompts: prompts that are scored.
         original: scores of the original model.
-        max_kl: nats that count as the worst divergence.
+        max_kl: divergence in nats that counts as the worst.
 
     Raises:
         SettingsError: see `directions_of`.
-        StudyError: the original has no such score, since the prompts lack what it needs.
+        StudyError: the original model lacks a score because the prompts do not allow it.
     """
     found = []
     for name, direction in directions_of(panel, names).items():

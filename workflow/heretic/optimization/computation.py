@@ -1,8 +1,8 @@
-"""Method of computing trial scores: the part of a study that is not in its name.
+"""Method of computing trial scores: the settings that are not part of a study's name.
 
-The same edit scores the same under other values of these settings but for rounding, so they do
-not start another study. In half precision, rounding can decide a near tie between two tokens, and
-the answers after it differ. So each trial keeps them, and a search says when they change.
+Other values of these settings change a score only by rounding, so they do not start a new study. In
+half precision, however, rounding can decide a near tie between two tokens and so change the rest of
+an answer. Each trial therefore records the values, and a search reports any change of them.
 """
 
 from collections.abc import Iterable, Mapping
@@ -17,16 +17,16 @@ MAX_BATCH_SIZE, BATCH_SIZE = "max_batch_size", "batch_size"
 
 
 def describe(engine: TrialEngine, runtime: Mapping[str, Any]) -> dict[str, Any]:
-    """Describe the computation of scores by an engine, with `auto` and the like resolved.
+    """Describe an engine's computation of scores, with values such as `auto` resolved.
 
     Args:
-        engine: with the loaded model.
-        runtime: the settings that no rule reads.
+        engine: trial engine with the loaded model.
+        runtime: settings that no rule of the workflow depends on.
 
     Returns:
         `device`, `dtype`, `attn_implementation`, `max_batch_size`, `compile`, `engine` and
-        `trials_in_flight`; `gpu`, the name of the device, where it has one, and `device_map`, the
-        devices that hold parts of the model, where there are several.
+        `trials_in_flight`; if available, `gpu`, the name of the device; and `device_map`, the
+        devices that hold parts of the model, if there are several.
     """
     model = engine.model
     network: Any = model.network
@@ -51,8 +51,8 @@ def warn_of_changes(earlier: Iterable[Mapping[str, Any]], now: Mapping[str, Any]
     """Warn once if earlier trials of a study were computed differently from the next ones.
 
     Args:
-        earlier: how each finished trial was computed; empty where that is not known.
-        now: of `describe`.
+        earlier: computation of each finished trial; empty where unknown.
+        now: current computation, from `describe`.
     """
     changes: dict[str, str] = {}
     for known in filter(None, earlier):

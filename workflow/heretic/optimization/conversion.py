@@ -1,11 +1,12 @@
 """Conversion of known edits to parameters of the current search.
 
-Fractions of depth mean the same in a model of another depth; a global direction's index counts the
-states of its model, and is scaled so that the states after the first and the last layer stay those.
-An edit that was confined to some layers becomes one of the range from the first to the last of them
-that it edits. Forms become one another: a range of layers is a tent without
-slopes, exactly; a tent becomes the range of those layers that it edits with at least half of its
-peak, with their mean strength.
+Fractions of depth carry over to a model of another depth unchanged. The index of a global direction
+counts the states of its model; it is scaled such that the states after the first and the last layer
+map to each other. An edit confined to some layers becomes an edit of the range from the first to
+the last of them.
+
+Forms are converted as follows: a range of layers is exactly a tent without slopes; a tent becomes
+the range of layers that it edits with at least half of its peak strength, with their mean strength.
 """
 
 from collections.abc import Collection, Mapping
@@ -23,8 +24,8 @@ from heretic.optimization.known_edits import KnownEdit
 from heretic.optimization.search_space import CHOICES, SHORT_NAMES, SearchSpace
 
 Part = ComponentParameters | TentParameters
-# How far a tent without slopes reaches beyond its last layer, in layers: no rounding must leave
-# that one out.
+# Reach of a tent without slopes beyond its last layer, in layers, so that rounding cannot exclude
+# that layer.
 MARGIN = 0.25
 ROUNDING = 1e-9
 
@@ -32,18 +33,17 @@ ROUNDING = 1e-9
 def sampled_parameters(edit: KnownEdit, space: SearchSpace) -> dict[str, Any]:
     """Return the parameters with which a trial of this search reproduces the edit.
 
-    Parameters without effect on the edit are left out. Those out of their bounds are clipped, with
-    a line in the log.
+    Parameters without effect on the edit are left out. Values out of bounds are clipped and logged.
 
     Args:
-        edit: of a model of any depth, in any form.
-        space: of this search.
+        edit: edit of a model of any depth, in any form.
+        space: search space of the current search.
 
     Returns:
         Parameters by name.
 
     Raises:
-        StudyError: no trial of this search is anything like the edit.
+        StudyError: no trial of this search resembles the edit.
     """
     wanted = _wanted(edit, space)
     bounds = _distributions(space)
@@ -102,7 +102,7 @@ def _wanted(edit: KnownEdit, space: SearchSpace) -> dict[str, Any]:
 
 
 def _scaled(edit: KnownEdit, n_layers: int) -> float:
-    """Return the index of the same relative depth in a model with so many layers."""
+    """Return the index of the same relative depth in a model with `n_layers` layers."""
     index = edit.parameters.direction_index
     assert index is not None
     if index <= 1.0 or edit.n_layers in (1, n_layers):
@@ -111,7 +111,7 @@ def _scaled(edit: KnownEdit, n_layers: int) -> float:
 
 
 def _confined(edit: KnownEdit, name: str, space: SearchSpace) -> Part:
-    """Return a component's part, or its edited range if only its own edit is confined to layers."""
+    """Return a component's part, or its edited range if the edit is confined to other layers."""
     part, confined = edit.parameters.components[name], edit.parameters.layers
     here = None if space.rows is None else tuple(row - 1 for row in space.rows)
     if confined is None or (confined == here and edit.n_layers == space.n_layers):
@@ -129,13 +129,13 @@ def _edited(edit: KnownEdit, edited: Collection[str], space: SearchSpace) -> dic
     """Return this search's representation of the edited components.
 
     Raises:
-        StudyError: it cannot say so.
+        StudyError: this search cannot represent them.
     """
     if not edited:
         raise StudyError(f"{edit.name} edits neither of {' and '.join(SHORT_NAMES)}")
     if space.form == "components":
         return {"edited": next(key for key, names in CHOICES.items() if set(names) == set(edited))}
-    # A strength of 0 leaves a component out where no choice does.
+    # Without a choice of components, a strength of 0 leaves one out.
     left_out = [name for name in SHORT_NAMES if name not in edited]
     found: dict[str, Any] = {}
     if space.form == "kernel":
@@ -166,7 +166,7 @@ def _component(part: Part, short: str, space: SearchSpace) -> dict[str, float]:
     above = last - start
     return {
         f"{short}_layer_min": layer_min,
-        # A share of what is left above the first layer.
+        # Share of the layers above the first one.
         f"{short}_layer_span": (max(layer_max, start) - start) / above if above > 0 else 0.0,
         f"{short}_weight": flat.weight,
     }
@@ -184,7 +184,7 @@ def _as_tent(part: ComponentParameters, n_layers: int) -> TentParameters:
 def _as_range(part: TentParameters, n_layers: int) -> ComponentParameters:
     """Return the layers with at least half of the peak strength, and their mean strength.
 
-    Where a short tent lies between the layers of a model of fewer, the nearest one.
+    If a short tent falls between two layers of a shallower model, return the nearest layer.
     """
     depth = max(1, n_layers - 1)
     strengths = part.strengths(n_layers)

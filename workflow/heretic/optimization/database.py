@@ -1,7 +1,7 @@
 """SQLite file of a study: its permitted contents, opening, and error handling.
 
-The file may lie in a folder that others write to. So it is looked at before Optuna, which would
-add its tables to any database, and no statement of it runs or grows without end.
+The file may be in a folder that others can write to. It is therefore checked before Optuna opens
+it, which would add its tables to any database, and statements are limited in steps and value sizes.
 """
 
 import os
@@ -21,7 +21,7 @@ from heretic.errors import StudyError, one_line
 from heretic.optimization.stored import DAMAGED
 
 SECONDS_TO_WAIT_FOR_SQLITE = 60
-# What SQLite says of a file that is whole.
+# Advice for SQLite errors of an intact file.
 ADVICE = {
     "is full": "free some space on the disk and run again; its trials are kept",
     "disk I/O error": "check the disk and run again; its trials are kept",
@@ -32,7 +32,7 @@ ADVICE = {
     "or move the file away to start over",
 }
 MAGIC = b"SQLite format 3\0"
-# Of Optuna's tables, those that are read here.
+# Those of Optuna's tables that are read.
 TABLES = frozenset(
     {
         *("studies", "study_directions", "study_user_attributes", "trials", "trial_params"),
@@ -41,10 +41,10 @@ TABLES = frozenset(
     }
 )
 MOST_OBJECTS = 200
-# Steps of SQLite's virtual machine, some ten for a row: 100,000 trials take a fifth of this.
+# Steps of SQLite's virtual machine, about ten per row: 100,000 trials take a fifth of this limit.
 STEPS_BETWEEN_LOOKS, MOST_LOOKS = 1_000_000, 40
 LONGEST_VALUE = 64 * 1024**2
-# What Optuna, its libraries and the standard library raise of rows that nobody wrote so.
+# Errors of Optuna, its libraries and the standard library caused by malformed rows.
 ODD_ROWS = (
     *(SQLAlchemyError, sqlite3.Error, optuna.exceptions.OptunaError),
     *(ValueError, LookupError, TypeError, AttributeError, AssertionError),
@@ -81,26 +81,31 @@ class _Connection(sqlite3.Connection):
 
 
 def open_storage(database: Path, *, read_only: bool = False) -> RDBStorage:
-    """Return Optuna's storage in an SQLite file; `read_only` while another process may write."""
+    """Return Optuna's storage in an SQLite file.
+
+    Args:
+        database: path of the file.
+        read_only: whether to open it for reading only, as another process may be writing.
+    """
     url = storage_url(database) + ("&mode=ro" if read_only else "")
     arguments = {"timeout": SECONDS_TO_WAIT_FOR_SQLITE, "factory": _Connection}
     return RDBStorage(url, engine_kwargs={"connect_args": arguments})
 
 
 def storage_url(database: Path) -> str:
-    """Return the address of an SQLite file for Optuna, whatever characters its path contains."""
+    """Return the URL of an SQLite file for Optuna, with special characters in its path escaped."""
     return f"sqlite:///{_uri(database)}"
 
 
 def require_study_file(database: Path, *, read_only: bool = True) -> None:
-    """Reject a file with anything but Optuna's tables; adds nothing to it.
+    """Reject a file with anything but Optuna's tables, without writing to it.
 
     Args:
-        database: the file.
-        read_only: for somebody who only looks.
+        database: path of the file.
+        read_only: whether the caller only reads the file.
 
     Raises:
-        StudyError: says what the file is instead.
+        StudyError: the file is not an Optuna database; the message says what it is.
     """
     with reading_errors(database):
         if database.is_dir():
@@ -113,7 +118,7 @@ def require_study_file(database: Path, *, read_only: bool = True) -> None:
             _roll_back(database)
         address = f"{_uri(database)}&mode={'ro' if read_only else 'rw'}"
         with closing(sqlite3.connect(address, uri=True, factory=_Connection)) as connection:
-            # Views and virtual tables have no page of their own.
+            # Views and virtual tables have no root page.
             found = connection.execute(
                 "SELECT name, type, coalesce(rootpage, 0) FROM sqlite_master LIMIT ?",
                 (MOST_OBJECTS,),
@@ -152,7 +157,7 @@ def reading_errors(database: Path | str) -> Iterator[None]:
     """Report any error caused by a file's rows while they are read in one line.
 
     Raises:
-        StudyError: names the file.
+        StudyError: the file contains malformed rows.
     """
     try:
         yield

@@ -1,9 +1,9 @@
 """Finalists: the best trials by a rule, re-scored before one of them is selected.
 
-A search may score an edit by what matrices put out, or with batches and kernels of its own, and
-half precision rounds each of these ways otherwise. So the last word is left to the weights as they
-are saved: a few finalists are scored again with them, their new scores take the place of the old
-ones among all trials, and the rule is asked again.
+A search may score an edit through replaced matrix outputs or with its own batches and kernels, each
+of which rounds differently in half precision. The weights as they are saved therefore decide: a few
+finalists are scored again with them, the new scores replace the old ones among all trials, and the
+selection rule is applied again.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -17,17 +17,17 @@ from heretic.optimization.records import TrialRecord, choose
 
 @dataclass(frozen=True)
 class Choice:
-    """Selection rule of a trial; attributes as the arguments of `choose`."""
+    """Rule for selecting a trial; attributes match the arguments of `choose`."""
 
     rule: str
     max_kl: float
     objectives: Sequence[Objective]
 
     def ranking(self, records: Sequence[TrialRecord]) -> Iterator[tuple[TrialRecord, str]]:
-        """Yield the trial selected by the rule, then the one it would select without it, and so on.
+        """Yield the trial that the rule selects, then its selection without that trial, and so on.
 
         Raises:
-            StudyError: it takes none at all, when the first is asked for.
+            StudyError: the rule selects no trial; raised on the first iteration.
         """
         left = list(records)
         chosen, reason = choose(left, self.rule, self.max_kl, self.objectives)
@@ -45,11 +45,11 @@ class Finalist:
     """A trial with its scores before and after re-scoring.
 
     Attributes:
-        trial: its number.
-        scores: by name, on the weights as they are saved; the search's where it was not scored
-            again.
-        search_scores: the search's.
-        feasible: whether these weights predict numbers.
+        trial: number of the trial.
+        scores: scores by name, on the weights as they are saved; the search's scores if it was not
+            re-scored.
+        search_scores: scores by name from the search.
+        feasible: whether the saved weights predict finite numbers.
     """
 
     trial: int
@@ -59,13 +59,13 @@ class Finalist:
 
     @classmethod
     def of(cls, record: TrialRecord) -> Self:
-        """Create a finalist that is not re-scored."""
+        """Create a finalist from a trial that is not re-scored."""
         return cls(record.number, record.scores, record.scores)
 
 
 @dataclass(frozen=True)
 class Finals:
-    """The finalists, the best of the search first, and whether they were re-scored."""
+    """Finalists, best of the search first, and whether they were re-scored."""
 
     finalists: tuple[Finalist, ...]
     rescored: bool
@@ -90,13 +90,13 @@ def score_finalists(
     """Re-score the `n_finalists` best trials, and further ones until one can be selected.
 
     Args:
-        records: of the search.
-        choice: the rule.
-        n_finalists: at least 1; there may be fewer that the rule takes.
-        score: scores a trial again.
+        records: trials of the search.
+        choice: selection rule.
+        n_finalists: number of finalists, at least 1; fewer are returned if the rule selects fewer.
+        score: function that re-scores a trial.
 
     Raises:
-        StudyError: the rule takes no trial.
+        StudyError: the rule selects no trial.
     """
     found: list[Finalist] = []
     for record, _ in choice.ranking(records):
@@ -111,14 +111,14 @@ def choose_finalist(
 ) -> tuple[TrialRecord, Finalist, str]:
     """Return the first finalist in the rule's ranking of all trials, and the reason.
 
-    The other trials stay as they were scored: the ends of a front, between which a knee lies, are
-    theirs too.
+    The other trials keep their scores: they may include the ends of the front that determine a
+    knee.
 
     Returns:
-        The trial as the search knows it, its new scores, and the reason.
+        The trial's record from the search, the finalist with its new scores, and the reason.
 
     Raises:
-        StudyError: the rule takes none of the finalists with their new scores.
+        StudyError: the rule selects no finalist with its new scores.
     """
     by_number = {finalist.trial: finalist for finalist in finals.finalists}
     known = {record.number: record for record in records}

@@ -1,12 +1,12 @@
 """In-memory sampling of trials; each is stored as a whole once it finishes.
 
-Optuna writes a trial bit by bit, each parameter and attribute in a transaction of its own, and on
-most disks a transaction costs more than the choice. So a copy of the study in memory is asked and
-told, and the study on disk is given what is finished, a trial in one transaction.
+Optuna stores each parameter and attribute of a trial in a separate transaction, which on most disks
+takes longer than the choice of parameters. Trials are therefore sampled from a copy of the study in
+memory, and each finished trial is written to the study on disk in one transaction.
 
-With several trials in flight the sampler chooses each in view of those that are running. After some
-of these have finished it cannot choose the others again, so what was asked for is stored as well,
-in one attribute of the study, and a resumed search takes it from there.
+With several trials in flight, the sampler chooses each one in view of the running ones. That choice
+cannot be repeated after some of them have finished, so the requested trials are stored in an
+attribute of the study as well, from which a resumed search takes them.
 """
 
 from collections.abc import Mapping, Sequence
@@ -24,14 +24,14 @@ from heretic.optimization.warm_start import next_warm_start
 
 
 class StudyInMemory:
-    """A study's finished trials in memory, from which further ones are requested.
+    """In-memory copy of a study's finished trials, from which further trials are requested.
 
-    The numbers of its trials are their places: how many trials come before them, finished or in
-    flight. Failed trials, which other programs left behind, are not among them.
+    The number of a trial is its place: the number of trials before it, finished or in flight.
+    Failed trials, left by other programs, are excluded.
     """
 
     def __init__(self, stored: optuna.Study) -> None:
-        """Copy a study that is not written to by another process."""
+        """Copy a study that no other process writes to."""
         finished = finished_trials(stored)
         self._stored = stored
         self._memory = optuna.create_study(storage=InMemoryStorage(), directions=stored.directions)
@@ -46,8 +46,9 @@ class StudyInMemory:
         """Return the next trial: one already requested at its place, or the sampler's choice.
 
         Args:
-            sampler: of this trial.
-            warm_starts: what is tried before the sampler chooses, if the study does not have it.
+            sampler: sampler for this trial.
+            warm_starts: parameters to try before the sampler chooses, unless the study contains
+                them.
         """
         trials = self._memory.get_trials(deepcopy=False)
         place = len(trials)

@@ -1,6 +1,6 @@
 """Edits found on other models or in earlier searches, as warm starts of a search.
 
-Nothing here needs the model, so that what is wrong with a file is told before one is loaded.
+Nothing here needs the model, so errors in a file are reported before one is loaded.
 """
 
 from collections.abc import Sequence
@@ -37,12 +37,12 @@ Told = Annotated[str, Field(min_length=1)]
 
 @dataclass(frozen=True)
 class KnownEdit:
-    """An edit found elsewhere.
+    """Edit found elsewhere.
 
     Attributes:
-        name: what it is, for messages.
-        n_layers: decoder layers of the model that it was found on.
-        parameters: the edit.
+        name: description for messages.
+        n_layers: number of decoder layers of the model on which it was found.
+        parameters: parameters of the edit.
     """
 
     name: str
@@ -51,15 +51,15 @@ class KnownEdit:
 
 
 class FamilyTrial(StoredEdit):
-    """One trial of a family's file, with its origin.
+    """Trial in a family's file, with its origin.
 
     Attributes:
-        model: on which it was found, a hub id.
-        n_layers: of that model.
-        source: the publication or study that says so.
-        measured: how, and what it scored.
-        direction_scope, direction_index, components, layers: the edit, as in `best.json`, where
-            what is None may be left out.
+        model: hub id of the model on which it was found.
+        n_layers: number of decoder layers of that model.
+        source: publication or study that reports it.
+        measured: method of measurement and scores.
+        direction_scope, direction_index, components, layers: edit as in `best.json`, where values
+            of None may be left out.
     """
 
     model_config = ConfigDict(extra="forbid")
@@ -82,7 +82,7 @@ class FamilyTrial(StoredEdit):
 
 
 class Family(BaseModel):
-    """A file of `config/warm_start/`; `family` is the `model_type` of its models."""
+    """File in `config/warm_start/`; `family` is the `model_type` of its models."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -94,7 +94,7 @@ def family_edits(path: Path) -> list[KnownEdit]:
     """Return the trials of a family's file, in order.
 
     Raises:
-        SettingsError: it is missing, is no YAML, or lacks something, such as a source.
+        SettingsError: the file is missing, is not YAML, or lacks a value, such as a source.
     """
     try:
         if path.exists() and (not path.is_file() or path.stat().st_size > LARGEST_FAMILY):
@@ -118,11 +118,11 @@ def earlier_edits(path: Path) -> list[KnownEdit]:
     """Return the result of an earlier search: its Pareto front, or its selected trial.
 
     Args:
-        path: a `study.db`, of which the study with the latest trial counts, a `study.json`, or a
-            `best.json`. Those of a front are ordered by how near they are to its best values.
+        path: a `study.db` (its study with the latest trial is used), a `study.json` or a
+            `best.json`. Trials of a front are sorted by their distance from its best values.
 
     Raises:
-        StudyError: the file is missing, damaged or another one, or its search has found nothing.
+        StudyError: the file is missing, damaged or of another kind, or its search has no result.
     """
     if not _is_file(path):
         raise StudyError(f"warm_start_from: {path} does not exist; give {KINDS}")
@@ -151,11 +151,11 @@ def check_warm_start(warm_start: str | bool, warm_start_from: str | None, run: P
     """Reject unreadable warm starts before any work.
 
     Args:
-        warm_start, warm_start_from: the settings.
+        warm_start, warm_start_from: values of these settings.
         run: folder of the run's results.
 
     Raises:
-        SettingsError, StudyError: what is wrong, or the run would be its own start.
+        SettingsError, StudyError: a warm start is unreadable, or the run would start from itself.
     """
     if warm_start_from is not None:
         path = Path(warm_start_from)
@@ -175,7 +175,7 @@ Read = tuple[int, list[TrialRecord] | AblationParameters, Sequence[Objective]]
 def _is_file(path: Path) -> bool:
     try:
         return path.is_file()
-    except OSError:  # a name that no file can have
+    except OSError:  # invalid file name
         return False
 
 
@@ -203,17 +203,17 @@ def _read_results(path: Path) -> Read:
 
 
 def _edit(values: Any, n_layers: int) -> AblationParameters:
-    """Return the edit of a model with so many layers.
+    """Return the edit of a model with `n_layers` layers.
 
     Raises:
-        ValueError: it is none.
+        ValueError: the values are not an edit.
     """
     StoredEdit.model_validate(values).require_depth(n_layers)
     return AblationParameters.from_dict(values)
 
 
 def _read_database(path: Path) -> Read:
-    # With it comes Optuna, which takes longer to load than all else here.
+    # This imports Optuna, which takes longer to load than everything else here.
     from heretic.optimization.watch import read_search
 
     search = read_search(path)

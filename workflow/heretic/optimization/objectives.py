@@ -12,12 +12,12 @@ Way = Literal["minimize", "maximize"]
 
 @dataclass(frozen=True)
 class Objective:
-    """A score to be minimized or maximized by a search.
+    """Score that a search minimizes or maximizes.
 
     Attributes:
-        name: of the score.
-        direction: in which it is better.
-        best, worst: values that count as the ends of its scale.
+        name: name of the score.
+        direction: direction in which the score improves.
+        best, worst: ends of its scale.
     """
 
     name: str
@@ -26,7 +26,7 @@ class Objective:
     worst: float
 
     def share(self, value: float) -> float:
-        """Return the value on its scale: 0 at the best, 1 at the worst, always to be minimized."""
+        """Return the value on a scale to be minimized, from 0 for the best to 1 for the worst."""
         return Span(self.best, self.worst).share(value)
 
     def value(self, scores: Mapping[str, Any]) -> float:

@@ -11,14 +11,14 @@ from heretic.evaluation.scale import KL, LOG_ODDS, UNANSWERED
 
 @dataclass(frozen=True)
 class Candidate:
-    """A feasible trial.
+    """Feasible trial.
 
     Attributes:
         number: Optuna's trial number.
-        objectives: on their scales, all to be small: 0 counts as the best value and 1 as the worst.
-            The scales are fixed rather than the ends of the front, so that a trial's distance from
-            the origin does not depend on which other trials a search happened to run.
-        scores: by name, in their own units.
+        objectives: values on scales to be minimized, from 0 for the best to 1 for the worst. The
+            scales are fixed rather than spanned by the front, so that a trial's distance from the
+            origin does not depend on the other trials of the search.
+        scores: scores by name, in their own units.
     """
 
     number: int
@@ -26,19 +26,19 @@ class Candidate:
     scores: Mapping[str, Any] = field(default_factory=dict, compare=False)
 
     def distance(self) -> float:
-        """Distance from the origin of the objectives; no value is better than the best."""
+        """Return the distance from the origin of the objectives; values below 0 count as 0."""
         return math.hypot(*(max(0.0, value) for value in self.objectives))
 
 
 def pareto_front(candidates: Sequence[Candidate]) -> list[Candidate]:
     """Return the trials that are not dominated by any other.
 
-    They are sorted by their objectives, the first one first. Of equal trials the earliest stands
-    for all.
+    The trials are sorted by their objectives, starting with the first objective. Of equal trials
+    only the earliest is returned.
     """
     front: list[Candidate] = []
     for candidate in sorted(candidates, key=lambda c: (c.objectives, c.number)):
-        # What is beaten is beaten by one that is sorted before it.
+        # A dominated trial is dominated by one sorted before it.
         if not any(_no_worse(other, candidate) for other in front):
             front.append(candidate)
     return front
@@ -52,8 +52,9 @@ def _no_worse(one: Candidate, other: Candidate) -> bool:
 def hypervolume(candidates: Sequence[Candidate]) -> float:
     """Compute the share of the objectives' unit cube that the trials dominate.
 
-    The cube reaches from the origin to the worst values, such as the largest allowed KL and no
-    prompt answered, so that the original, or what is no better in one objective, dominates nothing.
+    The cube extends from the origin to the worst values, such as the largest allowed KL and no
+    prompt answered. A trial at the worst value of any objective, such as the original, dominates
+    nothing.
     """
     points = [
         tuple(max(0.0, value) for value in candidate.objectives)
@@ -79,8 +80,8 @@ def _volume(points: Sequence[tuple[float, ...]]) -> float:
 def nearest(candidates: Sequence[Candidate]) -> Candidate | None:
     """Return the trial closest to the origin of the objectives; None without a trial.
 
-    Of equal trials the earliest. The nearest of a search so far is the nearest of the one before
-    and the trials since.
+    Of equal trials, return the earliest. The trial closest so far can be updated incrementally: it
+    is the nearest of the previous one and the trials since.
     """
     return min(candidates, key=lambda c: (c.distance(), c.objectives, c.number), default=None)
 
@@ -93,11 +94,11 @@ def select(
     Args:
         candidates: feasible trials.
         rule: `closest`, `knee`, `min_refusals_under_kl` or `trial=<number>`.
-        max_kl: nats, for `min_refusals_under_kl`.
-        resolution: distance that a search cannot tell from none, for `closest`.
+        max_kl: largest divergence in nats, for `min_refusals_under_kl`.
+        resolution: largest difference in distance that a search cannot distinguish, for `closest`.
 
     Raises:
-        StudyError: there is no feasible trial, no such trial, or none under `max_kl`.
+        StudyError: no trial is feasible, has this number, or is under `max_kl`.
     """
     if not candidates:
         raise StudyError("no trial is feasible; raise max_kl or n_trials, or lower max_weight")
@@ -107,8 +108,9 @@ def select(
         return _fewest_under(candidates, max_kl)
     front = pareto_front(candidates)
     if rule == "knee":
-        # Rounded, so that no last bit breaks a tie. Of trials on one line, as the two ends of a
-        # front of two, the nearest to the origin; another one may be the unedited model.
+        # Rounded, so that floating-point noise does not break a tie. Of trials on one line, such as
+        # the two ends of a front of two, take the nearest to the origin; another may be the
+        # unedited model.
         sums = [round(sum(point), 12) for point in _between_ends(front)]
         on_line = [c for c, total in zip(front, sums, strict=True) if total == min(sums)]
         best = min(on_line, key=Candidate.distance)
@@ -119,10 +121,10 @@ def select(
 def _closest(
     candidates: Sequence[Candidate], front: Sequence[Candidate], resolution: float
 ) -> tuple[Candidate, str]:
-    """Return the closest trial, or the surest among those that the search cannot distinguish.
+    """Return the closest trial, or the safest among those that the search cannot distinguish.
 
-    A search that gets ever nearer finds edits that just suffice for its own prompts, and would
-    leave others refused; the log-odds of their first tokens tell by how much they suffice.
+    As distances shrink, a search finds edits that only just suffice for its own prompts and leave
+    others refused; the log-odds of the first tokens measure the margin.
     """
     best = min(front, key=Candidate.distance)
     reason = f"closest: nearest to the origin of the normalized front of {len(front)}"

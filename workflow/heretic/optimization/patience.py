@@ -1,8 +1,8 @@
 """Early stopping of a search that no longer improves.
 
-What was gained is the growth of the part of the objectives' space that the Pareto front dominates.
-It is computed from the finished trials alone, so that the same trials always end at the same one,
-however often the search was interrupted and however many trials were in flight.
+The gain is the growth of the hypervolume dominated by the Pareto front. It depends on the finished
+trials alone, so the same trials always stop at the same one, regardless of interruptions and of the
+number of trials in flight.
 """
 
 from collections.abc import Sequence
@@ -17,12 +17,12 @@ SMALLEST_GAIN = 1e-3  # of the hypervolume, relative
 
 @dataclass(frozen=True)
 class Patience:
-    """Number of trials that a search continues without an improvement.
+    """Criterion for stopping a search after a number of trials without improvement.
 
     Attributes:
-        trials: as many finished trials; 0 for as long as there are trials.
-        n_startup_trials: first trials, which do not count.
-        objectives: of the search.
+        trials: finished trials without improvement before the search ends; 0 to never stop early.
+        n_startup_trials: initial trials, which do not count.
+        objectives: objectives of the search.
     """
 
     trials: int
@@ -30,9 +30,9 @@ class Patience:
     objectives: Sequence[Objective]
 
     def end(self, records: Sequence[TrialRecord]) -> int | None:
-        """Return how many finished trials, in order, belong to the search; None if it continues.
+        """Return the number of finished trials at which the search ends; None if it continues.
 
-        It goes on as long as no trial is better than the original: there is nothing to choose yet.
+        It continues while no trial is better than the original, as there is nothing to select yet.
         """
         if not self.trials:
             return None

@@ -1,4 +1,4 @@
-"""Finished trials as values: for the table, the selection and other programs."""
+"""Records of finished trials for the table, the selection and other programs."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -17,18 +17,18 @@ SHARE_OF_A_PROMPT = 0.25
 
 @dataclass(frozen=True)
 class TrialRecord:
-    """A finished trial.
+    """Record of a finished trial.
 
     Attributes:
         number: Optuna's trial number, which never changes.
-        parameters: the edit.
-        sampled: what the sampler chose, by name.
-        scores: scores by name; those of answers are None when nothing was generated.
-        feasible: whether it stayed within all limits, such as `max_kl`.
-        seconds: wall time; of trials that were scored together each one's equal share.
-        stages: these seconds by stage, keys `STAGES`.
-        infeasible_because: the limits that it exceeds; empty for a feasible trial.
-        computation: device, data type and the like, as of `heretic.optimization.computation`.
+        parameters: parameters of the edit.
+        sampled: sampled values by parameter name.
+        scores: scores by name; scores of answers are None when nothing was generated.
+        feasible: whether the trial stayed within all limits, such as `max_kl`.
+        seconds: wall time; trials scored together have equal shares.
+        stages: the same seconds by stage, with keys from `STAGES`.
+        infeasible_because: limits that the trial exceeds; empty if it is feasible.
+        computation: Device, data type and similar values from `heretic.optimization.computation`.
     """
 
     number: int
@@ -63,9 +63,9 @@ def require_scores(
     """Reject trials that were not searched for these objectives.
 
     Args:
-        records: of the search.
-        objectives: of the search.
-        place: names the file in the message.
+        records: trials of the search.
+        objectives: objectives of the search.
+        place: name of the file in the message.
 
     Raises:
         StudyError: a trial lacks the score of an objective.
@@ -91,8 +91,8 @@ def agreement(records: Sequence[TrialRecord]) -> dict[str, Any]:
     """Measure how well the refusal log-odds, which need no answers, predict the refusal count.
 
     Returns:
-        `trials`, which have both, and their rank correlation `spearman`; None where it has none,
-        since there are fewer than three or one of both never differs.
+        `trials`, the number of trials with both, and their rank correlation `spearman`, which is
+        None with fewer than three trials or if either is constant.
     """
     both = [
         (r.scores[LOG_ODDS], r.scores[REFUSALS])
@@ -101,7 +101,7 @@ def agreement(records: Sequence[TrialRecord]) -> dict[str, Any]:
     ]
     columns = [set(column) for column in zip(*both, strict=True)]
     known = len(both) > 2 and min(map(len, columns)) > 1
-    from scipy.stats import spearmanr  # it takes longer to load than what else reads records
+    from scipy.stats import spearmanr  # slow to load, and other readers of records do not need it
 
     correlation = float(spearmanr(both).statistic) if known else None
     return {"trials": len(both), "spearman": correlation}
@@ -140,7 +140,7 @@ def mean_stages(records: Sequence[TrialRecord]) -> dict[str, float]:
 def resolution_of(objectives: Sequence[Objective]) -> float:
     """Return the resolution of distances: a quarter of the weight of one prompt.
 
-    0 where no objective counts refusals.
+    It is 0 if no objective counts refusals.
     """
     totals = [o.worst for o in objectives if o.name in (REFUSALS, UNANSWERED)]
     return SHARE_OF_A_PROMPT / max(totals) if totals else 0.0
@@ -152,7 +152,7 @@ def choose(
     """Return the trial selected by `rule`, and why; see `heretic.optimization.pareto.select`.
 
     Raises:
-        StudyError: no trial can be chosen.
+        StudyError: no trial can be selected.
     """
     found = candidates(records, objectives)
     chosen, reason = select(found, rule, max_kl, resolution_of(objectives))

@@ -30,7 +30,7 @@ def why_not_rescored(settings: Mapping[str, Any]) -> str | None:
     """Return why finalists cannot be re-scored, or None.
 
     Args:
-        settings: `n_finalists`, `quantization`, `export_from` and `export`.
+        settings: Values of `n_finalists`, `quantization`, `export_from` and `export`.
     """
     if settings["n_finalists"] == 1:
         return "n_finalists is 1"
@@ -51,20 +51,20 @@ def why_not_in_memory(model: Model) -> str | None:
 
 @contextmanager
 def as_exported(model: Model, ablation: Ablation, pristine: PristineWeights) -> Iterator[None]:
-    """Give the model the exported tensors within the block, then restore its own bit for bit.
+    """Load the exported tensors into the model within the block, then restore it bit for bit.
 
     Args:
-        model: in its original state.
-        ablation: whose data type is the model's.
-        pristine: its original weights.
+        model: model in its original state.
+        ablation: Edit, in the data type of the model.
+        pristine: original weights of the model.
 
     Raises:
-        ExportError: the edit is not of this model.
+        ExportError: the edit does not belong to this model.
         ModelLoadError: the original weights cannot be restored.
     """
     writers = {writer.parameter_name: writer for writer in model.anatomy.writers}
     unknown = [name for name in ablation.matrix_edits() if name not in writers]
-    if unknown:  # which could not be restored
+    if unknown:  # these could not be restored
         raise ExportError(
             f"{unknown[0]}, which the search edited, is not among the loaded model's stream "
             "writers; run the search again"
@@ -83,11 +83,11 @@ class Rescoring:
     """Everything needed to re-score trials.
 
     Attributes:
-        evaluator: of a model that is in its original state between the trials.
-        pristine: that model's original weights.
-        directions: of every state of the model's stream.
-        facts: of the model, as the search recorded them in `study.json`.
-        norm_preservation: which norms are restored.
+        evaluator: evaluator of a model that is in its original state between trials.
+        pristine: original weights of that model.
+        directions: directions of every state of the residual stream.
+        facts: facts about the model as recorded by the search in `study.json`.
+        norm_preservation: norms to restore.
     """
 
     evaluator: Evaluator
@@ -111,10 +111,10 @@ class Rescoring:
         """Score a trial by plain passes on the search's evaluation prompts.
 
         Raises:
-            ExportError, ModelLoadError: as `as_exported`.
+            ExportError, ModelLoadError: see `as_exported`.
         """
         with as_exported(self.evaluator.model, self.ablation(record), self.pristine):
-            # No limit but the one on what is a number at all.
+            # The only limit excludes values that are not finite.
             scores = dict(self.evaluator.evaluate(Limits(WORST_KL)))
         feasible = math.isfinite(scores[KL]) and scores[KL] <= WORST_KL
         if not feasible:

@@ -1,8 +1,8 @@
 """Samplers of trial parameters.
 
-Every sampler is made anew for each trial and knows nothing but the finished trials, those in flight
-and the trial's place among them. So a search that was interrupted goes on as if it had not been:
-nothing that a sampler would remember from one trial to the next is lost, for there is none.
+Each trial gets a new sampler that depends only on the finished trials, those in flight and the
+trial's place among them. A sampler keeps no state between trials that an interruption could lose,
+so a resumed search continues as if it had not been interrupted.
 """
 
 import zlib
@@ -18,9 +18,9 @@ from torch.quasirandom import SobolEngine
 
 Name = Literal["tpe", "nsga2", "gp", "random"]
 
-COORDINATES = 32  # at least as many as a trial has parameters
-PARENTS = 2  # of a child
-# Of which `tpe` takes the most promising; Optuna's 24 leave much of so many dimensions out.
+COORDINATES = 32  # at least the number of a trial's parameters
+PARENTS = 2  # per child
+# Candidates from which `tpe` takes the best; Optuna's 24 cover this many dimensions poorly.
 CANDIDATES = 128
 
 
@@ -29,12 +29,12 @@ class Sampling:
     """Sampling configuration of a study.
 
     Attributes:
-        seed: of the study.
-        n_startup_trials: trials that are chosen without a look at others; the size of a generation
-            of `nsga2`.
-        name: which sampler chooses the others.
-        quasi_random_start: whether the first trials are points of a Sobol sequence, which leave no
-            part of the space out, rather than random ones.
+        seed: seed of the study.
+        n_startup_trials: number of trials sampled without regard to others; size of a generation of
+            `nsga2`.
+        name: name of the sampler for the other trials.
+        quasi_random_start: whether the first trials are points of a Sobol sequence, which cover the
+            space evenly, rather than random ones.
     """
 
     seed: int
@@ -56,15 +56,14 @@ class Sampling:
 def make_sampler(sampling: Sampling, place: int, *, several_in_flight: bool = False) -> BaseSampler:
     """Create the sampler of one trial.
 
-    Its seed depends on the trial's place: a study that is resumed goes on where it was, rather
-    than repeat its first trials, and one interrupted while it asks for a trial asks for the same
-    parameters again.
+    The seed depends on the trial's place: a resumed study continues instead of repeating its first
+    trials, and a study interrupted while requesting a trial requests the same parameters again.
 
     Args:
-        sampling: of the study.
-        place: how many trials come before it, finished or in flight.
-        several_in_flight: whether `tpe` is to keep away from trials that are running, as if they
-            were bad; `gp` does so in its own way.
+        sampling: configuration of the study.
+        place: number of trials before this one, finished or in flight.
+        several_in_flight: whether `tpe` keeps away from running trials by treating them as bad;
+            `gp` has its own method.
     """
     seed = zlib.crc32(f"{sampling.seed}:{place}".encode())
     first = sampling.n_startup_trials
@@ -88,15 +87,15 @@ def make_sampler(sampling: Sampling, place: int, *, several_in_flight: bool = Fa
 class Generations(NSGAIISampler):
     """NSGA-II with generations derived from the places of trials.
 
-    Optuna's own writes each trial's generation and each generation's parents into the study as it
-    goes, which depends on what was finished at that moment: it would go on otherwise after a search
-    was cut off among several trials in flight. Here the trials at the places g n to (g + 1) n - 1
-    are generation g, and its parents are chosen from what is finished of those before it. The
-    numbers of the study's trials must be their places.
+    Optuna's implementation stores each trial's generation and each generation's parents in the
+    study as it runs. Both depend on the trials finished at that moment, so a search interrupted
+    with several trials in flight would continue differently. Here the trials at the places g n to
+    (g + 1) n - 1 form generation g, and its parents are selected from the finished trials of
+    earlier generations. The numbers of the study's trials must be their places.
     """
 
     def __init__(self, seed: int, size: int) -> None:
-        """Use generations of `size` trials, at least two."""
+        """Create a sampler with generations of `size` trials, at least two."""
         super().__init__(seed=seed, population_size=size)
         self._size = size
         self._parents: dict[int, list[FrozenTrial]] = {0: []}
@@ -113,16 +112,16 @@ class Generations(NSGAIISampler):
     def get_parent_population(self, study: optuna.Study, generation: int) -> list[FrozenTrial]:
         """Return the best trials before a generation; none if there are fewer than two."""
         for each in range(len(self._parents), generation + 1):
-            # Which asks for the parents of the generation before.
+            # Recurses into the parents of the previous generation.
             parents = self.select_parent(study, each)
             self._parents[each] = parents if len(parents) >= PARENTS else []
         return self._parents[generation]
 
 
 class SobolPoint(BaseSampler):
-    """One point of a scrambled Sobol sequence, with a coordinate per requested parameter.
+    """Sampler of one point of a scrambled Sobol sequence, with a coordinate per parameter.
 
-    Optuna's own counts its points in the storage, and would begin anew when a search is resumed.
+    Optuna's own sampler counts its points in the storage and would restart in a resumed search.
     """
 
     def __init__(self, seed: int, place: int) -> None:

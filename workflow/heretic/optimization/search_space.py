@@ -1,9 +1,9 @@
 """Search space of a trial: the layers and strengths of each component's edit, and directions.
 
-The setting `search_space` says in which form:
+The setting `search_space` selects its form:
 
 - `range`: the same strength in a range of layers, per component.
-- `components`: the same, and which of the components are edited at all.
+- `components`: as `range`, and a choice of the edited components.
 - `kernel`: a tent over the layers, per component; the MLP's may be left out.
 """
 
@@ -31,20 +31,20 @@ CHOICES = {"attn": (ATTENTION,), "mlp": (MLP,), "both": (ATTENTION, MLP)}
 
 @dataclass(frozen=True)
 class SearchSpace:
-    """Bounds of the search.
+    """Bounds of a search.
 
     Attributes:
-        n_layers: decoder layers of the model.
+        n_layers: number of decoder layers of the model.
         direction_scope: `global`, `per_layer`, or `both` to let the search choose.
         max_weight: largest strength.
-        rows: the only directions that may be used, ascending from 1 on, and with them the only
-            layers that may be edited; all when None.
-        embeddings: whether the embeddings are edited too, with a strength of their own.
-        form: what the strengths of a component look like over the layers.
-        min_weight: smallest strength of a component that is edited.
-        edited_depth: fractions of depth between which the layers of a range, or a peak, lie; with
-            `rows` of the depth of those layers alone.
-        direction_depth: fractions of depth between which a global direction is taken.
+        rows: usable directions in ascending order from 1 on, which also determine the layers that
+            may be edited; None for all.
+        embeddings: whether the embeddings are edited too, with their own strength.
+        form: form of a component's strengths over the layers.
+        min_weight: smallest strength of an edited component.
+        edited_depth: fractions of depth that bound the layers of a range, or a peak; with `rows`,
+            fractions of those layers only.
+        direction_depth: fractions of depth that bound the state of a global direction.
     """
 
     n_layers: int
@@ -61,7 +61,7 @@ class SearchSpace:
     def from_settings(
         cls, settings: Mapping[str, Any], n_layers: int, rows: tuple[int, ...] | None = None
     ) -> Self:
-        """Create from the settings, for so many layers; for `rows` see `usable_rows`."""
+        """Create from the settings and the number of layers; for `rows` see `usable_rows`."""
         first, last = settings["edited_depth"]
         low, high = settings["direction_depth"]
         return cls(
@@ -79,9 +79,9 @@ class SearchSpace:
     def suggest(self, trial: optuna.trial.BaseTrial) -> AblationParameters:
         """Suggest one set of parameters.
 
-        Every parameter is asked for in every trial, so that the multivariate sampler sees one
-        space; `direction_index` has no effect on a trial with each layer's own direction, nor do
-        the parameters of a component that is not edited.
+        Every trial requests every parameter, so that the multivariate sampler sees a single space.
+        `direction_index` has no effect on a trial with per-layer directions, and neither have the
+        parameters of a component that is not edited.
         """
         scopes = ["global", "per_layer"] if self.direction_scope == "both" else []
         scope = trial.suggest_categorical("direction_scope", scopes or [self.direction_scope])
@@ -121,7 +121,7 @@ class SearchSpace:
         return float(below if index - below <= above - index else above)
 
     def _suggest_edited(self, trial: optuna.trial.BaseTrial) -> Collection[str]:
-        """Suggest the edited components; never none, which would be the original."""
+        """Suggest the edited components; at least one, as none would be the original."""
         if self.form == "range":
             return SHORT_NAMES
         if self.form == "kernel":
@@ -134,7 +134,7 @@ class SearchSpace:
     ) -> ComponentParameters:
         first, last = self.edited_depth
         layer_min = trial.suggest_float(f"{short}_layer_min", first, last)
-        # The upper end as a share of what is left keeps the range valid for every sample.
+        # The upper end as a share of the layers above keeps the range valid for every sample.
         span = trial.suggest_float(f"{short}_layer_span", 0.0, 1.0)
         weight = trial.suggest_float(f"{short}_weight", self.min_weight, self.max_weight)
         layer_max = layer_min + span * (last - layer_min)
@@ -148,15 +148,15 @@ class SearchSpace:
         position = trial.suggest_float(f"{short}_position", *self.edited_depth)
         weight = trial.suggest_float(f"{short}_weight", self.min_weight, self.max_weight)
         min_share = trial.suggest_float(f"{short}_min_share", 0.0, 1.0)
-        # At least one layer, so that a peak between two layers reaches them.
+        # At least one layer, so that a peak between two layers reaches both.
         distance = trial.suggest_float(f"{short}_distance", 1.0 / max(1, self.n_layers - 1), 1.0)
         return TentParameters(self._depth(position), weight if edited else 0.0, min_share, distance)
 
     def _depth(self, share: float) -> float:
         """Return the share as a fraction of depth.
 
-        Where layers are confined it is a share of those that are left, so that every range and
-        every peak holds one that may be edited.
+        If layers are confined, it is a share of the remaining ones, so that every range and every
+        peak contains a layer that may be edited.
         """
         if self.rows is None:
             return share
@@ -179,7 +179,7 @@ def usable_rows(
     """Return the rows to which `discriminative_layers` confines a search; None for all.
 
     Raises:
-        StudyError: the setting leaves no layer over.
+        StudyError: the setting leaves no layer to edit.
     """
     if not discriminative_layers:
         return None

@@ -1,6 +1,6 @@
 """Schema of a search's stored edits, trials and objectives, validated on every read.
 
-A study, its table or a warm start may be damaged, of another program, or a stranger's.
+A study, its table or a warm start may be damaged, foreign or untrusted.
 """
 
 import math
@@ -13,7 +13,7 @@ from heretic.errors import StudyError, one_line
 from heretic.model.components import COMPONENTS, EMBEDDINGS
 
 MOST_LAYERS, LARGEST_WEIGHT, ROUNDING = 10_000, 1e6, 1e-6
-# What a study and its table say of the model.
+# Attribute of the model in a study and its table.
 N_LAYERS = "n_layers"
 DAMAGED = "check the disk, or move the file away to start over"
 Layers = Annotated[int, Field(ge=1, le=MOST_LAYERS)]
@@ -33,7 +33,7 @@ class _Strict(BaseModel):
 
 
 class StoredRange(_Strict):
-    """Attributes as those of `ComponentParameters`."""
+    """Stored form of a range; attributes match those of `ComponentParameters`."""
 
     model_config = ConfigDict(extra="forbid")
 
@@ -43,7 +43,7 @@ class StoredRange(_Strict):
 
 
 class StoredTent(_Strict):
-    """Attributes as those of `TentParameters`."""
+    """Stored form of a tent; attributes match those of `TentParameters`."""
 
     model_config = ConfigDict(extra="forbid")
 
@@ -54,7 +54,7 @@ class StoredTent(_Strict):
 
 
 class StoredEdit(_Strict):
-    """An edit; attributes as those of `AblationParameters`."""
+    """Stored form of an edit; attributes match those of `AblationParameters`."""
 
     direction_scope: Literal["global", "per_layer"]
     direction_index: StateIndex | None
@@ -74,7 +74,7 @@ class StoredEdit(_Strict):
         """Reject an edit of layers or states missing from a model of `n_layers` layers.
 
         Raises:
-            ValueError: the edit names one.
+            ValueError: the edit contains a missing layer or state.
         """
         if not 0 <= (self.direction_index or 0) <= n_layers:
             raise ValueError(f"direction_index is not from 0 to n_layers, {n_layers}")
@@ -83,7 +83,7 @@ class StoredEdit(_Strict):
 
 
 class StoredTrial(_Strict):
-    """Stored form of a finished trial; attributes as those of `TrialRecord`."""
+    """Stored form of a finished trial; attributes match those of `TrialRecord`."""
 
     parameters: StoredEdit
     scores: Scores
@@ -95,7 +95,7 @@ class StoredTrial(_Strict):
 
 
 class TableTrial(StoredTrial):
-    """A trial in `study.json`."""
+    """Trial in `study.json`."""
 
     model_config = ConfigDict(extra="forbid")
 
@@ -104,7 +104,7 @@ class TableTrial(StoredTrial):
 
 
 class StoredObjective(_Strict):
-    """A score and its scale; attributes as those of `Objective`."""
+    """Stored form of a score and its scale; attributes match those of `Objective`."""
 
     model_config = ConfigDict(extra="forbid")
 
@@ -121,7 +121,7 @@ class StoredObjective(_Strict):
 
 
 class StoredAsked(_Strict):
-    """A trial in flight; attributes as those of `Asked`."""
+    """Stored form of a trial in flight; attributes match those of `Asked`."""
 
     model_config = ConfigDict(extra="forbid")
 
@@ -134,12 +134,12 @@ def require_form(kind: type[BaseModel], values: Any, what: str) -> None:
     """Reject stored values that do not match their schema.
 
     Args:
-        kind: one of the models of this module.
-        values: as they were read.
-        what: names them in the message, such as `trial 3 of the study`.
+        kind: model of this module.
+        values: values as read.
+        what: name of the values in the message, such as `trial 3 of the study`.
 
     Raises:
-        StudyError: says where the values are wrong.
+        StudyError: the values do not match, with the location of the first error.
     """
     try:
         kind.model_validate(values)
@@ -148,17 +148,17 @@ def require_form(kind: type[BaseModel], values: Any, what: str) -> None:
 
 
 def complaint(error: ValidationError) -> str:
-    """Return the first complaint of a validation, with its location."""
+    """Return the first error of a validation, with its location."""
     first = error.errors(include_url=False, include_input=False)[0]
     place = ".".join(map(str, first["loc"])) or "values"
     return f"{one_line(place, 100)}: {one_line(first['msg'])}"
 
 
 def require_list(values: Any, what: str) -> list[Any]:
-    """Return stored values that must be a list.
+    """Return stored values after checking that they are a list.
 
     Raises:
-        StudyError: they are not.
+        StudyError: they are not a list.
     """
     if not isinstance(values, list):
         raise StudyError(f"{what} are damaged: they are not a list; {DAMAGED}")
@@ -166,10 +166,10 @@ def require_list(values: Any, what: str) -> list[Any]:
 
 
 def require_mapping(values: Any, what: str) -> Mapping[str, Any]:
-    """Return stored values that must be an object.
+    """Return stored values after checking that they are an object.
 
     Raises:
-        StudyError: they are not.
+        StudyError: they are not an object.
     """
     if not isinstance(values, dict):
         raise StudyError(f"{what} is damaged: it is not an object; {DAMAGED}")

@@ -32,19 +32,19 @@ from heretic.optimization.stored import (
     require_mapping,
 )
 
-# Attributes of a study: how many trials are wanted, what for, and what was asked for before.
+# Attributes of a study: budget of trials, objectives, and trials in flight.
 WANTED, OBJECTIVES, IN_FLIGHT = "n_trials", "objectives", "in_flight"
 RECORD = "record"  # attribute of a trial
 
 
 @dataclass(frozen=True)
 class Asked:
-    """A trial that was asked for.
+    """Requested trial.
 
     Attributes:
-        place: how many trials of the study come before it, whatever their numbers.
-        sampled: its parameters by name.
-        since: when it was asked for; seconds since 1970.
+        place: number of trials of the study before this one, regardless of their numbers.
+        sampled: parameters by name.
+        since: time of the request in seconds since 1970.
     """
 
     place: int
@@ -53,16 +53,16 @@ class Asked:
 
     @classmethod
     def of(cls, trial: optuna.Trial) -> "Asked":
-        """A trial of a `StudyInMemory`, once all its parameters are chosen."""
+        """Create from a trial of a `StudyInMemory` whose parameters are all chosen."""
         since = trial.datetime_start
         return cls(trial.number, trial.params, since.timestamp() if since else 0.0)
 
 
 def study_name(objective: Mapping[str, Any]) -> str:
-    """Return the name of the study of an objective; each objective has its own.
+    """Return the name of an objective's study; each objective has its own study.
 
     Args:
-        objective: everything that decides what a trial with given parameters scores.
+        objective: Everything that determines the scores of a trial with given parameters.
     """
     return f"ablation-{fingerprint(objective)[:16]}"
 
@@ -73,12 +73,15 @@ def open_study(
 ) -> Iterator[optuna.Study]:
     """Open the study `name` in an SQLite file for exclusive writing, creating it if needed.
 
-    `objectives` are directions by name of the score.
-
     Trials that another program left running or queued are marked as failed.
 
+    Args:
+        database: path of the file.
+        name: name of the study.
+        objectives: directions by name of the score.
+
     Raises:
-        StudyError: another process writes, or the file is damaged.
+        StudyError: another process is writing, or the file is damaged.
     """
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     database.parent.mkdir(parents=True, exist_ok=True)
@@ -95,10 +98,10 @@ def open_study(
 def _load(
     database: Path, name: str, objectives: Mapping[str, Literal["minimize", "maximize"]]
 ) -> optuna.Study:
-    """Return the study after reading everything in it, so that malformed rows are detected at once.
+    """Return the study after reading all of its rows, so that malformed ones are detected at once.
 
     Raises:
-        Exception: what Optuna raises of rows that it did not write.
+        Exception: any error of Optuna caused by malformed rows.
     """
     study = optuna.create_study(
         study_name=name,
@@ -121,7 +124,7 @@ def require_numbers(trials: Sequence[FrozenTrial]) -> None:
     """Reject trials with missing or duplicate numbers.
 
     Raises:
-        ValueError: a trial has no number, or that of another one.
+        ValueError: a trial has no number or a duplicate one.
     """
     numbers: list[object] = [trial.number for trial in trials]
     if not all(type(number) is int and number >= 0 for number in numbers):
@@ -133,7 +136,7 @@ def require_numbers(trials: Sequence[FrozenTrial]) -> None:
 def _create(database: Path) -> None:
     """Create the tables in a temporary file that then replaces the target atomically.
 
-    Whoever looks in the meantime would find some of the tables, or make them a second time.
+    Otherwise another process might find only some of the tables, or create them twice.
     """
     beside = database.with_name(f".{database.name}.partial")
     beside.unlink(missing_ok=True)
@@ -149,7 +152,7 @@ def _fail_unfinished(study: optuna.Study) -> None:
     if waiting:
         log.warning("Ignoring %d queued trials", len(waiting))
     for _ in waiting:
-        study.ask()  # a trial in the queue cannot be failed
+        study.ask()  # a queued trial cannot be marked as failed
     for trial in study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
         study.tell(trial.number, state=TrialState.FAIL)
 
@@ -161,7 +164,7 @@ def finished_trials(study: optuna.Study) -> list[FrozenTrial]:
 
 
 def latest_start(study: optuna.Study) -> float:
-    """Return the start time of the study's last trial; seconds since 1970, 0 without any."""
+    """Return the start time of the study's last trial; seconds since 1970, or 0 without trials."""
     trials = study.get_trials(deepcopy=False)
     started = (trial.datetime_start.timestamp() for trial in trials if trial.datetime_start)
     waiting = (asked["since"] for asked in study.user_attrs.get(IN_FLIGHT, []))
@@ -172,11 +175,11 @@ def in_flight(attributes: Mapping[str, Any], done: int) -> list[Asked]:
     """Return the requested trials that are not finished.
 
     Args:
-        attributes: of the study.
-        done: finished trials of the study.
+        attributes: attributes of the study.
+        done: number of its finished trials.
 
     Raises:
-        StudyError: what is stored of them is damaged.
+        StudyError: their stored values are damaged.
     """
     entries = require_list(attributes.get(IN_FLIGHT, []), "the study's trials in flight")
     for each in entries:
@@ -189,7 +192,7 @@ def stored_objectives(study: optuna.Study) -> tuple[Objective, ...]:
     """Return the objectives of a study; none before its first search.
 
     Raises:
-        StudyError: what is stored of them is damaged.
+        StudyError: their stored values are damaged.
     """
     stored = study.user_attrs.get(OBJECTIVES)
     if stored is None and not finished_trials(study):
@@ -204,7 +207,7 @@ def read_records(study: optuna.Study, n_trials: int) -> list[TrialRecord]:
     """Return the first `n_trials` finished trials of a study.
 
     Raises:
-        StudyError: what is stored of a trial is damaged.
+        StudyError: the stored values of a trial are damaged.
     """
     return [_record(trial) for trial in finished_trials(study)[:n_trials]]
 
@@ -230,7 +233,7 @@ def opened_studies(database: Path) -> Iterator[dict[str, optuna.Study]]:
     """Open all studies of an SQLite file, by name, for reading.
 
     Raises:
-        StudyError: there is no such file, or it proves damaged when opened or inside the block.
+        StudyError: the file is missing, or is found to be damaged when opened or inside the block.
     """
     if not database.is_file():
         raise StudyError(f"there is no study at {database}; start the search first")
@@ -246,14 +249,14 @@ def kept_trials(database: Path, since: float) -> int | None:
     """Return the number of complete trials of the most recently searched study.
 
     Args:
-        database: SQLite file, which no process writes.
-        since: seconds since 1970.
+        database: path of the SQLite file, which no process is writing to.
+        since: time in seconds since 1970.
 
     Returns:
         None if no trial was started after `since`.
 
     Raises:
-        StudyError: there is no such file, or it is damaged.
+        StudyError: the file is missing or damaged.
     """
     with opened_studies(database) as studies:
         started = {latest_start(study): study for study in studies.values()}

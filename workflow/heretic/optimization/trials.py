@@ -31,7 +31,7 @@ from heretic.optimization.study import (
 )
 from heretic.stages import StageClock
 
-# Optuna stores no infinity; weights that overflow score worse than any real trial.
+# Optuna cannot store infinity; overflowing weights score worse than any real trial.
 WORST_KL = 1e6
 LABELS = {KL: "KL"}
 # Name of the constraint that samplers learn from.
@@ -40,19 +40,21 @@ LIMITS = "limits"
 
 @dataclass(frozen=True)
 class TrialLoop:
-    """Everything needed by each trial of a study.
+    """Loop over the trials of a study.
 
     Attributes:
-        space: what trials may try.
-        directions: of every state of the model's stream.
-        engine: of a model in its original state.
-        limits: beyond which a trial is infeasible.
-        objectives: that the sampler is told, in their order.
-        sampling: who chooses the trials.
-        patience: finished trials without a gain after which a search ends early; 0 for never.
-        warm_starts: parameters of the trials that are tried before the sampler chooses any.
-        original: its scores, by which it is told what gains nothing; not told if None.
-        computation: how scores are computed, of `describe`; kept with each trial.
+        space: search space.
+        directions: directions of every state of the residual stream.
+        engine: engine of a model in its original state.
+        limits: limits beyond which a trial is infeasible.
+        objectives: objectives for the sampler, in order.
+        sampling: configuration of the sampler.
+        patience: number of finished trials without a gain after which the search ends early; 0 for
+            never.
+        warm_starts: parameters of the trials to try before the sampler chooses any.
+        original: scores of the original model, to identify trials without a gain; None to skip
+            this.
+        computation: method of computing scores, from `describe`; stored with each trial.
     """
 
     space: SearchSpace
@@ -67,14 +69,15 @@ class TrialLoop:
     computation: Mapping[str, Any] = field(default_factory=dict)
 
     def run(self, study: optuna.Study, n_trials: int) -> list[TrialRecord]:
-        """Run trials until `n_trials` are finished or early stopping triggers; return them.
+        """Run trials until `n_trials` are finished or patience ends the search; return them.
 
-        They are the first `n_trials` of the study, or those up to where patience ended: of trials
-        in flight together it may have ended before the last, and those after it stay in the study.
+        The returned trials are the first `n_trials` of the study, or those up to the one at which
+        patience ended. With several trials in flight, some may finish after that one; they remain
+        in the study.
 
-        The engine's K trials in flight are those at the places g·K to (g+1)·K - 1 of the study,
-        so that a search which was cut off first completes what it was at. Whatever happens, the
-        model is the original again afterwards.
+        The engine's K trials in flight are those at the places g·K to (g+1)·K - 1 of the study, so
+        an interrupted search first completes its unfinished group. The model is always restored to
+        the original afterwards.
         """
         done = len(finished_trials(study))
         memory = StudyInMemory(study)
@@ -105,7 +108,7 @@ class TrialLoop:
         return read_records(study, n_trials if ended is None else ended)
 
     def _end(self, records: Sequence[TrialRecord]) -> int | None:
-        """Return the number of these trials in the search if it has stopped early."""
+        """Return the number of trials at which the search ended early; None if it did not."""
         startup = self.sampling.n_startup_trials
         return Patience(self.patience, startup, self.objectives).end(records)
 
@@ -114,7 +117,7 @@ class TrialLoop:
     ) -> Iterator[TrialRecord]:
         """Request the trials at these places, score them in one batch, and store them one by one.
 
-        The seconds that storing takes count as overhead of the trials after.
+        The time for storing counts as overhead of the next trials.
         """
         with clock.stage("sampler"):
             asked = [self._ask(memory, place) for place in places]
@@ -129,7 +132,7 @@ class TrialLoop:
     def _ask(
         self, memory: StudyInMemory, place: int
     ) -> tuple[optuna.trial.Trial, AblationParameters]:
-        """Return the trial at this place, and the edit given by its parameters."""
+        """Return the trial at this place and its edit."""
         several = self.engine.trials_in_flight > 1
         sampler = make_sampler(self.sampling, place, several_in_flight=several)
         trial = memory.ask(sampler, self.warm_starts)
@@ -150,7 +153,7 @@ class TrialLoop:
         trial.set_constraint(LIMITS, self._told_excess(scores, excess))
         feasible = all(value <= 0 for value in excess.values())
         seconds = sum(stages.values())
-        # Halved where memory ran out.
+        # Halved after running out of memory.
         batch_size = self.engine.model.batch_size.current
         computation = {**self.computation, BATCH_SIZE: batch_size}
         stored = {
@@ -184,9 +187,9 @@ class TrialLoop:
     def _told_excess(self, scores: TrialScores, excess: Mapping[str, float]) -> float:
         """Return the constraint violation for samplers; at most 0 if the trial is feasible.
 
-        One that gains nothing is told to be as far from feasible as it is from the largest KL. Else
-        the smallest of edits, which nothing else dominates, would make up the front, and a sampler
-        that learns from the front would try ever smaller ones.
+        A trial without a gain counts as far from feasible as it is from the largest KL. Otherwise
+        the smallest edits, which are not dominated, would make up the front, and a sampler that
+        learns from the front would try ever smaller ones.
         """
         over = sum(by for by in excess.values() if by > 0)
         if over > 0:
@@ -195,7 +198,7 @@ class TrialLoop:
         return nearest_limit if self._gains(scores) else -nearest_limit
 
     def _gains(self, scores: TrialScores) -> bool:
-        """Return whether a trial improves on the original in anything that could be better."""
+        """Return whether a trial improves on the original in any score that leaves room for it."""
         if self.original is None:
             return True
         before = [(o, o.share(o.value(self.original))) for o in self.objectives]

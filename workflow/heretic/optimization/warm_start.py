@@ -1,8 +1,8 @@
 """Warm-start trials of a search: edits known from elsewhere.
 
-They say what is tried, not what a trial scores: a study with other ones, or with some for the first
-time, goes on. The next trial is always the first of them that the study does not have yet, so that
-an interrupted search tries the same as one that ran through.
+Warm starts determine which edits are tried, not how trials are scored: a study continues with other
+ones, or with its first ones. The next trial is always the first warm start that is missing from the
+study, so an interrupted search tries the same trials as an uninterrupted one.
 """
 
 from collections.abc import Mapping, Sequence
@@ -23,13 +23,14 @@ def warm_starts(
     """Return the parameters of the warm-start trials without duplicates.
 
     Args:
-        edits: the first are tried first.
-        space: of this search.
-        most: how many there may be; the random trials that are left teach the sampler the rest.
-        required: whether the user asked for these edits.
+        edits: known edits, in the order in which to try them.
+        space: search space of this search.
+        most: largest number of warm starts, so that random trials remain for the sampler to learn
+            from.
+        required: whether the user requested these edits.
 
     Raises:
-        StudyError: they are required, and this search can try none of them.
+        StudyError: the edits are required, and this search can try none of them.
     """
     found: list[Sampled] = []
     complaints = []
@@ -55,7 +56,7 @@ def next_warm_start(starts: Sequence[Sampled], tried: Sequence[Sampled]) -> Samp
     """Return the first warm start not yet tried by the study; None if all were tried.
 
     Args:
-        starts: of the search.
-        tried: what the study's trials chose, finished and in flight.
+        starts: warm starts of the search.
+        tried: sampled parameters of the study's trials, finished and in flight.
     """
     return next((s for s in starts if not any(s.items() <= t.items() for t in tried)), None)

@@ -28,23 +28,23 @@ COLUMNS = (
     "false_refusals", "seconds",
 )  # fmt: skip
 LARGEST_COUNT = 10**9
-# What only other programs store.
+# States that only other programs store.
 UNFINISHED = {TrialState.RUNNING: "running", TrialState.WAITING: "waiting"}
 
 
 @dataclass(frozen=True)
 class Search:
-    """One study of a database.
+    """State of one study in a database.
 
     Attributes:
-        study: its name.
+        study: name of the study.
         others: names of the other studies, of earlier objectives.
-        n_trials: how many completed trials are wanted; None if no search has said so yet.
-        n_layers: decoder layers of the model; None before it is loaded for the first time.
-        objectives: of the search.
+        n_trials: number of completed trials wanted; None if not stored yet.
+        n_layers: number of decoder layers of the model; None before it is first loaded.
+        objectives: objectives of the search.
         records: completed trials.
-        unfinished: state by number of trials that are running, or would be if their search were
-            alive, that wait for a search of more trials, or that another program cut off.
+        unfinished: state by number of the trials that are running, or would be if their search were
+            alive, that wait for a search of more trials, or that another program interrupted.
     """
 
     study: str
@@ -57,17 +57,17 @@ class Search:
 
 
 def read_search(database: Path, name: str | None = None) -> Search:
-    """Read a study; the one with the latest trial unless `name` is given.
+    """Read the study `name`, by default the one with the latest trial.
 
     Raises:
-        StudyError: the file is missing or damaged, or holds no such study.
+        StudyError: the file is missing or damaged, or does not contain the study.
     """
     with opened_studies(database) as studies:
         if not studies or name not in (None, *studies):
             raise StudyError(f"{database} has no study {name or 'yet'}; available: {list(studies)}")
         chosen = name or max(studies, key=lambda each: latest_start(studies[each]))
         study = studies[chosen]
-        # First what is in flight: trials that are finished in the meantime are left out of it.
+        # Read first, so that trials finishing during the read are excluded from those in flight.
         attributes = study.user_attrs
         trials = study.get_trials(deepcopy=False)
         require_numbers(trials)
