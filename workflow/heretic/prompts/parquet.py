@@ -28,7 +28,7 @@ class ParquetFile:
         """Read the metadata only.
 
         Raises:
-            PromptError: the file is not a Parquet file, lacks a column, or has oversized row groups.
+            PromptError: the file is not Parquet, lacks a column, or has row groups that are too large.
         """
         from pyarrow import parquet
 
