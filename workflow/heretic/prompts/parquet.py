@@ -28,7 +28,7 @@ class ParquetFile:
         """Read the metadata only.
 
         Raises:
-            PromptError: the file is not Parquet, lacks a column, or has row groups that are too large.
+            PromptError: the file is not Parquet, lacks a column, or has too large row groups.
         """
         from pyarrow import parquet
 

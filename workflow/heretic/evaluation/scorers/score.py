@@ -89,7 +89,6 @@ class AnswerScorer(Scorer):
             verdicts, otherwise the mean verdict.
         settled_by: returns whether the beginning of an answer already determines its verdict, so
             that the rest need not be generated; None if it never does.
-            the answer goes on, so that it need not be generated further; None if it never can.
     """
 
     side: Side = "bad"
