@@ -1,4 +1,4 @@
-"""Edits the weights with the chosen trial and saves the model as a standard folder."""
+"""Edit the weights with the selected trial and save the model as a standard folder."""
 
 from pathlib import Path
 
@@ -20,12 +20,12 @@ from heretic.phases import unchanged_phase
 
 snakemake: Snakemake
 
-# Of the model that was searched; the record has them of each edit, or of the base model.
+# Facts about the searched model that the record contains per edit or for the base model.
 NOT_TOLD = ("writers", "shapes", "weights", "template_date")
 
 
 def main(smk: Snakemake) -> None:
-    """Apply the edit, write the folder, and in it what is needed to do it again."""
+    """Apply the edit and write the folder, including the record needed to reproduce it."""
     settings, runtime = smk.params.settings, smk.config["runtime"][smk.wildcards.run]
     check_form(settings["export"], settings["norm_preservation"])
     set_threads(runtime["threads"])
@@ -36,7 +36,7 @@ def main(smk: Snakemake) -> None:
     searched = locate(smk.params.model, settings["model_revision"])
     original, trust = settings["export_from"], runtime["trust_remote_code"]
     source = searched if original is None else locate(original, None)
-    # A manifest and a card of an earlier model must not outlive it.
+    # The manifest and the card of an earlier model are outdated.
     folder = Path(smk.output[0]).parent
     folder.with_name("model.manifest.json").unlink(missing_ok=True)
     log.info("Editing %d of %d matrices", len(ablation.edits), len(best["model"]["writers"]))

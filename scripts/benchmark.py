@@ -1,4 +1,4 @@
-"""Scores the edited model on the benchmarks and compares it with the original."""
+"""Score the edited model on the benchmarks and compare it with the original."""
 
 from pathlib import Path
 
@@ -17,7 +17,7 @@ snakemake: Snakemake
 
 
 def main(smk: Snakemake) -> None:
-    """Load what was saved, score it, and write both models' scores."""
+    """Load the saved model, score it, and write both models' scores."""
     runtime = smk.config["runtime"][smk.wildcards.run]
     settings = {**smk.params.settings, **read_chat(Path(smk.input.chat))}
     set_threads(runtime["threads"])

@@ -1,4 +1,4 @@
-"""Scores the original model on the benchmarks; another edit or another pick does not repeat it."""
+"""Score the original model on the benchmarks, once for all edits and picks."""
 
 from pathlib import Path
 
@@ -19,7 +19,7 @@ snakemake: Snakemake
 
 
 def main(smk: Snakemake) -> None:
-    """Load the original as the held-out table does, and write its scores."""
+    """Load the original as for the held-out table, and write its scores."""
     runtime = smk.config["runtime"][smk.wildcards.run]
     settings = {**smk.params.settings, **read_chat(Path(smk.input.chat))}
     set_threads(runtime["threads"])

@@ -1,4 +1,4 @@
-"""Refuses prompt sets that overlap or are too small, before any model is loaded."""
+"""Reject prompt sets that overlap or are too small, before any model is loaded."""
 
 from pathlib import Path
 
@@ -15,13 +15,13 @@ snakemake: Snakemake
 
 
 def main(smk: Snakemake) -> None:
-    """Read all sets in use, compare them, and write how many prompts each has."""
+    """Read all sets in use, compare them, and write the number of prompts of each."""
     used = dict(smk.input.items())
     paths = {name: Path(used[name]) for name in PROMPT_SETS if name in used}
     bundle = DatasetBundle.read(Path(smk.output[0]).parent, sets=paths)
     bundle.check()
     counts = bundle.summary()
-    # Not compared with those of an earlier run: a later change is refused where it is used.
+    # Not compared with an earlier run's: a later change is rejected where it matters.
     require_enough(counts, smk.config["settings"][smk.wildcards.run])
     log.info("%d prompts in %d sets, no overlap", sum(counts.values()), len(counts))
     write_json(

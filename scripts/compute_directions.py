@@ -1,8 +1,8 @@
-"""Finds the directions that tell good from bad prompts in each layer.
+"""Compute the directions that distinguish good from bad prompts in each layer.
 
 d_l = mean h_l(bad) - mean h_l(good), the top eigenvectors of C_bad - alpha C_good, the axes of
-paired differences, a probe's normals or an ensemble of these; made orthogonal to what is to be
-protected, normalised, and judged on prompts that did not give them.
+paired differences, a probe's normals or an ensemble of these; orthogonalized to the protected
+directions, normalized, and evaluated on held-out prompts.
 """
 
 from pathlib import Path
@@ -26,7 +26,7 @@ snakemake: Snakemake
 
 
 def main(smk: Snakemake) -> None:
-    """Compute directions and the geometry that says how far to trust them."""
+    """Compute directions and the geometry that measures their reliability."""
     settings, runtime = smk.params.settings, smk.config["runtime"][smk.wildcards.run]
     set_threads(runtime["threads"])
     paths = {name: Path(path) for name, path in smk.input.items() if name in PROMPT_SETS}

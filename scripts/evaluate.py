@@ -1,8 +1,8 @@
-"""Compares original, edited and control models on held-out prompts.
+"""Compare original, edited and control models on held-out prompts.
 
-Rates carry Wilson intervals, mean KL(original || model) bootstrap intervals; original and edited
-model are tested pairwise. The controls are an edit of strength zero, which must change nothing, and
-the chosen edit along random directions and along those of shuffled labels.
+Rates have Wilson intervals, mean KL(original || model) bootstrap intervals; original and edited
+model are compared by paired tests. The controls are an edit of strength zero, which must change
+nothing, and the selected edit along random directions and along those of shuffled labels.
 """
 
 from pathlib import Path
@@ -70,7 +70,7 @@ def main(smk: Snakemake) -> None:
 def shuffled_labels(
     residuals: dict[str, Path], options: ExtractionOptions, position: int, device: str
 ) -> Tensor | None:
-    """The third control's directions; apart, so that the states are freed before a model loads."""
+    """Return the third control's directions, freeing the states before a model is loaded."""
     sets = ResidualSets.from_tensors({n: read_tensors(path) for n, path in residuals.items()})
     return shuffled_label_directions(sets, options, position, choose_device(device))
 

@@ -1,7 +1,7 @@
-"""Reads the residual stream of one set of prompts that directions are kept away from.
+"""Extract the residual stream of a set of prompts from which directions are kept away.
 
-h_l(x) as in `extract_residuals`. Where only the mean of h_l over plain texts is wanted, it is
-summed up batch by batch.
+h_l(x) as in `extract_residuals`. If only the mean of h_l over plain texts is needed, it is
+accumulated batch by batch.
 """
 
 from pathlib import Path

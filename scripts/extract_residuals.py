@@ -1,7 +1,7 @@
-"""Reads the residual stream of good and bad prompts where the answer begins.
+"""Extract the residual stream of good and bad prompts where the answer begins.
 
-h_l(x) is the hidden state after layer l at the position before the answer; h_0 the embedding. One
-set of each side makes the directions, the other, which they have not seen, judges them.
+h_l(x) is the hidden state after layer l at the position before the answer; h_0 is the embedding.
+One set of each side determines the directions; the other, held-out set evaluates them.
 """
 
 from pathlib import Path

@@ -1,8 +1,8 @@
-"""Finds the text with which all answers of the model begin, or takes the one that is set.
+"""Find the common prefix of all of the model's answers, or use the one in the settings.
 
-Every later phase appends it to the prompts, so it is found once a run; and so is the date that the
-chat template prints, if it prints one. Here the prompts meet the model's tokenizer for the first
-time, so those that are too long are refused here.
+Every later phase appends it to the prompts, so it is determined once per run, as is the date in the
+chat template, if any. Prompts are first tokenized here, so those that are too long are rejected
+here.
 """
 
 from pathlib import Path
@@ -24,7 +24,7 @@ snakemake: Snakemake
 
 
 def main(smk: Snakemake) -> None:
-    """Write prefix and date; the model is loaded only where it has to be asked."""
+    """Write prefix and date; the model is loaded only if its answers are needed."""
     run = smk.wildcards.run
     settings, runtime = smk.params.settings, smk.config["runtime"][run]
     target = Path(smk.output[0])
@@ -40,7 +40,7 @@ def main(smk: Snakemake) -> None:
         chat = load_chat_of(**options)
     elif settings["template_date"] != AUTO_DATE:
         log.warning("template_date has no effect: the chat template prints no date")
-    # Not compared with those of an earlier run, as in check_prompts: nothing here depends on them.
+    # Not compared with an earlier run's, as in check_prompts: nothing here depends on them.
     generated = smk.config["settings"][run]["max_response_length"]
     require_lengths_of_run(chat, Path(smk.input.checked), generated)
     if found:

@@ -1,4 +1,4 @@
-"""Loads one prompt set from files, folders, the hub or the demo."""
+"""Load one prompt set from files, folders, the hub or the demo."""
 
 from pathlib import Path
 
@@ -14,7 +14,7 @@ snakemake: Snakemake
 
 
 def main(smk: Snakemake) -> None:
-    """Write the prompts, one a line, and their fingerprint."""
+    """Write the prompts, one per line, and their fingerprint."""
     sources = [PromptSource(**source) for source in smk.params.sources]
     drawn = smk.params.settings
     loaded = read_sources(sources, seed=drawn["seed"], planted=drawn["demo_planted"])

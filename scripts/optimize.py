@@ -1,8 +1,8 @@
-"""Searches where and how strongly to ablate, by default for few refusals at little divergence.
+"""Search where and how strongly to ablate, by default for few refusals and little divergence.
 
 Each trial edits W' = W - w d (d^T W), or several orthonormal d at once, from the pristine weights,
-scores the first-token KL on good prompts and the refusals among bad ones, and is stored before
-others start than those that are scored together with it.
+scores the first-token KL on good prompts and the refusals on bad ones, and is stored before the
+next group of trials starts.
 """
 
 from dataclasses import replace
@@ -51,20 +51,20 @@ from heretic.stages import StageClock
 
 snakemake: Snakemake
 
-# Settings that say which trials are tried, but not what one scores.
+# Settings that determine which trials are tried, but not their scores.
 HOW_MANY = (
     *("n_trials", "n_startup_trials", "patience", "trials_in_flight"),
     *("sampler", "quasi_random_start"),
     *("warm_start", "warm_start_from"),
 )
-# Rooms of the library that take part in scoring.
+# Subpackages of the library that are involved in scoring.
 SCORING = ("ablation", "evaluation", "inference", "model")
 ENGINE_SETTINGS = ("max_response_length", "engine", "norm_preservation", "trials_in_flight")
 ENGINE_RUNTIME = ("cache_weights", "cache_device", "activation_cache_gb")
 
 
 def main(smk: Snakemake) -> None:
-    """Continue the study of this objective up to its end, then write its trials."""
+    """Continue the study of this objective to its end, then write its trials."""
     runtime = smk.config["runtime"][smk.wildcards.run]
     settings = {**smk.params.settings, **read_chat(Path(smk.input.chat))}
     set_threads(runtime["threads"])
@@ -73,7 +73,7 @@ def main(smk: Snakemake) -> None:
         inputs["texts"] = Path(smk.input.texts[0])
     directions = AblationDirections.from_tensors(read_tensors(inputs["directions"]))
     panel = make_panel(settings["refusal_markers"], settings["scorers"])
-    # Sets that the search does not read may have changed since the response prefix was found.
+    # Sets not used by the search may have changed since the response prefix was determined.
     chat = load_chat_of(**{**runtime, **settings, "model": smk.params.model})
     require_lengths_of_run(chat, Path(smk.input.checked), settings["max_response_length"])
     known = known_edits(settings, smk)
@@ -84,7 +84,7 @@ def main(smk: Snakemake) -> None:
         engine = prepare(settings, runtime, inputs, directions, panel, smk.params.model)
         study.set_user_attr(N_LAYERS, engine.model.anatomy.n_layers)
         writers = record_writers(engine.model.anatomy)
-        # Hours before the export would refuse.
+        # Fail now rather than hours later in the export.
         check_adapter(smk.config["settings"][smk.wildcards.run]["export"], writers)
         baseline = engine.score([[]], Limits(), StageClock())[0]
         objectives = make_objectives(
@@ -127,7 +127,7 @@ def main(smk: Snakemake) -> None:
 
 
 def known_edits(settings: dict[str, Any], smk: Snakemake) -> list[KnownEdit]:
-    """Return the warm starts, before the model is loaded, since a file may be invalid."""
+    """Return the warm starts, before the model is loaded, as a file may be invalid."""
     files = list(map(Path, smk.input.warm_starts))
     if settings["warm_start_from"]:
         return earlier_edits(files[0])
@@ -141,7 +141,7 @@ def known_edits(settings: dict[str, Any], smk: Snakemake) -> list[KnownEdit]:
 def require_something_to_find(
     baseline: TrialScores, objectives: list[Objective], settings: dict[str, Any]
 ) -> None:
-    """Reject a search whose original is as good as can be, and a limit that nothing can exceed."""
+    """Reject a search whose original cannot be improved, and a limit that nothing can exceed."""
     told = {each.name: baseline[each.name] for each in objectives}
     log.info("The original's scores: %s", ", ".join(f"{k} {v:.4g}" for k, v in told.items()))
     if settings["max_refusal_log_odds"] is not None and baseline[LOG_ODDS] is None:
@@ -175,7 +175,7 @@ def objective(
     return {
         "settings": {key: value for key, value in settings.items() if key not in HOW_MANY},
         "inputs": {
-            # How directions were found does not matter, if they are the same.
+            # The origin of directions does not matter if their values are the same.
             name: directions.sha256 if name == "directions" else sha256_of(path)
             for name, path in inputs.items()
         },
@@ -183,7 +183,7 @@ def objective(
         "tokenizer": {
             path.relative_to(folder).as_posix(): sha256_of(path) for path in tokenizer_files(folder)
         },
-        # Another module must not cost a study its trials.
+        # Changes to other modules must not invalidate a study's trials.
         "code": in_rooms(read_phase(Path(smk.input.phase)).code, SCORING),
         "scorers": {path: sha256_of(Path(path)) for path in smk.input.scorers},
     }
@@ -197,7 +197,7 @@ def prepare(
     panel: Panel,
     path: str,
 ) -> TrialEngine:
-    """Load the model and its prompts, and what scores trials on them."""
+    """Load the model and its prompts, and create the engine that scores trials."""
     usable_rows(directions, settings["discriminative_layers"])  # before the model is loaded
     model = load_model(**{**runtime, **settings, "model": path})
     if settings["ablate_embeddings"]:
@@ -220,7 +220,7 @@ def make_loop(
     settings: dict[str, Any],
     known: list[KnownEdit],
 ) -> TrialLoop:
-    """Return everything needed by each trial."""
+    """Create the loop over trials."""
     space = SearchSpace.from_settings(
         settings,
         engine.model.anatomy.n_layers,

@@ -1,4 +1,4 @@
-"""Writes the self-contained report page and the static copies of its figures."""
+"""Write the self-contained report page and the static copies of its figures."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""Writes the model card with the held-out evidence, and the manifest of the saved model."""
+"""Write the model card with the held-out results, and the manifest of the saved model."""
 
 from pathlib import Path
 
@@ -15,7 +15,7 @@ snakemake: Snakemake
 
 
 def main(smk: Snakemake) -> None:
-    """Write the card, then the hash of every file."""
+    """Write the card, then the hashes of all files."""
     record_file, evaluation_file = Path(smk.input.record[0]), Path(smk.input.evaluation)
     folder, record = record_file.parent, read_json(record_file)
     best = read_json(Path(smk.input.best[0]))
@@ -24,7 +24,7 @@ def main(smk: Snakemake) -> None:
         for path in map(Path, smk.input.prompts)
     }
     prefix = read_json(Path(smk.input.chat))["response_prefix"]
-    scores = [read_json(Path(path)) for path in smk.input.benchmarks]  # one, where there are any
+    scores = [read_json(Path(path)) for path in smk.input.benchmarks]  # at most one
     card = model_card(record, read_json(evaluation_file), best, prompts, prefix, *scores)
     write_text(folder / "README.md", card)
     files = manifest(folder)

@@ -1,7 +1,7 @@
-"""Scores the best trials again, on the weights as they would be saved.
+"""Re-score the best trials, on the weights as they would be saved.
 
-Their matrices are W' = W - w d (d^T W) in float64, rounded once to the saved type, as the export
-writes them, where the search may have edited outputs or shared its passes among trials.
+Their matrices are W' = W - w d (d^T W) in float64, rounded once to the saved type, as written by
+the export, whereas the search may have edited outputs or shared passes among trials.
 """
 
 from collections.abc import Callable
@@ -35,7 +35,7 @@ Score = Callable[[TrialRecord], Finalist]
 
 
 def main(smk: Snakemake) -> None:
-    """Write the finalists of a rule with their scores of before and now."""
+    """Write the finalists of a rule with their scores from the search and after re-scoring."""
     settings = smk.params.settings
     inputs = {
         name: Path(smk.input[name])
@@ -45,7 +45,7 @@ def main(smk: Snakemake) -> None:
     records = [TrialRecord.from_dict(record) for record in study["trials"]][: settings["n_trials"]]
     objectives = [Objective.from_dict(each) for each in study["objectives"]]
     choice = Choice(settings["select"], settings["select_max_kl"], objectives)
-    # Before a model is loaded: there may be nothing to choose.
+    # Before a model is loaded: there may be no trial to select.
     next(choice.ranking(records))
     reason = why_not_rescored(settings)
     if reason is None:
@@ -81,7 +81,7 @@ def searched_model(smk: Snakemake, study: dict[str, Any], records: list[TrialRec
 def rescoring(
     smk: Snakemake, model: Model, inputs: dict[str, Path], facts: dict[str, Any]
 ) -> Rescoring:
-    """Return the scorer of trials, by plain passes on the search's evaluation prompts."""
+    """Return the scorer of trials by plain passes on the search's evaluation prompts."""
     runtime, settings = smk.config["runtime"][smk.wildcards.run], smk.params.settings
     good, bad = (read_prompts(path) for name, path in inputs.items() if name.endswith("_prompts"))
     texts = [prompt for path in smk.input.texts for prompt in read_prompts(Path(path))]

@@ -1,4 +1,4 @@
-"""Chooses one trial of the Pareto front of the search's objectives."""
+"""Select one trial from the Pareto front of the search's objectives."""
 
 from pathlib import Path
 
@@ -15,7 +15,7 @@ snakemake: Snakemake
 
 
 def main(smk: Snakemake) -> None:
-    """Write the chosen trial, its edit layer by layer, and why it was chosen."""
+    """Write the selected trial, its edit by layer, and the reason for the selection."""
     settings = smk.params.settings
     inputs = {name: Path(smk.input[name]) for name in ("study", "finalists")}
     study = read_json(inputs["study"])
@@ -34,7 +34,7 @@ def main(smk: Snakemake) -> None:
             "scores": finalist.scores,
             "search_scores": finalist.search_scores,
             "baseline": study["baseline"],
-            # What an export needs to know of the model without loading it.
+            # Facts that an export needs without loading the model.
             "model": study["model"],
             "rule": choice.rule,
             "selection": reason,

@@ -1,4 +1,4 @@
-"""Trains the demo model: a small language model with a planted, harmless refusal."""
+"""Train the demo model: a small language model with a planted, harmless refusal."""
 
 from pathlib import Path
 from typing import Any
@@ -15,11 +15,11 @@ snakemake: Snakemake
 
 
 def main(smk: Snakemake) -> None:
-    """Train into the folder beside the manifest, which is written last."""
+    """Train into the folder next to the manifest, which is written last."""
     settings, target = smk.params.settings, Path(smk.output[0])
     folder = target.with_name(target.name.removesuffix(".manifest.json"))
-    # Snakemake deletes a manifest before its job, also one that a run beside this one has just
-    # written; a copy tells that the model is there, and of the same recipe.
+    # Snakemake deletes a manifest before its job, even one just written by a concurrent run; a copy
+    # indicates that the model exists, and its recipe.
     copy = target.with_name(f".{target.name}")
     recipe = read_json(Path(smk.input.phase))
     if copy.is_file():
@@ -35,7 +35,7 @@ def main(smk: Snakemake) -> None:
 
 
 def train(folder: Path, settings: dict[str, Any]) -> dict[str, Any]:
-    """Train the model and return what is to be known of it."""
+    """Train the model and return facts about it."""
     steps = settings["demo_steps"]
     with ProgressLine("Training the demo model", steps) as progress:
         facts = train_demo_model(
@@ -44,17 +44,17 @@ def train(folder: Path, settings: dict[str, Any]) -> dict[str, Any]:
             family=settings["demo_family"],
             planted=settings["demo_planted"],
             steps=steps,
-            threads=1,  # small matrices: a second thread makes it slower, not faster
+            threads=1,  # small matrices: a second thread would slow them down
             progress=lambda step, _, loss: progress.advance(
                 step - progress.done, note=f"loss {loss:.3f}"
             ),
         )
-    # Seconds would make the same model a new one to every rule that reads the manifest.
+    # With the seconds in the manifest, the same model would look new to every rule that reads it.
     log.info("Trained in %s", duration(facts.pop("seconds")))
     return facts
 
 
-# Runs side by side share the model: one trains it, the others wait and take it as it is.
+# Concurrent runs share the model: one trains it, and the others wait for it.
 with (
     job(snakemake.log[0], wait=True),
     unchanged_phase(snakemake.input.phase, snakemake.params.settings),

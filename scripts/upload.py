@@ -1,4 +1,4 @@
-"""Uploads the saved model to the hub and keeps the receipt."""
+"""Upload the saved model to the hub and store the receipt."""
 
 from pathlib import Path
 

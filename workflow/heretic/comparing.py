@@ -1,4 +1,4 @@
-"""Compares any two models under one protocol: from their names to a table, a page, every answer."""
+"""Comparison of any two models under one protocol: a table, a page, and all answers."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -34,7 +34,7 @@ TEXTS = "unhelpfulness_prompts"
 COMPARISONS = "comparisons"
 OF_A_RUN = ("best.json", "study.db", "model")
 TABLE, ANSWERS, PAGE = "evaluation.json", "answers.jsonl", "report.html"
-# What decides the numbers, beside the models and the prompts.
+# Settings that affect the results, besides the models and the prompts.
 TOLD = (
     *("dtype", "quantization", "chat_template", "max_response_length", "kl_tokens"),
     *("bootstrap_samples", "seed", "refusal_markers", "scorers"),
@@ -43,15 +43,15 @@ TOLD = (
 
 @dataclass(frozen=True)
 class Candidate:
-    """One of two models, known to be there.
+    """One of two models, known to be available.
 
     Attributes:
-        name: as the user gave it.
-        model: hub id or folder of the weights; of an adapter those of its base model.
+        name: name given by the user.
+        model: hub id or folder of the weights; for an adapter, those of its base model.
         revision: commit of a hub model.
-        quantization: in which form it is loaded.
-        adapter: folder of an adapter that works in it, or None.
-        chat_template: in place of its own, or None.
+        quantization: form in which it is loaded.
+        adapter: folder of the adapter to apply, or None.
+        chat_template: template that replaces the model's own, or None.
     """
 
     name: str
@@ -62,10 +62,10 @@ class Candidate:
     chat_template: str | None = None
 
     def load(self, options: Mapping[str, Any]) -> Model:
-        """Load it, with settings of `load_model`.
+        """Load the model with settings of `load_model`.
 
         Raises:
-            ModelLoadError, ExportError: it cannot be loaded, or its adapter does not fit.
+            ModelLoadError, ExportError: the model cannot be loaded, or its adapter does not fit.
         """
         own = {
             "model": self.model,
@@ -88,23 +88,23 @@ class Candidate:
 
 
 def compare(settings: Settings, against: str, output: Path | None, results: Path) -> str:
-    """Compare `settings.model` with the model `against`, and write what came of it.
+    """Compare `settings.model` with the model `against`, and write the results.
 
-    Leaves `evaluation.json` and `answers.jsonl` as a run does, and `report.html`.
+    Writes `evaluation.json` and `answers.jsonl` as a run does, and `report.html`.
 
     Args:
-        settings: how models are loaded and measured; the held-out prompt sets, which default to
-            those of a run of `against`.
-        against: hub id, folder or `demo`: the original.
-        output: folder of the files; one under `results/comparisons` if None.
-        results: folder of all runs, where the demo model lies.
+        settings: settings for loading and measuring; the held-out prompt sets default to those of a
+            run of `against`.
+        against: original model as a hub id, a folder or `demo`.
+        output: folder for the files; None for a folder under `results/comparisons`.
+        results: folder of all runs, which contains the demo model.
 
     Returns:
-        The table as text, and where the files are.
+        The table and the location of the files, as text.
 
     Raises:
-        HereticError: the first thing that is wrong; before a model is loaded, if it is with names,
-            prompts or the folder.
+        HereticError: a check or a model fails; invalid names, prompts or folders are reported
+            before a model is loaded.
     """
     if not isinstance(settings.model, str):
         raise SettingsError("--against compares two models; specify the other one with --model")
@@ -130,7 +130,7 @@ def compare(settings: Settings, against: str, output: Path | None, results: Path
     chosen = {name: sources[name] for name in read}
     prompts = load_sets(chosen, settings.seed, settings.demo_planted)
     set_threads(settings.threads)
-    # Both models are asked as on one day, also where midnight comes between them.
+    # Both models have the same date in their prompts, even across midnight.
     day = day_of(settings.template_date).isoformat()
     options = {
         **settings.model_dump(mode="json"),
@@ -161,7 +161,7 @@ def compare(settings: Settings, against: str, output: Path | None, results: Path
 
 
 def _folder_name(model: str) -> str:
-    """Return a model's name for folders; of a local one with a part that its whole path decides."""
+    """Return a model's name for folders; a local model's includes a hash of its full path."""
     if model == DEMO or not is_local(model):
         return safe_name(model)
     path = str(Path(model).expanduser().resolve())
@@ -169,13 +169,13 @@ def _folder_name(model: str) -> str:
 
 
 def find_candidate(name: str, revision: str | None, settings: Settings, results: Path) -> Candidate:
-    """A model by its name, after checking that it is there; fetches little and loads nothing.
+    """Return a model by its name after checking it; downloads little and loads nothing.
 
-    A checkpoint that is quantised is taken as it is, any other as `quantization` says.
+    A quantized checkpoint is used as it is, any other in the form given by `quantization`.
 
     Raises:
-        ModelLoadError: it is not there, or the base model of an adapter is not.
-        SettingsError: the package that quantises is missing.
+        ModelLoadError: the model, or the base model of an adapter, is missing.
+        SettingsError: the package for quantization is missing.
     """
     template, adapter = settings.chat_template, None
     model = name
@@ -204,7 +204,7 @@ def find_candidate(name: str, revision: str | None, settings: Settings, results:
 
 
 def _base_of(adapter: Path) -> tuple[str, str | None]:
-    """Return the model that an adapter was made for, and its revision."""
+    """Return the base model of an adapter and its revision."""
     config = read_json(adapter / ADAPTER_CONFIG, GIVEN)
     base, revision = config.get("base_model_name_or_path"), config.get("revision")
     if not isinstance(base, str) or not base:
@@ -218,7 +218,7 @@ def _base_of(adapter: Path) -> tuple[str, str | None]:
 
 
 def _recorded_template(adapter: Path) -> str | None:
-    """Return the chat template that an edit of ours was searched with, if not the model's own."""
+    """Return the chat template used in the search of our edit, if not the model's own."""
     record = adapter / RECORD
     return read_record(record)[1].chat_template if record.is_file() else None
 
@@ -226,10 +226,10 @@ def _recorded_template(adapter: Path) -> str | None:
 def load_sets(
     sources: Mapping[str, Sequence[PromptSource]], seed: int, planted: PlantedName
 ) -> dict[str, LoadedPrompts]:
-    """Return the prompts of each set, none of them in two; the demo's are about what is `planted`.
+    """Return the prompts of each set, without overlaps; the demo's prompts depend on `planted`.
 
     Raises:
-        PromptError: a source is wrong, gives no prompt, or sets overlap.
+        PromptError: a source is invalid or has no prompts, or sets overlap.
     """
     check_sources(sources)
     loaded = {

@@ -1,4 +1,4 @@
-"""Questions and answers in a terminal, with the edited model and the original side by side."""
+"""Questions and answers in a terminal, with the edited and original model side by side."""
 
 import sys
 from collections.abc import Iterator
@@ -32,15 +32,16 @@ def converse(
     max_new_tokens: int,
     warning: str | None = None,
 ) -> None:
-    """Answer each line of the standard input until it ends; every line is a new conversation.
+    """Answer each line of standard input until its end; every line is a new conversation.
 
     Args:
-        saved: the edited model.
-        folder: of its run.
-        settings: how to load models.
-        compare: load the original as well and let it answer first.
-        max_new_tokens: tokens of an answer at most.
-        warning: to log once the models are loaded; an error before that stays the only line.
+        saved: folder of the edited model.
+        folder: folder of its run.
+        settings: settings for loading models.
+        compare: load the original model as well and let it answer first.
+        max_new_tokens: maximum number of tokens per answer.
+        warning: warning to log once the models are loaded, so that an earlier error is the only
+            line.
 
     Raises:
         HereticError: a model cannot be loaded.
@@ -76,7 +77,7 @@ def converse(
 
 
 def _questions() -> Iterator[str]:
-    """Return lines that are not blank; with a prompt where somebody types them."""
+    """Yield lines that are not blank, with a prompt in interactive use."""
     typed = sys.stdin.isatty()
     while True:
         if typed:

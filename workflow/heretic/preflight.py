@@ -30,10 +30,10 @@ from heretic.report.embedding import check_projection
 from heretic.settings.prompt_sources import DEMO
 from heretic.settings.schema import Settings
 
-if TYPE_CHECKING:  # which loads torch
+if TYPE_CHECKING:  # loads torch
     from heretic.evaluation.scorers.panel import Panel
 
-# Beside the results folder: what Snakemake and the jobs write there.
+# Written by Snakemake and the jobs next to the results folder.
 WRITTEN = {"logs": "logs", "benchmarks": "times of jobs", ".snakemake": "records of jobs"}
 RESERVED_RUNS = {"comparisons": "comparisons of models lie"}
 
@@ -43,11 +43,11 @@ def check_run(run: str, settings: Settings, results: Path) -> None:
 
     Args:
         run: name of the run's folder.
-        settings: of a single model.
+        settings: settings of a single model.
         results: folder of all runs; need not exist.
 
     Raises:
-        HereticError: the first thing that is wrong.
+        HereticError: a check fails; only the first failure is reported.
     """
     if is_demo_folder(run):
         raise SettingsError(f"run_name = {run!r} is reserved for a demo model; choose another")
@@ -76,8 +76,9 @@ def check_models(settings: Settings) -> None:
     """Reject a model that is unavailable or not quantized as configured.
 
     Raises:
-        ModelLoadError: it, or the one that is exported, is not there or in another form.
-        SettingsError: what quantises is not installed, or the demo is taken for quantised.
+        ModelLoadError: the model, or the exported one, is missing or in another form.
+        SettingsError: the package for quantization is missing, or the demo is configured as
+            quantized.
     """
     check_package(settings.quantization)
     assert isinstance(settings.model, str)
@@ -99,10 +100,10 @@ def check_models(settings: Settings) -> None:
 
 
 def check_files(settings: Settings, config: Path) -> None:
-    """Reject a model whose files, as far as they are known here, lack weights or a tokenizer.
+    """Reject a model whose files, as far as they are known locally, lack weights or a tokenizer.
 
     Raises:
-        ModelLoadError: says what is missing.
+        ModelLoadError: a file is missing; the message names it.
     """
     assert isinstance(settings.model, str)
     if is_local(settings.model):
@@ -114,12 +115,12 @@ def check_files(settings: Settings, config: Path) -> None:
 
 
 def check_picks(folder: Path, settings: Settings) -> None:
-    """Reject a trial that `select` names and that the search will not have.
+    """Reject a trial named in `select` that the search will not contain.
 
-    A study that is there may have more trials than are asked for now.
+    An existing study may have more trials than are now requested.
 
     Raises:
-        SettingsError: says which numbers there will be.
+        SettingsError: the trial will not exist; the message states the range of numbers.
     """
     if (folder / "study.db").exists():
         return
@@ -133,16 +134,16 @@ def check_picks(folder: Path, settings: Settings) -> None:
 
 
 def check_scores(settings: Settings) -> None:
-    """Reject scorers that cannot be made, and objectives that no scorer gives.
+    """Reject scorers that cannot be created, and objectives without a scorer.
 
     Raises:
-        SettingsError: the first thing that is wrong.
-        ModelLoadError: there is no such judge.
+        SettingsError: a scorer or an objective is invalid; only the first failure is reported.
+        ModelLoadError: a judge does not exist.
     """
     named = {name: getattr(settings, name) for name in ("objectives", "scorers", "refusal_markers")}
     if all(value == Settings.model_fields[name].default for name, value in named.items()):
         return
-    # These load torch, which most runs need not wait for here.
+    # These load torch, which most runs do not need here.
     from heretic.optimization.aims import directions_of
 
     for name, prompts in (("recovered", "bad"), ("kept", "good")):
@@ -156,11 +157,11 @@ def check_scores(settings: Settings) -> None:
 
 
 def check_panel(settings: Settings) -> "Panel":
-    """Return the scorers that the settings name.
+    """Return the scorers named in the settings.
 
     Raises:
-        SettingsError: one cannot be made, or lacks plain texts.
-        ModelLoadError: there is no such judge.
+        SettingsError: a scorer cannot be created, or lacks plain texts.
+        ModelLoadError: a judge does not exist.
     """
     from heretic.evaluation.scorers.panel import make_panel
 
@@ -174,7 +175,7 @@ def check_panel(settings: Settings) -> "Panel":
 
 
 def scorer_files(settings: Settings) -> list[str]:
-    """Return further files that affect scores: the user's classes and local judges."""
+    """Return additional files that affect scores: the user's classes and local judges."""
     found: list[str] = []
     for each in settings.scorers:
         path = each.scorer.rpartition(":")[0]
@@ -190,7 +191,7 @@ def source_of_export(settings: Settings) -> str:
 
 
 def pinned(settings: Settings) -> Settings:
-    """Return a run's settings with mutable references resolved: a branch, a template's file.
+    """Return a run's settings with mutable references (a branch, a template's file) resolved.
 
     Raises:
         ModelLoadError: the hub does not know the revision, or the template cannot be read.
@@ -203,10 +204,10 @@ def pinned(settings: Settings) -> Settings:
 
 
 def check_owner(folder: Path, settings: Settings) -> None:
-    """Reject to replace another model's results, which have this name by coincidence.
+    """Refuse to replace another model's results that have this name by coincidence.
 
     Raises:
-        SettingsError: the folder holds a saved model that was made of another one.
+        SettingsError: the folder contains a saved model that was made from a different one.
     """
     record = folder / "model" / "ablation.json"
     if settings.run_name is not None or not record.is_file():
@@ -226,14 +227,14 @@ def check_working_folder(folder: Path) -> None:
     """Reject a working folder where logs or records of jobs cannot be written.
 
     Raises:
-        ExportError: names the first folder that is not writable.
+        ExportError: a folder is not writable; the message names the first one.
     """
     for name, what in WRITTEN.items():
         check_writable(folder / name, what)
 
 
 def warn_of_network(folder: Path) -> None:
-    """Warn where the database of a search lies on a file system on which SQLite is not safe."""
+    """Warn if the database of a search is on a file system on which SQLite is not safe."""
     kind = network_file_system(folder)
     if kind is not None:
         log.warning(
@@ -245,12 +246,12 @@ def warn_of_network(folder: Path) -> None:
 
 
 def check_space(folder: Path, settings: Settings) -> None:
-    """Reject a run whose edited models, one for each rule of `select`, will not fit on the disk.
+    """Reject a run whose edited models, one per rule of `select`, will not fit on the disk.
 
-    A run that has saved them is not held up: it may have nothing left to do.
+    A run that has already saved them passes, as it may have nothing left to do.
 
     Raises:
-        ExportError: says how much is needed and how much is free.
+        ExportError: too little free space; the message states the required and the free space.
     """
     places = [Path(f"{folder}{pick}") for pick in settings.picks()]
     missing = sum(not (place / "model.manifest.json").exists() for place in places)

@@ -1,9 +1,9 @@
-"""Sweep over all language models of the installed transformers, tiny, for editability.
+"""Test of editability on tiny versions of all language models of the installed transformers.
 
-`python -m heretic.sweep` makes a random network of a few thousand parameters of every model
-type, of those too that see images, dissects it, takes a direction out of all that writes and
-measures what is left of it in what the layers write. The table goes into model/README.md,
-between marks.
+`python -m heretic.sweep` creates a random network of a few thousand parameters for every model
+type, including those with image input, dissects it, removes a direction from all writers, and
+measures how much of it remains in the output of the layers. The table is inserted between the
+markers in model/README.md.
 """
 
 import argparse
@@ -50,13 +50,13 @@ class Row:
     """Outcome of one model type.
 
     Attributes:
-        model_type: as configurations name it.
-        outcome: `supported`, `refused`, `not made` if there is no tiny network to try, or `failed`
-            if the attempt did not end in either way, which is a defect.
-        why: the reason unless supported, in a line.
+        model_type: model type as in configurations.
+        outcome: `supported`, `refused`, `not made` if no tiny network can be created, or `failed`
+            if the attempt ended in any other way, which is a defect.
+        why: one-line reason unless supported.
         attention: number of maps that mix positions.
-        mlp: number of maps that do not.
-        left: largest share of a layer's update that lies along a direction which was taken out.
+        mlp: number of the other maps.
+        left: largest share of a layer's update along a removed direction.
     """
 
     model_type: str
@@ -68,9 +68,9 @@ class Row:
 
 
 def examine(model_type: str) -> Row:
-    """Make a tiny network of a type and try it; whatever goes wrong is the outcome."""
+    """Create a tiny network of a type and try to edit it; return any failure as the outcome."""
     torch.set_num_threads(1)
-    for dtype in (torch.float64, torch.float32):  # some compute in single precision only
+    for dtype in (torch.float64, torch.float32):  # some support only single precision
         try:
             network = random_network(model_type, dtype)
             with torch.inference_mode():
@@ -78,7 +78,7 @@ def examine(model_type: str) -> Row:
             break
         except ModelLoadError as error:
             return Row(model_type, REFUSED, one_line(str(error)))
-        except Exception as error:  # anything that a constructor or a pass may raise
+        except Exception as error:  # a constructor or a pass may raise anything
             why = f"{type(error).__name__}: {one_line(str(error))}"
     else:
         return Row(model_type, NOT_MADE, why)
@@ -92,13 +92,13 @@ def examine(model_type: str) -> Row:
 
 
 def random_network(model_type: str, dtype: torch.dtype) -> PreTrainedModel:
-    """Return a tiny network of which no parameter is zero, one or the like."""
+    """Return a tiny network without special parameter values such as zero or one."""
     torch.manual_seed(0)
     config = tiny_configuration(model_type)
     kind: Any = AutoModelForCausalLM if model_type in TEXT else AutoModelForImageTextToText
     network: Any = kind.from_config(config, trust_remote_code=False)
     if dtype == torch.float64 and network._can_set_experts_implementation():
-        network.set_experts_implementation("eager")  # the fast ones know no float64
+        network.set_experts_implementation("eager")  # the fast ones do not support float64
     for parameter in network.parameters():
         if parameter.is_floating_point():
             noise = torch.randn_like(parameter)
@@ -108,7 +108,7 @@ def random_network(model_type: str, dtype: torch.dtype) -> PreTrainedModel:
 
 
 def what_is_left(network: PreTrainedModel, anatomy: Anatomy) -> float:
-    """Take a random direction out of every writer, for good; what layers still write along it.
+    """Remove a random direction from every writer, and measure what layers still write along it.
 
     Returns:
         The largest share of a layer's update, over tokens and layers.
@@ -126,7 +126,7 @@ def what_is_left(network: PreTrainedModel, anatomy: Anatomy) -> float:
 
 
 def updates(network: PreTrainedModel, anatomy: Anatomy) -> list[Tensor]:
-    """Return each layer's update of its stream [tokens, d_model] on a few tokens."""
+    """Return each layer's update of its stream, [tokens, d_model], on a few tokens."""
     found: list[Tensor] = []
     scales = iter(anatomy.scales)
 
@@ -145,14 +145,14 @@ def updates(network: PreTrainedModel, anatomy: Anatomy) -> list[Tensor]:
 
 
 def sweep(model_types: Iterable[str], workers: int = 2) -> list[Row]:
-    """Return rows of several model types, each from a process of its own."""
+    """Return rows of several model types, each from a separate process."""
     with ThreadPoolExecutor(workers) as pool:
         return list(pool.map(_examine_apart, model_types))
 
 
 def _examine_apart(model_type: str) -> Row:
-    """Return a crash or an endless loop of one network must not stop the others."""
-    context = multiprocessing.get_context("fork")  # what is imported already need not be again
+    """Examine a type in a separate process, so that a crash or an endless loop stops no other."""
+    context = multiprocessing.get_context("fork")  # reuses the imported modules
     ours, theirs = context.Pipe(duplex=False)
     process = context.Process(target=_report, args=(model_type, theirs))
     start = time.monotonic()
@@ -176,7 +176,7 @@ def _report(model_type: str, connection: Connection) -> None:
 
 
 def table(rows: Sequence[Row]) -> str:
-    """Return the table and what it sums up to, in Markdown."""
+    """Return the table and its summary in Markdown."""
     lines = [f"With transformers {transformers.__version__}."]
     for kind, types in (("AutoModelForCausalLM", TEXT), ("AutoModelForImageTextToText", IMAGES)):
         chosen = [row for row in rows if row.model_type in types]
@@ -203,10 +203,10 @@ def _line(row: Row) -> str:
 
 
 def write_between_marks(path: Path, text: str) -> None:
-    """Replace what stands between the marks of a file.
+    """Replace the text between the markers of a file.
 
     Raises:
-        ValueError: the file lacks the marks.
+        ValueError: the file lacks the markers.
     """
     old = path.read_text(encoding="utf-8")
     begin, end = (old.index(mark) for mark in MARKS)
@@ -215,13 +215,13 @@ def write_between_marks(path: Path, text: str) -> None:
 
 
 def one_line(text: str) -> str:
-    """Return a message without line breaks, its first sentence or so."""
+    """Return a message without line breaks, shortened to about its first sentence."""
     line = re.sub(r"\s+", " ", text).removesuffix("; this architecture is not supported")
     return line if len(line) <= 300 else f"{line[:300]} ..."
 
 
 def main() -> None:
-    """Sweep all model types, or those given."""
+    """Sweep all model types, or the given ones."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("model_types", nargs="*", help="print their rows and write nothing")
     chosen = parser.parse_args().model_types

@@ -1,6 +1,6 @@
 """Terminal output of Snakemake when a run fails or is interrupted: one last line.
 
-Its own log below .snakemake/log keeps every word, and `--verbose` or `heretic --debug` shows all.
+The full output is in the log under .snakemake/log; `--verbose` or `heretic --debug` shows it.
 """
 
 import logging
@@ -22,9 +22,9 @@ from heretic.errors import DEBUG, INTERRUPTED, OUT_OF_MEMORY, printable
 SNAKEMAKE = "snakemake.logging"
 JOB_INFO, JOB_FINISHED, JOB_ERROR = "job_info", "job_finished", "job_error"
 GROUP_ERROR, ERROR = "group_error", "error"
-SHOW_CURSOR = "\x1b[?25h"  # a bar hides it, and a job that is killed cannot bring it back
+SHOW_CURSOR = "\x1b[?25h"  # hidden by progress bars, and not restored by a killed job
 # The interrupt key reaches every process of the terminal. Jobs leave it to the main process, which
-# stops them without a trace, also while they are still importing modules.
+# stops them without a traceback, even while they are still importing modules.
 STRICT = "set -euo pipefail; "  # Snakemake's own prefix
 WITHOUT_INTERRUPTS = f"{STRICT}trap '' INT; "
 ERROR_LINE = re.compile(r"^\S+ \S+ (?:ERROR|CRITICAL) (.*)$", re.MULTILINE)
@@ -32,12 +32,12 @@ END_OF_COMMAND = re.compile(r"died with <Signals\.(\w+)|exit status (\d+)|status
 END_OF_LOG = 65536
 KILLED = ("SIGKILL", "137", "OUT_OF_MEMORY")
 SEARCH = "optimize"
-STOPPING = "Terminating processes"  # how Snakemake's scheduler answers an interrupt
+STOPPING = "Terminating processes"  # logged by Snakemake's scheduler on an interrupt
 SECONDS_TO_STOP = 1.0
 VMSTAT = Path("/proc/vmstat")
 
 
-# Which trials the search of a run keeps that began at some time, in seconds since 1970.
+# Describes the kept trials of a run's search, given its start in seconds since 1970.
 Kept = Callable[[str, float], str]
 
 
@@ -56,10 +56,10 @@ class _Running(NamedTuple):
 
 @dataclass(frozen=True)
 class Failure:
-    """A job that failed.
+    """Failed job.
 
     Attributes:
-        line: what is wrong.
+        line: error message in one line.
         shown: whether the job has written the line to the terminal.
     """
 
@@ -68,12 +68,12 @@ class Failure:
 
 
 class LastLine(logging.Filter):
-    """Holds back what Snakemake says of failed jobs, and ends with the line that says why.
+    """Suppress Snakemake's messages about failed jobs, and end with a line that states the cause.
 
     Args:
-        handler: which writes Snakemake's words to the terminal.
-        is_local: says whether jobs write to the same terminal.
-        kept: says which trials an interrupted search keeps.
+        handler: handler that writes Snakemake's messages to the terminal.
+        is_local: returns whether jobs write to the same terminal.
+        kept: describes the trials kept by an interrupted search.
     """
 
     def __init__(
@@ -93,7 +93,7 @@ class LastLine(logging.Filter):
         self._killed_before = _processes_killed_for_memory()
 
     def filter(self, record: logging.LogRecord) -> bool:
-        """Say whether a record may be shown."""
+        """Return whether a record may be shown."""
         event = getattr(getattr(record, "event", None), "value", None)
         with self._lock:
             if event == JOB_INFO:
@@ -116,11 +116,11 @@ class LastLine(logging.Filter):
             return True
 
     def interrupt(self) -> None:
-        """Hold back everything but the last line from now on."""
+        """Suppress everything but the last line from now on."""
         self.interrupted = True
 
     def end(self) -> None:
-        """Write what must stand last, once."""
+        """Write the last line, once."""
         signal.signal(signal.SIGINT, signal.SIG_IGN)
         with self._lock:
             if self.ended:
@@ -143,7 +143,7 @@ class LastLine(logging.Filter):
         return not self.interrupted
 
     def _take(self, error: Mapping[str, Any]) -> None:
-        """Note why a job failed, and say so unless the job has done it."""
+        """Record why a job failed, and report it unless the job has done so."""
         self._running.pop(error["jobid"], None)
         reason = self._reasons.pop(error["thread"], None) or str(error.get("rule_msg") or "")
         how = next((text for text in END_OF_COMMAND.findall(reason)), ("", "", ""))
@@ -162,7 +162,7 @@ class LastLine(logging.Filter):
             if ended != "OUT_OF_MEMORY" and _processes_killed_for_memory() == self._killed_before:
                 because = "or by a user, most likely because memory ran out"
             return Failure(f"{rule} was killed by the system {because}; {OUT_OF_MEMORY}", False)
-        # A phase that finds another one at work says so before it has a log.
+        # A phase that is blocked by a concurrent one reports this before it has a log.
         return Failure(
             f"{rule} failed{f' ({ended})' if ended not in ('', '1') else ''}; see {log}",
             shown=local and ended == "1",
@@ -179,13 +179,13 @@ class LastLine(logging.Filter):
         stream = self._handler.stream
         on_terminal = stream.isatty()
         before = f"{SHOW_CURSOR}\n" if on_terminal and after_bar else ""
-        with suppress(OSError):  # the terminal may be gone
+        with suppress(OSError):  # the terminal may be closed
             stream.write(f"{before}{printable(line)}\n")
             stream.flush()
 
 
 class _Printable(logging.Formatter):
-    """Shows control characters in names of files and in commands instead of obeying them."""
+    """Show control characters in file names and commands instead of interpreting them."""
 
     def __init__(self, inner: logging.Formatter) -> None:
         super().__init__()
@@ -198,15 +198,15 @@ class _Printable(logging.Formatter):
 
 
 def keep_calm(workflow: Workflow, kept: Kept) -> str:
-    """Let the main process end in one line when a job fails or the user interrupts it.
+    """Let the main process end with one line when a job fails or the user interrupts it.
 
     Args:
-        workflow: Snakemake's.
-        kept: says which trials an interrupted search keeps, such as "5 of 60 trials are", by its
-            run and the time when its job began; empty if it cannot tell.
+        workflow: Snakemake's workflow object.
+        kept: describes the trials kept by an interrupted search, such as "5 of 60 trials are",
+            given its run and the time when its job began; empty if unknown.
 
     Returns:
-        What must stand before the command of each job.
+        Prefix of the command of each job.
     """
     everywhere = logging.getLogger(SNAKEMAKE).handlers
     for handler in everywhere:
@@ -228,8 +228,8 @@ def keep_calm(workflow: Workflow, kept: Kept) -> str:
 def _stop_jobs_when_interrupted(last: LastLine) -> None:
     def stop(number: int, frame: FrameType | None) -> None:
         last.interrupt()
-        warnings.simplefilter("ignore")  # of Snakemake's coroutines that nothing awaits any more
-        import psutil  # here, since the handler is set before all imports that take time
+        warnings.simplefilter("ignore")  # of Snakemake's coroutines that are no longer awaited
+        import psutil  # here, as the handler is set before all slow imports
 
         for process in psutil.Process().children(recursive=True):
             with suppress(psutil.Error):
@@ -238,7 +238,7 @@ def _stop_jobs_when_interrupted(last: LastLine) -> None:
         raise KeyboardInterrupt
 
     def insist() -> None:
-        """Interrupt again where the exception was swallowed, as while a log line is written."""
+        """Interrupt again if the exception was swallowed, such as while writing a log line."""
         if not last.stopping and not last.ended:
             os.kill(os.getpid(), signal.SIGINT)
 
@@ -251,17 +251,17 @@ def _stop_jobs_when_interrupted(last: LastLine) -> None:
             sys.__excepthook__(kind, error, trace)
 
     def say_nothing_of_ignored(ignored: "sys.UnraisableHookArgs") -> None:
-        if not last.interrupted:  # else C code has swallowed the interrupt, which comes again
+        if not last.interrupted:  # otherwise C code has swallowed the interrupt, which is repeated
             sys.__unraisablehook__(ignored)
 
-    # A run in the background, where the shell has them ignored, stays without interrupts.
+    # A run in the background, for which the shell ignores interrupts, keeps ignoring them.
     if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
         signal.signal(signal.SIGINT, stop)
     sys.excepthook, sys.unraisablehook = say_no_more, say_nothing_of_ignored
 
 
 def _last_error(log: str) -> str | None:
-    """Return the last error of a job's log, without its date."""
+    """Return the last error in a job's log, without its date."""
     with suppress(OSError), Path(log).open("rb") as stream:
         stream.seek(max(0, os.fstat(stream.fileno()).st_size - END_OF_LOG))
         found = ERROR_LINE.findall(stream.read(END_OF_LOG).decode(errors="replace"))
@@ -270,7 +270,7 @@ def _last_error(log: str) -> str | None:
 
 
 def _processes_killed_for_memory() -> int | None:
-    """Return how many processes this machine has killed because memory ran out."""
+    """Return the number of processes that this machine has killed because memory ran out."""
     with suppress(OSError, ValueError):
         counts = dict(line.split() for line in VMSTAT.read_text().splitlines())
         return int(counts.get("oom_kill", 0))

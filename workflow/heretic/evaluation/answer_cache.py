@@ -1,7 +1,7 @@
 """Database cache of a model's answers to benchmark documents, kept between runs.
 
-lm-evaluation-harness keeps them as pickles, which run code when they are read: whoever can write
-to a shared folder could run code as the next user. Here each answer is JSON text, and its type is
+lm-evaluation-harness stores them as pickles, which can execute code when read: anyone who can write
+to a shared folder could execute code as the next user. Here each answer is JSON text whose type is
 checked when it is read.
 """
 
@@ -16,24 +16,24 @@ from lm_eval.api.model import LM, CachingLM
 
 from heretic.errors import HereticError, one_line
 
-# A suffix of its own: databases of earlier versions hold pickles and are never opened.
+# Different from that of earlier versions, whose databases contain pickles and are never opened.
 SUFFIX = ".sqlite"
 SCHEMA = "CREATE TABLE answers (request TEXT PRIMARY KEY, answer TEXT NOT NULL) WITHOUT ROWID"
 SECONDS_TO_WAIT = 60
 
-# A log-likelihood with whether the continuation is the greedy one, the log-likelihood of a text,
-# or a generated text.
+# A log-likelihood and whether the continuation is the greedy one, the log-likelihood of a text, or
+# a generated text.
 Answer = tuple[float, bool] | float | str
 
 
 class AnswerDatabase:
-    """Answers keyed by the hash of their request; each is written to disk immediately."""
+    """Database of answers keyed by the hash of their request, each written to disk immediately."""
 
     def __init__(self, path: Path) -> None:
-        """Open the database, or create it.
+        """Open the database, creating it if needed.
 
         Raises:
-            HereticError: the file is a link or no database of answers, or cannot be written.
+            HereticError: the file is a link, is not a database of answers, or cannot be written.
         """
         self._path = path
         if path.is_symlink():
@@ -43,10 +43,10 @@ class AnswerDatabase:
             self._connection = sqlite3.connect(
                 path, timeout=SECONDS_TO_WAIT, isolation_level=None, check_same_thread=False
             )
-            # After a loss of power the file may have to be deleted; a write is much faster.
+            # Much faster writes, but the file may have to be deleted after a power failure.
             self._connection.execute("PRAGMA synchronous = OFF")
             self._connection.execute("PRAGMA trusted_schema = OFF")
-            # A view or a trigger in its place could run for ever.
+            # A view or trigger in place of the table could run forever.
             found = self._schema() or self._create()
             if found != [SCHEMA]:
                 raise sqlite3.DatabaseError("it has other tables")
@@ -70,7 +70,7 @@ class AnswerDatabase:
             )
 
     def commit(self) -> None:
-        """Do nothing, as every answer is committed at once; `CachingLM` calls it."""
+        """Do nothing, as every answer is committed immediately; called by `CachingLM`."""
 
     def close(self) -> None:
         """Close the file."""
@@ -105,13 +105,13 @@ class AnswerDatabase:
 
 
 class CachedModel(CachingLM):  # type: ignore[misc]  # untyped
-    """An lm-eval model that is queried only for answers missing from a database."""
+    """lm-eval model that is queried only for answers missing from a database."""
 
     def __init__(self, model: LM, path: Path) -> None:
-        """Open the database instead of the pickles of `CachingLM`.
+        """Open the database instead of the pickle database of `CachingLM`.
 
         Raises:
-            HereticError: as `AnswerDatabase`.
+            HereticError: see `AnswerDatabase`.
         """
         self.lm = model
         self.cache_db = str(path)
@@ -128,7 +128,7 @@ def decode(text: object) -> Answer:
     """Return the answer in a JSON text.
 
     Raises:
-        ValueError: the text is no JSON, or not one of an answer.
+        ValueError: the text is not JSON or not an answer.
     """
     try:
         value: Any = json.loads(text) if isinstance(text, str) else None

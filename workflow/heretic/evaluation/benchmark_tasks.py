@@ -1,6 +1,6 @@
-"""Names of the benchmarks that lm-evaluation-harness provides; nothing is downloaded.
+"""Names of the benchmarks in lm-evaluation-harness, looked up without downloads.
 
-The harness is an extra and slow to import, so that nothing here imports it before it is asked.
+The harness is an optional dependency and slow to import, so it is imported only when needed.
 """
 
 from collections.abc import Sequence
@@ -19,11 +19,11 @@ def check_benchmarks(names: Sequence[str], folder: str | None) -> None:
     """Reject benchmarks that are unknown or cannot be scored with the installed packages.
 
     Args:
-        names: as the setting `benchmarks`; without any there is nothing to refuse.
-        folder: as the setting `benchmark_tasks`.
+        names: values of the setting `benchmarks`; if empty, nothing is checked.
+        folder: value of the setting `benchmark_tasks`.
 
     Raises:
-        SettingsError: the harness is not installed, the folder is none, or a name is not known.
+        SettingsError: the harness is not installed, the folder is invalid, or a name is unknown.
     """
     if not names:
         return
@@ -43,9 +43,9 @@ def check_benchmarks(names: Sequence[str], folder: str | None) -> None:
 
 
 def task_manager(names: Sequence[str], folder: str | None) -> Any:
-    """Return lm-eval's task manager for its own tasks and the user's.
+    """Return lm-eval's task manager for its built-in tasks and the user's.
 
-    Where the user's files define all of `names` alone, the thousands of others are not read.
+    If the user's files define all `names`, the thousands of built-in task files are not read.
     """
     if folder is None:
         return _manager(None, everything=True)

@@ -1,7 +1,7 @@
 """Scores of public benchmarks for the original and the edited model, side by side.
 
-Both models answer the same documents, so that the standard error of their difference is that of
-the mean of paired differences, which is far smaller than the errors of the two scores suggest.
+Both models answer the same documents, so the standard error of their difference is that of the mean
+of paired differences, which is far smaller than the errors of the two scores suggest.
 """
 
 import math
@@ -15,7 +15,7 @@ from heretic.evaluation.summary import MISSING
 
 @dataclass(frozen=True)
 class Subset:
-    """A benchmark of lm-eval of which only the first documents of each task are scored."""
+    """lm-eval benchmark that is limited to the first documents of each task."""
 
     benchmark: str
     per_task: int
@@ -26,14 +26,14 @@ SUBSETS = {"mmlu_subset": Subset("mmlu", 25)}
 
 @dataclass(frozen=True)
 class BenchmarkProtocol:
-    """Everything that determines a model's scores; the fields are the settings `benchmark_*`.
+    """Everything that determines a model's scores; fields match the settings `benchmark_*`.
 
     Attributes:
-        names: benchmarks as the user names them, each once.
-        limit: documents of each task; 0 for all.
-        shots: solved examples before each document; None for each task's own number.
-        chat: whether documents go through the chat template.
-        folder: task files of the user's own.
+        names: unique benchmark names as given by the user.
+        limit: number of documents per task; 0 for all.
+        shots: number of solved examples before each document; None for each task's default.
+        chat: whether documents are rendered by the chat template.
+        folder: folder of the user's task files.
     """
 
     names: tuple[str, ...]
@@ -68,10 +68,10 @@ def compare(original: Mapping[str, Any], edited: Mapping[str, Any]) -> dict[str,
     """Return the contents of `benchmarks.json`: the scores of both models and their differences.
 
     Args:
-        original, edited: what `harness.score_benchmarks` gives, of the same protocol.
+        original, edited: results of `harness.score_benchmarks` for the same protocol.
 
     Raises:
-        HereticError: another version of lm-eval or of a task scored the one than the other.
+        HereticError: the models were scored by different versions of lm-eval or of a task.
     """
     if original["versions"] != edited["versions"]:
         raise HereticError(
@@ -127,7 +127,7 @@ def _standard_error(values: Sequence[float]) -> float | None:
 
 @dataclass(frozen=True)
 class BenchmarkRow:
-    """One metric of one task as texts, for the page and the model card."""
+    """Formatted metric of a task, for the page and the model card."""
 
     task: str
     metric: str
@@ -157,7 +157,7 @@ def benchmark_rows(benchmarks: Mapping[str, Any]) -> tuple[BenchmarkRow, ...]:
 
 
 def benchmark_notes(benchmarks: Mapping[str, Any]) -> str:
-    """Return a sentence or two that describe the table."""
+    """Describe the table in one or two sentences."""
     return (
         f"Scored by lm-eval {benchmarks['versions']['lm_eval']}, each value with its standard "
         "error. Both models answered the same documents, so the difference is known more "

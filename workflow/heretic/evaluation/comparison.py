@@ -21,11 +21,11 @@ from heretic.settings.values import AUTO_PREFIX
 
 @dataclass(frozen=True)
 class Vocabulary:
-    """Meaning of the entries of a model's predictions.
+    """Vocabulary of a model's predictions.
 
     Attributes:
-        width: how many tokens it predicts.
-        tokens: text of each token that its tokenizer knows, by number.
+        width: number of predicted tokens.
+        tokens: text by id of each token known to the tokenizer.
     """
 
     width: int
@@ -51,8 +51,8 @@ class Asked:
     """Prompting configuration of both models of a comparison.
 
     Attributes:
-        response_prefix: text with which every answer began.
-        template_date: date in the prompts, or None where neither chat template prints one.
+        response_prefix: common prefix of all answers.
+        template_date: date in the prompts; None if neither chat template contains one.
     """
 
     response_prefix: str
@@ -66,24 +66,25 @@ def compare_models(
     protocol: HoldoutProtocol,
     response_prefix: str,
 ) -> tuple[SideBySide, Asked]:
-    """Measure two models with the protocol of a run's original and edited models.
+    """Measure two models with the protocol that a run applies to its original and edited models.
 
-    Each is asked through its own chat template, and all answers begin with one response prefix.
-    Divergences are left out where the models have other tokens.
+    Prompts are rendered with each model's own chat template, and all answers begin with the same
+    response prefix. Divergences are left out if the models have different tokens.
 
     Args:
-        load_original: loads the model that the other one is compared with.
-        load_edited: loads that other one.
+        load_original: loads the reference model.
+        load_edited: loads the other model.
         sets: held-out prompts.
-        protocol: lengths, resamples, seed, scorers.
-        response_prefix: as the setting; `auto` is found on the original's answers to the prompts.
+        protocol: lengths, resamples, seed and scorers.
+        response_prefix: value of the setting; for `auto` it is determined from the original's
+            answers to the prompts.
 
     Returns:
-        What came of it, without controls, and how the models were asked.
+        The comparison, without controls, and the prompting configuration.
 
     Raises:
         ModelLoadError: a model cannot be loaded.
-        HereticError: a model predicts values that are no numbers.
+        HereticError: a model predicts non-finite values.
     """
     model = load_original()
     if response_prefix == AUTO_PREFIX:

@@ -13,8 +13,8 @@ def kl_divergence(original: Tensor, edited: Tensor) -> Tensor:
         original, edited: log-probabilities [..., vocabulary].
 
     Returns:
-        [...] float32, never negative. Tokens that the original gives probability zero count
-        nothing, so that suppressed tokens (log-probability -inf) give no NaN.
+        [...] float32, never negative. Tokens with probability zero under the original do not
+        contribute, so suppressed tokens (log-probability -inf) do not result in NaN.
     """
     terms = torch.where(original.isneginf(), 0.0, original.exp() * (original - edited))
     return terms.sum(dim=-1).clamp(min=0)

@@ -1,4 +1,4 @@
-"""Choice of the trial engine: the fast one where verified as equivalent, or the plain one."""
+"""Choice of the trial engine: the fast one if verified as equivalent, else the plain one."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -26,7 +26,7 @@ from heretic.inference.proof import Rehearsal, smallest_window, why_no_rows
 from heretic.model.loading import Model
 
 AUTO = "auto"
-# By how many trials an accelerator reads the weights less often, and the sampler learns later.
+# More trials in flight read the weights less often, but delay what the sampler learns.
 AUTO_IN_FLIGHT = 4
 
 
@@ -44,16 +44,16 @@ def make_trial_engine(
     trials_in_flight: int | Literal["auto"],
     directions: AblationDirections,
 ) -> TrialEngine:
-    """Create the engine that scores the trials of a study, for a model in its original state.
+    """Create the engine for the trials of a study, for a model in its original state.
 
     All arguments but the first three and the last are settings of the same names; the panel is that
-    of every study unless another one is given. `auto` edits outputs and takes several trials
-    together on an accelerator, which otherwise reads all weights for each token of each trial, and
-    edits weights one trial after the other on a CPU, which computes as long as there are rows;
-    there too it edits outputs if memory has no room for copies of the original weights.
+    of every study unless another one is given. On an accelerator, which would otherwise read all
+    weights for each token of each trial, `auto` edits outputs and decodes several trials together.
+    On a CPU, which is limited by computation, it edits weights one trial after another, or outputs
+    if memory does not suffice for copies of the original weights.
 
     Raises:
-        ModelLoadError: as `make_editor`.
+        ModelLoadError: see `make_editor`.
     """
     wanted = _in_flight(model, engine, trials_in_flight)
     make = partial(
@@ -70,8 +70,8 @@ def make_trial_engine(
         max_response_length,
         min(wanted, editor.max_trials),
         activation_cache_gb,
-        # In half precision a pass of several tokens may break a tie otherwise than passes of one,
-        # and scores would depend on which trials came before.
+        # In half precision, a pass over several tokens may break a tie differently than passes over
+        # one, so scores would depend on the preceding trials.
         drafts=model.loaded_dtype.itemsize >= torch.float32.itemsize,
         compile=model.compile,
     )
@@ -91,7 +91,7 @@ def _in_flight(model: Model, engine: str, trials_in_flight: int | Literal["auto"
 def _editor(
     make: Callable[..., Editor], model: Model, engine: str, *, outputs_preferred: bool
 ) -> Editor:
-    """Return the editor; with `engine: auto`, edit outputs where that is preferred and possible."""
+    """Return the editor; with `engine: auto`, edit outputs if preferred and possible."""
     if engine == AUTO and outputs_preferred:
         try:
             return make(model, "output_side")
@@ -106,9 +106,9 @@ def _proved(
     options: EngineOptions,
     directions: AblationDirections,
 ) -> EngineOptions | None:
-    """Return the options under which a few prompts match plain passes; None if there are none.
+    """Return the options under which a few prompts match plain passes, or None.
 
-    Each one that is dropped is told in the log.
+    Dropped options are logged.
     """
     model = editor.model
     reason = why_no_rows(model)
@@ -135,14 +135,14 @@ def _proved(
 
 
 def _within_windows(model: Model, longest: int, options: EngineOptions) -> EngineOptions:
-    """Disable options that spread a row's tokens over more columns than a layer attends to."""
+    """Disable options that spread a row's tokens over more columns than a layer's window."""
     window, length = smallest_window(model), options.max_response_length
     if window is None:
         return options
     if longest + length > window:
         log.info("Prefix sharing disabled: sliding window of %d tokens", window)
         options = replace(options, share_prefix=False)
-    # Wrong guesses of any row are columns of all rows.
+    # A wrong guess for any row occupies a column in all rows.
     if options.guesses and longest + length * (1 + LONGEST) > window:
         log.info("Speculative decoding disabled: sliding window of %d tokens", window)
         options = replace(options, drafts=False)
@@ -171,6 +171,6 @@ def _apart(
 
 
 def _extremes(ids: Sequence[Sequence[int]]) -> list[Sequence[int]]:
-    """Return the longest, and the two shortest of other lengths, so a batch of two has padding."""
+    """Return the longest and the two shortest of different lengths, so that pairs have padding."""
     ordered = sorted({len(row): row for row in ids}.values(), key=len)
     return [*ordered[:2], ordered[-1]] if len(ordered) > 2 else ordered

@@ -17,7 +17,7 @@ from heretic.stages import StageClock
 
 
 class Evaluator:
-    """Compare the model in memory with its original state, in which it must start."""
+    """Compare the model in memory with its original state; it must start in that state."""
 
     def __init__(
         self,
@@ -37,11 +37,11 @@ class Evaluator:
     def evaluate(
         self, limits: Limits | None = None, clock: StageClock | None = None
     ) -> TrialScores:
-        """Score the model's current state; beyond the limits no answers are generated.
+        """Score the model's current state; answers are generated only within the limits.
 
         Args:
-            limits: none generates in any case.
-            clock: counts what passes give as `prefill` and the answers as `decode`.
+            limits: limits of a trial; None always generates answers.
+            clock: times passes as `prefill` and answers as `decode`.
         """
         clock, limits = clock or StageClock(), limits or Limits()
         with clock.stage("prefill"):

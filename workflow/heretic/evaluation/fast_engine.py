@@ -1,4 +1,4 @@
-"""Scoring of trials at the cost of what they change; see `heretic.inference`."""
+"""Scoring of trials that recomputes only what an edit changes; see `heretic.inference`."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -28,15 +28,15 @@ from heretic.stages import StageClock
 
 @dataclass(frozen=True)
 class EngineOptions:
-    """Options of the engine; none of them changes a score.
+    """Options of the engine, none of which changes a score.
 
     Attributes:
-        max_response_length: tokens of an answer.
-        trials_in_flight: trials whose answers are decoded in one batch.
-        activation_cache_gb: gigabytes for what the unedited network computed.
-        share_prefix: compute what all prompts begin with once.
-        retire: stop answers that no score depends on any further, such as refusals.
-        drafts: guess answers from earlier ones and from n-grams; not with `compile`.
+        max_response_length: maximum number of tokens per answer.
+        trials_in_flight: number of trials whose answers are decoded in one batch.
+        activation_cache_gb: gigabytes for cached activations of the unedited network.
+        share_prefix: compute the common prefix of all prompts once.
+        retire: stop answers that no longer affect any score, such as refusals.
+        drafts: draft answers from earlier ones and from n-grams; not with `compile`.
         compile: compile the decoding step.
     """
 
@@ -50,12 +50,12 @@ class EngineOptions:
 
     @property
     def guesses(self) -> bool:
-        """Return whether draft tokens are used: a compiled step has one token per row."""
+        """Return whether draft tokens are used; a compiled step has one token per row."""
         return self.drafts and not self.compile
 
     @property
     def means(self) -> str:
-        """Description of the differences from plain passes, for a log line."""
+        """Differences from plain passes, for a log line."""
         parts = {
             "forward passes from the first edited layer": self.activation_cache_gb > 0,
             "a shared prefix": self.share_prefix,
@@ -67,13 +67,13 @@ class EngineOptions:
 
 @dataclass(frozen=True)
 class Outcome:
-    """Results of a trial apart from its answers.
+    """Results of a trial except its answers.
 
     Attributes:
-        kl: mean of the first response token of the good prompts, in nats.
-        log_odds: mean refusal log-odds of the bad prompts, as far as they were measured.
+        kl: mean for the first response token of the good prompts, in nats.
+        log_odds: mean refusal log-odds of the bad prompts, as far as measured.
         passes: values of scorers by passes, by name.
-        answered: whether it was within the limits, so that there are answers.
+        answered: whether the trial was within the limits, so that it has answers.
     """
 
     kl: float
@@ -83,7 +83,7 @@ class Outcome:
 
 
 class FastEngine:
-    """Score several trials together, each with one pass over the prompts and one decoding."""
+    """Score several trials together, with one pass over the prompts each and joint decoding."""
 
     def __init__(
         self,
@@ -133,9 +133,9 @@ class FastEngine:
     def score(
         self, trials: Sequence[Sequence[Edit]], limits: Limits, clock: StageClock
     ) -> list[TrialScores]:
-        """Score some trials; no answers are generated beyond the limits.
+        """Score some trials; answers are generated only within the limits.
 
-        When memory runs out they are scored again with fewer rows at once, from then on.
+        If memory runs out, they are scored again with fewer rows per batch from then on.
 
         Raises:
             ModelLoadError: a single prompt does not fit.
@@ -160,12 +160,12 @@ class FastEngine:
     def answer(
         self, trials: Sequence[Sequence[Edit]], limits: Limits, clock: StageClock
     ) -> tuple[list[Outcome], Mapping[Owner, list[int]]]:
-        """Yield the pass results of each of a few trials, and their answers as far as needed.
+        """Return the pass results of a few trials, and their answers as far as needed.
 
         Args:
-            trials: at most `trials_in_flight`.
-            limits: beyond which a trial has no answers.
-            clock: told which stage takes how long.
+            trials: at most `trials_in_flight` trials.
+            limits: limits beyond which a trial is not answered.
+            clock: times the stages.
 
         Returns:
             Outcomes by trial; tokens by trial and prompt, the good prompts first.
@@ -198,7 +198,7 @@ class FastEngine:
         ], answers
 
     def _compare(self, queue: TrialQueue, trial: int, limits: Limits) -> Outcome:
-        """Compare a trial with the original; if close enough, its prompts wait for answers."""
+        """Compare a trial with the original; if within the limits, enqueue its prompts."""
         kl = queue.compare(trial)
         log_odds = None
         if limits.allow(kl) and limits.max_refusal_log_odds is not None:
@@ -226,7 +226,7 @@ class FastEngine:
         )
 
     def _prepare(self, gigabytes: float) -> StudyPrompts:
-        """Return the study's prompts in batches that fit in memory, if possible with recordings."""
+        """Return the study's prompts in batches that fit in memory, with recordings if possible."""
         good, bad = map(self.model.chat.encode, (self.prompts.good, self.prompts.bad))
         prefix = 0
         if self.options.share_prefix:
@@ -246,11 +246,11 @@ class FastEngine:
     def _shrink(self) -> None:
         """Reduce the memory use from now on.
 
-        Several batches at once are halved down to one, then what earlier passes computed goes, then
-        the batch is halved.
+        Several trials at once are halved down to one, then cached activations are dropped, then the
+        batch size is halved.
 
         Raises:
-            ModelLoadError: there is a single row already.
+            ModelLoadError: the batch is already a single row.
         """
         size = self.model.batch_size
         if self.most_rows > size.current:

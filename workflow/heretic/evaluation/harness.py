@@ -1,7 +1,7 @@
 """Benchmarks scored by lm-evaluation-harness (Gao et al. 2024) on a model in memory.
 
-Every answer is kept in a database as soon as it is there, so that an interrupted benchmark, a
-larger limit or one more benchmark asks only for what is new.
+Every answer is stored in a database immediately, so that an interrupted benchmark, a larger limit
+or an additional benchmark computes only the missing answers.
 """
 
 import io
@@ -33,7 +33,7 @@ from heretic.hub_session import hub_session
 from heretic.model.batching import is_out_of_memory, release_memory
 from heretic.model.loading import Model
 
-# What building a task may raise: its data is fetched, and code of its own may run.
+# Errors when building a task, which downloads data and may run the task's own code.
 TASK_ERRORS = (
     OSError,
     ValueError,
@@ -51,13 +51,13 @@ SEED = 1234  # lm-eval's own default
 
 @dataclass(frozen=True)
 class Benchmark:
-    """A benchmark with its data loaded.
+    """Benchmark with its data loaded.
 
     Attributes:
-        name: as the user calls it.
-        loaded: what lm-eval's manager gives: tasks and groups by name.
-        heads: the names in lm-eval whose scores stand for it, with the names that are shown.
-        limit: documents of each task; None for all.
+        name: name given by the user.
+        loaded: tasks and groups by name, from lm-eval's manager.
+        heads: lm-eval names whose scores represent the benchmark, with their displayed names.
+        limit: number of documents per task; None for all.
     """
 
     name: str
@@ -72,10 +72,10 @@ class Benchmark:
 
 
 def load_benchmarks(protocol: BenchmarkProtocol) -> list[Benchmark]:
-    """Download the data of every benchmark; no model is needed.
+    """Download the data of every benchmark, without a model.
 
     Raises:
-        SettingsError: a benchmark cannot be had, runs code that a model writes, or needs images.
+        SettingsError: a benchmark is unavailable, executes code of a model, or needs images.
     """
     with _quiet(), hub_session():
         manager = task_manager(protocol.names, protocol.folder)
@@ -108,7 +108,7 @@ def _load(name: str, manager: Any, protocol: BenchmarkProtocol) -> Benchmark:
 
 
 def _heads(name: str, loaded: Mapping[str, Any]) -> list[str]:
-    """Return a task or group with its own score, or else (for a tag) its parts that have one."""
+    """Return a task or group with its own score, or (for a tag) its scored parts."""
     groups = loaded.get("groups", {})
     if name in groups and not groups[name].has_aggregation:
         return [head for part in groups[name].child_names for head in _heads(part, loaded)]
@@ -121,17 +121,16 @@ def score_benchmarks(
     """Score the model in memory.
 
     Args:
-        model: any; its batch size is halved when memory runs out.
-        benchmarks: of `load_benchmarks`.
-        protocol: the same.
-        answers: database of what this model has answered; made if there is none. Another model
-            needs another one.
+        model: any loaded model; its batch size is halved when memory runs out.
+        benchmarks: results of `load_benchmarks`.
+        protocol: the protocol of these benchmarks.
+        answers: database of this model's answers, created if missing. Each model needs its own.
 
     Returns:
-        `tasks`, by shown name: `n` documents, `shots` (None where tasks of a group differ) and
+        `tasks`, by displayed name: `n` documents, `shots` (None if the tasks of a group differ) and
         `metrics`, each with `value`, `stderr`, `higher_is_better` and `documents`, the scores of
-        the single documents where the value is their mean, and else nothing. `versions` of lm-eval
-        and of the tasks, as their authors count them.
+        the individual documents if the value is their mean, otherwise empty. `versions` of lm-eval
+        and of the tasks, as assigned by their authors.
     """
     network = CachedModel(HarnessModel(model), answers)
     found: dict[str, Any] = {}
@@ -150,7 +149,7 @@ def score_benchmarks(
 
 
 def _evaluate(network: Any, model: Model, benchmark: Benchmark, *, chat: bool) -> dict[str, Any]:
-    """Return lm-eval's results; answers given before memory ran out are kept."""
+    """Return lm-eval's results, reusing answers from before memory ran out."""
     while True:
         try:
             results: dict[str, Any] = evaluate(
@@ -166,7 +165,7 @@ def _evaluate(network: Any, model: Model, benchmark: Benchmark, *, chat: bool) -
                 raise
         # Outside the handler: the traceback would keep the failed batch's tensors alive.
         release_memory()
-        model.batch_size.current = network.batch_size  # what was tried
+        model.batch_size.current = network.batch_size  # the size that failed
         model.batch_size.halve()
 
 
@@ -182,7 +181,7 @@ def _scores(head: str, results: Mapping[str, Any]) -> dict[str, Any]:
             continue
         documents = _documents([results["samples"][task] for task in tasks], metric, kind)
         number = _number(value)
-        # A corpus score or a mean of means is no mean over documents.
+        # A corpus score or a mean of means is not a mean over documents.
         is_mean = documents and number is not None and math.isclose(_mean(documents), number)
         metrics[metric if kind == "none" else f"{metric} ({kind})"] = {
             "value": number,
@@ -235,12 +234,12 @@ def _quiet() -> Iterator[None]:
 
 
 def answers_file(folder: Path, weights: str, model: Model) -> Path:
-    """Return the path of a model's answers, under a name unique to that model.
+    """Return the path of the database of a model's answers, which is unique to the model.
 
     Args:
-        folder: of all such files.
-        weights: hash that says which model it is.
-        model: what was loaded, perhaps quantised or in another data type.
+        folder: folder of all such files.
+        weights: hash that identifies the weights.
+        model: the loaded model, possibly quantized or in another data type.
     """
     software = {**versions(), "lm_eval": version("lm_eval")}
     loaded = [weights, str(model.loaded_dtype), model.quantization, software]

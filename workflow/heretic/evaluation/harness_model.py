@@ -9,24 +9,24 @@ from heretic.model.chat import ChatFormat
 from heretic.model.decoding import plain_generation
 from heretic.model.loading import Model
 
-# For log-likelihoods the logits of every token are made, which fills a memory soon; larger batches
-# of hundreds of tokens each are not faster.
+# Log-likelihoods need the logits of every token, which quickly fill the memory; larger batches of
+# hundreds of tokens each are not faster.
 MOST_SCORED = 16
 
 
 class HarnessModel(HFLM):  # type: ignore[misc]  # untyped
     """lm-eval interface of a model loaded by the project.
 
-    Conversations are rendered as they are everywhere here: the response prefix follows the
-    generation prompt, a system turn that the template does not know opens the user's, and a date in
-    the template is the run's.
+    Conversations are rendered as in the rest of the project: the response prefix follows the
+    generation prompt, a system turn unsupported by the template is prepended to the user's turn,
+    and a date in the template is the date of the run.
     """
 
     def __init__(self, model: Model) -> None:
         self._loaded = model
         self._most = 1
-        # What the checkpoint recommends, such as a limit or a penalty, would win over the task, and
-        # over how answers are decoded everywhere else here.
+        # Otherwise recommendations of the checkpoint, such as a limit or a penalty, would override
+        # the task and the decoding used elsewhere in the project.
         model.network.generation_config = plain_generation(model)
         super().__init__(
             pretrained=model.network,
@@ -43,7 +43,7 @@ class HarnessModel(HFLM):  # type: ignore[misc]  # untyped
 
     @property
     def batch_size(self) -> int:
-        """Rows per batch; the harness reads it before every kind of request."""
+        """Number of rows per batch; the harness reads it before every type of request."""
         return self._most
 
     def loglikelihood(self, requests: Any, disable_tqdm: bool = False) -> Any:
@@ -57,7 +57,7 @@ class HarnessModel(HFLM):  # type: ignore[misc]  # untyped
         return super().loglikelihood_rolling(requests, disable_tqdm)
 
     def generate_until(self, requests: Any, disable_tqdm: bool = False) -> Any:
-        """Return greedy answers, or the kind of answers requested by the task."""
+        """Return answers, greedy unless the task requests otherwise."""
         self._most = self._loaded.batch_size.current
         return super().generate_until(requests, disable_tqdm)
 

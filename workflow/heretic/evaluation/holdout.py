@@ -22,7 +22,7 @@ BAD_SET, GOOD_SET = "bad_holdout_prompts", "good_holdout_prompts"
 
 @dataclass(frozen=True)
 class HoldoutSets:
-    """The two held-out prompt sets, and plain texts for the scores that read them."""
+    """Two held-out prompt sets, and plain texts for the scores that need them."""
 
     good: list[Prompt]
     bad: list[Prompt]
@@ -30,18 +30,18 @@ class HoldoutSets:
 
     @property
     def all(self) -> list[Prompt]:
-        """Bad prompts, then good ones."""
+        """Bad prompts followed by good ones."""
         return self.bad + self.good
 
     def indices(self, name: str) -> range:
-        """Return the indices of one set, by its name, among all prompts."""
+        """Return the indices of the named set among all prompts."""
         n_bad = len(self.bad)
         return range(n_bad) if name == BAD_SET else range(n_bad, n_bad + len(self.good))
 
 
 @dataclass(frozen=True)
 class HoldoutProtocol:
-    """Comparison protocol; fields as the settings of the same names, and the scorers."""
+    """Comparison protocol; fields match the settings of the same names, plus the scorers."""
 
     max_response_length: int
     kl_tokens: int
@@ -51,10 +51,10 @@ class HoldoutProtocol:
 
     @classmethod
     def from_settings(cls, settings: Mapping[str, Any]) -> "HoldoutProtocol":
-        """Create the protocol and its scorers from a larger set of settings.
+        """Create the protocol and its scorers from the settings, which may include others.
 
         Raises:
-            SettingsError: a scorer cannot be made.
+            SettingsError: a scorer cannot be created.
         """
         names = cls.__dataclass_fields__.keys() - {"panel"}
         panel = make_panel(settings["refusal_markers"], settings["scorers"])
@@ -71,7 +71,7 @@ class HoldoutProtocol:
     ) -> dict[str, Score]:
         """Compute the additional scores of a model and its answers to `HoldoutSets.all`.
 
-        With other tokens than the original's it lacks those that compare predictions.
+        If its tokens differ from the original's, scores that compare predictions are left out.
         """
         found = {
             scorer.name: scorer.score(measure, model)
@@ -94,9 +94,10 @@ class Original:
     Attributes:
         tokens: greedy answers to `HoldoutSets.all`.
         forced: first tokens of the answers to the good prompts.
-        log_probabilities: before each of those, [tokens, vocabulary] a prompt.
-        measures: of the panel's scorers by passes.
-        further: its own scores by these and by further scorers.
+        log_probabilities: distributions before each of those tokens, [tokens, vocabulary] per
+            prompt.
+        measures: measures of the panel's scorers by passes.
+        further: the model's own scores by these and by additional scorers.
     """
 
     tokens: list[list[int]]
@@ -108,15 +109,15 @@ class Original:
 
 @dataclass(frozen=True)
 class Measurement:
-    """One model's answers and divergences on the held-out sets.
+    """Answers and divergences of one model on the held-out sets.
 
     Attributes:
         tokens: greedy answers to `HoldoutSets.all`.
-        answers: their texts.
-        kl_first_token: nats, of each good prompt; None where there is nothing to compare, because
-            the models have other tokens.
-        kl_teacher_forced: likewise, the mean over the first tokens of the original's answer.
-        further: scores that settings name.
+        answers: texts of the answers.
+        kl_first_token: nats for each good prompt; None if not comparable because the models have
+            different tokens.
+        kl_teacher_forced: the same, as the mean over the first tokens of the original's answer.
+        further: scores by the scorers named in the settings.
     """
 
     tokens: list[list[int]]
@@ -153,12 +154,12 @@ def measure(
     """Measure the answers of the model in memory and its divergence from the original.
 
     Args:
-        model: what is measured.
+        model: model to measure.
         sets: held-out prompts.
-        original: what it is compared with.
-        protocol: length of an answer, and further scorers.
-        name: says in the log whose answers they are.
-        same_tokens: whether both models have the same tokens; else there are no divergences.
+        original: reference results.
+        protocol: length of an answer, and additional scorers.
+        name: name of the model in the log.
+        same_tokens: whether both models have the same tokens; otherwise there are no divergences.
     """
     tokens = generate(model, sets.all, protocol.max_response_length, f"Responses of the {name}")
     answers = decode(model, tokens)
@@ -185,10 +186,10 @@ def unchanged(model: Model, original: Original) -> Measurement:
 def summarize(
     measurement: Measurement, sets: HoldoutSets, protocol: HoldoutProtocol
 ) -> dict[str, Any]:
-    """Return one row of the table in the form of `evaluation.json`, with `scores`.
+    """Return a row of the table in the format of `evaluation.json`, with `scores`.
 
     Raises:
-        HereticError: a divergence or a score is no number.
+        HereticError: a divergence or a score is not finite.
     """
     samples, seed = protocol.bootstrap_samples, protocol.seed
     verdicts = Verdicts.of(sets.all, measurement.answers, protocol.panel.markers)
@@ -205,7 +206,7 @@ def summarize(
 
 
 def _shown(score: Score, samples: int, seed: int) -> dict[str, Any]:
-    """Return a score as a rate if it counts, else its value, with an interval if it is a mean."""
+    """Return a count as a rate, any other score as a value, with an interval if it is a mean."""
     if score.counts:
         return {**rate([detail > 0 for detail in score.details]), "direction": score.direction}
     mean = mean_with_interval([*score.details], samples, seed)
@@ -215,10 +216,10 @@ def _shown(score: Score, samples: int, seed: int) -> dict[str, Any]:
 
 
 def require_finite(values: Sequence[float]) -> None:
-    """Reject values that a table cannot hold.
+    """Reject values that a table cannot contain.
 
     Raises:
-        HereticError: a value is no number.
+        HereticError: a value is not finite.
     """
     if not all(math.isfinite(value) for value in values):
         raise HereticError(
@@ -228,10 +229,12 @@ def require_finite(values: Sequence[float]) -> None:
 
 
 def mean_with_interval(values: Sequence[float], samples: int, seed: int) -> dict[str, Any]:
-    """Mean, with the percentile bootstrap interval of 95% (Efron 1979) over `samples` resamples.
+    """Return the mean and its 95% percentile bootstrap interval (Efron 1979).
+
+    The interval is computed from `samples` resamples.
 
     Raises:
-        HereticError: there are no values, or one is no number.
+        HereticError: there are no values, or one is not finite.
     """
     if not values:
         raise HereticError("a mean needs at least one value; use a larger prompt set")

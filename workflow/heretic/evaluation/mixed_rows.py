@@ -19,9 +19,9 @@ def why_not_together(
     """Return why two trials in one batch differ from the same trials run separately, or None.
 
     Args:
-        editor: of a model in its original state, in which it is afterwards.
-        prompts: a few.
-        directions: of the study.
+        editor: editor of a model in its original state, which is restored afterwards.
+        prompts: a few prompts.
+        directions: directions of the study.
     """
     trials = [_everywhere(editor, directions, weight) for weight in (1.0, 0.5)]
     try:

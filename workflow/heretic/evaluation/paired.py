@@ -9,15 +9,15 @@ from scipy.stats import binomtest
 def mcnemar(original: Sequence[bool], edited: Sequence[bool]) -> dict[str, Any]:
     """Compute McNemar's exact test (McNemar 1947), which counts only discordant prompts.
 
-    Had the edit no effect, each of these would go either way like a fair coin, so that the p-value
-    is that of the two-sided binomial test of one half.
+    If the edit had no effect, each of these would be equally likely to go either way, so the
+    p-value is that of the two-sided binomial test with probability one half.
 
     Args:
-        original, edited: what was found of each prompt, in the same order.
+        original, edited: outcome of each prompt, in the same order.
 
     Returns:
-        `only_original` and `only_edited`, the prompts of which it was found of one model alone,
-        and `p_value`, which is 1 where the two never differ.
+        `only_original` and `only_edited`, the numbers of prompts with the outcome for one model
+        only, and `p_value`, which is 1 if the models never differ.
     """
     pairs = list(zip(original, edited, strict=True))
     before, after = pairs.count((True, False)), pairs.count((False, True))

@@ -15,11 +15,11 @@ from heretic.stages import StageClock
 
 @dataclass(frozen=True)
 class PlainEngine:
-    """Edit the model for each trial, then evaluate it; a `TrialEngine`.
+    """`TrialEngine` that edits the model for each trial, then evaluates it.
 
     Attributes:
-        editor: of a model that was in its original state when the evaluator was made.
-        evaluator: of the same model.
+        editor: editor of a model that was in its original state when the evaluator was created.
+        evaluator: evaluator of the same model.
     """
 
     editor: Editor
@@ -37,7 +37,7 @@ class PlainEngine:
 
     @property
     def trials_in_flight(self) -> int:
-        """Always one: there is one model."""
+        """Always 1, as there is one model."""
         return 1
 
     @property

@@ -44,25 +44,25 @@ def evaluate_edit(
 
     Args:
         load_original: loads the model before the edit.
-        load_edited: loads the saved model, so that what is measured is what was written.
+        load_edited: loads the saved model, so that exactly the exported weights are measured.
         record: contents of the saved model's `ablation.json`.
-        directions: those that the edit used.
+        directions: directions used by the edit.
         sets: held-out prompts.
-        protocol: lengths, resamples, seed, scorers.
-        cache_weights: as the setting.
-        cache_device: as the setting.
-        shuffled_labels: directions found alike from shuffled labels, of the shape of
+        protocol: lengths, resamples, seed and scorers.
+        cache_weights: value of the setting.
+        cache_device: value of the setting.
+        shuffled_labels: directions computed likewise from shuffled labels, with the shape of
             `directions.rows`; None leaves this control out.
 
     Returns:
-        `evaluation.json` without its provenance, and all answers.
+        Contents of `evaluation.json` without provenance, and all answers.
     """
     model = load_original()
     if EMBEDDINGS in record["parameters"]["components"]:
         model = with_embeddings(model)
     original = record_original(model, sets, protocol)
     unedited = unchanged(model, original)
-    # The edited model has edited weights, so its controls have them too, where they can.
+    # The edited model has edited weights, so its controls use them too if possible.
     editor = make_editor(model, "auto", record["norm_preservation"], cache_weights, cache_device)
     controls = _controls(editor, record, directions, shuffled_labels, sets, original, protocol)
     del editor
@@ -78,7 +78,7 @@ def evaluate_edit(
 
 
 def random_directions(like: AblationDirections, seed: int) -> AblationDirections:
-    """Return random orthonormal rows, as many as `like` has and with the same weights."""
+    """Return random orthonormal rows, with the number and the weights of those of `like`."""
     generator = torch.Generator().manual_seed(seed)
     drawn = torch.randn(like.rows.shape, generator=generator)
     units = torch.stack([orthonormal(rows) for rows in drawn])
@@ -94,7 +94,7 @@ def _controls(
     original: Original,
     protocol: HoldoutProtocol,
 ) -> dict[str, Measurement]:
-    """Yield the edit at strength zero, then the same edit along other directions."""
+    """Yield the edit with strength zero, then the same edit along other directions."""
     parameters = AblationParameters.from_dict(record["parameters"])
     model = editor.model
     edits = plan_edits(parameters, directions, model.anatomy)
@@ -103,7 +103,7 @@ def _controls(
     controls = {"noop": measure(model, sets, original, protocol, "no-op control")}
     others = {"random_direction": random_directions(directions, protocol.seed)}
     if shuffled_labels is not None:
-        # The same weights too, so that nothing but where it points sets it apart.
+        # The same weights too, so that it differs only in orientation.
         others["shuffled_labels"] = AblationDirections.of(
             shuffled_labels, directions.weights, directions.discriminative
         )

@@ -11,9 +11,9 @@ LOG_ODDS: Final = "refusal_log_odds"
 
 @dataclass(frozen=True)
 class Span:
-    """The best and the worst reference values of a score.
+    """Best and worst reference values of a score.
 
-    They make scores comparable: the share of the way from `best` to `worst`.
+    They make scores comparable as shares of the distance from `best` to `worst`.
     """
 
     best: float

@@ -22,7 +22,7 @@ SAMPLE_KEYS = (
     *("set", "prompt", "system", "original", "edited"),
     *("refused_before", "refused_after"),
 )
-# What is counted in a category of each set: refusals, and right answers where they are known.
+# Counts per category of each set: refusals, and correct answers if known.
 BY_CATEGORY = {BAD_SET: ("refusals", "recovered"), GOOD_SET: ("false_refusals", "kept")}
 
 
@@ -31,7 +31,7 @@ class SideBySide:
     """Result of a comparison.
 
     Attributes:
-        table: contents of `evaluation.json` without provenance; of a run, with its controls.
+        table: contents of `evaluation.json` without provenance; includes the controls of a run.
         answers: lines of `answers.jsonl`.
     """
 
@@ -48,7 +48,7 @@ def side_by_side(
     """Compare two measurements of the same prompts.
 
     Raises:
-        HereticError: a divergence is no number.
+        HereticError: a divergence is not finite.
     """
     before, after = (
         Verdicts.of(sets.all, found.answers, protocol.panel.markers) for found in (original, edited)
@@ -69,7 +69,7 @@ def _by_category(
 ) -> dict[str, dict[str, dict[str, dict[str, Any]]]]:
     """Return the counts per category of each set for both models; omit sets without categories.
 
-    Prompts without a category are left out. Categories stand in the order of their names.
+    Prompts without a category are left out. Categories are sorted by name.
     """
     found = {}
     for name in SETS:
@@ -104,8 +104,8 @@ def _answer_records(
 ) -> list[dict[str, Any]]:
     """Return every prompt with both answers and their verdicts.
 
-    Divergences are those of good prompts; they, and whether an answer is right, are None where
-    they are not known.
+    Divergences are given for good prompts only; they and the correctness of answers are None if
+    unknown.
     """
     return [
         {

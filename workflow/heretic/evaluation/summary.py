@@ -1,4 +1,4 @@
-"""Held-out tables as plain values, shared by the report, terminal, model card and headlines."""
+"""Held-out tables as plain values for the report, terminal, model card and headlines."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -24,7 +24,7 @@ MISSING = "n/a"
 
 @dataclass(frozen=True)
 class Cell:
-    """One measurement: the value, the underlying count (rates only), and its 95% interval."""
+    """Measurement with its value, the underlying count (rates only), and the 95% interval."""
 
     value: str
     count: str = ""
@@ -33,7 +33,7 @@ class Cell:
 
 @dataclass(frozen=True)
 class Row:
-    """One variant of the model, with a cell per column."""
+    """Variant of the model, with a cell per column."""
 
     name: str
     label: str
@@ -115,7 +115,7 @@ def _category_table(categories: Mapping[str, Any]) -> Summary:
 
 
 def p_value(value: float) -> str:
-    """Format a probability with three decimals; smaller values as below a thousandth."""
+    """Format a probability with three decimals; smaller values as less than a thousandth."""
     if value < SMALLEST_P:
         return f"<{SMALLEST_P}"
     return f"{value:.3f}" if value < 1 else "1"
@@ -129,7 +129,7 @@ def _cell(measure: Mapping[str, Any] | None) -> Cell:
         return Cell(short(measure["value"]), "", ends)
     low, high = measure["interval"]
     if "mean" in measure:
-        if low == high == 0:  # zero by definition: the original against itself
+        if low == high == 0:  # zero by definition, as for the original itself
             return Cell(nats(0.0))
         return Cell(nats(measure["mean"]), "", f"{nats(low)} to {nats(high)}")
     count = f"{measure['count']}/{measure['total']}"
@@ -137,7 +137,7 @@ def _cell(measure: Mapping[str, Any] | None) -> Cell:
 
 
 def percent(rate: float) -> str:
-    """Format a share as a percentage with at most one decimal; never rounded to 0% or 100%."""
+    """Format a share as a percentage with at most one decimal, never rounded to 0% or 100%."""
     if 0 < rate < 0.0005:
         return "<0.1%"
     if 0.9995 < rate < 1:

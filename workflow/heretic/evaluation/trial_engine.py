@@ -12,7 +12,7 @@ from heretic.stages import StageClock
 
 
 class TrialEngine(Protocol):
-    """Score edits of one model, several together where that is faster."""
+    """Engine that scores edits of one model, several together if that is faster."""
 
     @property
     def model(self) -> Model:
@@ -40,9 +40,9 @@ class TrialEngine(Protocol):
         """Score each trial independently, in order.
 
         Args:
-            trials: the edits of each, none for the original; at most `trials_in_flight` of them.
-            limits: beyond which no answers are generated.
-            clock: told which stage takes how long.
+            trials: edits of each trial, empty for the original; at most `trials_in_flight` trials.
+            limits: limits beyond which no answers are generated.
+            clock: times the stages.
         """
 
     def restore(self) -> None:

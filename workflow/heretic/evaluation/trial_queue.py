@@ -21,9 +21,13 @@ from heretic.stages import StageClock
 
 @dataclass
 class _Item:
-    """A batch of a trial to be answered; `rows` if it is already prefilled.
+    """Batch of a trial to be answered.
 
-    Of a bad batch `measured` says whether its log-odds are known.
+    Attributes:
+        trial: index of the trial.
+        batch: prompts of the batch.
+        rows: rows of the batch if it is already prefilled.
+        measured: whether the log-odds of a bad batch are known.
     """
 
     trial: int
@@ -33,7 +37,7 @@ class _Item:
 
 
 class TrialQueue:
-    """Prefill batches when there is room for their rows, each in the state of its trial."""
+    """Queue that prefills batches, each in its trial's state, when there is room for their rows."""
 
     def __init__(
         self,
@@ -47,18 +51,18 @@ class TrialQueue:
         *,
         by_row: bool,
     ) -> None:
-        """Start without rows.
+        """Create an empty queue.
 
         Args:
-            editor: holds the edits of the trials.
-            prompts: of the study.
+            editor: editor with the edits of the trials.
+            prompts: prompts of the study.
             first_changed: index of the first layer that each trial edits.
-            most_kept: rows whose keys and values may wait for their answers.
-            longest: tokens of an answer.
-            refusal_tokens: whose log-odds are measured on bad prompts.
-            clock: charged with prefills that happen between answers.
-            by_row: whether to tell the trial of each row even where they all have one, so that a
-                compiled step always finds the same.
+            most_kept: maximum number of rows whose keys and values are kept while they wait.
+            longest: maximum number of tokens per answer.
+            refusal_tokens: tokens whose log-odds are measured on bad prompts.
+            clock: times prefills between answers.
+            by_row: whether to assign a trial to each row even if all rows share one, so that a
+                compiled step always has the same inputs.
         """
         self._editor, self._prompts, self._clock = editor, prompts, clock
         self._first_changed, self._by_row = first_changed, by_row
@@ -76,7 +80,7 @@ class TrialQueue:
         divergences: list[float] = []
         for batch in self._prompts.good:
             prefilled = self._prefill(trial, batch)
-            assert batch.original is not None  # of good prompts it is always there
+            assert batch.original is not None  # always set for good prompts
             with torch.inference_mode():
                 edited = log_softmax(prefilled.logits.float(), dim=-1)
                 divergences += kl_divergence(batch.original, edited).tolist()
@@ -94,7 +98,7 @@ class TrialQueue:
     def log_odds(self, trial: int) -> float | None:
         """Compute the mean refusal log-odds (nats) of the trial's prefilled bad prompts.
 
-        None where no token tells refusals, or the trial's prompts were not answered.
+        Return None if there are no refusal tokens, or the trial's prompts were not answered.
         """
         measured = self._log_odds[trial]
         return float(torch.cat(measured).mean()) if measured else None
@@ -127,7 +131,7 @@ class TrialQueue:
         self._compared = []
 
     def take(self, room: int) -> Rows | None:
-        """Return the next rows, if there are any and at most `room`."""
+        """Return the next rows, if there are any and they fit in `room`."""
         if not self._items or len(self._items[0].batch.prompts) > room:
             return None
         item = self._items.popleft()

@@ -9,18 +9,18 @@ from heretic.evaluation.scale import KL, LOG_ODDS
 from heretic.evaluation.scorers.panel import Panel
 from heretic.evaluation.scorers.score import ScoredPrompts, finite_or_none
 
-# Numbers by name, None where nothing was generated for a score or where it is not finite; but for
-# the KL, which tells that weights overflow.
+# Numbers by name; None if nothing was generated for a score or it is not finite. Only the KL may be
+# non-finite, which indicates that weights overflow.
 TrialScores = Mapping[str, Any]
 
 
 @dataclass(frozen=True)
 class Limits:
-    """Limits beyond which a trial is infeasible, and its prompts are not answered.
+    """Limits beyond which a trial is infeasible and its prompts are not answered.
 
     Attributes:
-        max_kl: nats of the first token's KL; None for no limit.
-        max_refusal_log_odds: of the bad prompts' mean; None for no limit.
+        max_kl: limit of the first token's KL, in nats; None for no limit.
+        max_refusal_log_odds: limit of the bad prompts' mean; None for no limit.
     """
 
     max_kl: float | None = None
@@ -29,12 +29,12 @@ class Limits:
     def excess(self, kl: float, log_odds: float | None) -> dict[str, float]:
         """Return a trial's excess over each limit that is set; negative within it.
 
-        What is no number is beyond every limit.
+        NaN exceeds every limit.
         """
         return {name: value - end for name, (value, end) in self._limited(kl, log_odds).items()}
 
     def exceeded(self, kl: float, log_odds: float | None) -> str:
-        """Return which limits a trial exceeds, such as "max_kl: 0.62 > 0.5"; empty if none."""
+        """Return the limits that a trial exceeds, such as "max_kl: 0.62 > 0.5"; empty if none."""
         limited = self._limited(kl, log_odds).items()
         return ", ".join(
             f"{name}: {value:.4g} > {end:g}" if math.isfinite(value) else f"{name}: not finite"
@@ -51,7 +51,7 @@ class Limits:
 
     def allow(self, kl: float, log_odds: float | None = None) -> bool:
         """Return whether a trial satisfies all limits."""
-        # Written so that a NaN, from weights that overflow, is too far as well.
+        # Written so that NaN, from overflowing weights, exceeds the limits too.
         return all(excess <= 0 for excess in self.excess(kl, log_odds).values())
 
 
@@ -66,13 +66,13 @@ def trial_scores(
     """Return all scores of a panel, in its order.
 
     Args:
-        panel: whose scorers are asked.
-        prompts: that were answered.
-        kl: mean of the first response token of good prompts, in nats.
-        log_odds: mean of bad prompts; None where there is none.
+        panel: scorers of the study.
+        prompts: prompts that were answered.
+        kl: mean for the first response token of good prompts, in nats.
+        log_odds: mean for bad prompts; None if not measured.
         passes: values of the scorers by passes, by name.
-        answers: of the good and of the bad prompts, each of which may end where `Panel.settled`
-            says so; None if nothing was generated.
+        answers: answers to the good and the bad prompts, each possibly truncated where
+            `Panel.settled` allows; None if nothing was generated.
     """
     found: dict[str, float | int | None] = {LOG_ODDS: log_odds, **passes}
     if answers is not None:

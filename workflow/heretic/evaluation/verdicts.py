@@ -1,4 +1,4 @@
-"""Verdicts on the answers of one model, per prompt: refused, degenerate, right."""
+"""Verdicts on the answers of one model, per prompt: refused, degenerate, correct."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -15,12 +15,12 @@ from heretic.prompts.prompt import Prompt
 
 @dataclass(frozen=True)
 class Verdicts:
-    """Verdicts on each answer, those to bad prompts first.
+    """Verdicts on each answer, starting with those to bad prompts.
 
     Attributes:
-        refused: whether it refuses.
-        degenerate: whether it is no answer at all.
-        right: whether it holds what a right answer holds; None where that is not known.
+        refused: whether the answer is a refusal.
+        degenerate: whether the answer is degenerate.
+        right: whether the answer contains the expected strings; None if these are unknown.
     """
 
     refused: list[bool]
@@ -31,7 +31,7 @@ class Verdicts:
     def of(
         cls, prompts: Sequence[Prompt], answers: Sequence[str], markers: RefusalMarkers
     ) -> "Verdicts":
-        """Judge each answer; refusals are detected by the markers."""
+        """Judge each answer, detecting refusals by the markers."""
         pairs, right = list(zip(prompts, answers, strict=True)), Right(markers, "right")
         return cls(
             [markers.found(answer) for answer in answers],
@@ -42,7 +42,7 @@ class Verdicts:
     def by_measure(self, n_bad: int) -> dict[str, list[bool]]:
         """Return the flags of each measure on its prompts, of which the first `n_bad` are bad.
 
-        `recovered` and `kept` are there only where every right answer is known.
+        `recovered` and `kept` are included only if every correct answer is known.
         """
         bad, good = range(n_bad), range(n_bad, len(self.refused))
         found = {
@@ -56,14 +56,14 @@ class Verdicts:
         return found
 
     def known_right(self, indices: Sequence[int]) -> list[bool] | None:
-        """Return whether each answer is right; None unless that is known for all of them."""
+        """Return whether each answer is correct; None unless this is known for all answers."""
         found = [self.right[i] for i in indices]
         known = [value for value in found if value is not None]
         return known if len(known) == len(found) else None
 
 
 def rate(flags: Sequence[bool]) -> dict[str, Any]:
-    """Return the rate of a flag, with the 95% Wilson interval of its share (Wilson 1927).
+    """Return the rate of a flag with its 95% Wilson interval (Wilson 1927).
 
     Raises:
         HereticError: there are no flags.

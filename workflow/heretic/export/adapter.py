@@ -1,8 +1,8 @@
-"""The edit as a LoRA adapter that PEFT loads into the base model.
+"""Export of an edit as a LoRA adapter that PEFT loads into the base model.
 
-W' - W = -D^T diag(s) V is of rank k for the plain edit along k directions, so the pair A = V
-[k, d_in] and B = -D^T diag(s) [d_model, k] holds it exactly. Restored norms multiply the rows or
-columns of W, which no low rank holds.
+W' - W = -D^T diag(s) V has rank k for the plain edit along k directions, so the pair A = V [k,
+d_in] and B = -D^T diag(s) [d_model, k] represents it exactly. Restored norms multiply the rows or
+columns of W, which no low-rank adapter can represent.
 """
 
 import json
@@ -35,7 +35,7 @@ from heretic.model.stored import places
 
 WEIGHTS = "adapter_model.safetensors"
 PREFIX = "base_model.model."
-# What PEFT raises of configurations and tensors that nobody saved as they are.
+# Errors of PEFT caused by malformed configurations and tensors.
 ADAPTER_ERRORS = (
     *(OSError, RuntimeError, ValueError, TypeError, LookupError, AttributeError),
     *(ArithmeticError, AssertionError, ImportError, SafetensorError),
@@ -52,20 +52,20 @@ def save_adapter(
     revision: str | None,
     trust_remote_code: bool,
 ) -> None:
-    """Write the adapter, reading only the edited matrices of the base model; all or nothing.
+    """Write the adapter atomically, reading only the edited matrices of the base model.
 
     Args:
-        ablation: the edit, with `norm_preservation` `none`.
+        ablation: edit with `norm_preservation` `none`.
         source: folder of the base model.
-        folder: replaced if it exists.
-        record: what `ablation.json` says of the edit.
-        base_model: what the adapter names as its base: a hub id or a folder.
-        revision: of a hub model.
-        trust_remote_code: whether the base model's own code may run.
+        folder: target folder, replaced if it exists.
+        record: values for `ablation.json`.
+        base_model: hub id or folder that the adapter names as its base.
+        revision: revision of a hub model.
+        trust_remote_code: whether the base model's own code may be executed.
 
     Raises:
         ExportError: the edit is not of low rank, changes nothing, or changes matrices or biases
-            that the adapter cannot hold; the disk is full.
+            that an adapter cannot represent, or the disk is full.
     """
     check_form(ablation.export, ablation.norm_preservation)
     check_adapter(ablation.export, [edit.writer for edit in ablation.edits])
@@ -90,37 +90,37 @@ def save_adapter(
 def load_edited(folder: Path, options: Mapping[str, Any], base_model: str) -> Model:
     """Load a saved folder: a complete model, or an adapter applied to its base model.
 
-    It is quantised as the original is by `bnb_4bit` and `bnb_8bit`; what was made of a checkpoint
-    that is quantised `as_is` is in full precision, and loaded so.
+    It is quantized like the original for `bnb_4bit` and `bnb_8bit`; the edit of a checkpoint that
+    is quantized `as_is` is saved and loaded in full precision.
 
     Args:
-        folder: of the saved model.
+        folder: folder of the saved model.
         options: settings of `load_model`.
         base_model: hub id or folder of the model before the edit.
 
     Raises:
-        ModelLoadError, ExportError: it cannot be loaded, or does not fit its base model.
+        ModelLoadError, ExportError: the folder cannot be loaded, or does not fit its base model.
     """
     if options.get("quantization") == AS_IS:
         options = {**options, "quantization": NONE}
     if is_adapter(folder):
         source = read_record(folder / RECORD)[1].source
-        if source.model != options["model"]:  # another one was exported than was searched
+        if source.model != options["model"]:  # the exported model is not the searched one
             base_model, options = source.model, {**options, "model_revision": source.revision}
         return attach_adapter(load_model(**{**options, "model": base_model}), folder)
     return load_model(**{**options, "model": str(folder), "model_revision": None})
 
 
 def attach_adapter(model: Model, folder: Path) -> Model:
-    """Return the base model with the adapter in `folder` at work in it; `model` itself is changed.
+    """Apply the adapter in `folder` to the base model `model` in place, and return it.
 
     Raises:
         ExportError: the adapter does not fit the model, or has no safetensors file.
-        ModelLoadError: a file of the adapter is a link that leads out of the folder.
+        ModelLoadError: a file of the adapter is a link that points outside the folder.
     """
     from peft import PeftConfig, PeftModel
 
-    if folder / WEIGHTS not in check_links(str(folder), folder):  # PEFT would read a pickle
+    if folder / WEIGHTS not in check_links(str(folder), folder):  # PEFT would load a pickle
         raise ExportError(
             f"the adapter in {folder} has no {WEIGHTS}; save the adapter with PEFT in the "
             "safetensors format"
@@ -133,7 +133,7 @@ def attach_adapter(model: Model, folder: Path) -> Model:
                     f"the adapter in {folder} adds tokens to prompts instead of editing weights; "
                     "only weight adapters, such as LoRA, can be evaluated"
                 )
-            # Injects into the network's own modules; the wrapper that it returns is not needed.
+            # Modifies the network's modules in place; the returned wrapper is not needed.
             wrapper = PeftModel.from_pretrained(model.network, str(folder), use_safetensors=True)
         stored = _stored_names(folder)
     except ADAPTER_ERRORS as error:
@@ -152,7 +152,7 @@ def attach_adapter(model: Model, folder: Path) -> Model:
 
 
 def _stored_names(folder: Path) -> set[str]:
-    """Return the names of an adapter's tensors, since PEFT ignores unmatched ones."""
+    """Return the names of an adapter's tensors, as PEFT ignores unmatched ones."""
     with safe_open(folder / WEIGHTS, framework="pt") as file:
         return set(file.keys())
 
@@ -180,7 +180,7 @@ def _tensors(ablation: Ablation, checkpoint: Checkpoint, layout: Layout) -> dict
 def _parameter(
     name: str, checkpoint: Checkpoint, files: Mapping[str, list[str]]
 ) -> AbstractContextManager[Tensor]:
-    """Return a parameter of the network, which the files may know by another name."""
+    """Return a parameter of the network, which may have a different name in the files."""
     stored = files.get(name, ())
     if len(stored) != 1:
         raise ExportError(
@@ -206,6 +206,6 @@ def _config(ablation: Ablation, base_model: str, revision: str | None) -> str:
         inference_mode=True,
     )
     fields: dict[str, Any] = config.to_dict()  # type: ignore[no-untyped-call]
-    # A set has another order in every process; the same edit is to give the same bytes.
+    # The order of a set varies between processes, but the same edit must result in the same bytes.
     plain = {k: sorted(v) if isinstance(v, set) else v for k, v in fields.items()}
     return json.dumps(plain, indent=2, sort_keys=True) + "\n"

@@ -1,7 +1,8 @@
-"""The configuration of a stranger's adapter, checked before PEFT acts on it.
+"""Configuration of an untrusted adapter, checked before PEFT uses it.
 
-PEFT matches patterns of the configuration with the names of all modules. A pattern may be no
-regular expression, or one that takes years, so each is tried first, for a bounded time.
+PEFT matches patterns in the configuration against the names of all modules. A pattern may be an
+invalid regular expression, or one that takes years to match, so each is first tried with a time
+limit.
 """
 
 import re
@@ -24,9 +25,9 @@ Rank = Annotated[int, Field(ge=1, le=LARGEST_RANK)]
 
 
 class AdapterConfig(BaseModel):
-    """Those fields of `adapter_config.json` that decide which modules PEFT changes.
+    """Fields of `adapter_config.json` that determine which modules PEFT changes.
 
-    PEFT itself checks the others.
+    PEFT itself validates the others.
     """
 
     model_config = ConfigDict(strict=True, frozen=True, extra="allow")
@@ -45,7 +46,7 @@ class AdapterConfig(BaseModel):
     r: Rank | None = None
 
     def expressions(self) -> list[str]:
-        """Return the patterns that PEFT matches with names, as it builds them."""
+        """Return the patterns that PEFT matches against names, built as PEFT does."""
         whole = [p for p in (self.target_modules, self.exclude_modules) if isinstance(p, str)]
         layers = self.layers_pattern or []
         several = [layers] if isinstance(layers, str) else layers
@@ -60,11 +61,11 @@ def check_config(folder: Path, names: Iterable[str]) -> None:
     """Reject an adapter whose configuration is damaged, or whose patterns cannot be matched.
 
     Args:
-        folder: of the adapter.
-        names: of all modules of the base model.
+        folder: folder of the adapter.
+        names: names of all modules of the base model.
 
     Raises:
-        ExportError: says which field is wrong.
+        ExportError: a field is invalid; the message names it.
     """
     path = folder / ADAPTER_CONFIG
     try:

@@ -1,4 +1,4 @@
-"""The base model of a record: where it is, and that the recorded edit fits it."""
+"""Base model of a record: its location and its compatibility with the recorded edit."""
 
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -24,19 +24,19 @@ def find_base_model(
     """Return the folder, the name and the revision of a record's base model.
 
     Args:
-        source: of the record.
-        record: path of the record; the demo model is searched for in the folders around it.
-        base_model: where the base model is now, if not where the record says.
+        source: source given in the record.
+        record: path of the record; the demo model is searched for in its parent folders.
+        base_model: current location of the base model, if it differs from the record.
 
     Raises:
-        ExportError: its weights are not those that were edited.
-        ModelLoadError: it cannot be found.
+        ExportError: the weights are not those that were edited.
+        ModelLoadError: the base model cannot be found.
     """
     revision = source.revision
     if base_model is not None:
         model, revision = base_model, None
     elif source.model == DEMO:
-        # Of a run `results/demo/model/ablation.json`, of a pick `results/demo/picks/P/model/...`.
+        # `results/demo/model/ablation.json` of a run, `results/demo/picks/P/model/...` of a pick.
         around = [*record.resolve().parents, RESULTS.resolve()]
         model, revision = str(edited_demo_model(around, source.sha256)), None
     else:
@@ -44,7 +44,7 @@ def find_base_model(
     try:
         folder = locate(model, revision)
         found = source_facts(model, revision, folder)["sha256"]
-    except (OSError, RuntimeError, ValueError) as error:  # a path of which there can be no folder
+    except (OSError, RuntimeError, ValueError) as error:  # invalid as a path of a folder
         raise ModelLoadError(
             f"cannot read the base model {model}: {one_line(error)}; specify its folder with "
             "--base-model"
@@ -58,14 +58,14 @@ def find_base_model(
 
 
 def edited_demo_model(places: Iterable[Path], sha256: str) -> Path:
-    """Return the folder of the demo model that was edited, of which there may be several.
+    """Return the folder of the demo model that was edited; there may be several demo models.
 
     Args:
         places: folders that may hold demo models, such as `results`.
-        sha256: of its weights, as the record of the edited model has it.
+        sha256: hash of its weights, from the record of the edited model.
 
     Raises:
-        ModelLoadError: it is in none of them.
+        ModelLoadError: the model is in none of them.
     """
     searched = list(places)
     for found in _demo_folders(searched):
@@ -79,10 +79,10 @@ def edited_demo_model(places: Iterable[Path], sha256: str) -> Path:
 
 
 def require_fit(ablation: Ablation, source: Path, *, trust_remote_code: bool) -> None:
-    """Reject an edit of another network; reads no weights.
+    """Reject an edit of another network, without reading weights.
 
     Raises:
-        ExportError: the network in `source` has no such layer, matrix or bias, or another width.
+        ExportError: the network in `source` lacks a layer, matrix or bias, or has another width.
     """
     network = empty_network(source, ablation.dtype, trust_remote_code=trust_remote_code)
     parameters = dict(network.named_parameters(remove_duplicate=False))
@@ -114,13 +114,13 @@ def _demo_folders(places: Iterable[Path]) -> Iterator[Path]:
     for place in places:
         try:
             inside = sorted(path for path in place.iterdir() if is_demo_folder(path.name))
-        except OSError:  # a folder above the results may be closed to us
+        except OSError:  # a folder above the results may be inaccessible
             continue
         yield from (path for path in inside if path.is_dir())
 
 
 def _rows(matrix: Tensor, transposed: bool) -> tuple[int | None, int | None]:
-    """Return how many matrices a parameter holds, None for a single one, and their rows."""
+    """Return the number of matrices in a parameter (None for a single one) and their rows."""
     if matrix.ndim not in (2, 3):
         return None, None
     experts = matrix.shape[0] if matrix.ndim == 3 else None

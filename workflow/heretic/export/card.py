@@ -1,4 +1,4 @@
-"""The model card: evaluation, edit details and reproduction."""
+"""Model card: evaluation, edit details and reproduction."""
 
 import json
 from collections.abc import Collection, Iterator, Mapping, Sequence
@@ -40,15 +40,15 @@ def model_card(
     response_prefix: str,
     benchmarks: Mapping[str, Any] | None = None,
 ) -> str:
-    """Return README.md of the saved model.
+    """Return the contents of the saved model's README.md.
 
     Args:
-        record: Contents of `ablation.json`.
-        evaluation: Contents of `evaluation.json`.
-        best: Contents of `best.json`.
-        prompts: Contents of each prompt set's `fingerprint.json`, by set.
-        response_prefix: Prefix of every measured response.
-        benchmarks: Contents of `benchmarks.json`, if available.
+        record: contents of `ablation.json`.
+        evaluation: contents of `evaluation.json`.
+        best: contents of `best.json`.
+        prompts: contents of each prompt set's `fingerprint.json`, by set.
+        response_prefix: prefix of every measured response.
+        benchmarks: contents of `benchmarks.json`, if available.
     """
     source, name = record["source"], shown_name(record["source"]["model"])
     return f"""---
@@ -139,7 +139,7 @@ def _benchmarks(benchmarks: Mapping[str, Any] | None) -> str:
 
 
 def _quantised(record: Mapping[str, Any]) -> str:
-    """Describe the quantization of the searched and measured model, if any."""
+    """Describe the quantization of the model that was searched and measured, if any."""
     kind = record.get("model", {}).get("quantization")
     if kind is None:
         return ""
@@ -149,7 +149,7 @@ def _quantised(record: Mapping[str, Any]) -> str:
 
 
 def _front_matter(record: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the hub metadata: that of the base model's card, updated for the edit."""
+    """Return the metadata of the base model's card, updated for the edit."""
     source, adapter = record["source"], record["export"] == "adapter"
     taken = dict(source.get("card", {}))
     tags = taken.pop("tags", [])
@@ -214,7 +214,7 @@ def _use(record: Mapping[str, Any]) -> str:
 
 
 def shown_name(model: str) -> str:
-    """Return a hub id unchanged, or only the name of a local folder, whose path stays private."""
+    """Return a hub id unchanged, or only the name of a local folder, to keep its path private."""
     return Path(model).name if is_local(model) else model
 
 
@@ -257,7 +257,7 @@ def _origin(facts: Mapping[str, Any]) -> str:
 
 
 def _told(facts: Mapping[str, Any], untold: Collection[str] = ()) -> Iterator[str]:
-    """Yield `name: value` for everything that is set, at any depth."""
+    """Yield `name: value` for every value that is set, at any depth."""
     for name, value in facts.items():
         for part in value if isinstance(value, list) else [value]:
             if isinstance(part, Mapping):

@@ -1,4 +1,4 @@
-"""Tensors of a checkpoint by name, mapped from its files one at a time."""
+"""Tensors of a checkpoint by name, memory-mapped one at a time."""
 
 import json
 from collections.abc import Iterator, Sequence
@@ -14,19 +14,19 @@ from heretic.errors import ExportError, ModelLoadError, one_line
 
 
 class Checkpoint:
-    """The safetensors files of a folder.
+    """Safetensors files of a folder.
 
     Attributes:
-        folder: where they lie.
-        files: file of each tensor by its name there.
+        folder: folder of the files.
+        files: file of each tensor, by its name in the file.
     """
 
     def __init__(self, folder: Path, prefix: str = "") -> None:
         """Find every tensor.
 
         Args:
-            folder: of the checkpoint, sharded or not.
-            prefix: of the decoder's names in the network (`base_model_prefix`), which a
+            folder: folder of the checkpoint, sharded or not.
+            prefix: prefix of the decoder's names in the network (`base_model_prefix`), which a
                 checkpoint of the bare decoder lacks.
 
         Raises:
@@ -40,7 +40,7 @@ class Checkpoint:
         self._headers: dict[Path, tuple[int, dict[str, Any]]] = {}
 
     def stored_name(self, name: str) -> str | None:
-        """Return the name of a tensor in the files, or None if they do not hold it."""
+        """Return the name of a tensor in the files, or None if it is missing."""
         names = (name, name.removeprefix(self._prefix))
         return next((known for known in names if known in self.files), None)
 
@@ -57,10 +57,10 @@ class Checkpoint:
 
     @contextmanager
     def tensor(self, name: str) -> Iterator[Tensor]:
-        """A tensor, mapped while the block lasts: only what is touched is read.
+        """Map a tensor within the block; only accessed parts are read.
 
         Raises:
-            ExportError: the files hold no such tensor, or cannot be read.
+            ExportError: the files do not contain the tensor, or cannot be read.
         """
         stored = self.stored_name(name)
         if stored is None:
@@ -76,12 +76,12 @@ class Checkpoint:
 
     @contextmanager
     def raw(self, name: str) -> Iterator[tuple[dict[str, Any], BinaryIO]]:
-        """Yield a file's metadata of a tensor (`dtype`, `shape`), and a stream at its first byte.
+        """Yield a tensor's metadata in its file (`dtype`, `shape`), and a stream at its first byte.
 
-        Unlike what is mapped, what is read takes no memory beyond the reader's own.
+        Unlike mapping, reading takes no memory beyond the reader's buffer.
 
         Args:
-            name: as the files have it.
+            name: name of the tensor in the files.
         """
         start, entries = self._header(self.files[name])
         entry: dict[str, Any] = entries[name]

@@ -26,19 +26,19 @@ def export_model(
     low_memory: bool,
     trust_remote_code: bool,
 ) -> None:
-    """Write the edited model, or its adapter, with `ablation.json`; all of it or nothing.
+    """Write the edited model, or its adapter, with `ablation.json`, atomically.
 
     Args:
-        ablation: the edit and its form.
+        ablation: edit and its form.
         source: folder of the base model.
-        folder: replaced if it exists.
-        facts: what else `ablation.json` tells; `source` names the base model and its revision.
-        load: loads the base model in the type that `ablation` names.
-        low_memory: go shard by shard instead of loading; the files are the same.
-        trust_remote_code: whether the base model's own code may run.
+        folder: target folder, replaced if it exists.
+        facts: further values for `ablation.json`; `source` names the base model and its revision.
+        load: loads the base model in the data type of `ablation`.
+        low_memory: export shard by shard instead of loading the model; the files are the same.
+        trust_remote_code: whether the base model's own code may be executed.
 
     Raises:
-        ExportError: the edit cannot be made or written, or is not what was written.
+        ExportError: the edit cannot be applied or written, or the written files differ from it.
         ModelLoadError: the base model cannot be loaded.
     """
     record = {**facts, **ablation.to_dict()}
@@ -63,17 +63,17 @@ def export_model(
 def wants_low_memory(
     low_memory_export: str, source: Path, dtype: str, device: str, *, trust_remote_code: bool
 ) -> bool:
-    """Return whether to export shard by shard; `auto` looks at the free memory of the device.
+    """Return whether to export shard by shard; `auto` decides by the free memory of the device.
 
     Raises:
-        ExportError: the model cannot be laid out.
-        ModelLoadError: torch knows no such device.
+        ExportError: the layout of the model cannot be determined.
+        ModelLoadError: torch does not know the device.
     """
     if low_memory_export != "auto":
         return low_memory_export == "true"
     network = empty_network(source, dtype, trust_remote_code=trust_remote_code)
     needed = lay_out(network, "5GB").total_size
-    # It passes through main memory in any case.
+    # The model passes through main memory in any case.
     free = min(free_memory(place) for place in {choose_device(device), torch.device("cpu")})
     low = needed > SHARE_OF_FREE_MEMORY * free
     log.info(

@@ -20,11 +20,10 @@ from heretic.export.record_file import RECORD
 from heretic.model.own_files import own_files
 from heretic.model.template import LEGACY_TEMPLATE, PROCESSOR
 
-# Written anew: from the network, or of the edited model only.
+# Not copied: written from the network, or specific to the edited model.
 WRITTEN_ANEW = ("config.json", "*.index.json", *NOT_REPRODUCED)
-# Tokenizer, chat template, processors, generation defaults, licence: taken over byte for byte.
-# Saving the tokenizer in memory would write down that it pads on the left, which only the phases
-# here need.
+# Copied byte for byte: tokenizer, chat template, processors, generation defaults, license. Saving
+# the tokenizer in memory would include its left padding, which only the phases here need.
 TAKEN_OVER = (
     "*.json",
     "*.jinja",
@@ -45,10 +44,10 @@ CHAT_TEMPLATE = "chat_template.jinja"
 
 @contextmanager
 def writing(folder: Path) -> Iterator[Path]:
-    """A folder that takes the place of `folder` when the block ends well, and vanishes if not.
+    """Yield a folder that replaces `folder` if the block succeeds, and is deleted otherwise.
 
     Raises:
-        ExportError: the disk is full or refuses.
+        ExportError: the disk is full or not writable.
     """
     try:
         with replacing_folder(folder, ExportError) as beside:
@@ -60,11 +59,11 @@ def writing(folder: Path) -> Iterator[Path]:
 
 
 def take_over_files(source: Path, target: Path, chat_template: str | None) -> None:
-    """Copy what the edit leaves alone of the checkpoint in `source`.
+    """Copy the files of the checkpoint in `source` that the edit does not change.
 
-    A `chat_template` that the user gave takes the place of the checkpoint's: what was measured
-    with it must be used with it. Links that lead out of the checkpoint are left out with a warning:
-    an upload would publish the files that they point to.
+    A user's `chat_template` replaces the checkpoint's, as the model must be used with the template
+    it was measured with. Links that point outside the checkpoint are left out with a warning, as an
+    upload would publish their targets.
     """
     own, foreign = own_files(source, TAKEN_OVER)
     for path in foreign:
@@ -84,7 +83,7 @@ def take_over_files(source: Path, target: Path, chat_template: str | None) -> No
 
 
 def _forget_processor_template(folder: Path) -> None:
-    """Processors prefer templates that they keep elsewhere to `chat_template.jinja`."""
+    """Remove the processor's templates, which take precedence over `chat_template.jinja`."""
     (folder / LEGACY_TEMPLATE).unlink(missing_ok=True)
     path = folder / PROCESSOR
     known = read_json(path) if path.is_file() else {}
@@ -93,7 +92,7 @@ def _forget_processor_template(folder: Path) -> None:
 
 
 def write_record(folder: Path, record: Mapping[str, Any]) -> None:
-    """Write `ablation.json` with the hash of every other file that the edit decides."""
+    """Write `ablation.json` with the hash of every other file that the edit determines."""
     files = {k: v for k, v in manifest(folder).items() if k not in NOT_REPRODUCED}
     write_json(folder / RECORD, {**record, "files": files})
 
@@ -102,7 +101,7 @@ def require_saved(layout: Layout, changed: Collection[str]) -> None:
     """Reject a network that does not save an edited parameter.
 
     Raises:
-        ExportError: naming the parameter.
+        ExportError: a parameter is not saved; the message names it.
     """
     saved = {name for origin in layout.origins.values() for name in origin.parameters}
     lacking = sorted(set(changed) - saved)
@@ -113,7 +112,7 @@ def require_saved(layout: Layout, changed: Collection[str]) -> None:
 
 
 def log_comparison(layout: Layout, checkpoint: Checkpoint, changed: Collection[str]) -> None:
-    """Say what was compared with the base model, and what the network does not use of it."""
+    """Log what was compared with the base model, and which tensors the network does not use."""
     edited = len(layout.edited(changed))
     log.info(
         "Verified: %d tensors edited, the other %d identical to the base model",

@@ -1,4 +1,4 @@
-"""The two forms of an export: merged weights, or an adapter. Light, for checks before any work."""
+"""Forms of an export, merged weights or an adapter; quick to import for checks before any work."""
 
 from pathlib import Path
 
@@ -8,10 +8,10 @@ ADAPTER_CONFIG = "adapter_config.json"
 
 
 def check_form(export: str, norm_preservation: str, ablate_embeddings: bool = False) -> None:
-    """Reject settings that do not go together.
+    """Reject incompatible settings.
 
     Raises:
-        ExportError: an adapter is wanted of an edit that is not of low rank, or of embeddings.
+        ExportError: an adapter is requested for an edit that is not of low rank, or of embeddings.
     """
     if export == "adapter" and ablate_embeddings:
         raise ExportError(
@@ -26,5 +26,5 @@ def check_form(export: str, norm_preservation: str, ablate_embeddings: bool = Fa
 
 
 def is_adapter(folder: Path) -> bool:
-    """Return whether a saved folder holds an adapter instead of a model."""
+    """Return whether a saved folder contains an adapter instead of a model."""
     return (folder / ADAPTER_CONFIG).is_file()

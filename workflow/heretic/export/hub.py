@@ -1,7 +1,7 @@
 """Upload of a saved model to the Hugging Face hub.
 
-The token comes from where the hub's own tools keep it and goes nowhere else: not into a message,
-a log line or the receipt.
+The token is read from where the hub's own tools keep it, and appears in no message, log line or
+receipt.
 """
 
 import hashlib
@@ -24,8 +24,8 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-# Weights of an earlier upload that the new one has no more: left there, `from_pretrained` might
-# prefer them (a single model.safetensors wins over an index of shards).
+# Weights of an earlier upload that the new one lacks. If they were left there, `from_pretrained`
+# might prefer them (a single model.safetensors takes precedence over an index of shards).
 WEIGHTS = (
     *("model*.safetensors", "model.safetensors.index.json"),
     *("adapter_model*.safetensors", "adapter_config.json"),
@@ -41,22 +41,22 @@ ADVICE = {
     409: "the repository changed during the upload; rerun the command",
     429: "the hub's rate limit was reached; wait a few minutes and rerun the command",
 }
-# Seconds before each further attempt. A hub that limits the rate does so for minutes.
+# Seconds before each further attempt. Rate limits of the hub last for minutes.
 WAITS = (1.0, 4.0, 15.0, 60.0, 120.0)
-# The hub's client repeats some requests by itself, a commit it does not.
+# The hub's client retries some requests by itself, but not commits.
 WORTH_ANOTHER_TRY = (408, 409, 429, 500, 502, 503, 504)
 SERVER_TROUBLE = "the hub had a server error; rerun the command, uploaded files are not sent again"
 
 
 def check_upload(repo: str) -> None:
-    """Find before any work what would stop an upload at its end.
+    """Check before any work that an upload is possible.
 
     Args:
         repo: repository as owner/name.
 
     Raises:
-        UploadError: no token is to be had, the name is no repository's, or the hub is switched
-            off by HF_HUB_OFFLINE.
+        UploadError: there is no token, the name is not a repository's, or the hub is disabled by
+            HF_HUB_OFFLINE.
     """
     from huggingface_hub import constants
     from huggingface_hub.errors import HFValidationError
@@ -78,24 +78,24 @@ def check_upload(repo: str) -> None:
 def upload_model(
     folder: Path, repo: str, *, private: bool, waits: Sequence[float] = WAITS
 ) -> dict[str, Any]:
-    """Upload every file of a folder in one commit, creating the repository where needed.
+    """Upload every file of a folder in one commit, creating the repository if needed.
 
-    Files that the repository already has are not sent again, and no commit is made when it has
-    them all. Weights of an earlier upload that the folder lacks are removed. What may pass (a
-    dropped connection, trouble of the hub, a limited rate, somebody else's commit) is tried again.
+    Files already in the repository are not sent again, and no commit is made if it has all of them.
+    Weights of an earlier upload that the folder lacks are removed. Temporary failures (a dropped
+    connection, an error of the hub, a rate limit, a concurrent commit) are retried.
 
     Args:
-        folder: the saved model; hidden files are left out.
+        folder: folder of the saved model; hidden files are left out.
         repo: repository as owner/name.
-        private: create it as private. A public repository that exists is then refused.
-        waits: seconds before each further attempt, unless the hub asks for more.
+        private: create it as private; an existing public repository is then rejected.
+        waits: seconds before each further attempt, unless the hub requests more.
 
     Returns:
-        The receipt: `repo`, `url`, `commit`, `files` (`path`, `bytes`, `sha256` of each) and
+        The receipt: `repo`, `url`, `commit`, `files` (each with `path`, `bytes`, `sha256`) and
         `private`.
 
     Raises:
-        UploadError: there is nothing to upload, no token, or the hub refuses or interrupts.
+        UploadError: there is nothing to upload or no token, or the hub rejects or interrupts it.
     """
     check_upload(repo)
     token = _token(repo)
@@ -183,7 +183,7 @@ def _passing(error: Exception) -> str | None:
 
 
 def _asked_to_wait(error: Exception) -> float:
-    """Return seconds in the hub's Retry-After, where it has one, at most an hour."""
+    """Return the seconds in the hub's Retry-After header, if any; at most an hour."""
     response = getattr(_origin(error), "response", None)
     value = "" if response is None else str(response.headers.get("Retry-After", ""))
     return min(float(value), 3600.0) if value.isdigit() else 0.0
@@ -222,7 +222,7 @@ def _is_up_to_date(head: "ModelInfo", files: Mapping[str, Path], hashes: Mapping
 def _is_same(path: Path, sha256: str, remote: "RepoSibling") -> bool:
     if remote.lfs is not None:
         return sha256 == remote.lfs.sha256
-    # Small files are known to the hub by git's hash, which covers a header with the length.
+    # The hub identifies small files by git's hash, which covers a header with the length.
     content = path.read_bytes()
     return hashlib.sha1(b"blob %d\0" % len(content) + content).hexdigest() == remote.blob_id
 
@@ -233,7 +233,7 @@ def _matches(name: str, patterns: tuple[str, ...]) -> bool:
 
 @contextmanager
 def _explaining(repo: str, token: str) -> Iterator[None]:
-    """Turn what the hub's client raises into one line without the token."""
+    """Convert an error of the hub's client into a one-line message without the token."""
     try:
         yield
     except UploadError:
@@ -254,9 +254,9 @@ def _explaining(repo: str, token: str) -> Iterator[None]:
 
 
 def _origin(error: BaseException) -> BaseException:
-    """Return the error of the connection or of the hub that another one wraps, or the error itself.
+    """Return the connection or hub error wrapped by another error, or the error itself.
 
-    A failed upload of a large file arrives as a RuntimeError that only names the file.
+    A failed upload of a large file is raised as a RuntimeError that only names the file.
     """
     from huggingface_hub.errors import HfHubHTTPError
     from huggingface_hub.utils import httpx  # type: ignore[attr-defined]  # httpx or httpx2
@@ -269,7 +269,7 @@ def _origin(error: BaseException) -> BaseException:
 
 
 def _status(error: BaseException) -> int | None:
-    """Return the status of the hub's answer, if that is what went wrong."""
+    """Return the status of the hub's response, if that caused the error."""
     response = getattr(_origin(error), "response", None)
     return None if response is None else int(response.status_code)
 

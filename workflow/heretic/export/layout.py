@@ -1,8 +1,8 @@
 """Layout of a network in files, determined without its weights.
 
 The network is built on torch's `meta` device, where tensors have names, shapes and types but no
-memory, by the same call that loads it for real. So tied weights, renamed tensors and parts kept in
-another type come out as `save_pretrained` would have them.
+memory, by the same call that loads it with weights. Tied weights, renamed tensors and parts kept in
+another type are therefore treated as in `save_pretrained`.
 """
 
 import json
@@ -32,14 +32,14 @@ SHARDS = "model{suffix}.safetensors"
 
 @dataclass(frozen=True)
 class Layout:
-    """The files of a saved network.
+    """Files of a saved network.
 
     Attributes:
-        tensors: on the meta device, by the name under which each is saved.
-        origins: of which of the network's parameters each saved tensor is made.
+        tensors: tensors on the meta device, by the name under which each is saved.
+        origins: parameters of the network that each saved tensor consists of.
         shards: names of the tensors by file, in the order of the network.
         total_size: bytes of all tensors.
-        total_parameters: as the index tells it.
+        total_parameters: number of parameters as stated in the index.
     """
 
     tensors: dict[str, Tensor]
@@ -49,7 +49,7 @@ class Layout:
     total_parameters: int
 
     def edited(self, changed: Collection[str]) -> set[str]:
-        """Return the names of the saved tensors in which any of some parameters is."""
+        """Return the names of the saved tensors that contain any of the given parameters."""
         return {
             name
             for name, origin in self.origins.items()
@@ -57,7 +57,7 @@ class Layout:
         }
 
     def index(self) -> str | None:
-        """Return the contents of the index file, where there is more than one shard."""
+        """Return the contents of the index file, if there are several shards."""
         if len(self.shards) == 1:
             return None
         files = {name: file for file, names in self.shards.items() for name in names}
@@ -87,7 +87,7 @@ def empty_network(folder: Path, dtype: str, *, trust_remote_code: bool) -> PreTr
 
 
 def _tie_repeated(network: Any, checkpoint: Checkpoint) -> None:
-    """Tie what the checkpoint holds twice, which loading does only after looking at the values."""
+    """Tie weights stored twice in the checkpoint; loading ties them only after comparing values."""
     for repeated, original in network.all_tied_weights_keys.items():
         kept = network.get_parameter(original)
         both_stored = checkpoint.stored_name(repeated) and checkpoint.stored_name(original)
@@ -101,14 +101,14 @@ def _tie_repeated(network: Any, checkpoint: Checkpoint) -> None:
 
 
 def lay_out(network: PreTrainedModel, max_shard_size: str) -> Layout:
-    """Return the files in which `save_pretrained` saves a network, with weights or without.
+    """Return the files in which `save_pretrained` saves a network, loaded or on the meta device.
 
     Raises:
         ExportError: the names of the checkpoint cannot be restored.
     """
     with _building(network.name_or_path or type(network).__name__):
         tensors, origins = trace(network)
-    # As for tensors with data, of which those that share memory go into one file, counted once.
+    # As for tensors with data: those that share memory go into one file and count once.
     split = split_state_dict_into_shards_factory(
         tensors,
         get_storage_size=lambda tensor: tensor.untyped_storage().nbytes(),
@@ -133,7 +133,7 @@ def _building(folder: Path | str) -> Iterator[None]:
 
 
 def save_configuration(network: Any, folder: Path) -> None:
-    """Write what `save_pretrained` writes beside the weights."""
+    """Write the files that `save_pretrained` writes in addition to the weights."""
     if network.is_remote_code():
         custom_object_save(network, folder, config=network.config)
     network.config.dtype = str(network.dtype).removeprefix("torch.")

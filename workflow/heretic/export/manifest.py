@@ -1,4 +1,4 @@
-"""The files of a saved folder."""
+"""Files of a saved folder."""
 
 from pathlib import Path
 from typing import Any
@@ -14,7 +14,7 @@ def manifest(folder: Path) -> dict[str, dict[str, Any]]:
     """Return SHA-256 and size of every file of a folder, by relative path.
 
     Raises:
-        ExportError: as `saved_files`.
+        ExportError: see `saved_files`.
     """
     return {
         name: {"sha256": sha256_of(path), "bytes": path.stat().st_size}
@@ -26,7 +26,7 @@ def saved_files(folder: Path) -> dict[str, Path]:
     """Return every file of a folder by relative path, sorted.
 
     Raises:
-        ExportError: the folder holds a link that leads out of it, which nothing here puts there.
+        ExportError: the folder contains a link that points outside; exports do not create any.
     """
     own, foreign = own_files(folder, ALL)
     if foreign:

@@ -1,8 +1,8 @@
 """Transfer of an edit found on a quantized model to the full-precision network.
 
-A quantised network may keep a matrix the other way round, and it may have been made of another
-checkpoint. So each matrix is looked up in the network that is exported, which takes none of its
-weights, and what differs is refused before anything is written.
+A quantized network may store a matrix transposed, or may be made from another checkpoint. Each
+matrix is therefore looked up in the exported network, without loading its weights, and any
+difference is rejected before writing.
 """
 
 from collections.abc import Mapping, Sequence
@@ -22,11 +22,11 @@ from heretic.model.components import EMBEDDINGS
 
 
 def needs_fitting(facts: Mapping[str, Any], export_from: str | None) -> bool:
-    """Return whether the network that was searched is not the one that is exported.
+    """Return whether the exported network differs from the searched one.
 
     Args:
-        facts: of the model, in `best.json`.
-        export_from: as the setting.
+        facts: facts about the model, from `best.json`.
+        export_from: value of the setting.
     """
     return export_from is not None or "quantization" in facts
 
@@ -42,15 +42,16 @@ def fit_to_original(
     """Return the same edit of the full-precision network.
 
     Args:
-        ablation: as it was found.
-        facts: of the model that was searched: `architecture`, `layers`, `d_model`, and the
+        ablation: edit as found by the search.
+        facts: facts about the searched model: `architecture`, `layers`, `d_model`, and the
             `writers` with their `shapes`.
         source: folder of the full-precision model.
-        dtype: of the saved weights, where it is not that of the search; `auto` is the source's own.
-        trust_remote_code: whether the source's own code may run.
+        dtype: data type of the saved weights if it differs from the search; `auto` is the source's
+            own.
+        trust_remote_code: whether the source's own code may be executed.
 
     Raises:
-        ExportError: the source is another model than was searched.
+        ExportError: the source is a different model from the searched one.
     """
     wanted = dtype or ablation.dtype
     network = empty_network(source, wanted, trust_remote_code=trust_remote_code)
@@ -74,7 +75,7 @@ def _require_alike(network: PreTrainedModel, facts: Mapping[str, Any], source: P
 
 
 def _shapes(facts: Mapping[str, Any]) -> dict[str, Sequence[int]]:
-    """Return the shape of each parameter's matrix with the stream first."""
+    """Return the shape of each parameter's matrix, stream dimension first."""
     names = [RecordedWriter.from_dict(writer).parameter_name for writer in facts["writers"]]
     return dict(zip(names, facts["shapes"], strict=True))
 

@@ -19,24 +19,24 @@ from heretic.ablation.recorded import (
 )
 from heretic.export.record_file import ENCODING, RECORD, check_edit
 
-# The card is written later and tells of the evaluation, the record cannot hold its own hash.
+# The card is written later, after the evaluation; the record cannot contain its own hash.
 NOT_REPRODUCED = (RECORD, "README.md")
 EVERYWHERE = "everywhere"
 
 
 @dataclass(frozen=True)
 class Ablation:
-    """An edit and the form in which it is saved.
+    """Edit and the form in which it is saved.
 
     Attributes:
-        edits: of every matrix that changes.
-        norm_preservation: which norms are restored.
-        dtype: of the saved weights, such as `bfloat16`.
+        edits: edits of all changed matrices.
+        norm_preservation: norms to restore.
+        dtype: data type of the saved weights, such as `bfloat16`.
         export: `merged` weights or an `adapter` for the base model.
-        max_shard_size: such as `5GB`.
-        chat_template: what the user gave in place of the base model's own.
-        template_date: date of every prompt that the edit was found and chosen on, or None where
-            the chat template prints none.
+        max_shard_size: maximum size of a file, such as `5GB`.
+        chat_template: user's template that replaces the base model's own.
+        template_date: date in all prompts with which the edit was found and selected; None if the
+            chat template contains none.
     """
 
     edits: tuple[RecordedEdit, ...]
@@ -51,12 +51,12 @@ class Ablation:
     def plan(
         cls, best: Mapping[str, Any], directions: AblationDirections, settings: Mapping[str, Any]
     ) -> "Ablation":
-        """Return the edit of a chosen trial.
+        """Return the edit of a selected trial.
 
         Args:
             best: contents of `best.json`.
-            directions: of every state of the model's stream.
-            settings: `norm_preservation`, `export`, `max_shard_size` and `chat_template`.
+            directions: directions of every state of the residual stream.
+            settings: values of `norm_preservation`, `export`, `max_shard_size` and `chat_template`.
 
         Raises:
             DirectionError: the directions do not fit the trial.
@@ -93,7 +93,7 @@ class Ablation:
         return {name: edit for name, edit in named if name is not None}
 
     def to_dict(self) -> dict[str, Any]:
-        """Return plain values for `from_dict`; what edits of a layer share is written once."""
+        """Return plain values for `from_dict`; values shared within a layer are written once."""
         rows = [edit.directions for edit in self.edits]
         shared = len(rows) > 0 and all(row.equal(rows[0]) for row in rows)
         directions: dict[str, dict[str, Any]] = {}
@@ -102,7 +102,7 @@ class Ablation:
             found = _encode(edit.directions)
             keys = (EVERYWHERE,) if shared else _keys(edit.writer)
             key = next(key for key in keys if directions.setdefault(key, found) == found)
-            # A writer's gain is in its directions already.
+            # The directions already include a writer's gain.
             writer = replace(edit.writer, gain=None).to_dict()
             edits.append({**writer, "strengths": list(edit.strengths), "direction": key})
         return {
@@ -121,7 +121,7 @@ class Ablation:
         """Rebuild from the values of `to_dict`; other keys are ignored.
 
         Raises:
-            ExportError: the record lacks something or holds what it cannot hold.
+            ExportError: the record is incomplete or contains invalid values.
         """
         checked = check_edit(record)
         rows = {name: torch.from_numpy(found) for name, found in checked.rows().items()}
@@ -141,8 +141,8 @@ class Ablation:
 
 
 def _keys(writer: RecordedWriter) -> tuple[str, ...]:
-    """Return the keys of a writer's directions; a writer with a norm can have its own."""
-    layer = f"layer {max(writer.layer, 0)}"  # the embeddings' are the first layer's
+    """Return the keys of a writer's directions; writers with a norm can have separate ones."""
+    layer = f"layer {max(writer.layer, 0)}"  # the embeddings use those of the first layer
     return layer, f"{layer}, {writer.component}", writer.name
 
 

@@ -1,7 +1,7 @@
 """Schema of `ablation.json`, validated before any work.
 
-A record may come from a stranger. Its sizes are bounded, its numbers are finite, its names are
-plain, and no matrix is edited twice; `fitting` says whether it fits a base model. Light: no torch.
+A record may be untrusted. Its sizes are bounded, its numbers are finite, its names are plain, and
+no matrix is edited twice; `fitting` checks it against a base model. Quick to import, without torch.
 """
 
 import base64
@@ -31,7 +31,7 @@ RECORD = "ablation.json"
 ENCODING = "encoding"
 MOST_DIRECTIONS, MOST_EDITS, MOST_FILES = 64, 100_000, 100_000
 LONGEST_TEMPLATE, DEEPEST = 1_000_000, 32
-# Orthonormal in single precision.
+# Tolerance for orthonormality in single precision.
 TOLERANCE = 1e-3
 Numbers = np.ndarray[Any, np.dtype[np.float32]]
 REMEDY = "use the file of a model saved by this program"
@@ -74,7 +74,7 @@ def _finite_array(text: str) -> Numbers:
     return values
 
 
-# Of a module or parameter, such as `model.layers.0.mlp.down_proj`.
+# Name of a module or parameter, such as `model.layers.0.mlp.down_proj`.
 Dotted = Annotated[str, Field(max_length=500, pattern=r"^\w+(\.\w+)*$")]
 Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 Label = Annotated[str, Field(min_length=1, max_length=500)]
@@ -87,10 +87,10 @@ class _Strict(BaseModel):
 
 
 class EditEntry(_Strict):
-    """One matrix: where it is, and the strength along each of its directions.
+    """Edited matrix: its location, and the strength along each of its directions.
 
-    Attributes are those of `RecordedWriter`; `direction` names an entry of `directions`. The first
-    records knew a single direction, and its `strength`.
+    Attributes are those of `RecordedWriter`; `direction` names an entry of `directions`. Early
+    records have a single direction with its `strength`.
     """
 
     model_config = ConfigDict(extra="forbid")
@@ -133,7 +133,7 @@ class EditEntry(_Strict):
 
 
 class Directions(_Strict):
-    """Rows [k, d_model] as text."""
+    """Directions, rows [k, d_model] as text."""
 
     model_config = ConfigDict(extra="forbid")
 
@@ -142,7 +142,7 @@ class Directions(_Strict):
 
 
 class EditRecord(_Strict):
-    """An edit and the form in which it is saved; attributes as those of `Ablation`."""
+    """Edit and the form in which it is saved; attributes match those of `Ablation`."""
 
     model_config = ConfigDict(extra="allow")
 
@@ -178,13 +178,13 @@ class EditRecord(_Strict):
         """Return the orthonormal rows [k, d_model] of each entry of `directions`.
 
         Raises:
-            ValueError: they are not orthonormal, not finite, or not of their shape.
+            ValueError: the rows are not orthonormal, not finite, or not of their recorded shape.
         """
         return {name: _rows(stored) for name, stored in self.directions.items() if name != ENCODING}
 
 
 class Source(_Strict):
-    """The base model: hub id, folder or `demo`, commit, and the hash over its weights."""
+    """Base model: hub id, folder or `demo`; commit; and hash of its weights."""
 
     model_config = ConfigDict(extra="allow")
 
@@ -194,7 +194,7 @@ class Source(_Strict):
 
 
 class NamedSource(_Strict):
-    """The base model's name alone."""
+    """Name of the base model."""
 
     model: Annotated[str, Field(min_length=1, max_length=4096), AfterValidator(_printable)]
 
@@ -207,7 +207,7 @@ class FileFacts(_Strict):
 
 
 class Provenance(_Strict):
-    """Explanation of the record; other keys are passed on."""
+    """Explanation of the record; other keys are kept."""
 
     model_config = ConfigDict(extra="allow")
 
@@ -216,7 +216,7 @@ class Provenance(_Strict):
 
 
 class ExportRecord(EditRecord):
-    """All of `ablation.json`, of which keys that are not named here are passed on."""
+    """Contents of `ablation.json`; keys that are not declared are kept."""
 
     source: Source
     files: Annotated[dict[RelativePath, FileFacts], Field(min_length=1, max_length=MOST_FILES)]
@@ -224,14 +224,14 @@ class ExportRecord(EditRecord):
 
 
 class Owner(_Strict):
-    """A record's facts about its source models, whatever else it contains."""
+    """Facts about the source models in a record; other keys are ignored."""
 
     source: NamedSource
     provenance: Provenance = Field(default_factory=Provenance)
 
     @property
     def searched(self) -> str:
-        """The model that the edit was found on, which need not be the one that was saved."""
+        """Model on which the edit was found, which may differ from the saved one."""
         return str(self.provenance.settings.get("model", self.source.model))
 
 
@@ -242,20 +242,20 @@ def check_edit(record: Mapping[str, Any]) -> EditRecord:
     """Return the edit that a record describes.
 
     Raises:
-        ExportError: it describes none.
+        ExportError: the record does not describe an edit.
     """
     return _checked(EditRecord, record, RECORD)
 
 
 def read_record(path: Path, advice: str = GIVEN) -> tuple[dict[str, Any], ExportRecord]:
-    """Return a record as it is and as it was checked.
+    """Return a record as stored and as validated.
 
     Args:
-        path: of an `ablation.json`.
-        advice: what to do about a file that is no JSON; see `read_json`.
+        path: path of an `ablation.json`.
+        advice: advice for a file that is not JSON; see `read_json`.
 
     Raises:
-        ExportError: the file is missing, or is not the record of a saved model.
+        ExportError: the file is missing or is not the record of a saved model.
     """
     try:
         record = read_json(path, advice)
@@ -265,7 +265,7 @@ def read_record(path: Path, advice: str = GIVEN) -> tuple[dict[str, Any], Export
 
 
 def read_owner(path: Path) -> Owner:
-    """Return what the record of a run's saved model says of its origin.
+    """Return the origin stated in the record of a run's saved model.
 
     Raises:
         ExportError: the file is damaged.
@@ -291,7 +291,7 @@ def _checked(kind: type[RecordT], record: Mapping[str, Any], name: str) -> Recor
 
 
 def _rows(stored: Directions | str) -> Numbers:
-    """Return rows [k, d_model]; the first records held the one direction as bare text."""
+    """Return rows [k, d_model]; early records contain the single direction as bare text."""
     if isinstance(stored, str):
         rows = _finite_array(stored)[None]
     else:
@@ -308,7 +308,7 @@ def _rows(stored: Directions | str) -> Numbers:
 
 
 def _require_plain(record: Mapping[str, Any]) -> None:
-    """Reject values that cannot be written again: not finite, not text, nested too deeply."""
+    """Reject values that cannot be written: not finite, not text, or nested too deeply."""
     level: list[Any] = [record]
     for _ in range(DEEPEST):
         if not level:

@@ -27,19 +27,19 @@ def reproduce(
     """Repeat the edit of the base model recorded in `ablation.json`; compare the files.
 
     Args:
-        ablation_json: of a saved model.
-        target: folder for the new one; an earlier export there is replaced if nothing else is in
-            the folder. A result that differs goes to `TARGET.differs` instead.
-        settings: how to do it (`device`, `low_memory_export`, `trust_remote_code`, ...); what to
-            do is in the file.
-        base_model: where the base model is now, when not where the file says.
+        ablation_json: record of a saved model.
+        target: folder for the new model; an earlier export there is replaced if the folder contains
+            nothing else. A result that differs is written to `TARGET.differs` instead.
+        settings: execution settings (`device`, `low_memory_export`, `trust_remote_code`, ...); the
+            edit itself is described by the file.
+        base_model: current location of the base model, if it differs from the file.
 
     Returns:
-        The files that were compared.
+        The compared files.
 
     Raises:
-        ExportError: the file describes no edit, the base model is another one, the target holds
-            something else, or a file differs.
+        ExportError: the file does not describe an edit, the base model is a different one, the
+            target contains other files, or a file differs.
         ModelLoadError: the base model cannot be found.
     """
     facts, record = read_record(ablation_json)
@@ -76,7 +76,7 @@ def reproduce(
         trust_remote_code=trust,
     )
     compared = _compare(record, differing)
-    # Only what is the same takes the target's place.
+    # Only an identical result replaces the target.
     with writing(target) as beside:
         beside.rmdir()
         differing.rename(beside)
@@ -84,7 +84,7 @@ def reproduce(
 
 
 def _free_places(target: Path, original: Path) -> tuple[Path, Path]:
-    """Return the target and the folder beside it for a result that differs, both free."""
+    """Return the target and the adjacent folder for a result that differs, both free."""
     try:
         named = target if target.name not in ("", "..") else target.resolve()
         if not named.name:
@@ -100,7 +100,7 @@ def _free_places(target: Path, original: Path) -> tuple[Path, Path]:
 
 
 def _require_free(target: Path, original: Path) -> None:
-    """Reject to replace the model itself, or a folder that holds anything but an export."""
+    """Refuse to replace the model itself, or a folder with anything but an export."""
     if target.resolve() == original:
         raise ExportError(f"{target} holds the model to be rebuilt; choose another folder")
     if target.is_symlink() or target.is_file():
@@ -134,7 +134,7 @@ def _foreign(folder: Path) -> Iterator[Path]:
 
 
 def _hash_of_card(folder: Path) -> str | None:
-    """The model card of a run's model is named by the manifest next to its folder."""
+    """Return the hash of a run's model card from the manifest next to the folder, if any."""
     try:
         files = read_json(folder.with_name(f"{folder.name}.manifest.json"))["files"]
         return str(files[CARD]["sha256"])

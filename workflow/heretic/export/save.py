@@ -1,4 +1,4 @@
-"""Saves a model in memory as a standard Hugging Face folder, verified tensor by tensor."""
+"""Export of a model in memory as a standard Hugging Face folder, verified tensor by tensor."""
 
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
@@ -35,18 +35,18 @@ def save_model(
     record: Mapping[str, Any],
     changed: Collection[str] | None = None,
 ) -> None:
-    """Write a network in memory, its tokenizer, chat template and `ablation.json`; all or nothing.
+    """Write a network in memory, its tokenizer, chat template and `ablation.json` atomically.
 
     Args:
-        model: the edited model.
-        folder: replaced if it exists.
-        max_shard_size: such as `5GB`.
-        record: what `ablation.json` says of the edit.
-        changed: the parameters that may differ from the checkpoint; those of all stream writers
-            when None.
+        model: edited model.
+        folder: target folder, replaced if it exists.
+        max_shard_size: maximum size of a file, such as `5GB`.
+        record: values for `ablation.json`.
+        changed: parameters that may differ from the checkpoint; None for those of all stream
+            writers.
 
     Raises:
-        ExportError: the disk is full, the files do not hold what is in memory, or anything but
+        ExportError: the disk is full, the files differ from the network in memory, or anything but
             `changed` differs from the checkpoint.
     """
     if changed is None:
@@ -61,7 +61,7 @@ def save_model(
     checkpoint = Checkpoint(model.folder, network.base_model_prefix)
 
     require_saved(layout, changed)
-    # What is stored otherwise than it is saved cannot be compared with the checkpoint.
+    # Tensors whose stored form differs from the saved one cannot be compared with the checkpoint.
     own = layout.edited(changed) | {
         name for name, like in layout.tensors.items() if not checkpoint.holds(name, like.shape)
     }
@@ -86,11 +86,11 @@ def save_model(
 
 
 def edit_in_memory(model: Model, ablation: Ablation) -> set[str]:
-    """Edit a freshly loaded model; the names of the parameters that changed.
+    """Edit a newly loaded model; return the names of the changed parameters.
 
     Raises:
-        ExportError: the model is not the one that the edit was found on.
-        ModelLoadError: its embeddings, of which that is told, cannot be edited.
+        ExportError: the edit was found on a different model.
+        ModelLoadError: the edit includes the embeddings, which cannot be edited in this model.
     """
     if any(edit.writer.component == EMBEDDINGS for edit in ablation.edits):
         model = with_embeddings(model)
@@ -133,10 +133,10 @@ def _writer_parameters(model: Model) -> set[str]:
 
 @contextmanager
 def _nothing_offloaded(network: Any) -> Iterator[None]:
-    """Let transformers know that all of the network is in memory.
+    """Indicate to transformers that the whole network is in memory.
 
-    It takes what a `device_map` put on the CPU for offloaded, and would then restore the names
-    and forms of the checkpoint file by file, where it has not always all that it needs.
+    It treats modules that a `device_map` put on the CPU as offloaded, and would restore the names
+    and forms of the checkpoint file by file, for which a file does not always contain enough.
     """
     kept = vars(network).pop("hf_device_map", None)
     try:

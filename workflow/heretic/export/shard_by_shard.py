@@ -1,7 +1,7 @@
-"""Saves an edited model straight from the base model's files, for models larger than memory.
+"""Export of an edited model directly from the base model's files, for models larger than memory.
 
-Each tensor goes from the memory-mapped file of the base model to the new one, edited or not, a
-block at a time. The bytes are those that `save` writes of the network in memory.
+Each tensor is copied from the memory-mapped file of the base model to the new file, edited if
+necessary, one block at a time. The bytes equal those that `save` writes for a network in memory.
 """
 
 from collections.abc import Collection, Iterator, Mapping
@@ -39,18 +39,18 @@ def save_shard_by_shard(
     *,
     trust_remote_code: bool,
 ) -> None:
-    """Write the edited model straight from the base model's files; all of it or nothing.
+    """Write the edited model directly from the base model's files, atomically.
 
     Args:
-        ablation: the edit.
+        ablation: edit to apply.
         source: folder of the base model.
-        folder: replaced if it exists.
-        record: what `ablation.json` says of the edit.
-        trust_remote_code: whether the base model's own code may run.
+        folder: target folder, replaced if it exists.
+        record: values for `ablation.json`.
+        trust_remote_code: whether the base model's own code may be executed.
 
     Raises:
-        ExportError: the disk is full, or the base model's files do not hold each tensor as it is
-            saved.
+        ExportError: the disk is full, or the base model's files do not store every tensor in the
+            form in which it is saved.
         ModelLoadError: the embeddings are edited, and the base model decodes with them.
     """
     network = empty_network(source, ablation.dtype, trust_remote_code=trust_remote_code)
@@ -85,7 +85,7 @@ def save_shard_by_shard(
 
 
 def _require_tensors(layout: Layout, checkpoint: Checkpoint) -> None:
-    """Reject before writing what cannot be read tensor by tensor."""
+    """Reject checkpoints that cannot be read tensor by tensor, before writing."""
     for name, like in layout.tensors.items():
         if not checkpoint.holds(name, like.shape):
             raise ExportError(
@@ -95,7 +95,7 @@ def _require_tensors(layout: Layout, checkpoint: Checkpoint) -> None:
 
 
 def _require_parts(layout: Layout, changed: Collection[str]) -> None:
-    """Reject before writing what is not edited in the form in which it is saved."""
+    """Reject tensors that are not edited in the form in which they are saved, before writing."""
     for name in layout.edited(changed):
         if layout.origins[name].parameter is None:
             raise ExportError(

@@ -1,7 +1,7 @@
-"""Writes safetensors files block by block, in the very bytes that the safetensors library writes.
+"""Blockwise writing of safetensors files, identical to those of the safetensors library.
 
-A file is the length of its header, the header as JSON, and the tensors: ordered
-by type, then by name (https://huggingface.co/docs/safetensors).
+A file consists of the length of its header, the header as JSON, and the tensors, ordered by type,
+then by name (https://huggingface.co/docs/safetensors).
 """
 
 import json
@@ -15,7 +15,7 @@ from torch import Tensor
 from heretic.errors import ExportError
 from heretic.export.layout import INDEX, Layout
 
-# In the order of the library, which writes later ones first.
+# In the order of the library, which writes later types first.
 DTYPES = {
     torch.bool: "BOOL",
     torch.uint8: "U8",
@@ -43,12 +43,12 @@ def write_shards(layout: Layout, folder: Path, blocks: Blocks) -> None:
 
     Args:
         layout: names, shapes, types and files.
-        folder: where to write.
-        blocks: what each tensor holds, on the CPU.
+        folder: target folder.
+        blocks: contents of each tensor, on the CPU.
 
     Raises:
         OSError: the disk is full.
-        ExportError: a tensor has a type that safetensors files do not hold, or its blocks do not
+        ExportError: a tensor has a type that safetensors does not support, or its blocks do not
             fill it.
     """
     for file, names in layout.shards.items():
@@ -63,7 +63,7 @@ def write_shards(layout: Layout, folder: Path, blocks: Blocks) -> None:
 
 
 def raw_bytes(tensor: Tensor) -> Tensor:
-    """Return the bytes of a tensor on the CPU, flat: what two tensors must share to be the same."""
+    """Return the bytes of a tensor on the CPU, flattened, for exact comparison."""
     return tensor.contiguous().reshape(-1).view(torch.uint8)
 
 

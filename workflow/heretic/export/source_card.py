@@ -1,7 +1,7 @@
 """Model card fields taken from the base model: license, languages, tags.
 
-The card is a stranger's text. Its front matter is read within bounds, every value as the text that
-stands there, and a field that is neither text nor a list of texts is left out with a warning.
+The card is untrusted text. Its front matter is read within limits, with every value as literal
+text, and a field that is neither text nor a list of texts is left out with a warning.
 """
 
 import re
@@ -26,19 +26,19 @@ CARRIED_OVER = (
 LARGEST, MOST_TEXTS, LONGEST_TEXT, DEEPEST = 64 * 1024, 100, 200, 16
 FENCE = b"---"
 FRONT_MATTER = re.compile(rb"\s*---[\r\n]+(.*?)[\r\n]+---(?:[\r\n]|\Z)", re.DOTALL)
-# As which YAML reads plain text; `no` is a language and a date may be a tag.
+# YAML types of plain text; `no` is a language, and a tag may be a date.
 TEXTUAL = tuple(f"tag:yaml.org,2002:{kind}" for kind in ("str", "timestamp", "bool", "int"))
 LIST, EMPTY = "tag:yaml.org,2002:seq", "tag:yaml.org,2002:null"
 
 
 def carried_over(folder: Path) -> dict[str, Any]:
-    """Return fields of a checkpoint's README.md that hold for the edited model too.
+    """Return the fields of a checkpoint's README.md that apply to the edited model too.
 
-    Empty where there is no card, or one whose front matter cannot be read: the export goes on
-    without.
+    The result is empty if there is no card or its front matter cannot be read; the export continues
+    without it.
 
     Returns:
-        Texts and lists of texts, at most 100 of 200 characters, by name of the field.
+        Texts and lists of texts, at most 100 of 200 characters, by field name.
     """
     card = folder / "README.md"
     if not is_own_file(card, folder):
@@ -69,7 +69,7 @@ def _fields(card: Path) -> dict[str, yaml.Node]:
     """Return the nodes of a card's front matter by name; empty if it has none.
 
     Raises:
-        OSError, ValueError, YAMLError: it cannot be read within bounds.
+        OSError, ValueError, YAMLError: the front matter cannot be read within the limits.
     """
     with card.open("rb") as stream:
         head = stream.read(LARGEST)
@@ -89,7 +89,7 @@ def _fields(card: Path) -> dict[str, yaml.Node]:
 
 
 def _require_plain(text: str) -> None:
-    """Reject what makes a short text large, or too deep to be composed."""
+    """Reject constructs that expand a short text, or nest too deeply to be composed."""
     depth = 0
     for event in yaml.parse(text, Loader=yaml.SafeLoader):
         if isinstance(event, yaml.AliasEvent):
@@ -104,7 +104,7 @@ def _texts(node: yaml.Node) -> str | list[str] | None:
     """Return the text or the texts of a node; None if it is empty.
 
     Raises:
-        ValueError: it is anything else, or too long.
+        ValueError: the node is of another kind or too long.
     """
     if isinstance(node, yaml.SequenceNode) and node.tag == LIST:
         if len(node.value) > MOST_TEXTS:

@@ -16,9 +16,9 @@ def verify_weights(folder: Path, expected: Blocks, layout: Layout) -> None:
     """Compare every saved tensor with its expected value, bit for bit.
 
     Args:
-        folder: of the saved model.
-        expected: blocks of each tensor: read from the base model, or edited.
-        layout: the tensors that have to be there, and no others.
+        folder: folder of the saved model.
+        expected: blocks of each tensor, read from the base model or edited.
+        layout: exact set of expected tensors.
 
     Raises:
         ExportError: a tensor is missing, superfluous or differs.
@@ -42,7 +42,7 @@ def verify_weights(folder: Path, expected: Blocks, layout: Layout) -> None:
 
 
 def _holds(stream: BinaryIO, length: int, blocks: Iterator[Tensor]) -> bool:
-    """Return whether the next `length` bytes are those of the blocks."""
+    """Return whether the next `length` bytes match the blocks."""
     for block in blocks:
         wanted = raw_bytes(block).numpy().data
         length -= wanted.nbytes

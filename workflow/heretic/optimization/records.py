@@ -28,7 +28,7 @@ class TrialRecord:
         seconds: wall time; trials scored together have equal shares.
         stages: the same seconds by stage, with keys from `STAGES`.
         infeasible_because: limits that the trial exceeds; empty if it is feasible.
-        computation: Device, data type and similar values from `heretic.optimization.computation`.
+        computation: device, data type and similar values from `heretic.optimization.computation`.
     """
 
     number: int

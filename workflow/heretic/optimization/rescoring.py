@@ -30,7 +30,7 @@ def why_not_rescored(settings: Mapping[str, Any]) -> str | None:
     """Return why finalists cannot be re-scored, or None.
 
     Args:
-        settings: Values of `n_finalists`, `quantization`, `export_from` and `export`.
+        settings: values of `n_finalists`, `quantization`, `export_from` and `export`.
     """
     if settings["n_finalists"] == 1:
         return "n_finalists is 1"
@@ -55,7 +55,7 @@ def as_exported(model: Model, ablation: Ablation, pristine: PristineWeights) -> 
 
     Args:
         model: model in its original state.
-        ablation: Edit, in the data type of the model.
+        ablation: edit, in the data type of the model.
         pristine: original weights of the model.
 
     Raises:

@@ -62,7 +62,7 @@ def study_name(objective: Mapping[str, Any]) -> str:
     """Return the name of an objective's study; each objective has its own study.
 
     Args:
-        objective: Everything that determines the scores of a trial with given parameters.
+        objective: everything that determines the scores of a trial with given parameters.
     """
     return f"ablation-{fingerprint(objective)[:16]}"
 

@@ -1,4 +1,4 @@
 """Prompt sets: their sources, their rows, and the bundle of all sets of a run.
 
-Modules are imported by name, so that a phase depends only on those that it uses.
+Modules are imported by name, so that a phase depends only on those it uses.
 """

@@ -1,4 +1,4 @@
-"""The prompt sets of a run as artifacts, and all of them together."""
+"""Prompt sets of a run as artifacts, and the bundle of all of them."""
 
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, fields
@@ -16,11 +16,11 @@ FINGERPRINT_SUFFIX = ".fingerprint.json"
 
 @dataclass(frozen=True)
 class DatasetBundle:
-    """Every prompt set of a run.
+    """All prompt sets of a run.
 
-    Directions come from `good_prompts` and `bad_prompts`, trials are scored on the evaluation
-    sets, the report on the held-out ones. `unhelpfulness_prompts` is empty and `sacred_prompts`
-    None when switched off.
+    Directions are computed from `good_prompts` and `bad_prompts`; trials are scored on the
+    evaluation sets, and the report uses the held-out sets. When switched off,
+    `unhelpfulness_prompts` is empty and `sacred_prompts` is None.
     """
 
     good_prompts: tuple[Prompt, ...]
@@ -34,12 +34,12 @@ class DatasetBundle:
 
     @classmethod
     def read(cls, folder: Path, sets: Collection[str] | None = None) -> Self:
-        """Read the bundle that `write_prompts` left in `folder`, one file per set.
+        """Read the bundle written by `write_prompts` to `folder`, one file per set.
 
         Args:
-            folder: holds `<set>.jsonl` of each set.
-            sets: the sets in use; an optional set that is not among them is not read, though an
-                earlier run may have left its file. None reads every set that is there.
+            folder: folder with `<set>.jsonl` of each set.
+            sets: sets in use; files of other optional sets, left by an earlier run, are ignored.
+                None reads every available set.
 
         Raises:
             PromptError: a required set is missing, or a file is damaged.
@@ -60,7 +60,7 @@ class DatasetBundle:
         """Reject sets that overlap.
 
         Raises:
-            PromptError: as `check_disjoint`.
+            PromptError: see `check_disjoint`.
         """
         check_disjoint(self.sets())
 
@@ -70,22 +70,22 @@ class DatasetBundle:
 
 
 def write_prompts(path: Path, prompts: Sequence[Prompt], facts: Mapping[str, Any]) -> None:
-    """Write one prompt set and, beside it, its fingerprint.
+    """Write a prompt set and, next to it, its fingerprint.
 
     Args:
-        path: the artifact, `<set>.jsonl`; the sidecar is `<set>.fingerprint.json`.
-        prompts: one line each, `{"prompt", "system"}`, and `"answers"` and `"category"` where
-            there are any.
-        facts: what is known of the set's origin; goes into the sidecar beside the number of
-            prompts and the artifact's SHA-256.
+        path: artifact, `<set>.jsonl`; the sidecar is `<set>.fingerprint.json`.
+        prompts: prompts to write, one per line as `{"prompt", "system"}`, with `"answers"` and
+            `"category"` if there are any.
+        facts: origin of the set, written to the sidecar together with the number of prompts and the
+            artifact's SHA-256.
 
     Raises:
-        PromptError: there is no prompt.
+        PromptError: there are no prompts.
     """
     if not prompts:
         raise PromptError(f"no prompts to write to {path}; choose a source with prompts")
     write_jsonl(path, (_record(prompt) for prompt in prompts))
-    # Last, so that a fingerprint never stands beside prompts that it does not describe.
+    # Last, so that a fingerprint never appears next to prompts that it does not describe.
     write_json(
         path.with_suffix(FINGERPRINT_SUFFIX),
         {**facts, "count": len(prompts), "sha256": sha256_of(path)},
@@ -93,7 +93,7 @@ def write_prompts(path: Path, prompts: Sequence[Prompt], facts: Mapping[str, Any
 
 
 def read_prompts(path: Path) -> list[Prompt]:
-    """Read a set that `write_prompts` wrote.
+    """Read a set written by `write_prompts`.
 
     Raises:
         PromptError: the file is missing, empty or damaged.

@@ -1,4 +1,4 @@
-"""The card of a hub dataset: what its front matter says about data files."""
+"""Card of a hub dataset: validation of the data files named in its front matter."""
 
 import re
 from collections.abc import Iterator
@@ -8,7 +8,7 @@ from heretic.errors import one_line
 from heretic.yaml_text import YamlTextError, read_yaml
 
 FRONT_MATTER = re.compile(r"\s*---[ \t]*\r?\n(.*?)(?:^|\n)---[ \t]*(?:\r?\n|$)", re.DOTALL)
-# Of archives, and of the hub itself; any other address would be fetched from wherever it says.
+# Schemes of archives and of the hub itself; other addresses would be fetched from any host.
 SCHEMES = ("hf", "zip", "tar", "gzip", "bz2", "lz4", "xz", "zstd")
 
 
@@ -16,10 +16,10 @@ def check_card(text: str) -> None:
     """Reject a card that `datasets` cannot read, or that names data outside its repository.
 
     Args:
-        text: a README.md.
+        text: contents of a README.md.
 
     Raises:
-        YamlTextError: says what is wrong with it.
+        YamlTextError: the card is invalid or names data outside its repository.
     """
     match = FRONT_MATTER.match(text)
     if match:
@@ -27,10 +27,10 @@ def check_card(text: str) -> None:
 
 
 def check_fields(text: str) -> None:
-    """Like `check_card`, for the front matter itself.
+    """Reject invalid front matter; see `check_card`.
 
     Raises:
-        YamlTextError: says what is wrong with it.
+        YamlTextError: the front matter is invalid or names data outside its repository.
     """
     fields = read_yaml(text)
     if fields is None:

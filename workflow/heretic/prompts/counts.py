@@ -10,14 +10,14 @@ FEWEST_FOR_PACMAP = 10
 
 
 def require_enough(counts: Mapping[str, int], settings: Mapping[str, Any]) -> None:
-    """Reject prompt sets that are too small for what the settings ask of them.
+    """Reject prompt sets that are too small for the settings.
 
     Args:
-        counts: number of prompts by set, of the sets in use.
-        settings: `n_directions`, `n_sacred_directions` and `projection`.
+        counts: number of prompts of each set in use.
+        settings: values of `n_directions`, `n_sacred_directions` and `projection`.
 
     Raises:
-        PromptError: names the set, and what to change.
+        PromptError: a set is too small; the message names it and the setting to change.
     """
     for name in (
         "good_prompts",

@@ -1,7 +1,8 @@
 """Prompt files on disk: text, CSV, TSV, JSON and JSON Lines, as rows of named columns.
 
-Text formats are read here and not by `datasets`: its CSV reader turns prompts such as "None" and
-"NA" into nulls, a byte order mark stays in the first prompt, and messages do not name the line.
+Text formats are read here instead of by `datasets`, whose CSV reader converts prompts such as
+"None" and "NA" to nulls, keeps a byte order mark in the first prompt, and does not report line
+numbers.
 """
 
 import csv
@@ -17,7 +18,7 @@ from heretic.prompts.limits import MOST_FILE_BYTES, MOST_JSON_VALUES, require_ro
 
 PARQUET = ".parquet"
 SUFFIXES = (".txt", ".csv", ".tsv", ".jsonl", ".json", PARQUET)
-# Never part of a hub id that anybody uses, so such a name is meant as a file.
+# Not used as endings of hub ids, so such a name is meant as a file.
 FILE_SUFFIXES = (*SUFFIXES, ".xls", ".xlsx", ".ods", ".yaml", ".yml", ".xml", ".md",
                  ".docx", ".pdf", ".zip", ".gz", ".zst", ".arrow", ".ndjson", ".pkl")  # fmt: skip
 TEXT_COLUMN = "text"
@@ -29,11 +30,10 @@ Reader = Callable[[Path, str, Sequence[str]], list[Row]]
 
 
 def check_file(path: Path) -> None:
-    """Reject what need not be opened to be refused.
+    """Reject files that are invalid without opening them.
 
     Raises:
-        PromptError: the file has no bytes, too many, or a suffix that is not supported; it is
-            not a regular file.
+        PromptError: the file is empty, too large, of an unsupported suffix, or not a regular file.
     """
     if not path.is_file():
         raise PromptError(f"{path} is not a regular file; copy its content into one")
@@ -55,11 +55,11 @@ def read_file(path: Path, columns: Sequence[str]) -> list[Row]:
     """Read the named columns of every row; a text file has only `text`.
 
     Args:
-        path: an existing file of text.
-        columns: what to read, the prompt's column first.
+        path: existing text file.
+        columns: columns to read, the prompt's column first.
 
     Returns:
-        One record per row in file order. A key is missing where JSON has none.
+        One record per row in file order, without the keys that a JSON row lacks.
 
     Raises:
         PromptError: the file is empty, damaged, not UTF-8, of another format, or lacks a column.
@@ -91,7 +91,7 @@ def require_columns(columns: Iterable[str], found: Sequence[str], where: str) ->
     """Reject columns that do not exist.
 
     Raises:
-        PromptError: lists the columns there are.
+        PromptError: a column does not exist; the message lists the available ones.
     """
     for column in columns:
         if column not in found:
@@ -111,7 +111,7 @@ def _text(path: Path) -> str:
     except UnicodeDecodeError as error:
         line = content.count(b"\n", 0, error.start) + 1
         raise PromptError(f"{path} line {line} is not UTF-8; save the file as UTF-8") from error
-    # Not splitlines(): a prompt may hold U+2028 or a form feed, which are no line ends here.
+    # Not splitlines(): a prompt may contain U+2028 or a form feed, which do not end a line here.
     return text.replace("\r\n", "\n").replace("\r", "\n")
 
 
@@ -155,7 +155,7 @@ def _csv(path: Path, text: str, columns: Sequence[str], separator: str) -> list[
 
 
 def _check_separator(header: Sequence[str], columns: Sequence[str], path: Path) -> None:
-    """Name the separator where another one would give the columns."""
+    """Return a hint if another separator would result in the columns."""
     if len(header) != 1:
         return
     for separator, name in SEPARATORS.items():

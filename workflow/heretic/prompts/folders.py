@@ -1,4 +1,4 @@
-"""Dataset folders that `save_to_disk` wrote."""
+"""Dataset folders written by `save_to_disk`."""
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -13,19 +13,19 @@ from heretic.prompts.splits import parse_split, require_split
 from heretic.settings.prompt_sources import PromptSource
 
 STATE, INFO, SPLITS = "state.json", "dataset_info.json", "dataset_dict.json"
-# The split of a dataset that was saved alone and does not know which one it is.
+# Split of a dataset that was saved alone, without the name of its split.
 ONLY_SPLIT = "train"
 BATCH = 1000
 MOST_METADATA = 16_000_000
 
 
 def check_folder(folder: Path, source: PromptSource) -> None:
-    """Reject a folder that no dataset was saved to, or that lacks a split or column of `source`.
+    """Reject a folder that is not a saved dataset, or lacks a split or column of `source`.
 
-    Reads the folder's JSON files only: no rows, and nothing that is slow to import.
+    Reads only the folder's JSON files, without rows and without slow imports.
 
     Raises:
-        PromptError: lists the splits or columns there are.
+        PromptError: a split or column is missing; the message lists the available ones.
     """
     parts = _part_folders(folder)
     for part in parse_split(source.split):
@@ -45,35 +45,35 @@ def state_files(folder: Path) -> list[Path]:
 
 
 def read_folder(folder: Path, source: PromptSource) -> tuple[list[Row], str]:
-    """Read the rows and columns of `source` from a dataset that `save_to_disk` wrote.
+    """Read the rows and columns of `source` from a dataset written by `save_to_disk`.
 
-    A single saved dataset counts as the split `train`, or as the one it was taken from.
+    A dataset saved alone counts as the split `train`, or as its original split.
 
     Returns:
-        The rows and the fingerprint by which `datasets` knows the data.
+        The rows and the fingerprint that `datasets` assigns to the data.
 
     Raises:
-        PromptError: the folder is no saved dataset or damaged; a split or column is missing.
+        PromptError: the folder is damaged or not a saved dataset; a split or column is missing.
     """
     check_folder(folder, source)
     import datasets
 
     try:
         saved = datasets.load_from_disk(str(folder))
-    # Malformed metadata makes the library raise almost anything.
+    # With malformed metadata, the library may raise almost any error.
     except Exception as error:
         raise _damaged(folder, f"{type(error).__name__}: {one_line(error)}") from error
     if isinstance(saved, datasets.DatasetDict):
         parts = {str(name): part for name, part in saved.items()}
     else:
-        # Under the names in use only: as `train` and under its own name too, every row would
-        # count as repeated.
+        # Only under the requested names: under both `train` and its original name, every row would
+        # count as a duplicate.
         parts = dict.fromkeys((part.split for part in parse_split(source.split)), saved)
     used = dict.fromkeys(part.split for part in parse_split(source.split))
     try:
         for name in used:
             if name in parts:
-                # Offsets that point elsewhere would be followed.
+                # Invalid offsets would be dereferenced.
                 parts[name].data.table.validate(full=True)
         rows = rows_of(parts, source, f"folder {folder}")
     except HereticError:
@@ -88,8 +88,8 @@ def rows_of(parts: dict[str, Any], source: PromptSource, where: str) -> list[Row
 
     Args:
         parts: a `datasets.Dataset` for each split.
-        source: what to take.
-        where: the dataset, for messages.
+        source: selection of rows and columns.
+        where: name of the dataset in messages.
 
     Raises:
         PromptError: a split or column is missing.
@@ -133,7 +133,7 @@ def _part_folders(folder: Path) -> dict[str, Path]:
 
 
 def _names_of_only_split(folder: Path) -> Iterator[str]:
-    """`train`, and the name of the split that the dataset was taken from."""
+    """Yield the name of the dataset's original split, if known, and `train`."""
     split = _read(folder / STATE).get("_split")
     if split:
         yield str(split)
@@ -141,7 +141,7 @@ def _names_of_only_split(folder: Path) -> Iterator[str]:
 
 
 def _check_data_files(folder: Path) -> None:
-    """Reject a dataset whose files are not named, or lie elsewhere."""
+    """Reject a dataset whose files are unnamed or outside its folder."""
     files = _read(folder / STATE).get("_data_files")
     named = isinstance(files, list) and all(
         isinstance(file, dict) and _is_plain(file.get("filename")) for file in files
@@ -151,7 +151,7 @@ def _check_data_files(folder: Path) -> None:
 
 
 def _is_plain(name: object) -> bool:
-    """Return whether a name is that of something in its folder."""
+    """Return whether a name stays within its folder."""
     return isinstance(name, str) and name not in ("", ".", "..") and not set(name) & set("/\\\0")
 
 

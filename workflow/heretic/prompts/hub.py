@@ -1,6 +1,6 @@
-"""Datasets of the hub: downloaded whole, or streamed as far as a slice reaches.
+"""Datasets of the hub: downloaded completely, or streamed up to the end of a slice.
 
-The `datasets` library takes seconds to import, so it is imported where it is used.
+The `datasets` library takes seconds to import, so it is imported only where it is used.
 """
 
 import re
@@ -20,7 +20,7 @@ from heretic.prompts.splits import parse_split, require_split, stream_bounds
 from heretic.prompts.streams import resumed_rows, shuffled
 from heretic.settings.prompt_sources import PromptSource
 
-if TYPE_CHECKING:  # which imports huggingface_hub
+if TYPE_CHECKING:  # imports huggingface_hub
     from heretic.hub_session import HubState
 
 HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?")
@@ -32,18 +32,18 @@ def read_hub(source: PromptSource, *, seed: int) -> tuple[list[Row], str]:
     """Read the rows and columns of `source`, downloading the dataset or streaming the slice.
 
     Args:
-        source: a hub dataset.
+        source: source on the hub.
         seed: seed of `shuffle_buffer`.
 
     Returns:
         The rows and the commit of the dataset's repository.
 
     Raises:
-        PromptError: the dataset is unknown, closed or unreachable; a configuration, revision,
-            split, column or subject is missing; a stream's slice has no end.
+        PromptError: the dataset is unknown, restricted or unreachable; a configuration, revision,
+            split, column or subject is missing; or a stream's slice has no end.
     """
     where = f"hub dataset {source.dataset!r}"
-    # Settled before the slow import, and before anything is asked of the network.
+    # Checked before the slow import and before any network access.
     bounds = stream_bounds(source.split, where) if source.streaming else None
     if bounds is not None:
         require_prompts(bounds[2] - bounds[1], where)
@@ -69,7 +69,7 @@ def read_hub(source: PromptSource, *, seed: int) -> tuple[list[Row], str]:
                 rows = rows_of(dict(builder.as_dataset()), source, where)
     except HereticError:
         raise
-    # A malformed answer, card or data file makes the libraries raise almost anything.
+    # With a malformed response, card or data file, the libraries may raise almost any error.
     except Exception as error:
         raise PromptError(_explanation(error, source)) from error
     return rows, str(builder.hash or "")
@@ -78,11 +78,11 @@ def read_hub(source: PromptSource, *, seed: int) -> tuple[list[Row], str]:
 def _check_card(source: PromptSource, state: "HubState") -> None:
     """Reject a dataset whose card cannot be read, or names data outside its repository.
 
-    `datasets` would fetch any address that a card names.
+    `datasets` would fetch any address named in a card.
 
     Args:
-        source: a hub dataset.
-        state: filled with how the hub behaves.
+        source: source on the hub.
+        state: record of the hub's availability, updated in place.
     """
     from huggingface_hub import HfApi, hf_hub_download
     from huggingface_hub.errors import (
@@ -100,11 +100,11 @@ def _check_card(source: PromptSource, state: "HubState") -> None:
                 source.dataset, name, repo_type="dataset", revision=source.revision
             )
             return Path(found)
-        # The first is offline. `datasets` says what the others mean.
+        # The first means offline; `datasets` reports the others.
         except (LocalEntryNotFoundError, RepositoryNotFoundError, RevisionNotFoundError):
             return None
         except EntryNotFoundError:
-            # `datasets` asks for it next; an answer that is none is found here, and soon.
+            # `datasets` requests this next; a malformed response is detected here, and quickly.
             HfApi().dataset_info(source.dataset, revision=source.revision)
             return None
 
@@ -114,7 +114,7 @@ def _check_card(source: PromptSource, state: "HubState") -> None:
         except TimeoutError:
             if not state.away:
                 raise
-        if state.away:  # what is in the cache was checked when it came there
+        if state.away:  # cached files were checked when they were downloaded
             return
         try:
             if path is not None:
@@ -129,7 +129,7 @@ def _check_card(source: PromptSource, state: "HubState") -> None:
 def _streamed(
     builder: Any, source: PromptSource, bounds: tuple[str, int, int], seed: int, where: str
 ) -> list[Row]:
-    """Return the rows of a slice, counted after `subjects` and `shuffle_buffer`."""
+    """Return the rows of a slice, counted after applying `subjects` and `shuffle_buffer`."""
     split, start, stop = bounds
     open_stream = partial(builder.as_streaming_dataset, split=split)
     rows = _with_columns(resumed_rows(open_stream, where), source, where)
@@ -146,7 +146,7 @@ def _streamed(
 
 
 def _of_subjects(rows: Iterator[Row], source: PromptSource, where: str) -> Iterator[Row]:
-    """Return rows of the selected subjects; all must have occurred by the end of the stream."""
+    """Return rows of the selected subjects; each must occur before the end of the stream."""
     known: set[str] = set()
     for row in rows:
         known.add(str(row.get(SUBJECT_COLUMN)))

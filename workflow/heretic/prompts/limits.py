@@ -1,15 +1,15 @@
-"""Limits on the amount read from a source: enough for any run, bounded in memory."""
+"""Limits on the amount read from a source: sufficient for any run, with bounded memory."""
 
 from collections.abc import Iterable, Mapping
 from typing import Any
 
 from heretic.errors import PromptError
 
-# Text files are read whole.
+# Text files are read completely.
 MOST_FILE_BYTES = 100_000_000
-# Rows that are looked at, also where a slice takes few of them.
+# Rows read, even if a slice selects only a few of them.
 MOST_ROWS = 1_000_000
-# Rows that are taken. The states of 100,000 prompts of a 7B model would take 50 GB.
+# Rows selected. The states of 100,000 prompts of a 7B model would take 50 GB.
 MOST_PROMPTS = 100_000
 MOST_TEXT = 300_000_000
 # Lists and objects of a JSON text, which take far more memory than their brackets.
@@ -17,10 +17,10 @@ MOST_JSON_VALUES = 3_000_000
 
 
 def require_rows(count: int, where: str) -> None:
-    """Reject to look at more rows than `MOST_ROWS`.
+    """Reject reading more rows than `MOST_ROWS`.
 
     Raises:
-        PromptError: says how many there are.
+        PromptError: there are too many rows; the message states their number.
     """
     if count > MOST_ROWS:
         raise PromptError(
@@ -30,10 +30,10 @@ def require_rows(count: int, where: str) -> None:
 
 
 def require_prompts(count: int, where: str) -> None:
-    """Reject to take more prompts than `MOST_PROMPTS`.
+    """Reject selecting more prompts than `MOST_PROMPTS`.
 
     Raises:
-        PromptError: says how many there are.
+        PromptError: there are too many prompts; the message states their number.
     """
     if count > MOST_PROMPTS:
         raise PromptError(
@@ -43,7 +43,7 @@ def require_prompts(count: int, where: str) -> None:
 
 
 class TextBudget:
-    """Counts the characters of rows as they are read."""
+    """Count of the characters of rows as they are read."""
 
     def __init__(self, where: str) -> None:
         self._where, self._left = where, MOST_TEXT
@@ -52,7 +52,7 @@ class TextBudget:
         """Count more rows.
 
         Raises:
-            PromptError: there is more text than `MOST_TEXT`.
+            PromptError: the text exceeds `MOST_TEXT`.
         """
         self._left -= sum(_characters(value) for row in rows for value in row.values())
         if self._left < 0:

@@ -12,17 +12,17 @@ EXAMPLE_LENGTH = 60
 
 
 def check_disjoint(sets: Mapping[str, Sequence[Prompt]]) -> None:
-    """Compare the sets of a run with one another.
+    """Reject overlaps between the prompt sets of a run.
 
-    Good and bad prompts must differ, and a prompt of an evaluation or held-out set may occur in
-    no other set. Case and white space do not make a prompt another one. Plain texts and protected
-    abilities may share prompts with the sets that the directions come from.
+    Good and bad prompts must differ, and a prompt of an evaluation or held-out set must not occur
+    in any other set. Case and white space are ignored. Plain texts and protected abilities may
+    share prompts with the sets from which the directions are computed.
 
     Args:
-        sets: prompts by set name, as `bad_prompts`, `good_holdout_prompts`; any of them.
+        sets: prompts by set name, such as `bad_prompts`; sets may be missing.
 
     Raises:
-        PromptError: two sets share prompts; names both, how many, and up to three examples.
+        PromptError: two sets share prompts; the message gives up to three examples.
     """
     known = {name: _by_identity(prompts) for name, prompts in sets.items()}
     for one, other in combinations(known, 2):

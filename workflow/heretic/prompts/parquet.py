@@ -1,4 +1,4 @@
-"""Parquet files, of which only the rows that a slice names are read."""
+"""Reading of single slices of Parquet files."""
 
 from bisect import bisect_left
 from collections.abc import Iterator, Sequence
@@ -10,25 +10,25 @@ from heretic.errors import PromptError, one_line
 from heretic.prompts.files import Row, require_columns
 from heretic.prompts.limits import TextBudget
 
-# Uncompressed bytes of a column in a row group.
+# Maximum uncompressed bytes of a column in a row group.
 MOST_GROUP_BYTES = 1_000_000_000
-# A batch is small where a single value may be large: a page can repeat it without end.
+# Batches are small if a single value may be large, as a page can repeat it without limit.
 BATCH_BYTES = 256_000_000
 FEWEST_IN_BATCH, MOST_IN_BATCH = 16, 1024
 
 
 class ParquetFile:
-    """The named columns of a file.
+    """Selected columns of a file.
 
     Attributes:
-        count: rows, as the file's metadata says.
+        count: number of rows according to the file's metadata.
     """
 
     def __init__(self, path: Path, columns: Sequence[str]) -> None:
         """Read the metadata only.
 
         Raises:
-            PromptError: it is not a Parquet file, lacks a column, or has too large row groups.
+            PromptError: the file is not Parquet, lacks a column, or has too large row groups.
         """
         from pyarrow import parquet
 
@@ -53,7 +53,7 @@ class ParquetFile:
         """Read rows by their number in the file.
 
         Raises:
-            PromptError: a row is damaged or not there, or there is too much text.
+            PromptError: a row is damaged or missing, or there is too much text.
         """
         wanted = sorted(set(places))
         budget = TextBudget(str(self._path))
@@ -73,7 +73,7 @@ class ParquetFile:
         return [found[place] for place in places]
 
     def _batches(self, wanted: Sequence[int]) -> Iterator[tuple[int, Any]]:
-        """Return first row and rows, as an array of structs, of batches with wanted rows."""
+        """Yield first row number and rows (a struct array) of each batch with requested rows."""
         start = 0
         for number, size in enumerate(self._sizes):
             inside = wanted_between(wanted, start, start + size)
@@ -95,7 +95,7 @@ class ParquetFile:
             start += size
 
     def _column_bytes(self, group: Any) -> int:
-        """Return the uncompressed bytes of the largest of the columns, of its parts together."""
+        """Return the uncompressed bytes of the largest column, summed over its parts."""
         sizes = dict.fromkeys(self._columns, 0)
         for number in range(group.num_columns):
             column = group.column(number)
@@ -113,7 +113,7 @@ def wanted_between(wanted: Sequence[int], start: int, stop: int) -> Sequence[int
 
 @contextmanager
 def _explaining(path: Path) -> Iterator[None]:
-    """Turn what damaged files raise into a `PromptError`."""
+    """Convert errors caused by damaged files to a `PromptError`."""
     import pyarrow as arrow
 
     try:
@@ -122,7 +122,7 @@ def _explaining(path: Path) -> Iterator[None]:
         raise PromptError(
             f"{path} holds text that is not UTF-8; write it again with valid text"
         ) from error
-    # ValueError: as some of pyarrow's own exceptions.
+    # ValueError is the base class of some of pyarrow's exceptions.
     except (arrow.ArrowException, OSError, ValueError, MemoryError, OverflowError) as error:
         raise PromptError(
             f"{path} is not a readable Parquet file: {one_line(error)}; write it again"

@@ -1,14 +1,14 @@
-"""One prompt."""
+"""A single prompt."""
 
 from dataclasses import dataclass
 
 
 @dataclass(frozen=True)
 class Prompt:
-    """A request as the user would type it.
+    """Request as typed by a user.
 
-    `answers` are strings that a right answer contains, all of them, compared case-folded; empty
-    where none is known. `category` is the kind of request, None where it has none.
+    `answers` are strings that a correct answer contains, all of them, compared case-folded; empty
+    if unknown. `category` is the kind of request; None without one.
     """
 
     text: str

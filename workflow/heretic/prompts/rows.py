@@ -1,4 +1,4 @@
-"""A row of a source as a prompt: plain texts, chats and questions with choices."""
+"""Conversion of rows to prompts: plain texts, chats and multiple-choice questions."""
 
 from collections.abc import Iterator
 from string import ascii_uppercase
@@ -9,7 +9,7 @@ from heretic.prompts.files import Row
 from heretic.prompts.prompt import Prompt
 from heretic.settings.prompt_sources import PromptSource
 
-# Who speaks and what they say, in the two layouts that chats are published in.
+# Keys of role and text in the two common layouts of chats.
 TURN_KEYS = (("role", "content"), ("from", "value"))
 USER_ROLES = ("user", "human")
 SYSTEM_ROLES = ("system", "developer")
@@ -19,17 +19,17 @@ def prompt_of(row: Row, source: PromptSource, where: str, system: str | None) ->
     """Return the prompt of a row, with the prefix, suffix and system prompt of its source.
 
     Args:
-        row: at least the columns that the source names.
-        source: says which columns hold what.
-        where: the row, for messages.
-        system: the row's own system prompt; the source's one goes before it.
+        row: row with at least the columns of the source.
+        source: definition of the columns.
+        where: name of the row in messages.
+        system: the row's own system prompt, which follows that of the source.
 
     Returns:
-        None where the row holds no text, or a chat without a user's turn.
+        The prompt; None if the row contains no text, or a chat without a user's turn.
 
     Raises:
-        PromptError: a cell is neither text nor a chat, or choices, answers or a category are no
-            texts.
+        PromptError: a cell is neither text nor a chat, or choices, answers or a category are not
+            text.
     """
     said, chat_system = _said(row.get(source.column), where, source.column)
     if said is None or not said.strip():
@@ -48,7 +48,7 @@ def prompt_of(row: Row, source: PromptSource, where: str, system: str | None) ->
 
 
 def shortened(text: str, length: int) -> str:
-    """`text` with at most `length` characters, cut at white space where there is any."""
+    """Return `text` with at most `length` characters, cut at white space if possible."""
     if not length or len(text) <= length:
         return text
     cut = text[: length + 1]
@@ -69,9 +69,9 @@ def _said(cell: object, where: str, column: str) -> tuple[str | None, str | None
 
 
 def _turns(cell: list[Any] | dict[str, Any], where: str, column: str) -> Iterator[tuple[str, str]]:
-    """Return role and text of each turn that says something."""
+    """Return role and text of each turn with text."""
     if isinstance(cell, dict) and all(isinstance(part, list) for part in cell.values()):
-        # A list of structs that `datasets` stores as a struct of lists.
+        # `datasets` stores a list of structs as a struct of lists.
         if len({len(part) for part in cell.values()}) > 1:
             raise PromptError(
                 f"{where} has a chat in column {column!r} whose parts differ in length; fix or "
@@ -92,7 +92,7 @@ def _turns(cell: list[Any] | dict[str, Any], where: str, column: str) -> Iterato
 
 
 def _content(cell: object, where: str, column: str) -> str | None:
-    """Return a turn's text, which may lie in parts beside images."""
+    """Return a turn's text, which may be split into parts mixed with images."""
     if not isinstance(cell, list):
         return _text(cell, where, column)
     parts = [part.get("text") for part in cell if isinstance(part, dict)]
@@ -118,7 +118,7 @@ def _answers(row: Row, choices: list[str], source: PromptSource, where: str) -> 
     cell = row.get(source.answer_column)
     cells = cell if isinstance(cell, list | tuple) else [cell]
     if choices and isinstance(cell, int) and 0 <= cell < len(choices):
-        # The letter would be found in almost any answer.
+        # The letter alone would match almost any answer.
         cells = [choices[cell]]
     texts = [_text(item, where, source.answer_column) for item in cells]
     return tuple(text.strip() for text in texts if text and text.strip())
@@ -128,7 +128,7 @@ def _category(row: Row, source: PromptSource, where: str) -> str | None:
     if source.category_column is None:
         return None
     cell = row.get(source.category_column)
-    if isinstance(cell, int):  # the number of a class
+    if isinstance(cell, int):  # a class index
         cell = str(cell)
     return (_text(cell, where, source.category_column) or "").strip() or None
 

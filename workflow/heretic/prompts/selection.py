@@ -18,7 +18,7 @@ Read = Callable[[str, Sequence[int]], list[Row]]
 
 
 def columns_of(source: PromptSource) -> list[str]:
-    """Return the columns that a source needs, the prompt's first."""
+    """Return the columns required by a source, the prompt's column first."""
     subject = SUBJECT_COLUMN if source.subjects else None
     named = (
         *(source.column, source.answer_column, source.choices_column),
@@ -30,13 +30,13 @@ def columns_of(source: PromptSource) -> list[str]:
 def select_rows(
     source: PromptSource, sizes: Mapping[str, int], read: Read, where: str
 ) -> list[Row]:
-    """Return the rows that a source takes.
+    """Return the rows selected by a source.
 
     Args:
-        source: what to take.
-        sizes: number of rows of each split there is.
-        read: gives rows; asked for whole splits only where `distinct` or `subjects` need them.
-        where: the dataset, for messages.
+        source: definition of the selection.
+        sizes: number of rows of each available split.
+        read: returns rows; called for whole splits only if `distinct` or `subjects` require it.
+        where: name of the dataset in messages.
 
     Raises:
         PromptError: a split or subject does not exist, or there are too many rows.
@@ -61,7 +61,7 @@ def select_rows(
 
 
 def has_subject(row: Row, source: PromptSource) -> bool:
-    """Return whether a row is of a subject that the source takes."""
+    """Return whether a row belongs to a subject of the source."""
     return not source.subjects or row.get(SUBJECT_COLUMN) in source.subjects
 
 
@@ -82,7 +82,7 @@ def require_subjects(source: PromptSource, known: Collection[str], where: str) -
     """Reject subjects that do not exist.
 
     Raises:
-        PromptError: lists some of the subjects there are.
+        PromptError: a subject does not exist; the message lists some of the available ones.
     """
     missing = [subject for subject in source.subjects if subject not in known]
     if missing:

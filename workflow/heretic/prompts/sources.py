@@ -28,15 +28,15 @@ from heretic.prompts.splits import parse_split, require_split, stream_bounds
 from heretic.settings.prompt_sources import DEMO, PROMPT_SETS, PromptSource
 from heretic.settings.values import DEFAULT_PLANTED, PlantedName
 
-# Reading this much takes well under a second, so a preflight reads smaller files as a job would.
+# Read in well under a second, so a preflight reads smaller files completely, like a job.
 PREFLIGHT_BYTES = 8_000_000
-# The one split of a file.
+# Only split of a file.
 FILE_SPLIT = "train"
 
 
 @dataclass(frozen=True)
 class LoadedPrompts:
-    """The prompts of one set and the facts that tell where they came from."""
+    """Prompts of one set and facts about their origin."""
 
     prompts: list[Prompt]
     facts: dict[str, Any]
@@ -44,7 +44,7 @@ class LoadedPrompts:
 
 @dataclass(frozen=True)
 class _Table:
-    """Rows, the source as it reads them, and where they came from."""
+    """Rows, the source with its resolved values, and their origin."""
 
     rows: list[Row]
     source: PromptSource
@@ -60,17 +60,17 @@ def load_prompts(
 ) -> list[Prompt]:
     """Read one prompt set from its source or sources, in order.
 
-    Cells are stripped, blank and null ones skipped, repeated prompts taken once; prefix, suffix
-    and system prompt of each source are applied.
+    Cells are stripped, blank and null cells are skipped, and repeated prompts are dropped; prefix,
+    suffix and system prompt of each source are applied.
 
     Args:
-        sources: where the set is.
-        seed: seed of the demo's world and of shuffled streams; no other source draws at random.
-        planted: what the demo refuses; no other source depends on it.
+        sources: sources of the set.
+        seed: seed of the demo's world and of shuffled streams; other sources are not random.
+        planted: requests that the demo refuses; other sources do not depend on it.
 
     Raises:
-        PromptError: a source is missing, closed or unreadable, a split, column or subject does
-            not exist, a cell is no text and no chat, or a source gives no prompt.
+        PromptError: a source is missing, restricted or unreadable, a split, column or subject does
+            not exist, a cell is neither text nor a chat, or a source has no prompts.
     """
     several = [sources] if isinstance(sources, PromptSource) else sources
     return read_sources(several, seed=seed, planted=planted).prompts
@@ -79,13 +79,13 @@ def load_prompts(
 def read_sources(
     sources: Sequence[PromptSource], *, seed: int, planted: PlantedName = DEFAULT_PLANTED
 ) -> LoadedPrompts:
-    """Like `load_prompts`, with the facts for the set's fingerprint.
+    """Read one prompt set as `load_prompts` does, with the facts for its fingerprint.
 
-    The facts are `sources`, a list of `source`, its fields, `origin`, as `read_source` says, and
-    `count`, how many prompts it gives.
+    The facts are `sources`, a list with the `source` (its fields), `origin` (see `read_source`) and
+    `count` (the number of its prompts).
 
     Raises:
-        PromptError: as `load_prompts`.
+        PromptError: see `load_prompts`.
     """
     read = [read_source(source, seed=seed, planted=planted) for source in sources]
     given = [prompt for loaded in read for prompt in loaded.prompts]
@@ -101,11 +101,11 @@ def read_source(
 ) -> LoadedPrompts:
     """Return the prompts of one source.
 
-    The facts are `source`, the source's fields, and `origin`: `sha256` of a file, `fingerprint`
-    of a saved dataset, `revision` of a hub dataset, `seed` where it decides, `planted` of the demo.
+    The facts are `source`, the source's fields, and `origin`: `sha256` of a file, `fingerprint` of
+    a saved dataset, `revision` of a hub dataset, `seed` if it matters, `planted` of the demo.
 
     Raises:
-        PromptError: as `load_prompts`.
+        PromptError: see `load_prompts`.
     """
     table = _read_table(source, seed, planted)
     kept = _first_of_each(_prompts(table))
@@ -121,23 +121,23 @@ def read_source(
 
 
 def check_source(name: str, source: PromptSource) -> None:
-    """Find what can be known to be wrong with a source without a network or a slow import.
+    """Check a source as far as possible without network access or slow imports.
 
     Args:
-        name: the prompt set's name, for messages.
-        source: where the set is. A file of moderate size is read as a job would read it.
+        name: name of the prompt set, for messages.
+        source: source of the set. A file of moderate size is read completely, like in a job.
 
     Raises:
-        PromptError: one line that begins with the set's name.
+        PromptError: the source is invalid; the one-line message begins with the set's name.
     """
     _preflight(name, source)
 
 
 def check_sources(sets: Mapping[str, Sequence[PromptSource]]) -> None:
-    """Check every source and, as far as they are small local files, that sets do not overlap.
+    """Check every source and, for small local files, that the sets do not overlap.
 
     Raises:
-        PromptError: a source is wrong, good and bad prompts are the same, or sets overlap.
+        PromptError: a source is invalid, good and bad prompts are the same, or sets overlap.
     """
     read = {
         name: [prompt for source in sources for prompt in _preflight(name, source)]
@@ -163,7 +163,7 @@ def local_files(source: PromptSource) -> list[Path]:
 
 
 def _preflight(name: str, source: PromptSource) -> list[Prompt]:
-    """Return the prompts of a source that is cheap to read, else none."""
+    """Return the prompts of a source that is quick to read, otherwise none."""
     try:
         parts = parse_split(source.split)
         if source.dataset == DEMO:
@@ -186,7 +186,7 @@ def _preflight(name: str, source: PromptSource) -> list[Prompt]:
 
 
 def _same_prompts(some: Sequence[PromptSource], others: Sequence[PromptSource]) -> bool:
-    """Return whether sources give the same prompts, ignoring what is known only of one."""
+    """Return whether sources contain the same prompts, ignoring answers and categories."""
     known = {"answer_column", "category_column"}
     one, other = ([s.model_dump(exclude=known) for s in group] for group in (some, others))
     return one == other
@@ -249,16 +249,16 @@ def _selected(source: PromptSource, splits: Mapping[str, list[Row]]) -> list[Row
 
 
 def _local_path(source: PromptSource) -> Path | None:
-    """Return the file or folder that a source names, or None for a hub id.
+    """Return the file or folder named by a source, or None for a hub id.
 
     Raises:
-        PromptError: it is meant as a path and there is nothing, it is neither, or it is local
-            and asked to be what only hub datasets are.
+        PromptError: it is meant as a path but does not exist, it is neither a path nor a hub id, or
+            it is local and has options that only hub datasets support.
     """
     dataset = source.dataset
     # Path.expanduser() raises where ~name is nobody's home.
     path = Path(os.path.expanduser(dataset))  # noqa: PTH111
-    # Unlike Path.exists(), it is false for names that are too long.
+    # Unlike Path.exists(), os.path.exists() returns False for names that are too long.
     if os.path.exists(path):  # noqa: PTH110
         if source.shuffle_buffer:
             raise PromptError(

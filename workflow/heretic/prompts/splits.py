@@ -1,7 +1,7 @@
-"""Split expressions such as `train[:400]`, with the meaning that `datasets` gives them.
+"""Split expressions such as `train[:400]`, with the semantics of `datasets`.
 
-Read here as well because files and streams have slices too, and because a typing error should be
-found before anything is imported or downloaded.
+They are parsed here as well because files and streams support slices too, and to detect typos
+before any import or download.
 """
 
 import re
@@ -18,20 +18,20 @@ _PART = re.compile(
 
 @dataclass(frozen=True)
 class Part:
-    """One slice of one split; `start` and `stop` as written, `5`, `-5`, `5%` or None."""
+    """Slice of a split; `start` and `stop` as written: `5`, `-5`, `5%` or None."""
 
     split: str
     start: str | None
     stop: str | None
 
     def rows(self, count: int) -> range:
-        """Return the rows that the part takes of a split of `count` rows."""
+        """Return the rows that the part selects from a split of `count` rows."""
         start, stop, _ = slice(_row(self.start, count), _row(self.stop, count)).indices(count)
         return range(start, max(start, stop))
 
 
 def parse_split(expression: str) -> list[Part]:
-    """Read parts joined by `+`.
+    """Parse parts joined by `+`.
 
     Raises:
         PromptError: the expression is malformed, or a percentage is above 100.
@@ -49,12 +49,12 @@ def parse_split(expression: str) -> list[Part]:
 
 
 def choose_rows(expression: str, sizes: Mapping[str, int], where: str) -> list[tuple[str, range]]:
-    """Return the rows that a split expression takes of each split.
+    """Return the rows that a split expression selects from each split.
 
     Args:
-        expression: the split expression.
-        sizes: number of rows of each split there is.
-        where: the dataset, for messages.
+        expression: split expression.
+        sizes: number of rows of each available split.
+        where: name of the dataset in messages.
 
     Raises:
         PromptError: the expression is malformed or names an unknown split.
@@ -69,19 +69,19 @@ def require_split(split: str, splits: Sequence[str], where: str) -> None:
     """Reject a split that does not exist.
 
     Raises:
-        PromptError: lists the splits there are.
+        PromptError: the split does not exist; the message lists the available ones.
     """
     if split not in splits:
         raise PromptError(f"{where} has no split {split!r}; it has {', '.join(splits)}")
 
 
 def stream_bounds(expression: str, where: str) -> tuple[str, int, int]:
-    """Split, first row and row after the last of a slice that a stream can read.
+    """Return split, first row and row after the last of a slice that a stream can read.
 
-    A stream does not know its length: it can skip and take, not count from the end.
+    A stream does not know its length, so slices cannot count from the end.
 
     Raises:
-        PromptError: the expression is malformed or is not one slice with absolute bounds.
+        PromptError: the expression is malformed or is not a single slice with absolute bounds.
     """
     parts = parse_split(expression)
     start, stop = parts[0].start or "0", parts[0].stop or ""

@@ -1,4 +1,4 @@
-"""Rows of an interruptible stream, resumed at the same place and in the same shuffled order."""
+"""Reading of streams, resumed after interruptions at the same position and in the same order."""
 
 import random
 import time
@@ -9,7 +9,7 @@ from heretic.console import log
 from heretic.errors import one_line
 from heretic.prompts.files import Row
 
-# About two minutes together, on top of what the client libraries try by themselves.
+# About two minutes in total, in addition to retries by the client libraries.
 PAUSES = (1.0, 2.0, 4.0, 8.0, 15.0, 30.0, 60.0)
 TOO_MANY_REQUESTS = 429
 
@@ -20,28 +20,27 @@ class Stream(Protocol):
     def __iter__(self) -> Iterator[Row]: ...
 
     def state_dict(self) -> dict[str, Any]:
-        """Return the position of the stream after the last row it gave."""
+        """Return the position of the stream after the last row it returned."""
         ...
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Resume from such a position."""
+        """Resume from a position of `state_dict`."""
         ...
 
 
 def resumed_rows(open_stream: Callable[[], Stream], where: str) -> Iterator[Row]:
-    """Return every row once and in order, though the connection breaks on the way.
+    """Return every row once and in order, even if the connection breaks.
 
-    After a failure that may pass, a new stream takes over behind the last row that arrived; of
-    what was read before, it fetches again that row's shard at most. Each row that arrives starts
-    the pauses afresh.
+    After a temporary failure, a new stream continues after the last row received; at most the shard
+    of that row is fetched again. Each received row resets the pauses.
 
     Args:
         open_stream: opens the stream at its start.
-        where: the dataset, for messages.
+        where: name of the dataset in messages.
 
     Raises:
-        Exception: what the stream raised, when it is no failure of the network or when waiting
-            did not help.
+        Exception: error of the stream that is not a network failure, or that persists after all
+            pauses.
     """
     state: dict[str, Any] | None = None
     failures = 0
@@ -69,7 +68,7 @@ def resumed_rows(open_stream: Callable[[], Stream], where: str) -> Iterator[Row]
 
 
 def may_pass(error: Exception) -> bool:
-    """Return whether an error comes from a network or a server that may be well again soon."""
+    """Return whether an error comes from a temporary failure of the network or a server."""
     from huggingface_hub.errors import HfHubHTTPError, OfflineModeIsEnabled
     from huggingface_hub.utils import httpx  # type: ignore[attr-defined]  # httpx or httpx2
 
@@ -78,7 +77,7 @@ def may_pass(error: Exception) -> bool:
     if isinstance(error, HfHubHTTPError | httpx.HTTPStatusError):
         status = error.response.status_code if error.response is not None else 500
         return bool(status >= 500 or status == TOO_MANY_REQUESTS)
-    # EOFError: a compressed shard that ends in the middle.
+    # EOFError: a truncated compressed shard.
     return isinstance(error, httpx.TransportError | ConnectionError | TimeoutError | EOFError)
 
 
@@ -86,10 +85,10 @@ T = TypeVar("T")
 
 
 def shuffled(rows: Iterator[T], buffer: int, seed: int) -> Iterator[T]:
-    """Return the rows in another order: each is drawn from the next `buffer` ones.
+    """Return the rows in shuffled order, each drawn from the next `buffer` rows.
 
     The order depends on the seed alone, so that slices of one stream share no row, and an
-    interrupted read gives what an uninterrupted one gives.
+    interrupted read returns the same rows as an uninterrupted one.
     """
     draw = random.Random(seed)
     held: list[T] = []

@@ -45,7 +45,7 @@ def number(text: str) -> float | None:
     """Return the number in a cell; None for an empty cell and for non-finite numbers.
 
     Raises:
-        ValueError: The cell holds something else.
+        ValueError: The cell is not a number.
     """
     value = float(text) if text.strip() else math.nan
     return value if math.isfinite(value) else None

@@ -1,4 +1,4 @@
-"""Scores of answers: refusals, degenerate texts, right answers, phrases and length."""
+"""Scores of answers: refusals, degenerate texts, correct answers, phrases and length."""
 
 from collections.abc import Sequence
 
@@ -11,16 +11,16 @@ from heretic.prompts.prompt import Prompt
 
 
 class OfRefusals(AnswerScorer):
-    """A score that is settled as soon as an answer refuses."""
+    """Base class of scorers whose verdict is settled once an answer refuses."""
 
     def __init__(self, markers: RefusalMarkers, name: str, side: Side = "bad") -> None:
-        """Detect refusals by these markers."""
+        """Create a scorer that detects refusals with these markers."""
         self.markers, self.name, self.side = markers, name, side
         self.settled_by = markers.settled
 
 
 class Refusals(OfRefusals):
-    """Answers that contain a refusal marker."""
+    """Number of answers that contain a refusal marker."""
 
     def judge(self, prompt: Prompt, answer: str) -> bool:
         """Return whether the answer refuses."""
@@ -28,7 +28,7 @@ class Refusals(OfRefusals):
 
 
 class Degenerate(OfRefusals):
-    """Degenerate answers that are not refusals: a refused prompt's answer need not be generated."""
+    """Number of degenerate answers that are not refusals, which need not be generated in full."""
 
     def judge(self, prompt: Prompt, answer: str) -> bool:
         """Return whether the answer is degenerate and not a refusal."""
@@ -36,7 +36,7 @@ class Degenerate(OfRefusals):
 
 
 class Unanswered(OfRefusals):
-    """Answers that are refusals or degenerate: a broken model is not a success."""
+    """Number of answers that are refusals or degenerate, as a broken model is not a success."""
 
     def judge(self, prompt: Prompt, answer: str) -> bool:
         """Return whether the answer refuses or is degenerate."""
@@ -44,29 +44,29 @@ class Unanswered(OfRefusals):
 
 
 class Right(OfRefusals):
-    """Right answers, which contain all expected strings and are neither refusals nor degenerate."""
+    """Number of correct answers: with all expected strings, not refusals, and not degenerate."""
 
     direction: Direction = "maximize"
 
     def judge(self, prompt: Prompt, answer: str) -> bool:
-        """Return whether the answer is right; never true if no right answer is known."""
+        """Return whether the answer is correct; False if no correct answer is known."""
         folded = fold(answer)
         has_all = bool(prompt.answers) and all(fold(wanted) in folded for wanted in prompt.answers)
         return has_all and not (self.markers.found(answer) or is_degenerate(prompt, answer))
 
     def applies(self, prompts: Sequence[Prompt]) -> bool:
-        """Return whether a right answer is known for each prompt."""
+        """Return whether a correct answer is known for each prompt."""
         return bool(prompts) and all(prompt.answers for prompt in prompts)
 
 
 class Phrases(AnswerScorer):
-    """Answers that contain one of several phrases, such as hedges."""
+    """Number of answers that contain one of several phrases, such as hedges."""
 
     def __init__(self, phrases: Sequence[str], name: str = "phrases", side: Side = "bad") -> None:
         """Store the phrases, which are matched like refusal markers.
 
         Raises:
-            SettingsError: there is none, or the side is neither `bad` nor `good`.
+            SettingsError: there are no phrases, or the side is neither `bad` nor `good`.
         """
         self.name, self.side = name, require_side(side, name)
         if isinstance(phrases, str) or not phrases:
@@ -85,7 +85,7 @@ class Words(AnswerScorer):
     counts = False
 
     def __init__(self, name: str = "words", side: Side = "bad") -> None:
-        """Count the words of answers to the prompts of one side.
+        """Create a scorer of the answers to the prompts of one side.
 
         Raises:
             SettingsError: the side is neither `bad` nor `good`.
@@ -101,7 +101,7 @@ def require_side(side: str, name: str) -> Side:
     """Return the side named by a scorer's setting.
 
     Raises:
-        SettingsError: it is none.
+        SettingsError: it is not a side.
     """
     if side == "bad" or side == "good":
         return "bad" if side == "bad" else "good"

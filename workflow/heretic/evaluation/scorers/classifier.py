@@ -18,40 +18,40 @@ from heretic.model.batching import is_out_of_memory
 from heretic.model.loading import choose_device
 from heretic.model.source import check_model, locate, weight_files
 
-# Sizes in a configuration by which tensors are made; each is a dimension of one in the files.
+# Sizes in a configuration that determine tensor shapes; each is a dimension of a stored tensor.
 SIZES = ("vocab_size", "hidden_size", "intermediate_size", "num_labels", "d_model", "dim")
 DEPTHS = ("num_hidden_layers", "num_attention_heads", "n_layers", "n_layer", "num_layers")
-# What a tokenizer written in Rust raises on a defect, which is no `Exception`.
+# Raised by tokenizers written in Rust on a defect; not an `Exception`.
 PANIC = "PanicException"
 
 
 def read_labels(model: str, revision: str | None, who: str) -> dict[str, int]:
-    """Return the labels of a classifier with their indices; downloads only its configuration.
+    """Return the labels of a classifier with their indices, downloading only its configuration.
 
     Args:
         model: hub id or folder.
         revision: commit of a hub model.
-        who: asks for it, for messages.
+        who: name of the user of the classifier, for messages.
 
     Raises:
-        ModelLoadError: there is no such model, or its configuration cannot be read.
+        ModelLoadError: the model does not exist, or its configuration cannot be read.
     """
     folder = check_model(model, revision).parent
     with _explaining(model, who):
-        # transformers knows the labels that a file leaves out.
+        # transformers adds default labels that a file leaves out.
         config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
         return {str(text): int(number) for number, text in (config.id2label or {}).items()}
 
 
 @dataclass(frozen=True)
 class Classifier:
-    """A loaded sequence classifier.
+    """Loaded sequence classifier.
 
     Attributes:
-        model: its name, for messages.
-        who: asks for it, for messages.
-        tokenizer: of transformers.
-        network: of transformers, in evaluation mode.
+        model: name of the model, for messages.
+        who: name of the user of the classifier, for messages.
+        tokenizer: tokenizer of transformers.
+        network: network of transformers, in evaluation mode.
     """
 
     model: str
@@ -60,19 +60,19 @@ class Classifier:
     network: Any
 
     def probabilities(self, texts: Sequence[Sequence[str]]) -> Tensor:
-        """Return the probability of each label [n, labels] in float32 on the CPU.
+        """Compute the probability of each label, [n, labels] float32 on the CPU.
 
         Args:
-            texts: n texts, or n first and n second texts of pairs. Long ones are cut.
+            texts: n texts, or the n first and n second texts of pairs. Long texts are truncated.
 
         Raises:
-            ModelLoadError: the tokenizer or the network fails, or gives no finite numbers.
+            ModelLoadError: the tokenizer or the network fails, or outputs non-finite values.
         """
         with _explaining(self.model, self.who):
             inputs = self.tokenizer(
                 *texts,
                 padding=True,
-                # Some classifiers read the first token, whose place padding must not take.
+                # Some classifiers read the first position, which must not be padding.
                 padding_side="right",
                 truncation=True,
                 max_length=self._longest(),
@@ -83,7 +83,7 @@ class Classifier:
             if not logits.isfinite().all():
                 raise ValueError("its logits are not finite")
             several = self.network.config.problem_type == "multi_label_classification"
-            # A label may be a yes or no of its own.
+            # Labels may be independent of each other.
             apart = several or logits.shape[-1] == 1
             return (logits.sigmoid() if apart else logits.softmax(dim=-1)).cpu()
 
@@ -91,16 +91,16 @@ class Classifier:
         """Return the number of positions supported by the network."""
         positions = getattr(self.network.config, "max_position_embeddings", None)
         known: int = self.tokenizer.model_max_length
-        # Some networks count positions from the one after that of the padding, which is 1.
+        # Some networks number positions after the padding index, which is 1.
         return known if positions is None else min(positions - 2, known)
 
 
 def load_classifier(model: str, revision: str | None, device: str, who: str) -> Classifier:
-    """Load a classifier; arguments as of `read_labels`.
+    """Load a classifier; for the arguments see `read_labels`.
 
     Raises:
-        ModelLoadError: there is no such model, it is no sequence classifier that transformers
-            loads from safetensors without code of the model's own, or there is no such device.
+        ModelLoadError: the model does not exist or is not a sequence classifier that transformers
+            loads from safetensors without remote code, or the device does not exist.
     """
     folder, place = locate(model, revision), choose_device(device)
     with _explaining(model, who):
@@ -135,8 +135,8 @@ def _require_stored_sizes(config: Any, folder: Path) -> None:
 
 @contextmanager
 def _explaining(model: str, who: str) -> Iterator[None]:
-    """Report any error of a classifier in one line."""
-    # transformers prints tables of what does not fit before it raises.
+    """Report any error of a classifier as a one-line message."""
+    # transformers prints tables of mismatched tensors before it raises.
     transformers = logging.getLogger("transformers")
     level = transformers.level
     transformers.setLevel(logging.CRITICAL)

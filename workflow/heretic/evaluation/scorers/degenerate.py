@@ -10,28 +10,28 @@ from py3langid.langid import MODEL_FILE, LanguageIdentifier
 
 from heretic.prompts.prompt import Prompt
 
-# Prose compresses to a half or a third, tables and plans to a fifth; a loop over a few words to far
-# less.
+# Prose compresses to a half or a third, tables and plans to a fifth, and a loop over a few words to
+# far less.
 LOOP_RATIO: Final = 0.15
 LOOP_MIN_CHARACTERS: Final = 80
-# A loop that is too short for compression to show: greedy decoding that has begun to repeat
-# itself does so to the end of the answer.
+# For loops too short for compression: once greedy decoding repeats itself, it does so to the end of
+# the answer.
 TAIL_MIN_REPEATS: Final = 4
 TAIL_MIN_CHARACTERS: Final = 24
 TAIL_MIN_SHARE: Final = 0.5
-# A loop that varies: few different runs of words among many.
+# For loops with variations: few distinct n-grams among many.
 N_GRAM: Final = 4
 N_GRAM_MIN_WORDS: Final = 40
 DISTINCT_N_GRAMS: Final = 0.35
 
 SCRIPT_MIN_LETTERS: Final = 8
 SCRIPT_SHARE: Final = 0.5
-# Below these lengths a language is a guess.
+# Languages of shorter texts cannot be detected reliably.
 LANGUAGE_MIN_LETTERS: Final = 60
 PROMPT_MIN_LETTERS: Final = 20
 PROMPT_MIN_PROBABILITY: Final = 0.5
 ANSWER_MIN_PROBABILITY: Final = 0.95
-# One script to its readers, several to Unicode.
+# Single scripts to readers that are several in Unicode.
 _SAME_SCRIPT: Final = {
     "HIRAGANA": "CJK",
     "KATAKANA": "CJK",
@@ -63,10 +63,10 @@ def is_looping(answer: str) -> bool:
 
 
 def is_off_script(prompt: Prompt, answer: str) -> bool:
-    """Return whether the answer is mostly in a script, or all in a language, foreign to the prompt.
+    """Return whether an answer is mostly in a script, or all in a language, foreign to the prompt.
 
-    A request to translate looks like that too, before the edit and after it. Languages are told
-    apart in longer texts only, and where there is hardly a doubt.
+    Requests to translate match too, before and after the edit. Languages are distinguished only in
+    longer texts, and only if there is little doubt.
     """
     return _off_script(f"{prompt.text}\n{prompt.system or ''}", answer)
 
@@ -95,7 +95,7 @@ def _letters_by_script(text: str) -> Counter[str]:
 
 
 def _language(text: str) -> tuple[str, float]:
-    """Return the likeliest language of a text and its probability."""
+    """Return the most likely language of a text and its probability."""
     language, probability = _identifier().classify(text)
     return str(language), float(probability)
 

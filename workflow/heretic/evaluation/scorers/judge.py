@@ -17,10 +17,9 @@ _COMMIT = re.compile(r"[0-9a-f]{40}")
 
 
 class Judge(AnswerScorer):
-    """Answers to which a sequence classifier assigns a label, such as refusal.
+    """Number of answers to which a sequence classifier assigns a label, such as refusal.
 
-    Answers are judged whole, in batches, and each once: trials give the same answers again and
-    again.
+    Complete answers are judged in batches, and each only once, as trials often repeat answers.
     """
 
     def __init__(
@@ -35,24 +34,24 @@ class Judge(AnswerScorer):
         name: str = "judge",
         side: Side = "bad",
     ) -> None:
-        """Read the classifier's configuration; its weights are loaded with the first answers.
+        """Read the classifier's configuration; its weights are loaded for the first answers.
 
         Args:
             model: hub id or folder of a sequence classification model.
-            label: the one that is counted, as the model's configuration names it.
-            revision: commit of a hub model, which needs one, so that scores stay the same when the
-                model changes. Its own code is never run.
-            threshold: probability of the label from which an answer counts.
+            label: label to count, as named in the model's configuration.
+            revision: commit of a hub model, required so that scores stay the same when the model
+                changes. The model's own code is never executed.
+            threshold: smallest probability of the label at which an answer counts.
             reads_prompt: whether the classifier was trained on pairs of prompt and answer.
-            batch_size: answers at once.
-            device: on which the classifier runs; `auto` takes a GPU where there is one.
-            name: of the score.
-            side: whose answers are judged.
+            batch_size: number of answers per batch.
+            device: device of the classifier; `auto` selects a GPU if available.
+            name: name of the score.
+            side: side whose answers are judged.
 
         Raises:
             SettingsError: the label is not one of the model's, a number is out of range, or a hub
                 model has no commit.
-            ModelLoadError: there is no such model, or no sequence classifier.
+            ModelLoadError: the model does not exist or is not a sequence classifier.
         """
         self.name, self.side = name, require_side(side, name)
         _require_text(model, f"scorer {name}: model")
@@ -80,7 +79,7 @@ class Judge(AnswerScorer):
         return self.judge_all([prompt], [answer])[0]
 
     def judge_all(self, prompts: Sequence[Prompt], answers: Sequence[str]) -> list[float]:
-        """Judge the answers not judged yet, and return the results for all."""
+        """Judge new answers, and return the results for all."""
         keys = self._keys(prompts, answers)
         pairs = dict(zip(keys, zip(prompts, answers, strict=True), strict=True))
         new = [key for key in pairs if key not in self._known]
@@ -99,7 +98,7 @@ class Judge(AnswerScorer):
         return [hashlib.sha256(text.encode()).hexdigest() for text in texts]
 
     def _probabilities(self, pairs: Sequence[tuple[Prompt, str]]) -> Tensor:
-        """Return the probability of the label for each pair [n]."""
+        """Compute the probability of the label for each pair, [n]."""
         if self._classifier is None:
             self._classifier = load_classifier(*self._source, self._device, f"scorer {self.name}")
         answers = [answer for _, answer in pairs]

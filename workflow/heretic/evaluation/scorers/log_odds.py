@@ -1,8 +1,8 @@
 """Log-odds of a refusal from the first response token (Arditi et al. 2024, section 2.4).
 
-log p - log (1 - p), where p is the probability that the answer begins with one of some tokens. It
-costs nothing beside the pass that begins an answer, and tells a weak edit from none where both
-still refuse everything.
+They are log p - log (1 - p), where p is the probability that the answer begins with one of some
+tokens. They need no pass besides the one that begins an answer, and distinguish a weak edit from
+none while both still refuse everything.
 """
 
 from collections import Counter
@@ -18,19 +18,19 @@ TIMES_AS_FREQUENT = 2
 
 @dataclass(frozen=True)
 class RefusalTokens:
-    """Tokens with which the original starts answers to bad rather than good prompts.
+    """Tokens with which the original begins answers to bad rather than good prompts.
 
-    The paper names them by hand for each family; here they are found, so that any model and any
-    behaviour has some: likeliest first tokens that are far more frequent after bad prompts than
-    after good ones. A token that begins a few answers only, or answers of both kinds, is none, so
-    that what begins compliance does not count.
+    The paper lists them for each model family; here they are determined automatically, for any
+    model and any behavior, as the most likely first tokens that are far more frequent after bad
+    prompts than after good ones. Tokens that begin only a few answers, or answers to both kinds of
+    prompts, are excluded, so that beginnings of compliance do not count.
     """
 
     ids: tuple[int, ...]
 
     @classmethod
     def of(cls, good: Sequence[int], bad: Sequence[int]) -> "RefusalTokens":
-        """Find them among the original's first tokens; none if they do not separate the prompts."""
+        """Select them from the original's first tokens; none if these do not separate prompts."""
         among_good, among_bad = Counter(good), Counter(bad)
         return cls(
             tuple(
@@ -44,7 +44,7 @@ class RefusalTokens:
         )
 
     def log_odds(self, logits: Tensor) -> Tensor:
-        """Compute log-odds [n] float32, in nats, from logits [n, vocabulary] of first tokens."""
+        """Compute log-odds, [n] float32 in nats, from logits [n, vocabulary] of first tokens."""
         logits = logits.float()
         chosen = torch.zeros(logits.shape[-1], dtype=torch.bool, device=logits.device)
         chosen[list(self.ids)] = True

@@ -1,4 +1,4 @@
-"""All scores of a study or a report, and the creation of scorers from settings."""
+"""Scores of a study or a report, and the creation of scorers from settings."""
 
 import importlib.util
 import os
@@ -53,10 +53,10 @@ class Panel:
     """Scorers of answers and of forward passes.
 
     Attributes:
-        markers: by which refusals are told.
-        always: scorers of answers that every panel has, in the order of their scores.
-        further: those that settings name.
-        passes: scorers by passes of their own, which settings name.
+        markers: refusal markers.
+        always: scorers of answers in every panel, in the order of their scores.
+        further: scorers of answers named in the settings.
+        passes: scorers with their own passes, named in the settings.
     """
 
     markers: RefusalMarkers
@@ -75,7 +75,7 @@ class Panel:
 
     @cached_property
     def _tells(self) -> set[Any]:
-        """Return the distinct functions that decide this; they are called very often."""
+        """Return the distinct functions that decide this, as they are called very often."""
         return {scorer.settled_by for scorer in self.answers}
 
     def names(self, prompts: ScoredPrompts) -> list[str]:
@@ -101,7 +101,7 @@ class Panel:
         """Return the direction in which a score improves.
 
         Raises:
-            SettingsError: there is no such score.
+            SettingsError: the score does not exist.
         """
         if name in (KL, LOG_ODDS):
             return "minimize"
@@ -111,15 +111,15 @@ class Panel:
         """Return the best and the worst value of a score.
 
         Args:
-            name: of the score.
-            original: value of the original.
-            max_kl: nats that count as the worst divergence.
-            prompts: that are scored on.
+            name: name of the score.
+            original: value of the original model.
+            max_kl: divergence in nats that counts as the worst.
+            prompts: prompts that are scored.
         """
         if name == KL:
             return Span(0.0, max_kl)
         if name == LOG_ODDS:
-            # As sure of not refusing as the original is of refusing, and surer by 2 nats at least.
+            # As sure of compliance as the original is of refusal, at least 2 nats better.
             return Span(original - 2.0 * max(abs(original), 1.0), original)
         scorer = self._named(name)
         if isinstance(scorer, TeacherForcedKl):
@@ -129,7 +129,7 @@ class Panel:
 
     @property
     def needs_texts(self) -> tuple[str, ...]:
-        """Names of the scores that read plain texts."""
+        """Names of the scores that need plain texts."""
         return tuple(scorer.name for scorer in self.passes if scorer.needs_texts)
 
     def _named(self, name: str) -> Scorer:
@@ -153,11 +153,11 @@ def make_panel(
 
     Args:
         refusal_markers: names of sets, or phrases.
-        scorers: each with keys `scorer` (a built-in name, or `path/to/file.py:Class`), `name` or
-            None, and `settings`, the arguments of its class.
+        scorers: mappings with the keys `scorer` (a built-in name, or `path/to/file.py:Class`),
+            `name` (may be None), and `settings`, the arguments of the class.
 
     Raises:
-        SettingsError: there is no such scorer, its settings are wrong, or two share a name.
+        SettingsError: a scorer does not exist, its settings are invalid, or two share a name.
         ModelLoadError: a judge's model does not exist.
     """
     markers = RefusalMarkers(refusal_markers)
@@ -194,7 +194,7 @@ def make_scorer(scorer: str, name: str | None, settings: Mapping[str, Any]) -> S
     """Create an instance of a scorer.
 
     Raises:
-        SettingsError: there is no such scorer, or its settings are wrong.
+        SettingsError: the scorer does not exist, or its settings are invalid.
         ModelLoadError: a judge's model does not exist.
     """
     given = dict(settings) if name is None else {**settings, "name": name}
@@ -205,7 +205,7 @@ def make_scorer(scorer: str, name: str | None, settings: Mapping[str, Any]) -> S
         own_name = getattr(made, "name", None)
     except HereticError:
         raise
-    # A class may do anything: SystemExit would end the run without a word.
+    # User code may raise anything, and SystemExit would end the run silently.
     except (Exception, SystemExit) as error:
         raise SettingsError(
             f"scorer {one_line(scorer)}: {_what(error, with_kind=False)}; see its settings"
@@ -225,7 +225,7 @@ def _class_of(scorer: str) -> type[Scorer]:
         return BUILT_IN[scorer]
     file, _, name = scorer.rpartition(":")
     path = Path(file)
-    # Unlike Path.is_file(), it is false for names that are too long.
+    # Unlike Path.is_file(), os.path.isfile() returns False for names that are too long.
     if path.suffix != ".py" or not os.path.isfile(path):  # noqa: PTH113
         raise SettingsError(
             f"there is no scorer {one_line(repr(scorer))}; use one of {', '.join(BUILT_IN)}, or a "
@@ -241,13 +241,13 @@ def _class_of(scorer: str) -> type[Scorer]:
 
 
 def _module(path: Path) -> Any:
-    """Import the user's module; report any error in one line."""
+    """Import the user's module; report any error as a one-line message."""
     name = f"heretic_scorer_{path.stem}"
     spec = importlib.util.spec_from_file_location(name, path.resolve())
     assert spec is not None
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
-    sys.modules[name] = module  # which dataclasses look for
+    sys.modules[name] = module  # required by dataclasses
     try:
         spec.loader.exec_module(module)
     except (Exception, SystemExit) as error:
@@ -258,7 +258,7 @@ def _module(path: Path) -> Any:
 
 
 def _what(error: BaseException, *, with_kind: bool) -> str:
-    """Return the error raised by the user's code, in one line."""
+    """Return an error of the user's code as a one-line message."""
     if isinstance(error, SystemExit):
         return f"it exits with status {one_line(repr(error.code))}"
     return f"{type(error).__name__}: {one_line(error)}" if with_kind else one_line(error)

@@ -16,7 +16,7 @@ from heretic.model.decoding import (
 )
 from heretic.model.loading import Model
 
-# Per token, beyond which the exponential is no number.
+# Per token; the exponential of larger values overflows.
 MOST_NATS = 700.0
 
 
@@ -26,10 +26,10 @@ class TeacherForcedKl(PassScorer):
     needs_same_tokens = True
 
     def __init__(self, tokens: int, name: str = "kl_teacher_forced") -> None:
-        """Use the first `tokens` of answers to good prompts.
+        """Create a scorer of the first `tokens` of answers to good prompts.
 
         Raises:
-            SettingsError: they are not at least 1.
+            SettingsError: `tokens` is less than 1.
         """
         if not isinstance(tokens, int) or tokens < 1:
             raise SettingsError(
@@ -38,7 +38,7 @@ class TeacherForcedKl(PassScorer):
         self.name, self.tokens = name, tokens
 
     def prepare(self, model: Model, prompts: ScoredPrompts) -> Measure:
-        """Generate the original's answers and keep its distributions over them."""
+        """Generate the original's answers and store its distributions over them."""
         good = prompts.good
         answers = generate(model, good, self.tokens)
         original = forced_log_probabilities(model, good, answers)
@@ -50,7 +50,7 @@ class TeacherForcedKl(PassScorer):
 
 
 class Perplexity(PassScorer):
-    """Exponential of the mean over texts of a text's negative log-likelihood per token."""
+    """Exponential of the negative log-likelihood per token of a text, averaged over the texts."""
 
     needs_texts = True
 
@@ -58,7 +58,7 @@ class Perplexity(PassScorer):
         self.name = name
 
     def prepare(self, model: Model, prompts: ScoredPrompts) -> Measure:
-        """Keep the texts; the original's result is a score of its own."""
+        """Store the texts; the original's result is a separate score."""
         texts: Sequence[str] = [prompt.text for prompt in prompts.texts]
         if not text_tokens(model, texts):
             raise PromptError(

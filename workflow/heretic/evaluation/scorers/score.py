@@ -1,4 +1,4 @@
-"""Base classes of scores and scorers, also for plug-ins."""
+"""Base classes of scores and scorers, including plug-ins."""
 
 import math
 from abc import ABC, abstractmethod
@@ -11,21 +11,21 @@ from heretic.evaluation.scale import Span
 from heretic.model.loading import Model
 from heretic.prompts.prompt import Prompt
 
-# `none` is reported, and is no objective.
+# A score with direction `none` is reported but cannot be an objective.
 Direction = Literal["minimize", "maximize", "none"]
 Side = Literal["bad", "good"]
 
 
 @dataclass(frozen=True)
 class Score:
-    """A score of one state of the model.
+    """Score of one state of the model.
 
     Attributes:
-        name: under which it is stored, and may be an objective.
-        value: a count where `details` are verdicts, else their mean.
-        direction: in which it is better.
-        details: what it is made of, a value for each prompt or text, in their order.
-        counts: whether `value` counts the details that are 1.
+        name: name under which it is stored, and which may be an objective.
+        value: a count if `details` are verdicts, otherwise their mean.
+        direction: direction in which the score improves.
+        details: value of each prompt or text, in order.
+        counts: whether `value` is the number of details that are 1.
     """
 
     name: str
@@ -38,10 +38,10 @@ class Score:
     def of(
         cls, name: str, direction: Direction, details: Sequence[float], *, counts: bool
     ) -> "Score":
-        """Create the score from these details.
+        """Create a score from its details.
 
         Raises:
-            SettingsError: they are counted, but are not all 0 or 1.
+            SettingsError: the details are counted, but not all are 0 or 1.
         """
         if counts and not all(detail in (0, 1) for detail in details):
             raise SettingsError(
@@ -59,7 +59,7 @@ class Score:
 
 
 class Scorer(ABC):
-    """Common interface of all scorers; each instance of a class may set its own `name`."""
+    """Common interface of all scorers; instances may set their own `name`."""
 
     name: str
     direction: Direction = "minimize"
@@ -69,10 +69,10 @@ class Scorer(ABC):
 
         Args:
             original: value of the original model.
-            n_prompts: as many as there are details.
+            n_prompts: number of prompts, equal to the number of details.
 
-        It is worst as it was. One that is to be large is best at twice what it was, one that is to
-        be small at 0, and at twice what it was where that is below 0.
+        The original's value is the worst. The best is twice that value for a score to be maximized;
+        for one to be minimized it is 0, or twice that value if it is negative.
         """
         scale = abs(original) or 1.0
         if self.direction == "maximize":
@@ -84,11 +84,11 @@ class AnswerScorer(Scorer):
     """Judge each answer to the prompts of one side by its text.
 
     Attributes:
-        side: whose answers it judges.
-        counts: whether it says yes (1) or no (0); the score is then how often it says yes, and
-            otherwise the mean of what it says.
-        settled_by: says of the beginning of an answer that its judgement will not change however
-            the answer goes on, so that it need not be generated further; None if it never can.
+        side: side whose answers are judged.
+        counts: whether verdicts are yes (1) or no (0); the score is then the number of yes
+            verdicts, otherwise the mean verdict.
+        settled_by: returns whether the beginning of an answer already determines its verdict, so
+            that the rest need not be generated; None if it never does.
     """
 
     side: Side = "bad"
@@ -97,10 +97,10 @@ class AnswerScorer(Scorer):
 
     @abstractmethod
     def judge(self, prompt: Prompt, answer: str) -> float:
-        """Judge one answer; it may be truncated where `settled_by` was true."""
+        """Judge one answer; it may be truncated if `settled_by` returned True."""
 
     def judge_all(self, prompts: Sequence[Prompt], answers: Sequence[str]) -> list[float]:
-        """Judge several answers; override if a batch is faster."""
+        """Judge several answers; override if batches are faster."""
         pairs = zip(prompts, answers, strict=True)
         return [float(self.judge(prompt, answer)) for prompt, answer in pairs]
 
@@ -127,7 +127,7 @@ class ScoredPrompts:
 
     Attributes:
         good, bad: prompts of either side.
-        texts: plain texts, where the run has them.
+        texts: plain texts, if the run has any.
     """
 
     good: Sequence[Prompt]
@@ -135,12 +135,12 @@ class ScoredPrompts:
     texts: Sequence[Prompt] = ()
 
 
-# Values of the present state of a model, one for each prompt or text.
+# Values of a model's current state, one per prompt or text.
 Measure = Callable[[Model], Sequence[float]]
 
 
 class PassScorer(Scorer):
-    """Measure a state of the model by its own forward passes.
+    """Base class of scorers that measure a model by their own forward passes.
 
     Attributes:
         needs_texts: whether it reads `ScoredPrompts.texts`.
@@ -155,9 +155,9 @@ class PassScorer(Scorer):
         """Record the reference for later states.
 
         Args:
-            model: in its original state. The measure is called with it, or with another one, in
-                another state.
-            prompts: to measure on.
+            model: model in its original state. The measure is called with the same model in another
+                state, or with another model.
+            prompts: prompts to measure on.
         """
 
     def score(self, measure: Measure, model: Model) -> Score:

@@ -10,13 +10,13 @@ _PLAIN: Final = {
 }
 
 
-# Trials give the same answers again and again, and several scorers look at each.
+# Trials often repeat answers, and several scorers read each of them.
 @lru_cache(maxsize=8192)
 def fold(text: str) -> str:
     """Return compatibility-normalized, case-folded text with plain apostrophes and single spaces.
 
-    Asterisks and underscores go, so that "I **cannot**" reads as it is meant.
+    Asterisks and underscores are removed, so that "I **cannot**" matches "I cannot".
     """
-    # Apostrophes first: normalisation takes an acute accent apart.
+    # Apostrophes first, as normalization decomposes an acute accent.
     plain = unicodedata.normalize("NFKC", text.translate(_PLAIN))
     return " ".join(plain.casefold().split())
