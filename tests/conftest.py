@@ -3,6 +3,7 @@
 import logging
 import os
 import shutil
+import signal
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -15,6 +16,15 @@ REPOSITORY = Path(__file__).parent.parent
 PARTS = ("Snakefile", "config", "profiles", "scripts", "envs", "workflow")
 # One job at a time leaves the second core to what a test does beside it.
 COMMAND = (sys.executable, "-m", "snakemake", "--cores", "1")
+
+
+def pytest_configure() -> None:
+    """Let the workflows that tests start receive interrupts, also from tests in the background.
+
+    A shell without job control starts background jobs with interrupts ignored, which is inherited.
+    """
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(autouse=True)

@@ -9,6 +9,7 @@ import re
 import signal
 import sys
 import threading
+import time
 import warnings
 from collections.abc import Callable, Mapping
 from contextlib import suppress
@@ -34,6 +35,7 @@ KILLED = ("SIGKILL", "137", "OUT_OF_MEMORY")
 SEARCH = "optimize"
 STOPPING = "Terminating processes"  # logged by Snakemake's scheduler on an interrupt
 SECONDS_TO_STOP = 1.0
+POLLING_SECONDS = 0.02
 VMSTAT = Path("/proc/vmstat")
 
 
@@ -127,6 +129,7 @@ class LastLine(logging.Filter):
                 return
             self.ended = True
             if self.interrupted:
+                _wait_for_jobs_to_stop()
                 self._say(self._interruption(), after_bar=True)
             elif self._others_spoke or len(self._failures) > 1:
                 for line in dict.fromkeys(failure.line for failure in self._failures):
@@ -229,12 +232,9 @@ def _stop_jobs_when_interrupted(last: LastLine) -> None:
     def stop(number: int, frame: FrameType | None) -> None:
         last.interrupt()
         warnings.simplefilter("ignore")  # of Snakemake's coroutines that are no longer awaited
-        import psutil  # here, as the handler is set before all slow imports
-
-        for process in psutil.Process().children(recursive=True):
-            with suppress(psutil.Error):
-                process.terminate()
-        threading.Timer(SECONDS_TO_STOP, insist).start()
+        _terminate_jobs()
+        swallowed = _is_logging(frame)
+        threading.Timer(POLLING_SECONDS if swallowed else SECONDS_TO_STOP, insist).start()
         raise KeyboardInterrupt
 
     def insist() -> None:
@@ -258,6 +258,34 @@ def _stop_jobs_when_interrupted(last: LastLine) -> None:
     if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
         signal.signal(signal.SIGINT, stop)
     sys.excepthook, sys.unraisablehook = say_no_more, say_nothing_of_ignored
+
+
+def _is_logging(frame: FrameType | None) -> bool:
+    """Return whether a log line is being written, during which Snakemake drops interrupts."""
+    while frame is not None and frame.f_code.co_name != "emit":
+        frame = frame.f_back
+    return frame is not None
+
+
+def _terminate_jobs() -> bool:
+    """Terminate every process below this one; return whether any was still alive."""
+    import psutil  # here: the handler must be set before slow imports
+
+    alive = False
+    for process in psutil.Process().children(recursive=True):
+        with suppress(psutil.Error):
+            # Snakemake's own threads collect the status of a process that has ended.
+            if process.status() != psutil.STATUS_ZOMBIE:
+                process.terminate()
+                alive = True
+    return alive
+
+
+def _wait_for_jobs_to_stop() -> None:
+    """Terminate jobs that started after the interrupt as well, so that none writes any more."""
+    end = time.monotonic() + SECONDS_TO_STOP
+    while _terminate_jobs() and time.monotonic() < end:
+        time.sleep(POLLING_SECONDS)
 
 
 def _last_error(log: str) -> str | None:
