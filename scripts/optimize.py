@@ -23,6 +23,7 @@ from heretic.evaluation.scorers.panel import Panel, make_panel
 from heretic.evaluation.scorers.score import ScoredPrompts
 from heretic.evaluation.trial_engine import TrialEngine
 from heretic.evaluation.trial_scores import Limits, TrialScores
+from heretic.model.chat import ChatFormat
 from heretic.model.embeddings import with_embeddings
 from heretic.model.loading import load_chat_of, load_model, model_facts
 from heretic.model.prompt_lengths import require_lengths_of_run
@@ -81,7 +82,7 @@ def main(smk: Snakemake) -> None:
     name = study_name(asked)
     searched = directions_of(panel, settings["objectives"])
     with open_study(Path(smk.params.database), name, searched) as study:
-        engine = prepare(settings, runtime, inputs, directions, panel, smk.params.model)
+        engine = prepare(settings, runtime, inputs, directions, panel, smk.params.model, chat)
         study.set_user_attr(N_LAYERS, engine.model.anatomy.n_layers)
         writers = record_writers(engine.model.anatomy)
         # Fail now rather than hours later in the export.
@@ -196,10 +197,11 @@ def prepare(
     directions: AblationDirections,
     panel: Panel,
     path: str,
+    chat: ChatFormat,
 ) -> TrialEngine:
     """Load the model and its prompts, and create the engine that scores trials."""
     usable_rows(directions, settings["discriminative_layers"])  # before the model is loaded
-    model = load_model(**{**runtime, **settings, "model": path})
+    model = load_model(**{**runtime, **settings, "model": path}, chat=chat)
     if settings["ablate_embeddings"]:
         model = with_embeddings(model)
     sets = [read_prompts(inputs[n]) for n in (*EVALUATION_SETS, "texts") if n in inputs]

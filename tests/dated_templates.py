@@ -66,7 +66,7 @@ def set_clock_of_templates(monkeypatch: pytest.MonkeyPatch, now: datetime | None
 
 
 def set_today(monkeypatch: pytest.MonkeyPatch, day: date) -> None:
-    """What the library takes for today; a template that reads the clock fails."""
+    """Set the date that the library uses as today; a template that reads the clock fails."""
     monkeypatch.setattr("heretic.model.template_date.today", lambda: day)
     set_clock_of_templates(monkeypatch, None)
 

@@ -28,16 +28,19 @@ def test_a_record_is_written_only_when_its_content_changes(tmp_path: Path) -> No
     assert read_phase(path) == phase(n_trials=80)
 
 
+def finish_job(path: Path, **settings: Any) -> None:
+    with unchanged_phase(str(path), settings):
+        pass
+
+
 def test_settings_that_change_back_are_recorded_as_new(tmp_path: Path) -> None:
     """A job that nobody watched may have written results of the settings in between."""
     path = tmp_path / "optimize.json"
     phase(max_kl=0.5).record(path)
     before = path.read_text()
-    with unchanged_phase(str(path), {"max_kl": 0.5}):
-        pass
+    finish_job(path, max_kl=0.5)
     phase(max_kl=0.4).record(path)
-    with unchanged_phase(str(path), {"max_kl": 0.4}):
-        pass
+    finish_job(path, max_kl=0.4)
     phase(max_kl=0.5).record(path)
     assert read_phase(path) == phase(max_kl=0.5)
     assert path.read_text() != before
@@ -46,8 +49,7 @@ def test_settings_that_change_back_are_recorded_as_new(tmp_path: Path) -> None:
 def test_settings_that_change_back_before_a_job_starts_keep_its_results(tmp_path: Path) -> None:
     path = tmp_path / "optimize.json"
     phase(max_kl=0.5).record(path)
-    with unchanged_phase(str(path), {"max_kl": 0.5}):
-        pass
+    finish_job(path, max_kl=0.5)
     before = path.read_text()
     phase(max_kl=0.4).record(path)
     phase(max_kl=0.5).record(path)
@@ -58,8 +60,7 @@ def test_a_job_that_fails_leaves_no_finished_record(tmp_path: Path) -> None:
     path = tmp_path / "optimize.json"
     phase(max_kl=0.5).record(path)
     before = path.read_text()
-    with unchanged_phase(str(path), {"max_kl": 0.5}):
-        pass
+    finish_job(path, max_kl=0.5)
     with pytest.raises(KeyError, match="x"), unchanged_phase(str(path), {"max_kl": 0.5}):
         raise KeyError("x")
     phase(max_kl=0.4).record(path)
