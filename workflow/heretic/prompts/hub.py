@@ -3,8 +3,9 @@
 The `datasets` library takes seconds to import, so it is imported only where it is used.
 """
 
+import gc
 import re
-from collections.abc import Iterator
+from collections.abc import Generator, Iterable, Iterator
 from functools import partial
 from itertools import islice
 from pathlib import Path
@@ -137,15 +138,27 @@ def _streamed(
         rows = _of_subjects(rows, source, where)
     if source.shuffle_buffer:
         rows = shuffled(rows, source.shuffle_buffer, seed)
-    found: list[Row] = []
+    try:
+        return _within_budget(islice(rows, start, max(start, stop)), where)
+    finally:
+        rows.close()
+        # Arrow's reader of a Parquet shard aborts the process if it is freed while Python exits
+        # (apache/arrow#45214).
+        gc.collect()
+
+
+def _within_budget(rows: Iterable[Row], where: str) -> list[Row]:
     budget = TextBudget(where)
-    for row in islice(rows, start, max(start, stop)):
+    found: list[Row] = []
+    for row in rows:
         budget.spend([row])
         found.append(row)
     return found
 
 
-def _of_subjects(rows: Iterator[Row], source: PromptSource, where: str) -> Iterator[Row]:
+def _of_subjects(
+    rows: Iterator[Row], source: PromptSource, where: str
+) -> Generator[Row, None, None]:
     """Return rows of the selected subjects; each must occur before the end of the stream."""
     known: set[str] = set()
     for row in rows:
@@ -155,7 +168,9 @@ def _of_subjects(rows: Iterator[Row], source: PromptSource, where: str) -> Itera
     require_subjects(source, known, where)
 
 
-def _with_columns(rows: Iterator[Row], source: PromptSource, where: str) -> Iterator[Row]:
+def _with_columns(
+    rows: Iterator[Row], source: PromptSource, where: str
+) -> Generator[Row, None, None]:
     columns = columns_of(source)
     for number, row in enumerate(rows):
         if number == 0:

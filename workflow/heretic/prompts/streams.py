@@ -2,7 +2,7 @@
 
 import random
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from typing import Any, Protocol, TypeVar
 
 from heretic.console import log
@@ -84,7 +84,7 @@ def may_pass(error: Exception) -> bool:
 T = TypeVar("T")
 
 
-def shuffled(rows: Iterator[T], buffer: int, seed: int) -> Iterator[T]:
+def shuffled(rows: Iterator[T], buffer: int, seed: int) -> Generator[T, None, None]:
     """Return the rows in shuffled order, each drawn from the next `buffer` rows.
 
     The order depends on the seed alone, so that slices of one stream share no row, and an
