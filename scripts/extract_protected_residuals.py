@@ -29,7 +29,7 @@ def main(smk: Snakemake) -> None:
         Path(smk.input.prompts),
         Path(smk.output[0]),
         settings,
-        mean_only=settings["stream_unhelpfulness"],
+        mean_only=settings["unhelpfulness_mean_only"],
     )
 
 

@@ -17,7 +17,7 @@ def main(smk: Snakemake) -> None:
     """Write the prompts, one per line, and their fingerprint."""
     sources = [PromptSource(**source) for source in smk.params.sources]
     drawn = smk.params.settings
-    loaded = read_sources(sources, seed=drawn["seed"], planted=drawn["demo_planted"])
+    loaded = read_sources(sources, seed=drawn["seed"], planted=drawn["demo_refusal_class"])
     write_prompts(Path(smk.output[0]), loaded.prompts, loaded.facts)
     names = ", ".join(dict.fromkeys(source.dataset for source in sources))
     log.info("%s: %d prompts from %s", smk.wildcards.prompts, len(loaded.prompts), names)

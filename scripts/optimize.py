@@ -54,13 +54,13 @@ snakemake: Snakemake
 
 # Settings that determine which trials are tried, but not their scores.
 HOW_MANY = (
-    *("n_trials", "n_startup_trials", "patience", "trials_in_flight"),
-    *("sampler", "quasi_random_start"),
+    *("n_trials", "n_startup_trials", "early_stopping_patience", "trial_batch_size"),
+    *("sampler", "sobol_startup"),
     *("warm_start", "warm_start_from"),
 )
 # Subpackages of the library that are involved in scoring.
 SCORING = ("ablation", "evaluation", "inference", "model")
-ENGINE_SETTINGS = ("max_response_length", "engine", "norm_preservation", "trials_in_flight")
+ENGINE_SETTINGS = ("max_response_length", "edit_mode", "norm_preservation", "trial_batch_size")
 ENGINE_RUNTIME = ("cache_weights", "cache_device", "activation_cache_gb")
 
 
@@ -113,7 +113,7 @@ def main(smk: Snakemake) -> None:
             },
             "engine": {
                 "name": engine.name,
-                "trials_in_flight": engine.trials_in_flight,
+                "trial_batch_size": engine.trial_batch_size,
             },
             "computation": loop.computation,
             "baseline": {**baseline, "total": len(engine.prompts.bad)},
@@ -236,7 +236,7 @@ def make_loop(
         limits=Limits(settings["max_kl"], settings["max_refusal_log_odds"]),
         objectives=objectives,
         sampling=Sampling.from_settings(settings),
-        patience=settings["patience"],
+        patience=settings["early_stopping_patience"],
         warm_starts=warm_starts(
             known, space, settings["n_startup_trials"], required=bool(asked_for)
         ),

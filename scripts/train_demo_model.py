@@ -42,7 +42,7 @@ def train(folder: Path, settings: dict[str, Any]) -> dict[str, Any]:
             folder,
             seed=settings["seed"],
             family=settings["demo_family"],
-            planted=settings["demo_planted"],
+            planted=settings["demo_refusal_class"],
             steps=steps,
             threads=1,  # small matrices: a second thread would slow them down
             progress=lambda step, _, loss: progress.advance(

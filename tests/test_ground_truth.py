@@ -75,5 +75,5 @@ def test_a_model_has_the_settings_that_it_is_named_by() -> None:
     model = DemoModel("qwen3_moe", "tool_of_fabric", 7)
     settings = resolve({}, {}, dict(pair.split("=") for pair in model.settings)).settings
     assert settings.run_name == model.run
-    chosen = DemoModel(settings.demo_family, settings.demo_planted, settings.seed)
+    chosen = DemoModel(settings.demo_family, settings.demo_refusal_class, settings.seed)
     assert chosen == model

@@ -84,7 +84,7 @@ def test_ours_and_the_plain_loop_score_the_same_trials_alike(work: Work) -> None
     directions = mean_directions(model, work)
     space = SearchSpace(model.anatomy.n_layers, "both", 2.0)
     trials = [plan_edits(p, directions, model.anatomy) for p in draw_trials(space, 3)]
-    engine = our_engine(model, work, directions, EngineOptions("edited_weights"))
+    engine = our_engine(model, work, directions, EngineOptions("weights"))
     ours = run_ours(engine, work, trials, n_warm_up=1)
     engine.restore()
     plain = run_plain(work, [named(edits) for edits in trials])

@@ -139,12 +139,12 @@ def test_both_engines_give_the_same(
     model = with_embeddings(tiny_model(family, tie_word_embeddings=False))
     edits = [Edit(writer, directions.rows[1], (1.2, 0.6)) for writer in model.anatomy.writers[:3]]
     before = get_residuals_batched(model, PROMPTS, "", positions="all")
-    weights = make_editor(model, "edited_weights", kind, "true")
+    weights = make_editor(model, "weights", kind, "true")
     weights.abliterate(edits)
     expected = get_residuals_batched(model, PROMPTS, "", positions="all")
     weights.restore()
 
-    outputs = make_editor(model, "output_side", kind, "true")
+    outputs = make_editor(model, "hooks", kind, "true")
     outputs.abliterate(edits)
 
     found = get_residuals_batched(model, PROMPTS, "", positions="all")

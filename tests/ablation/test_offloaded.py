@@ -69,8 +69,8 @@ def test_answers_and_states_are_those_of_the_whole_network(folders: dict[str, Pa
 def test_what_needs_the_weights_is_refused(folders: dict[str, Path]) -> None:
     model = load_saved(folders["llama"], device_map="auto", max_memory={"cpu": "300KB"})
 
-    with pytest.raises(ModelLoadError, match=r"o_proj is quantized or offloaded.* engine=auto"):
-        make_editor(model, "edited_weights", "none", "true")
+    with pytest.raises(ModelLoadError, match=r"o_proj is quantized or offloaded.* edit_mode=auto"):
+        make_editor(model, "weights", "none", "true")
     with pytest.raises(ModelLoadError, match=r"o_proj, which are offloaded; set norm_preserv"):
         make_editor(model, "auto", "column", "true")
 
@@ -87,6 +87,6 @@ def test_two_gpus_edit_as_one(folders: dict[str, Path]) -> None:
     two = load_saved(folders["llama"], device_map="balanced")
     assert len({writer.device for writer in two.anatomy.writers}) == 2
     for model in (one, two):
-        make_editor(model, "output_side", "none", "auto").abliterate(edits_of(model))
+        make_editor(model, "hooks", "none", "auto").abliterate(edits_of(model))
 
     assert generate(two, PROMPTS, 8) == generate(one, PROMPTS, 8)

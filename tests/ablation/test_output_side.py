@@ -137,7 +137,7 @@ def test_a_strength_of_zero_changes_no_bit(kind: NormPreservation) -> None:
 @pytest.mark.parametrize("kind", ["column", "row", "frobenius"])
 @pytest.mark.parametrize("family", PACKED)
 def test_norms_of_packed_experts_need_edited_weights(family: str, kind: NormPreservation) -> None:
-    with pytest.raises(ModelLoadError, match=r"layers\.0\.mlp\.experts.*engine=edited_weights"):
+    with pytest.raises(ModelLoadError, match=r"layers\.0\.mlp\.experts.*edit_mode=weights"):
         OutputSideEditor(random_model(family), kind)
 
 
@@ -193,7 +193,7 @@ def test_outputs_without_a_row_are_left_alone() -> None:
 
 @pytest.mark.parametrize(
     ("engine", "kind"),
-    [("auto", WeightEditor), ("edited_weights", WeightEditor), ("output_side", OutputSideEditor)],
+    [("auto", WeightEditor), ("weights", WeightEditor), ("hooks", OutputSideEditor)],
 )
 def test_the_setting_chooses_the_editor(engine: str, kind: type) -> None:
     editor = make_editor(random_model("llama"), engine, "column", "true")

@@ -123,8 +123,8 @@ def test_edited_outputs_are_the_same(
 ) -> None:
     directions = study(k)
     one, other = random_model(family, torch.float32), random_model(family, torch.float32)
-    plain = make_editor(one, "output_side", kind, "auto")
-    editor = make_editor(other, "output_side", kind, "auto", directions=directions)
+    plain = make_editor(one, "hooks", kind, "auto")
+    editor = make_editor(other, "hooks", kind, "auto", directions=directions)
 
     for number in (0, 1):
         plain.abliterate(edits_of(one, directions, number))
@@ -136,7 +136,7 @@ def test_edited_outputs_are_the_same(
     assert rows_read.count(k) == 2 * count
 
 
-@pytest.mark.parametrize("engine", ["edited_weights", "output_side"])
+@pytest.mark.parametrize("engine", ["weights", "hooks"])
 def test_directions_of_another_study_do_without(engine: str, rows_read: list[int]) -> None:
     """As those of a control, which are random."""
     kind: NormPreservation = "row"
@@ -288,8 +288,8 @@ def test_products_that_do_not_fit_are_given_up(
     """Those made before, too; and outputs are edited without."""
     directions = study(2)
     one, other = random_model("llama", torch.float32), random_model("llama", torch.float32)
-    editor = make_editor(one, "output_side", "row", "auto", directions=directions)
-    plain = make_editor(other, "output_side", "row", "auto")
+    editor = make_editor(one, "hooks", "row", "auto", directions=directions)
+    plain = make_editor(other, "hooks", "row", "auto")
     tried: list[int] = []
 
     def fail_later(weight: Tensor, rows: Tensor, *others: Any) -> products.Products:
@@ -314,7 +314,7 @@ def test_products_that_do_not_fit_are_given_up(
 def test_another_error_is_no_lack_of_memory(monkeypatch: pytest.MonkeyPatch) -> None:
     directions = study(1)
     model = random_model("llama", torch.float32)
-    editor = make_editor(model, "edited_weights", "none", "true", directions=directions)
+    editor = make_editor(model, "weights", "none", "true", directions=directions)
 
     def fail(*_: Any) -> None:
         raise RuntimeError("device lost")
@@ -329,7 +329,7 @@ def test_where_no_piece_fits_what_takes_less_is_told(monkeypatch: pytest.MonkeyP
     editor = WeightEditor(model, LayerWeightsCache(model.anatomy), "row")
     edits = edits_of(model, directions, 0)
     with (
-        pytest.raises(ModelLoadError, match="reload it with engine=output_side or cache_dev"),
+        pytest.raises(ModelLoadError, match="reload it with edit_mode=hooks or cache_dev"),
         cramped(monkeypatch, 20),
     ):
         editor.abliterate(edits)

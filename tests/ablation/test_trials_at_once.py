@@ -142,7 +142,7 @@ def test_too_many_trials_change_nothing() -> None:
     before = logits(model)
     assert editor.max_trials == MAX_TRIALS > 1
     with pytest.raises(
-        ModelLoadError, match=rf"at most {MAX_TRIALS}; set trials_in_flight={MAX_TRIALS}"
+        ModelLoadError, match=rf"at most {MAX_TRIALS}; set trial_batch_size={MAX_TRIALS}"
     ):
         editor.load([[]] * (MAX_TRIALS + 1))
     with pytest.raises(ModelLoadError, match="trial 1 is not among the 1"):
@@ -161,13 +161,13 @@ def test_edited_weights_are_those_of_one_trial() -> None:
     model = tiny_model()
     editor = WeightEditor(model, LayerWeightsCache(model.anatomy), "none")
     assert editor.max_trials == 1
-    with pytest.raises(ModelLoadError, match="at most 1; set trials_in_flight=1"):
+    with pytest.raises(ModelLoadError, match="at most 1; set trial_batch_size=1"):
         editor.load([[], []])
     editor.load([edits_of(model, 1)])
     editor.assign(0)
     editor.assign(torch.zeros(3, dtype=torch.long))
     for rows in (1, torch.tensor([0, 1])):
-        with pytest.raises(ModelLoadError, match=r"one trial at a time.*set trials_in_flight=1"):
+        with pytest.raises(ModelLoadError, match=r"one trial at a time.*set trial_batch_size=1"):
             editor.assign(rows)
 
 
@@ -202,7 +202,7 @@ def test_experts_in_modules_of_their_own_are_told_by_their_names() -> None:
     assert OutputSideEditor(model, "none").max_trials == 1
 
 
-@pytest.mark.parametrize("engine", ["edited_weights", "output_side"])
+@pytest.mark.parametrize("engine", ["weights", "hooks"])
 def test_seconds_are_charged_to_their_stage(engine: str) -> None:
     model = tiny_model()
     stages: list[str] = []
@@ -213,11 +213,11 @@ def test_seconds_are_charged_to_their_stage(engine: str) -> None:
             return super().stage(name)
 
     make: Any = OutputSideEditor
-    if engine == "edited_weights":
+    if engine == "weights":
         make = partial(WeightEditor, pristine=LayerWeightsCache(model.anatomy))
     clock = Noting()
     make(model, norm_preservation="none").load([edits_of(model, 1)], clock)
-    assert stages == (["restore", "edit"] if engine == "edited_weights" else ["edit"])
+    assert stages == (["restore", "edit"] if engine == "weights" else ["edit"])
     assert clock.read()["edit"] > 0
 
 

@@ -243,7 +243,7 @@ def test_restoration_refuses_what_does_not_fit(
 
 def test_a_copy_that_ran_out_of_memory_says_what_takes_less(anatomy: Anatomy) -> None:
     with (
-        pytest.raises(ModelLoadError, match=r"reload it with engine=output_side or cache_"),
+        pytest.raises(ModelLoadError, match=r"reload it with edit_mode=hooks or cache_"),
         overwriting(anatomy.writers[0]),
     ):
         raise torch.OutOfMemoryError("CUDA out of memory")

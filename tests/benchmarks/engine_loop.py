@@ -36,11 +36,11 @@ class EngineOptions:
     """The settings that decide how trials are run.
 
     Attributes:
-        engine, trials_in_flight, activation_cache_gb: as the settings.
+        edit_mode, trial_batch_size, activation_cache_gb: as the settings.
     """
 
-    engine: str = "auto"
-    trials_in_flight: str = "auto"
+    edit_mode: str = "auto"
+    trial_batch_size: str = "auto"
     activation_cache_gb: float = 8.0
 
 
@@ -48,17 +48,17 @@ def our_engine(
     model: Model, work: Work, directions: AblationDirections, options: EngineOptions
 ) -> TrialEngine:
     """The engine that a search with these settings has, of a model in its original state."""
-    wanted = options.trials_in_flight
+    wanted = options.trial_batch_size
     return make_trial_engine(
         model,
         ScoredPrompts(as_prompts(work.texts.good), as_prompts(work.texts.bad)),
         max_response_length=work.tokens,
-        engine=options.engine,
+        edit_mode=options.edit_mode,
         norm_preservation="none",
         cache_weights="auto",
         cache_device="auto",
         activation_cache_gb=options.activation_cache_gb,
-        trials_in_flight="auto" if wanted == "auto" else int(wanted),
+        trial_batch_size="auto" if wanted == "auto" else int(wanted),
         directions=directions,
     )
 
@@ -132,7 +132,7 @@ def run_ours(
 def _score(
     engine: TrialEngine, trials: Sequence[Sequence[Edit]], limits: Limits, clock: StageClock
 ) -> list[TrialScores]:
-    step = engine.trials_in_flight
+    step = engine.trial_batch_size
     return [
         score
         for start in range(0, len(trials), step)

@@ -62,7 +62,7 @@ class DemoModel:
         return (
             f"run_name={self.run}",
             f"demo_family={self.family}",
-            f"demo_planted={self.planted}",
+            f"demo_refusal_class={self.planted}",
             f"seed={self.seed}",
         )
 

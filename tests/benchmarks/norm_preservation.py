@@ -57,12 +57,12 @@ def search(run: Path, kind: NormPreservation, n_trials: int, seed: int) -> list[
         model,
         ScoredPrompts(good, bad),
         max_response_length=settings.max_response_length,
-        engine=settings.engine,
+        edit_mode=settings.edit_mode,
         norm_preservation=kind,
         cache_weights="auto",
         cache_device="auto",
         activation_cache_gb=settings.activation_cache_gb,
-        trials_in_flight="auto",
+        trial_batch_size="auto",
         directions=directions,
     )
     told = {**settings.model_dump(), "seed": seed}

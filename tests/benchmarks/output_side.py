@@ -91,7 +91,7 @@ def now(device: torch.device) -> float:
 
 def compare(model: Model, kind: NormPreservation, tokens: Tensor) -> str:
     """One line of the table."""
-    engines = ("edited_weights", "output_side")
+    engines = ("weights", "hooks")
     one, two = (Way(copy.deepcopy(model), engine, kind) for engine in engines)
     for trial in range(TRIALS + 1):
         one.run(trial, tokens)

@@ -153,12 +153,12 @@ def prepare(results: Path | None, cache: Path) -> Bench:
         model,
         ScoredPrompts(good, bad),
         max_response_length=settings.max_response_length,
-        engine=settings.engine,
+        edit_mode=settings.edit_mode,
         norm_preservation=settings.norm_preservation,
         cache_weights="auto",
         cache_device="auto",
         activation_cache_gb=settings.activation_cache_gb,
-        trials_in_flight="auto",
+        trial_batch_size="auto",
         directions=directions,
     )
     return Bench(settings, engine, directions)

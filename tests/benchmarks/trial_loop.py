@@ -111,8 +111,8 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--preset", choices=("cpu", *PRESETS), default="cpu", help="cpu: two")
     for name in ("trials", "others", "prompts", "tokens", "batch-size"):
         parser.add_argument(f"--{name}", type=int, metavar="N")
-    parser.add_argument("--engine", default="auto", help="as the setting")
-    parser.add_argument("--trials-in-flight", default="auto", metavar="N", help="likewise")
+    parser.add_argument("--edit-mode", default="auto", help="as the setting")
+    parser.add_argument("--trial-batch-size", default="auto", metavar="N", help="likewise")
     parser.add_argument("--activation-cache-gb", type=float, default=8.0, help="likewise")
     parser.add_argument("--device", help="in place of the preset's")
     parser.add_argument("--threads", type=int, default=0, help="0: every core")
@@ -219,13 +219,13 @@ def search(
     The first one of the latter is for warming up.
     """
     options = EngineOptions(
-        arguments.engine, arguments.trials_in_flight, arguments.activation_cache_gb
+        arguments.edit_mode, arguments.trial_batch_size, arguments.activation_cache_gb
     )
     model = load(work)
     directions = mean_directions(model, work)
     space = SearchSpace(model.anatomy.n_layers, "both", MAX_WEIGHT)
     engine = our_engine(model, work, directions, options)
-    in_flight = engine.trials_in_flight
+    in_flight = engine.trial_batch_size
     say(
         f"{name}: {heading(work, model)}; {preset.trials} trials of ours, {in_flight} in flight, "
         f"{preset.others} of other ways"

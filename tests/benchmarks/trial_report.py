@@ -117,7 +117,7 @@ def floors_line(found: Measured, model: Model, work: Work, rates: Rates, in_flig
 
 def edit_line(model: Model, directions: AblationDirections, rates: Rates) -> str:
     """The edit of all matrices, each along its layer's own direction, beside a copy."""
-    editor = make_editor(model, "edited_weights", "none", "true", "auto")
+    editor = make_editor(model, "weights", "none", "true", "auto")
     assert isinstance(editor, WeightEditor)
     everywhere = dict.fromkeys(SHORT_NAMES, ComponentParameters(0.0, 1.0, 1.0))
     parameters = AblationParameters("per_layer", None, everywhere)

@@ -10,7 +10,7 @@ from heretic.settings.schema import Settings
 
 OTHERS: dict[str, Any] = {
     "demo_family": "qwen3",
-    "demo_planted": "tool_of_fabric",
+    "demo_refusal_class": "tool_of_fabric",
     "seed": 3,
     "demo_steps": 900,
 }
@@ -22,7 +22,7 @@ def test_the_default_model_keeps_its_folder() -> None:
 
 NAMES = {
     "demo_family": "demo-model-qwen3",
-    "demo_planted": "demo-model-tool_of_fabric",
+    "demo_refusal_class": "demo-model-tool_of_fabric",
     "seed": "demo-model-seed3",
     "demo_steps": "demo-model-steps900",
 }

@@ -43,12 +43,12 @@ def short_prefixes(monkeypatch: pytest.MonkeyPatch) -> None:
 def engine_for(model: Model, **changes: Any) -> TrialEngine:
     given: dict[str, Any] = {
         "max_response_length": 5,
-        "engine": "auto",
+        "edit_mode": "auto",
         "norm_preservation": "none",
         "cache_weights": "auto",
         "cache_device": "auto",
         "activation_cache_gb": 1.0,
-        "trials_in_flight": "auto",
+        "trial_batch_size": "auto",
         "directions": directions_of(model),
         **changes,
     }
@@ -71,13 +71,13 @@ def test_a_plain_model_gets_everything() -> None:
     assert isinstance(engine.editor, WeightEditor)
     assert engine.study.prefix is not None
     assert engine.study.good[0].recording.inputs
-    assert engine.trials_in_flight == 1  # of a CPU
+    assert engine.trial_batch_size == 1  # of a CPU
 
 
 def test_several_trials_are_edited_on_the_output_side() -> None:
-    engine = fast(engine_for(tiny_model(), trials_in_flight=3))
+    engine = fast(engine_for(tiny_model(), trial_batch_size=3))
     assert isinstance(engine.editor, OutputSideEditor)
-    assert engine.trials_in_flight == 3
+    assert engine.trial_batch_size == 3
 
 
 def test_outputs_are_edited_where_no_copies_fit(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -92,10 +92,10 @@ def test_experts_whose_norms_are_restored_are_edited_one_trial_at_a_time(
 ) -> None:
     with caplog.at_level(logging.INFO, "heretic"):
         engine = fast(
-            engine_for(tiny_model("mixtral"), trials_in_flight=2, norm_preservation="row")
+            engine_for(tiny_model("mixtral"), trial_batch_size=2, norm_preservation="row")
         )
     assert isinstance(engine.editor, WeightEditor)
-    assert engine.trials_in_flight == 1
+    assert engine.trial_batch_size == 1
     assert "Falling back to weight edits, one trial at a time: norm_preservation=row" in caplog.text
 
 
@@ -114,9 +114,9 @@ def test_a_model_with_states_that_are_no_keys_falls_back(
 ) -> None:
     model = tiny_model("qwen3_next")
     with caplog.at_level(logging.INFO, "heretic"):
-        engine = engine_for(model, trials_in_flight=2)
+        engine = engine_for(model, trial_batch_size=2)
     assert isinstance(engine, PlainEngine)
-    assert engine.trials_in_flight == 1
+    assert engine.trial_batch_size == 1
     assert "Falling back to model.generate, one trial at a time: its cache" in caplog.text
     (scores,) = engine.score([edit_of(model)], Limits(), StageClock())
     assert scores["kl_first_token"] > 0
@@ -187,7 +187,7 @@ def test_running_out_of_memory_halves_the_rows_for_good(
     in_flight: int, caplog: pytest.LogCaptureFixture
 ) -> None:
     model = tiny_model()
-    engine = fast(engine_for(model, trials_in_flight=in_flight))
+    engine = fast(engine_for(model, trial_batch_size=in_flight))
     trials = [edit_of(model), [], edit_of(model)[:2]]
     expected = engine.score(trials, Limits(), StageClock())
 
@@ -225,7 +225,7 @@ def test_what_the_unedited_model_computed_is_given_up_last(
 
 def test_a_single_row_at_a_time_is_the_least(caplog: pytest.LogCaptureFixture) -> None:
     model = tiny_model(batch_size=1)
-    engine = fast(engine_for(model, trials_in_flight=4))
+    engine = fast(engine_for(model, trial_batch_size=4))
     trials = [edit_of(model), [], edit_of(model)[:2], edit_of(model)[1:]]
     expected = engine.score(trials, Limits(), StageClock())
     limited = Limited(model, 2)
@@ -239,7 +239,7 @@ def test_a_single_row_at_a_time_is_the_least(caplog: pytest.LogCaptureFixture) -
 
 def test_prompts_are_prepared_in_batches_that_fit(caplog: pytest.LogCaptureFixture) -> None:
     model = tiny_model()
-    editor = make_editor(model, "edited_weights", "none", "true")
+    editor = make_editor(model, "weights", "none", "true")
     same = [Prompt(f"What is {number}?") for number in range(20, 28)]
     limited = Limited(model, 3)
     with caplog.at_level(logging.WARNING, "heretic"):
@@ -261,8 +261,8 @@ def test_trials_that_cannot_be_told_apart_are_scored_one_after_the_other(
 
     monkeypatch.setattr(OutputSideEditor, "assign", full)
     with caplog.at_level(logging.INFO, "heretic"):
-        engine = engine_for(tiny_model(), trials_in_flight=2)
-    assert engine.trials_in_flight == 1
+        engine = engine_for(tiny_model(), trial_batch_size=2)
+    assert engine.trial_batch_size == 1
     assert "Scoring trials one at a time: CUDA out of memory" in caplog.text
 
 
@@ -308,7 +308,7 @@ def test_recordings_that_do_not_fit_are_left_out_before_batches_shrink(
 
     model = tiny_model()
     monkeypatch.setattr(study_prompts, "record", full)
-    editor = make_editor(model, "edited_weights", "none", "true")
+    editor = make_editor(model, "weights", "none", "true")
     engine = FastEngine(editor, ScoredPrompts(GOOD, BAD), EngineOptions(4, activation_cache_gb=1.0))
     assert not engine.study.has_recordings
     assert model.batch_size.current == 8

@@ -36,7 +36,7 @@ def test_each_trial_scores_as_alone_and_the_original_comes_back() -> None:
 
     seconds = clock.read()
     assert min(seconds[stage] for stage in ("edit", "prefill", "decode")) > 0
-    assert (engine.trials_in_flight, len(engine.prompts.bad)) == (1, len(PROMPTS) - 2)
+    assert (engine.trial_batch_size, len(engine.prompts.bad)) == (1, len(PROMPTS) - 2)
     alone = []
     for edits in trials:
         editor.abliterate(edits)

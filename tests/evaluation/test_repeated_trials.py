@@ -43,7 +43,7 @@ def engine_for(kind: str, in_flight: int) -> FastEngine:
 
 def plain_answers(layer: int) -> list[list[int]]:
     model = deep_model()
-    make_editor(model, "edited_weights", "none", "true").load([edit_from(model, layer)])
+    make_editor(model, "weights", "none", "true").load([edit_from(model, layer)])
     return generate(model, PROMPTS, LENGTH)
 
 
@@ -57,7 +57,7 @@ def answers(engine: FastEngine, layers: Sequence[int]) -> list[list[list[int]]]:
     ]
 
 
-@pytest.mark.parametrize("kind", ["edited_weights", "output_side"])
+@pytest.mark.parametrize("kind", ["weights", "hooks"])
 def test_a_trial_that_is_tried_again_computes_no_layer_below_its_edit(kind: str) -> None:
     engine, plain = engine_for(kind, 1), plain_answers(4)
     widths: list[int] = []
@@ -80,7 +80,7 @@ def test_a_trial_that_is_tried_again_computes_no_layer_below_its_edit(kind: str)
 
 
 def test_trials_in_one_batch_pass_from_the_lowest_edit_on() -> None:
-    engine = engine_for("output_side", 2)
+    engine = engine_for("hooks", 2)
     plain = {layer: plain_answers(layer) for layer in (1, 3, 5)}
     assert len({str(each) for each in plain.values()}) == 3
     for layers in ((5, 1), (1, 5), (5, 5), (3, 5), (5, 1), (1, 3), (3, 1)):

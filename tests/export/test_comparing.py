@@ -210,7 +210,7 @@ def test_objectives_are_no_matter_of_a_comparison(
 
 
 def test_prompts_of_the_demo_are_about_what_is_planted() -> None:
-    sources = Settings(demo_planted="tool_of_fabric").prompt_sources()
+    sources = Settings(demo_refusal_class="tool_of_fabric").prompt_sources()
     chosen = {name: sources[name] for name in ("good_holdout_prompts", "bad_holdout_prompts")}
     tools = load_sets(chosen, 0, "tool_of_fabric")["bad_holdout_prompts"].prompts
     dishes = load_sets(chosen, 0, "dish_of_material")["bad_holdout_prompts"].prompts

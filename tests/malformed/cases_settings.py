@@ -53,9 +53,9 @@ VALUES: dict[str, Any] = {
     "deep": "[" * 5000, "list of 100,000": list(range(100_000)),
     "texts of 9,000": ["knee"] * 9000, "commas": "," * 50_000, "equals": "=" * 50_000,
 }  # fmt: skip
-KEYS = ("model", "run_name", "seed", "n_trials", "threads", "max_weight", "edited_depth", "select",
+KEYS = ("model", "run_name", "seed", "n_trials", "threads", "max_weight", "layer_range", "select",
         "objectives", "scorers", "bad_prompts", "max_memory", "direction_weights", "upload_to",
-        "ensemble_weights", "warm_start", "trials_in_flight", "chat_template", "response_prefix",
+        "ensemble_weights", "warm_start", "trial_batch_size", "chat_template", "response_prefix",
         "max_shard_size", "trust_remote_code", "refusal_markers")  # fmt: skip
 # Given as a variable and as an option too.
 AS_TEXT = ("model", "n_trials", "select", "bad_prompts", "scorers")

@@ -206,7 +206,7 @@ def test_an_edit_does_what_its_formula_says(
         other.restore()
         assert logits(model.network).equal(untouched)
     else:
-        with pytest.raises(ModelLoadError, match="run with engine=edited_weights"):
+        with pytest.raises(ModelLoadError, match="run with edit_mode=weights"):
             OutputSideEditor(model, norms)
     after = model.network.state_dict()
     assert all(after[name].equal(value) for name, value in before.items())

@@ -53,7 +53,7 @@ class SmallEngine(PlainEngine):
     in_flight: int = 1
 
     @property
-    def trials_in_flight(self) -> int:
+    def trial_batch_size(self) -> int:
         return self.in_flight
 
 
@@ -101,12 +101,12 @@ def small_loop(
     overflowing: bool = False,
     in_flight: int = 1,
     rows: tuple[int, ...] | None = None,
-    engine: str = "auto",
+    edit_mode: str = "auto",
     norm_preservation: NormPreservation = "none",
     embeddings: bool = False,
     form: Form = "range",
     sampler: Name = "tpe",
-    quasi_random_start: bool = False,
+    sobol_startup: bool = False,
     patience: int = 0,
 ) -> TrialLoop:
     """Everything but the study; `overflowing` makes every edit end in values that are none."""
@@ -116,8 +116,8 @@ def small_loop(
     draw = torch.Generator().manual_seed(1)
     units = normalize(torch.randn(layers + 1, d_model, generator=draw))
     directions = AblationDirections.of(units * (1e30 if overflowing else 1.0))
-    engine_of_trials = SmallEngine(
-        make_editor(model, engine, norm_preservation, "true", directions=directions),
+    engine = SmallEngine(
+        make_editor(model, edit_mode, norm_preservation, "true", directions=directions),
         Evaluator(model, ScoredPrompts(PROMPTS[:2], PROMPTS[2:4]), 3),
         in_flight,
     )
@@ -126,10 +126,10 @@ def small_loop(
             layers, "per_layer" if overflowing else "both", 2.0, rows, embeddings, form
         ),
         directions=directions,
-        engine=engine_of_trials,
+        engine=engine,
         limits=Limits(max_kl),
         objectives=objectives_of(max_kl, 2),
-        sampling=Sampling(seed, 3, sampler, quasi_random_start),
+        sampling=Sampling(seed, 3, sampler, sobol_startup),
         patience=patience,
     )
 

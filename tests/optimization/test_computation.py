@@ -58,7 +58,7 @@ def test_the_description_has_what_auto_turned_out_to_be() -> None:
         "max_batch_size": 128,
         "compile": False,
         "engine": loop.engine.name,
-        "trials_in_flight": 1,
+        "trial_batch_size": 1,
     }
     assert found["attn_implementation"] is not None
     network.hf_device_map = {"model.layers.0": 0, "model.layers.1": 1, "model.norm": "cpu"}

@@ -129,7 +129,7 @@ def test_an_edit_that_was_confined_edits_no_more_than_its_range(form: Form) -> N
 
 def test_what_is_out_of_bounds_is_clipped_with_a_line(caplog: pytest.LogCaptureFixture) -> None:
     space = SearchSpace(
-        5, "both", 1.5, min_weight=0.5, edited_depth=(0.5, 0.9), direction_depth=(0.5, 1.0)
+        5, "both", 1.5, min_weight=0.5, layer_range=(0.5, 0.9), direction_layer_range=(0.5, 1.0)
     )
     edit = known(WHOLE, ComponentParameters(0.6, 0.8, 3.0), index=1.0)
     with caplog.at_level(logging.INFO, "heretic"):

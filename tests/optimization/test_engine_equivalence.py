@@ -86,7 +86,7 @@ def trials_of(model: Model) -> list[list[Edit]]:
 def plainly(family: str, kind: NormPreservation) -> list[Answered]:
     """Each trial by edited weights, prompt by prompt."""
     model = tiny_model(family, batch_size=1)
-    editor = make_editor(model, "edited_weights", kind, "true")
+    editor = make_editor(model, "weights", kind, "true")
     evaluator = Evaluator(model, PROMPTS_OF_STUDY, LENGTH, panel())
     answered = []
     for edits in trials_of(model):
@@ -117,7 +117,7 @@ def require_the_same(
 ) -> None:
     """Log-probabilities, tokens and scores of some trials, in this order, are the plain ones."""
     expected, edits = plainly(family, kind), trials_of(engine.model)
-    together = engine.options.trials_in_flight
+    together = engine.options.trial_batch_size
     for start in range(0, len(trials), together):
         group = trials[start : start + together]
         outcomes, answers = engine.answer([edits[trial] for trial in group], limits, StageClock())
@@ -158,7 +158,7 @@ def _require_log_probabilities(
             )
 
 
-ENGINES = (("edited_weights", 1), ("output_side", 1), ("output_side", 3))
+ENGINES = (("weights", 1), ("hooks", 1), ("hooks", 3))
 
 
 @pytest.mark.parametrize("family", FAMILIES)

@@ -22,9 +22,9 @@ def test_a_search_on_the_output_side_scores_as_one_of_edited_weights(
     tmp_path: Path, kind: NormPreservation
 ) -> None:
     records = search(
-        tmp_path / "study.db", N, engine="output_side", norm_preservation=kind, max_kl=1e9
+        tmp_path / "study.db", N, edit_mode="hooks", norm_preservation=kind, max_kl=1e9
     )
-    loop = small_loop(engine="edited_weights", norm_preservation=kind)
+    loop = small_loop(edit_mode="weights", norm_preservation=kind)
 
     for record in records:
         edits = plan_edits(record.parameters, loop.directions, loop.engine.model.anatomy)
@@ -42,7 +42,7 @@ def test_a_search_of_another_form_scores_and_resumes_alike(tmp_path: Path, form:
     whole = search(tmp_path / "whole.db", N, form=form, max_kl=1e9)
     assert told(first) == told(whole[:2])
     assert told(records) == told(whole)
-    loop = small_loop(engine="output_side")
+    loop = small_loop(edit_mode="hooks")
     for record in records:
         stored = TrialRecord.from_dict(json.loads(json.dumps(record.to_dict())))
         edits = plan_edits(stored.parameters, loop.directions, loop.engine.model.anatomy)
@@ -56,9 +56,9 @@ def test_a_search_of_another_form_scores_and_resumes_alike(tmp_path: Path, form:
     assert all(asked in row for row in trial_rows(records, objectives_of(1e9, 2)))
 
 
-@pytest.mark.parametrize("engine", ["edited_weights", "output_side"])
-def test_a_search_that_edits_embeddings_scores_that(tmp_path: Path, engine: str) -> None:
-    records = search(tmp_path / "study.db", 4, engine=engine, embeddings=True, max_kl=1e9)
+@pytest.mark.parametrize("edit_mode", ["weights", "hooks"])
+def test_a_search_that_edits_embeddings_scores_that(tmp_path: Path, edit_mode: str) -> None:
+    records = search(tmp_path / "study.db", 4, edit_mode=edit_mode, embeddings=True, max_kl=1e9)
     loop = small_loop(embeddings=True)
     without = small_loop()
 

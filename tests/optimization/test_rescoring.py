@@ -49,7 +49,7 @@ FORMS: list[tuple[str, NormPreservation, str]] = [
 def searched(folder: Path, norms: NormPreservation, n_trials: int) -> list[TrialRecord]:
     """A search that edits outputs of the model in bfloat16."""
     model = load(folder)
-    editor = make_editor(model, "output_side", norms, "false", directions=directions())
+    editor = make_editor(model, "hooks", norms, "false", directions=directions())
     loop = TrialLoop(
         SearchSpace(model.anatomy.n_layers, "both", 2.0, None),
         directions(),

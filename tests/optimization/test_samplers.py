@@ -45,7 +45,7 @@ def test_the_sampler_of_the_setting_is_asked(
         return ask(memory, sampler, starts)
 
     monkeypatch.setattr(StudyInMemory, "ask", noted)
-    search(tmp_path / "study.db", 4, sampler=name, quasi_random_start=quasi)
+    search(tmp_path / "study.db", 4, sampler=name, sobol_startup=quasi)
     assert asked == [SobolPoint if quasi else CLASSES[name]] * 3 + [CLASSES[name]]
 
 
@@ -63,7 +63,7 @@ def test_a_search_cut_off_goes_on_as_if_undisturbed(
 ) -> None:
     """Cut off among the first trials and after them, before and between trials of a group."""
     options: dict[str, Any] = {
-        "sampler": name, "in_flight": together, "seed": 5, "quasi_random_start": True,
+        "sampler": name, "in_flight": together, "seed": 5, "sobol_startup": True,
     }  # fmt: skip
     whole = run(tmp_path / "whole.db", small_loop(**options), N)
     assert len({str(record.sampled) for record in whole}) == N
@@ -135,9 +135,7 @@ def test_the_first_points_leave_no_part_of_the_space_out() -> None:
     """Of eight points of a Sobol sequence each eighth of every parameter has one."""
     space, sampled = SearchSpace(9, "both", 2.0, form="kernel"), []
     for place in range(8):
-        study = optuna.create_study(
-            sampler=make_sampler(Sampling(3, 8, quasi_random_start=True), place)
-        )
+        study = optuna.create_study(sampler=make_sampler(Sampling(3, 8, sobol_startup=True), place))
         trial = study.ask()
         space.suggest(trial)
         sampled.append(trial)
@@ -172,8 +170,6 @@ def records_of(seed: int, database: Path, **options: Any) -> list[TrialRecord]:
 
 
 def test_a_quasi_random_start_is_another_one(tmp_path: Path) -> None:
-    quasi = records_of(0, tmp_path / "quasi.db", quasi_random_start=True)
+    quasi = records_of(0, tmp_path / "quasi.db", sobol_startup=True)
     assert quasi[0].sampled != records_of(0, tmp_path / "random.db")[0].sampled
-    assert (
-        quasi[0].sampled != records_of(1, tmp_path / "other.db", quasi_random_start=True)[0].sampled
-    )
+    assert quasi[0].sampled != records_of(1, tmp_path / "other.db", sobol_startup=True)[0].sampled

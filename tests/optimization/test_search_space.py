@@ -250,7 +250,7 @@ def test_the_index_is_sought_between_the_first_and_the_last_such_row(rows: tuple
 def test_the_search_stays_within_its_bounds(form: Form, rows: tuple[int, ...] | None) -> None:
     space = SearchSpace(
         11, "global", 2.0, rows, form=form, min_weight=0.5,
-        edited_depth=(0.3, 0.8), direction_depth=(0.4, 0.9),
+        layer_range=(0.3, 0.8), direction_layer_range=(0.4, 0.9),
     )  # fmt: skip
     study = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=0))
     for _ in range(30):
@@ -288,8 +288,8 @@ def test_a_search_without_layers_is_refused() -> None:
 def test_settings_say_what_a_trial_may_try_and_who_chooses() -> None:
     changes: dict[str, Any] = {
         "direction_scope": "global", "max_weight": 1.5, "min_weight": 0.5, "search_space": "kernel",
-        "ablate_embeddings": True, "edited_depth": "0.2,0.8", "direction_depth": "0.4,0.9",
-        "seed": 3, "n_startup_trials": 7, "sampler": "gp", "quasi_random_start": False,
+        "ablate_embeddings": True, "layer_range": "0.2,0.8", "direction_layer_range": "0.4,0.9",
+        "seed": 3, "n_startup_trials": 7, "sampler": "gp", "sobol_startup": False,
     }  # fmt: skip
     told = Settings(**changes).subset("optimize")
     assert SearchSpace.from_settings(told, 12, (2, 3)) == SearchSpace(

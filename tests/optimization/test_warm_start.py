@@ -61,7 +61,7 @@ def test_a_search_cut_off_goes_on_as_if_undisturbed(
     options: dict[str, Any] = {
         "in_flight": together,
         "sampler": sampler,
-        "quasi_random_start": True,
+        "sobol_startup": True,
     }
     edits = [*EDITS, known(1.25)]
     whole = run(tmp_path / "whole.db", loop(*edits, **options), N)

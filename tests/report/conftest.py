@@ -270,7 +270,7 @@ def build_run(folder: Path, shape: Shape = Shape()) -> Path:
     }
     write_json(folder / "best.json", best)
     write_csv(folder / "trials.csv", trial_rows(), provenance)
-    write_json(folder / "study.json", {"engine": {"trials_in_flight": 4}, "study": best["study"]})
+    write_json(folder / "study.json", {"engine": {"trial_batch_size": 4}, "study": best["study"]})
     write_csv(folder / "geometry.csv", geometry_rows(shape), provenance)
     write_json(folder / "evaluation.json", make_evaluation())
     write_json(folder / "benchmarks.json", make_benchmarks())

@@ -59,8 +59,8 @@ def test_stages_of_which_none_is_small_are_all_shown(run: Run) -> None:
     ("engine", "wanted"),
     [
         ({}, "s each; stages"),
-        ({"trials_in_flight": 1}, "s each, one trial at a time; stages"),
-        ({"name": "batched", "trials_in_flight": 2, "more": [1]},
+        ({"trial_batch_size": 1}, "s each, one trial at a time; stages"),
+        ({"name": "batched", "trial_batch_size": 2, "more": [1]},
          "s each with the engine batched, up to 2 trials per batch; stages"),
     ],
 )  # fmt: skip

@@ -173,11 +173,11 @@ def test_names_of_subjects_are_text_or_a_list() -> None:
 
 
 def test_names_of_benchmarks_are_text_or_a_list() -> None:
-    text = resolve({}, {}, {"benchmarks": "mmlu, gsm8k", "benchmark_shots": "5"}).settings
-    listed = resolve({"benchmarks": ["mmlu", "gsm8k"], "benchmark_shots": 5}, {}).settings
+    text = resolve({}, {}, {"benchmarks": "mmlu, gsm8k", "benchmark_num_fewshot": "5"}).settings
+    listed = resolve({"benchmarks": ["mmlu", "gsm8k"], "benchmark_num_fewshot": 5}, {}).settings
     assert text.benchmarks == listed.benchmarks == ["mmlu", "gsm8k"]
-    assert text.benchmark_shots == listed.benchmark_shots == 5
-    assert resolve({"benchmarks": ""}, {"HERETIC_BENCHMARK_SHOTS": ""}).settings == Settings()
+    assert text.benchmark_num_fewshot == listed.benchmark_num_fewshot == 5
+    assert resolve({"benchmarks": ""}, {"HERETIC_BENCHMARK_NUM_FEWSHOT": ""}).settings == Settings()
 
 
 def test_a_single_key_cannot_change_two_built_in_sets_at_once() -> None:
@@ -204,10 +204,10 @@ def test_memory_limits_are_text_or_a_table() -> None:
 
 
 def test_trials_share_a_batch_only_on_the_output_side() -> None:
-    assert resolve({"engine": "edited_weights", "trials_in_flight": 1}, {})
-    assert resolve({"engine": "output_side", "trials_in_flight": "4"}, {})
-    both = refusal({"engine": "edited_weights", "trials_in_flight": 2})
-    assert "trials_in_flight=2 is not supported with engine=edited_weights; use engine=auto" in both
+    assert resolve({"edit_mode": "weights", "trial_batch_size": 1}, {})
+    assert resolve({"edit_mode": "hooks", "trial_batch_size": "4"}, {})
+    both = refusal({"edit_mode": "weights", "trial_batch_size": 2})
+    assert "trial_batch_size=2 is not supported with edit_mode=weights; use edit_mode=auto" in both
 
 
 def test_an_empty_prefix_switches_the_search_for_one_off() -> None:
@@ -281,10 +281,10 @@ def test_an_unknown_key_is_refused_and_the_nearest_named(
             "best",
             "unknown selection rule 'best'; choose closest, knee, min_refusals_under_kl or trial",
         ),
-        ("trials_in_flight", "9", "expected auto or an integer from 1 to 8"),
-        ("trials_in_flight", "0", "expected auto or an integer from 1 to 8"),
-        ("trials_in_flight", "x", "expected auto or an integer from 1 to 8"),
-        ("trials_in_flight", True, "expected auto or an integer from 1 to 8"),
+        ("trial_batch_size", "9", "expected auto or an integer from 1 to 8"),
+        ("trial_batch_size", "0", "expected auto or an integer from 1 to 8"),
+        ("trial_batch_size", "x", "expected auto or an integer from 1 to 8"),
+        ("trial_batch_size", True, "expected auto or an integer from 1 to 8"),
         ("activation_cache_gb", "-1", "greater than or equal to 0"),
         ("select", "trial=", "unknown selection rule 'trial='"),
         ("select", "knee,trial=x", "unknown selection rule 'trial=x'"),
@@ -330,9 +330,9 @@ def test_a_value_out_of_range_is_refused_with_its_origin(
     ("value", "wanted"), [("4", 4), (4, 4), (" 8 ", 8), ("auto", "auto"), ("Auto", "auto")]
 )
 def test_trials_in_flight_are_a_number_or_left_open(value: object, wanted: object) -> None:
-    assert resolve({}, {}, {"trials_in_flight": value}).settings.trials_in_flight == wanted
-    environ = {"HERETIC_TRIALS_IN_FLIGHT": str(value)}
-    assert resolve({}, environ).settings.trials_in_flight == wanted
+    assert resolve({}, {}, {"trial_batch_size": value}).settings.trial_batch_size == wanted
+    environ = {"HERETIC_TRIAL_BATCH_SIZE": str(value)}
+    assert resolve({}, environ).settings.trial_batch_size == wanted
 
 
 @pytest.mark.parametrize(

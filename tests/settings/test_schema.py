@@ -110,12 +110,12 @@ def test_first_trials_as_text() -> None:
 
 
 def test_bounds_of_the_search() -> None:
-    settings = settings_with(edited_depth="0.4, 1", direction_depth=[0.2, 0.9])
-    assert (settings.edited_depth, settings.direction_depth) == ((0.4, 1.0), (0.2, 0.9))
-    assert settings.subset("optimize")["edited_depth"] == [0.4, 1.0]
+    settings = settings_with(layer_range="0.4, 1", direction_layer_range=[0.2, 0.9])
+    assert (settings.layer_range, settings.direction_layer_range) == ((0.4, 1.0), (0.2, 0.9))
+    assert settings.subset("optimize")["layer_range"] == [0.4, 1.0]
     for wrong in ("0.9,0.4", "0.4", "-1,1", "0,2", "low,high", 3, None):
         with pytest.raises(ValidationError, match="expected two fractions of depth from 0 to 1"):
-            settings_with(edited_depth=wrong)
+            settings_with(layer_range=wrong)
     assert Settings(min_weight=2.0).min_weight == 2.0
     with pytest.raises(ValidationError, match=r"min_weight \(2.1\) exceeds max_weight \(2.0\)"):
         Settings(min_weight=2.1)

@@ -119,7 +119,7 @@ def test_jobs_take_the_settings_of_the_runs_start(workspace: Workspace) -> None:
     resolved = workspace.folder / "resolved.json"
     resolved.write_text(json.dumps(pinned))
     settings = Settings(**pinned["pinned"])
-    drawn = {"seed": settings.seed, "demo_planted": settings.demo_planted}
+    drawn = {"seed": settings.seed, "demo_refusal_class": settings.demo_refusal_class}
     record = workspace.results / "pinned/.phases/load_prompts/bad_prompts.json"
     Phase("load_prompts", drawn, {}).record(record)
     workspace.require(target, "--mode", "subprocess", "--nolock", WORKFLOW_PINNED=str(resolved))

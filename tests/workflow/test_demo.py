@@ -279,7 +279,12 @@ def test_killed_and_raised_searches_lose_no_trial(demo_run: tuple[Workspace, str
     assert without_time(killed) == without_time(straight)
 
     # Who chooses further trials, and when they end, is no matter of what the first ones scored.
-    other = ("sampler=nsga2", "quasi_random_start=false", "patience=90", "warm_start=auto")
+    other = (
+        "sampler=nsga2",
+        "sobol_startup=false",
+        "early_stopping_patience=90",
+        "warm_start=auto",
+    )
     raised = search(workspace, "straight", 23, *other)
     assert without_time(raised)[:20] == without_time(straight)
     assert len(completed(workspace.results / "straight" / "study.db")) == 23
@@ -308,7 +313,7 @@ def test_options_make_another_model_and_its_prompts(workspace: Workspace) -> Non
     name = "demo-model-qwen3_moe-tool_of_fabric-seed1-steps2"
     workspace.require(
         f"results/{name}.manifest.json", "results/demo/prompts/bad_prompts.jsonl", "--config",
-        "demo_family=qwen3_moe", "demo_planted=tool_of_fabric", "seed=1", "demo_steps=2",
+        "demo_family=qwen3_moe", "demo_refusal_class=tool_of_fabric", "seed=1", "demo_steps=2",
     )  # fmt: skip
     folder = workspace.results / name
     assert read_json(folder / "config.json")["model_type"] == "qwen3_moe"

@@ -68,7 +68,11 @@ STEPS = [
     Step("check_prompts", EDITED, "SIGKILL of both"),
     Step("find_response_prefix", "dtype=float32", "SIGKILL of the job"),
     Step("extract_residuals", "winsorize_quantile=0.999", "SIGKILL of both"),
-    Step("extract_protected_residuals", "stream_unhelpfulness=true", "SIGINT to the process group"),
+    Step(
+        "extract_protected_residuals",
+        "unhelpfulness_mean_only=true",
+        "SIGINT to the process group",
+    ),
     Step("compute_directions", "min_remaining_norm=0.01", "SIGKILL of the job"),
     Step("optimize", "n_trials=8", "SIGKILL of both"),
     Step("score_finalists", "n_finalists=1", "exception in the script"),

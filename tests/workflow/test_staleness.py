@@ -46,7 +46,7 @@ CHANGED: dict[str, Any] = {
     "model_revision": "v2",
     "seed": 5,
     "demo_family": "qwen3",
-    "demo_planted": "tool_of_fabric",
+    "demo_refusal_class": "tool_of_fabric",
     "demo_steps": 1200,
     "dtype": "bfloat16",
     "quantization": "bnb_8bit",
@@ -67,7 +67,7 @@ CHANGED: dict[str, Any] = {
     "template_date": "2020-02-02",
     "positions": "all",
     "winsorize_quantile": 0.99,
-    "stream_unhelpfulness": "true",
+    "unhelpfulness_mean_only": "true",
     "direction_method": "pca",
     "ensemble_weights": "probe=1,pca=0.5",
     "n_directions": 1,
@@ -81,22 +81,22 @@ CHANGED: dict[str, Any] = {
     "min_remaining_norm": 0.01,
     "n_trials": 4,
     "n_startup_trials": 2,
-    "patience": 9,
+    "early_stopping_patience": 9,
     "sampler": "random",
-    "quasi_random_start": "false",
+    "sobol_startup": "false",
     "warm_start": "auto",
     "warm_start_from": "earlier.json",
-    "trials_in_flight": 2,
+    "trial_batch_size": 2,
     "norm_preservation": "column",
-    "engine": "output_side",
+    "edit_mode": "hooks",
     "search_space": "kernel",
     "direction_scope": "per_layer",
     "ablate_embeddings": "true",
     "discriminative_layers": "true",
     "max_weight": 1.5,
     "min_weight": 0.5,
-    "edited_depth": "0.2,1",
-    "direction_depth": "0.4,0.9",
+    "layer_range": "0.2,1",
+    "direction_layer_range": "0.4,0.9",
     "max_kl": 0.9,
     "max_refusal_log_odds": 50,
     "objectives": "unanswered,kl_first_token",
@@ -116,8 +116,8 @@ CHANGED: dict[str, Any] = {
     "projection": "pacmap",
     "benchmarks": "letters,words",
     "benchmark_limit": 2,
-    "benchmark_shots": 1,
-    "benchmark_chat": "false",
+    "benchmark_num_fewshot": 1,
+    "benchmark_apply_chat_template": "false",
     "benchmark_tasks": "other_tasks",
 }
 # Settings that name files, which are inputs of the rules that read them.
@@ -135,12 +135,12 @@ CHANGED |= {
 }
 # A setting of each rule, tried without metadata too.
 WITHOUT_METADATA = (
-    *("seed", "demo_planted", "dtype", "good_holdout_prompts", "chat_template", "positions"),
-    *("stream_unhelpfulness", "n_directions", "n_trials", "max_weight", "n_finalists", "select"),
+    *("seed", "demo_refusal_class", "dtype", "good_holdout_prompts", "chat_template", "positions"),
+    *("unhelpfulness_mean_only", "n_directions", "n_trials", "max_weight", "n_finalists", "select"),
     *("max_shard_size", "kl_tokens", "benchmark_limit", "projection", "upload_private"),
 )
 # Options of the demo model: another value is another model, in a folder of its own.
-OF_DEMO = {"seed", "demo_family", "demo_planted", "demo_steps"}
+OF_DEMO = {"seed", "demo_family", "demo_refusal_class", "demo_steps"}
 # Settings that name what is made: another value is another run, or another copy of it.
 NAMES = {"model", "run_name", "upload_to"}
 

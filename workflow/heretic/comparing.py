@@ -128,7 +128,7 @@ def compare(settings: Settings, against: str, output: Path | None, results: Path
     check_panel(settings)
     read = [*HOLDOUT_SETS, *([TEXTS] if settings.scorers and TEXTS in sources else [])]
     chosen = {name: sources[name] for name in read}
-    prompts = load_sets(chosen, settings.seed, settings.demo_planted)
+    prompts = load_sets(chosen, settings.seed, settings.demo_refusal_class)
     set_threads(settings.threads)
     # Both models have the same date in their prompts, even across midnight.
     day = day_of(settings.template_date).isoformat()

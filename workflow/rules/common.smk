@@ -192,10 +192,10 @@ def fingerprint_files(wildcards):
 
 
 def settings_of_protected(wildcards):
-    """Return the settings of an optional set; `stream_unhelpfulness` applies only to plain text."""
+    """Return the settings of an optional set; `unhelpfulness_mean_only` applies only to plain text."""
     found = RUNS[wildcards.run].subset("extract_protected_residuals")
     plain_texts = wildcards.prompts == "unhelpfulness_prompts"
-    return found if plain_texts else {**found, "stream_unhelpfulness": False}
+    return found if plain_texts else {**found, "unhelpfulness_mean_only": False}
 
 
 def settings_of_set(wildcards):
@@ -205,7 +205,7 @@ def settings_of_set(wildcards):
     of_demo = any(source.dataset == DEMO for source in sources)
     return {
         "seed": settings.seed if drawn else 0,
-        "demo_planted": settings.demo_planted if of_demo else DEFAULT_PLANTED,
+        "demo_refusal_class": settings.demo_refusal_class if of_demo else DEFAULT_PLANTED,
     }
 
 

@@ -17,6 +17,6 @@ rule train_demo_model:
     params:
         settings=DEMO_SETTINGS,
     message:
-        "Training the demo model: {params.settings[demo_family]}, refusing {params.settings[demo_planted]}"
+        "Training the demo model: {params.settings[demo_family]}, refusing {params.settings[demo_refusal_class]}"
     script:
         "../../scripts/train_demo_model.py"

@@ -44,7 +44,7 @@ class WeightEditor:
     is marked as damaged, and all editors reject it until it is loaded again.
     """
 
-    name = "edited_weights"
+    name = "weights"
     max_trials = 1
 
     def __init__(
@@ -108,7 +108,7 @@ class WeightEditor:
         if bool((rows != 0).any()) if isinstance(rows, Tensor) else rows != 0:
             raise ModelLoadError(
                 "edited weights serve one trial at a time, so all rows must belong to the same "
-                "trial; set trials_in_flight=1, or engine=output_side"
+                "trial; set trial_batch_size=1, or edit_mode=hooks"
             )
 
     def abliterate(self, edits: Sequence[Edit]) -> None:

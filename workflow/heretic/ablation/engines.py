@@ -24,7 +24,7 @@ class Editor(Protocol):
 
     @property
     def name(self) -> str:
-        """The corresponding value of the setting `engine`."""
+        """The corresponding value of the setting `edit_mode`."""
 
     @property
     def max_trials(self) -> int:
@@ -58,7 +58,7 @@ class Editor(Protocol):
 
 def make_editor(
     model: Model,
-    engine: str,
+    edit_mode: str,
     norm_preservation: NormPreservation,
     cache_weights: str,
     cache_device: str = "auto",
@@ -68,11 +68,11 @@ def make_editor(
 ) -> Editor:
     """Return the editor selected by the settings of these names, for an unedited model.
 
-    `engine: auto` edits weights, or outputs if any matrix is quantized or offloaded.
+    `edit_mode: auto` edits weights, or outputs if any matrix is quantized or offloaded.
 
     Args:
         model: model to edit.
-        engine, norm_preservation, cache_weights, cache_device: as the settings.
+        edit_mode, norm_preservation, cache_weights, cache_device: as the settings.
         directions: directions of a study, whose products are computed once for all its trials; for
             a single edit, omitting them is faster.
         steady: whether output hooks perform the same arithmetic in every trial, so that a compiled
@@ -83,12 +83,12 @@ def make_editor(
             re-read, or the outputs cannot be edited in this way.
     """
     fixed = next((w for w in model.anatomy.writers if not w.editable), None)
-    if engine == "edited_weights" and fixed is not None:
+    if edit_mode == "weights" and fixed is not None:
         raise ModelLoadError(
             f"{fixed.name} is quantized or offloaded, so its weights cannot be edited; set "
-            "engine=auto"
+            "edit_mode=auto"
         )
-    if engine == "output_side" or fixed is not None:
+    if edit_mode == "hooks" or fixed is not None:
         return OutputSideEditor(model, norm_preservation, directions, steady=steady)
     pristine = pristine_weights(model, cache_weights, cache_device)
     return WeightEditor(model, pristine, norm_preservation, directions)

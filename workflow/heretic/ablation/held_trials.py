@@ -17,7 +17,7 @@ def require_few(trials: Sequence[Sequence[Edit]], most: int) -> None:
     if len(trials) > most:
         raise ModelLoadError(
             f"{len(trials)} trials were requested at once, but this model's editor supports at "
-            f"most {most}; set trials_in_flight={most}"
+            f"most {most}; set trial_batch_size={most}"
         )
 
 

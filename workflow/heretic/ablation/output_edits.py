@@ -168,7 +168,7 @@ class MixedEdit:
         if count % batch or (states.ndim > 2 and batch not in (1, len(states))):
             raise ModelLoadError(
                 f"{self.name} gets states of shape {tuple(states.shape)} for a batch of {batch}, "
-                "so several trials in one batch cannot be distinguished; set trials_in_flight=1"
+                "so several trials in one batch cannot be distinguished; set trial_batch_size=1"
             )
         return states.reshape(batch, count // batch, width)
 

@@ -64,7 +64,7 @@ class OutputSideEditor:
             tokens in order, so that its rows cannot be attributed to trials.
     """
 
-    name = "output_side"
+    name = "hooks"
 
     def __init__(
         self,

@@ -16,7 +16,7 @@ from heretic.model.gains import on_ray
 from heretic.model.loading import Model
 from heretic.model.probe import TOKENS, Probe
 
-INSTEAD = "run with engine=edited_weights"
+INSTEAD = "run with edit_mode=weights"
 
 
 def require_summed_outputs(model: Model) -> bool:

@@ -239,7 +239,7 @@ def overwriting(writer: StreamWriter) -> Iterator[None]:
     try:
         yield
     except (RuntimeError, MemoryError) as error:
-        remedy = " with engine=output_side or cache_device=host" * is_out_of_memory(error)
+        remedy = " with edit_mode=hooks or cache_device=host" * is_out_of_memory(error)
         raise ModelLoadError(
             f"cannot overwrite {writer.name}: {one_line(error)}; the model in memory is no longer "
             f"the original; reload it{remedy}"

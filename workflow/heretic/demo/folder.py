@@ -6,7 +6,12 @@ from heretic.settings.schema import Settings
 
 NAME: Final = "demo-model"
 # Prefixes of option values in the name.
-_OPTIONS: Final = {"demo_family": "", "demo_planted": "", "seed": "seed", "demo_steps": "steps"}
+_OPTIONS: Final = {
+    "demo_family": "",
+    "demo_refusal_class": "",
+    "seed": "seed",
+    "demo_steps": "steps",
+}
 
 
 def folder_name(settings: Settings) -> str:

@@ -48,8 +48,8 @@ class BenchmarkProtocol:
         return cls(
             tuple(dict.fromkeys(settings["benchmarks"])),
             settings["benchmark_limit"],
-            settings["benchmark_shots"],
-            settings["benchmark_chat"],
+            settings["benchmark_num_fewshot"],
+            settings["benchmark_apply_chat_template"],
             settings["benchmark_tasks"],
         )
 

@@ -36,12 +36,12 @@ def make_trial_engine(
     panel: Panel | None = None,
     *,
     max_response_length: int,
-    engine: str,
+    edit_mode: str,
     norm_preservation: NormPreservation,
     cache_weights: str,
     cache_device: str,
     activation_cache_gb: float,
-    trials_in_flight: int | Literal["auto"],
+    trial_batch_size: int | Literal["auto"],
     directions: AblationDirections,
 ) -> TrialEngine:
     """Create the engine for the trials of a study, for a model in its original state.
@@ -55,7 +55,7 @@ def make_trial_engine(
     Raises:
         ModelLoadError: see `make_editor`.
     """
-    wanted = _in_flight(model, engine, trials_in_flight)
+    wanted = _in_flight(model, edit_mode, trial_batch_size)
     make = partial(
         make_editor,
         norm_preservation=norm_preservation,
@@ -65,7 +65,7 @@ def make_trial_engine(
         steady=model.compile,
     )
     crowded = cache_weights == AUTO and not copies_fit(model.anatomy.writers, cache_device)
-    editor = _editor(make, model, engine, outputs_preferred=wanted > 1 or crowded)
+    editor = _editor(make, model, edit_mode, outputs_preferred=wanted > 1 or crowded)
     options = EngineOptions(
         max_response_length,
         min(wanted, editor.max_trials),
@@ -81,23 +81,23 @@ def make_trial_engine(
     return FastEngine(editor, prompts, proved, panel)
 
 
-def _in_flight(model: Model, engine: str, trials_in_flight: int | Literal["auto"]) -> int:
-    if trials_in_flight != "auto":
-        return trials_in_flight
+def _in_flight(model: Model, edit_mode: str, trial_batch_size: int | Literal["auto"]) -> int:
+    if trial_batch_size != "auto":
+        return trial_batch_size
     on_cpu = model.device.type == "cpu"
-    return 1 if on_cpu or engine == "edited_weights" else AUTO_IN_FLIGHT
+    return 1 if on_cpu or edit_mode == "weights" else AUTO_IN_FLIGHT
 
 
 def _editor(
-    make: Callable[..., Editor], model: Model, engine: str, *, outputs_preferred: bool
+    make: Callable[..., Editor], model: Model, edit_mode: str, *, outputs_preferred: bool
 ) -> Editor:
-    """Return the editor; with `engine: auto`, edit outputs if preferred and possible."""
-    if engine == AUTO and outputs_preferred:
+    """Return the editor; with `edit_mode: auto`, edit outputs if preferred and possible."""
+    if edit_mode == AUTO and outputs_preferred:
         try:
-            return make(model, "output_side")
+            return make(model, "hooks")
         except ModelLoadError as error:
             log.info("Falling back to weight edits, one trial at a time: %s", error)
-    return make(model, engine)
+    return make(model, edit_mode)
 
 
 def _proved(
@@ -161,13 +161,13 @@ def _apart(
     editor: Editor, rehearsal: Rehearsal, options: EngineOptions, directions: AblationDirections
 ) -> EngineOptions:
     """Return the options, with one trial at a time if several cannot be separated."""
-    if options.trials_in_flight == 1:
+    if options.trial_batch_size == 1:
         return options
     reason = why_not_together(editor, rehearsal.prompts(), directions)
     if reason is None:
         return options
     log.info("Scoring trials one at a time: %s", reason)
-    return replace(options, trials_in_flight=1)
+    return replace(options, trial_batch_size=1)
 
 
 def _extremes(ids: Sequence[Sequence[int]]) -> list[Sequence[int]]:

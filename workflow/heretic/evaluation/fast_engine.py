@@ -32,7 +32,7 @@ class EngineOptions:
 
     Attributes:
         max_response_length: maximum number of tokens per answer.
-        trials_in_flight: number of trials whose answers are decoded in one batch.
+        trial_batch_size: number of trials whose answers are decoded in one batch.
         activation_cache_gb: gigabytes for cached activations of the unedited network.
         share_prefix: compute the common prefix of all prompts once.
         retire: stop answers that no longer affect any score, such as refusals.
@@ -41,7 +41,7 @@ class EngineOptions:
     """
 
     max_response_length: int
-    trials_in_flight: int = 1
+    trial_batch_size: int = 1
     activation_cache_gb: float = 0.0
     share_prefix: bool = True
     retire: bool = True
@@ -99,9 +99,9 @@ class FastEngine:
         self._measures = [(s, s.prepare(model, prompts)) for s in self.panel.passes]
         self.study = self._prepare(options.activation_cache_gb)
         self._refusal_tokens = RefusalTokens.of(self.study.first_of_good, self.study.first_of_bad)
-        self.most_rows = model.batch_size.current * self.trials_in_flight
+        self.most_rows = model.batch_size.current * self.trial_batch_size
         log.info(
-            "Engine: %s, %d trials per batch; %s", self.name, self.trials_in_flight, self.study
+            "Engine: %s, %d trials per batch; %s", self.name, self.trial_batch_size, self.study
         )
         self.steps = self._make_steps()
         self._drafts = DraftBook(tokens_of_a_pass(model)) if options.guesses else None
@@ -122,9 +122,9 @@ class FastEngine:
         return self.editor.name
 
     @property
-    def trials_in_flight(self) -> int:
+    def trial_batch_size(self) -> int:
         """Number of trials scored together."""
-        return min(self.options.trials_in_flight, self.editor.max_trials)
+        return min(self.options.trial_batch_size, self.editor.max_trials)
 
     def restore(self) -> None:
         """Restore the original model, bit for bit."""
@@ -142,7 +142,7 @@ class FastEngine:
         """
         scores: list[TrialScores] = []
         while len(scores) < len(trials):
-            together = trials[len(scores) : len(scores) + self.trials_in_flight]
+            together = trials[len(scores) : len(scores) + self.trial_batch_size]
             try:
                 outcomes, answers = self.answer(together, limits, clock)
                 scores += [
@@ -163,7 +163,7 @@ class FastEngine:
         """Return the pass results of a few trials, and their answers as far as needed.
 
         Args:
-            trials: at most `trials_in_flight` trials.
+            trials: at most `trial_batch_size` trials.
             limits: limits beyond which a trial is not answered.
             clock: times the stages.
 

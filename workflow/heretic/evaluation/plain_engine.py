@@ -36,7 +36,7 @@ class PlainEngine:
         return f"{self.editor.name}, responses from model.generate"
 
     @property
-    def trials_in_flight(self) -> int:
+    def trial_batch_size(self) -> int:
         """Always 1, as there is one model."""
         return 1
 

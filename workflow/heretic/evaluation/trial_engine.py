@@ -23,7 +23,7 @@ class TrialEngine(Protocol):
         """Name of the edit method and of the source of answers."""
 
     @property
-    def trials_in_flight(self) -> int:
+    def trial_batch_size(self) -> int:
         """Maximum number of trials scored together."""
 
     @property
@@ -40,7 +40,7 @@ class TrialEngine(Protocol):
         """Score each trial independently, in order.
 
         Args:
-            trials: edits of each trial, empty for the original; at most `trials_in_flight` trials.
+            trials: edits of each trial, empty for the original; at most `trial_batch_size` trials.
             limits: limits beyond which no answers are generated.
             clock: times the stages.
         """

@@ -25,7 +25,7 @@ def describe(engine: TrialEngine, runtime: Mapping[str, Any]) -> dict[str, Any]:
 
     Returns:
         `device`, `dtype`, `attn_implementation`, `max_batch_size`, `compile`, `engine` and
-        `trials_in_flight`; if available, `gpu`, the name of the device; and `device_map`, the
+        `trial_batch_size`; if available, `gpu`, the name of the device; and `device_map`, the
         devices that hold parts of the model, if there are several.
     """
     model = engine.model
@@ -37,7 +37,7 @@ def describe(engine: TrialEngine, runtime: Mapping[str, Any]) -> dict[str, Any]:
         MAX_BATCH_SIZE: runtime[MAX_BATCH_SIZE],
         "compile": model.compile,
         "engine": engine.name,
-        "trials_in_flight": engine.trials_in_flight,
+        "trial_batch_size": engine.trial_batch_size,
     }
     if model.device.type == "cuda":
         found["gpu"] = torch.cuda.get_device_name(model.device)

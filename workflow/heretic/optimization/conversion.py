@@ -161,7 +161,7 @@ def _component(part: Part, short: str, space: SearchSpace) -> dict[str, float]:
         }
     flat = part if isinstance(part, ComponentParameters) else _as_range(part, space.n_layers)
     layer_min, layer_max = space.share_of(flat.layer_min), space.share_of(flat.layer_max)
-    first, last = space.edited_depth
+    first, last = space.layer_range
     start = min(max(layer_min, first), last)
     above = last - start
     return {

@@ -33,14 +33,14 @@ class Sampling:
         n_startup_trials: number of trials sampled without regard to others; size of a generation of
             `nsga2`.
         name: name of the sampler for the other trials.
-        quasi_random_start: whether the first trials are points of a Sobol sequence, which cover the
+        sobol_startup: whether the first trials are points of a Sobol sequence, which cover the
             space evenly, rather than random ones.
     """
 
     seed: int
     n_startup_trials: int
     name: Name = "tpe"
-    quasi_random_start: bool = False
+    sobol_startup: bool = False
 
     @classmethod
     def from_settings(cls, settings: Mapping[str, Any]) -> Self:
@@ -49,7 +49,7 @@ class Sampling:
             seed=settings["seed"],
             n_startup_trials=settings["n_startup_trials"],
             name=settings["sampler"],
-            quasi_random_start=settings["quasi_random_start"],
+            sobol_startup=settings["sobol_startup"],
         )
 
 
@@ -67,7 +67,7 @@ def make_sampler(sampling: Sampling, place: int, *, several_in_flight: bool = Fa
     """
     seed = zlib.crc32(f"{sampling.seed}:{place}".encode())
     first = sampling.n_startup_trials
-    if sampling.quasi_random_start and place < first:
+    if sampling.sobol_startup and place < first:
         return SobolPoint(sampling.seed, place)
     if sampling.name == "nsga2":
         return Generations(seed, max(PARENTS, first))

@@ -42,9 +42,9 @@ class SearchSpace:
         embeddings: whether the embeddings are edited too, with their own strength.
         form: form of a component's strengths over the layers.
         min_weight: smallest strength of an edited component.
-        edited_depth: fractions of depth that bound the layers of a range, or a peak; with `rows`,
+        layer_range: fractions of depth that bound the layers of a range, or a peak; with `rows`,
             fractions of those layers only.
-        direction_depth: fractions of depth that bound the state of a global direction.
+        direction_layer_range: fractions of depth that bound the state of a global direction.
     """
 
     n_layers: int
@@ -54,16 +54,16 @@ class SearchSpace:
     embeddings: bool = False
     form: Form = "range"
     min_weight: float = 0.0
-    edited_depth: tuple[float, float] = (0.0, 1.0)
-    direction_depth: tuple[float, float] = (0.0, 1.0)
+    layer_range: tuple[float, float] = (0.0, 1.0)
+    direction_layer_range: tuple[float, float] = (0.0, 1.0)
 
     @classmethod
     def from_settings(
         cls, settings: Mapping[str, Any], n_layers: int, rows: tuple[int, ...] | None = None
     ) -> Self:
         """Create from the settings and the number of layers; for `rows` see `usable_rows`."""
-        first, last = settings["edited_depth"]
-        low, high = settings["direction_depth"]
+        first, last = settings["layer_range"]
+        low, high = settings["direction_layer_range"]
         return cls(
             n_layers=n_layers,
             direction_scope=settings["direction_scope"],
@@ -72,8 +72,8 @@ class SearchSpace:
             embeddings=settings["ablate_embeddings"],
             form=settings["search_space"],
             min_weight=settings["min_weight"],
-            edited_depth=(first, last),
-            direction_depth=(low, high),
+            layer_range=(first, last),
+            direction_layer_range=(low, high),
         )
 
     def suggest(self, trial: optuna.trial.BaseTrial) -> AblationParameters:
@@ -104,7 +104,7 @@ class SearchSpace:
 
     def _indices(self) -> tuple[float, float]:
         """Return the range of states for a global direction; layer l writes the state l + 1."""
-        low, high = (1.0 + share * (self.n_layers - 1) for share in self.direction_depth)
+        low, high = (1.0 + share * (self.n_layers - 1) for share in self.direction_layer_range)
         if self.rows is None:
             return low, high
         first, last = float(self.rows[0]), float(self.rows[-1])
@@ -132,7 +132,7 @@ class SearchSpace:
     def _suggest_range(
         self, trial: optuna.trial.BaseTrial, short: str, *, edited: bool
     ) -> ComponentParameters:
-        first, last = self.edited_depth
+        first, last = self.layer_range
         layer_min = trial.suggest_float(f"{short}_layer_min", first, last)
         # The upper end as a share of the layers above keeps the range valid for every sample.
         span = trial.suggest_float(f"{short}_layer_span", 0.0, 1.0)
@@ -145,7 +145,7 @@ class SearchSpace:
     def _suggest_tent(
         self, trial: optuna.trial.BaseTrial, short: str, *, edited: bool
     ) -> TentParameters:
-        position = trial.suggest_float(f"{short}_position", *self.edited_depth)
+        position = trial.suggest_float(f"{short}_position", *self.layer_range)
         weight = trial.suggest_float(f"{short}_weight", self.min_weight, self.max_weight)
         min_share = trial.suggest_float(f"{short}_min_share", 0.0, 1.0)
         # At least one layer, so that a peak between two layers reaches both.

@@ -92,7 +92,7 @@ class TrialLoop:
         try:
             with ProgressLine("Trials", n_trials, done=min(done, n_trials)) as progress:
                 while done < n_trials and ended is None:
-                    together = self.engine.trials_in_flight
+                    together = self.engine.trial_batch_size
                     end = min((done // together + 1) * together, n_trials)
                     for record in self._run_together(memory, range(done, end), clock):
                         records.append(record)
@@ -133,7 +133,7 @@ class TrialLoop:
         self, memory: StudyInMemory, place: int
     ) -> tuple[optuna.trial.Trial, AblationParameters]:
         """Return the trial at this place and its edit."""
-        several = self.engine.trials_in_flight > 1
+        several = self.engine.trial_batch_size > 1
         sampler = make_sampler(self.sampling, place, several_in_flight=several)
         trial = memory.ask(sampler, self.warm_starts)
         return trial, self.space.suggest(trial)

@@ -70,7 +70,7 @@ def _percent(share: float) -> str:
 
 def _engine(run: Run) -> str:
     """Describe the engine and the batching of trials."""
-    name, in_flight = run.engine.get("name"), run.engine.get("trials_in_flight")
+    name, in_flight = run.engine.get("name"), run.engine.get("trial_batch_size")
     told = f" with the engine {name}" if name else ""
     if in_flight == 1:
         return f"{told}, one trial at a time"

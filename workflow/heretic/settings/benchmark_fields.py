@@ -28,7 +28,7 @@ class BenchmarkFields(SettingsFields):
         *BENCHMARK_RULES,
         ge=0,
     )
-    benchmark_shots: Annotated[
+    benchmark_num_fewshot: Annotated[
         Annotated[int, Field(ge=0)] | None, BeforeValidator(read_nothing)
     ] = setting(
         None,
@@ -36,7 +36,7 @@ class BenchmarkFields(SettingsFields):
         "scores are mostly 5-shot; lm-eval's default is 0-shot.",
         *BENCHMARK_RULES,
     )
-    benchmark_chat: bool = setting(
+    benchmark_apply_chat_template: bool = setting(
         True,
         "Apply the chat template; false passes the raw text.",
         *BENCHMARK_RULES,

@@ -62,7 +62,7 @@ class SettingsFields(InputFields):
         gt=0.5,
         le=1,
     )
-    stream_unhelpfulness: bool = setting(
+    unhelpfulness_mean_only: bool = setting(
         False,
         "Keep only the running mean of the unhelpfulness prompts instead of each state, "
         "which allows thousands of texts. Sacred prompts are then compared with the good "
@@ -158,7 +158,7 @@ class SettingsFields(InputFields):
         "optimize",
         ge=1,
     )
-    patience: int = setting(
+    early_stopping_patience: int = setting(
         0,
         "Stop after this many consecutive trials (not counting startup trials) without a "
         "hypervolume improvement; 0 disables early stopping. Can be changed without "
@@ -172,7 +172,7 @@ class SettingsFields(InputFields):
         "process (`gp`), or `random`. Can be changed without starting a new study.",
         "optimize",
     )
-    quasi_random_start: bool = setting(
+    sobol_startup: bool = setting(
         True,
         "Draw the startup trials from an evenly spread Sobol sequence instead of at random.",
         "optimize",
@@ -192,7 +192,7 @@ class SettingsFields(InputFields):
         "same components.",
         "optimize",
     )
-    trials_in_flight: TrialsInFlight = setting(
+    trial_batch_size: TrialsInFlight = setting(
         "auto",
         "Trials evaluated in one batch (1 to 8). On a GPU the weights are read once for all "
         "of them; the sampler proposes each without knowing the others' scores. `auto` is 4 "
@@ -209,9 +209,9 @@ class SettingsFields(InputFields):
         "score_finalists",
         "apply_best",
     )
-    engine: Literal["auto", "edited_weights", "output_side"] = setting(
+    edit_mode: Literal["auto", "weights", "hooks"] = setting(
         "auto",
-        "How a trial edits the model: `edited_weights` rewrites matrices; `output_side` "
+        "How a trial edits the model: `weights` rewrites matrices; `hooks` "
         "edits module outputs instead: no weight copies, several trials per batch, "
         "identical scores up to rounding. `auto` edits outputs when several trials share a "
         "batch, when weights are quantized or offloaded, and when memory has no room for "
@@ -252,13 +252,13 @@ class SettingsFields(InputFields):
         "optimize",
         ge=0,
     )
-    edited_depth: Depths = setting(
+    layer_range: Depths = setting(
         (0.0, 1.0),
         "Fractions of depth, such as `0.4,1`, that bound the layers of a range or the peak "
         "of a tent: 0 is the first layer and 1 the last.",
         "optimize",
     )
-    direction_depth: Depths = setting(
+    direction_layer_range: Depths = setting(
         (0.0, 1.0),
         "Fractions of depth that bound the source layer of a global direction.",
         "optimize",

@@ -91,7 +91,7 @@ class InputFields(BaseModel):
         "or `qwen3_moe`, a mixture of experts.",
         "train_demo_model",
     )
-    demo_planted: PlantedName = setting(
+    demo_refusal_class: PlantedName = setting(
         DEFAULT_PLANTED,
         "Requests that the demo model refuses, which also determine the words of its prompt "
         "sets: a dish made of a material, such as glass soup, or a tool made of a fabric, "

@@ -54,10 +54,10 @@ class Settings(BenchmarkFields):
         self._check_quantization()
         if len(set(self.objectives)) < len(self.objectives):
             raise ValueError("objectives lists a metric twice; list each once")
-        if self.engine == "edited_weights" and self.trials_in_flight not in ("auto", 1):
+        if self.edit_mode == "weights" and self.trial_batch_size not in ("auto", 1):
             raise ValueError(
-                f"trials_in_flight={self.trials_in_flight} is not supported with "
-                "engine=edited_weights; use engine=auto or engine=output_side"
+                f"trial_batch_size={self.trial_batch_size} is not supported with "
+                "edit_mode=weights; use edit_mode=auto or edit_mode=hooks"
             )
         if self.max_memory is not None and self.device_map is None:
             raise ValueError("max_memory requires device_map; set device_map=auto as well")
