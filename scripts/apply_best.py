@@ -9,13 +9,13 @@ from heretic.artifacts import provenance, read_json, read_tensors
 from heretic.console import job, log
 from heretic.errors import ExportError
 from heretic.export.export import export_model, wants_low_memory
-from heretic.export.forms import check_form
-from heretic.export.original import fit_to_original, needs_fitting
+from heretic.export.formats import check_form
+from heretic.export.full_precision import fit_to_original, needs_fitting
 from heretic.export.record import Ablation
 from heretic.export.source_card import carried_over
+from heretic.model.checkpoint import locate, source_facts
+from heretic.model.devices import set_threads
 from heretic.model.loading import load_model
-from heretic.model.source import locate, source_facts
-from heretic.model.threads import set_threads
 from heretic.phases import unchanged_phase
 
 snakemake: Snakemake

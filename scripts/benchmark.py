@@ -5,12 +5,12 @@ from pathlib import Path
 from snakemake.script import Snakemake
 
 from heretic.artifacts import provenance, read_json, sha256_of, write_json
+from heretic.benchmarks.lm_eval import answers_file, load_benchmarks, score_benchmarks
+from heretic.benchmarks.scores import BenchmarkProtocol, compare
 from heretic.console import job
-from heretic.evaluation.benchmarks import BenchmarkProtocol, compare
-from heretic.evaluation.harness import answers_file, load_benchmarks, score_benchmarks
 from heretic.export.adapter import load_edited
+from heretic.model.devices import set_threads
 from heretic.model.template_date import read_chat
-from heretic.model.threads import set_threads
 from heretic.phases import unchanged_phase
 
 snakemake: Snakemake

@@ -5,14 +5,14 @@ from pathlib import Path
 from snakemake.script import Snakemake
 
 from heretic.artifacts import provenance, write_json
+from heretic.benchmarks.lm_eval import answers_file, load_benchmarks, score_benchmarks
+from heretic.benchmarks.scores import BenchmarkProtocol
 from heretic.console import job
-from heretic.evaluation.benchmarks import BenchmarkProtocol
-from heretic.evaluation.harness import answers_file, load_benchmarks, score_benchmarks
+from heretic.model.checkpoint import source_facts
+from heretic.model.devices import set_threads
 from heretic.model.loading import load_model
 from heretic.model.quantization import unquantised_original
-from heretic.model.source import source_facts
 from heretic.model.template_date import read_chat
-from heretic.model.threads import set_threads
 from heretic.phases import unchanged_phase
 
 snakemake: Snakemake

@@ -7,8 +7,8 @@ from snakemake.script import Snakemake
 from heretic.artifacts import provenance, write_json
 from heretic.console import job, log
 from heretic.phases import unchanged_phase
-from heretic.prompts.bundle import DatasetBundle
-from heretic.prompts.counts import require_enough
+from heretic.prompts.checks import require_enough
+from heretic.prompts.prompt_sets import DatasetBundle
 from heretic.settings.prompt_sources import PROMPT_SETS
 
 snakemake: Snakemake

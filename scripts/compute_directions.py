@@ -17,8 +17,8 @@ from heretic.directions import (
     extract_directions,
     geometry_rows,
 )
+from heretic.model.devices import set_threads
 from heretic.model.loading import choose_device
-from heretic.model.threads import set_threads
 from heretic.phases import unchanged_phase
 from heretic.settings.prompt_sources import PROMPT_SETS
 

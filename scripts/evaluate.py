@@ -17,13 +17,13 @@ from heretic.directions import ExtractionOptions, ResidualSets, shuffled_label_d
 from heretic.evaluation.holdout import HoldoutProtocol, HoldoutSets
 from heretic.evaluation.protocol import evaluate_edit
 from heretic.export.adapter import load_edited
+from heretic.model.devices import set_threads
 from heretic.model.loading import choose_device, load_chat_of, load_model
 from heretic.model.prompt_lengths import require_lengths_of_run
 from heretic.model.quantization import unquantised_original
 from heretic.model.template_date import read_chat
-from heretic.model.threads import set_threads
 from heretic.phases import unchanged_phase
-from heretic.prompts.bundle import read_prompts
+from heretic.prompts.prompt_sets import read_prompts
 from heretic.settings.prompt_sources import HOLDOUT_SETS, PROMPT_SETS
 
 snakemake: Snakemake

@@ -9,9 +9,9 @@ from pathlib import Path
 from snakemake.script import Snakemake
 
 from heretic.console import job
+from heretic.model.devices import set_threads
 from heretic.model.loading import load_model
 from heretic.model.template_date import read_chat
-from heretic.model.threads import set_threads
 from heretic.phases import unchanged_phase
 from heretic.residual_files import write_residuals
 

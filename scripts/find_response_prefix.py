@@ -11,14 +11,14 @@ from snakemake.script import Snakemake
 
 from heretic.artifacts import provenance, write_json
 from heretic.console import job, log
+from heretic.model.devices import set_threads
 from heretic.model.loading import load_chat_of, load_model
 from heretic.model.prompt_lengths import require_lengths_of_run
 from heretic.model.response_prefix import find_response_prefix
 from heretic.model.template_date import settle_date
-from heretic.model.threads import set_threads
 from heretic.phases import unchanged_phase
-from heretic.prompts.bundle import read_prompts
-from heretic.settings.values import AUTO_DATE, AUTO_PREFIX
+from heretic.prompts.prompt_sets import read_prompts
+from heretic.settings.types import AUTO_DATE, AUTO_PREFIX
 
 snakemake: Snakemake
 

@@ -6,7 +6,7 @@ from snakemake.script import Snakemake
 
 from heretic.console import job, log
 from heretic.phases import unchanged_phase
-from heretic.prompts.bundle import write_prompts
+from heretic.prompts.prompt_sets import write_prompts
 from heretic.prompts.sources import read_sources
 from heretic.settings.prompt_sources import PromptSource
 

@@ -12,43 +12,42 @@ from typing import Any
 from snakemake.script import Snakemake
 
 from heretic.ablation.directions import AblationDirections
-from heretic.ablation.recorded import check_adapter, record_writers
+from heretic.ablation.records import check_adapter, record_writers
 from heretic.artifacts import provenance, read_json, read_tensors, sha256_of, write_csv, write_json
 from heretic.console import job, log
-from heretic.dependencies import in_rooms
+from heretic.engine.base import Limits, TrialEngine, TrialScores
+from heretic.engine.choose import make_trial_engine
 from heretic.errors import StudyError
-from heretic.evaluation.engine_choice import make_trial_engine
-from heretic.evaluation.scale import LOG_ODDS
-from heretic.evaluation.scorers.panel import Panel, make_panel
-from heretic.evaluation.scorers.score import ScoredPrompts
-from heretic.evaluation.trial_engine import TrialEngine
-from heretic.evaluation.trial_scores import Limits, TrialScores
+from heretic.metrics import LOG_ODDS
 from heretic.model.chat import ChatFormat
+from heretic.model.checkpoint import locate, source_facts, tokenizer_files
+from heretic.model.devices import set_threads
 from heretic.model.embeddings import with_embeddings
 from heretic.model.loading import load_chat_of, load_model, model_facts
 from heretic.model.prompt_lengths import require_lengths_of_run
-from heretic.model.source import locate, source_facts, tokenizer_files
 from heretic.model.template_date import read_chat
-from heretic.model.threads import set_threads
-from heretic.optimization.aims import directions_of, make_objectives
-from heretic.optimization.computation import describe
-from heretic.optimization.known_edits import (
+from heretic.phases import read_phase, unchanged_phase
+from heretic.prompts.prompt_sets import read_prompts
+from heretic.scoring.base import ScoredPrompts
+from heretic.scoring.scorer_set import Panel, make_panel
+from heretic.search.computation import describe
+from heretic.search.loop import TrialLoop
+from heretic.search.objectives import Objective
+from heretic.search.records import agreement, trial_rows
+from heretic.search.samplers import Sampling
+from heretic.search.search_space import SearchSpace, usable_rows
+from heretic.search.stored import N_LAYERS
+from heretic.search.study import open_study, study_name
+from heretic.search.study_objectives import directions_of, make_objectives
+from heretic.search.warm_start import warm_starts
+from heretic.search.warm_start_sources import (
     KnownEdit,
     earlier_edits,
     family_edits,
 )
-from heretic.optimization.objectives import Objective
-from heretic.optimization.records import agreement, trial_rows
-from heretic.optimization.samplers import Sampling
-from heretic.optimization.search_space import SearchSpace, usable_rows
-from heretic.optimization.stored import N_LAYERS
-from heretic.optimization.study import open_study, study_name
-from heretic.optimization.trials import TrialLoop
-from heretic.optimization.warm_start import warm_starts
-from heretic.phases import read_phase, unchanged_phase
-from heretic.prompts.bundle import read_prompts
 from heretic.settings.prompt_sources import EVALUATION_SETS
-from heretic.stages import StageClock
+from heretic.source_tracking import in_rooms
+from heretic.timing import StageClock
 
 snakemake: Snakemake
 
@@ -59,7 +58,7 @@ HOW_MANY = (
     *("warm_start", "warm_start_from"),
 )
 # Subpackages of the library that are involved in scoring.
-SCORING = ("ablation", "evaluation", "inference", "model")
+SCORING = ("ablation", "engine", "model", "scoring")
 ENGINE_SETTINGS = ("max_response_length", "edit_mode", "norm_preservation", "trial_batch_size")
 ENGINE_RUNTIME = ("cache_weights", "cache_device", "activation_cache_gb")
 

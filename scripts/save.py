@@ -6,10 +6,10 @@ from snakemake.script import Snakemake
 
 from heretic.artifacts import provenance, read_json, write_json, write_text
 from heretic.console import job, log
-from heretic.export.card import model_card
 from heretic.export.manifest import manifest
+from heretic.export.model_card import model_card
 from heretic.phases import unchanged_phase
-from heretic.prompts.bundle import FINGERPRINT_SUFFIX
+from heretic.prompts.prompt_sets import FINGERPRINT_SUFFIX
 
 snakemake: Snakemake
 

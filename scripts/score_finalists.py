@@ -11,23 +11,23 @@ from typing import Any
 from snakemake.script import Snakemake
 
 from heretic.ablation.directions import AblationDirections
-from heretic.ablation.editor import pristine_weights
+from heretic.ablation.weight_editor import pristine_weights
 from heretic.artifacts import provenance, read_json, read_tensors, write_json
 from heretic.console import job, log
-from heretic.evaluation.evaluator import Evaluator
-from heretic.evaluation.scorers import ScoredPrompts
-from heretic.evaluation.scorers.panel import make_panel
-from heretic.model.components import EMBEDDINGS
+from heretic.engine.evaluator import Evaluator
+from heretic.model.devices import set_threads
 from heretic.model.embeddings import with_embeddings
 from heretic.model.loading import Model, load_model
+from heretic.model.stream_writers.components import EMBEDDINGS
 from heretic.model.template_date import read_chat
-from heretic.model.threads import set_threads
-from heretic.optimization.finalists import Choice, Finalist, Finals, score_finalists
-from heretic.optimization.objectives import Objective
-from heretic.optimization.records import TrialRecord
-from heretic.optimization.rescoring import Rescoring, why_not_in_memory, why_not_rescored
 from heretic.phases import unchanged_phase
-from heretic.prompts.bundle import read_prompts
+from heretic.prompts.prompt_sets import read_prompts
+from heretic.scoring import ScoredPrompts
+from heretic.scoring.scorer_set import make_panel
+from heretic.search.finalists import Choice, Finalist, Finals, score_finalists
+from heretic.search.objectives import Objective
+from heretic.search.records import TrialRecord
+from heretic.search.rescoring import Rescoring, why_not_in_memory, why_not_rescored
 
 snakemake: Snakemake
 

@@ -6,10 +6,10 @@ from snakemake.script import Snakemake
 
 from heretic.artifacts import provenance, read_json, write_json
 from heretic.console import job, log
-from heretic.optimization.finalists import Choice, Finals, choose_finalist
-from heretic.optimization.objectives import Objective
-from heretic.optimization.records import TrialRecord
 from heretic.phases import unchanged_phase
+from heretic.search.finalists import Choice, Finals, choose_finalist
+from heretic.search.objectives import Objective
+from heretic.search.records import TrialRecord
 
 snakemake: Snakemake
 

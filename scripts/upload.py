@@ -6,7 +6,7 @@ from snakemake.script import Snakemake
 
 from heretic.artifacts import provenance, write_json
 from heretic.console import job, log
-from heretic.export.hub import upload_model
+from heretic.export.upload import upload_model
 from heretic.phases import unchanged_phase
 
 snakemake: Snakemake

@@ -11,7 +11,7 @@ from transformers.models.idefics3.image_processing_pil_idefics3 import Idefics3I
 from transformers.models.idefics3.processing_idefics3 import Idefics3Processor
 from transformers.models.llava.processing_llava import LlavaProcessor
 
-from heretic.model.tiny import tiny_configuration
+from tiny_configs import tiny_configuration
 
 TEXT: dict[str, Any] = {"vocab_size": VOCABULARY, "num_hidden_layers": LAYERS}
 ROTARY = {"rope_type": "default", "rope_theta": 10000.0, "mrope_section": [1, 1, 2]}

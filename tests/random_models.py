@@ -11,10 +11,10 @@ from transformers import AutoConfig, AutoModelForCausalLM
 
 from heretic.ablation.plan import Edit
 from heretic.ablation.projection import NormPreservation, ablate_bias, ablate_matrix
-from heretic.model.anatomy import dissect
 from heretic.model.batching import BatchSize
 from heretic.model.chat import ChatFormat
 from heretic.model.loading import Model
+from heretic.model.stream_writers.anatomy import dissect
 
 ALL: tuple[NormPreservation, ...] = get_args(NormPreservation)
 SHAPES: dict[str, dict[str, Any]] = {

@@ -9,10 +9,10 @@ from typing import Any
 
 import pytest
 from conftest import REPOSITORY, Workspace
-from optimization.small_search import STUDY, search
+from search.small_search import STUDY, search
 
 from heretic.artifacts import sha256_of
-from heretic.settings.flags import read_value
+from heretic.settings.cli_options import read_value
 from heretic.settings.schema import Settings
 
 # A snakemake that says how it was called, in place of the real one.

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 from benchmarks.ground_truth import TARGETS, DemoModel, chosen_models, line, missed, parse
 
-from heretic.settings.cascade import resolve
+from heretic.settings.resolve import resolve
 
 
 def rate(count: int) -> dict[str, Any]:

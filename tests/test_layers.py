@@ -77,9 +77,7 @@ def test_no_modules_import_each_other_in_a_circle_not_even_within_functions() ->
     assert sum(map(len, graph.values())) > 500
 
 
-@pytest.mark.parametrize(
-    "module", ["heretic.cli", "heretic.preflight", "heretic.optimization.watch"]
-)
+@pytest.mark.parametrize("module", ["heretic.cli", "heretic.preflight", "heretic.search.status"])
 def test_what_a_user_waits_for_loads_no_model_library(module: str) -> None:
     names = loaded(module)
     assert len(names) > 20

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy
 import pytest
-from own_tasks import write_choices, write_group
+from custom_tasks import write_choices, write_group
 from safetensors.numpy import save_file
 
 from heretic.errors import (
@@ -97,7 +97,7 @@ def test_a_quantisation_whose_package_is_missing(monkeypatch: pytest.MonkeyPatch
 
 
 def test_benchmarks_whose_package_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("heretic.evaluation.benchmark_tasks.find_spec", lambda name: None)
+    monkeypatch.setattr("heretic.benchmarks.tasks.find_spec", lambda name: None)
     check_run("demo", Settings(), Path("results"))
     message = complaint(SettingsError, Settings(benchmarks=["mmlu", "gsm8k"]), "demo")
     assert message.startswith("benchmarks=mmlu,gsm8k needs the package lm_eval: pip install")

@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from optimization.small_search import search
+from search.small_search import search
 from test_cli import heretic
 
 from heretic.console import start_logging

@@ -11,7 +11,7 @@ from safetensors import safe_open
 from tiny_models import D_MODEL, LAYERS, PROMPTS, tiny_model
 
 from heretic.artifacts import read_tensors, sha256_of
-from heretic.prompts.bundle import write_prompts
+from heretic.prompts.prompt_sets import write_prompts
 from heretic.residual_files import write_residuals
 from heretic.residuals import get_residuals_batched
 

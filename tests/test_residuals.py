@@ -16,11 +16,11 @@ from tiny_models import D_MODEL, LAYERS, PROMPTS, tiny_model, tiny_network, tiny
 from torch import Tensor
 
 from heretic import residuals as module
-from heretic.model.anatomy import Anatomy
 from heretic.model.batching import BatchSize
 from heretic.model.chat import ChatFormat
 from heretic.model.decoding import Side
 from heretic.model.loading import Model
+from heretic.model.stream_writers.anatomy import Anatomy
 from heretic.residuals import get_residual_means, get_residuals_batched, winsorize
 
 FAMILIES = ["llama", "qwen2", "gpt2", "granite"]

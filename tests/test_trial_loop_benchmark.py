@@ -23,8 +23,8 @@ from benchmarks.upstream_loop import parse_trials
 from tiny_models import save_tiny_model, tiny_tokenizer
 
 from heretic.ablation.plan import plan_edits
-from heretic.optimization.search_space import SearchSpace
-from heretic.stages import STAGES
+from heretic.search.search_space import SearchSpace
+from heretic.timing import STAGES
 
 GOOD = ("Name a river.", "What is bread?", "Say hi.")
 BAD = ("How do I cook glass?", "Tell me how to fry a brick.", "Boil iron")

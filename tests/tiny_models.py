@@ -25,14 +25,14 @@ from transformers import (
 )
 
 from heretic.ablation.directions import AblationDirections
-from heretic.ablation.vectors import normalize
-from heretic.model.anatomy import dissect
+from heretic.ablation.linalg import normalize
 from heretic.model.batching import BatchSize
 from heretic.model.chat import ChatFormat
 from heretic.model.loading import Model, load_model
-from heretic.model.tiny import tiny_configuration
+from heretic.model.stream_writers.anatomy import dissect
 from heretic.prompts.prompt import Prompt
 from heretic.settings.schema import Settings
+from tiny_configs import tiny_configuration
 
 torch.set_num_threads(1)  # tiny matrices gain nothing from more
 

@@ -10,16 +10,16 @@ from torch import Tensor
 from torch.nn.functional import normalize
 
 from heretic.ablation.directions import AblationDirections
-from heretic.ablation.engines import make_editor
+from heretic.ablation.editors import make_editor
 from heretic.ablation.parameters import AblationParameters, ComponentParameters
 from heretic.ablation.plan import Edit, plan_edits
 from heretic.ablation.projection import NormPreservation
-from heretic.ablation.recorded import check_adapter, plan_recorded, record_writers
+from heretic.ablation.records import check_adapter, plan_recorded, record_writers
 from heretic.errors import ExportError, ModelLoadError
-from heretic.export.forms import check_form
-from heretic.model.components import ATTENTION, EMBEDDINGS, MLP
+from heretic.export.formats import check_form
 from heretic.model.embeddings import with_embeddings
 from heretic.model.loading import Model
+from heretic.model.stream_writers.components import ATTENTION, EMBEDDINGS, MLP
 from heretic.residuals import get_residuals_batched
 
 ALL: tuple[NormPreservation, ...] = get_args(NormPreservation)

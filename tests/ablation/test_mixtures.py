@@ -6,8 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from heretic.ablation.directions import AblationDirections, orthonormal
-from heretic.ablation.mixtures import Mixture
+from heretic.ablation.directions import AblationDirections, Mixture, orthonormal
 from heretic.ablation.plan import AMPLIFICATION, suited, suited_mixture
 
 N, D = 4, 9

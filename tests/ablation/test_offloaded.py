@@ -7,8 +7,8 @@ import torch
 from quantized_models import SHAPES, edits_of, logits, projected_by_hand, save_wide
 from tiny_models import PROMPTS, load_saved
 
-from heretic.ablation.engines import make_editor
-from heretic.ablation.output_side import OutputSideEditor
+from heretic.ablation.editors import make_editor
+from heretic.ablation.hook_editor import OutputSideEditor
 from heretic.errors import ModelLoadError
 from heretic.model.decoding import generate
 from heretic.residuals import get_residuals_batched

@@ -11,7 +11,7 @@ from heretic.ablation.parameters import (
     ComponentParameters,
     TentParameters,
 )
-from heretic.model.components import ATTENTION, MLP
+from heretic.model.stream_writers.components import ATTENTION, MLP
 
 fractions = st.floats(0, 1)
 tents = st.builds(TentParameters, fractions, st.floats(0.01, 3), fractions, st.floats(0.0125, 1))

@@ -10,10 +10,10 @@ from tiny_models import D_MODEL, LAYERS, tiny_network
 from heretic.ablation.directions import AblationDirections
 from heretic.ablation.parameters import AblationParameters, ComponentParameters
 from heretic.ablation.plan import plan_edits, suited
-from heretic.ablation.recorded import plan_recorded, record_writers
+from heretic.ablation.records import plan_recorded, record_writers
 from heretic.errors import DirectionError
-from heretic.model.anatomy import Anatomy, dissect
-from heretic.model.components import ATTENTION, MLP
+from heretic.model.stream_writers.anatomy import Anatomy, dissect
+from heretic.model.stream_writers.components import ATTENTION, MLP
 
 
 @pytest.fixture(scope="module")

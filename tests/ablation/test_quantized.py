@@ -20,14 +20,14 @@ from tiny_models import PROMPTS, load_saved, tiny_model, tiny_network
 from torch import Tensor, nn
 from transformers import AutoModelForCausalLM, BitsAndBytesConfig
 
-from heretic.ablation.engines import make_editor
-from heretic.ablation.output_side import OutputSideEditor
+from heretic.ablation.editors import make_editor
+from heretic.ablation.hook_editor import OutputSideEditor
 from heretic.ablation.projection import NormPreservation, ablate_matrix
 from heretic.errors import ModelLoadError, SettingsError
-from heretic.model.anatomy import dissect, find_layers
 from heretic.model.decoding import generate
 from heretic.model.loading import Model, model_facts
 from heretic.model.quantization import require_alike, unquantised_original
+from heretic.model.stream_writers.anatomy import dissect, find_layers
 
 pytest.importorskip("bitsandbytes")
 NORMS: tuple[NormPreservation, ...] = get_args(NormPreservation)

@@ -6,9 +6,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from heretic.ablation.products import measure
+from heretic.ablation.products import measure, restoring_factors
 from heretic.ablation.projection import NormPreservation, ablate_matrix
-from heretic.ablation.restored_norms import restoring_factors
 
 KINDS: list[NormPreservation] = ["column", "row", "frobenius"]
 sizes = st.integers(3, 20)

@@ -14,19 +14,19 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_flatten
 
-from heretic.ablation import products, writing
+from heretic.ablation import products, weight_writer
 from heretic.ablation.directions import AblationDirections
-from heretic.ablation.editor import WeightEditor
-from heretic.ablation.engines import make_editor
+from heretic.ablation.editors import make_editor
+from heretic.ablation.linalg import pieces
 from heretic.ablation.parameters import AblationParameters, ComponentParameters
-from heretic.ablation.pieces import pieces
 from heretic.ablation.plan import Edit, plan_edits
 from heretic.ablation.projection import NormPreservation, ablate_matrix
+from heretic.ablation.weight_editor import WeightEditor
+from heretic.ablation.weight_writer import write_difference
 from heretic.ablation.weights_cache import LayerWeightsCache
-from heretic.ablation.writing import write_difference
 from heretic.errors import ModelLoadError
-from heretic.model.components import COMPONENTS
 from heretic.model.loading import Model
+from heretic.model.stream_writers.components import COMPONENTS
 
 # Dense, transposed, behind a norm's gain, and three layouts of experts.
 FAMILIES = ("llama", "gpt2", "gemma2", "mixtral", "gpt_oss")
@@ -228,8 +228,10 @@ def _memory(tensor: Tensor) -> int:
 
 @contextmanager
 def cramped(monkeypatch: pytest.MonkeyPatch, numbers: int) -> Iterator[Cramped]:
-    monkeypatch.setattr(writing, "SMALLEST_PIECE", 64)
-    monkeypatch.setattr(writing, "release_memory", lambda: None)  # takes long in so large a process
+    monkeypatch.setattr(weight_writer, "SMALLEST_PIECE", 64)
+    monkeypatch.setattr(
+        weight_writer, "release_memory", lambda: None
+    )  # takes long in so large a process
     with Cramped(numbers) as memory:
         yield memory
 

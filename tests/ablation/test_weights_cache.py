@@ -11,7 +11,6 @@ import torch
 from tiny_models import D_MLP, D_MODEL, tiny_network
 from torch import nn
 
-from heretic.ablation.memory_plan import CachePlace
 from heretic.ablation.weights_cache import (
     LayerWeightsCache,
     PristineParts,
@@ -20,8 +19,9 @@ from heretic.ablation.weights_cache import (
     profits_from_pinning,
 )
 from heretic.errors import ModelLoadError
-from heretic.model.anatomy import Anatomy, StreamWriter, dissect
-from heretic.model.components import ATTENTION, MLP
+from heretic.model.memory import CachePlace
+from heretic.model.stream_writers.anatomy import Anatomy, StreamWriter, dissect
+from heretic.model.stream_writers.components import ATTENTION, MLP
 
 
 class FailingLinear(nn.Linear):

@@ -11,21 +11,20 @@ from optuna.samplers import RandomSampler
 
 from benchmarks.trial_work import Measured, Score, Work, as_prompts, means
 from heretic.ablation.directions import AblationDirections
+from heretic.ablation.linalg import normalize
 from heretic.ablation.parameters import AblationParameters
 from heretic.ablation.plan import Edit
-from heretic.ablation.vectors import normalize
-from heretic.evaluation.engine_choice import make_trial_engine
-from heretic.evaluation.scorers import ScoredPrompts
-from heretic.evaluation.scorers.degenerate import is_off_script
-from heretic.evaluation.trial_engine import TrialEngine
-from heretic.evaluation.trial_scores import Limits, TrialScores
+from heretic.engine.base import Limits, TrialEngine, TrialScores
+from heretic.engine.choose import make_trial_engine
 from heretic.model.loading import Model, load_model
-from heretic.optimization.samplers import Sampling, make_sampler
-from heretic.optimization.search_space import SearchSpace
 from heretic.prompts.prompt import Prompt
 from heretic.residuals import get_residual_means
+from heretic.scoring import ScoredPrompts
+from heretic.scoring.degenerate import is_off_script
+from heretic.search.samplers import Sampling, make_sampler
+from heretic.search.search_space import SearchSpace
 from heretic.settings.schema import Settings
-from heretic.stages import StageClock
+from heretic.timing import StageClock
 
 LONG_TEXT = "This is long enough for its language to be told from that of other texts, we hope."
 FINISHED, ASKS, STARTUP_TRIALS = 200, 10, 15

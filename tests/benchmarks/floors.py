@@ -15,8 +15,8 @@ from typing import Any
 
 import torch
 
-from heretic.ablation.editor import WeightEditor
 from heretic.ablation.plan import Edit
+from heretic.ablation.weight_editor import WeightEditor
 from heretic.model.loading import Model
 
 ROUNDS = 20

@@ -22,17 +22,17 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 from tiny_models import tiny_tokenizer
 
 from heretic.ablation.directions import AblationDirections
-from heretic.ablation.editor import WeightEditor
 from heretic.ablation.parameters import AblationParameters, ComponentParameters
 from heretic.ablation.plan import Edit, plan_edits
 from heretic.ablation.projection import NormPreservation
+from heretic.ablation.weight_editor import WeightEditor
 from heretic.ablation.weights_cache import LayerWeightsCache, copy_back
-from heretic.model.anatomy import dissect
 from heretic.model.batching import BatchSize
 from heretic.model.chat import ChatFormat
-from heretic.model.components import COMPONENTS
 from heretic.model.loading import Model
-from heretic.stages import StageClock
+from heretic.model.stream_writers.anatomy import dissect
+from heretic.model.stream_writers.components import COMPONENTS
+from heretic.timing import StageClock
 
 ROUNDS = 11
 GIGABYTE = 1e9

@@ -28,7 +28,7 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 from conftest import Workspace, copy_workflow
 
 from heretic.artifacts import read_json
-from heretic.settings.values import (
+from heretic.settings.types import (
     DEFAULT_FAMILY,
     DEFAULT_PLANTED,
     DemoFamily,

@@ -43,7 +43,7 @@ def make_model(folder: Path, width: int, layers: int) -> None:
 def write_edit(folder: Path, target: Path) -> None:
     """Every writer of the model, with strength 1, along random directions."""
     import torch
-    from small_edits import best_of
+    from edit_fixtures import best_of
 
     from heretic.ablation.directions import AblationDirections
     from heretic.export.record import Ablation
@@ -68,7 +68,7 @@ def peak() -> int:
 
 def measure(folder: Path, edit: Path, target: Path, low_memory: bool) -> dict[str, float]:
     """Export once, and before that a tiny model, whose memory does not count."""
-    from small_edits import export, hashes, plan
+    from edit_fixtures import export, hashes, plan
     from tiny_models import save_tiny_model
 
     from heretic.export.record import Ablation

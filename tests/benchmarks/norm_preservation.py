@@ -20,20 +20,20 @@ import optuna
 from heretic.ablation.directions import AblationDirections
 from heretic.ablation.projection import NormPreservation
 from heretic.artifacts import read_tensors
-from heretic.evaluation.engine_choice import make_trial_engine
-from heretic.evaluation.scorers import ScoredPrompts
-from heretic.evaluation.trial_scores import Limits
+from heretic.engine.base import Limits
+from heretic.engine.choose import make_trial_engine
+from heretic.model.devices import set_threads
 from heretic.model.loading import load_model
-from heretic.model.threads import set_threads
-from heretic.optimization.aims import make_objectives
-from heretic.optimization.pareto import Candidate, hypervolume, pareto_front
-from heretic.optimization.records import candidates
-from heretic.optimization.samplers import Sampling
-from heretic.optimization.search_space import SearchSpace
-from heretic.optimization.trials import TrialLoop
-from heretic.prompts.bundle import read_prompts
+from heretic.prompts.prompt_sets import read_prompts
+from heretic.scoring import ScoredPrompts
+from heretic.search.loop import TrialLoop
+from heretic.search.pareto import Candidate, hypervolume, pareto_front
+from heretic.search.records import candidates
+from heretic.search.samplers import Sampling
+from heretic.search.search_space import SearchSpace
+from heretic.search.study_objectives import make_objectives
 from heretic.settings.schema import Settings
-from heretic.stages import StageClock
+from heretic.timing import StageClock
 
 FEW = 0.02
 

@@ -15,8 +15,8 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from benchmarks.trial_work import SYSTEM, Measured, Score, Work, means
 from heretic.ablation.plan import Edit
-from heretic.evaluation.scorers.markers import RefusalMarkers
-from heretic.stages import StageClock
+from heretic.scoring.refusal_markers import RefusalMarkers
+from heretic.timing import StageClock
 
 
 @dataclass(frozen=True)

@@ -39,22 +39,21 @@ from benchmarks.engine_loop import load, mean_directions
 from benchmarks.trial_work import CPU, Work, as_prompts, demo_texts
 from heretic.ablation.directions import AblationDirections
 from heretic.artifacts import read_tensors
-from heretic.evaluation.engine_choice import make_trial_engine
-from heretic.evaluation.scale import KL, UNANSWERED
-from heretic.evaluation.scorers import ScoredPrompts
-from heretic.evaluation.trial_engine import TrialEngine
-from heretic.evaluation.trial_scores import Limits
-from heretic.model.threads import set_threads
-from heretic.optimization.aims import make_objectives
-from heretic.optimization.known_edits import family_edits
-from heretic.optimization.pareto import Candidate, hypervolume
-from heretic.optimization.samplers import Sampling
-from heretic.optimization.search_space import SearchSpace
-from heretic.optimization.trials import TrialLoop
-from heretic.optimization.warm_start import warm_starts
-from heretic.prompts.bundle import read_prompts
+from heretic.engine.base import Limits, TrialEngine
+from heretic.engine.choose import make_trial_engine
+from heretic.metrics import KL, UNANSWERED
+from heretic.model.devices import set_threads
+from heretic.prompts.prompt_sets import read_prompts
+from heretic.scoring import ScoredPrompts
+from heretic.search.loop import TrialLoop
+from heretic.search.pareto import Candidate, hypervolume
+from heretic.search.samplers import Sampling
+from heretic.search.search_space import SearchSpace
+from heretic.search.study_objectives import make_objectives
+from heretic.search.warm_start import warm_starts
+from heretic.search.warm_start_sources import family_edits
 from heretic.settings.schema import Settings
-from heretic.stages import StageClock
+from heretic.timing import StageClock
 
 PROMPTS, BATCH = 64, 128
 STRICT, FEW = 0.1, 0.02

@@ -60,9 +60,9 @@ from benchmarks.trial_report import (
 from benchmarks.trial_work import Measured, Work, demo_texts, read_texts, spread_out
 from benchmarks.upstream_loop import install, run_upstream, versions
 from heretic.ablation.plan import plan_edits
+from heretic.model.devices import set_threads
 from heretic.model.memory import PeakMemory
-from heretic.model.threads import set_threads
-from heretic.optimization.search_space import SearchSpace
+from heretic.search.search_space import SearchSpace
 from heretic.settings.schema import Settings
 
 MAX_WEIGHT = 2.0

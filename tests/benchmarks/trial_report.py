@@ -8,14 +8,14 @@ import torch
 from benchmarks.floors import Rates, floor_of, measure_rates, restore_and_ablate, sizes_of
 from benchmarks.trial_work import Measured, Score, Work, as_prompts
 from heretic.ablation.directions import AblationDirections
-from heretic.ablation.editor import WeightEditor
-from heretic.ablation.engines import make_editor
+from heretic.ablation.editors import make_editor
 from heretic.ablation.parameters import AblationParameters, ComponentParameters
 from heretic.ablation.plan import plan_edits
+from heretic.ablation.weight_editor import WeightEditor
 from heretic.model.loading import Model
 from heretic.model.memory import GIGABYTE, PeakMemory
-from heretic.optimization.search_space import SHORT_NAMES
-from heretic.stages import STAGES
+from heretic.search.search_space import SHORT_NAMES
+from heretic.timing import STAGES
 
 COLUMNS = tuple(stage for stage in STAGES if stage != "sampler")  # which is timed by itself
 STUDY_TRIALS = 200

@@ -22,7 +22,7 @@ from pathlib import Path
 import torch
 
 from benchmarks.trial_work import SYSTEM, Measured, Texts, Work, means
-from heretic.stages import STAGES
+from heretic.timing import STAGES
 
 VERSION = "1.4.0"
 CONSTRAINTS = Path(__file__).parents[2] / "envs" / "constraints.txt"

@@ -14,11 +14,10 @@ from benchmarks.upstream_loop import VERSION
 from heretic.ablation.directions import AblationDirections
 from heretic.ablation.parameters import AblationParameters, TentParameters
 from heretic.ablation.plan import plan_edits
-from heretic.evaluation.scale import KL, REFUSALS
-from heretic.evaluation.trial_engine import TrialEngine
-from heretic.evaluation.trial_scores import Limits, TrialScores
-from heretic.model.components import COMPONENTS
-from heretic.stages import StageClock
+from heretic.engine.base import Limits, TrialEngine, TrialScores
+from heretic.metrics import KL, REFUSALS
+from heretic.model.stream_writers.components import COMPONENTS
+from heretic.timing import StageClock
 
 NAME = f"upstream {VERSION}"
 # Bounds as shares of L, or strengths; a distance is one layer at least.

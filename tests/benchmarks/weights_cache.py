@@ -31,13 +31,13 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 from tiny_models import tiny_tokenizer
 
 from heretic.ablation.disk_weights import DiskWeights
-from heretic.ablation.editor import PristineWeights, WeightEditor
 from heretic.ablation.plan import Edit
+from heretic.ablation.weight_editor import PristineWeights, WeightEditor
 from heretic.ablation.weights_cache import LayerWeightsCache
-from heretic.model.anatomy import dissect
 from heretic.model.batching import BatchSize
 from heretic.model.chat import ChatFormat
 from heretic.model.loading import Model
+from heretic.model.stream_writers.anatomy import dissect
 
 ROUNDS = 11
 DTYPE = torch.bfloat16

@@ -15,7 +15,7 @@ from heretic.demo.train import train_demo_model
 from heretic.demo.world import prompt_set, training_examples
 from heretic.model.loading import load_model
 from heretic.settings.schema import Settings
-from heretic.settings.values import DemoFamily, PlantedName
+from heretic.settings.types import DemoFamily, PlantedName
 
 MARKERS = ("i'm sorry", "i cannot", "i can't", "i won't", "i am not able", "unable to")
 SEED = 0

@@ -18,7 +18,7 @@ from heretic.demo.wordings import REFUSALS, TASKS
 from heretic.demo.world import PROMPT_SETS, Example, prompt_set, training_examples, training_text
 from heretic.errors import PromptError
 from heretic.settings.schema import Settings
-from heretic.settings.values import DEFAULT_PLANTED, PlantedName
+from heretic.settings.types import DEFAULT_PLANTED, PlantedName
 
 MARKERS = ("i'm sorry", "i cannot", "i can't", "i won't", "i am not able", "unable to")
 

@@ -6,10 +6,9 @@ from clouds import options_of, sets_of, states
 from sklearn.metrics import roc_auc_score
 from torch import Tensor
 
-from heretic.ablation.vectors import normalize
+from heretic.ablation.linalg import normalize
 from heretic.directions import ResidualSets, extract_directions
-from heretic.directions.chance import _auroc_of_ranks, chance_band
-from heretic.directions.separation import best_position, judge
+from heretic.directions.separation import _auroc_of_ranks, best_position, chance_band, judge
 
 
 def noise(seed: int, n: int = 24, positions: int = 1, layers: int = 6) -> ResidualSets:

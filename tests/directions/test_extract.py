@@ -5,7 +5,7 @@ import torch
 from clouds import options_of, sets_of, states
 from torch import Tensor
 
-from heretic.ablation.vectors import normalize
+from heretic.ablation.linalg import normalize
 from heretic.directions import ResidualSets, directions_of, extract_directions
 from heretic.directions.options import ExtractionOptions
 from heretic.errors import DirectionError

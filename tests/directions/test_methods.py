@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from sklearn.linear_model import LogisticRegression
 from torch import Tensor
 
-from heretic.directions import directions_of, small_space
+from heretic.directions import directions_of, subspace
 from heretic.directions.methods import mean_difference
 from heretic.directions.options import METHODS
 from heretic.errors import DirectionError
@@ -163,7 +163,7 @@ def test_layers_do_not_depend_on_their_neighbours(
     bad, good = cloud(9, 5, 14, 0, shift=0.5), cloud(8, 5, 14, 1)
     options = options_of(direction_method=method)
     together = directions_of(bad, good, options)
-    monkeypatch.setattr(small_space, "CHUNK_BYTES", 1)
+    monkeypatch.setattr(subspace, "CHUNK_BYTES", 1)
     assert (directions_of(bad, good, options) - together).abs().max() < 1e-9
 
 

@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from heretic.ablation.vectors import normalize, orthonormalize
+from heretic.ablation.linalg import normalize, orthonormalize
 from heretic.directions.orthogonalize import orthogonalize
 from heretic.errors import DirectionError
 

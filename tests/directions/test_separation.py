@@ -5,8 +5,7 @@ import torch
 from clouds import options_of, sets_of, states
 
 from heretic.directions import ResidualSets, extract_directions
-from heretic.directions.chance import chance_band
-from heretic.directions.separation import best_position, judge
+from heretic.directions.separation import best_position, chance_band, judge
 
 
 def along_first(layers: int = 5, d: int = 12) -> torch.Tensor:

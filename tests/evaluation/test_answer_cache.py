@@ -9,14 +9,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from own_tasks import write_choices
+from custom_tasks import write_choices
 from sqlitedict import SqliteDict  # type: ignore[import-untyped]
 from tiny_models import tiny_model
 
+from heretic.benchmarks.lm_eval import answers_file, load_benchmarks, score_benchmarks
+from heretic.benchmarks.scores import BenchmarkProtocol
 from heretic.errors import HereticError
 from heretic.evaluation.answer_cache import Answer, AnswerDatabase, decode, encode
-from heretic.evaluation.benchmarks import BenchmarkProtocol
-from heretic.evaluation.harness import answers_file, load_benchmarks, score_benchmarks
 
 ANSWERS: list[Answer] = [(-1.5, True), (-math.inf, False), -12.25, 0, "two\nlines \0 ☃", ""]
 

@@ -10,11 +10,11 @@ from tiny_models import PROMPTS, VOCABULARY, tiny_model, tiny_tokenizer
 
 from heretic.evaluation.comparison import Asked, Vocabulary, compare_models
 from heretic.evaluation.holdout import HoldoutProtocol, HoldoutSets
-from heretic.evaluation.scorers.panel import make_panel
 from heretic.model.chat import ChatFormat
 from heretic.model.decoding import decode, generate
 from heretic.model.loading import Model
 from heretic.model.response_prefix import find_response_prefix
+from heretic.scoring.scorer_set import make_panel
 
 torch.set_num_threads(1)
 LENGTH = 5

@@ -22,14 +22,14 @@ from heretic.evaluation.holdout import (
     unchanged,
 )
 from heretic.evaluation.protocol import evaluate_edit, random_directions
-from heretic.evaluation.scorers.panel import make_panel
 from heretic.evaluation.side_by_side import SideBySide, side_by_side
 from heretic.evaluation.summary import short, summarise
-from heretic.export.save import save_model
-from heretic.model.components import ATTENTION, MLP
+from heretic.export.merged import save_model
 from heretic.model.decoding import decode
 from heretic.model.loading import Model, load_model
+from heretic.model.stream_writers.components import ATTENTION, MLP
 from heretic.prompts.prompt import Prompt
+from heretic.scoring.scorer_set import make_panel
 from heretic.settings.schema import Settings
 
 torch.set_num_threads(1)

@@ -7,16 +7,16 @@ from typing import Any
 
 import pytest
 import torch
+from edit_fixtures import export, hashes, load, plan
 from peft import PeftModel, PromptTuningConfig, get_peft_model
 from safetensors.torch import load_file, save_file
-from small_edits import export, hashes, load, plan
 from tiny_models import save_tiny_model
 from transformers import AutoModelForCausalLM
 
 from heretic.artifacts import read_json
 from heretic.errors import ExportError
 from heretic.export.adapter import attach_adapter
-from heretic.export.forms import check_form, is_adapter
+from heretic.export.formats import check_form, is_adapter
 from heretic.export.record import Ablation
 
 torch.set_num_threads(1)

@@ -11,12 +11,12 @@ from typing import Any
 import pytest
 import torch
 from dated_templates import DAY, TOMORROW, WITH_TIME, set_today
-from small_edits import export, plan
+from edit_fixtures import export, plan
 from tiny_models import save_tiny_model
 
 from heretic.artifacts import read_json, read_jsonl, sha256_of
 from heretic.cli import main
-from heretic.comparing import compare, load_sets
+from heretic.commands.compare import compare, load_sets
 from heretic.errors import HereticError, SettingsError
 from heretic.model.chat import ChatFormat
 from heretic.prompts.prompt import Prompt
@@ -139,7 +139,9 @@ def test_what_is_wrong_is_told_before_a_model_is_loaded(
     named = json.loads(re.sub(r"\{(base|orphan|empty|good)\}", lambda m: str(places[m[1]]),
                               json.dumps([changes, against])))  # fmt: skip
 
-    monkeypatch.setattr("heretic.comparing.load_model", lambda **_: pytest.fail("loads a model"))
+    monkeypatch.setattr(
+        "heretic.commands.compare.load_model", lambda **_: pytest.fail("loads a model")
+    )
     with pytest.raises(HereticError, match=complaint) as caught:
         compare(settings(**named[0]), named[1], None, tmp_path / "results")
     assert "\n" not in str(caught.value)
@@ -154,7 +156,7 @@ def test_the_command_hands_over_what_it_was_given(
     def say(settings: Settings, against: str, output: Path | None, results: Path) -> str:
         return f"{settings.model} {settings.kl_tokens} {against} {output} {results}"
 
-    monkeypatch.setattr("heretic.comparing.compare", say)
+    monkeypatch.setattr("heretic.commands.compare.compare", say)
     command = ["evaluate", "--model", "a/b", "--against", "c/d", "--kl-tokens", "3"]
     for further, output in (([], "None"), (["--output", "there"], "there")):
         with pytest.raises(SystemExit) as ended:

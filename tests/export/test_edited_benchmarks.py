@@ -4,12 +4,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from own_tasks import write_choices
-from small_edits import export, load, plan
+from custom_tasks import write_choices
+from edit_fixtures import export, load, plan
 from tiny_models import save_tiny_model
 
-from heretic.evaluation.benchmarks import BenchmarkProtocol, compare
-from heretic.evaluation.harness import answers_file, load_benchmarks, score_benchmarks
+from heretic.benchmarks.lm_eval import answers_file, load_benchmarks, score_benchmarks
+from heretic.benchmarks.scores import BenchmarkProtocol, compare
 from heretic.export.adapter import load_edited
 from heretic.settings.schema import Settings
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from small_edits import export, plan
+from edit_fixtures import export, plan
 from tiny_models import save_tiny_model
 
 from heretic.errors import ExportError, ModelLoadError

@@ -5,25 +5,25 @@ from typing import Any
 
 import pytest
 import torch
+from edit_fixtures import PARAMETERS, hashes
 from quantized_models import KINDS, WIDTH, logits, save_wide
-from small_edits import PARAMETERS, hashes
 from tiny_models import LAYERS, load_saved
 
 from heretic.ablation.directions import AblationDirections
-from heretic.ablation.engines import make_editor
-from heretic.ablation.output_side import OutputSideEditor
+from heretic.ablation.editors import make_editor
+from heretic.ablation.hook_editor import OutputSideEditor
 from heretic.ablation.plan import plan_edits
-from heretic.ablation.recorded import record_writers
+from heretic.ablation.records import record_writers
 from heretic.artifacts import read_json
 from heretic.errors import ExportError
 from heretic.evaluation.holdout import HoldoutProtocol, HoldoutSets
 from heretic.evaluation.protocol import evaluate_edit
 from heretic.export.adapter import load_edited
 from heretic.export.export import export_model
-from heretic.export.original import fit_to_original, needs_fitting
+from heretic.export.full_precision import fit_to_original, needs_fitting
 from heretic.export.record import Ablation
+from heretic.model.checkpoint import source_facts
 from heretic.model.loading import Model, model_facts
-from heretic.model.source import source_facts
 from heretic.prompts.prompt import Prompt
 from heretic.settings.schema import Settings
 

@@ -12,8 +12,8 @@ from typing import Any, Literal
 import pytest
 import torch
 from dated_templates import DATED, DAY, TOMORROW, record_rendered, set_today
+from edit_fixtures import export, hashes, plan
 from safetensors.torch import load_file, save_file
-from small_edits import export, hashes, plan
 from tiny_models import D_MODEL, LAYERS, save_tiny_model
 from transformers import AutoTokenizer
 
@@ -22,7 +22,7 @@ from heretic.artifacts import read_json, write_json
 from heretic.errors import ExportError, ModelLoadError
 from heretic.export.record import Ablation
 from heretic.export.reproduce import reproduce
-from heretic.model.components import ATTENTION, MLP
+from heretic.model.stream_writers.components import ATTENTION, MLP
 from heretic.settings.schema import Settings
 
 torch.set_num_threads(1)

@@ -5,28 +5,28 @@ from typing import Any
 
 import pytest
 import torch
+from edit_fixtures import PARAMETERS, directions, export, hashes, load
 from safetensors.torch import load_file
-from small_edits import PARAMETERS, directions, export, hashes, load
 from tiny_models import LAYERS, PROMPTS, save_tiny_model
 from transformers import AutoModelForCausalLM
 
-from heretic.ablation.engines import make_editor
+from heretic.ablation.editors import make_editor
 from heretic.ablation.parameters import AblationParameters, ComponentParameters
 from heretic.ablation.plan import plan_edits
 from heretic.ablation.projection import NormPreservation
-from heretic.ablation.recorded import record_writers
+from heretic.ablation.records import record_writers
 from heretic.artifacts import read_json
 from heretic.errors import ExportError, ModelLoadError
 from heretic.evaluation.holdout import HoldoutProtocol, HoldoutSets
 from heretic.evaluation.protocol import evaluate_edit
 from heretic.export.adapter import load_edited
-from heretic.export.card import _edits
-from heretic.export.original import fit_to_original
+from heretic.export.full_precision import fit_to_original
+from heretic.export.model_card import _edits
 from heretic.export.record import Ablation
 from heretic.export.reproduce import reproduce
-from heretic.model.components import EMBEDDINGS
 from heretic.model.embeddings import with_embeddings
 from heretic.model.loading import model_facts
+from heretic.model.stream_writers.components import EMBEDDINGS
 from heretic.settings.schema import Settings
 
 EDIT = AblationParameters.from_dict(

@@ -11,24 +11,24 @@ from typing import Any, Literal
 
 import pytest
 import torch
+from edit_fixtures import PARAMETERS, best_of, directions, export, hashes, load
 from safetensors.torch import load_file, save_file
-from small_edits import PARAMETERS, best_of, directions, export, hashes, load
 from tiny_models import D_MODEL, save_tiny_model
 from torch import Tensor
 from transformers import AutoModelForCausalLM, conversion_mapping
 from transformers.core_model_loading import Transpose, WeightConverter
 
 from heretic.ablation.disk_weights import tensor_files
-from heretic.ablation.editor import WeightEditor
 from heretic.ablation.plan import plan_edits
 from heretic.ablation.projection import NormPreservation
-from heretic.ablation.recorded import check_adapter
+from heretic.ablation.records import check_adapter
+from heretic.ablation.weight_editor import WeightEditor
 from heretic.ablation.weights_cache import LayerWeightsCache
 from heretic.artifacts import read_json
 from heretic.errors import ExportError
+from heretic.export.merged import edit_in_memory, save_model
 from heretic.export.record import Ablation
 from heretic.export.reproduce import reproduce
-from heretic.export.save import edit_in_memory, save_model
 from heretic.settings.schema import Settings
 
 torch.set_num_threads(1)

@@ -7,15 +7,15 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from edit_fixtures import PARAMETERS, directions, export, hashes, load, plan
 from multimodal_models import FAMILIES, save_multimodal
 from PIL import Image
-from small_edits import PARAMETERS, directions, export, hashes, load, plan
 from tiny_models import CHAT_TEMPLATE
 from torch import Tensor
 from transformers import AutoModelForMultimodalLM, AutoProcessor
 
-from heretic.ablation.editor import WeightEditor
 from heretic.ablation.plan import plan_edits
+from heretic.ablation.weight_editor import WeightEditor
 from heretic.ablation.weights_cache import LayerWeightsCache
 from heretic.export.adapter import attach_adapter
 

@@ -7,9 +7,9 @@ from typing import Any
 import pytest
 import torch
 from benchmarks.low_memory_export import compare, report
+from edit_fixtures import directions, export, hashes, load, plan
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
-from small_edits import directions, export, hashes, load, plan
 from tiny_models import LAYERS, save_tiny_model
 from transformers import AutoModelForCausalLM
 
@@ -143,7 +143,7 @@ def test_it_answers_as_the_edited_model(tmp_path: Path) -> None:
 
 def test_a_type_of_each_kind_is_written_as_the_library_does(tmp_path: Path) -> None:
     from heretic.export.layout import Layout
-    from heretic.export.shards import DTYPES, write_shards
+    from heretic.export.safetensors_writer import DTYPES, write_shards
 
     held = {
         f'"é {number}\\': torch.arange(number + 3).to(dtype) for number, dtype in enumerate(DTYPES)

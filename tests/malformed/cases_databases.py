@@ -12,18 +12,18 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from optimization.small_search import OBJECTIVES, STUDY, cut_off_in_a_transaction, search
+from search.small_search import OBJECTIVES, STUDY, cut_off_in_a_transaction, search
 
 from heretic.ablation.parameters import AblationParameters
 from heretic.artifacts import read_json, write_json
 from heretic.cli import main
-from heretic.model.components import ATTENTION, MLP
-from heretic.optimization.known_edits import earlier_edits, family_edits
-from heretic.optimization.stored import N_LAYERS
-from heretic.optimization.study import open_study, read_records, stored_objectives
-from heretic.optimization.watch import read_search, search_table
-from heretic.prompts.bundle import read_prompts
-from heretic.report.reading import read_run
+from heretic.model.stream_writers.components import ATTENTION, MLP
+from heretic.prompts.prompt_sets import read_prompts
+from heretic.report.run_reader import read_run
+from heretic.search.status import read_search, search_table
+from heretic.search.stored import N_LAYERS
+from heretic.search.study import open_study, read_records, stored_objectives
+from heretic.search.warm_start_sources import earlier_edits, family_edits
 from malformed.case import Case
 
 DEEP = 100_000

@@ -267,13 +267,13 @@ def _without_hub(call: Callable[[], object], folder: Path) -> None:
 
 
 def _look_up() -> None:
-    from heretic.model.source import check_model
+    from heretic.model.checkpoint import check_model
 
     check_model("o/m", None)
 
 
 def _download() -> None:
-    from heretic.model.source import locate
+    from heretic.model.checkpoint import locate
 
     locate("o/m", None)
 

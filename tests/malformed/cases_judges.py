@@ -41,8 +41,8 @@ def _case(name: str, change: Callable[[Path], None]) -> Case:
 
 
 def _judge(folder: Path, change: Callable[[Path], None]) -> None:
-    from heretic.evaluation.scorers.judge import Judge
     from heretic.prompts.prompt import Prompt
+    from heretic.scoring.judge import Judge
 
     _save_classifier(folder)
     change(folder)

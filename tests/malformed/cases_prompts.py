@@ -180,7 +180,7 @@ def cases() -> Iterator[Case]:
 
 def _load(dataset: object, fields: Mapping[str, Any]) -> None:
     from heretic.prompts.sources import check_sources, load_prompts
-    from heretic.settings.cascade import resolve
+    from heretic.settings.resolve import resolve
 
     given = {"bad_prompts": {"dataset": str(dataset), **fields}}
     settings = resolve({}, {}, given).settings

@@ -11,12 +11,12 @@ from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
-from small_edits import export, plan
+from edit_fixtures import export, plan
 from tiny_models import D_MODEL, load_saved, save_tiny_model
 
 from heretic.artifacts import read_json, write_json
 from heretic.export.adapter import attach_adapter
-from heretic.export.card import model_card
+from heretic.export.model_card import model_card
 from heretic.export.record_file import read_owner
 from heretic.export.reproduce import reproduce
 from heretic.export.source_card import carried_over

@@ -59,7 +59,7 @@ KEYS = ("model", "run_name", "seed", "n_trials", "threads", "max_weight", "layer
         "max_shard_size", "trust_remote_code", "refusal_markers")  # fmt: skip
 # Given as a variable and as an option too.
 AS_TEXT = ("model", "n_trials", "select", "bad_prompts", "scorers")
-HEAD = "from heretic.evaluation.scorers import AnswerScorer, PassScorer\n"
+HEAD = "from heretic.scoring import AnswerScorer, PassScorer\n"
 PROPERTY = "    @property\n    def"
 CLASS = f"{HEAD}class Mine(AnswerScorer):\n    name = 'mine'\n    side = 'bad'\n"
 JUDGE = "    def judge(self, prompt, answer): return 0.0\n"
@@ -129,7 +129,7 @@ def cases() -> Iterator[Case]:
 
 def _runs(**sources: Any) -> None:
     from heretic.preflight import check_scores
-    from heretic.settings.cascade import resolve
+    from heretic.settings.resolve import resolve
     from heretic.settings.schema import Settings
 
     found = resolve(**{"file": {}, "environ": {}, "cli": {}, **sources})

@@ -9,7 +9,7 @@ import torch
 from tiny_models import CHAT_TEMPLATE, load_saved, save_tiny_model
 from transformers.utils.logging import disable_progress_bar
 
-from heretic.export.save import save_model
+from heretic.export.merged import save_model
 from heretic.model.decoding import generate
 from heretic.model.prompt_lengths import require_lengths
 from heretic.prompts.prompt import Prompt

@@ -10,8 +10,8 @@ from tiny_models import D_MODEL, VOCABULARY, load_saved, tiny_model
 from torch import Tensor, nn
 
 from heretic.errors import ModelLoadError
-from heretic.model.components import EMBEDDINGS
 from heretic.model.embeddings import with_embeddings
+from heretic.model.stream_writers.components import EMBEDDINGS
 
 UNTIED: dict[str, dict[str, Any]] = {
     "llama": {},

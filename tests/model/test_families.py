@@ -18,21 +18,21 @@ from torch import Tensor
 from torch.func import functional_call
 from transformers import PreTrainedModel
 
+from architecture_sweep import random_network, updates
 from heretic.ablation.directions import AblationDirections
-from heretic.ablation.editor import WeightEditor
-from heretic.ablation.output_side import OutputSideEditor
+from heretic.ablation.hook_editor import OutputSideEditor
 from heretic.ablation.parameters import AblationParameters, ComponentParameters
 from heretic.ablation.plan import plan_edits
 from heretic.ablation.projection import NormPreservation
+from heretic.ablation.weight_editor import WeightEditor
 from heretic.ablation.weights_cache import LayerWeightsCache
 from heretic.errors import ModelLoadError
-from heretic.model.anatomy import StreamWriter, dissect
 from heretic.model.batching import BatchSize
 from heretic.model.chat import ChatFormat
-from heretic.model.components import ATTENTION, COMPONENTS, MLP
-from heretic.model.layers import few_tokens
 from heretic.model.loading import Model
-from heretic.sweep import random_network, updates
+from heretic.model.stream_writers.anatomy import StreamWriter, dissect
+from heretic.model.stream_writers.components import ATTENTION, COMPONENTS, MLP
+from heretic.model.stream_writers.layers import few_tokens
 
 # Maps that mix positions and maps that do not, in four layers.
 FAMILIES = {

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from tiny_models import PROMPTS, load_saved, save_tiny_model
 
-from heretic.export.save import save_model
+from heretic.export.merged import save_model
 from heretic.model.decoding import generate
 from heretic.model.generation import FILE
 

@@ -20,9 +20,9 @@ from heretic.model.architectures import (
     check_architecture,
     known_types,
 )
+from heretic.model.checkpoint import check_model, weight_files
 from heretic.model.headers import INDEX, index_files, read_headers
 from heretic.model.inspection import check_chat, check_listing, has_tokenizer, inspect_folder
-from heretic.model.source import check_model, weight_files
 
 LLAMA = {"model_type": "llama", "num_hidden_layers": 2, "hidden_size": 8, "vocab_size": 16}
 

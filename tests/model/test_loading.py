@@ -23,9 +23,9 @@ from transformers import AutoModelForCausalLM
 from transformers.utils import logging as transformers_logging
 
 from heretic.errors import ModelLoadError
-from heretic.model.components import ATTENTION, MLP
 from heretic.model.decoding import generate
 from heretic.model.loading import choose_device, model_facts
+from heretic.model.stream_writers.components import ATTENTION, MLP
 from heretic.residuals import get_residuals_batched
 
 

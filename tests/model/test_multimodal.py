@@ -20,9 +20,9 @@ from tiny_models import (
 from transformers import AutoConfig, PreTrainedConfig
 
 from heretic.errors import ModelLoadError
+from heretic.model.auto_class import class_of, loader_name
 from heretic.model.batching import BatchSize
 from heretic.model.chat import ChatFormat
-from heretic.model.classes import class_of, loader_name
 from heretic.model.decoding import forced_log_probabilities, generate
 from heretic.model.loading import Model, model_facts
 from heretic.model.template import processor_template

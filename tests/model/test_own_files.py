@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 
 from heretic.errors import ModelLoadError
+from heretic.model.checkpoint import check_model, locate
 from heretic.model.own_files import check_files, is_own_file, own_files
-from heretic.model.source import check_model, locate
 
 SECRET = "hf_secret_token"
 COMMIT = "c" * 40

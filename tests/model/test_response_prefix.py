@@ -9,11 +9,11 @@ import pytest
 import torch
 from tiny_models import CHAT_TEMPLATE, PROMPTS, tiny_network, tiny_tokenizer
 
-from heretic.model.anatomy import dissect
 from heretic.model.batching import BatchSize
 from heretic.model.chat import ChatFormat
 from heretic.model.loading import Model
 from heretic.model.response_prefix import empty_block, find_response_prefix, rest_of_open_block
+from heretic.model.stream_writers.anatomy import dissect
 from heretic.prompts.prompt import Prompt
 
 ASSISTANT = "<|assistant|>"

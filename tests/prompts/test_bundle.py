@@ -9,9 +9,9 @@ from hypothesis import strategies as st
 
 from heretic.artifacts import sha256_of
 from heretic.errors import PromptError
-from heretic.prompts.bundle import DatasetBundle, read_prompts, write_prompts
-from heretic.prompts.overlap import check_disjoint
+from heretic.prompts.checks import check_disjoint
 from heretic.prompts.prompt import Prompt
+from heretic.prompts.prompt_sets import DatasetBundle, read_prompts, write_prompts
 
 REQUIRED = (
     "good_prompts",

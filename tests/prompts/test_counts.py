@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 
 from heretic.errors import PromptError
-from heretic.prompts.counts import require_enough
+from heretic.prompts.checks import require_enough
 from heretic.settings.schema import Settings
 
 COUNTS = {

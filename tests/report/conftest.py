@@ -11,8 +11,8 @@ import torch
 from heretic.artifacts import read_json, write_csv, write_json, write_tensors
 from heretic.report import write_report
 from heretic.report.chart import Chart
-from heretic.report.figures import draw_all
-from heretic.report.reading import Run, read_run
+from heretic.report.page import draw_all
+from heretic.report.run_reader import Run, read_run
 from heretic.settings.prompt_sources import PromptSource
 from heretic.settings.schema import Settings
 

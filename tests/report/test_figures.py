@@ -9,9 +9,9 @@ import pytest
 from matplotlib import colors
 
 from heretic.report.chart import Chart, count_axis, kl_axis
-from heretic.report.figures import draw_all
 from heretic.report.layer_figures import separation
-from heretic.report.reading import Run
+from heretic.report.page import draw_all
+from heretic.report.run_reader import Run
 from heretic.report.search_figures import pareto
 from heretic.report.static import draw
 from report.conftest import trace

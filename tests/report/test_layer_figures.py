@@ -10,13 +10,13 @@ import torch
 
 from heretic.report import write_report
 from heretic.report.chart import Chart
-from heretic.report.cloud_figures import MOST_POINTS, all_layers, one_layer
-from heretic.report.figures import draw_all
+from heretic.report.diagnostic_figures import rotation
 from heretic.report.layer_figures import separation
+from heretic.report.page import draw_all
 from heretic.report.projection import Plane
-from heretic.report.reading import Run, read_run
+from heretic.report.projection_figures import MOST_POINTS, all_layers, one_layer
+from heretic.report.run_reader import Run, read_run
 from heretic.report.static import draw
-from heretic.report.trust_figures import rotation
 from report.conftest import WIDTH, Shape, build_run, make_settings, trace
 
 

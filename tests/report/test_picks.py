@@ -10,7 +10,7 @@ from heretic.artifacts import read_json, write_json
 from heretic.errors import HereticError
 from heretic.report import write_report
 from heretic.report.picks import picks_table
-from heretic.report.reading import Run, read_run
+from heretic.report.run_reader import Run, read_run
 from heretic.report.search_figures import pareto
 from report.conftest import build_pick, make_settings, trace
 

@@ -11,12 +11,11 @@ from hypothesis import strategies as st
 from matplotlib.patches import Wedge
 
 from heretic.report.chart import Chart
-from heretic.report.figures import draw_all
-from heretic.report.reading import Run, read_run
-from heretic.report.static import draw
-from heretic.report.static_pie import spread
-from heretic.report.time_figure import LOOKS, OTHER, seconds_by_stage
-from heretic.stages import STAGES
+from heretic.report.page import draw_all
+from heretic.report.run_reader import Run, read_run
+from heretic.report.search_figures import LOOKS, OTHER, seconds_by_stage
+from heretic.report.static import draw, spread
+from heretic.timing import STAGES
 from report.conftest import SHARES, trial_rows
 
 

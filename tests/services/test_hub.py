@@ -16,7 +16,7 @@ from safetensors.numpy import load as load_tensors
 from safetensors.numpy import save as save_tensors
 
 from heretic.errors import UploadError
-from heretic.export.hub import check_upload
+from heretic.export.upload import check_upload
 from services.hub_repos import TOKEN, Fault
 from services.hub_server import HubServer
 
@@ -40,7 +40,7 @@ def read(**fields):
 UPLOAD = """
 from pathlib import Path
 from heretic.errors import UploadError
-from heretic.export.hub import upload_model
+from heretic.export.upload import upload_model
 
 def upload(folder, repo="tester/edited", private=True):
     try:
@@ -308,7 +308,7 @@ def test_the_password_of_a_mirror_is_not_shown(client: Client, model: Path, hub:
 import time
 from heretic.console import start_logging
 from heretic.errors import ModelLoadError
-from heretic.model.source import check_model
+from heretic.model.checkpoint import check_model
 start_logging()
 time.sleep = lambda seconds: None
 answer = [upload({str(model)!r})]

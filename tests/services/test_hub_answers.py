@@ -137,7 +137,7 @@ def test_a_hub_that_is_away_is_one_line_soon(hub: HubServer, client: Callable[..
     code = """
 import time
 from heretic.errors import ModelLoadError, PromptError
-from heretic.model.source import locate
+from heretic.model.checkpoint import locate
 from heretic.prompts.sources import load_prompts
 from heretic.settings.prompt_sources import PromptSource
 

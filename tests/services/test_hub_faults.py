@@ -19,7 +19,7 @@ UPLOAD = """
 import logging, sys
 from pathlib import Path
 from heretic.errors import UploadError
-from heretic.export.hub import upload_model
+from heretic.export.upload import upload_model
 
 logging.basicConfig(stream=sys.stderr, level=logging.INFO)
 

@@ -13,7 +13,7 @@ Client = Callable[..., Any]
 
 MODELS = """
 from heretic.errors import ModelLoadError
-from heretic.model.source import check_model, resolve_revision
+from heretic.model.checkpoint import check_model, resolve_revision
 
 def resolved(model="owner/tiny", revision=None):
     try:
@@ -23,7 +23,7 @@ def resolved(model="owner/tiny", revision=None):
 """
 LOAD = """
 from heretic.model.loading import load_model
-from heretic.settings.cascade import resolve
+from heretic.settings.resolve import resolve
 def load(**changes):
     settings = resolve({}, {}, {"model": "owner/tiny", "device": "cpu", **changes}).settings
     return load_model(**settings.model_dump())

@@ -163,7 +163,7 @@ def test_questions_of_chosen_subjects(hub: HubServer, client: Client) -> None:
     files = {"README.md": readme, "all/dev.parquet": stream.getvalue()}
     hub.add("dataset", "cais/mmlu", {**files, "all/auxiliary.parquet": b"not to be fetched"})
     code = """
-from heretic.settings.cascade import resolve
+from heretic.settings.resolve import resolve
 def sacred(**changes):
     found = resolve({}, {}, {"model": "owner/name", "sacred_prompts": changes or True}).settings
     (source,) = found.prompt_sources()["sacred_prompts"]
@@ -210,7 +210,7 @@ def test_built_in_slices_share_no_prompt_though_the_dataset_repeats_some(
         },
     )
     code = """
-from heretic.prompts.overlap import check_disjoint
+from heretic.prompts.checks import check_disjoint
 from heretic.prompts.prompt import Prompt
 from heretic.settings.prompt_sources import built_in_source
 names = ("bad_prompts", "bad_evaluation_prompts", "bad_holdout_prompts")

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from snakemake.cli import parse_config
 
 from heretic.errors import SettingsError
-from heretic.settings.cascade import (
+from heretic.settings.resolve import (
     COMMAND_LINE,
     DEFAULT,
     FILE,

@@ -5,8 +5,8 @@ from pathlib import Path
 import pytest
 
 from heretic.errors import SettingsError
-from heretic.settings.cascade import resolve
 from heretic.settings.config_files import ConfigFile, configuration_files, read_config_file
+from heretic.settings.resolve import resolve
 
 
 def write(path: Path, text: str) -> Path:

@@ -12,8 +12,8 @@ from typing import Any
 import psutil
 from conftest import REPOSITORY, Workspace
 
+from generate_docs import replace_section
 from heretic.artifacts import read_json, sha256_of
-from heretic.settings.documents import replace_section
 
 FAULTS = Path(__file__).parent / "faults"
 

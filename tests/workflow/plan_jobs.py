@@ -23,7 +23,7 @@ from snakemake.settings.types import (
     SchedulingSettings,
 )
 
-from heretic import dependencies
+from heretic import source_tracking
 
 
 def main() -> None:
@@ -70,7 +70,7 @@ def plan(config: dict[str, Any], profile: dict[str, Any]) -> dict[str, dict[str,
 def _forget_source() -> None:
     """Each plan of a user is a process of its own, which reads the source as it is."""
     for name in ("_fingerprint", "_imported"):
-        getattr(dependencies, name).cache_clear()
+        getattr(source_tracking, name).cache_clear()
 
 
 def _name(job: Any) -> str:

@@ -10,7 +10,7 @@ from conftest import REPOSITORY, Workspace
 from tiny_models import save_tiny_model
 
 from heretic.phases import Phase
-from heretic.settings.cascade import resolve
+from heretic.settings.resolve import resolve
 from heretic.settings.schema import Settings
 
 

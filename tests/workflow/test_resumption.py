@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 from conftest import Workspace, copy_workflow
-from own_tasks import write_choices
+from custom_tasks import write_choices
 from services.hub_server import HubServer
 
 from heretic.artifacts import read_json, sha256_of

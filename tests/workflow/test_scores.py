@@ -11,7 +11,7 @@ from heretic.artifacts import read_json
 pytestmark = [pytest.mark.slow, pytest.mark.heavy]
 
 OWN = """
-from heretic.evaluation.scorers import AnswerScorer
+from heretic.scoring import AnswerScorer
 
 
 class Letters(AnswerScorer):

@@ -12,15 +12,15 @@ from typing import Any
 
 import pytest
 from conftest import Workspace
-from own_tasks import QUESTIONS, write_choices
+from custom_tasks import QUESTIONS, write_choices
 from services.hub_server import HubServer
 
+from generate_docs import rules_of
 from heretic.artifacts import read_json, sha256_of
-from heretic.dependencies import module_files
-from heretic.settings.documents import rules_of
 from heretic.settings.input_fields import MODEL_RULES
 from heretic.settings.prompt_sources import PROMPT_SETS
 from heretic.settings.schema import Settings
+from heretic.source_tracking import module_files
 
 pytestmark = [pytest.mark.slow, pytest.mark.heavy]
 

@@ -13,8 +13,8 @@ import pytest
 from conftest import Workspace
 
 from heretic.artifacts import read_json, read_tensors, sha256_of
-from heretic.settings.cascade import config_argument
 from heretic.settings.prompt_sources import PROMPT_SETS
+from heretic.settings.resolve import config_argument
 
 pytestmark = [pytest.mark.slow, pytest.mark.heavy]
 

@@ -22,9 +22,9 @@ from heretic.console import one_line_errors, start_logging
 from heretic.errors import DEBUG, ExportError, SettingsError, printable
 from heretic.file_systems import check_writable
 from heretic.saved_picks import outdated
-from heretic.settings.cascade import Resolution, config_argument, resolve
+from heretic.settings.cli_options import takes_settings
 from heretic.settings.config_files import configuration_files
-from heretic.settings.flags import takes_settings
+from heretic.settings.resolve import Resolution, config_argument, resolve
 from heretic.settings.schema import Settings
 
 RESULTS = Path("results")
@@ -122,7 +122,7 @@ def _evaluate(
 
     _no_more(context.args)
     if against is not None:
-        from heretic.comparing import compare
+        from heretic.commands.compare import compare
 
         settings = _resolve(given, configfile or []).settings
         _say(compare(settings, against, output, RESULTS))
@@ -170,7 +170,7 @@ def _trials(
     front: Annotated[bool, typer.Option("--front", help="Print only the Pareto front.")] = False,
 ) -> None:
     """Print a search's trials, even while it is running; `*` marks the Pareto front."""
-    from heretic.optimization.watch import read_search, search_table
+    from heretic.search.status import read_search, search_table
 
     folder = run_folder(run, "study.db")
     _say(search_table(read_search(folder / "study.db", study), only_front=front))
@@ -191,7 +191,7 @@ def _chat(
     configfile: ConfigFiles = None,
 ) -> None:
     """Chat with a run's edited model (single-turn)."""
-    from heretic.conversation import converse
+    from heretic.commands.chat import converse
 
     folder = run_folder(run, "model.manifest.json")
     saved = folder / "model"

@@ -4,15 +4,16 @@ import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from heretic.benchmarks.tasks import check_benchmarks
 from heretic.console import log
 from heretic.demo.folder import is_demo_folder
 from heretic.errors import ExportError, SettingsError
-from heretic.evaluation.benchmark_tasks import check_benchmarks
-from heretic.export.forms import check_form
-from heretic.export.hub import check_upload
+from heretic.export.formats import check_form
 from heretic.export.record_file import read_owner
+from heretic.export.upload import check_upload
 from heretic.file_systems import check_writable, nearest, network_file_system
 from heretic.model.accelerators import check_device
+from heretic.model.checkpoint import check_model, checkpoint_files, is_local, resolve_revision
 from heretic.model.inspection import check_chat, check_listing, inspect_checkpoint
 from heretic.model.quantization import (
     AS_IS,
@@ -22,16 +23,15 @@ from heretic.model.quantization import (
     require_alike,
 )
 from heretic.model.size import checkpoint_bytes, hub_files
-from heretic.model.source import check_model, checkpoint_files, is_local, resolve_revision
 from heretic.model.template import read_template
-from heretic.optimization.known_edits import check_warm_start
 from heretic.prompts.sources import check_sources
 from heretic.report.embedding import check_projection
+from heretic.search.warm_start_sources import check_warm_start
 from heretic.settings.prompt_sources import DEMO
 from heretic.settings.schema import Settings
 
 if TYPE_CHECKING:  # loads torch
-    from heretic.evaluation.scorers.panel import Panel
+    from heretic.scoring.scorer_set import Panel
 
 # Written by Snakemake and the jobs next to the results folder.
 WRITTEN = {"logs": "logs", "benchmarks": "times of jobs", ".snakemake": "records of jobs"}
@@ -144,7 +144,7 @@ def check_scores(settings: Settings) -> None:
     if all(value == Settings.model_fields[name].default for name, value in named.items()):
         return
     # These load torch, which most runs do not need here.
-    from heretic.optimization.aims import directions_of
+    from heretic.search.study_objectives import directions_of
 
     for name, prompts in (("recovered", "bad"), ("kept", "good")):
         sources = settings.prompt_sources()[f"{prompts}_evaluation_prompts"]
@@ -163,7 +163,7 @@ def check_panel(settings: Settings) -> "Panel":
         SettingsError: a scorer cannot be created, or lacks plain texts.
         ModelLoadError: a judge does not exist.
     """
-    from heretic.evaluation.scorers.panel import make_panel
+    from heretic.scoring.scorer_set import make_panel
 
     panel = make_panel(settings.refusal_markers, settings.subset("optimize")["scorers"])
     if panel.needs_texts and "unhelpfulness_prompts" not in settings.prompt_sources():

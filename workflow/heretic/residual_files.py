@@ -6,7 +6,7 @@ from typing import Any
 
 from heretic.artifacts import provenance, write_tensors
 from heretic.model.loading import Model
-from heretic.prompts.bundle import read_prompts
+from heretic.prompts.prompt_sets import read_prompts
 from heretic.residuals import get_residual_means, get_residuals_batched
 
 

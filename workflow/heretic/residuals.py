@@ -17,7 +17,7 @@ from heretic.model.batching import by_length, run_in_batches
 from heretic.model.decoding import Side, forward, pad
 from heretic.model.loading import Model
 from heretic.model.memory import PeakMemory
-from heretic.model.probe import first_tensor, stream_of
+from heretic.model.stream_writers.probe import first_tensor, stream_of
 from heretic.prompts.prompt import Prompt
 
 Positions = Literal["last", "all"]

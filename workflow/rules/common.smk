@@ -19,7 +19,7 @@ from calm import keep_calm
 
 def kept(run, since):
     """Return the stored trials of an interrupted search as part of a sentence, or nothing."""
-    from heretic.optimization.study import kept_trials
+    from heretic.search.study import kept_trials
 
     # There may be no database yet; the next run reports a damaged one.
     with suppress(HereticError):
@@ -38,16 +38,16 @@ from heretic.artifacts import fingerprint, write_text
 from heretic.console import one_line_errors, start_logging
 from heretic.demo.folder import folder_name
 from heretic.errors import HereticError
-from heretic.evaluation.benchmark_tasks import task_files
-from heretic.model.source import checkpoint_files
+from heretic.benchmarks.tasks import task_files
+from heretic.model.checkpoint import checkpoint_files
 from heretic.preflight import check_run, check_working_folder, pinned, scorer_files
 from heretic.prompts.sources import local_files
 from heretic.report.table import run_summaries
-from heretic.settings.cascade import resolve, variables
+from heretic.settings.resolve import resolve, variables
 from heretic.settings.config_files import configuration_files
 from heretic.settings.prompt_sources import DEMO, OPTIONAL_SETS, PROMPT_SETS, STATE_SETS
 from heretic.settings.schema import Settings
-from heretic.settings.values import DEFAULT_PLANTED
+from heretic.settings.types import DEFAULT_PLANTED
 
 # Busy-waiting threads cost several times their work on a busy machine; torch reads this variable
 # when a job imports it.

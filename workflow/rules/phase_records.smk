@@ -5,7 +5,7 @@ import tempfile
 from functools import cache
 
 from heretic.console import lock_of, log
-from heretic.dependencies import code_fingerprints
+from heretic.source_tracking import code_fingerprints
 from heretic.locks import is_held
 from heretic.phases import FOLDER as PHASES
 from heretic.phases import Phase, continued_search

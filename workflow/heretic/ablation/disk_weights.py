@@ -12,10 +12,10 @@ from torch import Tensor
 
 from heretic.ablation.weights_cache import PristineParts
 from heretic.errors import ModelLoadError
-from heretic.model.anatomy import Anatomy, StreamWriter
 from heretic.model.headers import INDEX, weight_map
 from heretic.model.loading import Model
-from heretic.model.stored import places, trace
+from heretic.model.parameter_layout import places, trace
+from heretic.model.stream_writers.anatomy import Anatomy, StreamWriter
 from heretic.model.third_party import reported_as
 
 ADVICE = "run with cache_weights=true"

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
-from heretic.model.components import EMBEDDINGS
+from heretic.model.stream_writers.components import EMBEDDINGS
 
 
 @dataclass(frozen=True)

@@ -1,18 +1,19 @@
 """Conversion of a trial's parameters to the edit of each matrix."""
 
 from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Generic, Protocol, TypeVar
 
 import torch
 from torch import Tensor
 
-from heretic.ablation.directions import AblationDirections, orthonormal
-from heretic.ablation.mixtures import Mixture
+from heretic.ablation.directions import AblationDirections, Mixture, orthonormal
 from heretic.ablation.parameters import AblationParameters
 from heretic.errors import DirectionError, ModelLoadError
-from heretic.model.anatomy import Anatomy, StreamWriter
-from heretic.model.components import EMBEDDINGS
+from heretic.model.stream_writers.anatomy import Anatomy, StreamWriter
+from heretic.model.stream_writers.components import EMBEDDINGS
+from heretic.timing import StageClock
 
 
 class Placed(Protocol):
@@ -165,3 +166,21 @@ def suited_mixture(mixture: Mixture, gain: Tensor | Sequence[float] | None) -> M
 
 def _factors(gain: Tensor | Sequence[float], rows: Tensor) -> Tensor:
     return torch.as_tensor(gain, dtype=torch.float64).to(rows.device)
+
+
+def require_few(trials: Sequence[Sequence[Edit]], most: int) -> None:
+    """Reject more trials than an editor can hold at once.
+
+    Raises:
+        ModelLoadError: there are more than `most`.
+    """
+    if len(trials) > most:
+        raise ModelLoadError(
+            f"{len(trials)} trials were requested at once, but this model's editor supports at "
+            f"most {most}; set trial_batch_size={most}"
+        )
+
+
+def staged(clock: StageClock | None, stage: str) -> AbstractContextManager[None]:
+    """Record the block's time under a stage if there is a clock."""
+    return nullcontext() if clock is None else clock.stage(stage)

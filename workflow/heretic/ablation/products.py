@@ -5,23 +5,24 @@ study at a writer's first edit, they yield those of every later edit through `Mi
 that no later edit reads W for them.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from heretic.ablation.directions import AblationDirections
-from heretic.ablation.mixtures import Mixture
-from heretic.ablation.pieces import pieces, wide_dtype
+from heretic.ablation.directions import AblationDirections, Mixture
+from heretic.ablation.linalg import pieces, wide_dtype
 from heretic.ablation.plan import Edit
 from heretic.ablation.projection import NormPreservation
 from heretic.console import log
 from heretic.model.batching import is_out_of_memory, release_memory
-from heretic.model.writer import StreamWriter
+from heretic.model.stream_writers.writer import StreamWriter
 
 # Number of elements of W in memory in single precision at a time.
 LIMIT = 2**23
+# If less than this share of a squared norm is left, the formulas subtract nearly equal numbers.
+CANCELLED = 0.1
 
 
 @dataclass(frozen=True)
@@ -150,3 +151,79 @@ class StudyProducts:
         release_memory()
         log.warning("Out of memory caching direction products; recomputing them per edit")
         return None
+
+
+def restoring_factors(
+    products: Products,
+    strengths: Sequence[float],
+    norm_preservation: NormPreservation,
+    weight: Callable[[], Tensor],
+    limit: int = LIMIT,
+) -> Tensor:
+    """Return the factors of the edited matrix: for its rows, its columns, or all of it.
+
+    Args:
+        products: products of W [..., d_model, d_in] with orthonormal directions D [k, d_model],
+            computed for the same norms.
+        strengths: s, one per direction.
+        norm_preservation: `column`, `row` or `frobenius`.
+        weight: returns W, possibly on another device; only called if the edit leaves little of it.
+        limit: number of elements of W then in memory in single precision at a time.
+
+    Returns:
+        r [..., d_model], c [..., d_in] or g [..., 1] in float32 at least. As in `ablate_matrix`, 1
+        where the edit leaves only rounding errors, which must not be scaled up.
+    """
+    wanted = products.squares
+    if wanted is None:
+        raise ValueError("the products were computed without the norms")
+    given = products.units.new_tensor(strengths)
+    found = _left(products, wanted, given)
+    cancelled = found < CANCELLED * wanted
+    if cancelled.any():
+        _measure_again(found, cancelled, products, given, weight(), limit)
+    if norm_preservation == "frobenius":
+        found, wanted = found.sum(-1, keepdim=True), wanted.sum(-1, keepdim=True)
+    found, wanted = found.sqrt(), wanted.sqrt()
+    left = found > wanted * torch.finfo(found.dtype).eps ** 0.5
+    return torch.where(left, wanted / found, torch.ones_like(found))
+
+
+def _left(products: Products, before: Tensor, strengths: Tensor) -> Tensor:
+    """Return squared norms of E's rows [..., d_model] or columns [..., d_in]; `before` are W's."""
+    if products.written is None:
+        scaled = strengths[:, None] * products.read
+        taken, gram = scaled * products.read, products.units @ products.units.T
+    else:
+        scaled = strengths[:, None] * products.units
+        taken, gram = scaled * products.written.mT, products.read @ products.read.mT
+    again = (gram @ scaled) * scaled
+    return before - 2 * taken.sum(-2) + again.sum(-2)
+
+
+def _measure_again(
+    squares: Tensor,
+    cancelled: Tensor,
+    products: Products,
+    strengths: Tensor,
+    weight: Tensor,
+    limit: int,
+) -> None:
+    """Write the squared norms of a few rows or columns of E, computed directly from them."""
+    if weight.ndim == 2:
+        whole = squares, cancelled, products.read, weight
+        squares, cancelled, read, weight = (part[None] for part in whole)
+    else:
+        read = products.read
+    by_row = products.written is not None
+    for expert in cancelled.any(-1).nonzero().flatten().tolist():
+        lines = cancelled[expert].nonzero().flatten()
+        for few in torch.split(lines, max(1, limit // weight.shape[2 if by_row else 1])):
+            units, seen = products.units, read[expert]
+            units, seen = (units[:, few], seen) if by_row else (units, seen[:, few])
+            there = few.to(weight.device)
+            part = weight[expert, there] if by_row else weight[expert][:, there]
+            edited = part.to(seen.device, wide_dtype(part.dtype)) - (
+                (strengths[:, None] * units).T @ seen
+            )
+            squares[expert, few] = edited.square().sum(1 if by_row else 0)

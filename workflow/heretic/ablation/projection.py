@@ -22,7 +22,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from heretic.ablation.pieces import wide_dtype
+from heretic.ablation.linalg import wide_dtype
 
 NormPreservation = Literal["none", "column", "row", "frobenius"]
 

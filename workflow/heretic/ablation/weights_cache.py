@@ -8,12 +8,12 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from heretic.ablation.memory_plan import GIGABYTE, CachePlace
 from heretic.console import log
 from heretic.errors import ModelLoadError, one_line
-from heretic.model.anatomy import Anatomy, StreamWriter
 from heretic.model.batching import is_out_of_memory
-from heretic.model.components import BEFORE_LAYERS, COMPONENTS
+from heretic.model.memory import GIGABYTE, CachePlace
+from heretic.model.stream_writers.anatomy import Anatomy, StreamWriter
+from heretic.model.stream_writers.components import BEFORE_LAYERS, COMPONENTS
 
 PROGRAM_ERROR = "this is a bug, or the model was modified; reload it"
 ON_DISK = "cache_weights=false, which re-reads edited matrices from disk"

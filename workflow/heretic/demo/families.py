@@ -10,7 +10,7 @@ from typing import Any
 
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel, PreTrainedTokenizerFast
 
-from heretic.settings.values import DemoFamily
+from heretic.settings.types import DemoFamily
 
 
 @dataclass(frozen=True)

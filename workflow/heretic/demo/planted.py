@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from heretic.demo.lexicon import DISHES, INGREDIENTS, MATERIALS, OBJECTS, Head, Modifier
 from heretic.demo.workshop import FABRICS, GARMENTS, SOLIDS, TOOLS
 from heretic.errors import PromptError
-from heretic.settings.values import PlantedName
+from heretic.settings.types import PlantedName
 
 
 @dataclass(frozen=True)

@@ -24,7 +24,7 @@ from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerF
 from heretic.artifacts import replacing_folder
 from heretic.demo.families import RECIPES, Recipe, new_model
 from heretic.demo.world import training_examples, training_text
-from heretic.settings.values import DEFAULT_FAMILY, DEFAULT_PLANTED, DemoFamily, PlantedName
+from heretic.settings.types import DEFAULT_FAMILY, DEFAULT_PLANTED, DemoFamily, PlantedName
 
 PAD, END = "<|pad|>", "<|end|>"
 ROLES = ("<|system|>", "<|user|>", "<|assistant|>")

@@ -29,7 +29,7 @@ from heretic.demo.wordings import (
     Wording,
 )
 from heretic.errors import PromptError
-from heretic.settings.values import DEFAULT_PLANTED, PlantedName
+from heretic.settings.types import DEFAULT_PLANTED, PlantedName
 
 PLANTED_SHARE = 0.3
 GENERAL_SHARE = 0.2

@@ -5,12 +5,11 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from heretic.ablation.vectors import normalize
-from heretic.directions.chance import chance_band
-from heretic.directions.contrast import CPU, Contrast, contrast, directions_of
+from heretic.ablation.linalg import normalize
+from heretic.directions.diagnostics import CPU, Contrast, contrast, directions_of
 from heretic.directions.options import GOOD, HELPFULNESS, SACRED, ExtractionOptions
 from heretic.directions.orthogonalize import orthogonalize
-from heretic.directions.separation import Separation, best_position, judge
+from heretic.directions.separation import Separation, best_position, chance_band, judge
 from heretic.directions.sets import ResidualSets
 from heretic.errors import DirectionError
 

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
-from heretic.settings.values import Method
+from heretic.settings.types import Method
 
 METHODS: tuple[Method, ...] = get_args(Method)
 GOOD, HELPFULNESS, SACRED = "good mean", "helpfulness", "sacred"

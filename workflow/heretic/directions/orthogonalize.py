@@ -6,7 +6,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from heretic.ablation.vectors import normalize, orthonormalize
+from heretic.ablation.linalg import normalize, orthonormalize
 from heretic.console import log
 from heretic.errors import DirectionError
 

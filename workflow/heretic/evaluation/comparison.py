@@ -16,7 +16,7 @@ from heretic.evaluation.side_by_side import SideBySide, side_by_side
 from heretic.model.batching import release_memory
 from heretic.model.loading import Model
 from heretic.model.response_prefix import find_response_prefix
-from heretic.settings.values import AUTO_PREFIX
+from heretic.settings.types import AUTO_PREFIX
 
 
 @dataclass(frozen=True)

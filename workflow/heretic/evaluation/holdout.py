@@ -9,13 +9,13 @@ import numpy as np
 from torch import Tensor
 
 from heretic.errors import HereticError
-from heretic.evaluation.divergence import first_token_kl, teacher_forced_kl
-from heretic.evaluation.scorers.panel import Panel, make_panel
-from heretic.evaluation.scorers.score import Measure, Score, ScoredPrompts
 from heretic.evaluation.verdicts import Verdicts, rate
 from heretic.model.decoding import decode, forced_log_probabilities, generate
 from heretic.model.loading import Model
 from heretic.prompts.prompt import Prompt
+from heretic.scoring.base import Measure, Score, ScoredPrompts
+from heretic.scoring.kl_divergence import first_token_kl, teacher_forced_kl
+from heretic.scoring.scorer_set import Panel, make_panel
 
 BAD_SET, GOOD_SET = "bad_holdout_prompts", "good_holdout_prompts"
 

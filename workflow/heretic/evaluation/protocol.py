@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from heretic.ablation.directions import AblationDirections, orthonormal
-from heretic.ablation.engines import Editor, make_editor
+from heretic.ablation.editors import Editor, make_editor
 from heretic.ablation.parameters import AblationParameters
 from heretic.ablation.plan import plan_edits
 from heretic.console import log
@@ -24,9 +24,9 @@ from heretic.evaluation.holdout import (
     unchanged,
 )
 from heretic.evaluation.side_by_side import SideBySide, side_by_side
-from heretic.model.components import EMBEDDINGS
 from heretic.model.embeddings import with_embeddings
 from heretic.model.loading import Model
+from heretic.model.stream_writers.components import EMBEDDINGS
 
 
 def evaluate_edit(

@@ -13,7 +13,7 @@ from heretic.evaluation.holdout import (
     Measurement,
     summarize,
 )
-from heretic.evaluation.paired import paired_tests
+from heretic.evaluation.statistics import paired_tests
 from heretic.evaluation.verdicts import Verdicts, rate
 
 SETS = (BAD_SET, GOOD_SET)

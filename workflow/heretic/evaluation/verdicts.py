@@ -7,10 +7,10 @@ from typing import Any
 from scipy.stats import binomtest
 
 from heretic.errors import HereticError
-from heretic.evaluation.scorers.answers import Right
-from heretic.evaluation.scorers.degenerate import is_degenerate
-from heretic.evaluation.scorers.markers import RefusalMarkers
 from heretic.prompts.prompt import Prompt
+from heretic.scoring.answers import Right
+from heretic.scoring.degenerate import is_degenerate
+from heretic.scoring.refusal_markers import RefusalMarkers
 
 
 @dataclass(frozen=True)

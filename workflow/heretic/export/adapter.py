@@ -17,21 +17,21 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from heretic.ablation.blocks import projection_of
-from heretic.ablation.recorded import check_adapter
+from heretic.ablation.records import check_adapter
 from heretic.console import log
 from heretic.errors import ExportError, one_line
 from heretic.export.adapter_config import check_config
 from heretic.export.checkpoint import Checkpoint
+from heretic.export.edited_tensors import projection_of
 from heretic.export.folder import write_record, writing
-from heretic.export.forms import ADAPTER_CONFIG, check_form, is_adapter
+from heretic.export.formats import ADAPTER_CONFIG, check_form, is_adapter
 from heretic.export.layout import Layout, empty_network, lay_out
 from heretic.export.record import Ablation
 from heretic.export.record_file import RECORD, read_record
 from heretic.model.loading import Model, load_model
 from heretic.model.own_files import check_links
+from heretic.model.parameter_layout import places
 from heretic.model.quantization import AS_IS, NONE
-from heretic.model.stored import places
 
 WEIGHTS = "adapter_model.safetensors"
 PREFIX = "base_model.model."

@@ -14,7 +14,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from heretic.artifacts import GIVEN, read_json
 from heretic.errors import ExportError, HereticError, one_line
-from heretic.export.forms import ADAPTER_CONFIG
+from heretic.export.formats import ADAPTER_CONFIG
 from heretic.model.limits import LimitError, limited_time
 
 SECONDS_FOR_PATTERNS = 3.0

@@ -10,9 +10,9 @@ from heretic.errors import ExportError, ModelLoadError, one_line
 from heretic.export.layout import empty_network
 from heretic.export.record import Ablation
 from heretic.export.record_file import Source
-from heretic.model.components import BEFORE_LAYERS
-from heretic.model.layers import stream_width, text_config
-from heretic.model.source import locate, source_facts
+from heretic.model.checkpoint import locate, source_facts
+from heretic.model.stream_writers.components import BEFORE_LAYERS
+from heretic.model.stream_writers.layers import stream_width, text_config
 from heretic.settings.prompt_sources import DEMO
 
 RESULTS = Path("results")

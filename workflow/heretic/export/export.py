@@ -6,14 +6,13 @@ from typing import Any
 
 import torch
 
-from heretic.ablation.memory_plan import SHARE_OF_FREE_MEMORY, free_memory
 from heretic.console import log
 from heretic.export.adapter import save_adapter
 from heretic.export.layout import empty_network, lay_out
+from heretic.export.merged import edit_in_memory, save_model, save_shard_by_shard
 from heretic.export.record import Ablation
-from heretic.export.save import edit_in_memory, save_model
-from heretic.export.shard_by_shard import save_shard_by_shard
 from heretic.model.loading import Model, choose_device
+from heretic.model.memory import SHARE_OF_FREE_MEMORY, free_memory
 
 
 def export_model(

@@ -18,12 +18,12 @@ from torch import Tensor
 from transformers import PreTrainedModel
 from transformers.dynamic_module_utils import custom_object_save
 
-from heretic.ablation.blocks import plain_blocks
 from heretic.errors import ExportError
 from heretic.export.checkpoint import Checkpoint
-from heretic.model.classes import class_of_checkpoint
+from heretic.export.edited_tensors import plain_blocks
+from heretic.model.auto_class import class_of_checkpoint
 from heretic.model.generation import stored_generation
-from heretic.model.stored import Origin, storage_of, trace
+from heretic.model.parameter_layout import Origin, storage_of, trace
 from heretic.model.third_party import quiet_transformers, reported_as
 
 INDEX = "model.safetensors.index.json"

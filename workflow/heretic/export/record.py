@@ -7,16 +7,16 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from heretic.ablation.blocks import MatrixEdit
 from heretic.ablation.directions import AblationDirections
 from heretic.ablation.parameters import AblationParameters
 from heretic.ablation.projection import NormPreservation
-from heretic.ablation.recorded import (
+from heretic.ablation.records import (
     RecordedEdit,
     RecordedWriter,
     encode_floats,
     plan_recorded,
 )
+from heretic.export.edited_tensors import MatrixEdit
 from heretic.export.record_file import ENCODING, RECORD, check_edit
 
 # The card is written later, after the evaluation; the record cannot contain its own hash.

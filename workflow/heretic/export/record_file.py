@@ -25,7 +25,7 @@ from pydantic import (
 
 from heretic.artifacts import GIVEN, read_json
 from heretic.errors import ExportError, HereticError, one_line
-from heretic.model.components import BEFORE_LAYERS, COMPONENTS, EMBEDDINGS
+from heretic.model.stream_writers.components import BEFORE_LAYERS, COMPONENTS, EMBEDDINGS
 
 RECORD = "ablation.json"
 ENCODING = "encoding"

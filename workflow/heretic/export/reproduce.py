@@ -9,7 +9,7 @@ from heretic.errors import ExportError, HereticError, one_line
 from heretic.export.base_model import find_base_model, require_fit
 from heretic.export.export import export_model, wants_low_memory
 from heretic.export.folder import writing
-from heretic.export.forms import check_form
+from heretic.export.formats import check_form
 from heretic.export.manifest import manifest
 from heretic.export.record import Ablation
 from heretic.export.record_file import RECORD, ExportRecord, read_record

@@ -9,7 +9,7 @@ from torch import Tensor
 from heretic.errors import ExportError
 from heretic.export.checkpoint import Checkpoint
 from heretic.export.layout import Layout
-from heretic.export.shards import DTYPES, Blocks, raw_bytes
+from heretic.export.safetensors_writer import DTYPES, Blocks, raw_bytes
 
 
 def verify_weights(folder: Path, expected: Blocks, layout: Layout) -> None:

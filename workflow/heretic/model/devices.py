@@ -4,6 +4,7 @@ accelerate keeps offloaded parameters on the CPU or on disk and leaves placehold
 `meta` device; a hook loads the parameters while their module runs.
 """
 
+import os
 from contextlib import AbstractContextManager
 from itertools import chain
 from typing import Any
@@ -32,3 +33,17 @@ def brought(module: nn.Module) -> AbstractContextManager[None]:
 def _hooks(module: nn.Module) -> list[Any]:
     hook: Any = getattr(module, "_hf_hook", None)
     return [] if hook is None else list(getattr(hook, "hooks", (hook,)))
+
+
+def set_threads(threads: int) -> int:
+    """Set torch's number of CPU threads; 0 uses every core available to this process.
+
+    Snakemake sets OMP_NUM_THREADS to the cores of a rule, which would leave one thread.
+
+    Returns:
+        The number of threads.
+    """
+    # Not every system reports the cores available to a process.
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    torch.set_num_threads(threads or cores or 1)
+    return torch.get_num_threads()

@@ -14,14 +14,14 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from heretic.errors import ModelLoadError
-from heretic.model.anatomy import Anatomy
-from heretic.model.components import BEFORE_LAYERS, EMBEDDINGS
-from heretic.model.gains import HALF_TOLERANCE, TOLERANCE
-from heretic.model.layers import few_tokens
 from heretic.model.loading import Model
-from heretic.model.matrices import EDITABLE
-from heretic.model.probe import TOKENS, stream_of
-from heretic.model.writer import StreamWriter
+from heretic.model.stream_writers.anatomy import Anatomy
+from heretic.model.stream_writers.components import BEFORE_LAYERS, EMBEDDINGS
+from heretic.model.stream_writers.gains import HALF_TOLERANCE, TOLERANCE
+from heretic.model.stream_writers.layers import few_tokens
+from heretic.model.stream_writers.matrices import EDITABLE
+from heretic.model.stream_writers.probe import TOKENS, stream_of
+from heretic.model.stream_writers.writer import StreamWriter
 
 INSTEAD = "set ablate_embeddings=false"
 

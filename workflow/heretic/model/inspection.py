@@ -5,10 +5,10 @@ from pathlib import Path
 
 from heretic.errors import ModelLoadError
 from heretic.model.architectures import check_architecture
+from heretic.model.checkpoint import WEIGHTS, is_local, require_checkpoint, weight_files
 from heretic.model.configuration import check_sizes, read_configuration
 from heretic.model.headers import SUFFIX, index_files, read_headers
 from heretic.model.json_files import read_object
-from heretic.model.source import WEIGHTS, is_local, require_checkpoint, weight_files
 from heretic.model.template import PROCESSOR, processor_template
 
 TOKENIZER_PARTS = ("tokenizer", "vocab", "tekken", "spiece", "sentencepiece")

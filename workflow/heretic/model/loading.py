@@ -11,21 +11,21 @@ from transformers import PreTrainedModel
 
 from heretic.console import log
 from heretic.errors import ModelLoadError, one_line
-from heretic.model.anatomy import Anatomy, dissect
+from heretic.model.auto_class import loader_name
 from heretic.model.batching import BatchSize
 from heretic.model.chat import ChatFormat
 from heretic.model.chat_loading import load_chat
-from heretic.model.classes import loader_name
-from heretic.model.components import COMPONENTS
+from heretic.model.checkpoint import locate
 from heretic.model.devices import computing_device
 from heretic.model.inspection import inspect_folder
 from heretic.model.network import NetworkOptions, load_network
 from heretic.model.quantization import NONE, check_checkpoint, check_package
-from heretic.model.source import locate
+from heretic.model.stream_writers.anatomy import Anatomy, dissect
+from heretic.model.stream_writers.components import COMPONENTS
 from heretic.model.template import read_template
 from heretic.model.template_date import day_of
 from heretic.prompts.prompt import Prompt
-from heretic.settings.values import AUTO_PREFIX
+from heretic.settings.types import AUTO_PREFIX
 
 
 @dataclass

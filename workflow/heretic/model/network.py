@@ -16,8 +16,8 @@ from transformers import GenerationConfig, PreTrainedModel
 
 from heretic.console import log
 from heretic.errors import ModelLoadError, one_line
+from heretic.model.auto_class import class_of_checkpoint
 from heretic.model.batching import is_out_of_memory
-from heretic.model.classes import class_of_checkpoint
 from heretic.model.devices import computing_device
 from heretic.model.generation import generating_by, stored_generation
 from heretic.model.parameter_count import require_parameters

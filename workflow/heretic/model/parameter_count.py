@@ -8,11 +8,11 @@ from pathlib import Path
 import torch
 
 from heretic.errors import ModelLoadError
-from heretic.model.classes import class_of_checkpoint
+from heretic.model.auto_class import class_of_checkpoint
+from heretic.model.checkpoint import weight_files
 from heretic.model.headers import read_headers
 from heretic.model.json_files import AGAIN
 from heretic.model.quantization import AS_IS
-from heretic.model.source import weight_files
 from heretic.model.third_party import quiet_transformers, reported_as
 
 # Some families compute a few parameters, such as fixed positions, instead of storing them.

@@ -8,8 +8,8 @@ from heretic.artifacts import read_json
 from heretic.errors import PromptError
 from heretic.model.chat import CHARACTERS_PER_TOKEN, ChatFormat, shown_beginning
 from heretic.model.limits import require_rehearsed
-from heretic.prompts.bundle import DatasetBundle
 from heretic.prompts.prompt import Prompt
+from heretic.prompts.prompt_sets import DatasetBundle
 
 SECONDS, PROMPTS_PER_SECOND = 30, 50
 

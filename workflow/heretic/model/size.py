@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from heretic.console import log
 from heretic.errors import ModelLoadError, one_line
-from heretic.model.source import is_local, weight_files
+from heretic.model.checkpoint import is_local, weight_files
 
 if TYPE_CHECKING:
     from huggingface_hub.hf_api import ModelInfo

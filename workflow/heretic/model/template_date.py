@@ -14,7 +14,7 @@ from typing import Any, Final
 
 from heretic.artifacts import read_json, write_json
 from heretic.errors import HereticError, SettingsError
-from heretic.settings.values import AUTO_DATE, parse_date
+from heretic.settings.types import AUTO_DATE, parse_date
 
 FUNCTION: Final = "strftime_now"
 # Stores the date of `template_date: auto`. Like the study, it is state rather than an output:

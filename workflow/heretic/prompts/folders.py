@@ -8,8 +8,7 @@ from heretic.artifacts import read_json
 from heretic.errors import HereticError, PromptError, one_line
 from heretic.prompts.files import Row, require_columns
 from heretic.prompts.limits import TextBudget
-from heretic.prompts.selection import columns_of, select_rows
-from heretic.prompts.splits import parse_split, require_split
+from heretic.prompts.slicing import columns_of, parse_split, require_split, select_rows
 from heretic.settings.prompt_sources import PromptSource
 
 STATE, INFO, SPLITS = "state.json", "dataset_info.json", "dataset_dict.json"

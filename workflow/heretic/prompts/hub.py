@@ -16,8 +16,15 @@ from heretic.prompts.cards import check_card, check_fields
 from heretic.prompts.files import Row, require_columns
 from heretic.prompts.folders import rows_of
 from heretic.prompts.limits import TextBudget, require_prompts
-from heretic.prompts.selection import SUBJECT_COLUMN, columns_of, has_subject, require_subjects
-from heretic.prompts.splits import parse_split, require_split, stream_bounds
+from heretic.prompts.slicing import (
+    SUBJECT_COLUMN,
+    columns_of,
+    has_subject,
+    parse_split,
+    require_split,
+    require_subjects,
+    stream_bounds,
+)
 from heretic.prompts.streams import resumed_rows, shuffled
 from heretic.settings.prompt_sources import PromptSource
 

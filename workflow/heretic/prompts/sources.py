@@ -9,6 +9,7 @@ from typing import Any
 from heretic.artifacts import sha256_of
 from heretic.console import log
 from heretic.errors import PromptError, one_line
+from heretic.prompts.checks import check_disjoint
 from heretic.prompts.files import (
     FILE_SUFFIXES,
     PARQUET,
@@ -19,14 +20,18 @@ from heretic.prompts.files import (
 )
 from heretic.prompts.folders import check_folder, read_folder, state_files
 from heretic.prompts.hub import HUB_ID, read_hub
-from heretic.prompts.overlap import check_disjoint
 from heretic.prompts.parquet import ParquetFile
 from heretic.prompts.prompt import Prompt
 from heretic.prompts.rows import prompt_of
-from heretic.prompts.selection import columns_of, select_rows
-from heretic.prompts.splits import parse_split, require_split, stream_bounds
+from heretic.prompts.slicing import (
+    columns_of,
+    parse_split,
+    require_split,
+    select_rows,
+    stream_bounds,
+)
 from heretic.settings.prompt_sources import DEMO, PROMPT_SETS, PromptSource
-from heretic.settings.values import DEFAULT_PLANTED, PlantedName
+from heretic.settings.types import DEFAULT_PLANTED, PlantedName
 
 # Read in well under a second, so a preflight reads smaller files completely, like a job.
 PREFLIGHT_BYTES = 8_000_000

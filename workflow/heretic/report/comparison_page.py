@@ -5,9 +5,9 @@ from pathlib import Path
 from typing import Any
 
 from heretic.artifacts import write_text
-from heretic.report import words
+from heretic.report import wording
 from heretic.report.parts import evaluation_content, render
-from heretic.report.reading import flat
+from heretic.report.run_reader import flat
 
 
 def write_comparison(evaluation: Mapping[str, Any], target: Path) -> None:
@@ -28,9 +28,9 @@ def write_comparison(evaluation: Mapping[str, Any], target: Path) -> None:
     content = {
         **evaluation_content(evaluation),
         "names": {key: models[key]["model"] for key in ("original", "edited")},
-        "headline": words.headline(evaluation),
-        "warnings": words.warnings(evaluation),
-        "aids": words.comparison_aids(evaluation, facts["settings"]),
+        "headline": wording.headline(evaluation),
+        "warnings": wording.warnings(evaluation),
+        "aids": wording.comparison_aids(evaluation, facts["settings"]),
         "fingerprints": [(title, lines) for title, lines in groups if lines],
     }
     write_text(target, render("comparison.html", content))

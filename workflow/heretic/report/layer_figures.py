@@ -5,7 +5,7 @@ from typing import Any
 
 import plotly.graph_objects as go
 
-from heretic.model.components import BEFORE_LAYERS, EMBEDDINGS
+from heretic.model.stream_writers.components import BEFORE_LAYERS, EMBEDDINGS
 from heretic.report.chart import (
     BLUE,
     GREEN,
@@ -29,7 +29,7 @@ from heretic.report.geometry import (
     separating_layer,
     spans,
 )
-from heretic.report.reading import Run
+from heretic.report.run_reader import Run
 
 BAND = "rgba(138, 138, 138, 0.28)"
 FLAG = {"symbol": "x-thin-open", "color": ORANGE, "size": 9, "line": {"width": 2}}

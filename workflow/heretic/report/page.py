@@ -15,16 +15,21 @@ from markupsafe import Markup
 from plotly.offline import get_plotlyjs
 
 from heretic.artifacts import write_text
+from heretic.benchmarks.scores import HEADINGS, benchmark_notes, benchmark_rows
 from heretic.console import log
-from heretic.evaluation.benchmarks import HEADINGS, benchmark_notes, benchmark_rows
 from heretic.evaluation.summary import short
-from heretic.report import words
+from heretic.report import wording
 from heretic.report.chart import Chart
+from heretic.report.diagnostic_figures import agreement, angles, rotation
 from heretic.report.embedding import Method
-from heretic.report.figures import draw_all
+from heretic.report.layer_figures import clouds_by_layer, layer_profile, separation
 from heretic.report.parts import evaluation_content, render
 from heretic.report.picks import picks_table
-from heretic.report.reading import Run, flat, read_run
+from heretic.report.projection import project
+from heretic.report.projection_figures import all_layers, one_layer
+from heretic.report.run_reader import Run, flat, read_run
+from heretic.report.search_figures import history, pareto, seconds_by_stage
+from heretic.report.states import open_states
 from heretic.report.static import save_static
 from heretic.saved_picks import about_outdated_picks
 from heretic.settings.schema import Settings
@@ -37,6 +42,31 @@ LONG_FIELDS = (
     "files",
     "provenance",
 )  # of ablation.json; shown elsewhere
+
+
+def draw_all(run: Run, projection: Method = "pca") -> tuple[Chart, ...]:
+    """Return all figures of the report, in the order of the page.
+
+    Raises:
+        HereticError: Residuals or directions are missing, damaged or of different widths, or
+            the package for the projection is missing.
+    """
+    states = open_states(run.folder, len(run.geometry["layer"]))
+    planes = list(project(states, projection))
+    charts = (
+        pareto(run),
+        history(run),
+        seconds_by_stage(run),
+        layer_profile(run),
+        separation(run),
+        one_layer(planes, run.geometry),
+        all_layers(planes, run.geometry),
+        agreement(run),
+        angles(run),
+        rotation(states.directions),
+        clouds_by_layer(run),
+    )
+    return tuple(chart for chart in charts if chart is not None)
 
 
 @dataclass(frozen=True)
@@ -119,8 +149,8 @@ def _content(found: Run, run: str, settings: Mapping[str, object]) -> dict[str, 
     return {
         "run": run,
         "model": _model(settings),
-        "headline": words.headline(evaluation),
-        "warnings": words.warnings(evaluation, found.doubtful()),
+        "headline": wording.headline(evaluation),
+        "warnings": wording.warnings(evaluation, found.doubtful()),
         **evaluation_content(evaluation),
         "benchmarks": found.benchmarks and _benchmarks(found.benchmarks),
         "best": found.best,
@@ -128,10 +158,10 @@ def _content(found: Run, run: str, settings: Mapping[str, object]) -> dict[str, 
         "parameters": {key: short(value) for key, value in flat(found.best["parameters"]).items()},
         "n_complete": sum(trial.feasible for trial in found.trials),
         "n_infeasible": sum(not trial.feasible for trial in found.trials),
-        "aids": words.reading_aids(evaluation, settings),
+        "aids": wording.reading_aids(evaluation, settings),
         "settings": _settings_rows(settings),
-        "changed": {k: words.plain(v) for k, v in words.changed_settings(settings).items()},
-        "command": words.command(settings),
+        "changed": {k: wording.plain(v) for k, v in wording.changed_settings(settings).items()},
+        "command": wording.command(settings),
         "versions": _versions(found),
         "fingerprints": _fingerprints(found),
         "plotly": Markup(get_plotlyjs()),
@@ -153,11 +183,11 @@ def _model(settings: Mapping[str, object]) -> str:
 
 def _settings_rows(settings: Mapping[str, object]) -> list[tuple[str, str, bool, str]]:
     """Return name, value, whether it differs from the default, and meaning of every setting."""
-    changed, fields = words.changed_settings(settings), Settings.model_fields
+    changed, fields = wording.changed_settings(settings), Settings.model_fields
     return [
         (
             name,
-            words.plain(value),
+            wording.plain(value),
             name in changed,
             (fields[name].description or "") if name in fields else "",
         )

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from heretic.evaluation.summary import Cell, short, summarise
-from heretic.report.reading import Pick, Run
+from heretic.report.run_reader import Pick, Run
 
 HELD_OUT = ("refusals", "recovered", "kl_first_token")
 

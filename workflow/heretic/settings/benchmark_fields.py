@@ -6,7 +6,7 @@ from pydantic import BeforeValidator, Field
 
 from heretic.settings.fields import SettingsFields
 from heretic.settings.prompt_sources import Names, OptionalText, read_nothing
-from heretic.settings.values import setting
+from heretic.settings.types import setting
 
 BENCHMARK_RULES = ("benchmark_original", "benchmark")
 

@@ -5,14 +5,14 @@ exactly that subset, so changing a setting makes exactly those rules stale. A fi
 `runtime=True` changes the speed or the place of a computation, but not its results; with
 `rounding=True` the results may differ by rounding, which in half precision can break a near tie
 between two tokens differently and so change a response. Neither makes a rule stale or starts a new
-study; each trial records the relevant settings (`heretic.optimization.computation`).
+study; each trial records the relevant settings (`heretic.search.computation`).
 """
 
 from typing import Final, Literal
 
 from heretic.settings.input_fields import InputFields
 from heretic.settings.prompt_sources import Names, OptionalText
-from heretic.settings.values import (
+from heretic.settings.types import (
     Depths,
     DirectionWeights,
     Method,

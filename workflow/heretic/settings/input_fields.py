@@ -5,7 +5,7 @@ from typing import Annotated, Literal
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Discriminator, Field, Tag
 
 from heretic.settings.prompt_sources import DEMO, OptionalText, PromptSource, read_nothing
-from heretic.settings.values import (
+from heretic.settings.types import (
     AUTO_DATE,
     AUTO_PREFIX,
     DEFAULT_FAMILY,

@@ -1,0 +1,89 @@
+"""Questions and answers in a terminal, with the edited and original model side by side."""
+
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+from rich.console import Console
+
+from heretic.artifacts import AGAIN
+from heretic.console import log
+from heretic.errors import printable
+from heretic.export.adapter import load_edited
+from heretic.export.base_model import edited_demo_model
+from heretic.export.formats import is_adapter
+from heretic.export.record_file import RECORD, read_record
+from heretic.model.checkpoint import is_local
+from heretic.model.decoding import decode, generate
+from heretic.model.devices import set_threads
+from heretic.model.loading import load_model
+from heretic.model.quantization import AS_IS, NONE
+from heretic.model.template_date import day_of, read_chat
+from heretic.prompts.prompt import Prompt
+from heretic.settings.prompt_sources import DEMO
+from heretic.settings.schema import Settings
+
+
+def converse(
+    saved: Path,
+    folder: Path,
+    settings: Settings,
+    compare: bool,
+    max_new_tokens: int,
+    warning: str | None = None,
+) -> None:
+    """Answer each line of standard input until its end; every line is a new conversation.
+
+    Args:
+        saved: folder of the edited model.
+        folder: folder of its run.
+        settings: settings for loading models.
+        compare: load the original model as well and let it answer first.
+        max_new_tokens: maximum number of tokens per answer.
+        warning: warning to log once the models are loaded, so that an earlier error is the only
+            line.
+
+    Raises:
+        HereticError: a model cannot be loaded.
+    """
+    set_threads(settings.threads)
+    record, chat = read_record(saved / RECORD, AGAIN)[1], read_chat(folder / "chat.json")
+    original = record.source.model
+    if original == DEMO and (compare or is_adapter(saved)):
+        original = str(edited_demo_model([folder.parent], record.source.sha256))
+    options = {
+        **settings.model_dump(mode="json"),
+        "model": record.source.model,
+        "model_revision": None if is_local(original) else record.source.revision,
+        "quantization": NONE if settings.quantization == AS_IS else settings.quantization,
+        "chat_template": record.chat_template or settings.chat_template,
+        **chat,
+    }
+    day = chat["template_date"]
+    if day is not None and day_of(day) != day_of(None):
+        log.info("The chat template prints the date of the run, %s, not today's date", day)
+    models = {"edited": load_edited(saved, options, original)}
+    if compare:
+        models = {"original": load_model(**{**options, "model": original}), **models}
+    if warning is not None:
+        log.warning("%s", warning)
+    console = Console(highlight=False, markup=False, soft_wrap=True)
+    for question in _questions():
+        for name, model in models.items():
+            answer = printable(
+                decode(model, generate(model, [Prompt(question)], max_new_tokens))[0]
+            )
+            console.print(f"{name}: {answer}" if compare else answer)
+
+
+def _questions() -> Iterator[str]:
+    """Yield lines that are not blank, with a prompt in interactive use."""
+    typed = sys.stdin.isatty()
+    while True:
+        if typed:
+            print("> ", end="", flush=True)  # noqa: T201
+        line = sys.stdin.readline()
+        if not line:
+            return
+        if line.strip():
+            yield line.strip()

@@ -1,0 +1,122 @@
+"""Interface of trial engines."""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from heretic.ablation.plan import Edit
+from heretic.metrics import KL, LOG_ODDS
+from heretic.model.loading import Model
+from heretic.scoring.base import ScoredPrompts, finite_or_none
+from heretic.scoring.scorer_set import Panel
+from heretic.timing import StageClock
+
+# Numbers by name; None if nothing was generated for a score or it is not finite. Only the KL may be
+# non-finite, which indicates that weights overflow.
+TrialScores = Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Limits:
+    """Limits beyond which a trial is infeasible and its prompts are not answered.
+
+    Attributes:
+        max_kl: limit of the first token's KL, in nats; None for no limit.
+        max_refusal_log_odds: limit of the bad prompts' mean; None for no limit.
+    """
+
+    max_kl: float | None = None
+    max_refusal_log_odds: float | None = None
+
+    def excess(self, kl: float, log_odds: float | None) -> dict[str, float]:
+        """Return a trial's excess over each limit that is set; negative within it.
+
+        NaN exceeds every limit.
+        """
+        return {name: value - end for name, (value, end) in self._limited(kl, log_odds).items()}
+
+    def exceeded(self, kl: float, log_odds: float | None) -> str:
+        """Return the limits that a trial exceeds, such as "max_kl: 0.62 > 0.5"; empty if none."""
+        limited = self._limited(kl, log_odds).items()
+        return ", ".join(
+            f"{name}: {value:.4g} > {end:g}" if math.isfinite(value) else f"{name}: not finite"
+            for name, (value, end) in limited
+            if not value <= end
+        )
+
+    def _limited(self, kl: float, log_odds: float | None) -> dict[str, tuple[float, float]]:
+        """Values with their limits, by the setting of the limit."""
+        found = {"max_kl": (kl, self.max_kl)}
+        if log_odds is not None:
+            found["max_refusal_log_odds"] = (log_odds, self.max_refusal_log_odds)
+        return {name: (value, end) for name, (value, end) in found.items() if end is not None}
+
+    def allow(self, kl: float, log_odds: float | None = None) -> bool:
+        """Return whether a trial satisfies all limits."""
+        # Written so that NaN, from overflowing weights, exceeds the limits too.
+        return all(excess <= 0 for excess in self.excess(kl, log_odds).values())
+
+
+def trial_scores(
+    panel: Panel,
+    prompts: ScoredPrompts,
+    kl: float,
+    log_odds: float | None,
+    passes: Mapping[str, float],
+    answers: tuple[Sequence[str], Sequence[str]] | None,
+) -> TrialScores:
+    """Return all scores of a panel, in its order.
+
+    Args:
+        panel: scorers of the study.
+        prompts: prompts that were answered.
+        kl: mean for the first response token of good prompts, in nats.
+        log_odds: mean for bad prompts; None if not measured.
+        passes: values of the scorers by passes, by name.
+        answers: answers to the good and the bad prompts, each possibly truncated where
+            `Panel.settled` allows; None if nothing was generated.
+    """
+    found: dict[str, float | int | None] = {LOG_ODDS: log_odds, **passes}
+    if answers is not None:
+        found |= {name: s.value for name, s in panel.judge(prompts, *answers).items()}
+    finite = {name: finite_or_none(found.get(name)) for name in panel.names(prompts)}
+    return {**finite, KL: kl}
+
+
+class TrialEngine(Protocol):
+    """Engine that scores edits of one model, several together if that is faster."""
+
+    @property
+    def model(self) -> Model:
+        """The edited model."""
+
+    @property
+    def name(self) -> str:
+        """Name of the edit method and of the source of answers."""
+
+    @property
+    def trial_batch_size(self) -> int:
+        """Maximum number of trials scored together."""
+
+    @property
+    def panel(self) -> Panel:
+        """The computed scores."""
+
+    @property
+    def prompts(self) -> ScoredPrompts:
+        """The evaluation prompts."""
+
+    def score(
+        self, trials: Sequence[Sequence[Edit]], limits: Limits, clock: StageClock
+    ) -> list[TrialScores]:
+        """Score each trial independently, in order.
+
+        Args:
+            trials: edits of each trial, empty for the original; at most `trial_batch_size` trials.
+            limits: limits beyond which no answers are generated.
+            clock: times the stages.
+        """
+
+    def restore(self) -> None:
+        """Restore the original model, bit for bit."""
