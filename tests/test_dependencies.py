@@ -94,6 +94,11 @@ def test_the_card_depends_on_its_template_and_nothing_else_does() -> None:
     assert "export/card.md.jinja" not in files_of("apply_best")
 
 
+@pytest.mark.parametrize("script", ["load_prompts", "train_demo_model"])
+def test_the_demo_depends_on_its_words(script: str) -> None:
+    assert {"demo/lexicon.yaml", "demo/wordings.yaml", "demo/tables.py"} <= files_of(script)
+
+
 def test_a_data_file_belongs_to_the_module_of_its_name(tmp_path: Path) -> None:
     library = package(tmp_path, room__a="", room__b="")
     for name in ("a.yaml", "b.md.jinja", "shared.yaml"):
