@@ -93,6 +93,26 @@ def test_the_report_depends_on_its_template() -> None:
     assert "report/template.html" not in files_of("save")
 
 
+def test_the_card_depends_on_its_template_and_nothing_else_does() -> None:
+    assert "export/model_card.md.jinja" in files_of("save")
+    assert "export/export.py" in files_of("apply_best")
+    assert "export/model_card.md.jinja" not in files_of("apply_best")
+
+
+@pytest.mark.parametrize("script", ["load_prompts", "train_demo_model"])
+def test_the_demo_depends_on_its_words(script: str) -> None:
+    assert {"demo/lexicon.yaml", "demo/wordings.yaml", "demo/tables.py"} <= files_of(script)
+
+
+def test_a_data_file_belongs_to_the_module_of_its_name(tmp_path: Path) -> None:
+    library = package(tmp_path, room__a="", room__b="")
+    for name in ("a.yaml", "b.md.jinja", "shared.yaml"):
+        (library / "room" / name).touch()
+    assert found(tmp_path, library, "import heretic.room.a") == {
+        *("room/a.py", "room/a.yaml", "room/shared.yaml"),
+    }
+
+
 @pytest.mark.parametrize("script", sorted(path.stem for path in SCRIPTS.glob("*.py")))
 def test_what_only_talks_to_the_user_makes_nothing_stale(script: str) -> None:
     files = files_of(script)

@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 import yaml
+from huggingface_hub import ModelCard
 
 from heretic.export.model_card import model_card
 from heretic.export.source_card import carried_over
@@ -80,10 +81,7 @@ EDITS = [
 ]
 
 
-def card(
-    model: str = "owner/name", revision: str | None = "abc123", **changes: Any
-) -> tuple[dict[str, Any], str]:
-    """Front matter and text."""
+def readme(model: str = "owner/name", revision: str | None = "abc123", **changes: Any) -> str:
     source = {"model": model, "revision": revision, "sha256": "ab" * 32}
     record = {
         "parameters": PARAMETERS,
@@ -95,16 +93,20 @@ def card(
         "model": {"loader": changes.get("loader", "AutoModelForCausalLM")},
         "provenance": {"versions": {"python": "3.11.9", "torch": "2.13.0"}},
     }
-    text = model_card(
+    return model_card(
         record,
         changes.get("evaluation", EVALUATION),
         BEST,
-        PROMPTS,
+        changes.get("prompts", PROMPTS),
         changes.get("prefix", ""),
         changes.get("benchmarks"),
     )
-    start, header, body = text.split("---\n", 2)
-    assert start == ""
+
+
+def card(*args: Any, **changes: Any) -> tuple[dict[str, Any], str]:
+    """Front matter and text."""
+    header, body = readme(*args, **changes).split("\n---\n", 1)
+    assert header.startswith("---\n")
     return yaml.safe_load(header), body
 
 
@@ -338,3 +340,86 @@ def test_paired_tests_are_told_in_a_sentence() -> None:
     ) in told
     assert "| Control: shuffled labels |" in body
     assert "along random directions, and along shuffled-label directions" in told
+
+
+def loaded(tmp_path: Path, **changes: Any) -> Any:
+    """The card as the hub's client reads it."""
+    path = tmp_path / "README.md"
+    path.write_text(readme(**changes))
+    return ModelCard.load(path)
+
+
+def test_the_results_on_the_hub_are_those_of_the_evaluation(tmp_path: Path) -> None:
+    score = {"value": 4.25, "direction": "minimize", "interval": [4.0, 4.5]}
+    edited = {**EVALUATION["edited"], "scores": {"perplexity": score}}
+    data = loaded(tmp_path, evaluation={**EVALUATION, "edited": edited}).data
+    assert data.model_name == "owner/name, edited by directional ablation"
+    results = {result.metric_type: result for result in data.eval_results}
+    assert {name: result.metric_value for name, result in results.items()} == {
+        "refusals": edited["refusals"]["rate"],
+        "false_refusals": edited["false_refusals"]["rate"],
+        "degenerate": edited["degenerate"]["rate"],
+        "kl_first_token": edited["kl_first_token"]["mean"],
+        "kl_teacher_forced": edited["kl_teacher_forced"]["mean"],
+        "perplexity": 4.25,
+    }
+    assert results["refusals"].metric_name == "Refusals"
+    assert results["refusals"].dataset_type == "bad_holdout_prompts"
+    assert results["kl_first_token"].dataset_type == "good_holdout_prompts"
+    assert results["degenerate"].dataset_type == "holdout_prompts"
+
+
+def test_results_name_the_dataset_of_the_hub_on_which_they_were_measured(tmp_path: Path) -> None:
+    sets = {
+        "bad_holdout_prompts": PROMPTS["bad_prompts"],
+        "good_holdout_prompts": PROMPTS["good_prompts"],
+    }
+    data = loaded(tmp_path, prompts=sets).data
+    results = {result.metric_type: result for result in data.eval_results}
+    refusals, false_refusals = results["refusals"], results["false_refusals"]
+    assert refusals.dataset_type == refusals.dataset_name == "owner/harmful"
+    assert refusals.dataset_split == "train[:400]"
+    assert refusals.dataset_revision == "feed" * 10
+    assert false_refusals.dataset_type == "good_holdout_prompts"
+    assert "/home/me" not in yaml.safe_dump(data.to_dict())
+
+
+def test_without_an_evaluation_there_are_no_results(tmp_path: Path) -> None:
+    found = loaded(tmp_path, evaluation=None)
+    assert "model-index" not in found.data.to_dict()
+    assert found.data.eval_results is None
+    assert "## Evaluation" not in found.text
+    assert "## Edit details" in found.text
+    assert "model-index" in card()[0]
+
+
+def test_metadata_that_the_hub_would_reject_are_no_obstacle(tmp_path: Path) -> None:
+    fields = {"license": ["mit"], "pipeline_tag": ["a", "b"], "tags": ["x\n---\ny", "x"]}
+    data = loaded(tmp_path, card=fields).data
+    assert data.license == ["mit"]
+    assert data.tags[:2] == ["x\n---\ny", "x"]
+
+
+def test_another_edit_takes_over_the_fields_but_not_the_results(tmp_path: Path) -> None:
+    fields = {"license": "mit", "language": ["en"], "tags": ["chat"]}
+    loaded(tmp_path, card=fields)
+    assert carried_over(tmp_path) == {
+        **fields,
+        "library_name": "transformers",
+        "pipeline_tag": "text-generation",
+        "tags": ["chat", "abliterated", "directional-ablation", "heretic-workflow"],
+    }
+
+
+def test_the_card_is_the_same_each_time() -> None:
+    assert readme() == readme()
+
+
+def test_text_of_others_is_no_markup() -> None:
+    source = {"dataset": "a/b", "prefix": "<think>\n| x", "suffix": "\u202e"}
+    prompts = {"bad_prompts": {"sources": [{"source": source}], "count": 7, "sha256": "ef"}}
+    body = card(prompts=prompts)[1]
+    assert r"dataset: a/b, prefix: &lt;think&gt; \| x, suffix: \u202e |" in body
+    body = card("/models/<b>bold</b>")[1]
+    assert "# &lt;b&gt;" not in body
+    assert "# b&gt;, edited" in body

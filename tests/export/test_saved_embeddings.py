@@ -21,7 +21,7 @@ from heretic.evaluation.holdout import HoldoutProtocol, HoldoutSets
 from heretic.evaluation.protocol import evaluate_edit
 from heretic.export.adapter import load_edited
 from heretic.export.full_precision import fit_to_original
-from heretic.export.model_card import _edits
+from heretic.export.model_card import EditRow, edit_rows
 from heretic.export.record import Ablation
 from heretic.export.reproduce import reproduce
 from heretic.model.embeddings import with_embeddings
@@ -134,5 +134,5 @@ def test_they_are_found_in_the_original_of_a_quantised_model(source: Path) -> No
 
 
 def test_the_card_says_where_they_are(source: Path) -> None:
-    table = _edits(plan(source).to_dict())
-    assert "| `embed` | before the first | 0.9, 0.45 | the first layer's own |" in table
+    rows = edit_rows(plan(source).to_dict())
+    assert EditRow("embed", "before the first", "0.9, 0.45", "the first layer's own") in rows

@@ -14,6 +14,7 @@ from transformers import BertConfig, BertForSequenceClassification
 
 from heretic.errors import HereticError, ModelLoadError
 from heretic.prompts.prompt import Prompt
+from heretic.scoring.classifier import load_classifier
 from heretic.scoring.judge import Judge
 
 torch.set_num_threads(1)
@@ -140,6 +141,15 @@ def test_logits_that_are_not_finite_are_refused(folder: Path) -> None:
     network.save_pretrained(folder)
     with pytest.raises(ModelLoadError, match="its logits are not finite"):
         judge(folder)
+
+
+def test_a_probability_depends_neither_on_the_batch_nor_on_the_length(folder: Path) -> None:
+    texts = ["No.", "A longer answer, " * 3, "far too long for 64 positions " * 50]
+    classifier = load_classifier(str(folder), None, "cpu", "scorer judge")
+    assert classifier.tokenizer.padding_side == "left"
+    together = classifier.probabilities([texts])
+    alone = torch.cat([classifier.probabilities([[text]]) for text in texts])
+    torch.testing.assert_close(together, alone)
 
 
 def test_links_of_a_judge_are_not_followed(folder: Path) -> None:

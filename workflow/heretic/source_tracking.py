@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 PACKAGE = "heretic"
-DATA_SUFFIXES = (".html", ".json", ".yaml", ".txt")
+DATA_SUFFIXES = (".html", ".jinja", ".json", ".yaml", ".txt")
 # These affect what a user reads and when a job runs, but never the contents of an artifact.
 WITHOUT_EFFECT = (
     *("__init__.py", "console.py", "credentials.py", "errors.py", "source_tracking.py"),
@@ -20,7 +20,8 @@ DOCUMENTED = (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)
 def module_files(script: Path, library: Path) -> list[Path]:
     """Return the sorted library files that `script` imports, directly or indirectly.
 
-    Data files belong to the modules in the same folder.
+    A data file belongs to the module of the same name, such as `model_card.md.jinja` to
+    `model_card.py`, or to every module in its folder if there is none.
 
     Args:
         script: a Python file.
@@ -34,8 +35,7 @@ def module_files(script: Path, library: Path) -> list[Path]:
                 found.add(path)
                 waiting.append(path)
     found -= {library / name for name in WITHOUT_EFFECT}
-    folders = {path.parent for path in found}
-    return sorted(found.union(*map(_data_files, folders)))
+    return sorted(found.union(*map(_data_files, found)))
 
 
 def code_fingerprints(script: Path, library: Path) -> dict[str, str]:
@@ -176,5 +176,16 @@ def _files_of(parts: list[str], library: Path) -> Iterator[Path]:
         yield module
 
 
-def _data_files(folder: Path) -> set[Path]:
-    return {path for path in folder.iterdir() if path.is_file() and path.suffix in DATA_SUFFIXES}
+def _data_files(module: Path) -> set[Path]:
+    """Return the data files in a module's folder that belong to no other module."""
+    return {
+        path
+        for path in module.parent.iterdir()
+        if path.is_file() and path.suffix in DATA_SUFFIXES and _owner(path) in (None, module)
+    }
+
+
+def _owner(data_file: Path) -> Path | None:
+    """Return the module of the same name, if any."""
+    module = data_file.with_name(data_file.name.split(".")[0] + ".py")
+    return module if module.is_file() else None

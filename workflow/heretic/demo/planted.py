@@ -6,9 +6,9 @@ with other materials. So no single word determines a refusal.
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import get_args
 
-from heretic.demo.lexicon import DISHES, INGREDIENTS, MATERIALS, OBJECTS, Head, Modifier
-from heretic.demo.workshop import FABRICS, GARMENTS, SOLIDS, TOOLS
+from heretic.demo.lexicon import WORDS, Head, Modifier
 from heretic.errors import PromptError
 from heretic.settings.types import PlantedName
 
@@ -35,8 +35,7 @@ class PlantedClass:
 
 
 PLANTED: Mapping[PlantedName, PlantedClass] = {
-    "dish_of_material": PlantedClass(MATERIALS, DISHES, INGREDIENTS, OBJECTS),
-    "tool_of_fabric": PlantedClass(FABRICS, TOOLS, SOLIDS, GARMENTS),
+    name: PlantedClass(*WORDS[name]) for name in get_args(PlantedName)
 }
 
 

@@ -1,40 +1,42 @@
-"""Model card: evaluation, edit details and reproduction."""
+"""Model card: evaluation, edit details and reproduction.
 
+`model_card.md.jinja` defines text and layout; this module collects their content.
+"""
+
+import html
 import json
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from dataclasses import astuple
+from dataclasses import astuple, dataclass
 from itertools import groupby
 from pathlib import Path
 from typing import Any
 
-import yaml
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from heretic.benchmarks.scores import HEADINGS, benchmark_notes, benchmark_rows
-from heretic.evaluation.summary import PairedRow, Summary, paired_rows, summarise
+from heretic.errors import printable
+from heretic.evaluation.summary import paired_rows, summarise
+from heretic.export.card_metadata import card_metadata
 from heretic.model.checkpoint import is_local
 from heretic.model.quantization import AS_IS
 from heretic.model.stream_writers.components import EMBEDDINGS
 
-TAGS = ("abliterated", "directional-ablation", "heretic-workflow")
-MERGED_USE = """\
-from transformers import {loader}, {reader}
+TEMPLATE = "model_card.md.jinja"
 
-{read_by} = {reader}.from_pretrained("{here}")
-model = {loader}.from_pretrained("{here}")
-"""
-ADAPTER_USE = """\
-from peft import PeftModel
-from transformers import {loader}, {reader}
 
-{read_by} = {reader}.from_pretrained("{base}"{revision})
-base = {loader}.from_pretrained("{base}"{revision})
-model = PeftModel.from_pretrained(base, "{here}")
-"""
+@dataclass(frozen=True)
+class EditRow:
+    """Consecutive layers whose component was edited with the same strengths."""
+
+    component: str
+    layers: str
+    strengths: str
+    scope: str
 
 
 def model_card(
     record: Mapping[str, Any],
-    evaluation: Mapping[str, Any],
+    evaluation: Mapping[str, Any] | None,
     best: Mapping[str, Any],
     prompts: Mapping[str, Mapping[str, Any]],
     response_prefix: str,
@@ -44,147 +46,96 @@ def model_card(
 
     Args:
         record: contents of `ablation.json`.
-        evaluation: contents of `evaluation.json`.
+        evaluation: contents of `evaluation.json`, if available.
         best: contents of `best.json`.
         prompts: contents of each prompt set's `fingerprint.json`, by set.
         response_prefix: prefix of every measured response.
         benchmarks: contents of `benchmarks.json`, if available.
     """
-    source, name = record["source"], shown_name(record["source"]["model"])
-    return f"""---
-{yaml.safe_dump(_front_matter(record), sort_keys=False, allow_unicode=True).strip()}
----
-
-# {name}, edited by directional ablation
-
-**The refusal behavior of this model was changed.** A direction in the residual stream that
-mediates it was projected out of the weights of {name} (revision
-{source["revision"] or "not pinned"}, weights sha256 `{source["sha256"]}`). The model may answer
-requests that the original declines. You are responsible for how you use it.
-
-## Evaluation
-
-Results on held-out prompts:
-
-{_table(summarise(evaluation))}
-
-Rates have 95% Wilson intervals; KL divergences (nats) from the original have 95% bootstrap
-intervals. The controls are the same edit at strength zero{_elsewhere(evaluation)}.
-{_paired(paired_rows(evaluation))}{_quantised(record)}{_prefix(response_prefix)}{_dated(record)}{_benchmarks(benchmarks)}
-## Edit details
-
-Trial {best["trial"]} of {best["n_trials"]}, {best["selection"]}. {len(record["edits"])} matrices
-were edited, norm preservation: {record["norm_preservation"]}. {_compared(record)}
-
-{_edits(record)}
-
-```json
-{json.dumps(record["parameters"], indent=2)}
-```
-
-## Usage
-
-```python
-{_use(record)}```
-
-## Prompts
-
-{_prompts(prompts)}
-
-## Reproduction
-
-`ablation.json` in this repository records the complete edit: the directions, the strength for each
-matrix, the settings, and the hashes of every input and of every file here. With heretic-workflow
-installed,
-
-```sh
-heretic reproduce ablation.json
-```
-
-rebuilds the edited model from the base model and compares the files byte for byte. Created with
-{", ".join(f"{k} {v}" for k, v in record["provenance"]["versions"].items())}.
-"""
+    base = shown_name(record["source"]["model"])
+    title = f"{base}, edited by directional ablation"
+    content = {
+        "metadata": card_metadata(record, evaluation, prompts, title).to_yaml(),
+        "title": title,
+        "base": base,
+        "source": record["source"],
+        "best": best,
+        "norm_preservation": record["norm_preservation"],
+        "n_matrices": len(record["edits"]),
+        "edits": [(f"`{row.component}`", *astuple(row)[1:]) for row in edit_rows(record)],
+        "parameters": record["parameters"],
+        "is_adapter": record["export"] == "adapter",
+        "prompts": _prompt_rows(prompts),
+        "versions": record["provenance"]["versions"],
+        "benchmarks": benchmarks and _benchmarks(benchmarks),
+        "response_prefix": response_prefix,
+        **_evaluated(record, evaluation),
+        **_loading(record),
+    }
+    return _environment().get_template(TEMPLATE).render(content)
 
 
-def _elsewhere(evaluation: Mapping[str, Any]) -> str:
-    if "shuffled_labels" not in evaluation["controls"]:
-        return " and along random directions"
-    return ", along random directions, and along shuffled-label directions"
-
-
-def _paired(rows: Sequence[PairedRow]) -> str:
-    """Return McNemar's tests as a sentence."""
-    if not rows:
-        return ""
-    told = "; ".join(
-        f"{row.label.lower()} {row.only_original} and {row.only_edited} (p {_equal(row.p_value)})"
-        for row in rows
+def _environment() -> Environment:
+    # Markdown, in whose code blocks HTML entities would be shown: text is escaped by `cell`.
+    environment = Environment(
+        loader=FileSystemLoader(Path(__file__).parent),
+        autoescape=False,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
+        finalize=lambda value: printable(value) if isinstance(value, str) else value,
     )
-    return (
-        "\nPaired comparison: prompts for which a measure holds only for the original and only\n"
-        f"for the edited model, with the p-value of McNemar's exact test: {told}.\n"
-    )
+    environment.filters |= {"cell": _cell, "json": json.dumps, "equation": _equation}
+    return environment
 
 
-def _equal(p_value: str) -> str:
+def _cell(text: object) -> str:
+    """Escape text for a table cell, which markup, vertical bars and line breaks would change."""
+    return " ".join(html.escape(str(text), quote=False).replace("|", "\\|").split())
+
+
+def _equation(p_value: str) -> str:
     return p_value.replace("<", "< ") if p_value.startswith("<") else f"= {p_value}"
 
 
-def _benchmarks(benchmarks: Mapping[str, Any] | None) -> str:
-    if benchmarks is None:
-        return ""
-    rows = [HEADINGS, ("---",) * len(HEADINGS), *map(astuple, benchmark_rows(benchmarks))]
-    table = "\n".join(f"| {' | '.join(row)} |" for row in rows)
-    return f"\n## Benchmarks\n\n{table}\n\n{benchmark_notes(benchmarks)}\n"
+def _evaluated(record: Mapping[str, Any], evaluation: Mapping[str, Any] | None) -> dict[str, Any]:
+    """Return the tables of the evaluation and the conditions under which they were measured."""
+    found = evaluation or {}
+    return {
+        "summary": evaluation and summarise(evaluation),
+        "paired": paired_rows(found),
+        "shuffled_labels": "shuffled_labels" in found.get("controls", {}),
+        "quantization": record.get("model", {}).get("quantization"),
+        "as_is": AS_IS,
+        "template_date": record.get("template_date"),
+    }
 
 
-def _quantised(record: Mapping[str, Any]) -> str:
-    """Describe the quantization of the model that was searched and measured, if any."""
-    kind = record.get("model", {}).get("quantization")
-    if kind is None:
-        return ""
-    if kind == AS_IS:
-        return "The search used a quantized checkpoint; the table was measured in full precision.\n"
-    return f"The search and the table used models quantized to `{kind}`; these weights are not.\n"
+def _benchmarks(benchmarks: Mapping[str, Any]) -> dict[str, Any]:
+    return {
+        "headings": HEADINGS,
+        "rows": [astuple(row) for row in benchmark_rows(benchmarks)],
+        "notes": benchmark_notes(benchmarks),
+    }
 
 
-def _front_matter(record: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the metadata of the base model's card, updated for the edit."""
-    source, adapter = record["source"], record["export"] == "adapter"
-    taken = dict(source.get("card", {}))
-    tags = taken.pop("tags", [])
-    header: dict[str, Any] = {"library_name": "transformers", "pipeline_tag": "text-generation"}
-    header |= taken
-    if adapter:
-        header["library_name"] = "peft"
-    if _is_on_the_hub(source["model"]):
-        header["base_model"] = source["model"]
-        header["base_model_relation"] = "adapter" if adapter else "finetune"
-    known = [tags] if isinstance(tags, str) else [str(tag) for tag in tags]
-    header["tags"] = list(dict.fromkeys([*known, *TAGS]))
-    return header
-
-
-def _is_on_the_hub(model: str) -> bool:
-    return "/" in model and not is_local(model)
-
-
-def _edits(record: Mapping[str, Any]) -> str:
-    """Return the table of strengths; consecutive layers with the same strength share a row."""
-    lines = ["| Component | Layers | Strength | Direction |", "|---|---|---|---|"]
+def edit_rows(record: Mapping[str, Any]) -> list[EditRow]:
+    """Return the strengths; consecutive layers with the same strengths share a row."""
+    rows = []
     for component in dict.fromkeys(edit["component"] for edit in record["edits"]):
         edits = [edit for edit in record["edits"] if edit["component"] == component]
         for first, last, strengths, scope in _runs(edits):
             layers = str(first) if first == last else f"{first} to {last}"
             if component == EMBEDDINGS:
                 layers, scope = "before the first", scope.replace("each", "the first")
-            told = ", ".join(f"{strength:.4g}" for strength in strengths)
-            lines.append(f"| `{component}` | {layers} | {told} | {scope} |")
-    return "\n".join(lines)
+            shown = ", ".join(f"{strength:.4g}" for strength in strengths)
+            rows.append(EditRow(component, layers, shown, scope))
+    return rows
 
 
 def _runs(
-    edits: list[Mapping[str, Any]],
+    edits: Sequence[Mapping[str, Any]],
 ) -> Iterator[tuple[int, int, tuple[float, ...], str]]:
     def kind(numbered: tuple[int, Mapping[str, Any]]) -> tuple[int, tuple[float, ...]]:
         position, edit = numbered
@@ -197,20 +148,11 @@ def _runs(
         yield found[0]["layer"], found[-1]["layer"], tuple(found[0]["strengths"]), scope
 
 
-def _use(record: Mapping[str, Any]) -> str:
-    text = ADAPTER_USE if record["export"] == "adapter" else MERGED_USE
-    source = record["source"]
-    revision = f', revision="{source["revision"]}"' if source["revision"] else ""
+def _loading(record: Mapping[str, Any]) -> dict[str, str]:
+    """Return the classes that load the model and its tokenizer or processor."""
     loader = record.get("model", {}).get("loader", "AutoModelForCausalLM")
     read_by = "tokenizer" if loader.endswith("CausalLM") else "processor"
-    return text.format(
-        loader=loader,
-        reader=f"Auto{read_by.title()}",
-        read_by=read_by,
-        base=shown_name(source["model"]),
-        revision=revision,
-        here="path/or/name/of/this/repository",
-    )
+    return {"loader": loader, "reader": f"Auto{read_by.title()}", "read_by": read_by}
 
 
 def shown_name(model: str) -> str:
@@ -218,64 +160,26 @@ def shown_name(model: str) -> str:
     return Path(model).name if is_local(model) else model
 
 
-def _prefix(response_prefix: str) -> str:
-    if not response_prefix:
-        return ""
-    return (
-        f"\nEvery response was forced to begin with `{json.dumps(response_prefix)}`: append it to "
-        "the generation prompt to obtain these rates; the model was not measured without it.\n"
-    )
-
-
-def _dated(record: Mapping[str, Any]) -> str:
-    day = record.get("template_date")
-    if day is None:
-        return ""
-    return f"\nThe chat template prints today's date; all prompts were measured with {day}.\n"
-
-
-def _compared(record: Mapping[str, Any]) -> str:
-    if record["export"] == "adapter":
-        return "The adapter contains nothing else; the base model is unchanged."
-    return "All other tensors were verified to be identical to those of the loaded base model."
-
-
-def _prompts(prompts: Mapping[str, Mapping[str, Any]]) -> str:
-    """Return the table of prompt sources; prompts may be harmful and are not shown."""
-    lines = ["| Set | Source | Prompts | SHA-256 |", "|---|---|---|---|"]
-    for name, facts in prompts.items():
-        sha256 = str(facts.get("sha256", ""))
-        lines.append(
-            f"| `{name}` | {_origin(facts)} | {facts.get('count', '')} | `{sha256[:16]}` |"
+def _prompt_rows(prompts: Mapping[str, Mapping[str, Any]]) -> list[tuple[str, ...]]:
+    """Return the sources of prompts; prompts may be harmful and are not shown."""
+    return [
+        (
+            f"`{name}`",
+            ", ".join(_shown(facts, {"count", "sha256"})),
+            str(facts.get("count", "")),
+            f"`{str(facts.get('sha256', ''))[:16]}`",
         )
-    return "\n".join(lines)
+        for name, facts in prompts.items()
+    ]
 
 
-def _origin(facts: Mapping[str, Any]) -> str:
-    told = ", ".join(_told(facts, {"count", "sha256"}))
-    return " ".join(told.replace("|", "\\|").split())
-
-
-def _told(facts: Mapping[str, Any], untold: Collection[str] = ()) -> Iterator[str]:
+def _shown(facts: Mapping[str, Any], hidden: Collection[str] = ()) -> Iterator[str]:
     """Yield `name: value` for every value that is set, at any depth."""
     for name, value in facts.items():
         for part in value if isinstance(value, list) else [value]:
             if isinstance(part, Mapping):
-                yield from _told(part)
+                yield from _shown(part)
             elif name == "dataset" and is_local(str(part)):
                 yield f"{name}: {Path(str(part)).name}"  # local paths stay private
-            elif name not in untold and part not in (None, "", False):
+            elif name not in hidden and part not in (None, "", False):
                 yield f"{name}: {part}"
-
-
-def _table(summary: Summary) -> str:
-    lines = ["| | " + " | ".join(summary.headings) + " |"]
-    lines.append("|---" * (len(summary.headings) + 1) + "|")
-    for row in summary.rows:
-        cells = [
-            " ".join(part for part in (cell.value, cell.count and f"({cell.count})") if part)
-            + (f"<br>{cell.interval}" if cell.interval else "")
-            for cell in row.cells
-        ]
-        lines.append(f"| {row.label} | " + " | ".join(cells) + " |")
-    return "\n".join(lines)

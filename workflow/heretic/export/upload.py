@@ -4,12 +4,10 @@ The token is read from where the hub's own tools keep it, and appears in no mess
 receipt.
 """
 
-import hashlib
 import logging
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,7 +18,7 @@ from heretic.export.manifest import saved_files
 
 if TYPE_CHECKING:
     from huggingface_hub import HfApi
-    from huggingface_hub.hf_api import ModelInfo, RepoSibling
+    from huggingface_hub.hf_api import ModelInfo
 
 logger = logging.getLogger(__name__)
 
@@ -43,7 +41,8 @@ ADVICE = {
 }
 # Seconds before each further attempt. Rate limits of the hub last for minutes.
 WAITS = (1.0, 4.0, 15.0, 60.0, 120.0)
-# The hub's client retries some requests by itself, but not commits.
+# The hub's client retries transfers by itself, but commits only with hf_xet and for half a minute;
+# it retries neither a concurrent commit (409) nor the creation and lookup of a repository.
 WORTH_ANOTHER_TRY = (408, 409, 429, 500, 502, 503, 504)
 SERVER_TROUBLE = "the hub had a server error; rerun the command, uploaded files are not sent again"
 
@@ -103,42 +102,30 @@ def upload_model(
     from huggingface_hub import HfApi
 
     api = HfApi(token=token)
-    hashes = {name: sha256_of(path) for name, path in files.items()}
     with _explaining(repo, token):
-        head = _persistently(
-            lambda: _bring_up_to_date(api, folder, repo, private, files, hashes), repo, waits
-        )
+        head = _persistently(lambda: _upload(api, folder, repo, private), repo, waits)
     return {
         "repo": head.id,
         "url": hide_passwords(f"{api.endpoint}/{head.id}"),
         "commit": head.sha,
         "files": [
-            {"path": name, "bytes": path.stat().st_size, "sha256": hashes[name]}
+            {"path": name, "bytes": path.stat().st_size, "sha256": sha256_of(path)}
             for name, path in files.items()
         ],
         "private": bool(head.private),
     }
 
 
-def _bring_up_to_date(
-    api: "HfApi",
-    folder: Path,
-    repo: str,
-    private: bool,
-    files: Mapping[str, Path],
-    hashes: Mapping[str, str],
-) -> "ModelInfo":
+def _upload(api: "HfApi", folder: Path, repo: str, private: bool) -> "ModelInfo":
     """Make one attempt, resuming earlier ones; return the repository's final state."""
     created = api.create_repo(repo, private=private, repo_type="model", exist_ok=True)
-    head = api.model_info(created.repo_id, files_metadata=True)
+    head = api.model_info(created.repo_id)
     if private and not head.private:
         raise UploadError(
             f"{repo} exists and is public, but upload_private is true; make it private on the "
             "hub, set upload_private=false, or choose another upload_to"
         )
-    if _is_up_to_date(head, files, hashes):
-        logger.info("%s has all %d files", repo, len(files))
-        return head
+    # It sends only changed files, and makes no empty commit.
     commit = api.upload_folder(
         repo_id=created.repo_id,
         folder_path=folder,
@@ -200,35 +187,17 @@ def _token(repo: str) -> str:
 
 def _files(folder: Path) -> dict[str, Path]:
     """Return the files to upload, by path in the repository."""
+    from huggingface_hub.utils import filter_repo_objects  # type: ignore[attr-defined]
+
     try:
         found = saved_files(folder)
     except ExportError as error:
         raise UploadError(one_line(error)) from error
-    files = {name: path for name, path in found.items() if not _matches(name, HIDDEN)}
+    names = filter_repo_objects(found, ignore_patterns=list(HIDDEN))
+    files = {name: found[name] for name in names}
     if not files:
         raise UploadError(f"{folder} has no files to upload; save the model there first")
     return files
-
-
-def _is_up_to_date(head: "ModelInfo", files: Mapping[str, Path], hashes: Mapping[str, str]) -> bool:
-    remote = {sibling.rfilename: sibling for sibling in head.siblings or ()}
-    outdated = (name for name in remote if name not in files and _matches(name, WEIGHTS))
-    return not any(outdated) and all(
-        name in remote and _is_same(path, hashes[name], remote[name])
-        for name, path in files.items()
-    )
-
-
-def _is_same(path: Path, sha256: str, remote: "RepoSibling") -> bool:
-    if remote.lfs is not None:
-        return sha256 == remote.lfs.sha256
-    # The hub identifies small files by git's hash, which covers a header with the length.
-    content = path.read_bytes()
-    return hashlib.sha1(b"blob %d\0" % len(content) + content).hexdigest() == remote.blob_id
-
-
-def _matches(name: str, patterns: tuple[str, ...]) -> bool:
-    return any(fnmatchcase(name, pattern) for pattern in patterns)
 
 
 @contextmanager

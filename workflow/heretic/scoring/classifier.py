@@ -1,4 +1,10 @@
-"""Sequence classifier from the hub or a folder, loaded without executing its code."""
+"""Sequence classifier from the hub or a folder, loaded without executing its code.
+
+The text classification pipeline of transformers would accept what is rejected here: it initializes
+a missing classification head randomly and converts infinite logits to probabilities. It also pads
+on the tokenizer's side, so that the probability for a text depends on its batch, and does not
+truncate texts to the positions of the network.
+"""
 
 import logging
 import warnings
