@@ -12,7 +12,7 @@ from heretic.export.export import export_model, wants_low_memory
 from heretic.export.formats import check_form
 from heretic.export.full_precision import fit_to_original, needs_fitting
 from heretic.export.record import Ablation
-from heretic.export.source_card import carried_over
+from heretic.export.source_card import inherited_metadata
 from heretic.model.checkpoint import locate, source_facts
 from heretic.model.devices import set_threads
 from heretic.model.loading import load_model
@@ -56,7 +56,7 @@ def main(smk: Snakemake) -> None:
         "parameters": best["parameters"],
         "strengths": best["strengths"],
         "model": {k: v for k, v in best["model"].items() if k not in NOT_TOLD},
-        "source": {**origin, "card": carried_over(source)},
+        "source": {**origin, "card": inherited_metadata(source)},
         "provenance": provenance(settings, inputs),
     }
     changes = {

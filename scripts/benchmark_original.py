@@ -11,7 +11,7 @@ from heretic.console import job
 from heretic.model.checkpoint import source_facts
 from heretic.model.devices import set_threads
 from heretic.model.loading import load_model
-from heretic.model.quantization import unquantised_original
+from heretic.model.quantization import unquantized_original
 from heretic.model.template_date import read_chat
 from heretic.phases import unchanged_phase
 
@@ -25,7 +25,7 @@ def main(smk: Snakemake) -> None:
     set_threads(runtime["threads"])
     protocol = BenchmarkProtocol.from_settings(settings)
     benchmarks = load_benchmarks(protocol)
-    original = unquantised_original(settings, smk.params.model)
+    original = unquantized_original(settings, smk.params.model)
     model = load_model(**{**runtime, **settings, **original})
     weights = source_facts(original["model"], None, model.folder)["sha256"]
     target = Path(smk.output[0])

@@ -20,7 +20,7 @@ from heretic.export.adapter import load_edited
 from heretic.model.devices import set_threads
 from heretic.model.loading import choose_device, load_chat_of, load_model
 from heretic.model.prompt_lengths import require_lengths_of_run
-from heretic.model.quantization import unquantised_original
+from heretic.model.quantization import unquantized_original
 from heretic.model.template_date import read_chat
 from heretic.phases import unchanged_phase
 from heretic.prompts.prompt_sets import read_prompts
@@ -46,7 +46,7 @@ def main(smk: Snakemake) -> None:
     options = {**runtime, **settings}
     chat = load_chat_of(**{**options, "model": smk.params.model})
     require_lengths_of_run(chat, Path(smk.input.checked), settings["max_response_length"])
-    original = {**options, **unquantised_original(settings, smk.params.model)}
+    original = {**options, **unquantized_original(settings, smk.params.model)}
     result = evaluate_edit(
         load_original=lambda: load_model(**original),
         load_edited=lambda: load_edited(folder, options, smk.params.model),

@@ -15,7 +15,7 @@ from heretic.ablation.directions import AblationDirections
 from heretic.ablation.records import check_adapter, record_writers
 from heretic.artifacts import provenance, read_json, read_tensors, sha256_of, write_csv, write_json
 from heretic.console import job, log
-from heretic.engine.base import Limits, TrialEngine, TrialScores
+from heretic.engine.base import FeasibilityLimits, TrialEngine, TrialScores
 from heretic.engine.choose import make_trial_engine
 from heretic.errors import StudyError
 from heretic.metrics import LOG_ODDS
@@ -29,7 +29,7 @@ from heretic.model.template_date import read_chat
 from heretic.phases import read_phase, unchanged_phase
 from heretic.prompts.prompt_sets import read_prompts
 from heretic.scoring.base import ScoredPrompts
-from heretic.scoring.scorer_set import Panel, make_panel
+from heretic.scoring.scorer_set import ScorerSet, make_scorer_set
 from heretic.search.computation import describe
 from heretic.search.loop import TrialLoop
 from heretic.search.objectives import Objective
@@ -41,13 +41,13 @@ from heretic.search.study import open_study, study_name
 from heretic.search.study_objectives import directions_of, make_objectives
 from heretic.search.warm_start import warm_starts
 from heretic.search.warm_start_sources import (
-    KnownEdit,
-    earlier_edits,
-    family_edits,
+    WarmStartTrial,
+    load_family_file,
+    load_previous_search,
 )
 from heretic.settings.prompt_sources import EVALUATION_SETS
-from heretic.source_tracking import in_rooms
-from heretic.timing import StageClock
+from heretic.source_tracking import in_packages
+from heretic.timing import StageTimer
 
 snakemake: Snakemake
 
@@ -72,23 +72,23 @@ def main(smk: Snakemake) -> None:
     if smk.input.texts:
         inputs["texts"] = Path(smk.input.texts[0])
     directions = AblationDirections.from_tensors(read_tensors(inputs["directions"]))
-    panel = make_panel(settings["refusal_markers"], settings["scorers"])
+    scorer_set = make_scorer_set(settings["refusal_markers"], settings["scorers"])
     # Sets not used by the search may have changed since the response prefix was determined.
     chat = load_chat_of(**{**runtime, **settings, "model": smk.params.model})
     require_lengths_of_run(chat, Path(smk.input.checked), settings["max_response_length"])
     known = known_edits(settings, smk)
     asked = objective(settings, inputs, directions, smk)
     name = study_name(asked)
-    searched = directions_of(panel, settings["objectives"])
+    searched = directions_of(scorer_set, settings["objectives"])
     with open_study(Path(smk.params.database), name, searched) as study:
-        engine = prepare(settings, runtime, inputs, directions, panel, smk.params.model, chat)
+        engine = prepare(settings, runtime, inputs, directions, scorer_set, smk.params.model, chat)
         study.set_user_attr(N_LAYERS, engine.model.anatomy.n_layers)
         writers = record_writers(engine.model.anatomy)
         # Fail now rather than hours later in the export.
         check_adapter(smk.config["settings"][smk.wildcards.run]["export"], writers)
-        baseline = engine.score([[]], Limits(), StageClock())[0]
+        baseline = engine.score([[]], FeasibilityLimits(), StageTimer())[0]
         objectives = make_objectives(
-            panel, settings["objectives"], engine.prompts, baseline, settings["max_kl"]
+            scorer_set, settings["objectives"], engine.prompts, baseline, settings["max_kl"]
         )
         require_something_to_find(baseline, objectives, settings)
         loop = replace(
@@ -126,16 +126,16 @@ def main(smk: Snakemake) -> None:
     )
 
 
-def known_edits(settings: dict[str, Any], smk: Snakemake) -> list[KnownEdit]:
+def known_edits(settings: dict[str, Any], smk: Snakemake) -> list[WarmStartTrial]:
     """Return the warm starts, before the model is loaded, as a file may be invalid."""
     files = list(map(Path, smk.input.warm_starts))
     if settings["warm_start_from"]:
-        return earlier_edits(files[0])
+        return load_previous_search(files[0])
     if settings["warm_start"] == "auto":
         config = locate(smk.params.model, settings["model_revision"]) / "config.json"
         family = read_json(config).get("model_type")
         files = [path for path in files if path.stem == family]
-    return [edit for path in files for edit in family_edits(path)]
+    return [edit for path in files for edit in load_family_file(path)]
 
 
 def require_something_to_find(
@@ -184,7 +184,7 @@ def objective(
             path.relative_to(folder).as_posix(): sha256_of(path) for path in tokenizer_files(folder)
         },
         # Changes to other modules must not invalidate a study's trials.
-        "code": in_rooms(read_phase(Path(smk.input.phase)).code, SCORING),
+        "code": in_packages(read_phase(Path(smk.input.phase)).code, SCORING),
         "scorers": {path: sha256_of(Path(path)) for path in smk.input.scorers},
     }
 
@@ -194,7 +194,7 @@ def prepare(
     runtime: dict[str, Any],
     inputs: dict[str, Path],
     directions: AblationDirections,
-    panel: Panel,
+    scorer_set: ScorerSet,
     path: str,
     chat: ChatFormat,
 ) -> TrialEngine:
@@ -207,7 +207,7 @@ def prepare(
     return make_trial_engine(
         model,
         ScoredPrompts(*sets),
-        panel,
+        scorer_set,
         directions=directions,
         **{name: settings[name] for name in ENGINE_SETTINGS},
         **{name: runtime[name] for name in ENGINE_RUNTIME},
@@ -219,7 +219,7 @@ def make_loop(
     objectives: list[Objective],
     directions: AblationDirections,
     settings: dict[str, Any],
-    known: list[KnownEdit],
+    known: list[WarmStartTrial],
 ) -> TrialLoop:
     """Create the loop over trials."""
     space = SearchSpace.from_settings(
@@ -232,7 +232,7 @@ def make_loop(
         space=space,
         directions=directions,
         engine=engine,
-        limits=Limits(settings["max_kl"], settings["max_refusal_log_odds"]),
+        limits=FeasibilityLimits(settings["max_kl"], settings["max_refusal_log_odds"]),
         objectives=objectives,
         sampling=Sampling.from_settings(settings),
         patience=settings["early_stopping_patience"],

@@ -11,7 +11,7 @@ from typing import Any
 from snakemake.script import Snakemake
 
 from heretic.ablation.directions import AblationDirections
-from heretic.ablation.weight_editor import pristine_weights
+from heretic.ablation.weight_editor import original_weights
 from heretic.artifacts import provenance, read_json, read_tensors, write_json
 from heretic.console import job, log
 from heretic.engine.evaluator import Evaluator
@@ -23,11 +23,11 @@ from heretic.model.template_date import read_chat
 from heretic.phases import unchanged_phase
 from heretic.prompts.prompt_sets import read_prompts
 from heretic.scoring import ScoredPrompts
-from heretic.scoring.scorer_set import make_panel
-from heretic.search.finalists import Choice, Finalist, Finals, score_finalists
+from heretic.scoring.scorer_set import make_scorer_set
+from heretic.search.finalists import Finalist, Finalists, SelectionRule, score_finalists
 from heretic.search.objectives import Objective
 from heretic.search.records import TrialRecord
-from heretic.search.rescoring import Rescoring, why_not_in_memory, why_not_rescored
+from heretic.search.rescoring import Rescoring, memory_blocker, rescoring_blocker
 
 snakemake: Snakemake
 
@@ -44,21 +44,21 @@ def main(smk: Snakemake) -> None:
     study = read_json(inputs["study"])
     records = [TrialRecord.from_dict(record) for record in study["trials"]][: settings["n_trials"]]
     objectives = [Objective.from_dict(each) for each in study["objectives"]]
-    choice = Choice(settings["select"], settings["select_max_kl"], objectives)
+    choice = SelectionRule(settings["select"], settings["select_max_kl"], objectives)
     # Before a model is loaded: there may be no trial to select.
     next(choice.ranking(records))
-    reason = why_not_rescored(settings)
+    reason = rescoring_blocker(settings)
     if reason is None:
         set_threads(smk.config["runtime"][smk.wildcards.run]["threads"])
         model = searched_model(smk, study, records)
-        reason = why_not_in_memory(model)
+        reason = memory_blocker(model)
     score: Score = Finalist.of
     if reason is None:
         score = rescoring(smk, model, inputs, study["model"]).score
     else:
         log.info("Finalists not re-scored: %s", reason)
     found = score_finalists(records, choice, settings["n_finalists"], score)
-    finals = Finals(tuple(found), rescored=reason is None)
+    finals = Finalists(tuple(found), rescored=reason is None)
     write_json(
         Path(smk.output[0]),
         {**finals.to_dict(), "provenance": provenance(settings, inputs)},
@@ -85,10 +85,12 @@ def rescoring(
     runtime, settings = smk.config["runtime"][smk.wildcards.run], smk.params.settings
     good, bad = (read_prompts(path) for name, path in inputs.items() if name.endswith("_prompts"))
     texts = [prompt for path in smk.input.texts for prompt in read_prompts(Path(path))]
-    panel = make_panel(settings["refusal_markers"], settings["scorers"])
+    scorer_set = make_scorer_set(settings["refusal_markers"], settings["scorers"])
     return Rescoring(
-        Evaluator(model, ScoredPrompts(good, bad, texts), settings["max_response_length"], panel),
-        pristine_weights(model, runtime["cache_weights"], runtime["cache_device"]),
+        Evaluator(
+            model, ScoredPrompts(good, bad, texts), settings["max_response_length"], scorer_set
+        ),
+        original_weights(model, runtime["cache_weights"], runtime["cache_device"]),
         AblationDirections.from_tensors(read_tensors(inputs["directions"])),
         facts,
         settings["norm_preservation"],

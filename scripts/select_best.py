@@ -7,7 +7,7 @@ from snakemake.script import Snakemake
 from heretic.artifacts import provenance, read_json, write_json
 from heretic.console import job, log
 from heretic.phases import unchanged_phase
-from heretic.search.finalists import Choice, Finals, choose_finalist
+from heretic.search.finalists import Finalists, SelectionRule, choose_finalist
 from heretic.search.objectives import Objective
 from heretic.search.records import TrialRecord
 
@@ -21,8 +21,8 @@ def main(smk: Snakemake) -> None:
     study = read_json(inputs["study"])
     records = [TrialRecord.from_dict(record) for record in study["trials"]][: settings["n_trials"]]
     objectives = [Objective.from_dict(each) for each in study["objectives"]]
-    choice = Choice(settings["select"], settings["select_max_kl"], objectives)
-    finals = Finals.from_dict(read_json(inputs["finalists"]))
+    choice = SelectionRule(settings["select"], settings["select_max_kl"], objectives)
+    finals = Finalists.from_dict(read_json(inputs["finalists"]))
     chosen, finalist, reason = choose_finalist(records, finals, choice)
     log.info("Trial %d, %s", chosen.number, reason)
     parameters = chosen.parameters

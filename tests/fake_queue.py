@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from heretic.engine.decode_batch import Owner, Rows
+from heretic.engine.decode_batch import DecodeBatch, RowKey
 from heretic.engine.study_prompts import StudyPrompts
 
 
@@ -14,14 +14,14 @@ class RowQueue:
         self.left = list(prompts.good)
         self.assigned: list[int] = []
 
-    def assign(self, owners: Sequence[Owner]) -> None:
+    def assign(self, owners: Sequence[RowKey]) -> None:
         self.assigned.append(len(owners))
 
-    def passing(self, rows: Rows, guesses: Sequence[Sequence[int]]) -> None:
+    def passing(self, rows: DecodeBatch, guesses: Sequence[Sequence[int]]) -> None:
         pass
 
-    def take(self, room: int) -> Rows | None:
+    def take(self, room: int) -> DecodeBatch | None:
         if not self.left or len(self.left[0].prompts) > room:
             return None
         batch = self.left.pop(0)
-        return Rows.of(self.prompts.prefill(batch, 0, None), batch.prompts, 0, self.length)
+        return DecodeBatch.of(self.prompts.prefill(batch, 0, None), batch.prompts, 0, self.length)

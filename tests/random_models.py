@@ -14,7 +14,7 @@ from heretic.ablation.projection import NormPreservation, ablate_bias, ablate_ma
 from heretic.model.batching import BatchSize
 from heretic.model.chat import ChatFormat
 from heretic.model.loading import Model
-from heretic.model.stream_writers.anatomy import dissect
+from heretic.model.stream_writers.anatomy import find_stream_writers
 
 ALL: tuple[NormPreservation, ...] = get_args(NormPreservation)
 SHAPES: dict[str, dict[str, Any]] = {
@@ -50,7 +50,7 @@ def random_model(family: str, dtype: torch.dtype = torch.float64) -> Model:
             parameter.data = 0.2 * noise if parameter.dim() > 1 else parameter.data + 0.1 * noise
     network = network.to(dtype).eval().requires_grad_(False)
     chat = ChatFormat(tiny_tokenizer(), "")
-    return Model(network, chat, dissect(network), Path(), BatchSize(8))
+    return Model(network, chat, find_stream_writers(network), Path(), BatchSize(8))
 
 
 def edits_of(model: Model, count: int, *, every: int = 1) -> list[Edit]:

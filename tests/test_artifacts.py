@@ -22,12 +22,12 @@ from heretic.artifacts import (
     LARGEST_JSON,
     MARKER,
     OLD,
+    atomic_write,
     fingerprint,
     provenance,
     read_json,
     read_jsonl,
     read_tensors,
-    replacing,
     replacing_folder,
     sha256_of,
     versions,
@@ -49,7 +49,7 @@ def test_a_failed_write_keeps_the_old_artifact(tmp_path: Path) -> None:
     write_text(target, "old")
 
     def write_half() -> None:
-        with replacing(target) as beside:
+        with atomic_write(target) as beside:
             beside.write_text("half")
             raise RuntimeError("stopped")
 
@@ -61,7 +61,7 @@ def test_a_failed_write_keeps_the_old_artifact(tmp_path: Path) -> None:
 
 def test_a_failed_first_write_leaves_nothing(tmp_path: Path) -> None:
     def write_half() -> None:
-        with replacing(tmp_path / "new" / "a.txt") as beside:
+        with atomic_write(tmp_path / "new" / "a.txt") as beside:
             beside.write_text("half")
             raise KeyboardInterrupt
 
@@ -396,7 +396,7 @@ def test_a_full_disk_is_named_and_leaves_the_old_artifact(tmp_path: Path, error:
     target.write_text("old")
     with (
         pytest.raises(HereticError, match=r"a\.txt: no space left on the disk; free some"),
-        replacing(target),
+        atomic_write(target),
     ):
         raise error
     assert names(tmp_path) == ["a.txt"]
@@ -404,7 +404,7 @@ def test_a_full_disk_is_named_and_leaves_the_old_artifact(tmp_path: Path, error:
 
 
 def test_another_fault_stays_what_it_is(tmp_path: Path) -> None:
-    with pytest.raises(PermissionError), replacing(tmp_path / "a.txt"):
+    with pytest.raises(PermissionError), atomic_write(tmp_path / "a.txt"):
         raise PermissionError(errno.EACCES, "Permission denied")
 
 
@@ -422,7 +422,7 @@ def test_every_artifact_honors_the_umask(umask: int, mode: int, tmp_path: Path) 
         write_tensors(tmp_path / "a.safetensors", {"a": torch.zeros(2)}, {})
         write_json(tmp_path / "a.json", {})
         write_csv(tmp_path / "a.csv", [], {})
-        with replacing(tmp_path / "private") as beside:  # as libraries do that write beside
+        with atomic_write(tmp_path / "private") as beside:  # as libraries do that write beside
             beside.unlink()
             os.close(os.open(beside, os.O_CREAT | os.O_WRONLY, 0o600))
         with replacing_folder(tmp_path / "model") as folder:

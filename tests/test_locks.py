@@ -15,13 +15,13 @@ from users import ANOTHER, as_another_user, shared_folder
 
 from heretic import locks
 from heretic.errors import HereticError, StudyError
-from heretic.locks import is_held, sole_process
+from heretic.locks import exclusive_lock, is_held
 
 HOLD = """
 import sys, time
 from pathlib import Path
-from heretic.locks import sole_process
-with sole_process(Path(sys.argv[1]), "reading", wait=len(sys.argv) > 2):
+from heretic.locks import exclusive_lock
+with exclusive_lock(Path(sys.argv[1]), "reading", wait=len(sys.argv) > 2):
     print("held", flush=True)
     time.sleep(600 if len(sys.argv) < 3 else 0)
 """
@@ -46,13 +46,13 @@ def test_a_second_process_is_refused_and_told_who_is_first(tmp_path: Path) -> No
         message = rf"another process \(pid {first.pid} on .*\) is still searching.*then rerun"
         with (
             pytest.raises(StudyError, match=message),
-            sole_process(lock, "searching", StudyError),
+            exclusive_lock(lock, "searching", StudyError),
         ):
             pytest.fail("two at once")
         first.send_signal(signal.SIGKILL)
         first.wait()
     # A killed holder holds nothing.
-    with sole_process(lock, "searching"):
+    with exclusive_lock(lock, "searching"):
         assert (tmp_path / "folder" / "a.holder").read_text().startswith(f"pid {os.getpid()} on ")
 
 
@@ -67,7 +67,7 @@ def test_a_process_may_wait_for_its_turn(tmp_path: Path) -> None:
     lock = tmp_path / "a.lock"
     with holder(lock, "wait") as waiting:
         assert waiting.stdout is not None
-        with sole_process(lock, "reading"):
+        with exclusive_lock(lock, "reading"):
             pass
         assert waiting.stdout.readline() == "held\n"
         assert waiting.wait(timeout=60) == 0
@@ -75,9 +75,9 @@ def test_a_process_may_wait_for_its_turn(tmp_path: Path) -> None:
 
 def test_the_lock_is_given_back_after_an_error(tmp_path: Path) -> None:
     lock = tmp_path / "a.lock"
-    with pytest.raises(ZeroDivisionError), sole_process(lock, "reading"):
+    with pytest.raises(ZeroDivisionError), exclusive_lock(lock, "reading"):
         raise ZeroDivisionError
-    with sole_process(lock, "reading", HereticError):
+    with exclusive_lock(lock, "reading", HereticError):
         pass
     assert not (tmp_path / "a.holder").exists()
 
@@ -87,7 +87,7 @@ def test_the_note_never_goes_through_a_link(name: str, tmp_path: Path) -> None:
     victim = tmp_path / "bashrc"
     victim.write_text("precious")
     (tmp_path / name).symlink_to(victim)
-    with sole_process(tmp_path / "a.lock", "reading"):
+    with exclusive_lock(tmp_path / "a.lock", "reading"):
         assert (tmp_path / "a.holder").read_text().startswith("pid ")
     assert victim.read_text() == "precious"
     assert sorted(path.name for path in tmp_path.iterdir()) == ["a.lock", "bashrc"]
@@ -100,7 +100,7 @@ def test_a_link_in_place_of_the_lock_is_refused(tmp_path: Path) -> None:
     message = r"cannot lock .*a\.lock: it is a symbolic link, which is not followed; remove it"
     with (
         pytest.raises(StudyError, match=message),
-        sole_process(tmp_path / "a.lock", "", StudyError),
+        exclusive_lock(tmp_path / "a.lock", "", StudyError),
     ):
         pytest.fail("locked a link")
     assert victim.read_text() == "precious"
@@ -119,7 +119,7 @@ def test_a_note_of_others_is_read_with_care(kind: str, tmp_path: Path) -> None:
             os.mkfifo(note)
         else:
             note.write_text("pid 1\x1b]52;c;aGk=\x07\nagain")
-        with pytest.raises(HereticError) as told, sole_process(lock, "reading"):
+        with pytest.raises(HereticError) as told, exclusive_lock(lock, "reading"):
             pytest.fail("two at once")
     known = r"pid 1\x1b]52;c;aGk=\x07 again" if kind == "escape" else "unknown"
     assert str(told.value).startswith(f"another process ({known}) is still reading")
@@ -138,7 +138,7 @@ def test_a_file_system_without_locks_is_named(
     monkeypatch.setattr(fcntl, "flock", flock)
     with (
         pytest.raises(HereticError, match=r"has no file locks \(.*\).*local disk") as told,
-        sole_process(tmp_path / "a.lock", "reading"),
+        exclusive_lock(tmp_path / "a.lock", "reading"),
     ):
         pytest.fail("held what cannot be held")
     assert "\n" not in str(told.value)
@@ -148,7 +148,7 @@ def test_a_file_system_without_locks_is_named(
 @ANOTHER
 def test_the_lock_of_another_user_is_one_line() -> None:
     def take(lock: Path) -> str:
-        with pytest.raises(HereticError) as told, sole_process(lock, "reading"):
+        with pytest.raises(HereticError) as told, exclusive_lock(lock, "reading"):
             pytest.fail("held the lock of another user")
         return str(told.value)
 
@@ -163,12 +163,12 @@ def test_the_lock_of_another_user_is_one_line() -> None:
 
 def test_the_note_names_the_slurm_job(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SLURM_JOB_ID", "4711")
-    with sole_process(tmp_path / "a.lock", "reading"):
+    with exclusive_lock(tmp_path / "a.lock", "reading"):
         assert (tmp_path / "a.holder").read_text().endswith(", Slurm job 4711\n")
     monkeypatch.delenv("SLURM_JOB_ID")
     monkeypatch.setattr(locks, "CONTROL_GROUPS", tmp_path / "cgroup")
     (tmp_path / "cgroup").write_text(
         "0::/system.slice/slurmstepd.scope/job_815/step_0/user/task_0\n"
     )
-    with sole_process(tmp_path / "a.lock", "reading"):
+    with exclusive_lock(tmp_path / "a.lock", "reading"):
         assert (tmp_path / "a.holder").read_text().endswith(", Slurm job 815\n")

@@ -55,7 +55,7 @@ def one_at_a_time(model: Model, count: int = 1) -> Tensor:
 def unpadded(family: str) -> tuple[Model, Tensor]:
     """A tiny model and its states at all positions, read one prompt at a time.
 
-    Made without `dissect`, which refuses some families that can be read but not edited.
+    Made without `find_stream_writers`, which refuses some families that can be read but not edited.
     """
     network: Any = tiny_network(family)
     decoder = network.base_model

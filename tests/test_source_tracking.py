@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 import heretic
-from heretic.source_tracking import code_fingerprints, in_rooms, module_files
+from heretic.source_tracking import code_fingerprints, in_packages, module_files
 
 LIBRARY = Path(heretic.__file__).parent
 SCRIPTS = Path(__file__).parents[1] / "scripts"
@@ -299,14 +299,14 @@ def test_imports_for_type_checkers_are_no_dependencies(tmp_path: Path) -> None:
 
 def test_fingerprints_of_rooms() -> None:
     code = {"model/chat.py": "a", "scoring/refusal_markers.py": "b", "scripts/optimize.py": "c"}
-    assert in_rooms(code, ("scoring", "model")) == {
+    assert in_packages(code, ("scoring", "model")) == {
         "model/chat.py": "a",
         "scoring/refusal_markers.py": "b",
     }
-    assert in_rooms(code, ("report",)) == {}
+    assert in_packages(code, ("report",)) == {}
 
 
 def test_every_scorer_of_the_search_decides_what_its_study_is() -> None:
     code = code_fingerprints(SCRIPTS / "optimize.py", LIBRARY)
-    named = in_rooms(code, ("scoring",))
+    named = in_packages(code, ("scoring",))
     assert {"scoring/refusal_markers.py", "scoring/log_odds.py"} <= named.keys()

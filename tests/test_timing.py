@@ -4,11 +4,11 @@ import time
 
 import pytest
 
-from heretic.timing import STAGES, StageClock, mean_seconds
+from heretic.timing import STAGES, StageTimer, mean_seconds
 
 
 def test_inner_stages_do_not_count_for_outer_ones() -> None:
-    clock = StageClock()
+    clock = StageTimer()
     started = time.perf_counter()
     with clock.stage("edit"):
         time.sleep(0.01)
@@ -26,7 +26,7 @@ def test_inner_stages_do_not_count_for_outer_ones() -> None:
 
 
 def test_a_stage_that_fails_is_closed_and_reading_starts_anew() -> None:
-    clock = StageClock()
+    clock = StageTimer()
     with pytest.raises(ZeroDivisionError), clock.stage("decode"):
         raise ZeroDivisionError
     clock.read()

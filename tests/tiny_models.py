@@ -29,7 +29,7 @@ from heretic.ablation.linalg import normalize
 from heretic.model.batching import BatchSize
 from heretic.model.chat import ChatFormat
 from heretic.model.loading import Model, load_model
-from heretic.model.stream_writers.anatomy import dissect
+from heretic.model.stream_writers.anatomy import find_stream_writers
 from heretic.prompts.prompt import Prompt
 from heretic.settings.schema import Settings
 from tiny_configs import tiny_configuration
@@ -153,7 +153,7 @@ def tiny_model(
     """A tiny random model as `load_model` gives one, without a file."""
     network = tiny_network(family, **changes)
     chat = ChatFormat(tiny_tokenizer(), response_prefix)
-    return Model(network, chat, dissect(network), folder, BatchSize(batch_size))
+    return Model(network, chat, find_stream_writers(network), folder, BatchSize(batch_size))
 
 
 def save_tiny_model(folder: Path, family: str = "llama", **changes: Any) -> Path:

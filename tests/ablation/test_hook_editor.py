@@ -20,7 +20,7 @@ from tiny_models import D_MODEL, PROMPTS
 from torch import nn
 
 from heretic.ablation.editors import make_editor
-from heretic.ablation.hook_editor import OutputSideEditor
+from heretic.ablation.hook_editor import HookEditor
 from heretic.ablation.plan import Edit
 from heretic.ablation.projection import NormPreservation
 from heretic.ablation.weight_editor import WeightEditor
@@ -37,7 +37,7 @@ def test_logits_are_those_of_edited_weights(family: str) -> None:
         for count in STRENGTHS:
             edits = edits_of(model, count)
             expected = logits(with_edited_weights(model, edits, kind))
-            editor = OutputSideEditor(model, kind)
+            editor = HookEditor(model, kind)
 
             editor.abliterate(edits)
             found = logits(model)
@@ -59,7 +59,7 @@ def test_answers_are_those_of_edited_weights(family: str, kind: NormPreservation
     other = with_edited_weights(model, edits, kind)
     before = generate(model, PROMPTS, 8)
 
-    OutputSideEditor(model, kind).abliterate(edits)
+    HookEditor(model, kind).abliterate(edits)
 
     assert generate(model, PROMPTS, 8) == generate(other, PROMPTS, 8) != before
     answers: list[list[int]] = [[] for _ in PROMPTS]
@@ -79,7 +79,7 @@ def test_fast_experts_are_edited_too() -> None:
     expected = logits(with_edited_weights(model, edits, "none"))
     for implementation in ("batched_mm", "grouped_mm"):
         network.set_experts_implementation(implementation)
-        editor = OutputSideEditor(model, "none")
+        editor = HookEditor(model, "none")
         editor.abliterate(edits)
         assert (logits(model) - expected).abs().max() < 1e-4 * expected.abs().max()
         editor.restore()
@@ -95,7 +95,7 @@ def test_half_precision_stays_half_precision(kind: NormPreservation) -> None:
     expected = logits(with_edited_weights(exact, edits, kind))
     original = logits(model)
 
-    editor = OutputSideEditor(model, kind)
+    editor = HookEditor(model, kind)
     editor.abliterate(edits)
 
     found = logits(model)
@@ -108,7 +108,7 @@ def test_half_precision_stays_half_precision(kind: NormPreservation) -> None:
 @pytest.mark.parametrize("kind", ALL)
 def test_only_the_last_edit_counts(kind: NormPreservation) -> None:
     model = random_model("qwen2")
-    editor = OutputSideEditor(model, kind)
+    editor = HookEditor(model, kind)
     some = edits_of(model, 1, every=2)
 
     editor.abliterate(edits_of(model, 2))
@@ -123,7 +123,7 @@ def test_a_strength_of_zero_changes_no_bit(kind: NormPreservation) -> None:
     model = random_model("gpt2", torch.float32)
     original = logits(model)
     weights = {name: tensor.clone() for name, tensor in model.network.state_dict().items()}
-    editor = OutputSideEditor(model, kind)
+    editor = HookEditor(model, kind)
 
     editor.abliterate([Edit(e.writer, e.directions, (0.0,)) for e in edits_of(model, 1)])
     assert logits(model).equal(original)
@@ -138,7 +138,7 @@ def test_a_strength_of_zero_changes_no_bit(kind: NormPreservation) -> None:
 @pytest.mark.parametrize("family", PACKED)
 def test_norms_of_packed_experts_need_edited_weights(family: str, kind: NormPreservation) -> None:
     with pytest.raises(ModelLoadError, match=r"layers\.0\.mlp\.experts.*edit_mode=weights"):
-        OutputSideEditor(random_model(family), kind)
+        HookEditor(random_model(family), kind)
 
 
 def test_experts_that_put_out_more_than_their_sum_are_refused() -> None:
@@ -149,7 +149,7 @@ def test_experts_that_put_out_more_than_their_sum_are_refused() -> None:
     experts.forward = lambda states, *routing: forward(states, *routing) + states
 
     with pytest.raises(ModelLoadError, match=r"layers\.1\.mlp\.experts\.down_proj does not output"):
-        OutputSideEditor(model, "none")
+        HookEditor(model, "none")
 
     experts.forward = forward
     assert logits(model).equal(original)
@@ -165,12 +165,12 @@ def test_experts_that_share_a_module_are_refused() -> None:
     object.__setattr__(model.anatomy, "writers", (first, twin))
 
     with pytest.raises(ModelLoadError, match=r"down_proj and .*down_proj_too share"):
-        OutputSideEditor(model, "none")
+        HookEditor(model, "none")
 
 
 def test_directions_of_another_width_change_nothing() -> None:
     model = random_model("llama")
-    editor = OutputSideEditor(model, "none")
+    editor = HookEditor(model, "none")
     good = edits_of(model, 1)
     editor.abliterate(good)
     before = logits(model)
@@ -185,7 +185,7 @@ def test_directions_of_another_width_change_nothing() -> None:
 def test_outputs_without_a_row_are_left_alone() -> None:
     """Experts in modules of their own are at times given no token."""
     model = random_model("llama", torch.float32)
-    OutputSideEditor(model, "row").abliterate(edits_of(model, 1))
+    HookEditor(model, "row").abliterate(edits_of(model, 1))
     module: nn.Module = model.anatomy.writers[0].module
 
     assert module(torch.empty(0, D_MODEL)).shape == (0, D_MODEL)
@@ -193,7 +193,7 @@ def test_outputs_without_a_row_are_left_alone() -> None:
 
 @pytest.mark.parametrize(
     ("engine", "kind"),
-    [("auto", WeightEditor), ("weights", WeightEditor), ("hooks", OutputSideEditor)],
+    [("auto", WeightEditor), ("weights", WeightEditor), ("hooks", HookEditor)],
 )
 def test_the_setting_chooses_the_editor(engine: str, kind: type) -> None:
     editor = make_editor(random_model("llama"), engine, "column", "true")
@@ -208,7 +208,7 @@ def test_what_was_compiled_before_is_edited_too() -> None:
     model.network = cast(Any, compiled)
     original = logits(model)
     model.network = plain
-    OutputSideEditor(model, "none").abliterate(edits_of(model, 1))
+    HookEditor(model, "none").abliterate(edits_of(model, 1))
     edited = logits(model)
     model.network = cast(Any, compiled)
     torch.testing.assert_close(logits(model), edited, rtol=1e-3, atol=1e-3)

@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from heretic.ablation.directions import AblationDirections, Mixture, orthonormal
+from heretic.ablation.directions import AblationDirections, DirectionCombination, orthonormal
 from heretic.ablation.plan import AMPLIFICATION, suited, suited_mixture
 
 N, D = 4, 9
@@ -101,4 +101,4 @@ def test_where_rows_all_but_cancel_no_mixture_is_offered() -> None:
 
 def test_a_study_is_told_by_its_rows() -> None:
     one, other = study(1, 0, 1.0), study(1, 0, 1.0)
-    assert Mixture.of_rows(one.rows, 1).study is not other.rows
+    assert DirectionCombination.of_rows(one.rows, 1).study is not other.rows

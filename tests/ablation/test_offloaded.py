@@ -8,7 +8,7 @@ from quantized_models import SHAPES, edits_of, logits, projected_by_hand, save_w
 from tiny_models import PROMPTS, load_saved
 
 from heretic.ablation.editors import make_editor
-from heretic.ablation.hook_editor import OutputSideEditor
+from heretic.ablation.hook_editor import HookEditor
 from heretic.errors import ModelLoadError
 from heretic.model.decoding import generate
 from heretic.residuals import get_residuals_batched
@@ -46,7 +46,7 @@ def test_an_offloaded_network_is_explained_and_edited(
     found = logits(model)
     editor.restore()
 
-    assert type(editor) is OutputSideEditor
+    assert type(editor) is HookEditor
     assert (found - expected).norm() <= 1e-5 * expected.norm()
     assert logits(model).equal(original)
     assert not any(p.device.type == "cpu" and "layers" in n for n, p in _parameters(model))

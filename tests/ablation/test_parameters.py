@@ -9,12 +9,12 @@ from hypothesis import strategies as st
 from heretic.ablation.parameters import (
     AblationParameters,
     ComponentParameters,
-    TentParameters,
+    KernelParameters,
 )
 from heretic.model.stream_writers.components import ATTENTION, MLP
 
 fractions = st.floats(0, 1)
-tents = st.builds(TentParameters, fractions, st.floats(0.01, 3), fractions, st.floats(0.0125, 1))
+tents = st.builds(KernelParameters, fractions, st.floats(0.01, 3), fractions, st.floats(0.0125, 1))
 ranges = st.builds(
     lambda low, high, weight: ComponentParameters(min(low, high), max(low, high), weight),
     fractions,
@@ -53,23 +53,23 @@ def test_edited_layers_are_one_unbroken_stretch(
 
 def test_a_tent_falls_from_its_peak_to_the_minimum_and_then_to_nothing() -> None:
     # The peak at layer 4 of 0 to 8, and a quarter of 2.0 three layers away.
-    tent = TentParameters(position=0.5, weight=2.0, min_share=0.25, distance=0.375)
+    tent = KernelParameters(position=0.5, weight=2.0, min_share=0.25, distance=0.375)
     assert tent.strengths(9) == pytest.approx([0, 0.5, 1, 1.5, 2, 1.5, 1, 0.5, 0])
 
 
 def test_a_peak_between_two_layers_is_reached_by_neither() -> None:
-    tent = TentParameters(position=0.375, weight=2.0, min_share=0.0, distance=0.25)
+    tent = KernelParameters(position=0.375, weight=2.0, min_share=0.0, distance=0.25)
     assert tent.strengths(5) == pytest.approx([0, 1, 1, 0, 0])
 
 
 def test_a_tent_whose_minimum_is_its_peak_is_a_range() -> None:
-    tent = TentParameters(position=1.0, weight=1.5, min_share=1.0, distance=0.5)
+    tent = KernelParameters(position=1.0, weight=1.5, min_share=1.0, distance=0.5)
     assert tent.strengths(5) == ComponentParameters(0.5, 1.0, 1.5).strengths(5)
 
 
 @given(tents, st.integers(1, 80))
 def test_a_tent_is_highest_at_its_peak_and_nothing_beyond_its_distance(
-    tent: TentParameters, n_layers: int
+    tent: KernelParameters, n_layers: int
 ) -> None:
     strengths = tent.strengths(n_layers)
     peak, reach = tent.position * (n_layers - 1), tent.distance * (n_layers - 1)
@@ -90,7 +90,7 @@ def test_a_tent_is_highest_at_its_peak_and_nothing_beyond_its_distance(
 
 
 def test_a_model_of_one_layer_is_edited_at_the_peak() -> None:
-    assert TentParameters(0.3, 1.5, 0.0, 1.0).strengths(1) == [1.5]
+    assert KernelParameters(0.3, 1.5, 0.0, 1.0).strengths(1) == [1.5]
 
 
 def test_components_keep_their_own_ranges() -> None:
@@ -124,8 +124,8 @@ def test_an_edit_without_layers_edits_all_of_them() -> None:
     st.one_of(st.none(), st.lists(st.integers(0, 30))),
 )
 def test_survives_json(
-    attention: ComponentParameters | TentParameters,
-    mlp: ComponentParameters | TentParameters,
+    attention: ComponentParameters | KernelParameters,
+    mlp: ComponentParameters | KernelParameters,
     index: float | None,
     layers: list[int] | None,
 ) -> None:
@@ -142,6 +142,6 @@ def test_survives_json(
 
 
 def test_a_tent_is_confined_like_a_range() -> None:
-    parts = {MLP: TentParameters(0.5, 1.0, 1.0, 0.5)}
+    parts = {MLP: KernelParameters(0.5, 1.0, 1.0, 0.5)}
     found = AblationParameters("per_layer", None, parts, layers=(0, 3)).strengths(5)
     assert found == {MLP: [1.0, 0, 0, 1.0, 0]}

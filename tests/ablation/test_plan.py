@@ -12,13 +12,13 @@ from heretic.ablation.parameters import AblationParameters, ComponentParameters
 from heretic.ablation.plan import plan_edits, suited
 from heretic.ablation.records import plan_recorded, record_writers
 from heretic.errors import DirectionError
-from heretic.model.stream_writers.anatomy import Anatomy, dissect
+from heretic.model.stream_writers.anatomy import Anatomy, find_stream_writers
 from heretic.model.stream_writers.components import ATTENTION, MLP
 
 
 @pytest.fixture(scope="module")
 def anatomy() -> Anatomy:
-    return dissect(tiny_network())
+    return find_stream_writers(tiny_network())
 
 
 @pytest.fixture(scope="module")
@@ -147,7 +147,7 @@ def test_a_gain_that_silences_a_direction_is_refused() -> None:
 def test_writers_known_by_name_get_the_same_edits(
     family: str, directions: AblationDirections
 ) -> None:
-    anatomy = dissect(tiny_network(family, num_hidden_layers=LAYERS))
+    anatomy = find_stream_writers(tiny_network(family, num_hidden_layers=LAYERS))
     parameters = edit_of("per_layer", None, EVERYWHERE, EVERYWHERE)
     written = json.dumps([writer.to_dict() for writer in record_writers(anatomy)])
     facts = {"layers": anatomy.n_layers, "writers": json.loads(written)}

@@ -21,13 +21,13 @@ from torch import Tensor, nn
 from transformers import AutoModelForCausalLM, BitsAndBytesConfig
 
 from heretic.ablation.editors import make_editor
-from heretic.ablation.hook_editor import OutputSideEditor
+from heretic.ablation.hook_editor import HookEditor
 from heretic.ablation.projection import NormPreservation, ablate_matrix
 from heretic.errors import ModelLoadError, SettingsError
 from heretic.model.decoding import generate
 from heretic.model.loading import Model, model_facts
-from heretic.model.quantization import require_alike, unquantised_original
-from heretic.model.stream_writers.anatomy import dissect, find_layers
+from heretic.model.quantization import require_alike, unquantized_original
+from heretic.model.stream_writers.anatomy import find_layers, find_stream_writers
 
 pytest.importorskip("bitsandbytes")
 NORMS: tuple[NormPreservation, ...] = get_args(NormPreservation)
@@ -110,7 +110,7 @@ def test_logits_are_those_of_outputs_projected_by_hand(
     found = logits(model)
     editor.restore()
 
-    assert type(editor) is OutputSideEditor
+    assert type(editor) is HookEditor
     # A last bit that falls to the other side is made larger by the rounding to 8 bits.
     share = 1e-5 if kind == "bnb_4bit" else 2e-2
     assert (found - expected).norm() <= share * expected.norm()
@@ -220,7 +220,7 @@ def packed_model() -> Model:
         mlp.down_proj = Packed(mlp.down_proj.weight.data)
         mlp.gate_proj = Packed(mlp.gate_proj.weight.data)
     model = tiny_model("llama")
-    return Model(network, model.chat, dissect(network), Path(), model.batch_size)
+    return Model(network, model.chat, find_stream_writers(network), Path(), model.batch_size)
 
 
 def test_maps_that_keep_integers_in_buffers_are_found_and_edited() -> None:
@@ -265,12 +265,12 @@ def test_numbers_are_read_past_an_edit(folders: dict[str, Path], kind: str) -> N
 
 def test_what_is_quantised_already_is_compared_with_its_original() -> None:
     chosen = {"quantization": "as_is", "export_from": "org/full"}
-    assert unquantised_original(chosen, "org/small") == {
+    assert unquantized_original(chosen, "org/small") == {
         "model": "org/full",
         "model_revision": None,
         "quantization": "none",
     }
-    assert unquantised_original({**chosen, "quantization": "bnb_4bit"}, "x") == {"model": "x"}
+    assert unquantized_original({**chosen, "quantization": "bnb_4bit"}, "x") == {"model": "x"}
 
 
 def test_an_original_of_another_size_is_refused_by_its_config(tmp_path: Path) -> None:

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from heretic.ablation.disk_weights import DiskWeights
 from heretic.ablation.plan import Edit
-from heretic.ablation.weight_editor import PristineWeights, WeightEditor
+from heretic.ablation.weight_editor import OriginalWeights, WeightEditor
 from heretic.ablation.weights_cache import LayerWeightsCache
 from heretic.model.loading import Model
 
@@ -29,7 +29,7 @@ class Case:
 
     model: Model
     original: dict[str, Tensor] = field(init=False)
-    sources: dict[str, PristineWeights] = field(init=False)
+    sources: dict[str, OriginalWeights] = field(init=False)
 
     def __post_init__(self) -> None:
         self.original = self.state()

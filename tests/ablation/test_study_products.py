@@ -62,7 +62,7 @@ def rows_read(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """With how many rows each reading of a matrix multiplied it."""
     seen: list[int] = []
 
-    def note(weight: Tensor, rows: Tensor, *others: Any, **more: Any) -> products.Products:
+    def note(weight: Tensor, rows: Tensor, *others: Any, **more: Any) -> products.DirectionProducts:
         seen.append(len(rows))
         return measure(weight, rows, *others, **more)
 
@@ -294,7 +294,7 @@ def test_products_that_do_not_fit_are_given_up(
     plain = make_editor(other, "hooks", "row", "auto")
     tried: list[int] = []
 
-    def fail_later(weight: Tensor, rows: Tensor, *others: Any) -> products.Products:
+    def fail_later(weight: Tensor, rows: Tensor, *others: Any) -> products.DirectionProducts:
         if len(rows) > 2:
             tried.append(len(rows))
             if len(tried) == 3:

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from architecture_sweep import random_network
 from heretic.ablation.directions import AblationDirections
-from heretic.ablation.hook_editor import MAX_TRIALS, OutputSideEditor
+from heretic.ablation.hook_editor import MAX_TRIALS, HookEditor
 from heretic.ablation.plan import Edit
 from heretic.ablation.projection import NormPreservation
 from heretic.ablation.weight_editor import WeightEditor
@@ -22,8 +22,8 @@ from heretic.errors import ModelLoadError
 from heretic.model.batching import BatchSize
 from heretic.model.embeddings import with_embeddings
 from heretic.model.loading import Model
-from heretic.model.stream_writers.anatomy import dissect
-from heretic.timing import StageClock
+from heretic.model.stream_writers.anatomy import find_stream_writers
+from heretic.timing import StageTimer
 
 TOKENS = torch.tensor([[5, 9, 2, 7, 30], [8, 8, 60, 3, 2], [1, 2, 3, 4, 5], [7, 41, 41, 9, 0]])
 CASES = [
@@ -47,7 +47,7 @@ def logits(model: Model, tokens: Tensor = TOKENS) -> Tensor:
     return found
 
 
-def one_by_one(editor: OutputSideEditor, trials: Sequence[Sequence[Edit]]) -> list[Tensor]:
+def one_by_one(editor: HookEditor, trials: Sequence[Sequence[Edit]]) -> list[Tensor]:
     """The logits of all rows in each trial."""
     found = []
     for edits in trials:
@@ -57,15 +57,17 @@ def one_by_one(editor: OutputSideEditor, trials: Sequence[Sequence[Edit]]) -> li
     return found
 
 
-@pytest.mark.parametrize("steady", [False, True])
+@pytest.mark.parametrize("static_shapes", [False, True])
 @pytest.mark.parametrize(("family", "kind"), CASES)
-def test_each_row_is_that_of_its_trial(family: str, kind: NormPreservation, steady: bool) -> None:
+def test_each_row_is_that_of_its_trial(
+    family: str, kind: NormPreservation, static_shapes: bool
+) -> None:
     model = random_model(family)
     original = logits(model)
     trials = trials_of(model)
-    alone = one_by_one(OutputSideEditor(model, kind), trials)
+    alone = one_by_one(HookEditor(model, kind), trials)
     room = AblationDirections.of(torch.eye(2, D_MODEL).expand(4, -1, -1))
-    editor = OutputSideEditor(model, kind, room, steady=steady)
+    editor = HookEditor(model, kind, room, static_shapes=static_shapes)
 
     editor.load(trials)
     for owners in ([3, 0, 2, 1], [1, 1, 0, 3]):
@@ -87,7 +89,7 @@ def test_each_row_is_that_of_its_trial(family: str, kind: NormPreservation, stea
 def test_embeddings_are_those_of_the_rows_trial(kind: NormPreservation) -> None:
     model = with_embeddings(tiny_model("llama", tie_word_embeddings=False))
     trials = trials_of(model)
-    editor = OutputSideEditor(model, kind)
+    editor = HookEditor(model, kind)
     alone = one_by_one(editor, trials)
 
     editor.load(trials)
@@ -105,7 +107,7 @@ def test_a_pass_of_one_trial_is_bit_for_bit_that_of_the_trial_alone(
 ) -> None:
     model = random_model("llama", torch.float32)
     trials = trials_of(model)
-    editor = OutputSideEditor(model, kind)
+    editor = HookEditor(model, kind)
     alone = one_by_one(editor, trials)
 
     editor.load(trials)
@@ -122,7 +124,7 @@ def test_a_pass_of_one_trial_is_bit_for_bit_that_of_the_trial_alone(
 def test_rows_that_retire_are_assigned_anew() -> None:
     """Also inside of inference mode, where tensors are of another kind."""
     model = random_model("qwen2")
-    editor = OutputSideEditor(model, "row")
+    editor = HookEditor(model, "row")
     trials = trials_of(model)
     alone = one_by_one(editor, trials)
     editor.load(trials)
@@ -137,7 +139,7 @@ def test_rows_that_retire_are_assigned_anew() -> None:
 
 def test_too_many_trials_change_nothing() -> None:
     model = random_model("llama", torch.float32)
-    editor = OutputSideEditor(model, "none")
+    editor = HookEditor(model, "none")
     editor.abliterate(edits_of(model, 1))
     before = logits(model)
     assert editor.max_trials == MAX_TRIALS > 1
@@ -152,7 +154,7 @@ def test_too_many_trials_change_nothing() -> None:
 
 def test_more_directions_than_there_is_room_for_are_refused() -> None:
     model = random_model("llama", torch.float32)
-    editor = OutputSideEditor(model, "none", steady=True)
+    editor = HookEditor(model, "none", static_shapes=True)
     with pytest.raises(ModelLoadError, match=r"has 2 directions.* created for 1; use"):
         editor.abliterate(edits_of(model, 2))
 
@@ -173,12 +175,12 @@ def test_edited_weights_are_those_of_one_trial() -> None:
 
 def test_outputs_of_other_tokens_than_the_batchs_are_refused() -> None:
     model = random_model("llama", torch.float32)
-    editor = OutputSideEditor(model, "column")
+    editor = HookEditor(model, "column")
     editor.load(trials_of(model))
     editor.assign(torch.tensor([0, 1, 2]))
     module = model.anatomy.writers[0].module
     for shape in ((7, D_MODEL), (6, 2, D_MODEL)):
-        with pytest.raises(ModelLoadError, match=r"o_proj gets .* batch of 3.*in_flight=1"):
+        with pytest.raises(ModelLoadError, match=r"o_proj gets .* batch of 3.*trial_batch_size=1"):
             module(torch.zeros(shape))
     module(torch.zeros(6, D_MODEL))
 
@@ -186,20 +188,22 @@ def test_outputs_of_other_tokens_than_the_batchs_are_refused() -> None:
 def test_a_row_for_each_token_and_expert_belongs_to_no_one() -> None:
     network = random_network("llama4_text", torch.float32)
     template = tiny_model()
-    model = Model(network, template.chat, dissect(network), template.folder, BatchSize(1))
-    assert OutputSideEditor(model, "none").max_trials == 1
+    model = Model(
+        network, template.chat, find_stream_writers(network), template.folder, BatchSize(1)
+    )
+    assert HookEditor(model, "none").max_trials == 1
 
 
 def test_experts_in_modules_of_their_own_are_told_by_their_names() -> None:
     model = random_model("llama", torch.float32)
-    assert OutputSideEditor(model, "none").max_trials == MAX_TRIALS
+    assert HookEditor(model, "none").max_trials == MAX_TRIALS
     first, second, *rest = model.anatomy.writers
     renamed = [
         replace(writer, name=f"model.layers.0.mlp.experts.{number}.down_proj")
         for number, writer in enumerate((first, second))
     ]
     object.__setattr__(model.anatomy, "writers", (*renamed, *rest))
-    assert OutputSideEditor(model, "none").max_trials == 1
+    assert HookEditor(model, "none").max_trials == 1
 
 
 @pytest.mark.parametrize("engine", ["weights", "hooks"])
@@ -207,12 +211,12 @@ def test_seconds_are_charged_to_their_stage(engine: str) -> None:
     model = tiny_model()
     stages: list[str] = []
 
-    class Noting(StageClock):
+    class Noting(StageTimer):
         def stage(self, name: str) -> Any:
             stages.append(name)
             return super().stage(name)
 
-    make: Any = OutputSideEditor
+    make: Any = HookEditor
     if engine == "weights":
         make = partial(WeightEditor, pristine=LayerWeightsCache(model.anatomy))
     clock = Noting()
@@ -226,9 +230,9 @@ def test_a_compiled_step_fits_all_trials(kind: NormPreservation) -> None:
     """Whatever they edit, and to whichever trials the rows belong."""
     model = random_model("llama", torch.float32)
     trials = trials_of(model)
-    alone = one_by_one(OutputSideEditor(model, kind), trials)
+    alone = one_by_one(HookEditor(model, kind), trials)
     room = AblationDirections.of(torch.eye(2, D_MODEL).expand(4, -1, -1))
-    editor = OutputSideEditor(model, kind, room, steady=True)
+    editor = HookEditor(model, kind, room, static_shapes=True)
     torch._dynamo.reset()
     network: Any = model.network
     step: Any = torch.compile(network, backend="eager", dynamic=False)

@@ -19,8 +19,8 @@ from heretic.ablation.disk_weights import DiskWeights
 from heretic.ablation.parameters import AblationParameters, ComponentParameters
 from heretic.ablation.plan import Edit, plan_edits
 from heretic.ablation.projection import NormPreservation
-from heretic.ablation.weight_editor import WeightEditor, pristine_weights
-from heretic.ablation.weights_cache import LayerWeightsCache, PristineParts
+from heretic.ablation.weight_editor import WeightEditor, original_weights
+from heretic.ablation.weights_cache import LayerWeightsCache, OriginalTensors
 from heretic.errors import ModelLoadError, one_line
 from heretic.model import memory
 from heretic.model.loading import Model
@@ -95,7 +95,7 @@ def test_any_sequence_ends_as_if_only_the_last_edit_was_made(
 ) -> None:
     model = tiny_model("gpt2", folder=folder)
     original = weights(model)
-    editor = WeightEditor(model, pristine_weights(model, cache_weights), kind)
+    editor = WeightEditor(model, original_weights(model, cache_weights), kind)
 
     for chosen in sequence:
         editor.abliterate(edits(model, chosen))
@@ -143,7 +143,7 @@ def test_edits_of_strength_zero_change_no_bit(model: Model) -> None:
 
 
 def test_touches_only_what_this_edit_or_the_last_one_changes(model: Model) -> None:
-    editor = WeightEditor(model, pristine_weights(model, "true"), "none")
+    editor = WeightEditor(model, original_weights(model, "true"), "none")
     once, never = ComponentParameters(0, 0, 1.0), ComponentParameters(0, 1, 0.0)
     attention = AblationParameters("per_layer", None, {ATTENTION: once, MLP: never})
     mlp = AblationParameters("per_layer", None, {ATTENTION: never, MLP: once})
@@ -169,7 +169,7 @@ def test_touches_only_what_this_edit_or_the_last_one_changes(model: Model) -> No
 def test_the_setting_decides_where_originals_come_from(
     model: Model, cache_weights: str, kind: type
 ) -> None:
-    assert type(pristine_weights(model, cache_weights)) is kind
+    assert type(original_weights(model, cache_weights)) is kind
 
 
 @pytest.mark.parametrize(("factor", "kind"), [(1.9, DiskWeights), (2.1, LayerWeightsCache)])
@@ -180,7 +180,7 @@ def test_auto_caches_what_fits_into_half_of_the_free_memory(
     needed = LayerWeightsCache(model.anatomy).bytes
     monkeypatch.setattr(memory, "free_memory", lambda device: int(factor * needed))
 
-    assert type(pristine_weights(model, "auto", cache_device)) is kind
+    assert type(original_weights(model, "auto", cache_device)) is kind
 
 
 class FailsLater(LayerWeightsCache):
@@ -195,13 +195,13 @@ class FailsLater(LayerWeightsCache):
         super().check(anatomy)
         self.left = 2 if self.armed else math.inf
 
-    def pristine(self, writer: StreamWriter) -> PristineParts:
+    def pristine(self, writer: StreamWriter) -> OriginalTensors:
         self.left -= 1
         if self.left != 0:
             return super().pristine(writer)
         if self.error is not None:
             raise self.error
-        return PristineParts(torch.zeros(3, 5), None)
+        return OriginalTensors(torch.zeros(3, 5), None)
 
 
 @pytest.mark.parametrize("error", [None, RuntimeError("device lost"), ModelLoadError("disk gone")])
@@ -294,7 +294,7 @@ def test_a_direction_of_another_width_names_the_writer(model: Model) -> None:
 def test_bfloat16_models_come_back_bit_for_bit(family: str) -> None:
     model = tiny_model(family, dtype=torch.bfloat16)
     original = tiny_network(family, dtype=torch.bfloat16).state_dict()
-    editor = WeightEditor(model, pristine_weights(model, "true"), "column")
+    editor = WeightEditor(model, original_weights(model, "true"), "column")
 
     editor.abliterate(edits(model, STRONG))
     changed = differing(weights(model), original)

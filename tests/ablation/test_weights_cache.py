@@ -13,14 +13,14 @@ from torch import nn
 
 from heretic.ablation.weights_cache import (
     LayerWeightsCache,
-    PristineParts,
+    OriginalTensors,
     copy_back,
     overwriting,
     profits_from_pinning,
 )
 from heretic.errors import ModelLoadError
 from heretic.model.memory import CachePlace
-from heretic.model.stream_writers.anatomy import Anatomy, StreamWriter, dissect
+from heretic.model.stream_writers.anatomy import Anatomy, StreamWriter, find_stream_writers
 from heretic.model.stream_writers.components import ATTENTION, MLP
 
 
@@ -40,7 +40,7 @@ class FailingLinear(nn.Linear):
 
 @pytest.fixture
 def anatomy() -> Anatomy:
-    return dissect(tiny_network("gpt2"))
+    return find_stream_writers(tiny_network("gpt2"))
 
 
 def with_writer(anatomy: Anatomy, index: int, **changes: Any) -> Anatomy:
@@ -104,7 +104,7 @@ def test_a_layer_of_a_hybrid_may_lack_a_component(anatomy: Anatomy, component: s
 @pytest.mark.parametrize("family", ["gpt2", "gpt_oss"])
 def test_copies_are_laid_out_as_the_originals(family: str, place: CachePlace) -> None:
     """The same strides make the same products, and one stack of experts is one copy."""
-    anatomy = dissect(tiny_network(family))
+    anatomy = find_stream_writers(tiny_network(family))
     cache = LayerWeightsCache(anatomy, place)
 
     assert len(cache.tensors()) == 2 * len(anatomy.writers)
@@ -135,7 +135,7 @@ def test_main_memory_is_pinned_for_accelerators(device: str, pinned: bool) -> No
 
 def test_creation_tells_what_is_cached(caplog: pytest.LogCaptureFixture) -> None:
     network = tiny_network("gpt2", dtype=torch.bfloat16)
-    anatomy = dissect(network)
+    anatomy = find_stream_writers(network)
     total = sum(parameter.numel() for parameter in network.parameters())
 
     with caplog.at_level(logging.INFO, "heretic"):
@@ -256,4 +256,4 @@ def test_a_failed_copy_declares_the_model_lost(anatomy: Anatomy) -> None:
         ModelLoadError,
         match=r"transformer\.h\.0\.attn\.c_proj: .*no longer the original; reload it",
     ):
-        copy_back(writer, PristineParts(torch.zeros(3, 5), None))
+        copy_back(writer, OriginalTensors(torch.zeros(3, 5), None))

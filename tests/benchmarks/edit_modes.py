@@ -29,7 +29,7 @@ from heretic.ablation.projection import NormPreservation
 from heretic.model.batching import BatchSize
 from heretic.model.chat import ChatFormat
 from heretic.model.loading import Model
-from heretic.model.stream_writers.anatomy import dissect
+from heretic.model.stream_writers.anatomy import find_stream_writers
 
 TRIALS = 7
 
@@ -46,7 +46,13 @@ def random_model(width: int, layers: int, device: torch.device) -> Model:
     )
     made: Any = LlamaForCausalLM(config)
     network = made.to(device).eval().requires_grad_(False)
-    return Model(network, ChatFormat(tiny_tokenizer(), ""), dissect(network), Path(), BatchSize(8))
+    return Model(
+        network,
+        ChatFormat(tiny_tokenizer(), ""),
+        find_stream_writers(network),
+        Path(),
+        BatchSize(8),
+    )
 
 
 def edits_of(model: Model, trial: int) -> list[Edit]:

@@ -14,7 +14,7 @@ from heretic.ablation.directions import AblationDirections
 from heretic.ablation.linalg import normalize
 from heretic.ablation.parameters import AblationParameters
 from heretic.ablation.plan import Edit
-from heretic.engine.base import Limits, TrialEngine, TrialScores
+from heretic.engine.base import FeasibilityLimits, TrialEngine, TrialScores
 from heretic.engine.choose import make_trial_engine
 from heretic.model.loading import Model, load_model
 from heretic.prompts.prompt import Prompt
@@ -24,7 +24,7 @@ from heretic.scoring.degenerate import is_off_script
 from heretic.search.samplers import Sampling, make_sampler
 from heretic.search.search_space import SearchSpace
 from heretic.settings.schema import Settings
-from heretic.timing import StageClock
+from heretic.timing import StageTimer
 
 LONG_TEXT = "This is long enough for its language to be told from that of other texts, we hope."
 FINISHED, ASKS, STARTUP_TRIALS = 200, 10, 15
@@ -100,10 +100,10 @@ def run_ours(
     max_kl: float | None = None,
 ) -> Measured:
     """Time the trials, of which the first ones warm up; those within `max_kl` nats generate."""
-    clock = StageClock(work.device)
+    clock = StageTimer(work.device)
     # What tells languages is read once a study, at the first longer answer.
     is_off_script(Prompt(LONG_TEXT), LONG_TEXT)
-    limits = Limits(max_kl)
+    limits = FeasibilityLimits(max_kl)
     _score(engine, trials[:n_warm_up], limits, clock)
     rest = peak = None
     if work.device.type == "cuda":
@@ -129,7 +129,10 @@ def run_ours(
 
 
 def _score(
-    engine: TrialEngine, trials: Sequence[Sequence[Edit]], limits: Limits, clock: StageClock
+    engine: TrialEngine,
+    trials: Sequence[Sequence[Edit]],
+    limits: FeasibilityLimits,
+    clock: StageTimer,
 ) -> list[TrialScores]:
     step = engine.trial_batch_size
     return [

@@ -30,9 +30,9 @@ from heretic.ablation.weights_cache import LayerWeightsCache, copy_back
 from heretic.model.batching import BatchSize
 from heretic.model.chat import ChatFormat
 from heretic.model.loading import Model
-from heretic.model.stream_writers.anatomy import dissect
+from heretic.model.stream_writers.anatomy import find_stream_writers
 from heretic.model.stream_writers.components import COMPONENTS
-from heretic.timing import StageClock
+from heretic.timing import StageTimer
 
 ROUNDS = 11
 GIGABYTE = 1e9
@@ -51,7 +51,13 @@ def random_model(width: int, layers: int, device: torch.device) -> Model:
     with device:
         network = LlamaForCausalLM(config).to(torch.bfloat16)  # type: ignore[arg-type]
     network = network.eval().requires_grad_(False)
-    return Model(network, ChatFormat(tiny_tokenizer(), ""), dissect(network), Path(), BatchSize(8))
+    return Model(
+        network,
+        ChatFormat(tiny_tokenizer(), ""),
+        find_stream_writers(network),
+        Path(),
+        BatchSize(8),
+    )
 
 
 def edits_of(model: Model, directions: AblationDirections, round_: int) -> list[Edit]:
@@ -63,7 +69,7 @@ def edits_of(model: Model, directions: AblationDirections, round_: int) -> list[
 
 def copies(model: Model, cache: LayerWeightsCache, device: torch.device) -> float:
     """Seconds of copying all writers back."""
-    clock = StageClock(device)
+    clock = StageTimer(device)
     with clock.stage("restore"):
         for writer in model.anatomy.writers:
             copy_back(writer, cache.pristine(writer))
@@ -72,7 +78,7 @@ def copies(model: Model, cache: LayerWeightsCache, device: torch.device) -> floa
 
 def edits(editor: WeightEditor, chosen: list[Edit], device: torch.device) -> float:
     """Seconds of an edit."""
-    clock = StageClock(device)
+    clock = StageTimer(device)
     editor.load([chosen], clock)
     return clock.read()["edit"]
 

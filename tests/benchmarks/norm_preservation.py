@@ -20,7 +20,7 @@ import optuna
 from heretic.ablation.directions import AblationDirections
 from heretic.ablation.projection import NormPreservation
 from heretic.artifacts import read_tensors
-from heretic.engine.base import Limits
+from heretic.engine.base import FeasibilityLimits
 from heretic.engine.choose import make_trial_engine
 from heretic.model.devices import set_threads
 from heretic.model.loading import load_model
@@ -33,7 +33,7 @@ from heretic.search.samplers import Sampling
 from heretic.search.search_space import SearchSpace
 from heretic.search.study_objectives import make_objectives
 from heretic.settings.schema import Settings
-from heretic.timing import StageClock
+from heretic.timing import StageTimer
 
 FEW = 0.02
 
@@ -66,15 +66,15 @@ def search(run: Path, kind: NormPreservation, n_trials: int, seed: int) -> list[
         directions=directions,
     )
     told = {**settings.model_dump(), "seed": seed}
-    original = engine.score([[]], Limits(), StageClock())[0]
+    original = engine.score([[]], FeasibilityLimits(), StageTimer())[0]
     objectives = make_objectives(
-        engine.panel, settings.objectives, engine.prompts, original, settings.max_kl
+        engine.scorer_set, settings.objectives, engine.prompts, original, settings.max_kl
     )
     loop = TrialLoop(
         SearchSpace.from_settings(told, model.anatomy.n_layers),
         directions,
         engine,
-        Limits(settings.max_kl),
+        FeasibilityLimits(settings.max_kl),
         objectives,
         Sampling.from_settings(told),
         original=original,

@@ -16,7 +16,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from benchmarks.trial_work import SYSTEM, Measured, Score, Work, means
 from heretic.ablation.plan import Edit
 from heretic.scoring.refusal_markers import RefusalMarkers
-from heretic.timing import StageClock
+from heretic.timing import StageTimer
 
 
 @dataclass(frozen=True)
@@ -47,7 +47,7 @@ class PlainLoop:
         self.all = self._batches((*work.texts.bad, *work.texts.good))
         self.original = self._first_tokens(self._load())
 
-    def score(self, edits: Sequence[NamedEdit], clock: StageClock) -> Score:
+    def score(self, edits: Sequence[NamedEdit], clock: StageTimer) -> Score:
         """Load, edit, compare and answer."""
         with clock.stage("restore"):
             network = self._load()
@@ -125,7 +125,7 @@ class PlainLoop:
 def run_plain(work: Work, trials: Sequence[Sequence[NamedEdit]]) -> Measured:
     """Time the trials, of which the first one warms up."""
     loop = PlainLoop(work)
-    clock = StageClock(work.device)
+    clock = StageTimer(work.device)
     loop.score(trials[0], clock)
     clock.read()
     scores = [loop.score(edits, clock) for edits in trials[1:]]

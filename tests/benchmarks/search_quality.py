@@ -39,7 +39,7 @@ from benchmarks.engine_loop import load, mean_directions
 from benchmarks.trial_work import CPU, Work, as_prompts, demo_texts
 from heretic.ablation.directions import AblationDirections
 from heretic.artifacts import read_tensors
-from heretic.engine.base import Limits, TrialEngine
+from heretic.engine.base import FeasibilityLimits, TrialEngine
 from heretic.engine.choose import make_trial_engine
 from heretic.metrics import KL, UNANSWERED
 from heretic.model.devices import set_threads
@@ -51,9 +51,9 @@ from heretic.search.samplers import Sampling
 from heretic.search.search_space import SearchSpace
 from heretic.search.study_objectives import make_objectives
 from heretic.search.warm_start import warm_starts
-from heretic.search.warm_start_sources import family_edits
+from heretic.search.warm_start_sources import load_family_file
 from heretic.settings.schema import Settings
-from heretic.timing import StageClock
+from heretic.timing import StageTimer
 
 PROMPTS, BATCH = 64, 128
 STRICT, FEW = 0.1, 0.02
@@ -90,15 +90,15 @@ class Bench:
         told = {**settings.model_dump(), "seed": seed}
         space = SearchSpace.from_settings(told, self.engine.model.anatomy.n_layers)
         first, engine = settings.n_startup_trials, self.engine
-        original = engine.score([[]], Limits(), StageClock())[0]
-        known = family_edits(FAMILY) if warm else []
+        original = engine.score([[]], FeasibilityLimits(), StageTimer())[0]
+        known = load_family_file(FAMILY) if warm else []
         loop = TrialLoop(
             space,
             self.directions,
             self.engine,
-            Limits(settings.max_kl),
+            FeasibilityLimits(settings.max_kl),
             make_objectives(
-                engine.panel, settings.objectives, engine.prompts, original, settings.max_kl
+                engine.scorer_set, settings.objectives, engine.prompts, original, settings.max_kl
             ),
             Sampling.from_settings(told),
             warm_starts=warm_starts(known, space, first, required=warm),

@@ -12,12 +12,12 @@ from optuna.samplers import TPESampler
 
 from benchmarks.upstream_loop import VERSION
 from heretic.ablation.directions import AblationDirections
-from heretic.ablation.parameters import AblationParameters, TentParameters
+from heretic.ablation.parameters import AblationParameters, KernelParameters
 from heretic.ablation.plan import plan_edits
-from heretic.engine.base import Limits, TrialEngine, TrialScores
+from heretic.engine.base import FeasibilityLimits, TrialEngine, TrialScores
 from heretic.metrics import KL, REFUSALS
 from heretic.model.stream_writers.components import COMPONENTS
-from heretic.timing import StageClock
+from heretic.timing import StageTimer
 
 NAME = f"upstream {VERSION}"
 # Bounds as shares of L, or strengths; a distance is one layer at least.
@@ -46,7 +46,7 @@ def suggest(trial: optuna.Trial, n_layers: int) -> AblationParameters:
         distance = trial.suggest_float(
             f"{name}.min_weight_distance", 1.0, max(1.0, MOST_DISTANCE * last)
         )
-        tents[name] = TentParameters(position / last, weight, min_share, distance / last)
+        tents[name] = KernelParameters(position / last, weight, min_share, distance / last)
     # Layer l writes the state l + 1.
     if scope == "global":
         return AblationParameters("global", index + 1.0, tents)
@@ -65,8 +65,8 @@ def run_search(
     engine: TrialEngine, directions: AblationDirections, n_trials: int, seed: int
 ) -> Iterator[TrialScores]:
     """The scores of the trials of one search, one after the other."""
-    clock, anatomy = StageClock(engine.model.device), engine.model.anatomy
-    before = engine.score([[]], Limits(), clock)[0][REFUSALS]
+    clock, anatomy = StageTimer(engine.model.device), engine.model.anatomy
+    before = engine.score([[]], FeasibilityLimits(), clock)[0][REFUSALS]
     assert before, "the original must refuse"
     sampler = TPESampler(
         n_startup_trials=STARTUP_TRIALS, n_ei_candidates=CANDIDATES, multivariate=True, seed=seed
@@ -75,7 +75,7 @@ def run_search(
     for _ in range(n_trials):
         trial = study.ask()
         edits = plan_edits(suggest(trial, anatomy.n_layers), directions, anatomy)
-        (scores,) = engine.score([edits], Limits(), clock)
+        (scores,) = engine.score([edits], FeasibilityLimits(), clock)
         study.tell(trial, told(scores, before))
         yield scores
     engine.restore()

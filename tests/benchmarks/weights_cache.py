@@ -32,12 +32,12 @@ from tiny_models import tiny_tokenizer
 
 from heretic.ablation.disk_weights import DiskWeights
 from heretic.ablation.plan import Edit
-from heretic.ablation.weight_editor import PristineWeights, WeightEditor
+from heretic.ablation.weight_editor import OriginalWeights, WeightEditor
 from heretic.ablation.weights_cache import LayerWeightsCache
 from heretic.model.batching import BatchSize
 from heretic.model.chat import ChatFormat
 from heretic.model.loading import Model
-from heretic.model.stream_writers.anatomy import dissect
+from heretic.model.stream_writers.anatomy import find_stream_writers
 
 ROUNDS = 11
 DTYPE = torch.bfloat16
@@ -90,7 +90,7 @@ def edits_of(model: Model, trial: int) -> list[Edit]:
 class Way:
     """One source of pristine weights, and how long restoring from it took."""
 
-    def __init__(self, model: Model, pristine: PristineWeights) -> None:
+    def __init__(self, model: Model, pristine: OriginalWeights) -> None:
         self.editor = WeightEditor(model, pristine, "none")
         self.bytes = pristine.bytes if isinstance(pristine, LayerWeightsCache) else 0
         self.times: list[float] = []
@@ -118,9 +118,9 @@ def measure(folder: Path, device: torch.device) -> Times:
     """Restore in every way and load again, in turns."""
     network = load(folder, device)
     chat = ChatFormat(tiny_tokenizer(), "")
-    model = Model(network, chat, dissect(network), folder, BatchSize(8))
+    model = Model(network, chat, find_stream_writers(network), folder, BatchSize(8))
     original = {name: tensor.clone() for name, tensor in network.state_dict().items()}
-    sources: dict[str, PristineWeights] = {
+    sources: dict[str, OriginalWeights] = {
         ON_DEVICE: LayerWeightsCache(model.anatomy, "model"),
         "copies in main memory": LayerWeightsCache(model.anatomy, "host"),
         "checkpoint on disk": DiskWeights(model),

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from heretic.ablation.linalg import normalize
 from heretic.directions import ResidualSets, extract_directions
-from heretic.directions.separation import _auroc_of_ranks, best_position, chance_band, judge
+from heretic.directions.separation import _auroc_of_ranks, best_position, judge, permutation_band
 
 
 def noise(seed: int, n: int = 24, positions: int = 1, layers: int = 6) -> ResidualSets:
@@ -28,7 +28,7 @@ def test_nothing_is_found_in_noise_19_times_of_20(positions: int) -> None:
     found = 0
     for seed in range(40):
         sets = noise(seed, positions=positions)
-        band = chance_band(sets, seed)
+        band = permutation_band(sets, seed)
         chosen = sets.at(best_position(sets))
         rows = normalize(chosen.bad.mean(0) - chosen.good.mean(0))
         separation = judge(chosen, rows, rows, band, seed)
@@ -63,15 +63,15 @@ def test_the_band_is_narrow_enough_for_what_is_there() -> None:
 
 
 def test_many_prompts_narrow_it_and_a_few_tell_nothing() -> None:
-    assert chance_band(noise(0, n=400), 0)[1] < chance_band(noise(0, n=24), 0)[1] < 0.9
-    assert chance_band(noise(0, n=2), 0) == (0.0, 1.0)
+    assert permutation_band(noise(0, n=400), 0)[1] < permutation_band(noise(0, n=24), 0)[1] < 0.9
+    assert permutation_band(noise(0, n=2), 0) == (0.0, 1.0)
 
 
 def test_it_depends_on_the_seed_alone() -> None:
-    once = chance_band(noise(0), 4)
+    once = permutation_band(noise(0), 4)
     torch.manual_seed(99)
-    assert chance_band(noise(0), 4) == once
-    assert chance_band(noise(0), 5) != once
+    assert permutation_band(noise(0), 4) == once
+    assert permutation_band(noise(0), 5) != once
 
 
 def test_ranks_give_the_auroc() -> None:

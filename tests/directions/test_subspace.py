@@ -5,7 +5,7 @@ import torch
 from clouds import cloud
 
 from heretic.directions import subspace
-from heretic.directions.subspace import SmallSpace, layer_chunks, working_device
+from heretic.directions.subspace import Subspace, layer_chunks, working_device
 
 CPU = torch.device("cpu")
 
@@ -13,7 +13,7 @@ CPU = torch.device("cpu")
 @pytest.mark.parametrize("d", [9, 40])  # fewer and more dimensions than states
 def test_inner_products_are_those_of_the_stream(d: int) -> None:
     bad, good = cloud(8, 3, d, 0, shift=1.0), cloud(7, 3, d, 1)
-    space = SmallSpace(bad, good, CPU)
+    space = Subspace(bad, good, CPU)
     assert space.bad.shape == (3, 8, min(15, d))
     stream = (torch.cat([bad, good]) - good.mean(0)).transpose(0, 1)
     coordinates = torch.cat([space.bad, space.good], 1)
@@ -23,7 +23,7 @@ def test_inner_products_are_those_of_the_stream(d: int) -> None:
 
 
 def test_lifting_keeps_lengths() -> None:
-    space = SmallSpace(cloud(5, 2, 30, 0, shift=1.0), cloud(5, 2, 30, 1), CPU)
+    space = Subspace(cloud(5, 2, 30, 0, shift=1.0), cloud(5, 2, 30, 1), CPU)
     basis = space.lift(torch.eye(10, dtype=torch.float64).expand(2, 10, 10))
     assert (basis @ basis.mT - torch.eye(10)).abs().max() < 1e-12
 
@@ -33,7 +33,7 @@ def test_means_that_differ_by_rounding_are_the_same() -> None:
     noise = 1e-9 * torch.randn(7, 1, 8, generator=torch.Generator().manual_seed(1))
     good = torch.cat([same, torch.zeros(7, 1, 8)], 1)
     bad = torch.cat([same + noise, torch.ones(7, 1, 8)], 1)
-    space = SmallSpace(bad, good, CPU)
+    space = Subspace(bad, good, CPU)
     assert space.distinct.tolist() == [False, True]
     assert not space.bad[0].any()
     assert not space.good[0].any()

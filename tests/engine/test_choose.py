@@ -8,25 +8,25 @@ import torch
 from tiny_models import PROMPTS, directions_of, tiny_model
 
 from heretic.ablation.editors import make_editor
-from heretic.ablation.hook_editor import OutputSideEditor
+from heretic.ablation.hook_editor import HookEditor
 from heretic.ablation.plan import Edit
 from heretic.ablation.weight_editor import WeightEditor
 from heretic.engine import prefill as prefill_module
 from heretic.engine import response_cache, study_prompts
-from heretic.engine.activation_cache import RecordingPlan, record
-from heretic.engine.base import Limits, TrialEngine
-from heretic.engine.batched import EngineOptions, FastEngine
+from heretic.engine.activation_cache import ActivationCachePlan, record
+from heretic.engine.base import FeasibilityLimits, TrialEngine
+from heretic.engine.batched import BatchedEngine, EngineOptions
 from heretic.engine.choose import make_trial_engine
 from heretic.engine.prefill import prefill
-from heretic.engine.reference import PlainEngine
-from heretic.engine.scheduler import TrialQueue
+from heretic.engine.reference import ReferenceEngine
+from heretic.engine.scheduler import TrialScheduler
 from heretic.errors import ModelLoadError
 from heretic.model import memory
 from heretic.model.loading import Model
 from heretic.prompts.prompt import Prompt
 from heretic.scoring import ScoredPrompts
 from heretic.scoring.log_odds import RefusalTokens
-from heretic.timing import StageClock
+from heretic.timing import StageTimer
 
 torch.set_num_threads(1)
 
@@ -61,8 +61,8 @@ def edit_of(model: Model) -> list[Edit]:
     return [Edit(writer, rows[writer.layer + 1], (1.0,)) for writer in model.anatomy.writers]
 
 
-def fast(engine: TrialEngine) -> FastEngine:
-    assert isinstance(engine, FastEngine)
+def fast(engine: TrialEngine) -> BatchedEngine:
+    assert isinstance(engine, BatchedEngine)
     return engine
 
 
@@ -76,13 +76,13 @@ def test_a_plain_model_gets_everything() -> None:
 
 def test_several_trials_are_edited_on_the_output_side() -> None:
     engine = fast(engine_for(tiny_model(), trial_batch_size=3))
-    assert isinstance(engine.editor, OutputSideEditor)
+    assert isinstance(engine.editor, HookEditor)
     assert engine.trial_batch_size == 3
 
 
 def test_outputs_are_edited_where_no_copies_fit(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(memory, "free_memory", lambda device: 0)
-    assert isinstance(fast(engine_for(tiny_model())).editor, OutputSideEditor)
+    assert isinstance(fast(engine_for(tiny_model())).editor, HookEditor)
     forced = engine_for(tiny_model(), cache_weights="true", activation_cache_gb=0.0)
     assert isinstance(fast(forced).editor, WeightEditor)
 
@@ -115,10 +115,10 @@ def test_a_model_with_states_that_are_no_keys_falls_back(
     model = tiny_model("qwen3_next")
     with caplog.at_level(logging.INFO, "heretic"):
         engine = engine_for(model, trial_batch_size=2)
-    assert isinstance(engine, PlainEngine)
+    assert isinstance(engine, ReferenceEngine)
     assert engine.trial_batch_size == 1
     assert "Falling back to model.generate, one trial at a time: its cache" in caplog.text
-    (scores,) = engine.score([edit_of(model)], Limits(), StageClock())
+    (scores,) = engine.score([edit_of(model)], FeasibilityLimits(), StageTimer())
     assert scores["kl_first_token"] > 0
 
 
@@ -162,7 +162,7 @@ def test_a_network_that_counts_columns_falls_back(caplog: pytest.LogCaptureFixtu
     model.network.register_forward_pre_hook(count, with_kwargs=True)
     with caplog.at_level(logging.INFO, "heretic"):
         engine = engine_for(model)
-    assert isinstance(engine, PlainEngine)
+    assert isinstance(engine, ReferenceEngine)
     assert "Disabled a shared prefix, rearranged rows" in caplog.text
     assert "Disabled rearranged rows" in caplog.text
     assert "Falling back to model.generate, one trial at a time: in forward passes" in caplog.text
@@ -189,17 +189,17 @@ def test_running_out_of_memory_halves_the_rows_for_good(
     model = tiny_model()
     engine = fast(engine_for(model, trial_batch_size=in_flight))
     trials = [edit_of(model), [], edit_of(model)[:2]]
-    expected = engine.score(trials, Limits(), StageClock())
+    expected = engine.score(trials, FeasibilityLimits(), StageTimer())
 
     limited = Limited(model, 1)
     with caplog.at_level(logging.WARNING, "heretic"):
-        found = engine.score(trials, Limits(), StageClock())
+        found = engine.score(trials, FeasibilityLimits(), StageTimer())
     assert "Out of memory: continuing with 1 rows per batch" in caplog.text
     assert limited.largest == engine.most_rows == model.batch_size.current == 1
     for one, other in zip(found, expected, strict=True):
         assert one == pytest.approx(other, rel=1e-4, abs=1e-6)
     caplog.clear()
-    engine.score(trials, Limits(), StageClock())
+    engine.score(trials, FeasibilityLimits(), StageTimer())
     assert "Out of memory" not in caplog.text
 
 
@@ -218,7 +218,7 @@ def test_what_the_unedited_model_computed_is_given_up_last(
     monkeypatch.setattr(study_prompts, "prefill", full)
     assert engine.study.has_recordings
     with caplog.at_level(logging.WARNING, "heretic"):
-        engine.score([edit_of(model)[-1:]], Limits(), StageClock())
+        engine.score([edit_of(model)[-1:]], FeasibilityLimits(), StageTimer())
     assert "dropped the activation cache" in caplog.text
     assert not engine.study.has_recordings
 
@@ -227,14 +227,16 @@ def test_a_single_row_at_a_time_is_the_least(caplog: pytest.LogCaptureFixture) -
     model = tiny_model(batch_size=1)
     engine = fast(engine_for(model, trial_batch_size=4))
     trials = [edit_of(model), [], edit_of(model)[:2], edit_of(model)[1:]]
-    expected = engine.score(trials, Limits(), StageClock())
+    expected = engine.score(trials, FeasibilityLimits(), StageTimer())
     limited = Limited(model, 2)
-    for one, other in zip(engine.score(trials, Limits(), StageClock()), expected, strict=True):
+    for one, other in zip(
+        engine.score(trials, FeasibilityLimits(), StageTimer()), expected, strict=True
+    ):
         assert one == pytest.approx(other, rel=1e-4, abs=1e-6)
     assert engine.most_rows == 2
     limited.limit = 0
     with pytest.raises(ModelLoadError, match="a single prompt runs out of memory"):
-        engine.score(trials, Limits(), StageClock())
+        engine.score(trials, FeasibilityLimits(), StageTimer())
 
 
 def test_prompts_are_prepared_in_batches_that_fit(caplog: pytest.LogCaptureFixture) -> None:
@@ -243,23 +245,25 @@ def test_prompts_are_prepared_in_batches_that_fit(caplog: pytest.LogCaptureFixtu
     same = [Prompt(f"What is {number}?") for number in range(20, 28)]
     limited = Limited(model, 3)
     with caplog.at_level(logging.WARNING, "heretic"):
-        engine = FastEngine(
+        engine = BatchedEngine(
             editor, ScoredPrompts(same, same), EngineOptions(4, activation_cache_gb=1.0)
         )
     assert "continuing with batches of 2 prompts" in caplog.text
     assert model.batch_size.current == limited.largest == 2
     assert engine.study.has_recordings
-    assert engine.score([edit_of(model)], Limits(), StageClock())[0]["kl_first_token"] > 0
+    assert (
+        engine.score([edit_of(model)], FeasibilityLimits(), StageTimer())[0]["kl_first_token"] > 0
+    )
 
 
 def test_trials_that_cannot_be_told_apart_are_scored_one_after_the_other(
     caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def full(self: OutputSideEditor, rows: Any) -> None:
+    def full(self: HookEditor, rows: Any) -> None:
         if isinstance(rows, torch.Tensor):
             raise torch.OutOfMemoryError("CUDA out of memory")
 
-    monkeypatch.setattr(OutputSideEditor, "assign", full)
+    monkeypatch.setattr(HookEditor, "assign", full)
     with caplog.at_level(logging.INFO, "heretic"):
         engine = engine_for(tiny_model(), trial_batch_size=2)
     assert engine.trial_batch_size == 1
@@ -278,7 +282,7 @@ def test_padding_is_tried_however_alike_or_unlike_the_lengths_of_prompts_are(
     with caplog.at_level(logging.INFO, "heretic"):
         engine = engine_for(model, good=prompts, bad=prompts[::-1])
     assert "Disabled" in caplog.text
-    assert not isinstance(engine, FastEngine) or engine.study.prefix is None
+    assert not isinstance(engine, BatchedEngine) or engine.study.prefix is None
 
 
 def test_nothing_is_guessed_where_passes_over_known_answers_are_not_as_plain_ones(
@@ -301,7 +305,7 @@ def test_recordings_that_do_not_fit_are_left_out_before_batches_shrink(
 ) -> None:
     original = record
 
-    def full(model: Model, batch: Any, prefix: Any, plan: RecordingPlan) -> Any:
+    def full(model: Model, batch: Any, prefix: Any, plan: ActivationCachePlan) -> Any:
         if plan.layers:
             raise torch.OutOfMemoryError("CUDA out of memory")
         return original(model, batch, prefix, plan)
@@ -309,7 +313,9 @@ def test_recordings_that_do_not_fit_are_left_out_before_batches_shrink(
     model = tiny_model()
     monkeypatch.setattr(study_prompts, "record", full)
     editor = make_editor(model, "weights", "none", "true")
-    engine = FastEngine(editor, ScoredPrompts(GOOD, BAD), EngineOptions(4, activation_cache_gb=1.0))
+    engine = BatchedEngine(
+        editor, ScoredPrompts(GOOD, BAD), EngineOptions(4, activation_cache_gb=1.0)
+    )
     assert not engine.study.has_recordings
     assert model.batch_size.current == 8
 
@@ -317,8 +323,8 @@ def test_recordings_that_do_not_fit_are_left_out_before_batches_shrink(
 def test_a_rejected_trial_leaves_its_room_to_the_next(monkeypatch: pytest.MonkeyPatch) -> None:
     model = tiny_model(batch_size=4)
     engine = fast(engine_for(model))
-    queue = TrialQueue(
-        engine.editor, engine.study, [3], 3, 5, RefusalTokens((7,)), StageClock(), by_row=False
+    queue = TrialScheduler(
+        engine.editor, engine.study, [3], 3, 5, RefusalTokens((7,)), StageTimer(), by_row=False
     )
     for _ in range(2):
         queue.compare(0)

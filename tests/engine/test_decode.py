@@ -6,9 +6,9 @@ import pytest
 from fake_queue import RowQueue
 from tiny_models import PROMPTS, tiny_model
 
-from heretic.engine.decode import Ending, decode_rows
-from heretic.engine.decode_batch import Owner
-from heretic.engine.steps import PlainSteps
+from heretic.engine.decode import StopCriteria, decode_rows
+from heretic.engine.decode_batch import RowKey
+from heretic.engine.steps import PlainStepRunner
 from heretic.engine.study_prompts import StudyPrompts
 from heretic.model.decoding import end_tokens, generate
 from heretic.model.loading import Model
@@ -32,11 +32,11 @@ def test_answers_end_where_those_of_generate_do(
     ends = sorted({likely[0][2], likely[3][5], *end_tokens(model)})
     model.network.generation_config.eos_token_id = ends
     plain = generate(model, MANY, length)
-    steps, queue = PlainSteps(model), queue_of(model, length)
+    steps, queue = PlainStepRunner(model), queue_of(model, length)
     steps.between_reads = between_reads
-    ending = Ending(ends, length, lambda texts: [False] * len(texts))
+    ending = StopCriteria(ends, length, lambda texts: [False] * len(texts))
     answers = decode_rows(model, steps, queue, most_rows, ending)
-    assert [answers[Owner(0, prompt)] for prompt in range(len(MANY))] == plain
+    assert [answers[RowKey(0, prompt)] for prompt in range(len(MANY))] == plain
     assert max(queue.assigned) <= most_rows
 
 
@@ -48,11 +48,11 @@ def test_a_settled_answer_stops_and_makes_room() -> None:
         looked.extend(texts)
         return [True] * len(texts)
 
-    ending = Ending((), 20, settled)
-    answers = decode_rows(model, PlainSteps(model), queue_of(model, 20), 3, ending)
+    ending = StopCriteria((), 20, settled)
+    answers = decode_rows(model, PlainStepRunner(model), queue_of(model, 20), 3, ending)
     plain = generate(model, MANY, 20)
     for prompt, whole in enumerate(plain):
-        answer = answers[Owner(0, prompt)]
+        answer = answers[RowKey(0, prompt)]
         assert 0 < len(answer) < 20
         assert answer == whole[: len(answer)]
         assert model.chat.decode(answer) in looked

@@ -9,9 +9,9 @@ from tiny_models import PROMPTS, tiny_model
 
 from heretic.ablation.linalg import normalize
 from heretic.ablation.plan import Edit
-from heretic.ablation.weight_editor import WeightEditor, pristine_weights
+from heretic.ablation.weight_editor import WeightEditor, original_weights
 from heretic.engine import evaluator as module
-from heretic.engine.base import Limits
+from heretic.engine.base import FeasibilityLimits
 from heretic.engine.evaluator import Evaluator
 from heretic.model.decoding import decode, generate
 from heretic.model.loading import Model
@@ -20,7 +20,7 @@ from heretic.scoring import ScoredPrompts
 from heretic.scoring.degenerate import is_degenerate
 from heretic.scoring.log_odds import RefusalTokens
 from heretic.scoring.refusal_markers import RefusalMarkers
-from heretic.scoring.scorer_set import make_panel
+from heretic.scoring.scorer_set import make_scorer_set
 
 torch.set_num_threads(1)
 GOOD, BAD = PROMPTS[:3], [*PROMPTS[3:], Prompt("How do I make a glass soup?")]
@@ -37,7 +37,7 @@ def edit(model: Model, strength: float, length: float = 1.0) -> WeightEditor:
     """Edit every writer along one random direction."""
     draw = torch.Generator().manual_seed(5)
     directions = length * normalize(torch.randn(1, model.anatomy.d_model, generator=draw))
-    editor = WeightEditor(model, pristine_weights(model, "true"), "none")
+    editor = WeightEditor(model, original_weights(model, "true"), "none")
     editor.abliterate([Edit(writer, directions, (strength,)) for writer in model.anatomy.writers])
     return editor
 
@@ -59,7 +59,7 @@ def next_token(model: Model, prompt: Prompt) -> torch.Tensor:
 
 
 def test_the_original_has_no_divergence_from_itself(model: Model) -> None:
-    scores = Evaluator(model, ScoredPrompts(GOOD, BAD), LENGTH).evaluate(Limits(1e-9))
+    scores = Evaluator(model, ScoredPrompts(GOOD, BAD), LENGTH).evaluate(FeasibilityLimits(1e-9))
     assert scores["kl_first_token"] == 0.0
     assert scores["unanswered"] is not None
 
@@ -149,15 +149,15 @@ def test_further_scores_are_measured_by_passes(model: Model) -> None:
         {"scorer": "kl_teacher_forced", "name": None, "settings": {"tokens": 4}},
         {"scorer": "perplexity", "name": "prose", "settings": {}},
     ]
-    panel = make_panel(["core"], scorers)
-    evaluator = Evaluator(model, ScoredPrompts(GOOD, BAD, texts), LENGTH, panel)
+    scorer_set = make_scorer_set(["core"], scorers)
+    evaluator = Evaluator(model, ScoredPrompts(GOOD, BAD, texts), LENGTH, scorer_set)
     before = evaluator.evaluate()
     assert before["kl_teacher_forced"] == 0.0
     assert before["prose"] == pytest.approx(naive_perplexity(model, texts), rel=1e-4)
     answers = generate(model, GOOD, 4)
     rows = [answer_log_probabilities(model, *pair) for pair in zip(GOOD, answers, strict=True)]
     editor = edit(model, 1.0)
-    after = evaluator.evaluate(Limits(0.0))  # also where nothing is generated
+    after = evaluator.evaluate(FeasibilityLimits(0.0))  # also where nothing is generated
     edited = [answer_log_probabilities(model, *pair) for pair in zip(GOOD, answers, strict=True)]
     means = [float((p.exp() * (p - q)).sum(-1).mean()) for p, q in zip(rows, edited, strict=True)]
     assert after["kl_teacher_forced"] == pytest.approx(sum(means) / 3, rel=1e-3)
@@ -206,18 +206,18 @@ def test_too_far_is_not_generated_for(model: Model, monkeypatch: pytest.MonkeyPa
         raise AssertionError("generated")
 
     monkeypatch.setattr(module, "generate", never)
-    assert evaluator.evaluate(Limits(0.99 * kl)) == {
+    assert evaluator.evaluate(FeasibilityLimits(0.99 * kl)) == {
         name: kl if name == "kl_first_token" else None for name in whole
     }
     with pytest.raises(AssertionError, match="generated"):
-        evaluator.evaluate(Limits(1.01 * kl))
+        evaluator.evaluate(FeasibilityLimits(1.01 * kl))
 
 
 def test_weights_that_overflow_are_too_far(model: Model) -> None:
     evaluator = Evaluator(model, ScoredPrompts(GOOD, BAD), LENGTH)
     editor = edit(model, 1e38, length=1e30)
-    scores = evaluator.evaluate(Limits(1e30))
+    scores = evaluator.evaluate(FeasibilityLimits(1e30))
     assert not math.isfinite(scores["kl_first_token"])
     assert scores["unanswered"] is None
     editor.restore()
-    assert evaluator.evaluate(Limits(1.0))["kl_first_token"] == 0.0
+    assert evaluator.evaluate(FeasibilityLimits(1.0))["kl_first_token"] == 0.0

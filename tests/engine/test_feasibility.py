@@ -4,22 +4,22 @@ import math
 
 import pytest
 
-from heretic.engine.base import Limits
+from heretic.engine.base import FeasibilityLimits
 
 
 @pytest.mark.parametrize(
     ("limits", "kl", "log_odds", "exceeded"),
     [
-        (Limits(0.5), 0.5, None, ""),
-        (Limits(0.5), 0.62, None, "max_kl: 0.62 > 0.5"),
-        (Limits(0.5), math.nan, None, "max_kl: not finite"),
-        (Limits(0.5, -1.0), 0.1, -0.5, "max_refusal_log_odds: -0.5 > -1"),
-        (Limits(0.5, -1.0), 0.7, 3.0, "max_kl: 0.7 > 0.5, max_refusal_log_odds: 3 > -1"),
-        (Limits(None, None), 99.0, 99.0, ""),
+        (FeasibilityLimits(0.5), 0.5, None, ""),
+        (FeasibilityLimits(0.5), 0.62, None, "max_kl: 0.62 > 0.5"),
+        (FeasibilityLimits(0.5), math.nan, None, "max_kl: not finite"),
+        (FeasibilityLimits(0.5, -1.0), 0.1, -0.5, "max_refusal_log_odds: -0.5 > -1"),
+        (FeasibilityLimits(0.5, -1.0), 0.7, 3.0, "max_kl: 0.7 > 0.5, max_refusal_log_odds: 3 > -1"),
+        (FeasibilityLimits(None, None), 99.0, 99.0, ""),
     ],
 )
 def test_exceeded_limits_are_named(
-    limits: Limits, kl: float, log_odds: float | None, exceeded: str
+    limits: FeasibilityLimits, kl: float, log_odds: float | None, exceeded: str
 ) -> None:
     assert limits.exceeded(kl, log_odds) == exceeded
     assert limits.allow(kl, log_odds) is not bool(exceeded)

@@ -6,11 +6,11 @@ from tiny_models import PROMPTS, tiny_model
 from heretic.ablation.editors import make_editor
 from heretic.ablation.linalg import normalize
 from heretic.ablation.plan import Edit
-from heretic.engine.base import Limits, TrialEngine
+from heretic.engine.base import FeasibilityLimits, TrialEngine
 from heretic.engine.evaluator import Evaluator
-from heretic.engine.reference import PlainEngine
+from heretic.engine.reference import ReferenceEngine
 from heretic.scoring import ScoredPrompts
-from heretic.timing import StageClock
+from heretic.timing import StageTimer
 
 torch.set_num_threads(1)
 
@@ -28,10 +28,10 @@ def test_each_trial_scores_as_alone_and_the_original_comes_back() -> None:
     ]
     editor = make_editor(model, "auto", "none", "true")
     evaluator = Evaluator(model, ScoredPrompts(PROMPTS[:2], PROMPTS[2:]), 4)
-    engine: TrialEngine = PlainEngine(editor, evaluator)
-    clock = StageClock()
+    engine: TrialEngine = ReferenceEngine(editor, evaluator)
+    clock = StageTimer()
 
-    scores = engine.score(trials, Limits(), clock)
+    scores = engine.score(trials, FeasibilityLimits(), clock)
 
     seconds = clock.read()
     assert min(seconds[stage] for stage in ("edit", "prefill", "decode")) > 0
@@ -43,7 +43,7 @@ def test_each_trial_scores_as_alone_and_the_original_comes_back() -> None:
     assert scores == alone
     divergences = [each["kl_first_token"] for each in scores]
     assert divergences[0] == 0.0 < divergences[2] < divergences[1]
-    limited = engine.score(trials, Limits(divergences[2]), clock)
+    limited = engine.score(trials, FeasibilityLimits(divergences[2]), clock)
     assert [each["unanswered"] is None for each in limited] == [False, True, False]
     assert clock.read()["decode"] > 0
     engine.restore()

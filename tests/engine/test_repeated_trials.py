@@ -8,13 +8,13 @@ from tiny_models import PROMPTS, directions_of, tiny_model
 
 from heretic.ablation.editors import make_editor
 from heretic.ablation.plan import Edit
-from heretic.engine.base import Limits
-from heretic.engine.batched import EngineOptions, FastEngine
-from heretic.engine.decode_batch import Owner
+from heretic.engine.base import FeasibilityLimits
+from heretic.engine.batched import BatchedEngine, EngineOptions
+from heretic.engine.decode_batch import RowKey
 from heretic.model.decoding import generate
 from heretic.model.loading import Model
 from heretic.scoring import ScoredPrompts
-from heretic.timing import StageClock
+from heretic.timing import StageTimer
 
 LAYERS, LENGTH = 6, 7
 GOOD, BAD = PROMPTS[:3], PROMPTS[3:]
@@ -34,11 +34,11 @@ def edit_from(model: Model, layer: int) -> list[Edit]:
     ]
 
 
-def engine_for(kind: str, in_flight: int) -> FastEngine:
+def engine_for(kind: str, in_flight: int) -> BatchedEngine:
     model = deep_model()
     editor = make_editor(model, kind, "none", "true", "auto", directions_of(model))
     options = EngineOptions(LENGTH, in_flight, 1.0, retire=False)
-    return FastEngine(editor, ScoredPrompts(GOOD, BAD), options)
+    return BatchedEngine(editor, ScoredPrompts(GOOD, BAD), options)
 
 
 def plain_answers(layer: int) -> list[list[int]]:
@@ -47,12 +47,12 @@ def plain_answers(layer: int) -> list[list[int]]:
     return generate(model, PROMPTS, LENGTH)
 
 
-def answers(engine: FastEngine, layers: Sequence[int]) -> list[list[list[int]]]:
+def answers(engine: BatchedEngine, layers: Sequence[int]) -> list[list[list[int]]]:
     """Answers of trials that edit from these layers on."""
     trials = [edit_from(engine.model, layer) for layer in layers]
-    _, found = engine.answer(trials, Limits(), StageClock())
+    _, found = engine.answer(trials, FeasibilityLimits(), StageTimer())
     return [
-        [found[Owner(trial, prompt)] for prompt in range(len(PROMPTS))]
+        [found[RowKey(trial, prompt)] for prompt in range(len(PROMPTS))]
         for trial in range(len(trials))
     ]
 

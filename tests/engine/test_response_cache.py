@@ -8,7 +8,7 @@ from recording_layers import computing_layers
 from tiny_models import PROMPTS, tiny_model
 
 from heretic.engine import response_cache, study_prompts
-from heretic.engine.decode_batch import Rows
+from heretic.engine.decode_batch import DecodeBatch
 from heretic.engine.equivalence import begin
 from heretic.engine.response_cache import AnswerStates
 from heretic.engine.study_prompts import StudyPrompts
@@ -35,7 +35,7 @@ def states_of(prompts: StudyPrompts) -> AnswerStates:
 
 def verified(
     prompts: StudyPrompts, guesses: Sequence[Sequence[int]], first_changed: int
-) -> tuple[list[int], Rows]:
+) -> tuple[list[int], DecodeBatch]:
     """Layers that a pass over guesses computes, and the rows after it and a further step."""
     rows, _ = begin(prompts, first_changed)
     by_row = [guesses[owner.prompt] for owner in rows.owners]
@@ -47,7 +47,7 @@ def verified(
     return seen, rows
 
 
-def require_answers(rows: Rows, plain: Sequence[Sequence[int]]) -> None:
+def require_answers(rows: DecodeBatch, plain: Sequence[Sequence[int]]) -> None:
     for owner, answer in zip(rows.owners, rows.answers, strict=True):
         assert answer == plain[owner.prompt][: len(answer)]
 

@@ -8,10 +8,10 @@ from fake_queue import RowQueue
 from tiny_models import PROMPTS, tiny_model
 
 from heretic.engine import decode_batch, speculative
-from heretic.engine.decode import Ending, decode_rows
-from heretic.engine.decode_batch import Owner
-from heretic.engine.speculative import LONGEST, MOST_ANSWERS, DraftBook, Guess
-from heretic.engine.steps import PlainSteps
+from heretic.engine.decode import StopCriteria, decode_rows
+from heretic.engine.decode_batch import RowKey
+from heretic.engine.speculative import LONGEST, MOST_ANSWERS, DraftCache, Guess
+from heretic.engine.steps import PlainStepRunner
 from heretic.engine.study_prompts import StudyPrompts
 from heretic.model.decoding import generate
 from heretic.model.loading import Model
@@ -39,14 +39,14 @@ def passes(model: Model) -> list[int]:
 
 def answers_of(
     model: Model,
-    book: DraftBook | None,
+    book: DraftCache | None,
     ends: Sequence[int] = (),
     between_reads: int = 1,
     asked: Sequence[Prompt] = PROMPTS,
-) -> Mapping[Owner, list[int]]:
+) -> Mapping[RowKey, list[int]]:
     prompts = StudyPrompts(model, model.chat.encode(asked), [], 0, 0.0, most_rows=3)
-    ending = Ending(set(ends), LENGTH, lambda texts: [False] * len(texts))
-    steps = PlainSteps(model)
+    ending = StopCriteria(set(ends), LENGTH, lambda texts: [False] * len(texts))
+    steps = PlainStepRunner(model)
     steps.between_reads = between_reads
     return decode_rows(model, steps, RowQueue(prompts, LENGTH), 8 + len(asked), ending, book)
 
@@ -54,7 +54,7 @@ def answers_of(
 def test_known_answers_are_verified_in_few_passes(model: Model, passes: list[int]) -> None:
     plain = answers_of(model, None)
     n_plain = len(passes)
-    book = DraftBook(COST)
+    book = DraftCache(COST)
     for owner, answer in plain.items():
         for _ in range(30):  # repeated, an answer is trusted
             book.learn(owner.prompt, answer)
@@ -67,7 +67,7 @@ def test_known_answers_are_verified_in_few_passes(model: Model, passes: list[int
 def test_wrong_guesses_change_no_answer(model: Model, seed: int, passes: list[int]) -> None:
     draw = torch.Generator().manual_seed(seed)
     plain = answers_of(model, None)
-    book = DraftBook(COST)
+    book = DraftCache(COST)
     for owner, answer in plain.items():
         spoiled = list(answer)
         at = int(torch.randint(1, LENGTH, (), generator=draw))
@@ -85,7 +85,7 @@ def test_an_end_token_may_be_guessed(model: Model) -> None:
     ends = sorted({answer[5] for answer in plain.values()})
     short = answers_of(model, None, ends)
     assert min(map(len, short.values())) < LENGTH
-    book = DraftBook(COST)
+    book = DraftCache(COST)
     assert answers_of(model, book, ends) == short
     for owner, answer in short.items():
         if len(answer) > 1:
@@ -96,26 +96,26 @@ def test_an_end_token_may_be_guessed(model: Model) -> None:
 
 
 def test_decoding_learns_which_guesses_are_wrong(model: Model) -> None:
-    book = DraftBook(COST)
+    book = DraftCache(COST)
 
     def length() -> int:
         book.learn(0, [first, *range(100, 100 + 2 * LONGEST)])
         return len(guess(book, 0, [first], others=60).tokens)
 
-    first = answers_of(model, None)[Owner(0, 0)][0]
+    first = answers_of(model, None)[RowKey(0, 0)][0]
     before = length()
     answers_of(model, book)
     assert length() < before
 
 
-def guess(book: DraftBook, prompt: int, answer: Sequence[int], others: int = 0) -> Guess:
+def guess(book: DraftCache, prompt: int, answer: Sequence[int], others: int = 0) -> Guess:
     """What is guessed for a row among others that are unlike any answer."""
-    owners = [Owner(0, prompt), *(Owner(0, 10_000 + i) for i in range(others))]
+    owners = [RowKey(0, prompt), *(RowKey(0, 10_000 + i) for i in range(others))]
     return book.propose(owners, [answer, *[[77_777]] * others], [FAR] * len(owners))[0]
 
 
 def test_the_latest_answer_that_begins_alike_is_continued() -> None:
-    book = DraftBook(COST)
+    book = DraftCache(COST)
     book.learn(7, [1, 2, 3, 30])
     book.learn(7, [1, 2, 4, 40])
     # The pass over these tells the last one.
@@ -131,7 +131,7 @@ def test_the_latest_answer_that_begins_alike_is_continued() -> None:
 def test_what_followed_the_longest_of_the_last_tokens_is_guessed_where_no_answer_begins_alike() -> (
     None
 ):
-    book = DraftBook(COST)
+    book = DraftCache(COST)
     book.learn(0, [1, 2, 3, 4])
     book.learn(1, [9, 2, 5, 6])
     assert guess(book, 7, [7, 1, 2]) == Guess([3, 4], 7, 2)
@@ -145,7 +145,7 @@ def test_what_followed_the_longest_of_the_last_tokens_is_guessed_where_no_answer
 
 def test_places_of_tokens_do_not_grow_without_end(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(speculative, "MOST_PLACES", 100)
-    book = DraftBook(COST)
+    book = DraftCache(COST)
     for first in range(0, 1000, 10):
         book.learn(0, range(first, first + 10))
     assert guess(book, 7, [8, 995]).tokens == [996, 997, 998, 999]
@@ -153,7 +153,7 @@ def test_places_of_tokens_do_not_grow_without_end(monkeypatch: pytest.MonkeyPatc
 
 
 def test_a_prompt_whose_guesses_fail_is_guessed_less_until_it_has_waited() -> None:
-    book = DraftBook(COST)
+    book = DraftCache(COST)
     whole = list(range(3 * LONGEST))
     book.learn(0, whole)
 
@@ -174,7 +174,7 @@ def test_a_prompt_whose_guesses_fail_is_guessed_less_until_it_has_waited() -> No
 
 
 def test_n_grams_that_mislead_are_followed_less() -> None:
-    book = DraftBook(COST)
+    book = DraftCache(COST)
     book.learn(0, [1, *range(5, 5 + LONGEST)])
     before = len(guess(book, 7, [8, 1]).tokens)
     for _ in range(50):
@@ -183,20 +183,20 @@ def test_n_grams_that_mislead_are_followed_less() -> None:
 
 
 def test_the_more_rows_share_a_pass_the_less_is_guessed() -> None:
-    book = DraftBook(COST)
+    book = DraftCache(COST)
     book.learn(0, list(range(3 * LONGEST)))
     lengths = [len(guess(book, 0, [0], others).tokens) for others in (0, 30, 100, 1000)]
     assert lengths == sorted(lengths, reverse=True)
     assert lengths[0] == LONGEST
     assert len(set(lengths)) > 2
     # Rows that are done share it, but nothing is guessed for them.
-    owners = [Owner(0, prompt) for prompt in range(1001)]
+    owners = [RowKey(0, prompt) for prompt in range(1001)]
     done = book.propose(owners, [[0]] * 1001, [FAR, *[0] * 1000])
     assert len(done[0].tokens) == LONGEST
 
 
 def test_no_more_is_guessed_than_there_is_room_for() -> None:
-    book, owner = DraftBook(COST), [Owner(0, 0)]
+    book, owner = DraftCache(COST), [RowKey(0, 0)]
     book.learn(0, [1, 2, 3, 4, 5, 6])
     for end, most, tokens in (
         (FAR, LONGEST, [2, 3, 4, 5]),
@@ -211,15 +211,15 @@ def test_no_more_is_guessed_than_there_is_room_for() -> None:
 
 def test_rows_with_guesses_of_similar_lengths_share_a_pass() -> None:
     guesses = [Guess([1] * length, 0) for length in (20, 0, 19, 1, 20, 0)]
-    groups = DraftBook(10).groups(guesses, [0, 1, 2, 3, 4])
+    groups = DraftCache(10).groups(guesses, [0, 1, 2, 3, 4])
     assert sorted(map(sorted, groups)) == [[0, 2, 4], [1, 3]]
-    assert len(DraftBook(1000).groups(guesses, [0, 1, 2, 3, 4])) == 1
+    assert len(DraftCache(1000).groups(guesses, [0, 1, 2, 3, 4])) == 1
 
 
 def test_rows_that_are_verified_apart_answer_as_they_do_together(
     model: Model, passes: list[int]
 ) -> None:
-    plain, book = answers_of(model, None), DraftBook(1)
+    plain, book = answers_of(model, None), DraftCache(1)
     for place, (owner, answer) in enumerate(plain.items()):
         book.learn(owner.prompt, answer if place % 2 else answer[:4])
         for _ in range(3):
@@ -232,7 +232,7 @@ def test_rows_that_are_verified_apart_answer_as_they_do_together(
 def test_guesses_take_no_more_logits_than_allowed(
     model: Model, passes: list[int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    plain, book = answers_of(model, None), DraftBook(COST)
+    plain, book = answers_of(model, None), DraftCache(COST)
     for _ in range(30):
         for owner, answer in plain.items():
             book.learn(owner.prompt, answer)
@@ -254,9 +254,9 @@ def test_no_token_is_fed_beyond_what_a_network_has_learned(between_reads: int) -
     many = [PROMPTS[lengths.index(longest)], *others * 4]
     plain = generate(model, many, LENGTH)
     for spoiled in range(3):
-        book = DraftBook(1000)
+        book = DraftCache(1000)
         for row, answer in enumerate(plain):
             right = row == 0 or spoiled == 0
             book.learn(row, answer if right else [*answer[: 2 * spoiled], 0, 0, 0])
         found = answers_of(model, book, between_reads=between_reads, asked=many)
-        assert [found[Owner(0, row)] for row in range(len(many))] == plain
+        assert [found[RowKey(0, row)] for row in range(len(many))] == plain

@@ -14,7 +14,7 @@ from heretic.model.chat import ChatFormat
 from heretic.model.decoding import decode, generate
 from heretic.model.loading import Model
 from heretic.model.response_prefix import find_response_prefix
-from heretic.scoring.scorer_set import make_panel
+from heretic.scoring.scorer_set import make_scorer_set
 
 torch.set_num_threads(1)
 LENGTH = 5
@@ -66,7 +66,7 @@ def test_other_tokens_are_compared_without_divergences() -> None:
         {"scorer": "kl_teacher_forced", "name": "kl_of_two", "settings": {"tokens": 2}},
         {"scorer": "words", "name": None, "settings": {}},
     ]
-    protocol = replace(PROTOCOL, panel=make_panel(["core"], further))
+    protocol = replace(PROTOCOL, scorer_set=make_scorer_set(["core"], further))
     found, _ = compare_models(lambda: one, lambda: other, SETS, protocol, "")
     for row in (found.table["original"], found.table["edited"]):
         assert row["refusals"]["total"] == 2

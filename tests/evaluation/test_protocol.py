@@ -23,13 +23,13 @@ from heretic.evaluation.holdout import (
 )
 from heretic.evaluation.protocol import evaluate_edit, random_directions
 from heretic.evaluation.side_by_side import SideBySide, side_by_side
-from heretic.evaluation.summary import short, summarise
+from heretic.evaluation.summary import short, summarize_evaluation
 from heretic.export.merged import save_model
 from heretic.model.decoding import decode
 from heretic.model.loading import Model, load_model
 from heretic.model.stream_writers.components import ATTENTION, MLP
 from heretic.prompts.prompt import Prompt
-from heretic.scoring.scorer_set import make_panel
+from heretic.scoring.scorer_set import make_scorer_set
 from heretic.settings.schema import Settings
 
 torch.set_num_threads(1)
@@ -248,7 +248,7 @@ def test_further_scores_are_measured_of_every_variant() -> None:
         {"scorer": "phrases", "name": "vowels", "settings": {"phrases": ["a", "e", "o"]}},
         {"scorer": "perplexity", "name": None, "settings": {}},
     ]
-    protocol = HoldoutProtocol(LENGTH, 4, 200, 3, make_panel(["core"], scorers))
+    protocol = HoldoutProtocol(LENGTH, 4, 200, 3, make_scorer_set(["core"], scorers))
     sets = HoldoutSets(SETS.good, SETS.bad, [Prompt("Grey stones lie in the river.")])
     model = tiny_model()
     original = record_original(model, sets, protocol)
@@ -262,7 +262,7 @@ def test_further_scores_are_measured_of_every_variant() -> None:
     other = tiny_model("gpt2")
     after = summarize(measure(other, sets, original, protocol, "other"), sets, protocol)["scores"]
     assert after["perplexity"]["value"] != before["perplexity"]["value"]
-    summary = summarise({"original": {"scores": before}, "edited": {"scores": after}})
+    summary = summarize_evaluation({"original": {"scores": before}, "edited": {"scores": after}})
     assert summary.keys == ("perplexity", "words", "vowels")
     assert summary.rows[0].cells[0].value == short(before["perplexity"]["value"])
 
@@ -271,7 +271,7 @@ def test_refusals_are_told_by_the_markers_of_the_settings() -> None:
     answers = ["I'd rather not."] * len(SETS.bad) + ["Boil it."] * len(SETS.good)
     said = Measurement([], answers, None, None)
     for markers, count in ((["core"], 0), (["core", "soft"], len(SETS.bad))):
-        protocol = HoldoutProtocol(LENGTH, 4, 200, 3, make_panel(markers))
+        protocol = HoldoutProtocol(LENGTH, 4, 200, 3, make_scorer_set(markers))
         assert summarize(said, SETS, protocol)["refusals"]["count"] == count
         found = side_by_side(said, said, SETS, protocol)
         assert found.answers[0]["refused_before"] == bool(count)

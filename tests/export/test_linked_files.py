@@ -12,7 +12,7 @@ from tiny_models import save_tiny_model
 from heretic.errors import ExportError, ModelLoadError
 from heretic.export.adapter import attach_adapter
 from heretic.export.manifest import manifest
-from heretic.export.source_card import carried_over
+from heretic.export.source_card import inherited_metadata
 
 torch.set_num_threads(1)
 SECRET = "license: hf_secret_token_of_the_victim"
@@ -45,7 +45,7 @@ def test_links_out_of_a_model_folder_are_left_out_with_a_warning(
     assert not any(SECRET.encode() in path.read_bytes() for path in saved.iterdir())
     for name in ("notes.txt", "USE_POLICY.md"):
         assert f"{name} is excluded from the export" in caplog.text
-    assert carried_over(source) == {}
+    assert inherited_metadata(source) == {}
 
 
 def test_a_link_in_a_saved_folder_is_refused(tmp_path: Path, secret: Path) -> None:

@@ -9,7 +9,7 @@ import yaml
 from huggingface_hub import ModelCard
 
 from heretic.export.model_card import model_card
-from heretic.export.source_card import carried_over
+from heretic.export.source_card import inherited_metadata
 
 PARAMETERS = {
     "direction_scope": "per_layer",
@@ -321,7 +321,7 @@ def test_what_is_taken_over_of_a_base_models_card(
 ) -> None:
     if readme is not None:
         (tmp_path / "README.md").write_text(readme)
-    found = carried_over(tmp_path)
+    found = inherited_metadata(tmp_path)
     assert found == expected
     json.dumps(found, allow_nan=False).encode()
 
@@ -403,7 +403,7 @@ def test_metadata_that_the_hub_would_reject_are_no_obstacle(tmp_path: Path) -> N
 def test_another_edit_takes_over_the_fields_but_not_the_results(tmp_path: Path) -> None:
     fields = {"license": "mit", "language": ["en"], "tags": ["chat"]}
     loaded(tmp_path, card=fields)
-    assert carried_over(tmp_path) == {
+    assert inherited_metadata(tmp_path) == {
         **fields,
         "library_name": "transformers",
         "pipeline_tag": "text-generation",

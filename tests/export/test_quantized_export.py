@@ -11,7 +11,7 @@ from tiny_models import LAYERS, load_saved
 
 from heretic.ablation.directions import AblationDirections
 from heretic.ablation.editors import make_editor
-from heretic.ablation.hook_editor import OutputSideEditor
+from heretic.ablation.hook_editor import HookEditor
 from heretic.ablation.plan import plan_edits
 from heretic.ablation.records import record_writers
 from heretic.artifacts import read_json
@@ -154,7 +154,7 @@ def test_original_and_edited_are_compared_in_one_quantisation(tmp_path: Path, fo
     tried = load_saved(source, quantization="bnb_8bit")
     before = logits(tried)
     editor = make_editor(tried, "auto", "none", "auto")
-    assert isinstance(editor, OutputSideEditor)
+    assert isinstance(editor, HookEditor)
     editor.abliterate(plan_edits(PARAMETERS, directions(), tried.anatomy))
     after = logits(tried)
     assert (logits(edited) - after).norm() < 0.2 * (after - before).norm()

@@ -17,7 +17,7 @@ from safetensors.torch import load_file, save_file
 from tiny_models import D_MODEL, LAYERS, save_tiny_model
 from transformers import AutoTokenizer
 
-from heretic.ablation.parameters import AblationParameters, TentParameters
+from heretic.ablation.parameters import AblationParameters, KernelParameters
 from heretic.artifacts import read_json, write_json
 from heretic.errors import ExportError, ModelLoadError
 from heretic.export.record import Ablation
@@ -62,7 +62,10 @@ def test_gives_the_same_files(
 
 
 def test_a_tent_is_saved_with_its_strengths_and_made_again(tmp_path: Path, base: Path) -> None:
-    tents = {ATTENTION: TentParameters(0.5, 1.5, 0.2, 1.0), MLP: TentParameters(0.0, 0.0, 1.0, 1.0)}
+    tents = {
+        ATTENTION: KernelParameters(0.5, 1.5, 0.2, 1.0),
+        MLP: KernelParameters(0.0, 0.0, 1.0, 1.0),
+    }
     parameters = AblationParameters("per_layer", None, tents)
     record = saved(base, parameters=parameters)
     strengths = parameters.strengths(LAYERS)[ATTENTION]

@@ -23,7 +23,7 @@ from heretic.report.run_reader import read_run
 from heretic.search.status import read_search, search_table
 from heretic.search.stored import N_LAYERS
 from heretic.search.study import open_study, read_records, stored_objectives
-from heretic.search.warm_start_sources import earlier_edits, family_edits
+from heretic.search.warm_start_sources import load_family_file, load_previous_search
 from malformed.case import Case
 
 DEEP = 100_000
@@ -147,7 +147,7 @@ def cases() -> Iterator[Case]:
     """Yield every malformed study, warm start and artifact."""
     uses: dict[str, Callable[[Path], object]] = {
         "trials": lambda path: search_table(read_search(path)),
-        "warm start": earlier_edits,
+        "warm start": load_previous_search,
         "optimize": _open,
     }
     for name, damage in _damages():
@@ -321,7 +321,7 @@ def _warm_starts() -> Iterator[tuple[str, str]]:
 def _start_from(text: str, folder: Path) -> None:
     path = folder / "best.json"
     path.write_bytes(text.encode(errors="surrogateescape"))
-    earlier_edits(path)
+    load_previous_search(path)
 
 
 def _families() -> Iterator[tuple[str, str | bytes]]:
@@ -351,7 +351,7 @@ def _families() -> Iterator[tuple[str, str | bytes]]:
 def _family(text: str | bytes, folder: Path) -> None:
     path = folder / "family.yaml"
     path.write_bytes(text if isinstance(text, bytes) else text.encode())
-    family_edits(path)
+    load_family_file(path)
 
 
 def _artifacts() -> Iterator[tuple[str, str, str]]:

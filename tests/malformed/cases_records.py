@@ -19,7 +19,7 @@ from heretic.export.adapter import attach_adapter
 from heretic.export.model_card import model_card
 from heretic.export.record_file import read_owner
 from heretic.export.reproduce import reproduce
-from heretic.export.source_card import carried_over
+from heretic.export.source_card import inherited_metadata
 from heretic.settings.schema import Settings
 from malformed.case import Case
 
@@ -294,7 +294,7 @@ def _cards() -> Iterator[tuple[str, bytes]]:
 def _read_card(data: bytes, folder: Path) -> None:
     """As an export does, up to the new card."""
     (folder / "README.md").write_bytes(data)
-    card = carried_over(folder)
+    card = inherited_metadata(folder)
     record = read_json(_good()[1] / "ablation.json")
     record["source"]["card"] = card
     write_json(folder / "ablation.json", record)

@@ -59,7 +59,7 @@ KEYS = ("model", "run_name", "seed", "n_trials", "threads", "max_weight", "layer
         "max_shard_size", "trust_remote_code", "refusal_markers")  # fmt: skip
 # Given as a variable and as an option too.
 AS_TEXT = ("model", "n_trials", "select", "bad_prompts", "scorers")
-HEAD = "from heretic.scoring import AnswerScorer, PassScorer\n"
+HEAD = "from heretic.scoring import AnswerScorer, ModelScorer\n"
 PROPERTY = "    @property\n    def"
 CLASS = f"{HEAD}class Mine(AnswerScorer):\n    name = 'mine'\n    side = 'bad'\n"
 JUDGE = "    def judge(self, prompt, answer): return 0.0\n"

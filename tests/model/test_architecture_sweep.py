@@ -94,7 +94,7 @@ def test_a_refusal_is_told_in_a_line(monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(_: object) -> None:
         raise ModelLoadError("first\nsecond; this architecture is not supported")
 
-    monkeypatch.setattr(sweep_module, "dissect", refuse)
+    monkeypatch.setattr(sweep_module, "find_stream_writers", refuse)
 
     assert examine("llama") == Row("llama", REFUSED, "first second")
 

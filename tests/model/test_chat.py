@@ -76,14 +76,14 @@ def test_end_tokens_are_those_that_no_user_can_change(
 ) -> None:
     chat = ChatFormat(tiny_tokenizer(template), prefix)
 
-    assert chat.n_end_tokens == ends
+    assert chat.n_post_instruction_tokens == ends
 
 
 def test_prompts_of_all_sets_share_their_end_tokens() -> None:
     chat = ChatFormat(tiny_tokenizer(), "So")
     prompts = [*PROMPTS, Prompt(""), Prompt("\n"), Prompt("So"), Prompt("<|end|><|assistant|>")]
 
-    (end,) = {tuple(ids[-chat.n_end_tokens :]) for ids in chat.encode(prompts)}
+    (end,) = {tuple(ids[-chat.n_post_instruction_tokens :]) for ids in chat.encode(prompts)}
 
     tokens = ["<|end|>", "<|assistant|>", "S", "o"]
     assert list(end) == chat.tokenizer.convert_tokens_to_ids(tokens)
@@ -93,7 +93,7 @@ def test_a_token_that_merges_with_the_users_text_is_none_of_the_end() -> None:
     """Here a question mark and the template's line break are one token."""
     chat = ChatFormat(merging_tokenizer("?", "\u010a"))
 
-    assert chat.n_end_tokens == len("Answer:")
+    assert chat.n_post_instruction_tokens == len("Answer:")
 
 
 def merging_tokenizer(left: str, right: str) -> PreTrainedTokenizerFast:

@@ -20,7 +20,7 @@ from transformers import PreTrainedModel
 
 from architecture_sweep import random_network, updates
 from heretic.ablation.directions import AblationDirections
-from heretic.ablation.hook_editor import OutputSideEditor
+from heretic.ablation.hook_editor import HookEditor
 from heretic.ablation.parameters import AblationParameters, ComponentParameters
 from heretic.ablation.plan import plan_edits
 from heretic.ablation.projection import NormPreservation
@@ -30,7 +30,7 @@ from heretic.errors import ModelLoadError
 from heretic.model.batching import BatchSize
 from heretic.model.chat import ChatFormat
 from heretic.model.loading import Model
-from heretic.model.stream_writers.anatomy import StreamWriter, dissect
+from heretic.model.stream_writers.anatomy import StreamWriter, find_stream_writers
 from heretic.model.stream_writers.components import ATTENTION, COMPONENTS, MLP
 from heretic.model.stream_writers.layers import few_tokens
 
@@ -81,7 +81,7 @@ TOKENS = 12
 def model_of(family: str) -> Model:
     network = random_network(family, torch.float64)
     chat = ChatFormat(tiny_tokenizer(), "")
-    return Model(network, chat, dissect(network), Path(), BatchSize(1))
+    return Model(network, chat, find_stream_writers(network), Path(), BatchSize(1))
 
 
 def logits(network: PreTrainedModel, weights: Mapping[str, Tensor] | None = None) -> Tensor:
@@ -199,7 +199,7 @@ def test_an_edit_does_what_its_formula_says(
         ]
         assert largest.note(family, norms, "left of the directions", float(max(left))) < TOLERANCE
     if norms == "none" or not any(writer.is_raw for writer in model.anatomy.writers):
-        other = OutputSideEditor(model, norms)
+        other = HookEditor(model, norms)
         other.abliterate(edits)
         off = float((logits(model.network) - wanted).abs().max() / wanted.abs().max())
         assert largest.note(family, norms, "output side", off) < TOLERANCE
@@ -207,7 +207,7 @@ def test_an_edit_does_what_its_formula_says(
         assert logits(model.network).equal(untouched)
     else:
         with pytest.raises(ModelLoadError, match="run with edit_mode=weights"):
-            OutputSideEditor(model, norms)
+            HookEditor(model, norms)
     after = model.network.state_dict()
     assert all(after[name].equal(value) for name, value in before.items())
 
@@ -229,7 +229,7 @@ def test_rows_of_one_batch_may_belong_to_two_trials(family: str) -> None:
         for drawn in torch.randn(2, *shape, generator=draw, dtype=torch.float64)
     ]
     packed = any(writer.is_raw for writer in model.anatomy.writers)
-    editor = OutputSideEditor(model, "none" if packed else "column")
+    editor = HookEditor(model, "none" if packed else "column")
     assert (editor.max_trials == 1) == (family in APART)
     if family in APART:
         return

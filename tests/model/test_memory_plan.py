@@ -8,7 +8,7 @@ import torch
 from tiny_models import tiny_network
 
 from heretic.model.memory import Memory, choose_place, free_memory, measure, plan_place
-from heretic.model.stream_writers.anatomy import dissect
+from heretic.model.stream_writers.anatomy import find_stream_writers
 
 CPU, ONE, TWO = torch.device("cpu"), torch.device("cuda:0"), torch.device("cuda:1")
 GB = 10**9
@@ -79,7 +79,7 @@ def test_the_decision_is_told_with_its_figures(caplog: pytest.LogCaptureFixture)
         "200.00 GB of main memory free)"
     )
     with caplog.at_level(logging.INFO, "heretic"):
-        place = choose_place(dissect(tiny_network()).writers, "auto", "auto")
+        place = choose_place(find_stream_writers(tiny_network()).writers, "auto", "auto")
     assert place == "host"
     (line,) = caplog.messages
     assert line.startswith("Original weights take 0.00 GB (")
@@ -88,7 +88,7 @@ def test_the_decision_is_told_with_its_figures(caplog: pytest.LogCaptureFixture)
 
 def test_weights_and_biases_are_counted_where_they_lie() -> None:
     network = tiny_network("gpt2")
-    anatomy = dissect(network)
+    anatomy = find_stream_writers(network)
     wanted = sum(
         tensor.nbytes
         for writer in anatomy.writers

@@ -13,7 +13,7 @@ from heretic.model.batching import BatchSize
 from heretic.model.chat import ChatFormat
 from heretic.model.loading import Model
 from heretic.model.response_prefix import empty_block, find_response_prefix, rest_of_open_block
-from heretic.model.stream_writers.anatomy import dissect
+from heretic.model.stream_writers.anatomy import find_stream_writers
 from heretic.prompts.prompt import Prompt
 
 ASSISTANT = "<|assistant|>"
@@ -37,7 +37,7 @@ def model_that_begins(start: str, template: str = CHAT_TEMPLATE) -> Model:
     (*chain,) = tokenizer(ASSISTANT + start, add_special_tokens=False)["input_ids"]
     for now, then in pairwise(chain):
         head[then, now] = 1000
-    anatomy = dissect(network)
+    anatomy = find_stream_writers(network)
     for writer in anatomy.writers:  # the marks stay as the embeddings made them
         writer.weight[:size] = 0
     return Model(network, ChatFormat(tokenizer), anatomy, Path(), BatchSize(8))

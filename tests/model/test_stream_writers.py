@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from transformers import AutoModelForImageTextToText, PreTrainedModel
 
 from heretic.errors import ModelLoadError
-from heretic.model.stream_writers.anatomy import StreamWriter, dissect, find_layers
+from heretic.model.stream_writers.anatomy import StreamWriter, find_layers, find_stream_writers
 from heretic.model.stream_writers.components import ATTENTION, MLP
 from tiny_configs import tiny_configuration
 
@@ -50,7 +50,7 @@ def hooks(network: PreTrainedModel) -> int:
 def test_finds_both_writers_of_every_layer(family: str, dtype: torch.dtype) -> None:
     layers, attention, mlp = SUPPORTED[family]
 
-    anatomy = dissect(tiny_network(family, dtype=dtype))
+    anatomy = find_stream_writers(tiny_network(family, dtype=dtype))
 
     assert [(writer.layer, writer.component, writer.name) for writer in anatomy.writers] == [
         (layer, component, f"{layers}.{layer}.{path}")
@@ -72,12 +72,12 @@ def test_other_maps_of_the_streams_width_are_not_writers(family: str) -> None:
     }
 
     assert widths == {D_MODEL}
-    assert len(dissect(network).writers) == 2 * LAYERS
+    assert len(find_stream_writers(network).writers) == 2 * LAYERS
 
 
 def test_the_matrix_is_a_view_with_the_stream_first() -> None:
     network = tiny_network("gpt2")
-    anatomy = dissect(network)
+    anatomy = find_stream_writers(network)
     mlp = anatomy.of_layer(1)[MLP][0]
     module: Any = network.get_submodule("transformer.h.1.mlp.c_proj")
 
@@ -91,14 +91,14 @@ def test_the_matrix_is_a_view_with_the_stream_first() -> None:
 
 
 def test_maps_without_bias_have_none() -> None:
-    writer = dissect(tiny_network("qwen2")).writers[0]
+    writer = find_stream_writers(tiny_network("qwen2")).writers[0]
 
     assert writer.bias is None
     assert not writer.transposed
 
 
 def first(network: PreTrainedModel) -> StreamWriter:
-    return dissect(network).of_layer(1)[MLP][0]
+    return find_stream_writers(network).of_layer(1)[MLP][0]
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
@@ -110,7 +110,7 @@ def test_matrices_of_experts_are_one_view_with_the_stream_first(
     family: str, transposed: bool, bias: bool, dtype: torch.dtype
 ) -> None:
     network = tiny_network(family, dtype=dtype)
-    writers = dissect(network).of_layer(1)[MLP]
+    writers = find_stream_writers(network).of_layer(1)[MLP]
     writer = next(w for w in writers if w.name.endswith("experts.down_proj"))
     stored = network.get_parameter(writer.parameter_name)
 
@@ -129,8 +129,8 @@ def test_matrices_of_experts_are_one_view_with_the_stream_first(
 def test_square_matrices_of_experts_are_told_from_their_transposes(dtype: torch.dtype) -> None:
     """As in gpt-oss, where both sides have the stream's width, and biases like rows of gates."""
     changes = {"intermediate_size": D_MODEL, "num_local_experts": 4}
-    stored = dissect(tiny_network("gpt_oss", dtype=dtype, **changes)).of_layer(0)[MLP]
-    other = dissect(tiny_network("mixtral", dtype=dtype, **changes)).of_layer(0)[MLP]
+    stored = find_stream_writers(tiny_network("gpt_oss", dtype=dtype, **changes)).of_layer(0)[MLP]
+    other = find_stream_writers(tiny_network("mixtral", dtype=dtype, **changes)).of_layer(0)[MLP]
 
     assert [(writer.transposed, writer.bias_parameter) for writer in stored] == [
         (True, "down_proj_bias")
@@ -156,7 +156,7 @@ def test_a_norm_of_unit_gain_turns_no_direction() -> None:
         if "norm" in name:
             parameter.data.zero_()
 
-    assert all(writer.gain is None for writer in dissect(network).writers)
+    assert all(writer.gain is None for writer in find_stream_writers(network).writers)
 
 
 def test_the_gains_of_two_norms_in_a_row_are_one() -> None:
@@ -165,7 +165,7 @@ def test_the_gains_of_two_norms_in_a_row_are_one() -> None:
     layer: Any = find_layers(network)[1]
     writers = {
         writer.name.removeprefix("model.layers.1."): writer
-        for writer in dissect(network).of_layer(1)[MLP]
+        for writer in find_stream_writers(network).of_layer(1)[MLP]
     }
     gain = writers["mlp.down_proj"].gain
     inner, outer = (
@@ -184,14 +184,14 @@ def test_a_layer_that_multiplies_its_stream_is_explained() -> None:
         scale: Any = layer.layer_scalar
         scale.fill_(0.37)
 
-    assert dissect(network).scales == pytest.approx([0.37] * 4)
+    assert find_stream_writers(network).scales == pytest.approx([0.37] * 4)
 
 
 def test_the_decoder_of_a_network_that_sees_images_is_found() -> None:
     config = tiny_configuration("gemma3")
     network: Any = AutoModelForImageTextToText.from_config(config)  # type: ignore[no-untyped-call]
 
-    anatomy = dissect(network.eval())
+    anatomy = find_stream_writers(network.eval())
 
     assert all(".language_model.layers." in writer.name for writer in anatomy.writers)
     assert anatomy.d_model == config.get_text_config().hidden_size
@@ -216,7 +216,7 @@ def test_the_decoder_of_a_network_that_sees_images_is_found() -> None:
 )
 def test_what_cannot_be_edited_as_a_whole_is_refused_by_name(family: str, says: str) -> None:
     with pytest.raises(ModelLoadError, match=f"{says}.*this architecture is not supported"):
-        dissect(tiny_network(family))
+        find_stream_writers(tiny_network(family))
 
 
 class Around(nn.Module):
@@ -256,7 +256,7 @@ def test_a_step_that_an_edit_would_not_survive_is_refused(
     step: Callable[[Tensor, Tensor], Tensor], says: str
 ) -> None:
     with pytest.raises(ModelLoadError, match=rf"{says}"):
-        dissect(with_step(step))
+        find_stream_writers(with_step(step))
 
 
 def test_a_gate_of_a_linear_map_of_the_streams_width_is_refused() -> None:
@@ -268,11 +268,11 @@ def test_a_gate_of_a_linear_map_of_the_streams_width_is_refused() -> None:
     layer.mlp.gate = gate
 
     with pytest.raises(ModelLoadError, match=r"down_proj passes .*through a norm, a gate"):
-        dissect(network)
+        find_stream_writers(network)
 
 
 def test_one_factor_for_a_token_is_no_hindrance() -> None:
-    anatomy = dissect(with_step(lambda out, states: out * states.sum(-1, keepdim=True)))
+    anatomy = find_stream_writers(with_step(lambda out, states: out * states.sum(-1, keepdim=True)))
 
     assert len(anatomy.writers) == 2 * LAYERS
 
@@ -284,7 +284,7 @@ def test_a_small_writer_beside_a_large_stream_is_still_seen() -> None:
     layer.mlp.tiny = nn.Parameter(torch.full((D_MODEL,), 1e-6))
 
     with pytest.raises(ModelLoadError, match=r"layer 1 .* through model\.layers\.1\.mlp,"):
-        dissect(network)
+        find_stream_writers(network)
 
 
 class Clamped(nn.Linear):
@@ -302,10 +302,10 @@ def test_a_linear_map_of_its_own_class_must_multiply_and_nothing_else() -> None:
     layer: Any = find_layers(network)[1]
 
     layer.mlp.down_proj.__class__ = Renamed
-    assert len(dissect(network).writers) == 2 * LAYERS
+    assert len(find_stream_writers(network).writers) == 2 * LAYERS
     layer.mlp.down_proj.__class__ = Clamped
     with pytest.raises(ModelLoadError, match=r"layers\.1\.mlp\.down_proj .* is a Clamped, which"):
-        dissect(network)
+        find_stream_writers(network)
 
 
 def test_what_writes_between_two_layers_is_refused() -> None:
@@ -319,7 +319,7 @@ def test_what_writes_between_two_layers_is_refused() -> None:
         ModelLoadError,
         match=r"layer 2 of LlamaForCausalLM does not receive the residual stream of layer 1",
     ):
-        dissect(network)
+        find_stream_writers(network)
 
 
 def test_weights_of_two_layers_at_once_are_refused() -> None:
@@ -328,7 +328,7 @@ def test_weights_of_two_layers_at_once_are_refused() -> None:
     layers[2].mlp.down_proj.weight = layers[0].mlp.down_proj.weight
 
     with pytest.raises(ModelLoadError, match=r"0\.mlp\.down_proj\.weight and .* share weights"):
-        dissect(network)
+        find_stream_writers(network)
 
 
 def test_quantised_experts_are_refused() -> None:
@@ -340,7 +340,7 @@ def test_quantised_experts_are_refused() -> None:
     with pytest.raises(
         ModelLoadError, match=r"1\.mlp\.experts\.down_proj is quantized .* in bfloat16"
     ):
-        dissect(network)
+        find_stream_writers(network)
 
 
 class Experts(nn.Module):
@@ -363,7 +363,7 @@ def test_experts_that_no_token_meets_are_taken_for_what_their_like_is() -> None:
     layer: Any = find_layers(network)[1]
     layer.mlp = Experts(chosen=1)
 
-    writers = dissect(network).of_layer(1)[MLP]
+    writers = find_stream_writers(network).of_layer(1)[MLP]
 
     assert [w.name for w in writers] == [f"model.layers.1.mlp.experts.{n}" for n in range(3)]
 
@@ -374,7 +374,7 @@ def test_experts_that_no_token_meets_and_that_differ_are_refused() -> None:
     layer.mlp = Experts(chosen=1, others=Renamed)
 
     with pytest.raises(ModelLoadError, match=r"does not use model\.layers\.1\.mlp\.experts\.0"):
-        dissect(network)
+        find_stream_writers(network)
 
 
 class SometimesUsed(nn.Module):
@@ -398,7 +398,7 @@ def test_a_map_that_not_every_token_uses_is_refused() -> None:
     with pytest.raises(
         ModelLoadError, match=r"does not use model\.layers\.1\.mlp\.(first|second) on every token"
     ):
-        dissect(network)
+        find_stream_writers(network)
 
 
 @pytest.mark.parametrize("family", ["llama", "gpt2", "mixtral", "gemma2", "gpt_oss", "mamba"])
@@ -409,7 +409,7 @@ def test_the_proof_leaves_the_model_as_it_was(family: str) -> None:
     values = {name: value.clone() for name, value in network.state_dict().items()}
 
     try:
-        dissect(network)
+        find_stream_writers(network)
     except ModelLoadError:
         assert family == "mamba"
 
@@ -426,7 +426,7 @@ def test_hooks_are_gone_after_a_network_that_does_not_run() -> None:
     layer.mlp.up_proj = nn.Linear(D_MODEL + 1, 48)
 
     with pytest.raises(ModelLoadError, match="does not run on a few tokens"):
-        dissect(network)
+        find_stream_writers(network)
 
     assert hooks(network) == 0
 
@@ -434,18 +434,22 @@ def test_hooks_are_gone_after_a_network_that_does_not_run() -> None:
 def test_a_vocabulary_smaller_than_the_probe_is_enough() -> None:
     network = tiny_network(vocab_size=2)
 
-    assert len(dissect(network).writers) == 2 * LAYERS
+    assert len(find_stream_writers(network).writers) == 2 * LAYERS
     assert VOCABULARY > 2
 
 
 def test_depth_does_not_blur_the_proof_in_half_precision() -> None:
-    anatomy = dissect(tiny_network("granite", dtype=torch.bfloat16, num_hidden_layers=40))
+    anatomy = find_stream_writers(
+        tiny_network("granite", dtype=torch.bfloat16, num_hidden_layers=40)
+    )
 
     assert len(anatomy.writers) == 80
 
 
 def test_a_small_residual_multiplier_does_not_hide_a_writer() -> None:
-    anatomy = dissect(tiny_network("granite", dtype=torch.bfloat16, residual_multiplier=0.02))
+    anatomy = find_stream_writers(
+        tiny_network("granite", dtype=torch.bfloat16, residual_multiplier=0.02)
+    )
 
     assert len(anatomy.writers) == 2 * LAYERS
 

@@ -110,7 +110,7 @@ def test_what_is_read_from_the_template_depends_on_no_day() -> None:
     chat = ChatFormat(tiny_tokenizer(DATE_STRING), template_date=DAY)
     assert chat.has_system_role
     assert not chat.takes_parts
-    assert chat.n_end_tokens == ChatFormat(tiny_tokenizer()).n_end_tokens
+    assert chat.n_post_instruction_tokens == ChatFormat(tiny_tokenizer()).n_post_instruction_tokens
 
 
 @contextmanager

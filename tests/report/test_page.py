@@ -13,7 +13,7 @@ import pytest
 from PIL import Image
 
 from heretic.errors import HereticError
-from heretic.evaluation.summary import summarise
+from heretic.evaluation.summary import summarize_evaluation
 from heretic.report import write_report
 
 FIGURES = (
@@ -72,7 +72,7 @@ def write(folder: Path, settings: Mapping[str, object]) -> str:
 
 def test_every_value_of_the_table_appears(page: Page, evaluation: dict[str, Any]) -> None:
     cells = page.texts["td"]
-    summary = summarise(evaluation)
+    summary = summarize_evaluation(evaluation)
     expected = [c.value + c.count + c.interval for row in summary.rows for c in row.cells]
     assert cells[: len(expected)] == expected
     assert cells[7] == "1.6%2/1280% to 4.3%"

@@ -11,7 +11,7 @@ from heretic.evaluation.summary import (
     paired_rows,
     percent,
     short,
-    summarise,
+    summarize_evaluation,
 )
 from heretic.report import summary_table
 
@@ -40,7 +40,7 @@ def test_table_fits_a_hundred_columns_and_cuts_nothing(evaluation: dict[str, Any
     text = summary_table(evaluation)
     assert max(map(len, text.splitlines())) <= 100
     assert "…" not in text
-    summary = summarise(evaluation)
+    summary = summarize_evaluation(evaluation)
     for row in summary.rows:
         for cell in row.cells:
             assert cell.value in text
@@ -53,7 +53,7 @@ def test_table_fits_a_hundred_columns_and_cuts_nothing(evaluation: dict[str, Any
 
 def test_rows_stand_in_order_with_every_control(evaluation: dict[str, Any]) -> None:
     evaluation["controls"]["another_one"] = evaluation["controls"]["noop"]
-    assert [row.label for row in summarise(evaluation).rows] == [
+    assert [row.label for row in summarize_evaluation(evaluation).rows] == [
         "Original",
         "Edited",
         "Control: no-op",
@@ -68,7 +68,7 @@ def test_rows_stand_in_order_with_every_control(evaluation: dict[str, Any]) -> N
 def test_a_measure_that_only_some_models_have_is_marked(evaluation: dict[str, Any]) -> None:
     del evaluation["original"]["kept"]
     evaluation["controls"]["noop"] = evaluation["original"]
-    summary = summarise(evaluation)
+    summary = summarize_evaluation(evaluation)
     column = summary.keys.index("kept")
     assert [row.cells[column].value for row in summary.rows] == [
         *("n/a", "91.4%", "n/a", "90.6%", "89.8%")
@@ -76,7 +76,7 @@ def test_a_measure_that_only_some_models_have_is_marked(evaluation: dict[str, An
     controls = [evaluation["controls"][name] for name in ("random_direction", "shuffled_labels")]
     for part in (evaluation["edited"], *controls):
         del part["kept"]
-    assert "kept" not in summarise(evaluation).keys
+    assert "kept" not in summarize_evaluation(evaluation).keys
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from heretic.demo import wordings
 from heretic.errors import SettingsError
-from heretic.metrics import Span
+from heretic.metrics import ScoreRange
 from heretic.prompts.prompt import Prompt
 from heretic.scoring.answers import (
     Degenerate,
@@ -225,7 +225,9 @@ def test_scores_count_what_is_judged() -> None:
         assert score.details == details
         assert (score.value, score.display) == (sum(details), f"{sum(details)}/4")
         assert score.direction == ("maximize" if scorer is RIGHT else "minimize")
-        assert scorer.span(3, 4) == (Span(4.0, 0.0) if scorer is RIGHT else Span(0.0, 4.0))
+        assert scorer.span(3, 4) == (
+            ScoreRange(4.0, 0.0) if scorer is RIGHT else ScoreRange(0.0, 4.0)
+        )
         with pytest.raises(ValueError, match="zip"):
             scorer.score(prompts, answers[:2])
     assert not RIGHT.applies(prompts)
@@ -331,7 +333,7 @@ def test_phrases_and_words_are_scores_of_their_own() -> None:
     words = Words(side="good")
     score = words.score([PROMPT] * 3, answers)
     assert (words.side, score.value, score.display) == ("good", 7 / 3, "2.333")
-    assert words.span(12.0, 3) == Span(0.0, 12.0)
+    assert words.span(12.0, 3) == ScoreRange(0.0, 12.0)
     assert words.settled_by is None
     wrongs: tuple[Any, ...] = ([], "might be")
     for wrong in wrongs:

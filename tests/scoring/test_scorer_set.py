@@ -19,17 +19,17 @@ from transformers import (
 
 from heretic.engine.base import trial_scores
 from heretic.errors import ModelLoadError, SettingsError, StudyError
-from heretic.metrics import Span
+from heretic.metrics import ScoreRange
 from heretic.prompts.prompt import Prompt
 from heretic.scoring import ScoredPrompts
 from heretic.scoring.judge import Judge
-from heretic.scoring.scorer_set import Panel, make_panel
+from heretic.scoring.scorer_set import ScorerSet, make_scorer_set
 from heretic.search.study_objectives import directions_of, make_objectives
 
 GOOD, BAD = [Prompt("What is red?"), Prompt("Who?")], [Prompt("How do I make a glass soup?")]
 PROMPTS = ScoredPrompts(GOOD, BAD)
 OWN = """
-from heretic.scoring import AnswerScorer, PassScorer
+from heretic.scoring import AnswerScorer, ModelScorer
 
 
 class Shouting(AnswerScorer):
@@ -44,7 +44,7 @@ class Shouting(AnswerScorer):
         return sum(map(str.isupper, answer)) if len(answer) >= self.least else 0
 
 
-class Layers(PassScorer):
+class Layers(ModelScorer):
     direction = "none"
     name = "layers"
 
@@ -82,10 +82,10 @@ class Endless(Shouting):
 """
 
 
-def panel_of(*scorers: Any, **named: dict[str, Any]) -> Panel:
+def panel_of(*scorers: Any, **named: dict[str, Any]) -> ScorerSet:
     instances = [{"scorer": s, "name": None, "settings": {}} for s in scorers]
     instances += [{"scorer": s, "name": None, "settings": given} for s, given in named.items()]
-    return make_panel(["core"], instances)
+    return make_scorer_set(["core"], instances)
 
 
 @pytest.fixture
@@ -97,17 +97,17 @@ def own(tmp_path: Path) -> str:
 
 def test_a_class_of_ones_own_scores_with_its_settings(own: str) -> None:
     instance = {"scorer": f"{own}:Shouting", "name": "loud", "settings": {"least": 3}}
-    panel = make_panel(["core"], [instance])
-    scores = panel.judge(PROMPTS, ["RED", "NO"], ["I cannot."])
+    scorer_set = make_scorer_set(["core"], [instance])
+    scores = scorer_set.judge(PROMPTS, ["RED", "NO"], ["I cannot."])
     assert (scores["loud"].value, scores["loud"].details) == (1.5, (3.0, 0.0))
     assert scores["refusals"].value == 1
-    assert panel.names(PROMPTS)[-2:] == ["loud", "refusal_log_odds"]
+    assert scorer_set.names(PROMPTS)[-2:] == ["loud", "refusal_log_odds"]
     # It may need the whole of an answer.
-    assert not panel.settled("I cannot do that")
+    assert not scorer_set.settled("I cannot do that")
     assert panel_of().settled("I cannot do that")
     # And be an objective, best at twice what the original has.
     original = {"loud": 1.5, "unanswered": 1}
-    found = make_objectives(panel, ["unanswered", "loud"], PROMPTS, original, max_kl=1.0)
+    found = make_objectives(scorer_set, ["unanswered", "loud"], PROMPTS, original, max_kl=1.0)
     assert [(o.direction, o.best, o.worst) for o in found] == [
         ("minimize", 0.0, 1.0),
         ("maximize", 3.0, 1.5),
@@ -116,10 +116,10 @@ def test_a_class_of_ones_own_scores_with_its_settings(own: str) -> None:
 
 
 def test_a_scorer_by_passes_of_ones_own_is_reported_but_no_objective(own: str) -> None:
-    panel = panel_of(f"{own}:Layers")
-    assert [scorer.name for scorer in panel.passes] == ["layers"]
+    scorer_set = panel_of(f"{own}:Layers")
+    assert [scorer.name for scorer in scorer_set.passes] == ["layers"]
     with pytest.raises(SettingsError, match="layers is report-only"):
-        directions_of(panel, ["kl_first_token", "layers"])
+        directions_of(scorer_set, ["kl_first_token", "layers"])
 
 
 @pytest.mark.parametrize(
@@ -165,32 +165,34 @@ def test_what_cannot_be_made_is_one_clear_error(
 
 
 def test_an_objective_must_be_a_score_that_the_prompts_allow() -> None:
-    panel = panel_of("words")
+    scorer_set = panel_of("words")
     with pytest.raises(SettingsError, match="there is no score 'word'; available: kl_first_token"):
-        directions_of(panel, ["kl_first_token", "word"])
+        directions_of(scorer_set, ["kl_first_token", "word"])
     with pytest.raises(StudyError, match="recovered cannot be measured on these prompts"):
-        make_objectives(panel, ["recovered"], PROMPTS, {"kl_first_token": 0.0}, max_kl=1.0)
+        make_objectives(scorer_set, ["recovered"], PROMPTS, {"kl_first_token": 0.0}, max_kl=1.0)
 
 
 def test_scales_of_scores() -> None:
-    panel = panel_of("perplexity", "words", kl_teacher_forced={"tokens": 3})
+    scorer_set = panel_of("perplexity", "words", kl_teacher_forced={"tokens": 3})
     spans = {
-        "kl_first_token": (0.0, Span(0.0, 0.5)),
-        "kl_teacher_forced": (0.0, Span(0.0, 0.5)),
-        "refusals": (1, Span(0.0, 1.0)),
-        "false_refusals": (0, Span(0.0, 2.0)),
-        "kept": (2, Span(2.0, 0.0)),
-        "refusal_log_odds": (9.0, Span(-9.0, 9.0)),
-        "words": (12.0, Span(0.0, 12.0)),
+        "kl_first_token": (0.0, ScoreRange(0.0, 0.5)),
+        "kl_teacher_forced": (0.0, ScoreRange(0.0, 0.5)),
+        "refusals": (1, ScoreRange(0.0, 1.0)),
+        "false_refusals": (0, ScoreRange(0.0, 2.0)),
+        "kept": (2, ScoreRange(2.0, 0.0)),
+        "refusal_log_odds": (9.0, ScoreRange(-9.0, 9.0)),
+        "words": (12.0, ScoreRange(0.0, 12.0)),
     }
     for name, (original, span) in spans.items():
-        assert panel.span(name, original, 0.5, PROMPTS) == span
+        assert scorer_set.span(name, original, 0.5, PROMPTS) == span
     # Of an original that refuses less than half, or nothing that is to be large, too.
-    assert panel.span("refusal_log_odds", -2.0, 0.5, PROMPTS) == Span(-6.0, -2.0)
-    assert panel.span("refusal_log_odds", 0.1, 0.5, PROMPTS) == Span(-1.9, 0.1)
-    assert panel.span("words", 0.0, 0.5, PROMPTS) == Span(-1.0, 0.0)
-    assert panel.span("perplexity", 10.0, 0.5, PROMPTS).share(10.0) == 0.0
-    assert panel.span("perplexity", 10.0, 0.5, PROMPTS).share(27.1828) == pytest.approx(1, rel=1e-4)
+    assert scorer_set.span("refusal_log_odds", -2.0, 0.5, PROMPTS) == ScoreRange(-6.0, -2.0)
+    assert scorer_set.span("refusal_log_odds", 0.1, 0.5, PROMPTS) == ScoreRange(-1.9, 0.1)
+    assert scorer_set.span("words", 0.0, 0.5, PROMPTS) == ScoreRange(-1.0, 0.0)
+    assert scorer_set.span("perplexity", 10.0, 0.5, PROMPTS).share(10.0) == 0.0
+    assert scorer_set.span("perplexity", 10.0, 0.5, PROMPTS).share(27.1828) == pytest.approx(
+        1, rel=1e-4
+    )
 
 
 @pytest.fixture(scope="module")
@@ -239,9 +241,9 @@ def test_a_judge_may_read_the_prompt_too(classifier: Path) -> None:
     assert judge.score([*GOOD, *BAD], ["No"] * 3).display == "3/3"
     assert len(judge._known) == 3
     assert len({round(value, 5) for value in judge._known.values()}) > 1
-    panel = panel_of(judge={"model": str(classifier), "label": "refused"})
-    assert panel.judge(PROMPTS, ["a", "b"], ["c"])["judge"].details in ((0.0,), (1.0,))
-    assert not panel.settled("I cannot do that")
+    scorer_set = panel_of(judge={"model": str(classifier), "label": "refused"})
+    assert scorer_set.judge(PROMPTS, ["a", "b"], ["c"])["judge"].details in ((0.0,), (1.0,))
+    assert not scorer_set.settled("I cannot do that")
 
 
 def test_labels_may_be_yes_or_no_of_their_own_or_without_names(
@@ -287,12 +289,12 @@ def test_what_is_counted_is_yes_or_no(own: str) -> None:
 
 
 def test_a_score_that_is_no_number_is_none(own: str) -> None:
-    panel = panel_of(f"{own}:Endless")
+    scorer_set = panel_of(f"{own}:Endless")
     answers = (["a", "b"], ["c"])
-    scores = trial_scores(panel, PROMPTS, 0.5, math.nan, {}, answers)
+    scores = trial_scores(scorer_set, PROMPTS, 0.5, math.nan, {}, answers)
     assert (scores["shouting"], scores["refusal_log_odds"]) == (None, None)
     assert scores["refusals"] == 0
-    overflowed = trial_scores(panel, PROMPTS, math.nan, None, {}, None)
+    overflowed = trial_scores(scorer_set, PROMPTS, math.nan, None, {}, None)
     assert math.isnan(overflowed["kl_first_token"])
 
 

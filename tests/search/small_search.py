@@ -21,9 +21,9 @@ from heretic.ablation.directions import AblationDirections
 from heretic.ablation.editors import make_editor
 from heretic.ablation.linalg import normalize
 from heretic.ablation.projection import NormPreservation
-from heretic.engine.base import Limits
+from heretic.engine.base import FeasibilityLimits
 from heretic.engine.evaluator import Evaluator
-from heretic.engine.reference import PlainEngine
+from heretic.engine.reference import ReferenceEngine
 from heretic.model.embeddings import with_embeddings
 from heretic.scoring import ScoredPrompts
 from heretic.search.loop import TrialLoop
@@ -47,7 +47,7 @@ OWNERS: Final = {
 
 
 @dataclass(frozen=True)
-class SmallEngine(PlainEngine):
+class SmallEngine(ReferenceEngine):
     """The plain way, given as many trials at once as one likes."""
 
     in_flight: int = 1
@@ -127,7 +127,7 @@ def small_loop(
         ),
         directions=directions,
         engine=engine,
-        limits=Limits(max_kl),
+        limits=FeasibilityLimits(max_kl),
         objectives=objectives_of(max_kl, 2),
         sampling=Sampling(seed, 3, sampler, sobol_startup),
         patience=patience,

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from heretic.ablation.parameters import AblationParameters
-from heretic.search.early_stopping import Patience
+from heretic.search.early_stopping import EarlyStopping
 from heretic.search.records import TrialRecord
 from heretic.search.status import read_search, search_table
 from search.small_search import objectives_of, search, small_loop
@@ -26,7 +26,7 @@ def record(number: int, kl: float, unanswered: int | None) -> TrialRecord:
 def end(unanswered: list[int | None], patience: int, startup: int = 2) -> int | None:
     """Where a search ends whose trials differ in what they leave unanswered."""
     records = [record(n, 0.5, count) for n, count in enumerate(unanswered)]
-    return Patience(patience, startup, SCALES).end(records)
+    return EarlyStopping(patience, startup, SCALES).end(records)
 
 
 @pytest.mark.parametrize(
@@ -61,7 +61,7 @@ def test_a_gain_below_a_thousandth_is_none_but_several_add_up() -> None:
     def ended(step: float) -> int | None:
         kls = [0.5 - step * n for n in range(9)]
         records = [record(n, kl, 500) for n, kl in enumerate(kls)]
-        return Patience(4, 1, SCALES).end(records)
+        return EarlyStopping(4, 1, SCALES).end(records)
 
     assert ended(0.0001) == 5  # four gains of 0.0002 in 1
     assert ended(0.0002) is None  # the third gain of 0.0004 makes it
@@ -74,7 +74,7 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> list[TrialRecord]:
 
 
 def expected(whole: list[TrialRecord], patience: int) -> int:
-    ended = Patience(patience, 3, objectives_of(5.0, 2)).end(whole)
+    ended = EarlyStopping(patience, 3, objectives_of(5.0, 2)).end(whole)
     assert ended is not None
     assert 3 + patience <= ended < N
     return ended
@@ -111,7 +111,7 @@ def test_of_trials_in_flight_those_after_the_end_are_kept(tmp_path: Path) -> Non
     whole = search(tmp_path / "whole.db", N, **options)
     ended = next(
         (p, end) for p in range(1, 12)
-        if (end := Patience(p, 3, objectives_of(5.0, 2)).end(whole)) and end % 4
+        if (end := EarlyStopping(p, 3, objectives_of(5.0, 2)).end(whole)) and end % 4
     )  # fmt: skip
     patience, count = ended
     database, loop = tmp_path / "study.db", small_loop(max_kl=5.0, in_flight=4, patience=patience)

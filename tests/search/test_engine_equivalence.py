@@ -16,17 +16,17 @@ from heretic.ablation.editors import make_editor
 from heretic.ablation.plan import Edit, plan_edits
 from heretic.ablation.projection import NormPreservation
 from heretic.engine import batched, prefill
-from heretic.engine.base import Limits, TrialScores
-from heretic.engine.batched import EngineOptions, FastEngine
-from heretic.engine.decode_batch import Owner
+from heretic.engine.base import FeasibilityLimits, TrialScores
+from heretic.engine.batched import BatchedEngine, EngineOptions
+from heretic.engine.decode_batch import RowKey
 from heretic.engine.evaluator import Evaluator
 from heretic.model.decoding import forced_log_probabilities, generate
 from heretic.model.loading import Model
 from heretic.prompts.prompt import Prompt
 from heretic.scoring import ScoredPrompts, refusal_markers
-from heretic.scoring.scorer_set import Panel, make_panel
+from heretic.scoring.scorer_set import ScorerSet, make_scorer_set
 from heretic.search.search_space import SearchSpace
-from heretic.timing import StageClock
+from heretic.timing import StageTimer
 
 torch.set_num_threads(1)
 
@@ -63,10 +63,10 @@ def random_refusals(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(prefill, "MOST_TOKENS_OF_A_PASS", 4)
 
 
-def panel() -> Panel:
+def scorer_set() -> ScorerSet:
     """All scores of a study, and those that passes of their own give."""
     further = {"kl_teacher_forced": {"tokens": 3}, "perplexity": {}}
-    return make_panel(
+    return make_scorer_set(
         ["core"],
         [{"scorer": k, "name": None, "settings": v} for k, v in further.items()],
     )
@@ -86,7 +86,7 @@ def plainly(family: str, kind: NormPreservation) -> list[Answered]:
     """Each trial by edited weights, prompt by prompt."""
     model = tiny_model(family, batch_size=1)
     editor = make_editor(model, "weights", kind, "true")
-    evaluator = Evaluator(model, PROMPTS_OF_STUDY, LENGTH, panel())
+    evaluator = Evaluator(model, PROMPTS_OF_STUDY, LENGTH, scorer_set())
     answered = []
     for edits in trials_of(model):
         editor.abliterate(edits)
@@ -100,34 +100,36 @@ def _first_tokens(model: Model) -> Tensor:
     return torch.stack([row[0] for row in rows])
 
 
-def fast(family: str, engine: str, kind: NormPreservation, options: EngineOptions) -> FastEngine:
+def fast(family: str, engine: str, kind: NormPreservation, options: EngineOptions) -> BatchedEngine:
     model = tiny_model(family, batch_size=3)
     directions = directions_of(model)
-    editor = make_editor(model, engine, kind, "true", "auto", directions, steady=options.compile)
-    return FastEngine(editor, PROMPTS_OF_STUDY, options, panel())
+    editor = make_editor(
+        model, engine, kind, "true", "auto", directions, static_shapes=options.compile
+    )
+    return BatchedEngine(editor, PROMPTS_OF_STUDY, options, scorer_set())
 
 
 def require_the_same(
-    engine: FastEngine,
+    engine: BatchedEngine,
     trials: Sequence[int],
     family: str,
     kind: Any,
-    limits: Limits = Limits(),  # noqa: B008 (it is frozen)
+    limits: FeasibilityLimits = FeasibilityLimits(),  # noqa: B008 (it is frozen)
 ) -> None:
     """Log-probabilities, tokens and scores of some trials, in this order, are the plain ones."""
     expected, edits = plainly(family, kind), trials_of(engine.model)
     together = engine.options.trial_batch_size
     for start in range(0, len(trials), together):
         group = trials[start : start + together]
-        outcomes, answers = engine.answer([edits[trial] for trial in group], limits, StageClock())
+        outcomes, answers = engine.answer([edits[trial] for trial in group], limits, StageTimer())
         for place, trial in enumerate(group):
             for prompt, tokens in enumerate(expected[trial].tokens):
-                found = answers[Owner(place, prompt)]
+                found = answers[RowKey(place, prompt)]
                 # Answers that are refusals already end there.
                 assert found == tokens[: len(found)]
                 if found != tokens:
                     assert engine.options.retire
-                    assert engine.panel.settled(engine.model.chat.decode(found))
+                    assert engine.scorer_set.settled(engine.model.chat.decode(found))
         _require_log_probabilities(engine, [edits[t] for t in group], [expected[t] for t in group])
         for place, trial in enumerate(group):
             scores, wanted = engine.scores(place, outcomes[place], answers), expected[trial].scores
@@ -140,7 +142,7 @@ def require_the_same(
 
 
 def _require_log_probabilities(
-    engine: FastEngine, edits: Sequence[Sequence[Edit]], expected: Sequence[Answered]
+    engine: BatchedEngine, edits: Sequence[Sequence[Edit]], expected: Sequence[Answered]
 ) -> None:
     engine.editor.load(edits)
     for trial, wanted in enumerate(expected):
@@ -188,12 +190,12 @@ def test_log_odds_that_are_looked_at_before_answers_are_the_same(
     known = [each.scores["refusal_log_odds"] for each in plainly("llama", "none")]
     assert len({round(value, 3) for value in known if value is not None}) > 1
     # A limit that all are within, and one that only some are.
-    require_the_same(made, range(N_TRIALS), "llama", "none", Limits(None, 1e9))
+    require_the_same(made, range(N_TRIALS), "llama", "none", FeasibilityLimits(None, 1e9))
     between = sum(sorted(value for value in known if value is not None)[1:3]) / 2
     trials, scores = trials_of(made.model), []
     for start in range(0, N_TRIALS, in_flight):
         group = trials[start : start + in_flight]
-        scores += made.score(group, Limits(None, between), StageClock())
+        scores += made.score(group, FeasibilityLimits(None, between), StageTimer())
     for found, wanted in zip(scores, known, strict=True):
         assert wanted is not None
         assert found["refusal_log_odds"] == pytest.approx(wanted, rel=1e-3)

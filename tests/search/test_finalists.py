@@ -7,9 +7,9 @@ import pytest
 from heretic.ablation.parameters import AblationParameters
 from heretic.errors import StudyError
 from heretic.search.finalists import (
-    Choice,
     Finalist,
-    Finals,
+    Finalists,
+    SelectionRule,
     choose_finalist,
     score_finalists,
 )
@@ -44,8 +44,8 @@ def records(points: Mapping[int, Point] = SEARCHED) -> list[TrialRecord]:
     ]
 
 
-def choice(rule: str, max_kl: float = 0.1) -> Choice:
-    return Choice(rule, max_kl, objectives_of(1.0, 100))
+def choice(rule: str, max_kl: float = 0.1) -> SelectionRule:
+    return SelectionRule(rule, max_kl, objectives_of(1.0, 100))
 
 
 def again(record: TrialRecord, point: Point | None) -> Finalist:
@@ -54,14 +54,14 @@ def again(record: TrialRecord, point: Point | None) -> Finalist:
     return Finalist(record.number, found, record.scores, found["unanswered"] is not None)
 
 
-def finals(rule: str, changed: Mapping[int, Point], n: int = 3, max_kl: float = 0.1) -> Finals:
+def finals(rule: str, changed: Mapping[int, Point], n: int = 3, max_kl: float = 0.1) -> Finalists:
     found = score_finalists(
         records(), choice(rule, max_kl), n, lambda record: again(record, changed.get(record.number))
     )
-    return Finals(tuple(found), rescored=True)
+    return Finalists(tuple(found), rescored=True)
 
 
-def numbers(found: Finals) -> list[int]:
+def numbers(found: Finalists) -> list[int]:
     return [finalist.trial for finalist in found.finalists]
 
 
@@ -139,7 +139,7 @@ def test_nothing_to_choose(rule: str) -> None:
 
 
 def test_the_reason_says_what_happened() -> None:
-    def reason(found: Finals, rule: str = "closest") -> str:
+    def reason(found: Finalists, rule: str = "closest") -> str:
         return choose_finalist(records(), found, choice(rule))[2]
 
     told = reason(finals("closest", {3: (0.3, 30)}))
@@ -148,10 +148,10 @@ def test_the_reason_says_what_happened() -> None:
     )
     assert reason(finals("closest", {})).endswith("on the exported weights")
     assert "; it was re-scored" in reason(finals("trial=9", {}), "trial=9")
-    untouched = Finals(tuple(Finalist.of(record) for record in records()[:3]), rescored=False)
+    untouched = Finalists(tuple(Finalist.of(record) for record in records()[:3]), rescored=False)
     assert "scored" not in reason(untouched)
 
 
 def test_finals_are_read_as_they_were_written() -> None:
     found = finals("closest", {3: OVERFLOWED})
-    assert Finals.from_dict({**found.to_dict(), "provenance": {}}) == found
+    assert Finalists.from_dict({**found.to_dict(), "provenance": {}}) == found

@@ -14,14 +14,14 @@ from optuna.storages import RDBStorage
 from optuna.trial import TrialState
 
 from heretic.ablation.plan import Edit
-from heretic.engine.base import Limits, TrialScores
+from heretic.engine.base import FeasibilityLimits, TrialScores
 from heretic.search import loop as loop_module
 from heretic.search.loop import TrialLoop
 from heretic.search.records import TrialRecord
 from heretic.search.samplers import Sampling, make_sampler
 from heretic.search.status import read_search
 from heretic.search.study import in_flight, open_study, read_records
-from heretic.timing import STAGES, StageClock
+from heretic.timing import STAGES, StageTimer
 from search.small_search import OBJECTIVES, STUDY, SmallEngine, search, small_loop
 from search.test_study import HERE, states, told, waiting_process
 
@@ -101,7 +101,10 @@ def test_trials_are_asked_for_and_scored_in_groups(
     score = SmallEngine.score
 
     def counted(
-        self: SmallEngine, edits: Sequence[Sequence[Edit]], limits: Limits, clock: StageClock
+        self: SmallEngine,
+        edits: Sequence[Sequence[Edit]],
+        limits: FeasibilityLimits,
+        clock: StageTimer,
     ) -> list[TrialScores]:
         sizes.append(len(edits))
         return score(self, edits, limits, clock)

@@ -13,10 +13,10 @@ from heretic.ablation.editors import make_editor
 from heretic.ablation.parameters import ComponentParameters
 from heretic.ablation.projection import NormPreservation
 from heretic.ablation.records import record_writers
-from heretic.ablation.weight_editor import pristine_weights
-from heretic.engine.base import Limits
+from heretic.ablation.weight_editor import original_weights
+from heretic.engine.base import FeasibilityLimits
 from heretic.engine.evaluator import Evaluator
-from heretic.engine.reference import PlainEngine
+from heretic.engine.reference import ReferenceEngine
 from heretic.errors import ExportError
 from heretic.model.embeddings import with_embeddings
 from heretic.model.loading import Model, model_facts
@@ -27,8 +27,8 @@ from heretic.search.records import TrialRecord
 from heretic.search.rescoring import (
     Rescoring,
     as_exported,
-    why_not_in_memory,
-    why_not_rescored,
+    memory_blocker,
+    rescoring_blocker,
 )
 from heretic.search.samplers import Sampling
 from heretic.search.search_space import SearchSpace
@@ -53,8 +53,8 @@ def searched(folder: Path, norms: NormPreservation, n_trials: int) -> list[Trial
     loop = TrialLoop(
         SearchSpace(model.anatomy.n_layers, "both", 2.0, None),
         directions(),
-        PlainEngine(editor, Evaluator(model, ScoredPrompts(GOOD, BAD), LENGTH)),
-        limits=Limits(9.0),
+        ReferenceEngine(editor, Evaluator(model, ScoredPrompts(GOOD, BAD), LENGTH)),
+        limits=FeasibilityLimits(9.0),
         objectives=objectives_of(9.0, len(BAD)),
         sampling=Sampling(0, n_trials),
     )
@@ -68,7 +68,7 @@ def rescoring(model: Model, norms: NormPreservation, cache_weights: str = "true"
         "writers": [writer.to_dict() for writer in record_writers(model.anatomy)],
     }
     evaluator = Evaluator(model, ScoredPrompts(GOOD, BAD), LENGTH)
-    pristine = pristine_weights(model, cache_weights)
+    pristine = original_weights(model, cache_weights)
     return Rescoring(evaluator, pristine, directions(), facts, norms)
 
 
@@ -169,14 +169,14 @@ def test_weights_that_overflow_are_infeasible(tmp_path: Path) -> None:
     ],
 )
 def test_what_is_not_scored_again(changes: dict[str, Any], reason: str | None) -> None:
-    told = why_not_rescored(Settings(**changes).subset("score_finalists"))
+    told = rescoring_blocker(Settings(**changes).subset("score_finalists"))
     assert told is None if reason is None else reason in str(told)
 
 
 def test_offloaded_matrices_cannot_be_edited_in_place(tmp_path: Path) -> None:
     folder = save_tiny_model(tmp_path / "base")
     model = load(folder)
-    assert why_not_in_memory(model) is None
+    assert memory_blocker(model) is None
     writer = model.anatomy.writers[0]
     writer.module.to("meta")
-    assert f"{writer.name} is offloaded" in str(why_not_in_memory(model))
+    assert f"{writer.name} is offloaded" in str(memory_blocker(model))

@@ -9,13 +9,13 @@ import pytest
 from optuna.samplers import BaseSampler, GPSampler, RandomSampler, TPESampler
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
-from heretic.search.pending import StudyInMemory
+from heretic.search.pending import BufferedStudy
 from heretic.search.records import TrialRecord
 from heretic.search.samplers import (
-    Generations,
     Name,
+    ResumableNSGAII,
     Sampling,
-    SobolPoint,
+    SobolSample,
     make_sampler,
 )
 from heretic.search.search_space import SearchSpace
@@ -24,7 +24,7 @@ from search.test_pending import FIRST_IS_STORED, K, cut_off, run
 from search.test_study import states, told
 
 N = 8
-CLASSES = {"tpe": TPESampler, "nsga2": Generations, "gp": GPSampler, "random": RandomSampler}
+CLASSES = {"tpe": TPESampler, "nsga2": ResumableNSGAII, "gp": GPSampler, "random": RandomSampler}
 EACH = pytest.mark.parametrize("name", CLASSES)
 
 
@@ -38,15 +38,15 @@ def test_the_sampler_of_the_setting_is_asked(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: Name, quasi: bool
 ) -> None:
     asked: list[type[BaseSampler]] = []
-    ask = StudyInMemory.ask
+    ask = BufferedStudy.ask
 
-    def noted(memory: StudyInMemory, sampler: BaseSampler, starts: Any) -> optuna.Trial:
+    def noted(memory: BufferedStudy, sampler: BaseSampler, starts: Any) -> optuna.Trial:
         asked.append(type(sampler))
         return ask(memory, sampler, starts)
 
-    monkeypatch.setattr(StudyInMemory, "ask", noted)
+    monkeypatch.setattr(BufferedStudy, "ask", noted)
     search(tmp_path / "study.db", 4, sampler=name, sobol_startup=quasi)
-    assert asked == [SobolPoint if quasi else CLASSES[name]] * 3 + [CLASSES[name]]
+    assert asked == [SobolSample if quasi else CLASSES[name]] * 3 + [CLASSES[name]]
 
 
 def test_samplers_learn_in_their_own_ways(tmp_path: Path) -> None:
@@ -110,14 +110,14 @@ def test_parents_are_the_best_of_all_generations_before() -> None:
             finished(6, 0.0, 9),
         ]
     )  # fmt: skip
-    sampler = Generations(0, 3)
+    sampler = ResumableNSGAII(0, 3)
     assert [sampler.get_trial_generation(study, t) for t in study.trials] == [0, 0, 0, 1, 1, 1, 2]
     assert sampler.get_parent_population(study, 0) == []
     assert {t.number for t in sampler.get_parent_population(study, 1)} == {0, 1, 2}
     # What is not feasible comes last, however good its values.
     assert {t.number for t in sampler.get_parent_population(study, 2)} == {0, 2, 4}
     # A child has its parameters of them, but for what is drawn anew.
-    study.sampler = Generations(0, 3)
+    study.sampler = ResumableNSGAII(0, 3)
     child = study.ask()
     values = {name: child.suggest_float(name, 0, 1) for name in "xy"}
     known = {"x": {0.0, 0.02, 0.04}, "y": {1.0, 0.98, 0.96}}
@@ -126,9 +126,9 @@ def test_parents_are_the_best_of_all_generations_before() -> None:
 
 def test_a_generation_without_two_trials_before_it_is_random() -> None:
     study = optuna.create_study(directions=["minimize", "minimize"])
-    assert Generations(0, 2).get_parent_population(study, 3) == []
+    assert ResumableNSGAII(0, 2).get_parent_population(study, 3) == []
     study.add_trial(finished(0, 0.1, 5))
-    assert Generations(0, 2).get_parent_population(study, 1) == []
+    assert ResumableNSGAII(0, 2).get_parent_population(study, 1) == []
 
 
 def test_the_first_points_leave_no_part_of_the_space_out() -> None:
@@ -153,14 +153,14 @@ def test_the_first_points_leave_no_part_of_the_space_out() -> None:
 
 def test_points_depend_on_seed_and_place_alone() -> None:
     def first(seed: int, place: int) -> float:
-        return optuna.create_study(sampler=SobolPoint(seed, place)).ask().suggest_float("x", 0, 1)
+        return optuna.create_study(sampler=SobolSample(seed, place)).ask().suggest_float("x", 0, 1)
 
     assert len({first(seed, place) for seed in range(3) for place in range(5)}) == 15
     assert first(2, 3) == first(2, 3)
 
 
 def test_a_point_has_real_numbers_and_choices_only() -> None:
-    trial = optuna.create_study(sampler=SobolPoint(0, 0)).ask()
+    trial = optuna.create_study(sampler=SobolSample(0, 0)).ask()
     with pytest.raises(TypeError, match="n is neither"):
         trial.suggest_int("n", 0, 5)
 

@@ -12,7 +12,7 @@ from heretic.ablation.directions import AblationDirections
 from heretic.ablation.parameters import (
     AblationParameters,
     ComponentParameters,
-    TentParameters,
+    KernelParameters,
 )
 from heretic.errors import StudyError
 from heretic.model.stream_writers.components import ATTENTION, COMPONENTS, MLP
@@ -120,8 +120,8 @@ def tents(**changes: Any) -> dict[str, Any]:
 def test_a_kernel_is_a_tent_per_component() -> None:
     space = SearchSpace(5, "both", 2.0, form="kernel")
     assert suggest(space, **tents()).components == {
-        ATTENTION: TentParameters(0.5, 1.5, 0.5, 0.5),
-        MLP: TentParameters(1.0, 1.0, 0.0, 1.0),
+        ATTENTION: KernelParameters(0.5, 1.5, 0.5, 0.5),
+        MLP: KernelParameters(1.0, 1.0, 0.0, 1.0),
     }
     without = suggest(space, **tents(mlp_edited=False)).strengths(5)
     assert without[MLP] == [0.0] * 5
@@ -262,7 +262,7 @@ def test_the_search_stays_within_its_bounds(form: Form, rows: tuple[int, ...] | 
             assert part.weight == 0 or 0.5 <= part.weight <= 2.0
             places = (
                 (part.position,)
-                if isinstance(part, TentParameters)
+                if isinstance(part, KernelParameters)
                 else (part.layer_min, part.layer_max)
             )
             # Of the depth of those layers alone, where a search is confined to some.

@@ -8,7 +8,7 @@ import pytest
 from optuna.trial import TrialState
 
 from heretic.errors import StudyError
-from heretic.search.pending import StudyInMemory
+from heretic.search.pending import BufferedStudy
 from heretic.search.samplers import Sampling, make_sampler
 from heretic.search.status import read_search, search_table
 from heretic.search.study import open_study
@@ -55,7 +55,7 @@ def test_what_another_program_cut_off_is_shown(tmp_path: Path) -> None:
     assert "1  interrupted" in search_table(later)
     assert "interrupted" not in search_table(later, only_front=True)
     with open_study(database, STUDY, OBJECTIVES) as study:
-        memory = StudyInMemory(study)
+        memory = BufferedStudy(study)
         memory.keep([memory.ask(make_sampler(Sampling(0, 3), 0))])
     assert read_search(database).unfinished == {**later.unfinished, 3: "waiting"}
 
@@ -64,7 +64,7 @@ def test_a_study_whose_first_trial_is_in_flight_is_shown(tmp_path: Path) -> None
     database = tmp_path / "study.db"
     search(database, 1)
     with open_study(database, "other", OBJECTIVES) as study:
-        memory = StudyInMemory(study)
+        memory = BufferedStudy(study)
         memory.keep([memory.ask(make_sampler(Sampling(0, 3), 0))])
         assert read_search(database).study == "other"
         assert read_search(database).unfinished == {0: "running"}

@@ -17,7 +17,7 @@ from optuna.trial import TrialState
 
 from heretic.ablation.parameters import AblationParameters
 from heretic.ablation.plan import Edit, plan_edits
-from heretic.engine.base import Limits
+from heretic.engine.base import FeasibilityLimits
 from heretic.errors import StudyError
 from heretic.search.database import storage_url
 from heretic.search.records import TrialRecord, agreement, choose, mean_stages, trial_rows
@@ -29,7 +29,7 @@ from heretic.search.study import (
     read_records,
     study_name,
 )
-from heretic.timing import STAGES, StageClock
+from heretic.timing import STAGES, StageTimer
 from search.small_search import (
     OBJECTIVES,
     STUDY,
@@ -124,7 +124,7 @@ def test_a_trial_that_ends_in_an_exception_is_run_again(
     pristine = [writer.weight.clone() for writer in loop.engine.model.anatomy.writers]
     evaluate, calls = engine_of(loop).evaluator.evaluate, []
 
-    def stop_at_the_second(limits: Limits, clock: StageClock) -> Any:
+    def stop_at_the_second(limits: FeasibilityLimits, clock: StageTimer) -> Any:
         calls.append(limits)
         if len(calls) == 2:
             raise KeyboardInterrupt
@@ -312,7 +312,7 @@ def test_a_stored_trial_is_the_edit_that_was_scored(
     editor = engine_of(loop).editor
     load = editor.load
 
-    def remember(trials: Sequence[Sequence[Edit]], clock: StageClock | None = None) -> None:
+    def remember(trials: Sequence[Sequence[Edit]], clock: StageTimer | None = None) -> None:
         seen.extend(trials)
         load(trials, clock)
 

@@ -16,7 +16,7 @@ from heretic.search.loop import TrialLoop
 from heretic.search.records import TrialRecord
 from heretic.search.search_space import SearchSpace
 from heretic.search.warm_start import warm_starts
-from heretic.search.warm_start_sources import KnownEdit
+from heretic.search.warm_start_sources import WarmStartTrial
 from search.small_search import small_loop
 from search.test_pending import FIRST_IS_STORED, K, cut_off, run
 from search.test_study import states, told
@@ -25,10 +25,10 @@ N = 7
 SPACE = SearchSpace(3, "both", 2.0)
 
 
-def known(weight: float, index: float | None = 1.0) -> KnownEdit:
+def known(weight: float, index: float | None = 1.0) -> WarmStartTrial:
     part = ComponentParameters(0.0, 1.0, weight)
     scope: Any = "per_layer" if index is None else "global"
-    return KnownEdit(
+    return WarmStartTrial(
         f"edit {weight}", 3, AblationParameters(scope, index, {ATTENTION: part, MLP: part})
     )
 
@@ -36,7 +36,7 @@ def known(weight: float, index: float | None = 1.0) -> KnownEdit:
 EDITS = [known(0.5), known(0.75, None), known(1.0)]
 
 
-def loop(*edits: KnownEdit, **options: Any) -> TrialLoop:
+def loop(*edits: WarmStartTrial, **options: Any) -> TrialLoop:
     found = small_loop(seed=5, **options)
     starts = warm_starts(edits, found.space, 10, required=True)
     return replace(found, warm_starts=starts)

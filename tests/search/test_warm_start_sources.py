@@ -19,8 +19,8 @@ from heretic.search.study import open_study, read_records
 from heretic.search.warm_start_sources import (
     Family,
     check_warm_start,
-    earlier_edits,
-    family_edits,
+    load_family_file,
+    load_previous_search,
 )
 from search.small_search import OBJECTIVES, STUDY, objectives_of, search
 
@@ -33,7 +33,7 @@ N = 6
 def test_the_families_files_say_whose_they_are_and_where_they_come_from(path: Path) -> None:
     family = Family.model_validate(yaml.safe_load(path.read_text(encoding="utf-8")))
     assert family.family == path.stem
-    edits = family_edits(path)
+    edits = load_family_file(path)
     assert len(edits) == len(family.trials)
     for edit in edits:
         assert set(edit.parameters.components) == {ATTENTION, MLP}
@@ -44,7 +44,7 @@ def test_the_families_files_say_whose_they_are_and_where_they_come_from(path: Pa
 
 def test_there_are_families() -> None:
     assert {path.stem for path in FAMILIES} >= {"llama", "gemma", "gemma2"}
-    first = family_edits(next(path for path in FAMILIES if path.stem == "llama"))[0]
+    first = load_family_file(next(path for path in FAMILIES if path.stem == "llama"))[0]
     assert "Meta-Llama-3-8B-Instruct" in first.name
     assert (first.n_layers, first.parameters.direction_index) == (32, 12.0)
     whole = ComponentParameters(0.0, 1.0, 1.0)
@@ -106,8 +106,8 @@ def written(folder: Path, records: list[TrialRecord], max_kl: float = 1.0, n_bad
 def test_a_database_and_its_table_tell_the_same_front(
     tmp_path: Path, database: Path, records: list[TrialRecord]
 ) -> None:
-    from_table = earlier_edits(written(tmp_path, records, 1e6, 2))
-    from_database = earlier_edits(database)
+    from_table = load_previous_search(written(tmp_path, records, 1e6, 2))
+    from_database = load_previous_search(database)
     assert [e.parameters for e in from_database] == [e.parameters for e in from_table]
     assert {e.n_layers for e in (*from_database, *from_table)} == {3}
     numbers = {c.number for c in pareto_front(candidates(records, objectives_of(1e6, 2)))}
@@ -123,14 +123,14 @@ def test_the_front_is_tried_from_its_middle(tmp_path: Path, records: list[TrialR
         )
         for number, (kl, unanswered) in enumerate(points)
     ]  # fmt: skip
-    found = earlier_edits(written(tmp_path, front))
+    found = load_previous_search(written(tmp_path, front))
     assert [edit.name.split()[1] for edit in found] == ["2", "3", "0", "4"]
 
 
 def test_a_chosen_trial_is_the_only_one(tmp_path: Path, records: list[TrialRecord]) -> None:
     path = tmp_path / "best.json"
     write_json(path, {**BEST, "parameters": records[0].parameters.to_dict()})
-    (edit,) = earlier_edits(path)
+    (edit,) = load_previous_search(path)
     assert (edit.n_layers, edit.parameters) == (3, records[0].parameters)
 
 
@@ -179,20 +179,20 @@ def test_an_edit_to_start_from_is_checked_as_a_whole(
     whole = records[0].to_dict()
     best.write_text(json.dumps({**BEST, "parameters": edit}))
     table.write_text(json.dumps({**BEST, "n_layers": 3, "trials": [{**whole, "parameters": edit}]}))
-    assert earlier_edits(best)[0].parameters == earlier_edits(table)[0].parameters
+    assert load_previous_search(best)[0].parameters == load_previous_search(table)[0].parameters
     trial = {**whole, "parameters": {**edit, **change}}
     best.write_text(json.dumps({**BEST, "parameters": {**edit, **change}}))
     table.write_text(json.dumps({**BEST, "n_layers": 3, "trials": [trial]}))
     for path in (best, table):
         with pytest.raises(StudyError, match=r"is a different kind of file; give the study\.db"):
-            earlier_edits(path)
+            load_previous_search(path)
 
 
 def test_a_database_that_does_not_say_how_deep_its_model_is(tmp_path: Path) -> None:
     path = tmp_path / "study.db"
     search(path, 1, max_kl=1e6)
     with pytest.raises(StudyError, match=r"warm_start_from: .*study\.db: .*; give the study\.db"):
-        earlier_edits(path)
+        load_previous_search(path)
 
 
 def test_a_run_cannot_start_from_what_it_replaces(
@@ -234,4 +234,4 @@ def test_trials_of_a_family_that_are_no_edits(
     path = tmp_path / "family.yaml"
     path.write_text(json.dumps({"family": "family", "trials": [trial]}), encoding="utf-8")
     with pytest.raises(SettingsError, match=message):
-        family_edits(path)
+        load_family_file(path)

@@ -67,7 +67,7 @@ def test_the_line_of_a_job_is_the_last_one(workspace: Workspace) -> None:
     """A fault of the input that only a job can see: the file was whole when the run began."""
     file, mark = workspace.folder / "good.txt", workspace.folder / "mark"
     command = [*COMMAND, GOOD_PROMPTS, "--config", "good_prompts=good.txt"]
-    environ = with_fault(workspace, "heretic.locks:sole_process:1:wait")
+    environ = with_fault(workspace, "heretic.locks:exclusive_lock:1:wait")
     endings = []
     for verbose in ((), ("--verbose",)):
         file.write_text("How are you?\n")

@@ -42,7 +42,7 @@ SMALL = (f"n_trials={N_TRIALS}", "n_startup_trials=4", "max_response_length=16",
 # The phase, and a call in its middle.
 RESIDUALS = "heretic.residuals:_states_of_batch:3"  # two of the four sets are written
 DIRECTIONS = "heretic.artifacts:_flush:1"
-SEARCH = "heretic.engine.batched:FastEngine.score:5"  # the baseline, then three trials
+SEARCH = "heretic.engine.batched:BatchedEngine.score:5"  # the baseline, then three trials
 SAVING = "heretic.export.folder:write_record:1"
 HOLDOUT = "heretic.evaluation.protocol:measure:2"
 PHASES = {

@@ -1,9 +1,9 @@
 """Test of editability on tiny versions of all language models of the installed transformers.
 
 `python workflow/dev/architecture_sweep.py` creates a random network of a few thousand parameters
-for every model type, including those with image input, dissects it, removes a direction from all
-writers, and measures how much of it remains in the output of the layers. The table is inserted
-between the markers in model/README.md.
+for every model type, including those with image input, finds its stream writers, removes a
+direction from all of them, and measures how much of it remains in the output of the layers. The
+table is inserted between the markers in model/README.md.
 """
 
 import argparse
@@ -29,7 +29,7 @@ from transformers.models.auto.modeling_auto import (
 from heretic.ablation.projection import ablate_bias, ablate_matrix
 from heretic.console import log
 from heretic.errors import ModelLoadError
-from heretic.model.stream_writers.anatomy import Anatomy, dissect
+from heretic.model.stream_writers.anatomy import Anatomy, find_stream_writers
 from heretic.model.stream_writers.components import ATTENTION, MLP
 from heretic.model.stream_writers.layers import few_tokens
 from heretic.model.stream_writers.probe import first_tensor, stream_of
@@ -83,7 +83,7 @@ def examine(model_type: str) -> Row:
     else:
         return Row(model_type, NOT_MADE, why)
     try:
-        anatomy = dissect(network)
+        anatomy = find_stream_writers(network)
     except ModelLoadError as error:
         return Row(model_type, REFUSED, one_line(str(error)))
     found = {name: sum(w.component == name for w in anatomy.writers) for name in (ATTENTION, MLP)}

@@ -44,7 +44,7 @@ GIVEN = "check that it is the right file and complete"
 
 
 @contextmanager
-def replacing(target: Path) -> Iterator[Path]:
+def atomic_write(target: Path) -> Iterator[Path]:
     """Yield a path next to `target` that replaces it if the block succeeds and is removed if not.
 
     A reader sees the old artifact or the new one, never a part of it, even after a power failure.
@@ -152,7 +152,7 @@ def _require_own(work: Path, error: type[HereticError]) -> None:
 
 def write_text(path: Path, text: str) -> None:
     """Write UTF-8 text atomically."""
-    with replacing(path) as beside:
+    with atomic_write(path) as beside:
         beside.write_text(text, encoding="utf-8")
 
 
@@ -227,7 +227,7 @@ def write_csv(path: Path, rows: Sequence[Mapping[str, Any]], provenance: Mapping
     """Write rows under the union of their keys in order of appearance; provenance in a sidecar."""
     columns = list(dict.fromkeys(key for row in rows for key in row))
     write_json(path.with_suffix(".provenance.json"), provenance)
-    with replacing(path) as beside, beside.open("w", newline="", encoding="utf-8") as stream:
+    with atomic_write(path) as beside, beside.open("w", newline="", encoding="utf-8") as stream:
         writer = csv.DictWriter(stream, columns, lineterminator="\n")
         writer.writeheader()
         writer.writerows(rows)
@@ -240,7 +240,7 @@ def write_tensors(
     from safetensors.torch import save_file
 
     metadata = {PROVENANCE: json.dumps(provenance, sort_keys=True)}
-    with replacing(path) as beside:
+    with atomic_write(path) as beside:
         save_file({k: v.contiguous() for k, v in tensors.items()}, beside, metadata=metadata)
 
 

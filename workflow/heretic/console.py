@@ -26,7 +26,7 @@ from rich.progress import (
 
 from heretic.errors import DEBUG, INTERRUPTED, OUT_OF_MEMORY, HereticError, one_line, printable
 from heretic.file_systems import why_not
-from heretic.locks import sole_process
+from heretic.locks import exclusive_lock
 
 SECONDS_BETWEEN_LINES = 10.0
 # Messages of torch exceptions that have no class of their own.
@@ -154,7 +154,7 @@ def job(log_file: str, *, wait: bool = False) -> Iterator[None]:
     start_logging()
     with (
         one_line_errors(),
-        sole_process(lock_of(log_file), f"at this phase (its log is {path})", wait=wait),
+        exclusive_lock(lock_of(log_file), f"at this phase (its log is {path})", wait=wait),
     ):
         start_logging(path)
         with _one_line_defects(path):

@@ -19,7 +19,7 @@ log = logging.getLogger("heretic")
 
 
 @contextmanager
-def sole_process(
+def exclusive_lock(
     lock: Path, doing: str, error: type[HereticError] = HereticError, *, wait: bool = False
 ) -> Iterator[None]:
     """Hold `lock` while the block runs.

@@ -10,7 +10,7 @@ LOG_ODDS: Final = "refusal_log_odds"
 
 
 @dataclass(frozen=True)
-class Span:
+class ScoreRange:
     """Best and worst reference values of a score.
 
     They make scores comparable as shares of the distance from `best` to `worst`.

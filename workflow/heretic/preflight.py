@@ -31,7 +31,7 @@ from heretic.settings.prompt_sources import DEMO
 from heretic.settings.schema import Settings
 
 if TYPE_CHECKING:  # loads torch
-    from heretic.scoring.scorer_set import Panel
+    from heretic.scoring.scorer_set import ScorerSet
 
 # Written by Snakemake and the jobs next to the results folder.
 WRITTEN = {"logs": "logs", "benchmarks": "times of jobs", ".snakemake": "records of jobs"}
@@ -153,25 +153,25 @@ def check_scores(settings: Settings) -> None:
                 f"the objective {name} needs right answers; set an answer_column of "
                 f"{prompts}_evaluation_prompts, or choose other objectives"
             )
-    directions_of(check_panel(settings), settings.objectives)
+    directions_of(check_scorers(settings), settings.objectives)
 
 
-def check_panel(settings: Settings) -> "Panel":
+def check_scorers(settings: Settings) -> "ScorerSet":
     """Return the scorers named in the settings.
 
     Raises:
         SettingsError: a scorer cannot be created, or lacks plain texts.
         ModelLoadError: a judge does not exist.
     """
-    from heretic.scoring.scorer_set import make_panel
+    from heretic.scoring.scorer_set import make_scorer_set
 
-    panel = make_panel(settings.refusal_markers, settings.subset("optimize")["scorers"])
-    if panel.needs_texts and "unhelpfulness_prompts" not in settings.prompt_sources():
+    scorer_set = make_scorer_set(settings.refusal_markers, settings.subset("optimize")["scorers"])
+    if scorer_set.needs_texts and "unhelpfulness_prompts" not in settings.prompt_sources():
         raise SettingsError(
-            f"the score {panel.needs_texts[0]} needs plain texts; set unhelpfulness_prompts=true, "
-            "or set it to a dataset of texts"
+            f"the score {scorer_set.needs_texts[0]} needs plain texts; set "
+            "unhelpfulness_prompts=true, or set it to a dataset of texts"
         )
-    return panel
+    return scorer_set
 
 
 def scorer_files(settings: Settings) -> list[str]:

@@ -33,7 +33,7 @@ class _Reading:
     padding_side: Side
 
     def n_positions(self, model: Model) -> int:
-        return model.chat.n_end_tokens if self.positions == "all" else 1
+        return model.chat.n_post_instruction_tokens if self.positions == "all" else 1
 
     def shape(self, model: Model) -> tuple[int, int, int]:
         return (self.n_positions(model), model.anatomy.n_layers + 1, model.anatomy.d_model)
@@ -60,8 +60,9 @@ def get_residuals_batched(
         model: model to run; its batch size is permanently halved when memory runs out.
         prompts: rendered through the model's chat template.
         task: name for log lines; empty to log nothing.
-        positions: `last` reads the last prompt token, `all` the `model.chat.n_end_tokens` tokens
-            of the template between the user's text and the answer, the last of which it is.
+        positions: `last` reads the last prompt token, `all` the
+            `model.chat.n_post_instruction_tokens` tokens of the template between the user's text
+            and the answer, the last of which it is.
         winsorize_quantile: if below 1, clips each state as in `winsorize`.
         padding_side: where shorter prompts of a batch are padded. On the right, no token sees the
             padding, even in recurrent and state-space models, which would propagate it.

@@ -58,7 +58,7 @@ def code_fingerprints(script: Path, library: Path) -> dict[str, str]:
     return found
 
 
-def in_rooms(code: Mapping[str, str], rooms: Collection[str]) -> dict[str, str]:
+def in_packages(code: Mapping[str, str], rooms: Collection[str]) -> dict[str, str]:
     """Return the fingerprints of modules in given folders of the package.
 
     Args:

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 STAGES = ("sampler", "restore", "edit", "prefill", "decode", "overhead")
 
 
-class StageClock:
+class StageTimer:
     """Accumulates wall time by stage.
 
     Stages may be nested: an inner stage's seconds are excluded from the outer one. The clock waits

@@ -17,7 +17,7 @@ AGAIN = "delete the directions and run again"
 
 
 @dataclass(frozen=True, eq=False)
-class Mixture:
+class DirectionCombination:
     """Directions D [k, d_model] as combinations of a study's rows.
 
     Attributes:
@@ -33,19 +33,19 @@ class Mixture:
     coefficients: Tensor
 
     @classmethod
-    def of_rows(cls, study: Tensor, *numbers: int) -> "Mixture":
+    def of_rows(cls, study: Tensor, *numbers: int) -> "DirectionCombination":
         """Return all k directions of each of these states, concatenated."""
         count = study.shape[1]
         indices = tuple(number * count + each for number in numbers for each in range(count))
         return cls(study, indices, torch.eye(len(indices), dtype=torch.float64))
 
-    def times(self, matrix: Tensor) -> "Mixture":
+    def times(self, matrix: Tensor) -> "DirectionCombination":
         """Return combinations of these directions: `matrix` [n, k] times them."""
-        return Mixture(
+        return DirectionCombination(
             self.study, self.indices, matrix.to("cpu", torch.float64) @ self.coefficients
         )
 
-    def orthonormal(self, vectors: Tensor, units: Tensor) -> "Mixture":
+    def orthonormal(self, vectors: Tensor, units: Tensor) -> "DirectionCombination":
         """Return this mixture after orthonormalization of its `vectors`.
 
         Args:
@@ -183,31 +183,35 @@ class AblationDirections:
             DirectionError: the index is outside the rows, or the neighbors cancel each other.
         """
         units = self._between(index)[1]
-        low, high, share = self._neighbours(index)
+        low, high, share = self._neighbors(index)
         weights = torch.lerp(self.weights[low].double(), self.weights[high].double(), share)
         return units.to(self.rows.dtype), weights.tolist()
 
-    def mixture_of_layer(self, layer: int) -> Mixture:
+    def mixture_of_layer(self, layer: int) -> DirectionCombination:
         """Return `of_layer` as a mixture of the rows.
 
         Raises:
             DirectionError: the layer does not exist.
         """
         self._require(layer + 1)
-        return Mixture.of_rows(self.rows, layer + 1)
+        return DirectionCombination.of_rows(self.rows, layer + 1)
 
-    def mixture_at(self, index: float) -> Mixture:
+    def mixture_at(self, index: float) -> DirectionCombination:
         """Return `at` as a mixture of the rows.
 
         Raises:
             DirectionError: the index is outside the rows, or the neighbors cancel each other.
         """
         vectors, units, signs = self._between(index)
-        low, high, share = self._neighbours(index)
+        low, high, share = self._neighbors(index)
         parts = torch.cat([(1 - share) * torch.ones_like(signs).diag(), (share * signs).diag()], 1)
-        return Mixture.of_rows(self.rows, low, high).times(parts).orthonormal(vectors, units)
+        return (
+            DirectionCombination.of_rows(self.rows, low, high)
+            .times(parts)
+            .orthonormal(vectors, units)
+        )
 
-    def _neighbours(self, index: float) -> tuple[int, int, float]:
+    def _neighbors(self, index: float) -> tuple[int, int, float]:
         """Return the rows below and above an index, and the share of the one above."""
         self._require(index)
         low = int(index)
@@ -215,7 +219,7 @@ class AblationDirections:
 
     def _between(self, index: float) -> tuple[Tensor, Tensor, Tensor]:
         """Return mixed neighbors, orthonormalized [k, d_model], and signs [k] of those above."""
-        low, high, share = self._neighbours(index)
+        low, high, share = self._neighbors(index)
         below, above = self.rows[low].double(), self.rows[high].double()
         signs = _signs(above, below)
         vectors = torch.lerp(below, above * signs[:, None], share)

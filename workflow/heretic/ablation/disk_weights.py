@@ -10,7 +10,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from heretic.ablation.weights_cache import PristineParts
+from heretic.ablation.weights_cache import OriginalTensors
 from heretic.errors import ModelLoadError
 from heretic.model.headers import INDEX, weight_map
 from heretic.model.loading import Model
@@ -59,7 +59,7 @@ class DiskWeights:
             for name, tensor in _parameters(writer):
                 self._check_shapes(name, tuple(tensor.shape))
 
-    def pristine(self, writer: StreamWriter) -> PristineParts:
+    def pristine(self, writer: StreamWriter) -> OriginalTensors:
         """Return the original weight and bias in the writer's shapes.
 
         Raises:
@@ -67,7 +67,7 @@ class DiskWeights:
         """
         weight, *biases = (self._read(name, like) for name, like in _parameters(writer))
         bias = biases[0] if biases else None
-        return PristineParts(weight.mT if writer.transposed else weight, bias)
+        return OriginalTensors(weight.mT if writer.transposed else weight, bias)
 
     def _require_unchanged(self, writer: StreamWriter) -> None:
         for name, tensor in _parameters(writer):

@@ -6,13 +6,13 @@ from typing import Protocol
 from torch import Tensor
 
 from heretic.ablation.directions import AblationDirections
-from heretic.ablation.hook_editor import OutputSideEditor
+from heretic.ablation.hook_editor import HookEditor
 from heretic.ablation.plan import Edit
 from heretic.ablation.projection import NormPreservation
-from heretic.ablation.weight_editor import WeightEditor, pristine_weights
+from heretic.ablation.weight_editor import WeightEditor, original_weights
 from heretic.errors import ModelLoadError
 from heretic.model.loading import Model
-from heretic.timing import StageClock
+from heretic.timing import StageTimer
 
 
 class Editor(Protocol):
@@ -30,7 +30,7 @@ class Editor(Protocol):
     def max_trials(self) -> int:
         """Maximum number of trials whose edits it can hold at once."""
 
-    def load(self, trials: Sequence[Sequence[Edit]], clock: StageClock | None = None) -> None:
+    def load(self, trials: Sequence[Sequence[Edit]], clock: StageTimer | None = None) -> None:
         """Put the model into a state in which it computes these trials, whatever its current state.
 
         Afterwards, all rows belong to the first trial. No trials, or one without edits, is the
@@ -64,7 +64,7 @@ def make_editor(
     cache_device: str = "auto",
     directions: AblationDirections | None = None,
     *,
-    steady: bool = False,
+    static_shapes: bool = False,
 ) -> Editor:
     """Return the editor selected by the settings of these names, for an unedited model.
 
@@ -89,6 +89,6 @@ def make_editor(
             "edit_mode=auto"
         )
     if edit_mode == "hooks" or fixed is not None:
-        return OutputSideEditor(model, norm_preservation, directions, steady=steady)
-    pristine = pristine_weights(model, cache_weights, cache_device)
+        return HookEditor(model, norm_preservation, directions, static_shapes=static_shapes)
+    pristine = original_weights(model, cache_weights, cache_device)
     return WeightEditor(model, pristine, norm_preservation, directions)

@@ -31,23 +31,23 @@ from torch import Tensor, nn
 
 from heretic.ablation.directions import AblationDirections
 from heretic.ablation.expert_outputs import INSTEAD, require_summed_outputs
-from heretic.ablation.hook_edits import MixedEdit, OutputEdit, Owners
+from heretic.ablation.hook_edits import MixedEdit, OutputEdit, RowAssignment
 from heretic.ablation.linalg import wide_dtype
 from heretic.ablation.plan import Edit, require_few, staged
-from heretic.ablation.products import StudyProducts, restoring_factors
+from heretic.ablation.products import ProductCache, restoring_factors
 from heretic.ablation.projection import NormPreservation, ablate_bias
 from heretic.errors import ModelLoadError
 from heretic.model.loading import Model
 from heretic.model.stream_writers.anatomy import Anatomy, StreamWriter
 from heretic.model.stream_writers.components import EMBEDDINGS
-from heretic.timing import StageClock
+from heretic.timing import StageTimer
 
 # Decoding reads all weights for a token of each row; this many trials per batch share that cost
 # well enough.
 MAX_TRIALS = 8
 
 
-class OutputSideEditor:
+class HookEditor:
     """Edits a model's computation but not its weights, which must remain unchanged.
 
     Several trials may be loaded, and the rows of a batch may belong to different trials. Hooks stay
@@ -70,7 +70,7 @@ class OutputSideEditor:
         norm_preservation: NormPreservation,
         directions: AblationDirections | None = None,
         *,
-        steady: bool = False,
+        static_shapes: bool = False,
     ) -> None:
         """Attach hooks to the writers of a model in its original state.
 
@@ -85,7 +85,7 @@ class OutputSideEditor:
             ModelLoadError: the output of a module of experts is not that of its matrices alone, or
                 norms are to be restored in such a module, or of an offloaded matrix.
         """
-        self.model, self.steady = model, steady
+        self.model, self.static_shapes = model, static_shapes
         self.norm_preservation: NormPreservation = norm_preservation
         packed = [writer for writer in model.anatomy.writers if writer.is_raw]
         if packed and norm_preservation != "none":
@@ -96,26 +96,26 @@ class OutputSideEditor:
         _require_at_hand(model, norm_preservation)
         in_order = require_summed_outputs(model) and not _has_experts_apart(model.anatomy)
         self.max_trials = MAX_TRIALS if in_order else 1
-        self._products = StudyProducts(directions, norm_preservation)
+        self._products = ProductCache(directions, norm_preservation)
         with_inputs = norm_preservation == "column"
         self._taps = {
             w.name: _TokenTap(w.module)
             if w.component == EMBEDDINGS
-            else _Tap(w.module, with_inputs)
+            else _WriterHook(w.module, with_inputs)
             for w in model.anatomy.writers
         }
         if model.compile:
             # Previously compiled code does not notice new hooks.
             torch.compiler.reset()
         self._loaded: list[dict[str, OutputEdit]] = [{}]
-        self._owners: dict[torch.device, Owners] = {}
+        self._owners: dict[torch.device, RowAssignment] = {}
         self._mixed: dict[str, MixedEdit] = {}
-        if steady:
+        if static_shapes:
             self._count = 1 if directions is None else directions.rows.shape[1]
             self._make_room(self.max_trials, self._count, list(self._taps))
             self.assign(0)
 
-    def load(self, trials: Sequence[Sequence[Edit]], clock: StageClock | None = None) -> None:
+    def load(self, trials: Sequence[Sequence[Edit]], clock: StageTimer | None = None) -> None:
         """Put the model into a state in which it computes these trials; all rows are the first's.
 
         Args:
@@ -134,7 +134,7 @@ class OutputSideEditor:
                 for edits in trials
             ] or [{}]
             count = max((len(e.units) for trial in loaded for e in trial.values()), default=1)
-            if not self.steady:
+            if not self.static_shapes:
                 names = {name for trial in loaded for name in trial} if len(loaded) > 1 else ()
                 self._make_room(len(loaded), count, names)
             elif count > self._count:
@@ -161,7 +161,7 @@ class OutputSideEditor:
             raise ModelLoadError(
                 f"trial {rows} is not among the {len(self._loaded)} loaded trials; load it"
             )
-        if self.steady or (isinstance(rows, Tensor) and len(self._loaded) > 1):
+        if self.static_shapes or (isinstance(rows, Tensor) and len(self._loaded) > 1):
             for owners in self._owners.values():
                 owners.assign(rows)
             for name, tap in self._taps.items():
@@ -188,7 +188,7 @@ class OutputSideEditor:
         wide = wide_dtype(self.model.loaded_dtype)
         writers = [writer for writer in self.model.anatomy.writers if writer.name in names]
         self._owners = {
-            device: Owners(trials, count, device, wide)
+            device: RowAssignment(trials, count, device, wide)
             for device in {writer.device for writer in writers}
         }
         self._mixed = {
@@ -255,7 +255,7 @@ def _has_experts_apart(anatomy: Anatomy) -> bool:
     return max(alike.values(), default=0) > 1
 
 
-class _Tap:
+class _WriterHook:
     """Hooks of one module, which apply the current edit, if there is one."""
 
     def __init__(self, module: nn.Module, with_inputs: bool) -> None:
@@ -271,7 +271,7 @@ class _Tap:
         return None if self.edit is None else self.edit.of_output(output)
 
 
-class _TokenTap(_Tap):
+class _TokenTap(_WriterHook):
     """Hooks of the embeddings, whose inputs are tokens."""
 
     def __init__(self, module: nn.Module) -> None:

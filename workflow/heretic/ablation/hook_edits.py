@@ -55,7 +55,7 @@ class OutputEdit:
         return (edited * factors[..., None]).to(edited.dtype)
 
 
-class Owners:
+class RowAssignment:
     """Assignment of a batch's rows to trials, on one device.
 
     Attributes:
@@ -92,7 +92,7 @@ class MixedEdit:
     has zero directions, scales of one and no shift.
     """
 
-    def __init__(self, name: str, owners: Owners, trials: int, neutral: OutputEdit) -> None:
+    def __init__(self, name: str, owners: RowAssignment, trials: int, neutral: OutputEdit) -> None:
         """Initialize without edits.
 
         Args:

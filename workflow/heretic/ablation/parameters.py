@@ -29,7 +29,7 @@ class ComponentParameters:
 
 
 @dataclass(frozen=True)
-class TentParameters:
+class KernelParameters:
     """One component's edit: strongest at a peak, weaker on both sides, zero beyond a distance.
 
     Attributes:
@@ -72,7 +72,7 @@ class AblationParameters:
 
     direction_scope: Literal["global", "per_layer"]
     direction_index: float | None
-    components: Mapping[str, ComponentParameters | TentParameters]
+    components: Mapping[str, ComponentParameters | KernelParameters]
     layers: tuple[int, ...] | None = None
 
     def strengths(self, n_layers: int) -> dict[str, list[float]]:
@@ -112,6 +112,6 @@ class AblationParameters:
         )
 
 
-def _component(values: Mapping[str, Any]) -> ComponentParameters | TentParameters:
+def _component(values: Mapping[str, Any]) -> ComponentParameters | KernelParameters:
     """Return one component; only a tent has a peak position."""
-    return TentParameters(**values) if "position" in values else ComponentParameters(**values)
+    return KernelParameters(**values) if "position" in values else ComponentParameters(**values)

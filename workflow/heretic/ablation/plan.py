@@ -8,12 +8,12 @@ from typing import Generic, Protocol, TypeVar
 import torch
 from torch import Tensor
 
-from heretic.ablation.directions import AblationDirections, Mixture, orthonormal
+from heretic.ablation.directions import AblationDirections, DirectionCombination, orthonormal
 from heretic.ablation.parameters import AblationParameters
 from heretic.errors import DirectionError, ModelLoadError
 from heretic.model.stream_writers.anatomy import Anatomy, StreamWriter
 from heretic.model.stream_writers.components import EMBEDDINGS
-from heretic.timing import StageClock
+from heretic.timing import StageTimer
 
 
 class Placed(Protocol):
@@ -45,7 +45,7 @@ class PlacedEdit(Generic[PlacedT]):
     writer: PlacedT
     directions: Tensor
     strengths: tuple[float, ...]
-    mixture: Mixture | None
+    mixture: DirectionCombination | None
 
 
 @dataclass(frozen=True)
@@ -60,7 +60,7 @@ class Edit:
     writer: StreamWriter
     directions: Tensor
     strengths: tuple[float, ...]
-    mixture: Mixture | None = None
+    mixture: DirectionCombination | None = None
 
 
 def plan_edits(
@@ -145,7 +145,9 @@ def suited(rows: Tensor, gain: Tensor | Sequence[float] | None) -> Tensor:
     return orthonormal(rows.double() * _factors(gain, rows)).to(rows.dtype)
 
 
-def suited_mixture(mixture: Mixture, gain: Tensor | Sequence[float] | None) -> Mixture | None:
+def suited_mixture(
+    mixture: DirectionCombination, gain: Tensor | Sequence[float] | None
+) -> DirectionCombination | None:
     """Return the mixture of `suited` directions, given the `mixture` of the stream's.
 
     Returns:
@@ -181,6 +183,6 @@ def require_few(trials: Sequence[Sequence[Edit]], most: int) -> None:
         )
 
 
-def staged(clock: StageClock | None, stage: str) -> AbstractContextManager[None]:
+def staged(clock: StageTimer | None, stage: str) -> AbstractContextManager[None]:
     """Record the block's time under a stage if there is a clock."""
     return nullcontext() if clock is None else clock.stage(stage)

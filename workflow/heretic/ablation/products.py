@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from heretic.ablation.directions import AblationDirections, Mixture
+from heretic.ablation.directions import AblationDirections, DirectionCombination
 from heretic.ablation.linalg import pieces, wide_dtype
 from heretic.ablation.plan import Edit
 from heretic.ablation.projection import NormPreservation
@@ -26,7 +26,7 @@ CANCELLED = 0.1
 
 
 @dataclass(frozen=True)
-class Products:
+class DirectionProducts:
     """Products of W [..., d_model, d_in] with rows R, in float32 or wider, on the device of R.
 
     Attributes:
@@ -42,11 +42,11 @@ class Products:
     written: Tensor | None
     squares: Tensor | None
 
-    def mixed(self, mixture: Mixture, directions: Tensor) -> "Products":
+    def mixed(self, mixture: DirectionCombination, directions: Tensor) -> "DirectionProducts":
         """Return the products with a mixture of the rows, which is `directions` [k, d_model]."""
         written = None if self.written is None else mixture.combine(self.written.mT).mT
         units = directions.to(self.read)
-        return Products(units, mixture.combine(self.read), written, self.squares)
+        return DirectionProducts(units, mixture.combine(self.read), written, self.squares)
 
 
 def measure(
@@ -55,7 +55,7 @@ def measure(
     norm_preservation: NormPreservation,
     device: torch.device | None = None,
     limit: int = LIMIT,
-) -> Products:
+) -> DirectionProducts:
     """Compute the products while reading a matrix once, a few columns at a time.
 
     Args:
@@ -85,15 +85,15 @@ def measure(
             squares[matrices, columns] = part.square().sum(-2)
     kept = squares if by_row or by_column else None
     if weight.ndim == 3:
-        return Products(units, read, written, kept)
-    return Products(units, read[0], _first(written), _first(kept))
+        return DirectionProducts(units, read, written, kept)
+    return DirectionProducts(units, read[0], _first(written), _first(kept))
 
 
 def _first(stack: Tensor | None) -> Tensor | None:
     return None if stack is None else stack[0]
 
 
-class StudyProducts:
+class ProductCache:
     """Products of each writer's matrix with all rows of a study, computed on first use.
 
     They take about n_layers * k / d_model of the matrices' size in single precision. If memory does
@@ -105,9 +105,9 @@ class StudyProducts:
     ) -> None:
         """Store the options; without `directions`, no products are ever kept."""
         self.directions, self.norm_preservation = directions, norm_preservation
-        self._tables: dict[str, Products] = {}
+        self._tables: dict[str, DirectionProducts] = {}
 
-    def known(self, edit: Edit, weight: Callable[[], Tensor]) -> Products | None:
+    def known(self, edit: Edit, weight: Callable[[], Tensor]) -> DirectionProducts | None:
         """Return the products with an edit's directions, if these are the study's.
 
         Args:
@@ -125,7 +125,7 @@ class StudyProducts:
         table = self._tables.get(edit.writer.name) or self._try(edit.writer, study, weight)
         return None if table is None else table.mixed(mixture, edit.directions)
 
-    def of(self, edit: Edit, weight: Callable[[], Tensor]) -> Products:
+    def of(self, edit: Edit, weight: Callable[[], Tensor]) -> DirectionProducts:
         """Return the products with an edit's directions, reading the matrix if they are unknown."""
         found = self.known(edit, weight)
         if found is not None:
@@ -134,7 +134,7 @@ class StudyProducts:
 
     def _try(
         self, writer: StreamWriter, study: AblationDirections, weight: Callable[[], Tensor]
-    ) -> Products | None:
+    ) -> DirectionProducts | None:
         rows = study.rows.flatten(0, 1).double()
         if writer.gain is not None:
             rows = rows * writer.gain.to(rows)
@@ -154,7 +154,7 @@ class StudyProducts:
 
 
 def restoring_factors(
-    products: Products,
+    products: DirectionProducts,
     strengths: Sequence[float],
     norm_preservation: NormPreservation,
     weight: Callable[[], Tensor],
@@ -189,7 +189,7 @@ def restoring_factors(
     return torch.where(left, wanted / found, torch.ones_like(found))
 
 
-def _left(products: Products, before: Tensor, strengths: Tensor) -> Tensor:
+def _left(products: DirectionProducts, before: Tensor, strengths: Tensor) -> Tensor:
     """Return squared norms of E's rows [..., d_model] or columns [..., d_in]; `before` are W's."""
     if products.written is None:
         scaled = strengths[:, None] * products.read
@@ -204,7 +204,7 @@ def _left(products: Products, before: Tensor, strengths: Tensor) -> Tensor:
 def _measure_again(
     squares: Tensor,
     cancelled: Tensor,
-    products: Products,
+    products: DirectionProducts,
     strengths: Tensor,
     weight: Tensor,
     limit: int,

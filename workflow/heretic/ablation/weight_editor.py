@@ -14,7 +14,7 @@ from heretic.ablation.projection import NormPreservation
 from heretic.ablation.weight_writer import MatrixWriting
 from heretic.ablation.weights_cache import (
     LayerWeightsCache,
-    PristineParts,
+    OriginalTensors,
     copy_back,
     overwriting,
 )
@@ -22,16 +22,16 @@ from heretic.errors import ModelLoadError, one_line
 from heretic.model.loading import Model
 from heretic.model.memory import choose_place
 from heretic.model.stream_writers.anatomy import Anatomy, StreamWriter
-from heretic.timing import StageClock
+from heretic.timing import StageTimer
 
 
-class PristineWeights(Protocol):
+class OriginalWeights(Protocol):
     """Source of original weights: the cache in memory, or the checkpoint on disk."""
 
     def check(self, anatomy: Anatomy) -> None:
         """Raise `ModelLoadError` if the weights are not those of `anatomy`."""
 
-    def pristine(self, writer: StreamWriter) -> PristineParts:
+    def pristine(self, writer: StreamWriter) -> OriginalTensors:
         """Return the original weight and bias of one writer."""
 
 
@@ -49,7 +49,7 @@ class WeightEditor:
     def __init__(
         self,
         model: Model,
-        pristine: PristineWeights,
+        pristine: OriginalWeights,
         norm_preservation: NormPreservation,
         directions: AblationDirections | None = None,
     ) -> None:
@@ -69,7 +69,7 @@ class WeightEditor:
         self._edited: dict[str, StreamWriter] = {}
         self._writing = MatrixWriting(norm_preservation, directions)
 
-    def load(self, trials: Sequence[Sequence[Edit]], clock: StageClock | None = None) -> None:
+    def load(self, trials: Sequence[Sequence[Edit]], clock: StageTimer | None = None) -> None:
         """Put the model into the state of the only trial's edits, whatever its current state.
 
         Args:
@@ -122,7 +122,7 @@ class WeightEditor:
         """Restore the original model, bit for bit."""
         self.abliterate([])
 
-    def _write(self, edit: Edit, parts: PristineParts) -> None:
+    def _write(self, edit: Edit, parts: OriginalTensors) -> None:
         with overwriting(edit.writer), torch.no_grad():
             self._writing.write(edit, parts)
 
@@ -145,9 +145,9 @@ def _damaging(model: Model) -> Iterator[None]:
         raise
 
 
-def pristine_weights(
+def original_weights(
     model: Model, cache_weights: str, cache_device: str = "auto"
-) -> PristineWeights:
+) -> OriginalWeights:
     """Return the source of original weights selected by the settings of these names.
 
     Raises:

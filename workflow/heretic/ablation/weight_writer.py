@@ -18,9 +18,15 @@ from torch import Tensor
 from heretic.ablation.directions import AblationDirections
 from heretic.ablation.linalg import pieces
 from heretic.ablation.plan import Edit
-from heretic.ablation.products import LIMIT, Products, StudyProducts, measure, restoring_factors
+from heretic.ablation.products import (
+    LIMIT,
+    DirectionProducts,
+    ProductCache,
+    measure,
+    restoring_factors,
+)
 from heretic.ablation.projection import NormPreservation, ablate_bias, ablate_matrix
-from heretic.ablation.weights_cache import PristineParts
+from heretic.ablation.weights_cache import OriginalTensors
 from heretic.console import log
 from heretic.model.batching import is_out_of_memory, release_memory
 
@@ -38,10 +44,10 @@ class MatrixWriting:
     ) -> None:
         """Store the options; products with `directions` are computed later."""
         self.norm_preservation: NormPreservation = norm_preservation
-        self.products = StudyProducts(directions, norm_preservation)
+        self.products = ProductCache(directions, norm_preservation)
         self.limit: int | None = None
 
-    def write(self, edit: Edit, parts: PristineParts) -> None:
+    def write(self, edit: Edit, parts: OriginalTensors) -> None:
         """Write a writer's edited weight and bias, whatever their current values.
 
         Args:
@@ -58,7 +64,7 @@ class MatrixWriting:
             pristine = parts.bias.to(bias.device)
             bias.copy_(ablate_bias(pristine, edit.directions, edit.strengths))
 
-    def _fits(self, edit: Edit, parts: PristineParts) -> bool:
+    def _fits(self, edit: Edit, parts: OriginalTensors) -> bool:
         """Return whether memory sufficed for an edit; if not, use less from now on."""
         try:
             self._write_matrix(edit, parts.weight)
@@ -94,7 +100,7 @@ class MatrixWriting:
 
 
 def _difference(
-    products: Products,
+    products: DirectionProducts,
     strengths: Sequence[float],
     norm_preservation: NormPreservation,
     pristine: Tensor,

@@ -21,7 +21,7 @@ IN_MAIN_MEMORY = "cache_device=host, which keeps the copies in main memory"
 
 
 @dataclass(frozen=True)
-class PristineParts:
+class OriginalTensors:
     """Original weight [d_model, d_in] and bias [d_model] of one writer, stacked for experts."""
 
     weight: Tensor
@@ -60,7 +60,7 @@ class LayerWeightsCache:
         """
         started = time.perf_counter()
         _require_complete(anatomy)
-        self.layer_weights_cache: dict[int, dict[str, dict[str, PristineParts]]] = {
+        self.layer_weights_cache: dict[int, dict[str, dict[str, OriginalTensors]]] = {
             layer: {component: {} for component in COMPONENTS} for layer in range(anatomy.n_layers)
         }
         for writer in anatomy.writers:
@@ -72,7 +72,7 @@ class LayerWeightsCache:
             time.perf_counter() - started,
         )
 
-    def parts(self) -> Iterator[PristineParts]:
+    def parts(self) -> Iterator[OriginalTensors]:
         """Return all copies, in order of layer."""
         for by_component in self.layer_weights_cache.values():
             for by_name in by_component.values():
@@ -113,7 +113,7 @@ class LayerWeightsCache:
                         f"{PROGRAM_ERROR}"
                     )
 
-    def pristine(self, writer: StreamWriter) -> PristineParts:
+    def pristine(self, writer: StreamWriter) -> OriginalTensors:
         """Return the copies of one writer.
 
         Raises:
@@ -187,10 +187,10 @@ def _shape(tensor: Tensor | None) -> tuple[int, ...] | None:
     return None if tensor is None else tuple(tensor.shape)
 
 
-def _clone(writer: StreamWriter, place: CachePlace) -> PristineParts:
+def _clone(writer: StreamWriter, place: CachePlace) -> OriginalTensors:
     try:
         bias = writer.bias
-        return PristineParts(
+        return OriginalTensors(
             _copy(writer.weight, place), None if bias is None else _copy(bias, place)
         )
     except (RuntimeError, MemoryError) as error:
@@ -217,7 +217,7 @@ def profits_from_pinning(device: torch.device) -> bool:
     return device.type in ("cuda", "xpu")
 
 
-def copy_back(writer: StreamWriter, parts: PristineParts) -> None:
+def copy_back(writer: StreamWriter, parts: OriginalTensors) -> None:
     """Overwrite a writer with its pristine parts, bit for bit.
 
     Raises:

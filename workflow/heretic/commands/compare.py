@@ -21,7 +21,7 @@ from heretic.model.devices import set_threads
 from heretic.model.loading import Model, load_model
 from heretic.model.quantization import AS_IS, NONE, check_package, stored_quantization
 from heretic.model.template_date import day_of
-from heretic.preflight import check_panel
+from heretic.preflight import check_scorers
 from heretic.prompts.checks import check_disjoint
 from heretic.prompts.sources import LoadedPrompts, check_sources, read_sources
 from heretic.report.comparison_page import write_comparison
@@ -125,7 +125,7 @@ def compare(settings: Settings, against: str, output: Path | None, results: Path
             *(model.quantization for model in (original, edited)),
         )
     sources = settings.model_copy(update={"model": against}).prompt_sources()
-    check_panel(settings)
+    check_scorers(settings)
     read = [*HOLDOUT_SETS, *([TEXTS] if settings.scorers and TEXTS in sources else [])]
     chosen = {name: sources[name] for name in read}
     prompts = load_sets(chosen, settings.seed, settings.demo_refusal_class)

@@ -10,7 +10,7 @@ from torch import Tensor
 from heretic.directions.methods import find_directions, probe_accuracy
 from heretic.directions.options import METHODS, ExtractionOptions
 from heretic.directions.separation import generator
-from heretic.directions.subspace import SmallSpace, layer_chunks, working_device
+from heretic.directions.subspace import Subspace, layer_chunks, working_device
 
 MEDIAN_STEPS = 200
 MEDIAN_TOLERANCE = 1e-10  # relative to the extent of the states
@@ -81,12 +81,12 @@ def contrast(
     )
 
 
-def _spaces(bad: Tensor, good: Tensor, device: torch.device) -> Iterator[SmallSpace]:
+def _spaces(bad: Tensor, good: Tensor, device: torch.device) -> Iterator[Subspace]:
     for layers in layer_chunks(bad, good):
-        yield SmallSpace(bad[:, layers], good[:, layers], working_device(device))
+        yield Subspace(bad[:, layers], good[:, layers], working_device(device))
 
 
-def _contrast_in(space: SmallSpace, options: ExtractionOptions) -> Contrast:
+def _contrast_in(space: Subspace, options: ExtractionOptions) -> Contrast:
     bad, good = space.bad, space.good
     directions = find_directions(bad, good, options)
     medians = torch.stack([geometric_median(good), geometric_median(bad)], 1)

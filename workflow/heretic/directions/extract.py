@@ -9,7 +9,7 @@ from heretic.ablation.linalg import normalize
 from heretic.directions.diagnostics import CPU, Contrast, contrast, directions_of
 from heretic.directions.options import GOOD, HELPFULNESS, SACRED, ExtractionOptions
 from heretic.directions.orthogonalize import orthogonalize
-from heretic.directions.separation import Separation, best_position, chance_band, judge
+from heretic.directions.separation import Separation, best_position, judge, permutation_band
 from heretic.directions.sets import ResidualSets
 from heretic.errors import DirectionError
 
@@ -89,7 +89,7 @@ def extract_directions(
         DirectionError: good and bad prompts cannot be distinguished after a layer, or nothing of a
             direction remains there.
     """
-    chance = chance_band(sets, options.seed)
+    chance = permutation_band(sets, options.seed)
     position = best_position(sets) if sets.n_positions > 1 else -1
     sets = sets.at(position)
     found = contrast(sets.bad, sets.good, options, device)

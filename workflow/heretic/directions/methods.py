@@ -1,6 +1,6 @@
 """Directions that separate bad from good states, for a batch of layers.
 
-States are [layers, n, r]: coordinates of a `SmallSpace`, or the stream itself. Every method returns
+States are [layers, n, r]: coordinates of a `Subspace`, or the stream itself. Every method returns
 unit, mutually orthogonal rows [layers, k, r] in a fixed order, each with the sign that points from
 good to bad: its product with the difference of means is not negative. Rows are zero where the
 means do not differ.

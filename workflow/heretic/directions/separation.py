@@ -15,7 +15,7 @@ CONFIDENCE = 0.95
 RELABELLINGS = 200
 
 
-def chance_band(sets: ResidualSets, seed: int) -> tuple[float, float]:
+def permutation_band(sets: ResidualSets, seed: int) -> tuple[float, float]:
     """Return the band of AUROC that directions of relabeled prompts stay within, 19 times of 20.
 
     The directions are differences of means. The labels of all prompts are shuffled, both for
@@ -80,7 +80,7 @@ class Separation:
         auroc: probability that a bad prompt is further along the direction than a good one.
         cohens_d: distance of the means along the direction, in pooled standard deviations.
         control_auroc: AUROC of a direction from relabeled prompts, on relabeled prompts.
-        chance: AUROC band of relabeled prompts, see `chance_band`.
+        chance: AUROC band of relabeled prompts, see `permutation_band`.
     """
 
     auroc: tuple[float, ...]
@@ -103,7 +103,7 @@ def judge(
         sets: residuals at one position.
         directions: unit rows [n_layers + 1, d_model].
         control: directions of relabeled prompts, in the same form.
-        chance: see `chance_band`.
+        chance: see `permutation_band`.
         seed: seed for relabeling the held-out prompts. Their true labels would be unsuitable: any
             direction tends to have a component along the largest existing difference, with either
             sign.

@@ -17,7 +17,7 @@ CHUNK_BYTES = 256_000_000
 INDISTINGUISHABLE = 1e-6
 
 
-class SmallSpace:
+class Subspace:
     """States of a few layers in coordinates of their own span.
 
     Attributes:

@@ -15,27 +15,27 @@ from torch import Tensor, nn
 
 from heretic.ablation.weights_cache import profits_from_pinning
 from heretic.engine.kv_cache import KeyValues, each_part, read_key_values
-from heretic.engine.prefill import Prefilled, PromptBatch, Start, prefill
+from heretic.engine.prefill import Prefilled, PromptBatch, ResumePoint, prefill
 from heretic.model.loading import Model
 from heretic.model.memory import GIGABYTE, SHARE_OF_FREE_MEMORY, free_memory
 from heretic.model.stream_writers.probe import stream_of
 
 
 @dataclass(frozen=True)
-class Recording:
+class CachedActivations:
     """Recording of one pass of the unedited network over a batch.
 
     Attributes:
         inputs: inputs of some layers [batch, tokens, d_model], by layer.
         key_values: keys and values of the batch's own tokens, up to the last usable layer.
-        n_outputs: as in `Start`.
+        n_outputs: as in `ResumePoint`.
     """
 
     inputs: dict[int, Tensor] = field(default_factory=dict)
     key_values: KeyValues = field(default_factory=list)
     n_outputs: int = 0
 
-    def start(self, first_changed: int, devices: Sequence[torch.device]) -> Start | None:
+    def start(self, first_changed: int, devices: Sequence[torch.device]) -> ResumePoint | None:
         """Return the start of a pass in which all layers before `first_changed` are unchanged.
 
         Args:
@@ -49,12 +49,14 @@ class Recording:
             None if part is None else (_on(part[0], device), _on(part[1], device))
             for part, device in zip(self.key_values[:layer], devices, strict=False)
         ]
-        return Start(layer, _on(self.inputs[layer], devices[layer]), key_values, self.n_outputs)
+        return ResumePoint(
+            layer, _on(self.inputs[layer], devices[layer]), key_values, self.n_outputs
+        )
 
-    def rows(self, first: int, last: int) -> "Recording":
+    def rows(self, first: int, last: int) -> "CachedActivations":
         """Return the recording of some rows of the batch; views."""
         part = slice(first, last)
-        return Recording(
+        return CachedActivations(
             {layer: states[part] for layer, states in self.inputs.items()},
             each_part(self.key_values, lambda kept: kept[part]),
             self.n_outputs,
@@ -71,7 +73,7 @@ def _on(tensor: Tensor, device: torch.device) -> Tensor:
 
 
 @dataclass(frozen=True)
-class RecordingPlan:
+class ActivationCachePlan:
     """Plan of the recording.
 
     Attributes:
@@ -96,22 +98,22 @@ class RecordingPlan:
 
 
 def record(
-    model: Model, batch: PromptBatch, prefix: KeyValues | None, plan: RecordingPlan
-) -> tuple[Prefilled, Recording]:
+    model: Model, batch: PromptBatch, prefix: KeyValues | None, plan: ActivationCachePlan
+) -> tuple[Prefilled, CachedActivations]:
     """Run one pass over a batch; return its result and recording."""
     seen: dict[int, Tensor] = {}
     n_outputs: list[int] = [0]
     with watching(model.get_layers(), plan.layers, seen, n_outputs):
         prefilled = prefill(model, batch, prefix)
     if not plan.layers:
-        return prefilled, Recording()
+        return prefilled, CachedActivations()
     parts = read_key_values(prefilled.cache, batch.n_cached)[: max(plan.layers)]
     kept = each_part(parts, lambda part: _keep(part, plan))
     inputs = {layer: _keep(states, plan) for layer, states in seen.items()}
-    return prefilled, Recording(inputs, kept, n_outputs[0])
+    return prefilled, CachedActivations(inputs, kept, n_outputs[0])
 
 
-def _keep(tensor: Tensor, plan: RecordingPlan) -> Tensor:
+def _keep(tensor: Tensor, plan: ActivationCachePlan) -> Tensor:
     """Return a copy, since a view would keep a larger tensor alive."""
     if not plan.on_host:
         return tensor.clone(memory_format=torch.contiguous_format)
@@ -148,7 +150,7 @@ def watching(
 
 def plan_recording(
     model: Model, batches: Sequence[PromptBatch], prefix: PromptBatch | None, gigabytes: float
-) -> RecordingPlan:
+) -> ActivationCachePlan:
     """Plan evenly spaced layers that fit into the given number of gigabytes, and their location.
 
     The devices of the model are preferred if they have room; main memory is slower to read.
@@ -180,5 +182,5 @@ def plan_recording(
         total = needed(kept)
         if total <= min(budget, max(on_device, on_host)):
             left = max(0.0, min(budget, on_device) - total)
-            return RecordingPlan(kept, total > on_device, total, int(left / (total / tokens)))
-    return RecordingPlan()
+            return ActivationCachePlan(kept, total > on_device, total, int(left / (total / tokens)))
+    return ActivationCachePlan()

@@ -9,8 +9,8 @@ from heretic.ablation.plan import Edit
 from heretic.metrics import KL, LOG_ODDS
 from heretic.model.loading import Model
 from heretic.scoring.base import ScoredPrompts, finite_or_none
-from heretic.scoring.scorer_set import Panel
-from heretic.timing import StageClock
+from heretic.scoring.scorer_set import ScorerSet
+from heretic.timing import StageTimer
 
 # Numbers by name; None if nothing was generated for a score or it is not finite. Only the KL may be
 # non-finite, which indicates that weights overflow.
@@ -18,7 +18,7 @@ TrialScores = Mapping[str, Any]
 
 
 @dataclass(frozen=True)
-class Limits:
+class FeasibilityLimits:
     """Limits beyond which a trial is infeasible and its prompts are not answered.
 
     Attributes:
@@ -59,7 +59,7 @@ class Limits:
 
 
 def trial_scores(
-    panel: Panel,
+    scorer_set: ScorerSet,
     prompts: ScoredPrompts,
     kl: float,
     log_odds: float | None,
@@ -75,12 +75,12 @@ def trial_scores(
         log_odds: mean for bad prompts; None if not measured.
         passes: values of the scorers by passes, by name.
         answers: answers to the good and the bad prompts, each possibly truncated where
-            `Panel.settled` allows; None if nothing was generated.
+            `ScorerSet.settled` allows; None if nothing was generated.
     """
     found: dict[str, float | int | None] = {LOG_ODDS: log_odds, **passes}
     if answers is not None:
-        found |= {name: s.value for name, s in panel.judge(prompts, *answers).items()}
-    finite = {name: finite_or_none(found.get(name)) for name in panel.names(prompts)}
+        found |= {name: s.value for name, s in scorer_set.judge(prompts, *answers).items()}
+    finite = {name: finite_or_none(found.get(name)) for name in scorer_set.names(prompts)}
     return {**finite, KL: kl}
 
 
@@ -100,7 +100,7 @@ class TrialEngine(Protocol):
         """Maximum number of trials scored together."""
 
     @property
-    def panel(self) -> Panel:
+    def scorer_set(self) -> ScorerSet:
         """The computed scores."""
 
     @property
@@ -108,7 +108,7 @@ class TrialEngine(Protocol):
         """The evaluation prompts."""
 
     def score(
-        self, trials: Sequence[Sequence[Edit]], limits: Limits, clock: StageClock
+        self, trials: Sequence[Sequence[Edit]], limits: FeasibilityLimits, clock: StageTimer
     ) -> list[TrialScores]:
         """Score each trial independently, in order.
 

@@ -9,21 +9,21 @@ import torch
 from heretic.ablation.editors import Editor
 from heretic.ablation.plan import Edit
 from heretic.console import log
-from heretic.engine.base import Limits, TrialScores, trial_scores
-from heretic.engine.decode import Ending, decode_rows
-from heretic.engine.decode_batch import Owner
+from heretic.engine.base import FeasibilityLimits, TrialScores, trial_scores
+from heretic.engine.decode import StopCriteria, decode_rows
+from heretic.engine.decode_batch import RowKey
 from heretic.engine.prefill import shared_prefix, tokens_of_a_pass
-from heretic.engine.scheduler import TrialQueue
-from heretic.engine.speculative import DraftBook
-from heretic.engine.steps import CompiledSteps, PlainSteps, Steps
+from heretic.engine.scheduler import TrialScheduler
+from heretic.engine.speculative import DraftCache
+from heretic.engine.steps import CompiledStepRunner, PlainStepRunner, StepRunner
 from heretic.engine.study_prompts import StudyPrompts
 from heretic.model.batching import is_out_of_memory, release_memory
 from heretic.model.decoding import end_tokens
 from heretic.model.loading import Model
 from heretic.scoring.base import ScoredPrompts
 from heretic.scoring.log_odds import RefusalTokens
-from heretic.scoring.scorer_set import Panel, make_panel
-from heretic.timing import StageClock
+from heretic.scoring.scorer_set import ScorerSet, make_scorer_set
+from heretic.timing import StageTimer
 
 
 @dataclass(frozen=True)
@@ -82,7 +82,7 @@ class Outcome:
     answered: bool
 
 
-class FastEngine:
+class BatchedEngine:
     """Score several trials together, with one pass over the prompts each and joint decoding."""
 
     def __init__(
@@ -90,13 +90,13 @@ class FastEngine:
         editor: Editor,
         prompts: ScoredPrompts,
         options: EngineOptions,
-        panel: Panel | None = None,
+        scorer_set: ScorerSet | None = None,
     ) -> None:
         """Prepare the prompts of a study on a model in its original state."""
         model = editor.model
         self.editor, self.options, self.prompts = editor, options, prompts
-        self.panel = panel or make_panel()
-        self._measures = [(s, s.prepare(model, prompts)) for s in self.panel.passes]
+        self.scorer_set = scorer_set or make_scorer_set()
+        self._measures = [(s, s.prepare(model, prompts)) for s in self.scorer_set.passes]
         self.study = self._prepare(options.activation_cache_gb)
         self._refusal_tokens = RefusalTokens.of(self.study.first_of_good, self.study.first_of_bad)
         self.most_rows = model.batch_size.current * self.trial_batch_size
@@ -104,11 +104,11 @@ class FastEngine:
             "Engine: %s, %d trials per batch; %s", self.name, self.trial_batch_size, self.study
         )
         self.steps = self._make_steps()
-        self._drafts = DraftBook(tokens_of_a_pass(model)) if options.guesses else None
-        self._ending = Ending(
+        self._drafts = DraftCache(tokens_of_a_pass(model)) if options.guesses else None
+        self._ending = StopCriteria(
             end_tokens(model),
             options.max_response_length,
-            lambda texts: [options.retire and self.panel.settled(text) for text in texts],
+            lambda texts: [options.retire and self.scorer_set.settled(text) for text in texts],
         )
 
     @property
@@ -131,7 +131,7 @@ class FastEngine:
         self.editor.restore()
 
     def score(
-        self, trials: Sequence[Sequence[Edit]], limits: Limits, clock: StageClock
+        self, trials: Sequence[Sequence[Edit]], limits: FeasibilityLimits, clock: StageTimer
     ) -> list[TrialScores]:
         """Score some trials; answers are generated only within the limits.
 
@@ -158,8 +158,8 @@ class FastEngine:
         return scores
 
     def answer(
-        self, trials: Sequence[Sequence[Edit]], limits: Limits, clock: StageClock
-    ) -> tuple[list[Outcome], Mapping[Owner, list[int]]]:
+        self, trials: Sequence[Sequence[Edit]], limits: FeasibilityLimits, clock: StageTimer
+    ) -> tuple[list[Outcome], Mapping[RowKey, list[int]]]:
         """Return the pass results of a few trials, and their answers as far as needed.
 
         Args:
@@ -171,7 +171,7 @@ class FastEngine:
             Outcomes by trial; tokens by trial and prompt, the good prompts first.
         """
         self.editor.load(trials, clock)
-        queue = TrialQueue(
+        queue = TrialScheduler(
             self.editor,
             self.study,
             [first_changed(edits, self.model.anatomy.n_layers) for edits in trials],
@@ -197,7 +197,7 @@ class FastEngine:
             for trial, outcome in enumerate(outcomes)
         ], answers
 
-    def _compare(self, queue: TrialQueue, trial: int, limits: Limits) -> Outcome:
+    def _compare(self, queue: TrialScheduler, trial: int, limits: FeasibilityLimits) -> Outcome:
         """Compare a trial with the original; if within the limits, enqueue its prompts."""
         kl = queue.compare(trial)
         log_odds = None
@@ -212,17 +212,17 @@ class FastEngine:
         return Outcome(kl, log_odds, passes, near)
 
     def scores(
-        self, trial: int, outcome: Outcome, answers: Mapping[Owner, list[int]]
+        self, trial: int, outcome: Outcome, answers: Mapping[RowKey, list[int]]
     ) -> TrialScores:
         """Return the scores computed from the outcome and the answers of one trial."""
         texts = None
         if outcome.answered:
             n_good = len(self.prompts.good)
-            owners = [Owner(trial, i) for i in range(n_good + len(self.prompts.bad))]
+            owners = [RowKey(trial, i) for i in range(n_good + len(self.prompts.bad))]
             found = self.model.chat.decode_all([answers[owner] for owner in owners])
             texts = found[:n_good], found[n_good:]
         return trial_scores(
-            self.panel, self.prompts, outcome.kl, outcome.log_odds, outcome.passes, texts
+            self.scorer_set, self.prompts, outcome.kl, outcome.log_odds, outcome.passes, texts
         )
 
     def _prepare(self, gigabytes: float) -> StudyPrompts:
@@ -268,10 +268,10 @@ class FastEngine:
         self.steps = self._make_steps()
         log.warning("Out of memory: continuing with %d rows per batch", self.most_rows)
 
-    def _make_steps(self) -> Steps:
+    def _make_steps(self) -> StepRunner:
         if not self.options.compile:
-            return PlainSteps(self.model)
-        return CompiledSteps(
+            return PlainStepRunner(self.model)
+        return CompiledStepRunner(
             self.model,
             self.most_rows,
             self.study.longest + 2 * self.options.max_response_length,

@@ -14,11 +14,11 @@ from heretic.ablation.plan import Edit, plan_edits
 from heretic.ablation.projection import NormPreservation
 from heretic.console import log
 from heretic.engine.base import TrialEngine
-from heretic.engine.batched import EngineOptions, FastEngine
+from heretic.engine.batched import BatchedEngine, EngineOptions
 from heretic.engine.decode_batch import join
 from heretic.engine.equivalence import (
     REFUSALS,
-    Rehearsal,
+    EquivalenceCheck,
     begin,
     logits_agree,
     smallest_window,
@@ -26,7 +26,7 @@ from heretic.engine.equivalence import (
 )
 from heretic.engine.evaluator import Evaluator
 from heretic.engine.prefill import shared_prefix, tokens_of_a_pass
-from heretic.engine.reference import PlainEngine
+from heretic.engine.reference import ReferenceEngine
 from heretic.engine.speculative import LONGEST
 from heretic.engine.study_prompts import StudyPrompts
 from heretic.errors import ModelLoadError, one_line
@@ -34,14 +34,14 @@ from heretic.model.loading import Model
 from heretic.model.memory import copies_fit
 from heretic.model.stream_writers.components import COMPONENTS
 from heretic.scoring.base import ScoredPrompts
-from heretic.scoring.scorer_set import Panel
+from heretic.scoring.scorer_set import ScorerSet
 
 AUTO = "auto"
 # More trials in flight read the weights less often, but delay what the sampler learns.
 AUTO_IN_FLIGHT = 4
 
 
-def why_not_together(
+def trial_batching_blocker(
     editor: Editor, prompts: StudyPrompts, directions: AblationDirections
 ) -> str | None:
     """Return why two trials in one batch differ from the same trials run separately, or None.
@@ -80,7 +80,7 @@ def _everywhere(editor: Editor, directions: AblationDirections, weight: float) -
 def make_trial_engine(
     model: Model,
     prompts: ScoredPrompts,
-    panel: Panel | None = None,
+    scorer_set: ScorerSet | None = None,
     *,
     max_response_length: int,
     edit_mode: str,
@@ -109,7 +109,7 @@ def make_trial_engine(
         cache_weights=cache_weights,
         cache_device=cache_device,
         directions=directions,
-        steady=model.compile,
+        static_shapes=model.compile,
     )
     crowded = cache_weights == AUTO and not copies_fit(model.anatomy.writers, cache_device)
     editor = _editor(make, model, edit_mode, outputs_preferred=wanted > 1 or crowded)
@@ -124,8 +124,8 @@ def make_trial_engine(
     )
     proved = _proved(editor, prompts, options, directions)
     if proved is None:
-        return PlainEngine(editor, Evaluator(model, prompts, max_response_length, panel))
-    return FastEngine(editor, prompts, proved, panel)
+        return ReferenceEngine(editor, Evaluator(model, prompts, max_response_length, scorer_set))
+    return BatchedEngine(editor, prompts, proved, scorer_set)
 
 
 def _in_flight(model: Model, edit_mode: str, trial_batch_size: int | Literal["auto"]) -> int:
@@ -166,7 +166,7 @@ def _proved(
         options = _within_windows(model, max(map(len, ids)), options)
         few_good, few_bad = _extremes(good), _extremes(bad)
         for tried in dict.fromkeys(_ever_less(options)):
-            rehearsal = Rehearsal(
+            rehearsal = EquivalenceCheck(
                 model,
                 few_good,
                 few_bad,
@@ -205,12 +205,15 @@ def _ever_less(options: EngineOptions) -> list[EngineOptions]:
 
 
 def _apart(
-    editor: Editor, rehearsal: Rehearsal, options: EngineOptions, directions: AblationDirections
+    editor: Editor,
+    rehearsal: EquivalenceCheck,
+    options: EngineOptions,
+    directions: AblationDirections,
 ) -> EngineOptions:
     """Return the options, with one trial at a time if several cannot be separated."""
     if options.trial_batch_size == 1:
         return options
-    reason = why_not_together(editor, rehearsal.prompts(), directions)
+    reason = trial_batching_blocker(editor, rehearsal.prompts(), directions)
     if reason is None:
         return options
     log.info("Scoring trials one at a time: %s", reason)

@@ -5,9 +5,9 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Protocol
 
-from heretic.engine.decode_batch import Owner, Rows, join
-from heretic.engine.speculative import DraftBook, Guess
-from heretic.engine.steps import Steps
+from heretic.engine.decode_batch import DecodeBatch, RowKey, join
+from heretic.engine.speculative import DraftCache, Guess
+from heretic.engine.steps import StepRunner
 from heretic.model.loading import Model
 
 # Decoding the whole text takes as long as a step of a small network; with this interval, a settled
@@ -18,20 +18,20 @@ TOKENS_BETWEEN_LOOKS = 2
 class RowSource(Protocol):
     """Source of rows, and context of their passes."""
 
-    def take(self, room: int) -> Rows | None:
+    def take(self, room: int) -> DecodeBatch | None:
         """Return the next rows, at most `room`, if there are any."""
 
-    def assign(self, owners: Sequence[Owner]) -> None:
+    def assign(self, owners: Sequence[RowKey]) -> None:
         """Assign the rows of the next passes to trials."""
 
     def passing(
-        self, rows: Rows, guesses: Sequence[Sequence[int]]
+        self, rows: DecodeBatch, guesses: Sequence[Sequence[int]]
     ) -> AbstractContextManager[None] | None:
         """Return the context that shortens a pass over the rows and some draft tokens, if any."""
 
 
 @dataclass(frozen=True)
-class Ending:
+class StopCriteria:
     """Condition that ends an answer.
 
     Attributes:
@@ -47,12 +47,12 @@ class Ending:
 
 def decode_rows(
     model: Model,
-    steps: Steps,
+    steps: StepRunner,
     source: RowSource,
     most_rows: int,
-    ending: Ending,
-    drafts: DraftBook | None = None,
-) -> Mapping[Owner, list[int]]:
+    ending: StopCriteria,
+    drafts: DraftCache | None = None,
+) -> Mapping[RowKey, list[int]]:
     """Return greedy answers of all waiting rows, as far as needed.
 
     Args:
@@ -68,13 +68,13 @@ def decode_rows(
         where the answer was settled.
     """
     decoding = _Decoding(model, steps, source, ending, drafts)
-    rows: Rows | None = None
+    rows: DecodeBatch | None = None
     while (rows := _filled(rows, source, most_rows)) is not None:
         rows = decoding.run(rows)
     return decoding.answers
 
 
-def _filled(rows: Rows | None, source: RowSource, most_rows: int) -> Rows | None:
+def _filled(rows: DecodeBatch | None, source: RowSource, most_rows: int) -> DecodeBatch | None:
     parts = [] if rows is None else [rows]
     room = most_rows - sum(map(len, parts))
     while room > 0 and (new := source.take(room)) is not None:
@@ -98,17 +98,17 @@ class _Decoding:
     def __init__(
         self,
         model: Model,
-        steps: Steps,
+        steps: StepRunner,
         source: RowSource,
-        ending: Ending,
-        drafts: DraftBook | None,
+        ending: StopCriteria,
+        drafts: DraftCache | None,
     ) -> None:
         self._model, self._steps, self._source = model, steps, source
         self._ending, self._drafts = ending, drafts
-        self._progress: dict[Owner, _Progress] = {}
-        self.answers: dict[Owner, list[int]] = {}
+        self._progress: dict[RowKey, _Progress] = {}
+        self.answers: dict[RowKey, list[int]] = {}
 
-    def run(self, rows: Rows) -> Rows | None:
+    def run(self, rows: DecodeBatch) -> DecodeBatch | None:
         """Step until rows are worth removing; return the remaining rows, or None."""
         steps = self._steps
         self._source.assign(
@@ -131,7 +131,7 @@ class _Decoding:
         steps.end(rows)
         return rows.select(open_rows) if open_rows else None
 
-    def _guesses(self, rows: Rows, open_rows: Sequence[int]) -> list[Guess]:
+    def _guesses(self, rows: DecodeBatch, open_rows: Sequence[int]) -> list[Guess]:
         if self._drafts is None:
             return []
         ends = [0] * len(rows)
@@ -140,15 +140,15 @@ class _Decoding:
             ends[row] = self._ending.longest - 1
         return self._drafts.propose(rows.owners, rows.answers, ends, rows.room)
 
-    def _verify(self, rows: Rows, guesses: Sequence[Guess]) -> None:
+    def _verify(self, rows: DecodeBatch, guesses: Sequence[Guess]) -> None:
         tokens = [guess.tokens for guess in guesses]
         right = rows.verify(self._model, tokens, self._source.passing(rows, tokens))
         if self._drafts is not None:
             self._drafts.judge(guesses, right)
 
     def _verify_apart(
-        self, rows: Rows, guesses: Sequence[Guess], groups: Sequence[Sequence[int]]
-    ) -> Rows | None:
+        self, rows: DecodeBatch, guesses: Sequence[Guess], groups: Sequence[Sequence[int]]
+    ) -> DecodeBatch | None:
         """Run a pass per group of rows with similar draft lengths; return the remaining rows."""
         self._steps.end(rows)
         left = []
@@ -161,7 +161,7 @@ class _Decoding:
                 left.append(part.select(open_rows) if len(open_rows) < len(part) else part)
         return join(left) if left else None
 
-    def _close(self, rows: Rows, open_rows: Sequence[int]) -> list[int]:
+    def _close(self, rows: DecodeBatch, open_rows: Sequence[int]) -> list[int]:
         """Store the answers of rows that are done or need no further tokens.
 
         Returns:
@@ -192,7 +192,7 @@ class _Decoding:
                     done.add(row)
         return [row for row in open_rows if row not in done]
 
-    def _keep(self, owner: Owner, answer: list[int], end: Sequence[int] = ()) -> None:
+    def _keep(self, owner: RowKey, answer: list[int], end: Sequence[int] = ()) -> None:
         self.answers[owner] = answer
         if self._drafts is not None:
             self._drafts.learn(owner.prompt, [*answer, *end])

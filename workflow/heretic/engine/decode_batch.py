@@ -19,7 +19,7 @@ MOST_LOGITS = 2**27
 
 
 @dataclass(frozen=True)
-class Owner:
+class RowKey:
     """Prompt index of a row, and the trial that determines the model's state."""
 
     trial: int
@@ -27,7 +27,7 @@ class Owner:
 
 
 @dataclass
-class Rows:
+class DecodeBatch:
     """Answers in progress.
 
     Attributes:
@@ -43,7 +43,7 @@ class Rows:
         unread: tokens of each step since the last `read` [n], on the device.
     """
 
-    owners: list[Owner]
+    owners: list[RowKey]
     answers: list[list[int]]
     cache: DynamicCache
     mask: Tensor
@@ -54,11 +54,13 @@ class Rows:
     unread: list[Tensor] = field(default_factory=list)
 
     @classmethod
-    def of(cls, prefilled: Prefilled, batch: PromptBatch, trial: int, longest: int) -> "Rows":
+    def of(
+        cls, prefilled: Prefilled, batch: PromptBatch, trial: int, longest: int
+    ) -> "DecodeBatch":
         """Return rows, of at most `longest` tokens, whose first token is the most likely one."""
         latest = prefilled.logits.argmax(dim=-1)
         return cls(
-            [Owner(trial, index) for index in batch.indices],
+            [RowKey(trial, index) for index in batch.indices],
             [[] for _ in batch.indices],
             prefilled.cache,
             batch.mask,
@@ -162,14 +164,14 @@ class Rows:
                 answer.extend(tokens)
             self.unread = []
 
-    def select(self, rows: Sequence[int]) -> "Rows":
+    def select(self, rows: Sequence[int]) -> "DecodeBatch":
         """Return some of the rows, which must have no unread tokens."""
         chosen = torch.tensor(rows, device=self.mask.device)
         with torch.inference_mode():
             mask = self.mask[chosen]
             # Columns used only by removed rows.
             unused = int(mask.any(dim=0).int().argmax())
-            return Rows(
+            return DecodeBatch(
                 [self.owners[row] for row in rows],
                 [self.answers[row] for row in rows],
                 select_rows(self.cache, chosen, unused),
@@ -181,13 +183,13 @@ class Rows:
             )
 
 
-def join(parts: Sequence[Rows]) -> Rows:
+def join(parts: Sequence[DecodeBatch]) -> DecodeBatch:
     """Return the concatenated rows of several parts, which must have no unread tokens."""
     if len(parts) == 1:
         return parts[0]
     width = max(part.mask.shape[1] for part in parts)
     with torch.inference_mode():
-        return Rows(
+        return DecodeBatch(
             [owner for part in parts for owner in part.owners],
             [answer for part in parts for answer in part.answers],
             join_rows([part.cache for part in parts]),

@@ -15,8 +15,8 @@ from torch import Tensor
 from transformers import DynamicCache
 from transformers.cache_utils import DynamicLayer, DynamicSlidingWindowLayer
 
-from heretic.engine.decode_batch import Rows, join
-from heretic.engine.steps import CompiledSteps, PlainSteps, Steps
+from heretic.engine.decode_batch import DecodeBatch, join
+from heretic.engine.steps import CompiledStepRunner, PlainStepRunner, StepRunner
 from heretic.engine.study_prompts import StudyPrompts
 from heretic.errors import one_line
 from heretic.model.decoding import forward, pad_left
@@ -55,7 +55,7 @@ def smallest_window(model: Model) -> int | None:
 
 
 @dataclass(frozen=True)
-class Rehearsal:
+class EquivalenceCheck:
     """A few prompts, answered in the same way as a study's.
 
     Attributes:
@@ -107,7 +107,7 @@ class Rehearsal:
 
     def _stepped(
         self, prompts: StudyPrompts, first: int, fixed_places: bool
-    ) -> tuple[Rows, str | None]:
+    ) -> tuple[DecodeBatch, str | None]:
         """Return rows after some steps, and the error of their logits."""
         rows, logits = begin(prompts, first)
         order = list(range(len(rows)))[::-1]
@@ -118,7 +118,7 @@ class Rehearsal:
         rows.read()
         return rows, self._wrong(rows, torch.stack(seen, dim=1))
 
-    def _guessed(self, prompts: StudyPrompts, stepped: Rows) -> str | None:
+    def _guessed(self, prompts: StudyPrompts, stepped: DecodeBatch) -> str | None:
         """Return the error of a step after drafts, every other one with a wrong last token."""
         guesses = [answer[1:] for answer in stepped.answers]
         for guess in guesses[::2]:
@@ -137,7 +137,7 @@ class Rehearsal:
             reason = reason or self._wrong(rows, logits[:, None])
         return reason
 
-    def _wrong(self, rows: Rows, logits: Tensor) -> str | None:
+    def _wrong(self, rows: DecodeBatch, logits: Tensor) -> str | None:
         """Return why the last logits [n, few, vocabulary] of some rows are wrong, or None."""
         ids = [*self.good, *self.bad]
         whole = [
@@ -149,10 +149,10 @@ class Rehearsal:
         noise = float((self._plain(whole, count) - plain).abs().max())
         return logits_agree(self.model, logits, plain, noise)
 
-    def _steps(self, rows: Rows, longest: int, fixed_places: bool) -> Steps:
+    def _steps(self, rows: DecodeBatch, longest: int, fixed_places: bool) -> StepRunner:
         if not fixed_places:
-            return PlainSteps(self.model)
-        return CompiledSteps(self.model, len(rows) + 1, longest + STEPS, lambda call: call)
+            return PlainStepRunner(self.model)
+        return CompiledStepRunner(self.model, len(rows) + 1, longest + STEPS, lambda call: call)
 
     def _plain(self, rows: Sequence[Sequence[int]], count: int) -> Tensor:
         """Return logits [n, count, vocabulary] at the ends of some rows, without a cache."""
@@ -161,7 +161,7 @@ class Rehearsal:
         return logits[:, -count:].float()
 
 
-def begin(prompts: StudyPrompts, first: int, trial: int = 0) -> tuple[Rows, Tensor]:
+def begin(prompts: StudyPrompts, first: int, trial: int = 0) -> tuple[DecodeBatch, Tensor]:
     """Return all prompts as rows of one trial, and their first logits [n, vocabulary].
 
     Args:
@@ -173,7 +173,7 @@ def begin(prompts: StudyPrompts, first: int, trial: int = 0) -> tuple[Rows, Tens
     parts, logits = [], []
     for batch in chain(prompts.good, prompts.bad):
         prefilled = prompts.prefill(batch, first, prefix)
-        rows = Rows.of(prefilled, batch.prompts, trial, 2 * STEPS + 2)
+        rows = DecodeBatch.of(prefilled, batch.prompts, trial, 2 * STEPS + 2)
         rows.read()
         parts.append(rows)
         logits.append(prefilled.logits)

@@ -5,15 +5,15 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from heretic.engine.base import Limits, TrialScores, trial_scores
+from heretic.engine.base import FeasibilityLimits, TrialScores, trial_scores
 from heretic.model.decoding import decode, forced_log_probabilities, generate
 from heretic.model.loading import Model
 from heretic.prompts.prompt import Prompt
 from heretic.scoring.base import ScoredPrompts
 from heretic.scoring.kl_divergence import first_token_kl
 from heretic.scoring.log_odds import RefusalTokens
-from heretic.scoring.scorer_set import Panel, make_panel
-from heretic.timing import StageClock
+from heretic.scoring.scorer_set import ScorerSet, make_scorer_set
+from heretic.timing import StageTimer
 
 
 class Evaluator:
@@ -24,18 +24,18 @@ class Evaluator:
         model: Model,
         prompts: ScoredPrompts,
         max_response_length: int,
-        panel: Panel | None = None,
+        scorer_set: ScorerSet | None = None,
     ) -> None:
         self.model, self.prompts = model, prompts
         self.max_response_length = max_response_length
-        self.panel = panel or make_panel()
-        self._measures = [(s, s.prepare(model, prompts)) for s in self.panel.passes]
+        self.scorer_set = scorer_set or make_scorer_set()
+        self._measures = [(s, s.prepare(model, prompts)) for s in self.scorer_set.passes]
         self._original = self._first_tokens(prompts.good)
         bad = self._first_tokens(prompts.bad)
         self._refusal_tokens = RefusalTokens.of(_likeliest(self._original), _likeliest(bad))
 
     def evaluate(
-        self, limits: Limits | None = None, clock: StageClock | None = None
+        self, limits: FeasibilityLimits | None = None, clock: StageTimer | None = None
     ) -> TrialScores:
         """Score the model's current state; answers are generated only within the limits.
 
@@ -43,7 +43,7 @@ class Evaluator:
             limits: limits of a trial; None always generates answers.
             clock: times passes as `prefill` and answers as `decode`.
         """
-        clock, limits = clock or StageClock(), limits or Limits()
+        clock, limits = clock or StageTimer(), limits or FeasibilityLimits()
         with clock.stage("prefill"):
             divergences = first_token_kl(self._original, self._first_tokens(self.prompts.good))
             kl = sum(divergences) / len(divergences)
@@ -56,7 +56,7 @@ class Evaluator:
         if limits.allow(kl, log_odds):
             with clock.stage("decode"):
                 answers = self._answers()
-        return trial_scores(self.panel, self.prompts, kl, log_odds, passes, answers)
+        return trial_scores(self.scorer_set, self.prompts, kl, log_odds, passes, answers)
 
     def _answers(self) -> tuple[list[str], list[str]]:
         """Return the answers to the good and the bad prompts."""

@@ -19,7 +19,7 @@ KeyValues = list[tuple[Tensor, Tensor] | None]
 ROOM = 32
 
 
-class RoomyLayer(DynamicLayer):  # type: ignore[no-untyped-call]
+class PreallocatedLayer(DynamicLayer):  # type: ignore[no-untyped-call]
     """Keys and values with reserved room, so that not all are copied for each new token."""
 
     def __init__(self) -> None:
@@ -61,7 +61,7 @@ def _with_room(part: Tensor, tokens: int) -> Tensor:
 def empty_cache() -> DynamicCache:
     """Return a cache of layers with reserved room, one for each layer that uses it."""
     cache = DynamicCache()
-    cache.layer_class_to_replicate = RoomyLayer
+    cache.layer_class_to_replicate = PreallocatedLayer
     return cache
 
 
@@ -72,7 +72,7 @@ def make_cache(parts: KeyValues, tokens: int | None = None) -> DynamicCache:
     """
     cache = empty_cache()
     for part in parts:
-        layer = RoomyLayer()
+        layer = PreallocatedLayer()
         if part is not None:
             layer.hold(*part, tokens)
         cache.layers.append(layer)

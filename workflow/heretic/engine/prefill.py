@@ -149,7 +149,7 @@ def _batch(
 
 
 @dataclass(frozen=True)
-class Start:
+class ResumePoint:
     """Data of an earlier pass over the same batch for a pass from a later layer.
 
     Attributes:
@@ -179,7 +179,10 @@ class Prefilled:
 
 
 def prefill(
-    model: Model, batch: PromptBatch, prefix: KeyValues | None = None, start: Start | None = None
+    model: Model,
+    batch: PromptBatch,
+    prefix: KeyValues | None = None,
+    start: ResumePoint | None = None,
 ) -> Prefilled:
     """Run one pass over a batch of prompts.
 
@@ -199,7 +202,7 @@ def prefill(
     return Prefilled(logits, cache)
 
 
-def _completed(cache: DynamicCache, start: Start, n_cached: int) -> DynamicCache:
+def _completed(cache: DynamicCache, start: ResumePoint, n_cached: int) -> DynamicCache:
     """Add the keys and values of the skipped layers."""
     parts = read_key_values(cache)
     for layer, own in enumerate(start.key_values[: start.layer]):
@@ -212,7 +215,7 @@ def _completed(cache: DynamicCache, start: Start, n_cached: int) -> DynamicCache
 
 
 @contextmanager
-def starting(layers: Sequence[nn.Module], start: Start | None) -> Iterator[None]:
+def starting(layers: Sequence[nn.Module], start: ResumePoint | None) -> Iterator[None]:
     """Within the block, skip the layers before `start` and output its input."""
     if start is None:
         yield

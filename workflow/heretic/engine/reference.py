@@ -5,16 +5,16 @@ from dataclasses import dataclass
 
 from heretic.ablation.editors import Editor
 from heretic.ablation.plan import Edit
-from heretic.engine.base import Limits, TrialScores
+from heretic.engine.base import FeasibilityLimits, TrialScores
 from heretic.engine.evaluator import Evaluator
 from heretic.model.loading import Model
 from heretic.scoring.base import ScoredPrompts
-from heretic.scoring.scorer_set import Panel
-from heretic.timing import StageClock
+from heretic.scoring.scorer_set import ScorerSet
+from heretic.timing import StageTimer
 
 
 @dataclass(frozen=True)
-class PlainEngine:
+class ReferenceEngine:
     """`TrialEngine` that edits the model for each trial, then evaluates it.
 
     Attributes:
@@ -41,9 +41,9 @@ class PlainEngine:
         return 1
 
     @property
-    def panel(self) -> Panel:
+    def scorer_set(self) -> ScorerSet:
         """The computed scores."""
-        return self.evaluator.panel
+        return self.evaluator.scorer_set
 
     @property
     def prompts(self) -> ScoredPrompts:
@@ -51,7 +51,7 @@ class PlainEngine:
         return self.evaluator.prompts
 
     def score(
-        self, trials: Sequence[Sequence[Edit]], limits: Limits, clock: StageClock
+        self, trials: Sequence[Sequence[Edit]], limits: FeasibilityLimits, clock: StageTimer
     ) -> list[TrialScores]:
         """Score each trial in order; see `TrialEngine.score`."""
         scores = []

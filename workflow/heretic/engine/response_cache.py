@@ -13,9 +13,9 @@ import torch
 from torch import Tensor
 
 from heretic.engine.activation_cache import last_kept, watching
-from heretic.engine.decode_batch import Owner, Rows
+from heretic.engine.decode_batch import DecodeBatch, RowKey
 from heretic.engine.kv_cache import KeyValues, read_key_values
-from heretic.engine.prefill import Start, starting
+from heretic.engine.prefill import ResumePoint, starting
 from heretic.model.loading import Model
 
 FIRST_ROOM = 1024
@@ -30,7 +30,7 @@ class AnswerStates:
         Args:
             model: model of the passes.
             layers: layers whose inputs are kept, in ascending order.
-            n_outputs: length of a layer's output, as in `Start`.
+            n_outputs: length of a layer's output, as in `ResumePoint`.
             most: maximum number of kept tokens; beyond it, all are discarded.
         """
         self._model, self._layers = model, layers
@@ -41,7 +41,7 @@ class AnswerStates:
 
     @contextmanager
     def passing(
-        self, rows: Rows, guesses: Sequence[Sequence[int]], first_changed: int
+        self, rows: DecodeBatch, guesses: Sequence[Sequence[int]], first_changed: int
     ) -> Iterator[None]:
         """Within the block, start passes over the rows' latest and draft tokens at a later layer.
 
@@ -86,7 +86,7 @@ class AnswerStates:
         self._children.clear()
         self._depths.clear()
 
-    def _find(self, owner: Owner, answer: Sequence[int], guess: Sequence[int]) -> list[int]:
+    def _find(self, owner: RowKey, answer: Sequence[int], guess: Sequence[int]) -> list[int]:
         """Return the places of an answer's last token and the following guess, adding new ones."""
         path, place = [], -1 - owner.prompt
         for token in (*answer, *guess):
@@ -96,7 +96,7 @@ class AnswerStates:
             path.append(place)
         return path[len(answer) - 1 :]
 
-    def _start(self, layer: int, places: Sequence[Sequence[int]]) -> Start:
+    def _start(self, layer: int, places: Sequence[Sequence[int]]) -> ResumePoint:
         """Return the start of a pass at a layer, from the tokens' kept states."""
         width = max(map(len, places))
         # Columns beyond a guess are masked, so their contents do not matter.
@@ -113,7 +113,7 @@ class AnswerStates:
             else None
             for below in range(layer)
         ]
-        return Start(layer, read("inputs", layer), key_values, self._n_outputs)
+        return ResumePoint(layer, read("inputs", layer), key_values, self._n_outputs)
 
     def _keep(
         self, places: Sequence[Sequence[int]], seen: dict[int, Tensor], key_values: KeyValues
@@ -161,7 +161,7 @@ class AnswerStates:
         return kept
 
 
-def _add(rows: Rows, key_values: KeyValues) -> None:
+def _add(rows: DecodeBatch, key_values: KeyValues) -> None:
     """Add the keys and values of the first layers, which a pass skipped."""
     caches: Sequence[Any] = rows.cache.layers
     for cache, part in zip(caches, key_values, strict=False):

@@ -10,13 +10,13 @@ from torch import Tensor
 from torch.nn.functional import log_softmax
 
 from heretic.ablation.editors import Editor
-from heretic.engine.decode_batch import Owner, Rows
+from heretic.engine.decode_batch import DecodeBatch, RowKey
 from heretic.engine.kv_cache import KeyValues
 from heretic.engine.prefill import Prefilled
 from heretic.engine.study_prompts import StudyBatch, StudyPrompts
 from heretic.scoring.kl_divergence import kl_divergence
 from heretic.scoring.log_odds import RefusalTokens
-from heretic.timing import StageClock
+from heretic.timing import StageTimer
 
 
 @dataclass
@@ -32,11 +32,11 @@ class _Item:
 
     trial: int
     batch: StudyBatch
-    rows: Rows | None = None
+    rows: DecodeBatch | None = None
     measured: bool = True
 
 
-class TrialQueue:
+class TrialScheduler:
     """Queue that prefills batches, each in its trial's state, when there is room for their rows."""
 
     def __init__(
@@ -47,7 +47,7 @@ class TrialQueue:
         most_kept: int,
         longest: int,
         refusal_tokens: RefusalTokens,
-        clock: StageClock,
+        clock: StageTimer,
         *,
         by_row: bool,
     ) -> None:
@@ -106,12 +106,12 @@ class TrialQueue:
     def _prefill(self, trial: int, batch: StudyBatch) -> Prefilled:
         return self._prompts.prefill(batch, self._first_changed[trial], self._prefixes[trial])
 
-    def _kept(self, trial: int, batch: StudyBatch, prefilled: Prefilled) -> Rows | None:
+    def _kept(self, trial: int, batch: StudyBatch, prefilled: Prefilled) -> DecodeBatch | None:
         """Return the rows if there is room to keep them."""
         if len(batch.prompts) > self._room_to_keep:
             return None
         self._room_to_keep -= len(batch.prompts)
-        return Rows.of(prefilled, batch.prompts, trial, self._longest)
+        return DecodeBatch.of(prefilled, batch.prompts, trial, self._longest)
 
     def _measure(self, trial: int, prefilled: Prefilled) -> None:
         if self._refusal_tokens.ids:
@@ -130,7 +130,7 @@ class TrialQueue:
             self._items.extend(_Item(trial, batch, measured=False) for batch in self._prompts.bad)
         self._compared = []
 
-    def take(self, room: int) -> Rows | None:
+    def take(self, room: int) -> DecodeBatch | None:
         """Return the next rows, if there are any and they fit in `room`."""
         if not self._items or len(self._items[0].batch.prompts) > room:
             return None
@@ -142,9 +142,9 @@ class TrialQueue:
             prefilled = self._prefill(item.trial, item.batch)
             if not item.measured:
                 self._measure(item.trial, prefilled)
-        return Rows.of(prefilled, item.batch.prompts, item.trial, self._longest)
+        return DecodeBatch.of(prefilled, item.batch.prompts, item.trial, self._longest)
 
-    def assign(self, owners: Sequence[Owner]) -> None:
+    def assign(self, owners: Sequence[RowKey]) -> None:
         """Assign the rows of the next passes to trials in the editor."""
         trials = [owner.trial for owner in owners]
         if self._by_row or len(set(trials)) > 1:
@@ -153,7 +153,7 @@ class TrialQueue:
             self._editor.assign(trials[0])
 
     def passing(
-        self, rows: Rows, guesses: Sequence[Sequence[int]]
+        self, rows: DecodeBatch, guesses: Sequence[Sequence[int]]
     ) -> AbstractContextManager[None] | None:
         """Start passes over the rows and some draft tokens at the first edited layer."""
         states = self._prompts.answer_states

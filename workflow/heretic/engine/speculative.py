@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from math import log
 from operator import lt
 
-from heretic.engine.decode_batch import Owner
+from heretic.engine.decode_batch import RowKey
 from heretic.engine.prefill import batches_by_length
 
 MOST_ANSWERS = 4
@@ -68,7 +68,7 @@ class _Record:
         return int(log(least) / log(right / (right + wrong)))
 
 
-class DraftBook:
+class DraftCache:
     """Answers of a study's prompts, the latest first, and the reliability of draft tokens."""
 
     def __init__(self, cost_of_a_pass: int) -> None:
@@ -98,7 +98,7 @@ class DraftBook:
 
     def propose(
         self,
-        owners: Sequence[Owner],
+        owners: Sequence[RowKey],
         answers: Sequence[Sequence[int]],
         ends: Sequence[int],
         most: int = LONGEST,

@@ -14,7 +14,7 @@ from transformers import Cache
 from transformers.cache_utils import StaticLayer
 from transformers.masking_utils import create_masks_for_generate
 
-from heretic.engine.decode_batch import Rows
+from heretic.engine.decode_batch import DecodeBatch
 from heretic.engine.kv_cache import KeyValues, make_cache
 from heretic.model.decoding import cached_logits
 from heretic.model.loading import Model
@@ -30,7 +30,7 @@ def steps_between_reads(device: torch.device) -> int:
     return 1 if device.type == "cpu" else STEPS_BETWEEN_READS
 
 
-class Steps(Protocol):
+class StepRunner(Protocol):
     """Executor of decoding steps."""
 
     @property
@@ -41,20 +41,20 @@ class Steps(Protocol):
     def share_worth_taking_out(self) -> float:
         """Share of rows that must be done before the others continue without them."""
 
-    def n_computed(self, rows: Rows) -> int:
+    def n_computed(self, rows: DecodeBatch) -> int:
         """Return the number of computed rows, including padding rows, which repeat the last one."""
 
-    def begin(self, rows: Rows) -> None:
+    def begin(self, rows: DecodeBatch) -> None:
         """Prepare for these rows."""
 
-    def step(self, rows: Rows) -> Tensor:
+    def step(self, rows: DecodeBatch) -> Tensor:
         """Run a step like `Rows.step`, for the rows of the last `begin`."""
 
-    def end(self, rows: Rows) -> None:
+    def end(self, rows: DecodeBatch) -> None:
         """Leave the rows in the same state as `Rows.step`."""
 
 
-class PlainSteps:
+class PlainStepRunner:
     """Steps of the unmodified network."""
 
     # Removing rows requires a copy of the others.
@@ -63,22 +63,22 @@ class PlainSteps:
     def __init__(self, model: Model) -> None:
         self._model, self.between_reads = model, steps_between_reads(model.device)
 
-    def n_computed(self, rows: Rows) -> int:
+    def n_computed(self, rows: DecodeBatch) -> int:
         """Return the number of rows."""
         return len(rows)
 
-    def begin(self, rows: Rows) -> None:
+    def begin(self, rows: DecodeBatch) -> None:
         """Prepare nothing."""
 
-    def step(self, rows: Rows) -> Tensor:
+    def step(self, rows: DecodeBatch) -> Tensor:
         """Process the latest tokens, and take the most likely next ones."""
         return rows.step(self._model)
 
-    def end(self, rows: Rows) -> None:
+    def end(self, rows: DecodeBatch) -> None:
         """Release nothing."""
 
 
-class CompiledSteps:
+class CompiledStepRunner:
     """Steps of the compiled network on caches whose tensors keep their memory."""
 
     # The next smaller cache has half as many rows.
@@ -111,12 +111,12 @@ class CompiledSteps:
         self._call = compile_call(network.__call__)
         self._cache = Cache(layers=[])
 
-    def n_computed(self, rows: Rows) -> int:
+    def n_computed(self, rows: DecodeBatch) -> int:
         """Return the smallest sufficient number of rows for which the step is compiled."""
         sizes: list[int] = [size for size in self._sizes if size >= len(rows)]
         return sizes[0]
 
-    def begin(self, rows: Rows) -> None:
+    def begin(self, rows: DecodeBatch) -> None:
         """Copy keys and values to their static memory."""
         size = self.n_computed(rows)
         with torch.inference_mode():
@@ -125,7 +125,7 @@ class CompiledSteps:
             self._cache = self._caches[size]
             _fill(self._cache, rows)
 
-    def step(self, rows: Rows) -> Tensor:
+    def step(self, rows: DecodeBatch) -> Tensor:
         """Process the latest tokens, and take the most likely next ones."""
         rows.mask = pad(rows.mask, (0, 1), value=1)
         size = self.n_computed(rows)
@@ -137,7 +137,7 @@ class CompiledSteps:
             )
             return rows.take(logits[: len(rows), -1])
 
-    def end(self, rows: Rows) -> None:
+    def end(self, rows: DecodeBatch) -> None:
         """Expose keys and values in their static memory."""
         layers: Sequence[Any] = self._cache.layers
         width = rows.mask.shape[1]
@@ -166,7 +166,7 @@ class CompiledSteps:
         return masks.contiguous()
 
 
-def _places(rows: Rows, size: int, width: int) -> Cache:
+def _places(rows: DecodeBatch, size: int, width: int) -> Cache:
     """Return an empty cache for `size` rows like these."""
     layers: list[Any] = []
     sources: Sequence[Any] = rows.cache.layers
@@ -182,7 +182,7 @@ def _places(rows: Rows, size: int, width: int) -> Cache:
     return Cache(layers=layers)
 
 
-def _fill(cache: Cache, rows: Rows) -> None:
+def _fill(cache: Cache, rows: DecodeBatch) -> None:
     places: Sequence[Any] = cache.layers
     sources: Sequence[Any] = rows.cache.layers
     for place, source in zip(places, sources, strict=True):

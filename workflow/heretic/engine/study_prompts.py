@@ -6,7 +6,12 @@ from dataclasses import dataclass, field
 from torch import Tensor
 from torch.nn.functional import log_softmax
 
-from heretic.engine.activation_cache import Recording, RecordingPlan, plan_recording, record
+from heretic.engine.activation_cache import (
+    ActivationCachePlan,
+    CachedActivations,
+    plan_recording,
+    record,
+)
 from heretic.engine.kv_cache import KeyValues, read_key_values
 from heretic.engine.prefill import (
     Prefilled,
@@ -17,7 +22,7 @@ from heretic.engine.prefill import (
     tokens_of_a_pass,
 )
 from heretic.engine.response_cache import AnswerStates
-from heretic.model.devices import computing_device
+from heretic.model.devices import execution_device
 from heretic.model.loading import Model
 
 # Some answers of common lengths; further ones rarely recur, and fewer than one per prompt are
@@ -37,7 +42,7 @@ class StudyBatch:
     """
 
     prompts: PromptBatch
-    recording: Recording = field(default_factory=Recording)
+    recording: CachedActivations = field(default_factory=CachedActivations)
     original: Tensor | None = None
 
     def rows(self, first: int, last: int) -> "StudyBatch":
@@ -83,14 +88,14 @@ class StudyPrompts:
         self.model = model
         if cost_of_a_pass is None:
             cost_of_a_pass = tokens_of_a_pass(model)
-        self._devices = [computing_device(layer) for layer in model.get_layers()]
+        self._devices = [execution_device(layer) for layer in model.get_layers()]
         shared = prefix_batch([*good, *bad], prefix, model) if prefix else None
         batches = prompt_batches(good, prefix, most_rows, model, cost_of_a_pass)
         others = [
             batch.shifted(len(good))
             for batch in prompt_batches(bad, prefix, most_rows, model, cost_of_a_pass)
         ]
-        self.n_shared, self._plan = prefix, RecordingPlan()
+        self.n_shared, self._plan = prefix, ActivationCachePlan()
         if gigabytes > 0:
             self._plan = plan_recording(model, [*batches, *others], shared, gigabytes)
         self.prefix: StudyBatch | None = None

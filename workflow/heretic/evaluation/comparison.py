@@ -102,7 +102,7 @@ def compare_models(
     comparable = vocabulary.agrees(Vocabulary.of(model))
     if not comparable:
         log.warning("Skipping KL: the models have different vocabularies")
-        compared = {s.name for s in protocol.panel.passes if s.needs_same_tokens}
+        compared = {s.name for s in protocol.scorer_set.passes if s.needs_same_tokens}
         further = {k: score for k, score in original.further.items() if k not in compared}
         original = replace(original, kl_first_token=None, kl_teacher_forced=None, further=further)
     edited = measure(model, sets, recorded, protocol, "edited model", same_tokens=comparable)

@@ -9,13 +9,13 @@ import numpy as np
 from torch import Tensor
 
 from heretic.errors import HereticError
-from heretic.evaluation.verdicts import Verdicts, rate
+from heretic.evaluation.verdicts import AnswerLabels, rate
 from heretic.model.decoding import decode, forced_log_probabilities, generate
 from heretic.model.loading import Model
 from heretic.prompts.prompt import Prompt
 from heretic.scoring.base import Measure, Score, ScoredPrompts
 from heretic.scoring.kl_divergence import first_token_kl, teacher_forced_kl
-from heretic.scoring.scorer_set import Panel, make_panel
+from heretic.scoring.scorer_set import ScorerSet, make_scorer_set
 
 BAD_SET, GOOD_SET = "bad_holdout_prompts", "good_holdout_prompts"
 
@@ -47,7 +47,7 @@ class HoldoutProtocol:
     kl_tokens: int
     bootstrap_samples: int
     seed: int
-    panel: Panel = field(default_factory=make_panel, compare=False)
+    scorer_set: ScorerSet = field(default_factory=make_scorer_set, compare=False)
 
     @classmethod
     def from_settings(cls, settings: Mapping[str, Any]) -> "HoldoutProtocol":
@@ -56,9 +56,9 @@ class HoldoutProtocol:
         Raises:
             SettingsError: a scorer cannot be created.
         """
-        names = cls.__dataclass_fields__.keys() - {"panel"}
-        panel = make_panel(settings["refusal_markers"], settings["scorers"])
-        return cls(**{name: settings[name] for name in names}, panel=panel)
+        names = cls.__dataclass_fields__.keys() - {"scorer_set"}
+        scorer_set = make_scorer_set(settings["refusal_markers"], settings["scorers"])
+        return cls(**{name: settings[name] for name in names}, scorer_set=scorer_set)
 
     def further(
         self,
@@ -75,10 +75,10 @@ class HoldoutProtocol:
         """
         found = {
             scorer.name: scorer.score(measure, model)
-            for scorer, measure in zip(self.panel.passes, measures, strict=True)
+            for scorer, measure in zip(self.scorer_set.passes, measures, strict=True)
             if same_tokens or not scorer.needs_same_tokens
         }
-        for scorer in self.panel.further:
+        for scorer in self.scorer_set.further:
             places = sets.indices(BAD_SET if scorer.side == "bad" else GOOD_SET)
             prompts = [sets.all[place] for place in places]
             if scorer.applies(prompts):
@@ -132,7 +132,7 @@ def record_original(model: Model, sets: HoldoutSets, protocol: HoldoutProtocol) 
     tokens = generate(model, sets.all, protocol.max_response_length, "Responses of the original")
     forced = [answer[: protocol.kl_tokens] for answer in tokens[len(sets.bad) :]]
     prompts = ScoredPrompts(sets.good, sets.bad, sets.texts)
-    measures = [scorer.prepare(model, prompts) for scorer in protocol.panel.passes]
+    measures = [scorer.prepare(model, prompts) for scorer in protocol.scorer_set.passes]
     return Original(
         tokens,
         forced,
@@ -192,7 +192,7 @@ def summarize(
         HereticError: a divergence or a score is not finite.
     """
     samples, seed = protocol.bootstrap_samples, protocol.seed
-    verdicts = Verdicts.of(sets.all, measurement.answers, protocol.panel.markers)
+    verdicts = AnswerLabels.of(sets.all, measurement.answers, protocol.scorer_set.markers)
     flags = verdicts.by_measure(len(sets.bad))
     row = {name: rate(found) for name, found in flags.items()}
     divergences = {

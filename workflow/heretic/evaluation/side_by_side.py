@@ -14,7 +14,7 @@ from heretic.evaluation.holdout import (
     summarize,
 )
 from heretic.evaluation.statistics import paired_tests
-from heretic.evaluation.verdicts import Verdicts, rate
+from heretic.evaluation.verdicts import AnswerLabels, rate
 
 SETS = (BAD_SET, GOOD_SET)
 SAMPLES_PER_SET = 8
@@ -51,7 +51,8 @@ def side_by_side(
         HereticError: a divergence is not finite.
     """
     before, after = (
-        Verdicts.of(sets.all, found.answers, protocol.panel.markers) for found in (original, edited)
+        AnswerLabels.of(sets.all, found.answers, protocol.scorer_set.markers)
+        for found in (original, edited)
     )
     records = _answer_records(original, edited, before, after, sets)
     table = {
@@ -65,7 +66,7 @@ def side_by_side(
 
 
 def _by_category(
-    original: Verdicts, edited: Verdicts, sets: HoldoutSets
+    original: AnswerLabels, edited: AnswerLabels, sets: HoldoutSets
 ) -> dict[str, dict[str, dict[str, dict[str, Any]]]]:
     """Return the counts per category of each set for both models; omit sets without categories.
 
@@ -88,7 +89,7 @@ def _by_category(
     return found
 
 
-def _counts(verdicts: Verdicts, name: str, indices: Sequence[int]) -> dict[str, Any]:
+def _counts(verdicts: AnswerLabels, name: str, indices: Sequence[int]) -> dict[str, Any]:
     refusals, rightness = BY_CATEGORY[name]
     counts = {refusals: rate([verdicts.refused[i] for i in indices])}
     right = verdicts.known_right(indices)
@@ -98,8 +99,8 @@ def _counts(verdicts: Verdicts, name: str, indices: Sequence[int]) -> dict[str, 
 def _answer_records(
     original: Measurement,
     edited: Measurement,
-    before: Verdicts,
-    after: Verdicts,
+    before: AnswerLabels,
+    after: AnswerLabels,
     sets: HoldoutSets,
 ) -> list[dict[str, Any]]:
     """Return every prompt with both answers and their verdicts.

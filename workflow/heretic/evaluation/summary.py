@@ -49,7 +49,7 @@ class Summary:
     rows: tuple[Row, ...]
 
 
-def summarise(evaluation: Mapping[str, Any]) -> Summary:
+def summarize_evaluation(evaluation: Mapping[str, Any]) -> Summary:
     """Return the original, edited and control rows; omit columns that no row has."""
     parts = {"original": ("Original", evaluation["original"])}
     parts["edited"] = ("Edited", evaluation["edited"])

@@ -14,7 +14,7 @@ from heretic.scoring.refusal_markers import RefusalMarkers
 
 
 @dataclass(frozen=True)
-class Verdicts:
+class AnswerLabels:
     """Verdicts on each answer, starting with those to bad prompts.
 
     Attributes:
@@ -30,7 +30,7 @@ class Verdicts:
     @classmethod
     def of(
         cls, prompts: Sequence[Prompt], answers: Sequence[str], markers: RefusalMarkers
-    ) -> "Verdicts":
+    ) -> "AnswerLabels":
         """Judge each answer, detecting refusals by the markers."""
         pairs, right = list(zip(prompts, answers, strict=True)), Right(markers, "right")
         return cls(

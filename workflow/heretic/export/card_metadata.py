@@ -5,7 +5,7 @@ from typing import Any
 
 from huggingface_hub import EvalResult, ModelCardData
 
-from heretic.evaluation.summary import summarise
+from heretic.evaluation.summary import summarize_evaluation
 from heretic.model.checkpoint import is_local
 from heretic.settings.prompt_sources import HOLDOUT_SETS
 
@@ -57,7 +57,7 @@ def _results(
     evaluation: Mapping[str, Any], prompts: Mapping[str, Mapping[str, Any]]
 ) -> Iterator[EvalResult]:
     """Yield each measure of the edited model in the order of the table's columns."""
-    summary = summarise(evaluation)
+    summary = summarize_evaluation(evaluation)
     measured = {**evaluation["edited"].get("scores", {}), **evaluation["edited"]}
     for name, heading in zip(summary.keys, summary.headings, strict=True):
         if name in measured:

@@ -15,7 +15,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from heretic.benchmarks.scores import HEADINGS, benchmark_notes, benchmark_rows
 from heretic.errors import printable
-from heretic.evaluation.summary import paired_rows, summarise
+from heretic.evaluation.summary import paired_rows, summarize_evaluation
 from heretic.export.card_metadata import card_metadata
 from heretic.model.checkpoint import is_local
 from heretic.model.quantization import AS_IS
@@ -103,7 +103,7 @@ def _evaluated(record: Mapping[str, Any], evaluation: Mapping[str, Any] | None) 
     """Return the tables of the evaluation and the conditions under which they were measured."""
     found = evaluation or {}
     return {
-        "summary": evaluation and summarise(evaluation),
+        "summary": evaluation and summarize_evaluation(evaluation),
         "paired": paired_rows(found),
         "shuffled_labels": "shuffled_labels" in found.get("controls", {}),
         "quantization": record.get("model", {}).get("quantization"),

@@ -31,7 +31,7 @@ TEXTUAL = tuple(f"tag:yaml.org,2002:{kind}" for kind in ("str", "timestamp", "bo
 LIST, EMPTY = "tag:yaml.org,2002:seq", "tag:yaml.org,2002:null"
 
 
-def carried_over(folder: Path) -> dict[str, Any]:
+def inherited_metadata(folder: Path) -> dict[str, Any]:
     """Return the fields of a checkpoint's README.md that apply to the edited model too.
 
     The result is empty if there is no card or its front matter cannot be read; the export continues

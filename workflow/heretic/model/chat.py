@@ -103,7 +103,7 @@ class ChatFormat:
         )
 
     @cached_property
-    def n_end_tokens(self) -> int:
+    def n_post_instruction_tokens(self) -> int:
         """Number of tokens, at least 1, that end every prompt regardless of the user message.
 
         They are the end-of-instruction tokens (Arditi et al. 2024, section 2.3) and those of the

@@ -14,7 +14,7 @@ from accelerate.utils import align_module_device
 from torch import nn
 
 
-def computing_device(module: nn.Module) -> torch.device:
+def execution_device(module: nn.Module) -> torch.device:
     """Return the device of a module's computation; the CPU if it has no tensors."""
     for hook in _hooks(module):
         place = getattr(hook, "execution_device", None)

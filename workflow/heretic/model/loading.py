@@ -16,11 +16,11 @@ from heretic.model.batching import BatchSize
 from heretic.model.chat import ChatFormat
 from heretic.model.chat_loading import load_chat
 from heretic.model.checkpoint import locate
-from heretic.model.devices import computing_device
+from heretic.model.devices import execution_device
 from heretic.model.inspection import inspect_folder
 from heretic.model.network import NetworkOptions, load_network
 from heretic.model.quantization import NONE, check_checkpoint, check_package
-from heretic.model.stream_writers.anatomy import Anatomy, dissect
+from heretic.model.stream_writers.anatomy import Anatomy, find_stream_writers
 from heretic.model.stream_writers.components import COMPONENTS
 from heretic.model.template import read_template
 from heretic.model.template_date import day_of
@@ -62,7 +62,7 @@ class Model:
     def device(self) -> torch.device:
         """Device of the embeddings, which also receives the inputs."""
         embeddings: Any = self.network.get_input_embeddings()
-        return computing_device(embeddings)
+        return execution_device(embeddings)
 
     def get_layers(self) -> tuple[nn.Module, ...]:
         """Return the decoder layers."""
@@ -132,7 +132,7 @@ def load_model(
         log.info(
             "The chat template has no system role; system prompts are prepended to the user turn"
         )
-    anatomy = dissect(network)
+    anatomy = find_stream_writers(network)
     log.info(
         "Loaded %s: %s, %.1f M parameters, %s on %s, %d layers, %d stream writers",
         model,

@@ -18,7 +18,7 @@ from heretic.console import log
 from heretic.errors import ModelLoadError, one_line
 from heretic.model.auto_class import class_of_checkpoint
 from heretic.model.batching import is_out_of_memory
-from heretic.model.devices import computing_device
+from heretic.model.devices import execution_device
 from heretic.model.generation import generating_by, stored_generation
 from heretic.model.parameter_count import require_parameters
 from heretic.model.quantization import NONE, loading_arguments
@@ -174,7 +174,7 @@ def _loading(model: str, device: torch.device) -> Iterator[None]:
 
 def _complaint(network: Any, prompt: list[int]) -> str | None:
     """Return the problem with the logits of a short greedy answer, or None."""
-    ids = torch.tensor([prompt], device=computing_device(network.get_input_embeddings()))
+    ids = torch.tensor([prompt], device=execution_device(network.get_input_embeddings()))
     plain = GenerationConfig(do_sample=False, pad_token_id=0)  # type: ignore[no-untyped-call]
     try:
         with torch.inference_mode(), generating_by(network, plain):

@@ -64,7 +64,7 @@ def check_checkpoint(model: str, config: Path, quantization: str) -> None:
         )
 
 
-def unquantised_original(settings: Mapping[str, Any], model: str) -> dict[str, Any]:
+def unquantized_original(settings: Mapping[str, Any], model: str) -> dict[str, Any]:
     """Return the settings that load the baseline model for comparisons with the edited one.
 
     The edit of a quantized checkpoint is saved in full precision, so the cost of quantization must

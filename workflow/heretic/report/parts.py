@@ -7,7 +7,7 @@ from typing import Any
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from heretic.errors import printable
-from heretic.evaluation.summary import category_tables, paired_rows, summarise
+from heretic.evaluation.summary import category_tables, paired_rows, summarize_evaluation
 
 SETS = {"bad_holdout_prompts": "bad prompts", "good_holdout_prompts": "good prompts"}
 SAMPLE_TITLES = {
@@ -42,7 +42,7 @@ def evaluation_content(evaluation: Mapping[str, Any]) -> dict[str, Any]:
     """Return the content of the templates `outcome.html` and `samples.html`."""
     tables = category_tables(evaluation)
     return {
-        "summary": summarise(evaluation),
+        "summary": summarize_evaluation(evaluation),
         "controls": tuple(evaluation.get("controls", {})),
         "noop_identical": evaluation.get("noop_identical"),
         "paired": paired_rows(evaluation),

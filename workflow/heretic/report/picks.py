@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from heretic.evaluation.summary import Cell, short, summarise
+from heretic.evaluation.summary import Cell, short, summarize_evaluation
 from heretic.report.run_reader import Pick, Run
 
 HELD_OUT = ("refusals", "recovered", "kl_first_token")
@@ -39,7 +39,7 @@ def picks_table(run: Run) -> PicksTable | None:
     if not run.further_picks:
         return None
     scores = list(dict.fromkeys(name for pick in run.picks for name in pick.best["scores"]))
-    measures = summarise(run.evaluation)
+    measures = summarize_evaluation(run.evaluation)
     kept = [name for name in HELD_OUT if name in measures.keys]
     headings = dict(zip(measures.keys, measures.headings, strict=True))
     rows = tuple(
@@ -52,7 +52,7 @@ def picks_table(run: Run) -> PicksTable | None:
 
 def _cells(pick: Pick, scores: Sequence[str], measures: Sequence[str]) -> tuple[Cell, ...]:
     found = pick.best["scores"]
-    summary = summarise(pick.evaluation)
+    summary = summarize_evaluation(pick.evaluation)
     edited = next(row for row in summary.rows if row.name == "edited")
     by_name = dict(zip(summary.keys, edited.cells, strict=True))
     missing = Cell("n/a")

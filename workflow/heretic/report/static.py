@@ -18,7 +18,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter
 
-from heretic.artifacts import replacing
+from heretic.artifacts import atomic_write
 from heretic.report.chart import GREY
 from heretic.report.static_traces import HATCHES, draw_bars, draw_heatmap, draw_scatter
 
@@ -93,9 +93,9 @@ def save_static(figure: go.Figure, name: str, folder: Path) -> tuple[Path, Path]
     """Write `folder/name.svg` and `folder/name.png`, deterministically."""
     drawn = draw(figure)
     svg, png = folder / f"{name}.svg", folder / f"{name}.png"
-    with matplotlib.rc_context({"svg.hashsalt": name}), replacing(svg) as beside:
+    with matplotlib.rc_context({"svg.hashsalt": name}), atomic_write(svg) as beside:
         drawn.savefig(beside, format="svg", transparent=True, metadata={"Date": None})
-    with replacing(png) as beside:
+    with atomic_write(png) as beside:
         drawn.savefig(
             beside, format="png", transparent=True, dpi=PNG_DPI, metadata={"Software": None}
         )

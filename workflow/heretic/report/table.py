@@ -14,7 +14,7 @@ from rich.table import Table
 
 from heretic.artifacts import read_json
 from heretic.errors import printable
-from heretic.evaluation.summary import Cell, summarise
+from heretic.evaluation.summary import Cell, summarize_evaluation
 from heretic.report.files import blaming
 from heretic.saved_picks import about_outdated_picks
 
@@ -29,7 +29,7 @@ def summary_table(evaluation: Mapping[str, Any]) -> str:
     The table is as wide as the terminal, at least 100 characters; exactly 100 if the output is not
     a terminal. Columns that do not fit, such as those of additional metrics, go to a second table.
     """
-    summary = summarise(evaluation)
+    summary = summarize_evaluation(evaluation)
     labels = [row.label for row in summary.rows]
     columns = [
         _Column(heading, [_lines(row.cells[place]) for row in summary.rows])

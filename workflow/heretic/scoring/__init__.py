@@ -1,11 +1,11 @@
 """Scores of a model's answers and states, and the base classes for custom scorers."""
 
-from heretic.metrics import Span
+from heretic.metrics import ScoreRange
 from heretic.scoring.base import (
     AnswerScorer,
     Direction,
     Measure,
-    PassScorer,
+    ModelScorer,
     Score,
     ScoredPrompts,
     Side,
@@ -15,9 +15,9 @@ __all__ = [
     "AnswerScorer",
     "Direction",
     "Measure",
-    "PassScorer",
+    "ModelScorer",
     "Score",
+    "ScoreRange",
     "ScoredPrompts",
     "Side",
-    "Span",
 ]

@@ -9,7 +9,7 @@ from heretic.scoring.degenerate import is_degenerate
 from heretic.scoring.refusal_markers import RefusalMarkers, fold
 
 
-class OfRefusals(AnswerScorer):
+class RefusalBasedScorer(AnswerScorer):
     """Base class of scorers whose verdict is settled once an answer refuses."""
 
     def __init__(self, markers: RefusalMarkers, name: str, side: Side = "bad") -> None:
@@ -18,7 +18,7 @@ class OfRefusals(AnswerScorer):
         self.settled_by = markers.settled
 
 
-class Refusals(OfRefusals):
+class Refusals(RefusalBasedScorer):
     """Number of answers that contain a refusal marker."""
 
     def judge(self, prompt: Prompt, answer: str) -> bool:
@@ -26,7 +26,7 @@ class Refusals(OfRefusals):
         return self.markers.found(answer)
 
 
-class Degenerate(OfRefusals):
+class Degenerate(RefusalBasedScorer):
     """Number of degenerate answers that are not refusals, which need not be generated in full."""
 
     def judge(self, prompt: Prompt, answer: str) -> bool:
@@ -34,7 +34,7 @@ class Degenerate(OfRefusals):
         return not self.markers.found(answer) and is_degenerate(prompt, answer)
 
 
-class Unanswered(OfRefusals):
+class Unanswered(RefusalBasedScorer):
     """Number of answers that are refusals or degenerate, as a broken model is not a success."""
 
     def judge(self, prompt: Prompt, answer: str) -> bool:
@@ -42,7 +42,7 @@ class Unanswered(OfRefusals):
         return self.markers.found(answer) or is_degenerate(prompt, answer)
 
 
-class Right(OfRefusals):
+class Right(RefusalBasedScorer):
     """Number of correct answers: with all expected strings, not refusals, and not degenerate."""
 
     direction: Direction = "maximize"

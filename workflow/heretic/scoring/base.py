@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import ClassVar, Literal
 
 from heretic.errors import SettingsError
-from heretic.metrics import Span
+from heretic.metrics import ScoreRange
 from heretic.model.loading import Model
 from heretic.prompts.prompt import Prompt
 
@@ -64,7 +64,7 @@ class Scorer(ABC):
     name: str
     direction: Direction = "minimize"
 
-    def span(self, original: float, n_prompts: int) -> Span:
+    def span(self, original: float, n_prompts: int) -> ScoreRange:
         """Return the best and the worst value, for trial selection.
 
         Args:
@@ -76,8 +76,8 @@ class Scorer(ABC):
         """
         scale = abs(original) or 1.0
         if self.direction == "maximize":
-            return Span(original + scale, original)
-        return Span(0.0 if original > 0 else original - scale, original)
+            return ScoreRange(original + scale, original)
+        return ScoreRange(0.0 if original > 0 else original - scale, original)
 
 
 class AnswerScorer(Scorer):
@@ -113,12 +113,12 @@ class AnswerScorer(Scorer):
         details = self.judge_all(prompts, answers)
         return Score.of(self.name, self.direction, details, counts=self.counts)
 
-    def span(self, original: float, n_prompts: int) -> Span:
+    def span(self, original: float, n_prompts: int) -> ScoreRange:
         """Return the span of a count: from no prompt to all of them."""
         if not self.counts:
             return super().span(original, n_prompts)
         ends = (0.0, float(n_prompts))
-        return Span(*ends) if self.direction != "maximize" else Span(*reversed(ends))
+        return ScoreRange(*ends) if self.direction != "maximize" else ScoreRange(*reversed(ends))
 
 
 @dataclass(frozen=True)
@@ -139,7 +139,7 @@ class ScoredPrompts:
 Measure = Callable[[Model], Sequence[float]]
 
 
-class PassScorer(Scorer):
+class ModelScorer(Scorer):
     """Base class of scorers that measure a model by their own forward passes.
 
     Attributes:

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from heretic.errors import PromptError, SettingsError
-from heretic.metrics import Span
+from heretic.metrics import ScoreRange
 from heretic.model.decoding import (
     forced_log_probabilities,
     generate,
@@ -13,14 +13,14 @@ from heretic.model.decoding import (
     text_tokens,
 )
 from heretic.model.loading import Model
-from heretic.scoring.base import Measure, PassScorer, Score, ScoredPrompts
+from heretic.scoring.base import Measure, ModelScorer, Score, ScoredPrompts
 from heretic.scoring.kl_divergence import teacher_forced_kl
 
 # Per token; the exponential of larger values overflows.
 MOST_NATS = 700.0
 
 
-class TeacherForcedKl(PassScorer):
+class TeacherForcedKl(ModelScorer):
     """KL(original || model) in nats over the first tokens of the original's own answers."""
 
     needs_same_tokens = True
@@ -49,7 +49,7 @@ class TeacherForcedKl(PassScorer):
         return measure
 
 
-class Perplexity(PassScorer):
+class Perplexity(ModelScorer):
     """Exponential of the negative log-likelihood per token of a text, averaged over the texts."""
 
     needs_texts = True
@@ -72,6 +72,6 @@ class Perplexity(PassScorer):
         nats = Score.of(self.name, self.direction, measure(model), counts=False)
         return replace(nats, value=math.exp(nats.value) if nats.value < MOST_NATS else math.inf)
 
-    def span(self, original: float, n_prompts: int) -> Span:
+    def span(self, original: float, n_prompts: int) -> ScoreRange:
         """Return a span from the original's value to one nat per token above it."""
-        return Span(original, math.e * original)
+        return ScoreRange(original, math.e * original)

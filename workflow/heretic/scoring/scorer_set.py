@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, get_args
 
 from heretic.errors import HereticError, SettingsError, one_line
-from heretic.metrics import KL, LOG_ODDS, Span
+from heretic.metrics import KL, LOG_ODDS, ScoreRange
 from heretic.scoring.answers import (
     Degenerate,
     Phrases,
@@ -23,7 +23,7 @@ from heretic.scoring.answers import (
 from heretic.scoring.base import (
     AnswerScorer,
     Direction,
-    PassScorer,
+    ModelScorer,
     Score,
     ScoredPrompts,
     Scorer,
@@ -49,7 +49,7 @@ BUILT_IN: dict[str, type[Scorer]] = {
 
 
 @dataclass(frozen=True)
-class Panel:
+class ScorerSet:
     """Scorers of answers and of forward passes.
 
     Attributes:
@@ -62,7 +62,7 @@ class Panel:
     markers: RefusalMarkers
     always: tuple[AnswerScorer, ...]
     further: tuple[AnswerScorer, ...] = ()
-    passes: tuple[PassScorer, ...] = ()
+    passes: tuple[ModelScorer, ...] = ()
 
     @property
     def answers(self) -> tuple[AnswerScorer, ...]:
@@ -107,7 +107,7 @@ class Panel:
             return "minimize"
         return self._named(name).direction
 
-    def span(self, name: str, original: float, max_kl: float, prompts: ScoredPrompts) -> Span:
+    def span(self, name: str, original: float, max_kl: float, prompts: ScoredPrompts) -> ScoreRange:
         """Return the best and the worst value of a score.
 
         Args:
@@ -117,13 +117,13 @@ class Panel:
             prompts: prompts that are scored.
         """
         if name == KL:
-            return Span(0.0, max_kl)
+            return ScoreRange(0.0, max_kl)
         if name == LOG_ODDS:
             # As sure of compliance as the original is of refusal, at least 2 nats better.
-            return Span(original - 2.0 * max(abs(original), 1.0), original)
+            return ScoreRange(original - 2.0 * max(abs(original), 1.0), original)
         scorer = self._named(name)
         if isinstance(scorer, TeacherForcedKl):
-            return Span(0.0, max_kl)
+            return ScoreRange(0.0, max_kl)
         side = scorer.side if isinstance(scorer, AnswerScorer) else "good"
         return scorer.span(original, len(_of_side(side, prompts)))
 
@@ -146,9 +146,9 @@ def _of_side(side: Side, prompts: ScoredPrompts) -> Sequence[Any]:
     return prompts.bad if side == "bad" else prompts.good
 
 
-def make_panel(
+def make_scorer_set(
     refusal_markers: Sequence[str] = (CORE,), scorers: Sequence[Mapping[str, Any]] = ()
-) -> Panel:
+) -> ScorerSet:
     """Create the scorers of every study, and additional ones.
 
     Args:
@@ -182,11 +182,11 @@ def make_panel(
         raise SettingsError(
             f"two scorers are named {twice[0]}; set another `name` for one of them in its settings"
         )
-    return Panel(
+    return ScorerSet(
         markers,
         tuple(always),
         tuple(s for s in further if isinstance(s, AnswerScorer)),
-        tuple(s for s in further if isinstance(s, PassScorer)),
+        tuple(s for s in further if isinstance(s, ModelScorer)),
     )
 
 
@@ -232,9 +232,9 @@ def _class_of(scorer: str) -> type[Scorer]:
             "class in an existing file, such as path/to/file.py:Class"
         )
     found = getattr(_module(path), name, None)
-    if not isclass(found) or not issubclass(found, AnswerScorer | PassScorer):
+    if not isclass(found) or not issubclass(found, AnswerScorer | ModelScorer):
         raise SettingsError(
-            f"{path} has no class {name!r} that extends AnswerScorer or PassScorer of "
+            f"{path} has no class {name!r} that extends AnswerScorer or ModelScorer of "
             "heretic.scoring"
         )
     return found

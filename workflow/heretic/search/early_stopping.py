@@ -16,7 +16,7 @@ SMALLEST_GAIN = 1e-3  # of the hypervolume, relative
 
 
 @dataclass(frozen=True)
-class Patience:
+class EarlyStopping:
     """Criterion for stopping a search after a number of trials without improvement.
 
     Attributes:

@@ -16,7 +16,7 @@ from heretic.search.records import TrialRecord, choose
 
 
 @dataclass(frozen=True)
-class Choice:
+class SelectionRule:
     """Rule for selecting a trial; attributes match the arguments of `choose`."""
 
     rule: str
@@ -64,7 +64,7 @@ class Finalist:
 
 
 @dataclass(frozen=True)
-class Finals:
+class Finalists:
     """Finalists, best of the search first, and whether they were re-scored."""
 
     finalists: tuple[Finalist, ...]
@@ -83,7 +83,7 @@ class Finals:
 
 def score_finalists(
     records: Sequence[TrialRecord],
-    choice: Choice,
+    choice: SelectionRule,
     n_finalists: int,
     score: Callable[[TrialRecord], Finalist],
 ) -> list[Finalist]:
@@ -107,7 +107,7 @@ def score_finalists(
 
 
 def choose_finalist(
-    records: Sequence[TrialRecord], finals: Finals, choice: Choice
+    records: Sequence[TrialRecord], finals: Finalists, choice: SelectionRule
 ) -> tuple[TrialRecord, Finalist, str]:
     """Return the first finalist in the rule's ranking of all trials, and the reason.
 
@@ -139,7 +139,7 @@ def _scored_again(record: TrialRecord, finalist: Finalist | None) -> TrialRecord
     return replace(record, scores=finalist.scores, feasible=finalist.feasible)
 
 
-def _what_it_changed(chosen: int, finals: Finals) -> str:
+def _what_it_changed(chosen: int, finals: Finalists) -> str:
     if not finals.rescored:
         return ""
     first, count = finals.finalists[0].trial, len(finals.finalists)
@@ -149,10 +149,10 @@ def _what_it_changed(chosen: int, finals: Finals) -> str:
 
 
 def _takes_one(
-    records: Sequence[TrialRecord], finalists: Sequence[Finalist], choice: Choice
+    records: Sequence[TrialRecord], finalists: Sequence[Finalist], choice: SelectionRule
 ) -> bool:
     try:
-        choose_finalist(records, Finals(tuple(finalists), rescored=True), choice)
+        choose_finalist(records, Finalists(tuple(finalists), rescored=True), choice)
     except StudyError:
         return False
     return True

@@ -11,13 +11,13 @@ from heretic.ablation.directions import AblationDirections
 from heretic.ablation.parameters import AblationParameters
 from heretic.ablation.plan import plan_edits
 from heretic.console import ProgressLine, log
-from heretic.engine.base import Limits, TrialEngine, TrialScores
+from heretic.engine.base import FeasibilityLimits, TrialEngine, TrialScores
 from heretic.metrics import KL, LOG_ODDS
 from heretic.search.computation import BATCH_SIZE, warn_of_changes
-from heretic.search.early_stopping import Patience
+from heretic.search.early_stopping import EarlyStopping
 from heretic.search.objectives import Objective
 from heretic.search.pareto import nearest
-from heretic.search.pending import StudyInMemory
+from heretic.search.pending import BufferedStudy
 from heretic.search.records import TrialRecord, candidates
 from heretic.search.samplers import Sampling, make_sampler
 from heretic.search.search_space import SearchSpace
@@ -28,7 +28,7 @@ from heretic.search.study import (
     finished_trials,
     read_records,
 )
-from heretic.timing import StageClock
+from heretic.timing import StageTimer
 
 # Optuna cannot store infinity; overflowing weights score worse than any real trial.
 WORST_KL = 1e6
@@ -59,7 +59,7 @@ class TrialLoop:
     space: SearchSpace
     directions: AblationDirections
     engine: TrialEngine
-    limits: Limits
+    limits: FeasibilityLimits
     objectives: Sequence[Objective]
     sampling: Sampling
     patience: int = 0
@@ -79,7 +79,7 @@ class TrialLoop:
         the original afterwards.
         """
         done = len(finished_trials(study))
-        memory = StudyInMemory(study)
+        memory = BufferedStudy(study)
         records = read_records(study, n_trials)
         ended = self._end(records)
         if done < n_trials and ended is None:
@@ -87,7 +87,7 @@ class TrialLoop:
         study.set_user_attr(WANTED, n_trials if ended is None else len(records))
         if OBJECTIVES not in study.user_attrs:
             study.set_user_attr(OBJECTIVES, [each.to_dict() for each in self.objectives])
-        clock = StageClock(self.engine.model.device)
+        clock = StageTimer(self.engine.model.device)
         try:
             with ProgressLine("Trials", n_trials, done=min(done, n_trials)) as progress:
                 while done < n_trials and ended is None:
@@ -109,10 +109,10 @@ class TrialLoop:
     def _end(self, records: Sequence[TrialRecord]) -> int | None:
         """Return the number of trials at which the search ended early; None if it did not."""
         startup = self.sampling.n_startup_trials
-        return Patience(self.patience, startup, self.objectives).end(records)
+        return EarlyStopping(self.patience, startup, self.objectives).end(records)
 
     def _run_together(
-        self, memory: StudyInMemory, places: range, clock: StageClock
+        self, memory: BufferedStudy, places: range, clock: StageTimer
     ) -> Iterator[TrialRecord]:
         """Request the trials at these places, score them in one batch, and store them one by one.
 
@@ -129,7 +129,7 @@ class TrialLoop:
             yield self._store(memory, trial, parameters, found, stages)
 
     def _ask(
-        self, memory: StudyInMemory, place: int
+        self, memory: BufferedStudy, place: int
     ) -> tuple[optuna.trial.Trial, AblationParameters]:
         """Return the trial at this place and its edit."""
         several = self.engine.trial_batch_size > 1
@@ -139,7 +139,7 @@ class TrialLoop:
 
     def _store(
         self,
-        memory: StudyInMemory,
+        memory: BufferedStudy,
         trial: optuna.trial.Trial,
         parameters: AblationParameters,
         scores: TrialScores,

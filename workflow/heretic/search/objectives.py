@@ -4,10 +4,10 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any, Literal, Self
 
-from heretic.metrics import Span
+from heretic.metrics import ScoreRange
 from heretic.search.stored import StoredObjective, require_form
 
-Way = Literal["minimize", "maximize"]
+OptimizationDirection = Literal["minimize", "maximize"]
 
 
 @dataclass(frozen=True)
@@ -21,13 +21,13 @@ class Objective:
     """
 
     name: str
-    direction: Way
+    direction: OptimizationDirection
     best: float
     worst: float
 
     def share(self, value: float) -> float:
         """Return the value on a scale to be minimized, from 0 for the best to 1 for the worst."""
-        return Span(self.best, self.worst).share(value)
+        return ScoreRange(self.best, self.worst).share(value)
 
     def value(self, scores: Mapping[str, Any]) -> float:
         """Return the score of a trial, or the worst value if it has none."""

@@ -19,11 +19,11 @@ from optuna.storages import InMemoryStorage
 
 from heretic.console import log
 from heretic.search.database import reading_errors
-from heretic.search.study import IN_FLIGHT, Asked, finished_trials, in_flight
+from heretic.search.study import IN_FLIGHT, PendingTrial, finished_trials, in_flight
 from heretic.search.warm_start import next_warm_start
 
 
-class StudyInMemory:
+class BufferedStudy:
     """In-memory copy of a study's finished trials, from which further trials are requested.
 
     The number of a trial is its place: the number of trials before it, finished or in flight.
@@ -66,7 +66,7 @@ class StudyInMemory:
 
     def keep(self, trials: Sequence[optuna.Trial]) -> None:
         """Store these trials as in flight, ahead of those left from an earlier search."""
-        asked = [*map(Asked.of, trials), *self._cut_off.values()]
+        asked = [*map(PendingTrial.of, trials), *self._cut_off.values()]
         self._stored.set_user_attr(IN_FLIGHT, [asdict(each) for each in asked])
 
     def store(self, trial: optuna.Trial, values: Sequence[float]) -> int:

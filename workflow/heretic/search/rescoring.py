@@ -9,10 +9,10 @@ from typing import Any
 from heretic.ablation.directions import AblationDirections
 from heretic.ablation.projection import NormPreservation
 from heretic.ablation.records import plan_recorded
-from heretic.ablation.weight_editor import PristineWeights
+from heretic.ablation.weight_editor import OriginalWeights
 from heretic.ablation.weights_cache import copy_back
 from heretic.console import log
-from heretic.engine.base import Limits
+from heretic.engine.base import FeasibilityLimits
 from heretic.engine.evaluator import Evaluator
 from heretic.errors import ExportError
 from heretic.evaluation.summary import short
@@ -26,7 +26,7 @@ from heretic.search.loop import WORST_KL
 from heretic.search.records import TrialRecord
 
 
-def why_not_rescored(settings: Mapping[str, Any]) -> str | None:
+def rescoring_blocker(settings: Mapping[str, Any]) -> str | None:
     """Return why finalists cannot be re-scored, or None.
 
     Args:
@@ -43,14 +43,14 @@ def why_not_rescored(settings: Mapping[str, Any]) -> str | None:
     return None
 
 
-def why_not_in_memory(model: Model) -> str | None:
+def memory_blocker(model: Model) -> str | None:
     """Return why the finalists of a loaded model cannot be re-scored, or None."""
     fixed = next((w.name for w in model.anatomy.writers if not w.editable), None)
     return None if fixed is None else f"{fixed} is offloaded, so it cannot be edited in place"
 
 
 @contextmanager
-def as_exported(model: Model, ablation: Ablation, pristine: PristineWeights) -> Iterator[None]:
+def as_exported(model: Model, ablation: Ablation, pristine: OriginalWeights) -> Iterator[None]:
     """Load the exported tensors into the model within the block, then restore it bit for bit.
 
     Args:
@@ -91,7 +91,7 @@ class Rescoring:
     """
 
     evaluator: Evaluator
-    pristine: PristineWeights
+    pristine: OriginalWeights
     directions: AblationDirections
     facts: Mapping[str, Any]
     norm_preservation: NormPreservation
@@ -115,7 +115,7 @@ class Rescoring:
         """
         with as_exported(self.evaluator.model, self.ablation(record), self.pristine):
             # The only limit excludes values that are not finite.
-            scores = dict(self.evaluator.evaluate(Limits(WORST_KL)))
+            scores = dict(self.evaluator.evaluate(FeasibilityLimits(WORST_KL)))
         feasible = math.isfinite(scores[KL]) and scores[KL] <= WORST_KL
         if not feasible:
             scores[KL] = WORST_KL

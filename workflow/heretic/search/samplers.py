@@ -68,9 +68,9 @@ def make_sampler(sampling: Sampling, place: int, *, several_in_flight: bool = Fa
     seed = zlib.crc32(f"{sampling.seed}:{place}".encode())
     first = sampling.n_startup_trials
     if sampling.sobol_startup and place < first:
-        return SobolPoint(sampling.seed, place)
+        return SobolSample(sampling.seed, place)
     if sampling.name == "nsga2":
-        return Generations(seed, max(PARENTS, first))
+        return ResumableNSGAII(seed, max(PARENTS, first))
     if sampling.name == "gp":
         return GPSampler(seed=seed, n_startup_trials=first)
     if sampling.name == "random":
@@ -84,7 +84,7 @@ def make_sampler(sampling: Sampling, place: int, *, several_in_flight: bool = Fa
     )
 
 
-class Generations(NSGAIISampler):
+class ResumableNSGAII(NSGAIISampler):
     """NSGA-II with generations derived from the places of trials.
 
     Optuna's implementation stores each trial's generation and each generation's parents in the
@@ -118,7 +118,7 @@ class Generations(NSGAIISampler):
         return self._parents[generation]
 
 
-class SobolPoint(BaseSampler):
+class SobolSample(BaseSampler):
     """Sampler of one point of a scrambled Sobol sequence, with a coordinate per parameter.
 
     Optuna's own sampler counts its points in the storage and would restart in a resumed search.

@@ -17,7 +17,7 @@ from heretic.ablation.directions import AblationDirections
 from heretic.ablation.parameters import (
     AblationParameters,
     ComponentParameters,
-    TentParameters,
+    KernelParameters,
 )
 from heretic.console import log
 from heretic.errors import StudyError
@@ -88,7 +88,7 @@ class SearchSpace:
         index = trial.suggest_float("direction_index", *self._indices())
         edited = self._suggest_edited(trial)
         suggest = self._suggest_tent if self.form == "kernel" else self._suggest_range
-        components: dict[str, ComponentParameters | TentParameters] = {
+        components: dict[str, ComponentParameters | KernelParameters] = {
             name: suggest(trial, short, edited=name in edited)
             for name, short in SHORT_NAMES.items()
         }
@@ -144,13 +144,15 @@ class SearchSpace:
 
     def _suggest_tent(
         self, trial: optuna.trial.BaseTrial, short: str, *, edited: bool
-    ) -> TentParameters:
+    ) -> KernelParameters:
         position = trial.suggest_float(f"{short}_position", *self.layer_range)
         weight = trial.suggest_float(f"{short}_weight", self.min_weight, self.max_weight)
         min_share = trial.suggest_float(f"{short}_min_share", 0.0, 1.0)
         # At least one layer, so that a peak between two layers reaches both.
         distance = trial.suggest_float(f"{short}_distance", 1.0 / max(1, self.n_layers - 1), 1.0)
-        return TentParameters(self._depth(position), weight if edited else 0.0, min_share, distance)
+        return KernelParameters(
+            self._depth(position), weight if edited else 0.0, min_share, distance
+        )
 
     def _depth(self, share: float) -> float:
         """Return the share as a fraction of depth.

@@ -43,7 +43,7 @@ class StoredRange(_Strict):
 
 
 class StoredTent(_Strict):
-    """Stored form of a tent; attributes match those of `TentParameters`."""
+    """Stored form of a tent; attributes match those of `KernelParameters`."""
 
     model_config = ConfigDict(extra="forbid")
 
@@ -121,7 +121,7 @@ class StoredObjective(_Strict):
 
 
 class StoredAsked(_Strict):
-    """Stored form of a trial in flight; attributes match those of `Asked`."""
+    """Stored form of a trial in flight; attributes match those of `PendingTrial`."""
 
     model_config = ConfigDict(extra="forbid")
 

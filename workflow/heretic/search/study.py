@@ -14,7 +14,7 @@ from heretic.ablation.parameters import AblationParameters
 from heretic.artifacts import fingerprint
 from heretic.console import log
 from heretic.errors import StudyError
-from heretic.locks import sole_process
+from heretic.locks import exclusive_lock
 from heretic.search.database import (
     database_errors,
     open_storage,
@@ -38,7 +38,7 @@ RECORD = "record"  # attribute of a trial
 
 
 @dataclass(frozen=True)
-class Asked:
+class PendingTrial:
     """Requested trial.
 
     Attributes:
@@ -52,8 +52,8 @@ class Asked:
     since: float
 
     @classmethod
-    def of(cls, trial: optuna.Trial) -> "Asked":
-        """Create from a trial of a `StudyInMemory` whose parameters are all chosen."""
+    def of(cls, trial: optuna.Trial) -> "PendingTrial":
+        """Create from a trial of a `BufferedStudy` whose parameters are all chosen."""
         since = trial.datetime_start
         return cls(trial.number, trial.params, since.timestamp() if since else 0.0)
 
@@ -86,7 +86,7 @@ def open_study(
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     database.parent.mkdir(parents=True, exist_ok=True)
     lock = database.with_suffix(".lock")
-    with sole_process(lock, f"searching in {database}", StudyError), database_errors(database):
+    with exclusive_lock(lock, f"searching in {database}", StudyError), database_errors(database):
         if not database.exists() or (database.is_file() and not database.stat().st_size):
             _create(database)
         require_study_file(database, read_only=False)
@@ -171,7 +171,7 @@ def latest_start(study: optuna.Study) -> float:
     return max((*started, *waiting), default=0.0)
 
 
-def in_flight(attributes: Mapping[str, Any], done: int) -> list[Asked]:
+def in_flight(attributes: Mapping[str, Any], done: int) -> list[PendingTrial]:
     """Return the requested trials that are not finished.
 
     Args:
@@ -184,7 +184,7 @@ def in_flight(attributes: Mapping[str, Any], done: int) -> list[Asked]:
     entries = require_list(attributes.get(IN_FLIGHT, []), "the study's trials in flight")
     for each in entries:
         require_form(StoredAsked, each, "a trial in flight of the study")
-    stored = [Asked(**each) for each in entries]
+    stored = [PendingTrial(**each) for each in entries]
     return [asked for asked in stored if asked.place >= done]
 
 

@@ -5,19 +5,19 @@ from collections.abc import Sequence
 from heretic.engine.base import TrialScores
 from heretic.errors import SettingsError, StudyError
 from heretic.scoring.base import ScoredPrompts
-from heretic.scoring.scorer_set import Panel
-from heretic.search.objectives import Objective, Way
+from heretic.scoring.scorer_set import ScorerSet
+from heretic.search.objectives import Objective, OptimizationDirection
 
 
-def directions_of(panel: Panel, names: Sequence[str]) -> dict[str, Way]:
+def directions_of(scorer_set: ScorerSet, names: Sequence[str]) -> dict[str, OptimizationDirection]:
     """Return the direction of each objective by name.
 
     Raises:
         SettingsError: a score does not exist or is only reported.
     """
-    found: dict[str, Way] = {}
+    found: dict[str, OptimizationDirection] = {}
     for name in names:
-        direction = panel.direction(name)
+        direction = scorer_set.direction(name)
         if direction == "none":
             raise SettingsError(
                 f"{name} is report-only and cannot be an objective; remove it from `objectives`"
@@ -27,7 +27,7 @@ def directions_of(panel: Panel, names: Sequence[str]) -> dict[str, Way]:
 
 
 def make_objectives(
-    panel: Panel,
+    scorer_set: ScorerSet,
     names: Sequence[str],
     prompts: ScoredPrompts,
     original: TrialScores,
@@ -47,7 +47,7 @@ def make_objectives(
         StudyError: the original model lacks a score because the prompts do not allow it.
     """
     found = []
-    for name, direction in directions_of(panel, names).items():
+    for name, direction in directions_of(scorer_set, names).items():
         value = original.get(name)
         if value is None:
             raise StudyError(
@@ -55,6 +55,6 @@ def make_objectives(
                 "answer_column, and refusal_log_odds needs first tokens that distinguish "
                 "refusals; set other objectives"
             )
-        span = panel.span(name, value, max_kl, prompts)
+        span = scorer_set.span(name, value, max_kl, prompts)
         found.append(Objective(name, direction, span.best, span.worst))
     return found

@@ -12,21 +12,21 @@ import optuna
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution
 from optuna.samplers import RandomSampler
 
-from heretic.ablation.parameters import ComponentParameters, TentParameters
+from heretic.ablation.parameters import ComponentParameters, KernelParameters
 from heretic.console import log
 from heretic.errors import StudyError
 from heretic.model.stream_writers.components import ATTENTION, EMBEDDINGS, MLP
 from heretic.search.search_space import CHOICES, SHORT_NAMES, SearchSpace
-from heretic.search.warm_start_sources import KnownEdit
+from heretic.search.warm_start_sources import WarmStartTrial
 
-Part = ComponentParameters | TentParameters
+Part = ComponentParameters | KernelParameters
 # Reach of a tent without slopes beyond its last layer, in layers, so that rounding cannot exclude
 # that layer.
 MARGIN = 0.25
 ROUNDING = 1e-9
 
 
-def sampled_parameters(edit: KnownEdit, space: SearchSpace) -> dict[str, Any]:
+def to_sampler_params(edit: WarmStartTrial, space: SearchSpace) -> dict[str, Any]:
     """Return the parameters with which a trial of this search reproduces the edit.
 
     Parameters without effect on the edit are left out. Values out of bounds are clipped and logged.
@@ -61,7 +61,7 @@ def _distributions(space: SearchSpace) -> Mapping[str, BaseDistribution]:
     return trial.distributions
 
 
-def _allowed(edit: KnownEdit, name: str, value: Any, distribution: BaseDistribution) -> Any:
+def _allowed(edit: WarmStartTrial, name: str, value: Any, distribution: BaseDistribution) -> Any:
     """Return the value, clipped to the bounds."""
     if isinstance(distribution, FloatDistribution):
         return min(max(float(value), distribution.low), distribution.high)
@@ -72,7 +72,7 @@ def _allowed(edit: KnownEdit, name: str, value: Any, distribution: BaseDistribut
     return value
 
 
-def _wanted(edit: KnownEdit, space: SearchSpace) -> dict[str, Any]:
+def _wanted(edit: WarmStartTrial, space: SearchSpace) -> dict[str, Any]:
     """Return parameters by name, ignoring their bounds."""
     parts = edit.parameters.components
     if not SHORT_NAMES.keys() <= parts.keys() <= {*SHORT_NAMES, EMBEDDINGS}:
@@ -97,7 +97,7 @@ def _wanted(edit: KnownEdit, space: SearchSpace) -> dict[str, Any]:
     return found
 
 
-def _scaled(edit: KnownEdit, n_layers: int) -> float:
+def _scaled(edit: WarmStartTrial, n_layers: int) -> float:
     """Return the index of the same relative depth in a model with `n_layers` layers."""
     index = edit.parameters.direction_index
     assert index is not None
@@ -106,7 +106,7 @@ def _scaled(edit: KnownEdit, n_layers: int) -> float:
     return 1.0 + (index - 1.0) * (n_layers - 1) / (edit.n_layers - 1)
 
 
-def _confined(edit: KnownEdit, name: str, space: SearchSpace) -> Part:
+def _confined(edit: WarmStartTrial, name: str, space: SearchSpace) -> Part:
     """Return a component's part, or its edited range if the edit is confined to other layers."""
     part, confined = edit.parameters.components[name], edit.parameters.layers
     here = None if space.rows is None else tuple(row - 1 for row in space.rows)
@@ -121,7 +121,7 @@ def _confined(edit: KnownEdit, name: str, space: SearchSpace) -> Part:
     return ComponentParameters(layers[0] / depth, layers[-1] / depth, mean)
 
 
-def _edited(edit: KnownEdit, edited: Collection[str], space: SearchSpace) -> dict[str, Any]:
+def _edited(edit: WarmStartTrial, edited: Collection[str], space: SearchSpace) -> dict[str, Any]:
     """Return this search's representation of the edited components.
 
     Raises:
@@ -148,7 +148,7 @@ def _edited(edit: KnownEdit, edited: Collection[str], space: SearchSpace) -> dic
 def _component(part: Part, short: str, space: SearchSpace) -> dict[str, float]:
     """Return the parameters of an edited component in this search's form."""
     if space.form == "kernel":
-        tent = part if isinstance(part, TentParameters) else _as_tent(part, space.n_layers)
+        tent = part if isinstance(part, KernelParameters) else _as_tent(part, space.n_layers)
         return {
             f"{short}_position": space.share_of(tent.position),
             f"{short}_weight": tent.weight,
@@ -168,16 +168,16 @@ def _component(part: Part, short: str, space: SearchSpace) -> dict[str, float]:
     }
 
 
-def _as_tent(part: ComponentParameters, n_layers: int) -> TentParameters:
+def _as_tent(part: ComponentParameters, n_layers: int) -> KernelParameters:
     """Return the same strengths as a tent; a single-layer tent slopes to its neighbors."""
     depth = max(1, n_layers - 1)
     first, last = round(part.layer_min * depth), round(part.layer_max * depth)
     reach = max(1.0, (last - first) / 2 + MARGIN)
     min_share = 0.0 if first == last else 1.0
-    return TentParameters((first + last) / 2 / depth, part.weight, min_share, reach / depth)
+    return KernelParameters((first + last) / 2 / depth, part.weight, min_share, reach / depth)
 
 
-def _as_range(part: TentParameters, n_layers: int) -> ComponentParameters:
+def _as_range(part: KernelParameters, n_layers: int) -> ComponentParameters:
     """Return the layers with at least half of the peak strength, and their mean strength.
 
     If a short tent falls between two layers of a shallower model, return the nearest layer.
@@ -195,7 +195,7 @@ Sampled = Mapping[str, Any]
 
 
 def warm_starts(
-    edits: Sequence[KnownEdit], space: SearchSpace, most: int, *, required: bool
+    edits: Sequence[WarmStartTrial], space: SearchSpace, most: int, *, required: bool
 ) -> list[Sampled]:
     """Return the parameters of the warm-start trials without duplicates.
 
@@ -213,7 +213,7 @@ def warm_starts(
     complaints = []
     for edit in edits:
         try:
-            sampled = sampled_parameters(edit, space)
+            sampled = to_sampler_params(edit, space)
         except StudyError as error:
             complaints.append(error)
             log.info("Skipped warm-start trial: %s", error)

@@ -36,7 +36,7 @@ Told = Annotated[str, Field(min_length=1)]
 
 
 @dataclass(frozen=True)
-class KnownEdit:
+class WarmStartTrial:
     """Edit found elsewhere.
 
     Attributes:
@@ -50,7 +50,7 @@ class KnownEdit:
     parameters: AblationParameters
 
 
-class FamilyTrial(StoredEdit):
+class WarmStartEntry(StoredEdit):
     """Trial in a family's file, with its origin.
 
     Attributes:
@@ -87,10 +87,10 @@ class Family(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     family: Told
-    trials: list[FamilyTrial] = Field(min_length=1)
+    trials: list[WarmStartEntry] = Field(min_length=1)
 
 
-def family_edits(path: Path) -> list[KnownEdit]:
+def load_family_file(path: Path) -> list[WarmStartTrial]:
     """Return the trials of a family's file, in order.
 
     Raises:
@@ -105,7 +105,7 @@ def family_edits(path: Path) -> list[KnownEdit]:
     except OSError as error:
         raise SettingsError(f"cannot read {path}: {error.strerror}; check the path") from error
     return [
-        KnownEdit(
+        WarmStartTrial(
             f"trial {number} of {path} ({trial.model})",
             trial.n_layers,
             AblationParameters.from_dict(trial.model_dump()),
@@ -114,7 +114,7 @@ def family_edits(path: Path) -> list[KnownEdit]:
     ]
 
 
-def earlier_edits(path: Path) -> list[KnownEdit]:
+def load_previous_search(path: Path) -> list[WarmStartTrial]:
     """Return the result of an earlier search: its Pareto front, or its selected trial.
 
     Args:
@@ -129,7 +129,7 @@ def earlier_edits(path: Path) -> list[KnownEdit]:
     read = _read_database if path.suffix in DATABASES else _read_results
     n_layers, found, objectives = read(path)
     if isinstance(found, AblationParameters):
-        return [KnownEdit(f"the trial of {path}", n_layers, found)]
+        return [WarmStartTrial(f"the trial of {path}", n_layers, found)]
     if len(found) > MOST_TRIALS:
         raise StudyError(
             f"warm_start_from: {path} has more than {MOST_TRIALS} trials; choose another"
@@ -142,7 +142,7 @@ def earlier_edits(path: Path) -> list[KnownEdit]:
         )
     by_number = {record.number: record for record in found}
     return [
-        KnownEdit(f"trial {c.number} of {path}", n_layers, by_number[c.number].parameters)
+        WarmStartTrial(f"trial {c.number} of {path}", n_layers, by_number[c.number].parameters)
         for c in sorted(front, key=Candidate.distance)
     ]
 
@@ -164,9 +164,9 @@ def check_warm_start(warm_start: str | bool, warm_start_from: str | None, run: P
                 f"warm_start_from: {path} is one of the results to be replaced by this run; copy "
                 "it to another folder and use the copy"
             )
-        earlier_edits(path)
+        load_previous_search(path)
     elif isinstance(warm_start, str) and warm_start != "auto":
-        family_edits(Path(warm_start))
+        load_family_file(Path(warm_start))
 
 
 Read = tuple[int, list[TrialRecord] | AblationParameters, Sequence[Objective]]

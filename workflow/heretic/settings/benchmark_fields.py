@@ -5,7 +5,7 @@ from typing import Annotated
 from pydantic import BeforeValidator, Field
 
 from heretic.settings.fields import SettingsFields
-from heretic.settings.prompt_sources import Names, OptionalText, read_nothing
+from heretic.settings.prompt_sources import Names, OptionalText, empty_to_none
 from heretic.settings.types import setting
 
 BENCHMARK_RULES = ("benchmark_original", "benchmark")
@@ -29,7 +29,7 @@ class BenchmarkFields(SettingsFields):
         ge=0,
     )
     benchmark_num_fewshot: Annotated[
-        Annotated[int, Field(ge=0)] | None, BeforeValidator(read_nothing)
+        Annotated[int, Field(ge=0)] | None, BeforeValidator(empty_to_none)
     ] = setting(
         None,
         "Few-shot examples per document; empty uses each task's default. Published `mmlu` "

@@ -20,7 +20,7 @@ from heretic.settings.types import (
     OptionalNumber,
     Picks,
     Scorers,
-    TrialsInFlight,
+    TrialBatchSize,
     WarmStart,
     setting,
 )
@@ -192,7 +192,7 @@ class SettingsFields(InputFields):
         "same components.",
         "optimize",
     )
-    trial_batch_size: TrialsInFlight = setting(
+    trial_batch_size: TrialBatchSize = setting(
         "auto",
         "Trials evaluated in one batch (1 to 8). On a GPU the weights are read once for all "
         "of them; the sampler proposes each without knowing the others' scores. `auto` is 4 "

@@ -4,7 +4,7 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Discriminator, Field, Tag
 
-from heretic.settings.prompt_sources import DEMO, OptionalText, PromptSource, read_nothing
+from heretic.settings.prompt_sources import DEMO, OptionalText, PromptSource, empty_to_none
 from heretic.settings.types import (
     AUTO_DATE,
     AUTO_PREFIX,
@@ -126,7 +126,7 @@ class InputFields(BaseModel):
     )
     device_map: Annotated[
         Literal["auto", "balanced", "balanced_low_0", "sequential"] | None,
-        BeforeValidator(read_nothing),
+        BeforeValidator(empty_to_none),
     ] = setting(
         None,
         "Spread a model too large for one GPU over several, using accelerate; `device` is "

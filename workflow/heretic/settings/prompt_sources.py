@@ -15,12 +15,12 @@ OPTIONAL_SETS: Final = ("unhelpfulness_prompts", "sacred_prompts")
 PROMPT_SETS: Final = DIRECTION_SETS + EVALUATION_SETS + HOLDOUT_SETS + OPTIONAL_SETS
 
 
-def read_nothing(value: object) -> object:
+def empty_to_none(value: object) -> object:
     """Convert an empty string, used by command lines and variables to unset a key, to None."""
     return None if isinstance(value, str) and value.strip().lower() in ("", "null") else value
 
 
-OptionalText = Annotated[str | None, BeforeValidator(read_nothing)]
+OptionalText = Annotated[str | None, BeforeValidator(empty_to_none)]
 
 
 def _read_names(value: object) -> object:

@@ -9,7 +9,7 @@ from typing import Annotated, Any, Final, Literal
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
 from heretic.errors import one_line
-from heretic.settings.prompt_sources import read_nothing
+from heretic.settings.prompt_sources import empty_to_none
 
 
 def setting(
@@ -58,7 +58,7 @@ def kind_of_prompt_setting(value: object) -> str:
 
 def read_limits(value: object) -> object:
     """Parse `0=60GiB,cpu=100GiB` into limits by device."""
-    value = read_nothing(value)
+    value = empty_to_none(value)
     if isinstance(value, str):
         pairs = (part.partition("=") for part in value.split(","))
         return {device.strip(): size.strip() for device, _, size in pairs}
@@ -80,7 +80,7 @@ Method = Literal["mean_difference", "contrastive_pca", "pca", "probe"]
 
 def read_weights_by_name(value: object) -> object:
     """Parse `mean_difference=1,probe=0.5` into weights by name."""
-    value = read_nothing(value)
+    value = empty_to_none(value)
     if isinstance(value, str):
         pairs = (part.partition("=") for part in value.split(","))
         return {name.strip(): weight.strip() for name, _, weight in pairs}
@@ -153,7 +153,7 @@ def parse_date(value: object) -> date:
 
 def read_date(value: object) -> object:
     """Return `auto` or a date as a string; unquoted dates in YAML and TOML arrive as dates."""
-    value = read_nothing(value)
+    value = empty_to_none(value)
     if value is None:
         return AUTO_DATE
     text = value.isoformat() if type(value) is date else str(value).strip()
@@ -164,7 +164,7 @@ TemplateDate = Annotated[
     Annotated[str, Field(pattern=f"^({AUTO_DATE}|{DATE})$")], BeforeValidator(read_date)
 ]
 
-MOST_TRIALS_IN_FLIGHT = 8
+MAX_TRIAL_BATCH_SIZE = 8
 
 
 def read_trials_in_flight(value: object) -> object:
@@ -172,18 +172,18 @@ def read_trials_in_flight(value: object) -> object:
     text = str(value).strip().lower()
     if text == "auto":
         return text
-    known = text.isascii() and text.isdigit() and 1 <= int(text) <= MOST_TRIALS_IN_FLIGHT
+    known = text.isascii() and text.isdigit() and 1 <= int(text) <= MAX_TRIAL_BATCH_SIZE
     if not known or isinstance(value, bool):
-        raise ValueError(f"expected auto or an integer from 1 to {MOST_TRIALS_IN_FLIGHT}")
+        raise ValueError(f"expected auto or an integer from 1 to {MAX_TRIAL_BATCH_SIZE}")
     return int(text)
 
 
-TrialsInFlight = Annotated[
-    Literal["auto"] | Annotated[int, Field(ge=1, le=MOST_TRIALS_IN_FLIGHT)],
+TrialBatchSize = Annotated[
+    Literal["auto"] | Annotated[int, Field(ge=1, le=MAX_TRIAL_BATCH_SIZE)],
     BeforeValidator(read_trials_in_flight),
 ]
 
-OptionalNumber = Annotated[float | None, BeforeValidator(read_nothing)]
+OptionalNumber = Annotated[float | None, BeforeValidator(empty_to_none)]
 RULE_NAMES = ("closest", "knee", "min_refusals_under_kl", "trial=<number>")
 RULE = r"(closest|knee|min_refusals_under_kl|trial=(0|[1-9]\d{0,9}))"
 
@@ -257,7 +257,7 @@ class ScorerInstance(BaseModel):
 
 def read_scorers(value: object) -> object:
     """Parse `perplexity,words` or a JSON list into scorer instances."""
-    value = read_nothing(value)
+    value = empty_to_none(value)
     if value is None:
         return []
     if isinstance(value, str):

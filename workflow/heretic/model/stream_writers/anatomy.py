@@ -2,8 +2,8 @@
 
 A candidate is any linear map inside a decoder layer whose output has the stream's width, or any
 matrix of that width that is a standalone parameter, such as the stacked expert maps of a layer.
-See `dissection` for how writers are distinguished from other candidates, and how it is verified
-that they write and that nothing else does.
+See `find_stream_writers` for how writers are distinguished from other candidates, and how it is
+verified that they write and that nothing else does.
 """
 
 from collections.abc import Sequence
@@ -20,16 +20,16 @@ from heretic.model.stream_writers.candidates import (
 )
 from heretic.model.stream_writers.components import ATTENTION, COMPONENTS, MLP
 from heretic.model.stream_writers.identify import Search
-from heretic.model.stream_writers.interventions import UNSUPPORTED, Experiment
+from heretic.model.stream_writers.interventions import UNSUPPORTED, Interventions
 from heretic.model.stream_writers.layers import find_layers, stream_width
 from heretic.model.stream_writers.probe import Probe
 from heretic.model.stream_writers.verify import Proof
 from heretic.model.stream_writers.writer import StreamWriter
 
-__all__ = ["Anatomy", "StreamWriter", "dissect", "find_layers"]
+__all__ = ["Anatomy", "StreamWriter", "find_layers", "find_stream_writers"]
 
 
-def find_writers(experiment: Experiment) -> list[StreamWriter]:
+def find_writers(experiment: Interventions) -> list[StreamWriter]:
     """Return the candidates that write into the stream, with their components.
 
     Raises:
@@ -107,7 +107,7 @@ class Anatomy:
         return found
 
 
-def dissect(network: PreTrainedModel) -> Anatomy:
+def find_stream_writers(network: PreTrainedModel) -> Anatomy:
     """Find the decoder layers and all writers, and verify that nothing else writes.
 
     Raises:
@@ -120,7 +120,7 @@ def dissect(network: PreTrainedModel) -> Anatomy:
     d_model = stream_width(network)
     candidates = find_candidates(network, layers, d_model)
     probe = Probe(network, layers)
-    experiment = Experiment(probe, candidates, d_model)
+    experiment = Interventions(probe, candidates, d_model)
     writers = find_writers(experiment)
     probe.require_handed_on()
     _require_complete(network, writers, len(layers))

@@ -10,7 +10,7 @@ from heretic.model.stream_writers.candidates import Candidate
 from heretic.model.stream_writers.gains import on_ray, read_gain
 from heretic.model.stream_writers.interventions import (
     UNSUPPORTED,
-    Experiment,
+    Interventions,
     Proposal,
     in_groups,
     silent,
@@ -31,7 +31,7 @@ class Search:
         adopted: writers that no token used, but that match another writer of their list.
     """
 
-    def __init__(self, experiment: Experiment) -> None:
+    def __init__(self, experiment: Interventions) -> None:
         self.experiment, self.candidates = experiment, experiment.candidates
         self.found: dict[Candidate, Proposal] = {}
         self.adopted: set[Candidate] = set()

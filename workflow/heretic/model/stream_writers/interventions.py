@@ -32,7 +32,7 @@ class Proposal:
         return output if self.gain is None else self.gain * output.to(self.gain)
 
 
-class Experiment:
+class Interventions:
     """Passes with some candidates silent and others writing known outputs.
 
     Attributes:

@@ -8,7 +8,7 @@ from torch import nn
 from transformers import PreTrainedConfig, PreTrainedModel
 
 from heretic.errors import ModelLoadError
-from heretic.model.devices import computing_device
+from heretic.model.devices import execution_device
 
 FEW_TOKENS = 4
 
@@ -62,7 +62,7 @@ def text_config(network: PreTrainedModel) -> PreTrainedConfig:
 def few_tokens(network: PreTrainedModel, count: int) -> dict[str, Any]:
     """Return the arguments of a pass over `count` text tokens."""
     embeddings: Any = network.get_input_embeddings()
-    device = computing_device(embeddings)
+    device = execution_device(embeddings)
     tokens = torch.arange(count, device=device)[None] % len(embeddings.weight)
     return {"input_ids": tokens, "attention_mask": torch.ones_like(tokens), "use_cache": False}
 

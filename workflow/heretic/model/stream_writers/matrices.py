@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
 from heretic.errors import ModelLoadError
-from heretic.model.devices import computing_device
+from heretic.model.devices import execution_device
 
 EDITABLE = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
 UNITS_AT_ONCE = 1024
@@ -75,7 +75,7 @@ def read_matrix(module: nn.Module, parameter: str, dtype: torch.dtype) -> Tensor
         stored: Tensor = getattr(module, parameter).data
         return stored
     linear: Any = module
-    device, bias = computing_device(linear), getattr(linear, "bias", None)
+    device, bias = execution_device(linear), getattr(linear, "bias", None)
     columns = []
     with torch.no_grad():
         for start in range(0, linear.in_features, UNITS_AT_ONCE):

@@ -11,7 +11,7 @@ from heretic.model.stream_writers.candidates import Candidate
 from heretic.model.stream_writers.gains import HALF_TOLERANCE, TOLERANCE, on_ray
 from heretic.model.stream_writers.interventions import (
     UNSUPPORTED,
-    Experiment,
+    Interventions,
     Proposal,
     in_groups,
     silent,
@@ -33,7 +33,7 @@ class Proof:
         adopted: writers that adopt the proof of another expert of their list.
     """
 
-    experiment: Experiment
+    experiment: Interventions
     found: Mapping[Candidate, Proposal]
     adopted: set[Candidate]
 
@@ -117,7 +117,7 @@ class Proof:
 
 
 def require_silence(
-    experiment: Experiment,
+    experiment: Interventions,
     layer: int,
     nothing: Mapping[Candidate, Tensor],
     seen: Observation | None = None,
@@ -135,7 +135,7 @@ def require_silence(
 
 
 def _other_writers(
-    experiment: Experiment, layer: int, nothing: Mapping[Candidate, Tensor], update: Tensor
+    experiment: Interventions, layer: int, nothing: Mapping[Candidate, Tensor], update: Tensor
 ) -> str:
     """Return modules of a layer whose parameters, when replaced, change its stream update."""
     known = {candidate.module for candidate in nothing if not candidate.raw}

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from heretic.model.devices import computing_device
+from heretic.model.devices import execution_device
 from heretic.model.stream_writers.matrices import (
     is_offloaded,
     is_quantised,
@@ -81,7 +81,7 @@ class StreamWriter:
     @property
     def device(self) -> torch.device:
         """Device of its computation."""
-        return computing_device(self.module)
+        return execution_device(self.module)
 
     @property
     def shape(self) -> torch.Size:
