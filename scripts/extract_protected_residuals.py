@@ -8,33 +8,17 @@ from pathlib import Path
 
 from snakemake.script import Snakemake
 
-from heretic.console import job
-from heretic.model.devices import set_threads
 from heretic.model.loading import load_model
-from heretic.model.template_date import read_chat
-from heretic.phases import unchanged_phase
+from heretic.model.model_phase import model_phase
 from heretic.residual_files import write_residuals
 
 snakemake: Snakemake
 
-
-def main(smk: Snakemake) -> None:
-    """Load the model and write the states of the set, or their mean."""
-    runtime = smk.config["runtime"][smk.wildcards.run]
-    settings = {**smk.params.settings, **read_chat(Path(smk.input.chat))}
-    set_threads(runtime["threads"])
-    model = load_model(**{**runtime, **settings, "model": smk.params.model})
+with model_phase(snakemake) as job:
     write_residuals(
-        model,
-        Path(smk.input.prompts),
-        Path(smk.output[0]),
-        settings,
-        mean_only=settings["unhelpfulness_mean_only"],
+        load_model(**job.load_options),
+        Path(snakemake.input.prompts),
+        Path(snakemake.output[0]),
+        job.settings,
+        mean_only=job.settings["unhelpfulness_mean_only"],
     )
-
-
-with (
-    job(snakemake.log[0]),
-    unchanged_phase(snakemake.input.phase, snakemake.params.settings),
-):
-    main(snakemake)

@@ -10,49 +10,35 @@ from pathlib import Path
 from snakemake.script import Snakemake
 
 from heretic.artifacts import provenance, write_json
-from heretic.console import job, log
-from heretic.model.devices import set_threads
+from heretic.console import log
 from heretic.model.loading import load_chat_of, load_model
+from heretic.model.model_phase import model_phase
 from heretic.model.prompt_lengths import require_lengths_of_run
 from heretic.model.response_prefix import find_response_prefix
 from heretic.model.template_date import settle_date
-from heretic.phases import unchanged_phase
 from heretic.prompts.prompt_sets import read_prompts
 from heretic.settings.types import AUTO_DATE, AUTO_PREFIX
 
 snakemake: Snakemake
 
-
-def main(smk: Snakemake) -> None:
-    """Write prefix and date; the model is loaded only if its answers are needed."""
-    run = smk.wildcards.run
-    settings, runtime = smk.params.settings, smk.config["runtime"][run]
-    target = Path(smk.output[0])
-    inputs = {name: Path(smk.input[name]) for name in ("good_prompts", "bad_prompts")}
+with model_phase(snakemake) as job:
+    settings, options, target = job.settings, job.load_options, Path(snakemake.output[0])
+    inputs = {name: Path(snakemake.input[name]) for name in ("good_prompts", "bad_prompts")}
     prefix, found = settings["response_prefix"], settings["response_prefix"] == AUTO_PREFIX
-    options = {**runtime, **settings, "model": smk.params.model}
-    set_threads(runtime["threads"])
     chat, day = load_chat_of(**options), None
     if chat.prints_date:
         day = settle_date(settings["template_date"], target.parent)
         log.info("The chat template prints the date; all prompts of the run use %s", day)
-        options["template_date"] = day
+        options = {**options, "template_date": day}
         chat = load_chat_of(**options)
     elif settings["template_date"] != AUTO_DATE:
         log.warning("template_date has no effect: the chat template prints no date")
     # Not compared with an earlier run's, as in check_prompts: nothing here depends on them.
-    generated = smk.config["settings"][run]["max_response_length"]
-    require_lengths_of_run(chat, Path(smk.input.checked), generated)
+    generated = snakemake.config["settings"][snakemake.wildcards.run]["max_response_length"]
+    require_lengths_of_run(chat, Path(snakemake.input.checked), generated)
     if found:
         model = load_model(**options, chat=chat)
         prefix = find_response_prefix(model, *(read_prompts(path) for path in inputs.values()))
     log.info("Response prefix: %r", prefix)
     facts = provenance(settings, inputs if found else {})
     write_json(target, {"response_prefix": prefix, "template_date": day, "provenance": facts})
-
-
-with (
-    job(snakemake.log[0]),
-    unchanged_phase(snakemake.input.phase, snakemake.params.settings),
-):
-    main(snakemake)

@@ -4,28 +4,18 @@ from pathlib import Path
 
 from snakemake.script import Snakemake
 
-from heretic.console import job
-from heretic.phases import unchanged_phase
+from heretic.phase_job import phase
 from heretic.report.page import write_report
 
 snakemake: Snakemake
 
-
-def main(smk: Snakemake) -> None:
-    """Draw the run's artifacts."""
-    target, run = Path(smk.output[0]), smk.wildcards.run
+with phase(snakemake):
+    target, run = Path(snakemake.output[0]), snakemake.wildcards.run
     write_report(
         target.parent,
         run=run,
-        settings=smk.config["settings"][run],
+        settings=snakemake.config["settings"][run],
         target=target,
         plots=target.parent / "plots",
-        picks=[Path(best).parent for best in smk.input.picks],
+        picks=[Path(best).parent for best in snakemake.input.picks],
     )
-
-
-with (
-    job(snakemake.log[0]),
-    unchanged_phase(snakemake.input.phase, snakemake.params.settings),
-):
-    main(snakemake)

@@ -5,46 +5,40 @@ from pathlib import Path
 from snakemake.script import Snakemake
 
 from heretic.artifacts import provenance, read_json, write_json, write_text
-from heretic.console import job, log
+from heretic.console import log
 from heretic.export.manifest import manifest
 from heretic.export.model_card import model_card
-from heretic.phases import unchanged_phase
+from heretic.phase_job import phase
 from heretic.prompts.prompt_sets import FINGERPRINT_SUFFIX
 
 snakemake: Snakemake
 
-
-def main(smk: Snakemake) -> None:
-    """Write the card, then the hashes of all files."""
-    record_file, evaluation_file = Path(smk.input.record[0]), Path(smk.input.evaluation)
-    folder, record = record_file.parent, read_json(record_file)
-    best = read_json(Path(smk.input.best[0]))
+with phase(snakemake) as settings:
+    files = snakemake.input
+    inputs = {"record": Path(files.record[0]), "evaluation": Path(files.evaluation)}
+    folder, record = inputs["record"].parent, read_json(inputs["record"])
     prompts = {
         path.name.removesuffix(FINGERPRINT_SUFFIX): read_json(path)
-        for path in map(Path, smk.input.prompts)
+        for path in map(Path, files.prompts)
     }
-    prefix = read_json(Path(smk.input.chat))["response_prefix"]
-    scores = [read_json(Path(path)) for path in smk.input.benchmarks]  # at most one
-    card = model_card(record, read_json(evaluation_file), best, prompts, prefix, *scores)
+    card = model_card(
+        record,
+        read_json(inputs["evaluation"]),
+        read_json(Path(files.best[0])),
+        prompts,
+        read_json(Path(files.chat))["response_prefix"],
+        *(read_json(Path(path)) for path in files.benchmarks),  # at most one
+    )
     write_text(folder / "README.md", card)
-    files = manifest(folder)
-    log.info("%d files, %.1f MB", len(files), sum(f["bytes"] for f in files.values()) / 1e6)
+    saved = manifest(folder)
+    log.info("%d files, %.1f MB", len(saved), sum(f["bytes"] for f in saved.values()) / 1e6)
     write_json(
-        Path(smk.output[0]),
+        Path(snakemake.output[0]),
         {
-            "files": files,
+            "files": saved,
             "parameters": record["parameters"],
             "source": {k: v for k, v in record["source"].items() if k != "card"},
             "prompts": prompts,
-            "provenance": provenance(
-                smk.params.settings, {"record": record_file, "evaluation": evaluation_file}
-            ),
+            "provenance": provenance(settings, inputs),
         },
     )
-
-
-with (
-    job(snakemake.log[0]),
-    unchanged_phase(snakemake.input.phase, snakemake.params.settings),
-):
-    main(snakemake)

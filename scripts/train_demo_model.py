@@ -6,10 +6,10 @@ from typing import Any
 from snakemake.script import Snakemake
 
 from heretic.artifacts import provenance, read_json, write_json
-from heretic.console import ProgressLine, duration, job, log
+from heretic.console import ProgressLine, duration, log
 from heretic.demo.train import train_demo_model
 from heretic.export.manifest import manifest
-from heretic.phases import unchanged_phase
+from heretic.phase_job import phase
 
 snakemake: Snakemake
 
@@ -55,8 +55,5 @@ def train(folder: Path, settings: dict[str, Any]) -> dict[str, Any]:
 
 
 # Concurrent runs share the model: one trains it, and the others wait for it.
-with (
-    job(snakemake.log[0], wait=True),
-    unchanged_phase(snakemake.input.phase, snakemake.params.settings),
-):
+with phase(snakemake, wait=True):
     main(snakemake)

@@ -5,24 +5,17 @@ from pathlib import Path
 from snakemake.script import Snakemake
 
 from heretic.artifacts import provenance, write_json
-from heretic.console import job, log
+from heretic.console import log
 from heretic.export.upload import upload_model
-from heretic.phases import unchanged_phase
+from heretic.phase_job import phase
 
 snakemake: Snakemake
 
-
-def main(smk: Snakemake) -> None:
-    """Upload every file of the model folder in one commit."""
-    settings, folder = smk.params.settings, Path(smk.input.manifest).with_name("model")
-    receipt = upload_model(folder, settings["upload_to"], private=settings["upload_private"])
+with phase(snakemake) as settings:
+    manifest = Path(snakemake.input.manifest)
+    receipt = upload_model(
+        manifest.with_name("model"), settings["upload_to"], private=settings["upload_private"]
+    )
     log.info("Uploaded to %s", receipt["url"])
-    facts = provenance(settings, {"manifest": Path(smk.input.manifest)})
-    write_json(Path(smk.output[0]), {**receipt, "provenance": facts})
-
-
-with (
-    job(snakemake.log[0]),
-    unchanged_phase(snakemake.input.phase, snakemake.params.settings),
-):
-    main(snakemake)
+    facts = provenance(settings, {"manifest": manifest})
+    write_json(Path(snakemake.output[0]), {**receipt, "provenance": facts})

@@ -8,7 +8,12 @@ from torch import Tensor
 
 from heretic.ablation.linalg import normalize
 from heretic.directions import ResidualSets, extract_directions
-from heretic.directions.separation import _auroc_of_ranks, best_position, judge, permutation_band
+from heretic.directions.separation import (
+    _auroc_of_ranks,
+    best_position,
+    evaluate_separation,
+    permutation_band,
+)
 
 
 def noise(seed: int, n: int = 24, positions: int = 1, layers: int = 6) -> ResidualSets:
@@ -31,7 +36,7 @@ def test_nothing_is_found_in_noise_19_times_of_20(positions: int) -> None:
         band = permutation_band(sets, seed)
         chosen = sets.at(best_position(sets))
         rows = normalize(chosen.bad.mean(0) - chosen.good.mean(0))
-        separation = judge(chosen, rows, rows, band, seed)
+        separation = evaluate_separation(chosen, rows, rows, band, seed)
         found += bool(separation.discriminative[1:].any())
     assert found <= 5  # 97.5% of 40 are 39; six would be a chance of one in a thousand
 

@@ -5,7 +5,7 @@ import torch
 from clouds import options_of, sets_of, states
 
 from heretic.directions import ResidualSets, extract_directions
-from heretic.directions.separation import best_position, judge, permutation_band
+from heretic.directions.separation import best_position, evaluate_separation, permutation_band
 
 
 def along_first(layers: int = 5, d: int = 12) -> torch.Tensor:
@@ -19,7 +19,7 @@ def test_known_separations() -> None:
     good = torch.tensor([[[0.0, 0]], [[2.0, 0]]]).expand(2, 2, 2)
     rows = torch.tensor([[1.0, 0], [0, 1]])
     sets = ResidualSets(good, bad, good, bad)
-    found = judge(sets, rows, rows, (0.4, 0.6), seed=0)
+    found = evaluate_separation(sets, rows, rows, (0.4, 0.6), seed=0)
     assert found.chance == (0.4, 0.6)
     # Of six pairs one is the wrong way round; nothing differs along the second row.
     assert list(found.auroc) == [pytest.approx(5 / 6), 0.5]
@@ -31,7 +31,7 @@ def test_relabelled_prompts_are_judged_by_their_new_labels() -> None:
     # By their true labels any direction with a part along the difference would separate them.
     sets = sets_of(held_out_bad=states(60, 0, shift=9.0), held_out_good=states(60, 1))
     band = permutation_band(sets, seed=3)
-    found = judge(sets, along_first(), along_first(), band, seed=3)
+    found = evaluate_separation(sets, along_first(), along_first(), band, seed=3)
     assert found.auroc[1:] == (1.0,) * 4
     assert all(band[0] < value < band[1] for value in found.control_auroc)
 
@@ -41,7 +41,9 @@ def test_layers_are_discriminative_above_chance_alone() -> None:
     bad[:, 2] = states(40, 5)[:, 2]  # alike
     bad[:, 3, 0] -= 12  # the wrong way round
     sets = sets_of(held_out_bad=bad, held_out_good=good)
-    found = judge(sets, along_first(), along_first(), permutation_band(sets, 3), seed=3)
+    found = evaluate_separation(
+        sets, along_first(), along_first(), permutation_band(sets, 3), seed=3
+    )
     assert found.discriminative.tolist() == [0, 1, 0, 0, 1]
 
 

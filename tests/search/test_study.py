@@ -20,7 +20,13 @@ from heretic.ablation.plan import Edit, plan_edits
 from heretic.engine.base import FeasibilityLimits
 from heretic.errors import StudyError
 from heretic.search.database import storage_url
-from heretic.search.records import TrialRecord, agreement, choose, mean_stages, trial_rows
+from heretic.search.records import (
+    TrialRecord,
+    choose,
+    log_odds_correlation,
+    mean_stages,
+    trial_rows,
+)
 from heretic.search.samplers import Sampling, make_sampler
 from heretic.search.study import (
     RECORD,
@@ -349,9 +355,9 @@ def test_log_odds_agree_with_refusals_by_rank() -> None:
         ]
 
     rising = scored([(-3.0, 0), (-1.0, 2), (None, None), (0.5, None), (4.0, 9), (9.0, 40)])
-    assert agreement(rising) == {"trials": 4, "spearman": pytest.approx(1.0)}
+    assert log_odds_correlation(rising) == {"trials": 4, "spearman": pytest.approx(1.0)}
     mixed = scored([(-3.0, 2), (-1.0, 0), (4.0, 40), (9.0, 9)])
-    assert agreement(mixed)["spearman"] == pytest.approx(0.6)
-    assert agreement(scored([(1.0, 2), (2.0, 3)]))["spearman"] is None
-    assert agreement(scored([(n, 5) for n in range(4)]))["spearman"] is None
-    assert agreement([]) == {"trials": 0, "spearman": None}
+    assert log_odds_correlation(mixed)["spearman"] == pytest.approx(0.6)
+    assert log_odds_correlation(scored([(1.0, 2), (2.0, 3)]))["spearman"] is None
+    assert log_odds_correlation(scored([(n, 5) for n in range(4)]))["spearman"] is None
+    assert log_odds_correlation([]) == {"trials": 0, "spearman": None}

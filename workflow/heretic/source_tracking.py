@@ -12,7 +12,7 @@ DATA_SUFFIXES = (".html", ".jinja", ".json", ".yaml", ".txt")
 # These affect what a user reads and when a job runs, but never the contents of an artifact.
 WITHOUT_EFFECT = (
     *("__init__.py", "console.py", "credentials.py", "errors.py", "source_tracking.py"),
-    *("file_systems.py", "locks.py", "phases.py"),
+    *("file_systems.py", "locks.py", "phase_job.py", "phases.py"),
 )
 DOCUMENTED = (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)
 

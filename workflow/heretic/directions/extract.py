@@ -9,7 +9,12 @@ from heretic.ablation.linalg import normalize
 from heretic.directions.diagnostics import CPU, Contrast, contrast, directions_of
 from heretic.directions.options import GOOD, HELPFULNESS, SACRED, ExtractionOptions
 from heretic.directions.orthogonalize import orthogonalize
-from heretic.directions.separation import Separation, best_position, judge, permutation_band
+from heretic.directions.separation import (
+    Separation,
+    best_position,
+    evaluate_separation,
+    permutation_band,
+)
 from heretic.directions.sets import ResidualSets
 from heretic.errors import DirectionError
 
@@ -95,7 +100,7 @@ def extract_directions(
     found = contrast(sets.bad, sets.good, options, device)
     protected = protect(found.directions, sets, options, device)
     units, helpful, sacred = protected.units, protected.helpfulness, protected.sacred
-    separation = judge(sets, units[:, 0], found.control, chance, options.seed)
+    separation = evaluate_separation(sets, units[:, 0], found.control, chance, options.seed)
     return DirectionExtractionResult(
         refusal_directions=_squeezed(units.float()),
         direction_weights=_weights(units, sets, options).float(),

@@ -1,10 +1,14 @@
 """Directions of prompts with shuffled labels, as a control of a method."""
 
+from collections.abc import Mapping
 from dataclasses import replace
+from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
 
+from heretic.artifacts import read_tensors
 from heretic.console import log
 from heretic.directions.diagnostics import CPU, directions_of
 from heretic.directions.extract import protect
@@ -12,6 +16,7 @@ from heretic.directions.options import ExtractionOptions
 from heretic.directions.separation import generator
 from heretic.directions.sets import ResidualSets
 from heretic.errors import DirectionError
+from heretic.model.loading import choose_device
 
 ATTEMPTS = 10
 
@@ -40,10 +45,10 @@ def shuffled_label_directions(
     """
     sets = sets.at(position)
     for attempt in range(ATTEMPTS):
-        dealt = _deal(sets, generator(options.seed, f"shuffled labels {attempt}"))
+        split = _stratified_split(sets, generator(options.seed, f"shuffled labels {attempt}"))
         try:
-            found = directions_of(dealt.bad, dealt.good, options, device)
-            return protect(found, dealt, options, device).units.float()
+            found = directions_of(split.bad, split.good, options, device)
+            return protect(found, split, options, device).units.float()
         except DirectionError as error:
             log.info("Reshuffling labels: %s", error)
     log.warning(
@@ -54,7 +59,26 @@ def shuffled_label_directions(
     return None
 
 
-def _deal(sets: ResidualSets, shuffle: torch.Generator) -> ResidualSets:
+def control_directions(
+    residuals: Mapping[str, Path],
+    settings: Mapping[str, Any],
+    directions: Mapping[str, Tensor],
+    device: str,
+) -> Tensor | None:
+    """Return `shuffled_label_directions` of the residuals in files, as for the real directions.
+
+    Args:
+        residuals: files of the residuals, by prompt set.
+        settings: settings of the real directions.
+        directions: tensors of the real directions.
+        device: device of the computation, as in the settings.
+    """
+    sets = ResidualSets.from_tensors({name: read_tensors(path) for name, path in residuals.items()})
+    options, position = ExtractionOptions.from_settings(settings), int(directions["position"])
+    return shuffled_label_directions(sets, options, position, choose_device(device))
+
+
+def _stratified_split(sets: ResidualSets, shuffle: torch.Generator) -> ResidualSets:
     """Redistribute both sides with unchanged sizes and the same share of truly bad prompts."""
     n_bad, n_good = len(sets.bad), len(sets.good)
     bad, good = (torch.randperm(count, generator=shuffle) for count in (n_bad, n_good))

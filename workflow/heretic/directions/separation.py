@@ -1,7 +1,9 @@
 """Separation of held-out bad and good prompts by directions."""
 
 import zlib
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from sklearn.metrics import roc_auc_score
@@ -94,7 +96,7 @@ class Separation:
         return torch.tensor([value > self.chance[1] for value in self.auroc], dtype=torch.uint8)
 
 
-def judge(
+def evaluate_separation(
     sets: ResidualSets, directions: Tensor, control: Tensor, chance: tuple[float, float], seed: int
 ) -> Separation:
     """Evaluate the projections of held-out prompts onto directions extracted from other prompts.
@@ -118,6 +120,24 @@ def judge(
         control_auroc=_auroc(*torch.split(both[order], [len(bad), len(good)])),
         chance=chance,
     )
+
+
+def log_separation(rows: Sequence[Mapping[str, Any]]) -> None:
+    """Log where held-out prompts are separated best, and where not better than chance.
+
+    Args:
+        rows: rows of `geometry_rows`, one per state.
+    """
+    best = max(rows, key=lambda row: (row["auroc"], row["cohens_d"]))
+    log.info(
+        "Separation of held-out prompts is best at state %d: AUROC %.3f (chance: up to %.3f)",
+        best["layer"],
+        best["auroc"],
+        best["chance_high"],
+    )
+    weak = [row["layer"] - 1 for row in rows[1:] if not row["discriminative"]]
+    if weak:
+        log.warning("Not better than chance after layers %s", ", ".join(map(str, weak)))
 
 
 def best_position(sets: ResidualSets) -> int:

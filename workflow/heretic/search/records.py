@@ -87,7 +87,7 @@ def candidates(records: Sequence[TrialRecord], objectives: Sequence[Objective]) 
     ]
 
 
-def agreement(records: Sequence[TrialRecord]) -> dict[str, Any]:
+def log_odds_correlation(records: Sequence[TrialRecord]) -> dict[str, Any]:
     """Measure how well the refusal log-odds, which need no answers, predict the refusal count.
 
     Returns:

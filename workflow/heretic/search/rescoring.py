@@ -9,7 +9,7 @@ from typing import Any
 from heretic.ablation.directions import AblationDirections
 from heretic.ablation.projection import NormPreservation
 from heretic.ablation.records import plan_recorded
-from heretic.ablation.weight_editor import OriginalWeights
+from heretic.ablation.weight_editor import OriginalWeights, original_weights
 from heretic.ablation.weights_cache import copy_back
 from heretic.console import log
 from heretic.engine.base import FeasibilityLimits
@@ -19,11 +19,16 @@ from heretic.evaluation.summary import short
 from heretic.export.merged import edit_in_memory
 from heretic.export.record import Ablation
 from heretic.metrics import KL
-from heretic.model.loading import Model
+from heretic.model.embeddings import with_embeddings
+from heretic.model.loading import Model, load_model
 from heretic.model.quantization import NONE
+from heretic.model.stream_writers.components import EMBEDDINGS
+from heretic.scoring import ScoredPrompts
+from heretic.scoring.scorer_set import make_scorer_set
 from heretic.search.finalists import Finalist
 from heretic.search.loop import WORST_KL
 from heretic.search.records import TrialRecord
+from heretic.search.results import SearchResults
 
 
 def rescoring_blocker(settings: Mapping[str, Any]) -> str | None:
@@ -41,6 +46,17 @@ def rescoring_blocker(settings: Mapping[str, Any]) -> str | None:
     if settings["export"] == "adapter":
         return "an adapter holds no edited weights"
     return None
+
+
+def load_searched_model(results: SearchResults, load_options: Mapping[str, Any]) -> Model:
+    """Return the model of a search, in the data type in which it is saved.
+
+    Raises:
+        ModelLoadError: see `load_model`.
+    """
+    model = load_model(**{**load_options, "dtype": results.facts["model"]["dtype"]})
+    edited = any(EMBEDDINGS in record.parameters.components for record in results.records)
+    return with_embeddings(model) if edited else model
 
 
 def memory_blocker(model: Model) -> str | None:
@@ -95,6 +111,33 @@ class Rescoring:
     directions: AblationDirections
     facts: Mapping[str, Any]
     norm_preservation: NormPreservation
+
+    @classmethod
+    def of(
+        cls,
+        model: Model,
+        prompts: ScoredPrompts,
+        directions: AblationDirections,
+        facts: Mapping[str, Any],
+        options: Mapping[str, Any],
+    ) -> "Rescoring":
+        """Create from the searched model in its original state.
+
+        Args:
+            model: the model.
+            prompts: prompts of the search.
+            directions: directions of every state of the residual stream.
+            facts: facts about the model, from `study.json`.
+            options: settings of the search and of the copies of the original weights.
+        """
+        scorer_set = make_scorer_set(options["refusal_markers"], options["scorers"])
+        return cls(
+            Evaluator(model, prompts, options["max_response_length"], scorer_set),
+            original_weights(model, options["cache_weights"], options["cache_device"]),
+            directions,
+            facts,
+            options["norm_preservation"],
+        )
 
     def ablation(self, record: TrialRecord) -> Ablation:
         """Return a trial's edit as made by an export; the file layout is irrelevant here."""
