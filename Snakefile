@@ -32,7 +32,9 @@ min_version("9.27")
 configfile: "config/config.yaml"
 
 
+include: "workflow/rules/runs.smk"
 include: "workflow/rules/common.smk"
+include: "workflow/rules/targets.smk"
 include: "workflow/rules/phase_records.smk"
 include: "workflow/rules/demo.smk"
 include: "workflow/rules/prompts.smk"

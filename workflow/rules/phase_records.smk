@@ -1,6 +1,7 @@
 # Files that record settings and code, as inputs of the rules they affect. Whatever earlier jobs
 # did, results computed with other settings are older than the current record.
 
+import json
 import tempfile
 from functools import cache
 

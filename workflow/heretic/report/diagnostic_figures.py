@@ -2,7 +2,8 @@
 
 import math
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from itertools import cycle
+from typing import TYPE_CHECKING, Any, get_args
 
 import plotly.graph_objects as go
 
@@ -23,16 +24,24 @@ from heretic.report.chart import (
 )
 from heretic.report.geometry import ANGLES, Geometry
 from heretic.report.run_reader import Run
+from heretic.settings.types import Method
 
 if TYPE_CHECKING:
     from torch import Tensor
 
+METHOD_LABELS = {"contrastive_pca": "contrastive PCA", "pca": "PCA", "probe": "linear probe"}
+METHOD_STYLES = (
+    (BLUE, "dash", "circle"),
+    (ORANGE, "dot", "triangle-up"),
+    (GREEN, "dashdot", "diamond"),
+    (PURPLE, "solid", "x"),
+)
 AGREEMENT: tuple[Line, ...] = (
     ("stability", "random halves", GREY, "solid", "square"),
-    ("agreement_mean_difference", "mean difference", BLUE, "dash", "circle"),
-    ("agreement_contrastive_pca", "contrastive PCA", ORANGE, "dot", "triangle-up"),
-    ("agreement_pca", "PCA", GREEN, "dashdot", "diamond"),
-    ("agreement_probe", "linear probe", PURPLE, "solid", "x"),
+    *(
+        (f"agreement_{method}", METHOD_LABELS.get(method, method.replace("_", " ")), *style)
+        for method, style in zip(get_args(Method), cycle(METHOD_STYLES), strict=False)
+    ),
 )
 BETWEEN: tuple[Line, ...] = (
     ("angle_refusal_helpfulness", "refusal, helpfulness", BLUE, "solid", "circle"),

@@ -2,18 +2,17 @@
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 from heretic.report.files import blaming, number, read_rows
+from heretic.settings.types import Method
 
 Column = tuple[float | None, ...]
 Geometry = Mapping[str, Column]
 
 MEAN_COSINES = ("cosine_good_bad", "cosine_good_direction", "cosine_bad_direction")
 MEDIAN_COSINES = tuple(f"median_{name}" for name in MEAN_COSINES)
-AGREEMENTS = (
-    "agreement_mean_difference", "agreement_contrastive_pca", "agreement_pca", "agreement_probe",
-)  # fmt: skip
+AGREEMENTS = tuple(f"agreement_{method}" for method in get_args(Method))
 ANGLES = ("angle_refusal_helpfulness", "angle_refusal_sacred", "angle_helpfulness_sacred")
 SHARES = (
     "explained_variance", "auroc", "control_auroc", "chance_low", "chance_high", "probe_accuracy",

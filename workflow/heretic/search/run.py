@@ -91,7 +91,8 @@ def load_warm_starts(
         folder: folder of the model.
 
     Raises:
-        StudyError: a file is invalid.
+        SettingsError: a file is invalid.
+        StudyError: the earlier search cannot be read.
     """
     if settings["warm_start_from"]:
         return load_previous_search(files[0])
