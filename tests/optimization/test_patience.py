@@ -13,7 +13,7 @@ from optimization.small_search import objectives_of, search, small_loop
 from optimization.test_in_flight import FIRST_IS_STORED, cut_off, run
 from optimization.test_study import told
 
-N = 30
+N = 16
 SCALES = objectives_of(1.0, 1000)
 NOTHING = AblationParameters("per_layer", None, {})
 

@@ -23,7 +23,7 @@ from optimization.small_search import search, small_loop
 from optimization.test_in_flight import FIRST_IS_STORED, K, cut_off, run
 from optimization.test_study import states, told
 
-N = 8
+N = 6
 CLASSES = {"tpe": TPESampler, "nsga2": Generations, "gp": GPSampler, "random": RandomSampler}
 EACH = pytest.mark.parametrize("name", CLASSES)
 
@@ -65,15 +65,16 @@ def test_a_search_cut_off_goes_on_as_if_undisturbed(
     options: dict[str, Any] = {
         "sampler": name, "in_flight": together, "seed": 5, "quasi_random_start": True,
     }  # fmt: skip
-    whole = run(tmp_path / "whole.db", small_loop(**options), N)
+    loop = small_loop(**options)
+    whole = run(tmp_path / "whole.db", loop, N)
     assert len({str(record.sampled) for record in whole}) == N
     database = tmp_path / "study.db"
-    run(database, small_loop(**options), 1)
+    run(database, loop, 1)
     for stored in (0, 1, 1, 1):
         with cut_off(FIRST_IS_STORED + stored):
-            run(database, small_loop(**options), N)
+            run(database, loop, N)
     assert states(database) == [TrialState.COMPLETE] * 4
-    assert told(run(database, small_loop(**options), N)) == told(whole)
+    assert told(run(database, loop, N)) == told(whole)
     assert states(database) == [TrialState.COMPLETE] * N
 
 
