@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+import hypothesis
 import pytest
 from filelock import FileLock
 
@@ -45,6 +46,9 @@ def own_environment() -> None:
 if not IS_WORKER:
     own_environment()
 time.tzset()
+# The same examples in every run, and none kept in the current folder.
+hypothesis.settings.register_profile("same", derandomize=True, database=None)
+hypothesis.settings.load_profile("same")
 
 REPOSITORY = Path(__file__).parent.parent
 PARTS = ("Snakefile", "config", "profiles", "scripts", "envs", "workflow")

@@ -30,6 +30,7 @@ from heretic.prompts.prompt import Prompt
 from heretic.stages import StageClock
 
 torch.set_num_threads(1)
+pytestmark = pytest.mark.slow
 
 # Layers that see everything, layers with windows, experts in one matrix, norms before the stream,
 # and transposed matrices with biases.

@@ -49,6 +49,7 @@ def test_the_sampler_of_the_setting_is_asked(
     assert asked == [SobolPoint if quasi else CLASSES[name]] * 3 + [CLASSES[name]]
 
 
+@pytest.mark.slow
 def test_samplers_learn_in_their_own_ways(tmp_path: Path) -> None:
     found = {name: search(tmp_path / f"{name}.db", 5, sampler=name) for name in CLASSES}
     # The first three are random in each; of a seed that depends on the place alone.
@@ -56,6 +57,7 @@ def test_samplers_learn_in_their_own_ways(tmp_path: Path) -> None:
     assert len({str(records[4].sampled) for records in found.values()}) == len(CLASSES)
 
 
+@pytest.mark.slow
 @EACH
 @pytest.mark.parametrize("together", [1, K])
 def test_a_search_cut_off_goes_on_as_if_undisturbed(
@@ -86,6 +88,7 @@ def test_another_sampler_continues_the_study(tmp_path: Path) -> None:
     assert told(records) != told(search(tmp_path / "study.db", N))
 
 
+@pytest.mark.slow
 def test_a_search_in_which_nothing_is_feasible_goes_on(tmp_path: Path) -> None:
     for name in CLASSES:
         records = search(tmp_path / f"{name}.db", 6, sampler=name, max_kl=1e-9)
