@@ -13,7 +13,7 @@ from search.small_search import objectives_of, search, small_loop
 from search.test_pending import FIRST_IS_STORED, cut_off, run
 from search.test_study import told
 
-N = 30
+N = 16
 SCALES = objectives_of(1.0, 1000)
 NOTHING = AblationParameters("per_layer", None, {})
 

@@ -29,6 +29,7 @@ from heretic.search.search_space import SearchSpace
 from heretic.timing import StageTimer
 
 torch.set_num_threads(1)
+pytestmark = pytest.mark.slow
 
 # Layers that see everything, layers with windows, experts in one matrix, norms before the stream,
 # and transposed matrices with biases.

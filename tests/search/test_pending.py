@@ -25,6 +25,7 @@ from heretic.timing import STAGES, StageTimer
 from search.small_search import OBJECTIVES, STUDY, SmallEngine, search, small_loop
 from search.test_study import HERE, states, told, waiting_process
 
+pytestmark = pytest.mark.slow
 K, FIRST, N = 3, 6, 8
 # With it a trial of the second group depends on those in flight before it, as a test shows.
 SEED = 5

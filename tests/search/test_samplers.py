@@ -23,7 +23,7 @@ from search.small_search import search, small_loop
 from search.test_pending import FIRST_IS_STORED, K, cut_off, run
 from search.test_study import states, told
 
-N = 8
+N = 6
 CLASSES = {"tpe": TPESampler, "nsga2": ResumableNSGAII, "gp": GPSampler, "random": RandomSampler}
 EACH = pytest.mark.parametrize("name", CLASSES)
 
@@ -49,6 +49,7 @@ def test_the_sampler_of_the_setting_is_asked(
     assert asked == [SobolSample if quasi else CLASSES[name]] * 3 + [CLASSES[name]]
 
 
+@pytest.mark.slow
 def test_samplers_learn_in_their_own_ways(tmp_path: Path) -> None:
     found = {name: search(tmp_path / f"{name}.db", 5, sampler=name) for name in CLASSES}
     # The first three are random in each; of a seed that depends on the place alone.
@@ -56,6 +57,7 @@ def test_samplers_learn_in_their_own_ways(tmp_path: Path) -> None:
     assert len({str(records[4].sampled) for records in found.values()}) == len(CLASSES)
 
 
+@pytest.mark.slow
 @EACH
 @pytest.mark.parametrize("together", [1, K])
 def test_a_search_cut_off_goes_on_as_if_undisturbed(
@@ -65,15 +67,16 @@ def test_a_search_cut_off_goes_on_as_if_undisturbed(
     options: dict[str, Any] = {
         "sampler": name, "in_flight": together, "seed": 5, "sobol_startup": True,
     }  # fmt: skip
-    whole = run(tmp_path / "whole.db", small_loop(**options), N)
+    loop = small_loop(**options)
+    whole = run(tmp_path / "whole.db", loop, N)
     assert len({str(record.sampled) for record in whole}) == N
     database = tmp_path / "study.db"
-    run(database, small_loop(**options), 1)
+    run(database, loop, 1)
     for stored in (0, 1, 1, 1):
         with cut_off(FIRST_IS_STORED + stored):
-            run(database, small_loop(**options), N)
+            run(database, loop, N)
     assert states(database) == [TrialState.COMPLETE] * 4
-    assert told(run(database, small_loop(**options), N)) == told(whole)
+    assert told(run(database, loop, N)) == told(whole)
     assert states(database) == [TrialState.COMPLETE] * N
 
 
@@ -85,6 +88,7 @@ def test_another_sampler_continues_the_study(tmp_path: Path) -> None:
     assert told(records) != told(search(tmp_path / "study.db", N))
 
 
+@pytest.mark.slow
 def test_a_search_in_which_nothing_is_feasible_goes_on(tmp_path: Path) -> None:
     for name in CLASSES:
         records = search(tmp_path / f"{name}.db", 6, sampler=name, max_kl=1e-9)

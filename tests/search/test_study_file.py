@@ -1,5 +1,6 @@
 """What befalls the file of a study: other processes, faults of the disk, other programs."""
 
+import shutil
 import signal
 import sqlite3
 import subprocess
@@ -37,6 +38,20 @@ with open_study(Path(sys.argv[1]), {STUDY!r}, {OBJECTIVES!r}) as study:
 def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> list[TrialRecord]:
     """Eight trials in one go."""
     return search(tmp_path_factory.mktemp("undisturbed") / "study.db", N)
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The database of a search of two trials."""
+    database = tmp_path_factory.mktemp("two") / "study.db"
+    search(database, 2)
+    return database
+
+
+@pytest.fixture
+def two_trials(tmp_path: Path, finished: Path) -> Path:
+    """A copy of it for a test to change."""
+    return Path(shutil.copy(finished, tmp_path / "study.db"))
 
 
 def test_a_second_writer_is_refused_until_the_first_is_gone(tmp_path: Path) -> None:
@@ -77,18 +92,16 @@ def test_what_another_program_left_running_or_queued_has_failed(
 
 @pytest.mark.parametrize("table", ["trials", "trial_system_attributes"])
 def test_a_fault_while_a_trial_is_stored_leaves_none_of_it(
-    tmp_path: Path, undisturbed: list[TrialRecord], table: str
+    two_trials: Path, undisturbed: list[TrialRecord], table: str
 ) -> None:
     """The first and the last of the tables that it is written to."""
-    database = tmp_path / "study.db"
-    search(database, 2)
     fault = "BEGIN SELECT RAISE(ABORT, 'disk I/O error'); END"
-    _execute(database, f"CREATE TRIGGER fault BEFORE INSERT ON {table} {fault}")
+    _execute(two_trials, f"CREATE TRIGGER fault BEFORE INSERT ON {table} {fault}")
     with pytest.raises(StudyError, match=r"disk I/O error.*its trials are kept"):
-        search(database, 4)
-    _execute(database, "DROP TRIGGER fault")
-    assert states(database) == [TrialState.COMPLETE] * 2
-    assert told(search(database, 4)) == told(undisturbed[:4])
+        search(two_trials, 4)
+    _execute(two_trials, "DROP TRIGGER fault")
+    assert states(two_trials) == [TrialState.COMPLETE] * 2
+    assert told(search(two_trials, 4)) == told(undisturbed[:4])
 
 
 def test_a_full_disk_is_told_and_the_search_goes_on_when_there_is_space(
@@ -152,14 +165,12 @@ def test_only_a_damaged_study_is_to_be_moved_away(tmp_path: Path, said: str, tol
 
 
 def test_a_write_that_was_cut_off_is_rolled_back_by_the_next_search(
-    tmp_path: Path, undisturbed: list[TrialRecord]
+    two_trials: Path, undisturbed: list[TrialRecord]
 ) -> None:
-    database = tmp_path / "study.db"
-    search(database, 2)
-    cut_off_in_a_transaction(database)
-    assert database.with_name("study.db-journal").exists()
-    assert told(search(database, 4)) == told(undisturbed[:4])
-    assert len(read_search(database).records) == 4
+    cut_off_in_a_transaction(two_trials)
+    assert two_trials.with_name("study.db-journal").exists()
+    assert told(search(two_trials, 4)) == told(undisturbed[:4])
+    assert len(read_search(two_trials).records) == 4
 
 
 def test_an_empty_file_is_a_new_study_and_nothing_to_look_at(tmp_path: Path) -> None:
@@ -205,42 +216,36 @@ ENDLESS = "WITH RECURSIVE r(n) AS (SELECT 1 UNION ALL SELECT n + 1 FROM r) SELEC
     ],
 )
 def test_odd_rows_are_one_line_for_whoever_looks_and_for_a_search(
-    tmp_path: Path, statement: str, words: str
+    two_trials: Path, statement: str, words: str
 ) -> None:
-    database = tmp_path / "study.db"
-    search(database, 2)
-    with closing(sqlite3.connect(database)) as connection:
+    with closing(sqlite3.connect(two_trials)) as connection:
         connection.execute(statement)
         connection.commit()
     if "version_info" in statement:  # which a search writes again
         with pytest.raises(StudyError):
-            read_search(database)
+            read_search(two_trials)
         return
     for use in (read_search, search_once):
         with pytest.raises(StudyError, match=words) as caught:
-            use(database)
+            use(two_trials)
         assert "\n" not in str(caught.value)
 
 
-def test_an_attribute_that_is_nested_too_deeply(tmp_path: Path) -> None:
-    database = tmp_path / "study.db"
-    search(database, 1)
-    with closing(sqlite3.connect(database)) as connection:
+def test_an_attribute_that_is_nested_too_deeply(two_trials: Path) -> None:
+    with closing(sqlite3.connect(two_trials)) as connection:
         connection.execute("UPDATE study_user_attributes SET value_json = ?", ("[" * 100_000,))
         connection.commit()
     with pytest.raises(StudyError, match="its values are nested too deeply"):
-        read_search(database)
+        read_search(two_trials)
 
 
-def test_no_statement_runs_without_end(tmp_path: Path) -> None:
+def test_no_statement_runs_without_end(two_trials: Path) -> None:
     """Nor is a value of any length read."""
-    database = tmp_path / "study.db"
-    search(database, 1)
-    engine = open_storage(database, read_only=True).engine
+    engine = open_storage(two_trials, read_only=True).engine
     for statement, words in ((ENDLESS, "endlessly"), ("SELECT zeroblob(1 << 28)", "too big")):
         with (
             pytest.raises(StudyError, match=words),
-            database_errors(database),
+            database_errors(two_trials),
             engine.connect() as connection,
         ):
             connection.execute(text(statement)).fetchall()

@@ -64,15 +64,16 @@ def test_a_search_cut_off_goes_on_as_if_undisturbed(
         "sobol_startup": True,
     }
     edits = [*EDITS, known(1.25)]
-    whole = run(tmp_path / "whole.db", loop(*edits, **options), N)
+    same = loop(*edits, **options)
+    whole = run(tmp_path / "whole.db", same, N)
     assert weights(whole)[:4] == [0.5, 0.75, 1.0, 1.25]
     database = tmp_path / "study.db"
-    run(database, loop(*edits, **options), 1)
+    run(database, same, 1)
     for stored in (0, 1, 1, 1):
         with cut_off(FIRST_IS_STORED + stored):
-            run(database, loop(*edits, **options), N)
+            run(database, same, N)
     assert states(database) == [TrialState.COMPLETE] * 4
-    assert told(run(database, loop(*edits, **options), N)) == told(whole)
+    assert told(run(database, same, N)) == told(whole)
 
 
 def test_a_study_that_has_trials_tries_what_it_lacks(tmp_path: Path) -> None:

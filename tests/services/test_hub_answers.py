@@ -36,6 +36,7 @@ ESCAPES = [
 ]
 
 
+@pytest.mark.slow
 def test_a_mirror_cannot_write_outside_the_cache() -> None:
     outcomes = dict(run_group("hub", ESCAPES))
     assert len(outcomes) == len(ESCAPES)
@@ -45,6 +46,7 @@ def test_a_mirror_cannot_write_outside_the_cache() -> None:
         assert "its answer for /" in outcome.output, name
 
 
+@pytest.mark.slow
 def test_a_hub_that_behaves_is_read() -> None:
     names = [
         f"{way}: {what}"

@@ -65,6 +65,7 @@ FAULTS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("suffix", ["jsonl", "jsonl.gz"])
 @pytest.mark.parametrize("name", FAULTS)
 def test_a_broken_stream_goes_on_and_repeats_no_row(
@@ -82,6 +83,7 @@ def test_a_broken_stream_goes_on_and_repeats_no_row(
         assert "resuming in 1 s" in done["output"]
 
 
+@pytest.mark.slow
 def test_a_stream_that_stays_broken_is_one_line(hub: HubServer, client: Client) -> None:
     _add_shards(hub, "jsonl")
     hub.faults.append(Fault("GET", "/train-1", 503, times=1000))
@@ -92,6 +94,7 @@ def test_a_stream_that_stays_broken_is_one_line(hub: HubServer, client: Client) 
     assert max(answer["pauses"]) == 60
 
 
+@pytest.mark.slow
 def test_a_stream_is_shuffled_by_its_seed_and_not_by_what_breaks(
     hub: HubServer, client: Client
 ) -> None:

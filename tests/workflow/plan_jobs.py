@@ -7,6 +7,7 @@ python plan_jobs.py     in a workspace; reads {"config": {...}, "environ": {...}
 import json
 import os
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +29,8 @@ from heretic import source_tracking
 
 def main() -> None:
     """Answer every line of the standard input."""
+    for name in ("_fingerprint", "_imported"):
+        setattr(source_tracking, name, _by_content(getattr(source_tracking, name).__wrapped__))
     profile = yaml.safe_load(Path("profiles/default/config.yaml").read_text())
     for line in sys.stdin:
         question = json.loads(line)
@@ -43,7 +46,6 @@ def main() -> None:
 
 def plan(config: dict[str, Any], profile: dict[str, Any]) -> dict[str, dict[str, Any]]:
     """Every job of the run, and what Snakemake holds against its results."""
-    _forget_source()
     quiet = OutputSettings(dryrun=True, quiet={Quietness.ALL})
     with SnakemakeApi(quiet) as api:
         workflow = api.workflow(
@@ -67,10 +69,21 @@ def plan(config: dict[str, Any], profile: dict[str, Any]) -> dict[str, dict[str,
         return {_name(job): _facts(job, dag) for job in dag.jobs}
 
 
-def _forget_source() -> None:
-    """Each plan of a user is a process of its own, which reads the source as it is."""
-    for name in ("_fingerprint", "_imported"):
-        getattr(source_tracking, name).cache_clear()
+def _by_content(read: Callable[..., Any]) -> Callable[..., Any]:
+    """Have a function of a source file read it again only when its content is another one.
+
+    Each plan of a user is a process of its own, which reads the source as it is; most of a plan's
+    time goes into that.
+    """
+    known: dict[tuple[Any, ...], Any] = {}
+
+    def of(path: Path, *more: Any) -> Any:
+        key = (path, path.read_bytes(), *more)
+        if key not in known:
+            known[key] = read(path, *more)
+        return known[key]
+
+    return of
 
 
 def _name(job: Any) -> str:

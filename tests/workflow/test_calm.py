@@ -200,6 +200,7 @@ def test_an_interrupted_search_says_how_many_trials_it_keeps(
     assert seen.lines_after == ["Interrupted; run the same command to continue"]
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can mount")
 @pytest.mark.parametrize("name", ["logs", "benchmarks", ".snakemake", "results"])
 def test_a_folder_that_is_not_writable_is_one_line(name: str, tmp_path: Path) -> None:
