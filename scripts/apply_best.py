@@ -5,7 +5,8 @@ from pathlib import Path
 from snakemake.script import Snakemake
 
 from heretic.ablation.directions import AblationDirections
-from heretic.artifacts import provenance, read_json, read_tensors
+from heretic.artifact_types import Best
+from heretic.artifacts import provenance, read_tensors
 from heretic.export.best import export_best
 from heretic.export.formats import check_form
 from heretic.model.model_phase import model_phase
@@ -19,7 +20,7 @@ with model_phase(snakemake) as job:
         "directions": Path(snakemake.input.directions),
     }
     export_best(
-        read_json(inputs["best"]),
+        Best.read(inputs["best"]),
         AblationDirections.from_tensors(read_tensors(inputs["directions"])),
         Path(snakemake.output[0]).parent,
         searched=snakemake.params.model,

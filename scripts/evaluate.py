@@ -10,7 +10,8 @@ from pathlib import Path
 from snakemake.script import Snakemake
 
 from heretic.ablation.directions import AblationDirections
-from heretic.artifacts import provenance, read_json, read_tensors, write_json, write_jsonl
+from heretic.artifact_types import Evaluation
+from heretic.artifacts import provenance, read_json, read_tensors, write_jsonl
 from heretic.directions.permuted_labels import control_directions
 from heretic.evaluation.holdout import HoldoutProtocol, HoldoutSets
 from heretic.evaluation.protocol import evaluate_edit
@@ -53,5 +54,5 @@ with model_phase(snakemake) as job:
     )
     inputs |= {"edited": record, "directions": Path(files.directions)}
     write_jsonl(Path(snakemake.output.answers), result.answers)
-    facts = provenance(settings, inputs)
-    write_json(Path(snakemake.output.evaluation), {**result.table, "provenance": facts})
+    evaluation = Evaluation(**result.table, provenance=provenance(settings, inputs))
+    evaluation.write(Path(snakemake.output.evaluation))

@@ -11,7 +11,7 @@ from snakemake.script import Snakemake
 
 from heretic.ablation.directions import AblationDirections
 from heretic.ablation.records import check_adapter, record_writers
-from heretic.artifacts import provenance, read_tensors, write_csv, write_json
+from heretic.artifacts import provenance, read_tensors, write_csv
 from heretic.model.checkpoint import locate
 from heretic.model.loading import load_chat_of
 from heretic.model.model_phase import model_phase
@@ -30,7 +30,7 @@ from heretic.settings.prompt_sources import EVALUATION_SETS
 snakemake: Snakemake
 
 with model_phase(snakemake) as job:
-    files, settings, n_trials = snakemake.input, job.settings, job.settings["n_trials"]
+    files, settings = snakemake.input, job.settings
     prompts = {name: Path(files[name]) for name in EVALUATION_SETS}
     if files.texts:
         prompts["texts"] = Path(files.texts[0])
@@ -53,8 +53,10 @@ with model_phase(snakemake) as job:
         export = snakemake.config["settings"][snakemake.wildcards.run]["export"]
         check_adapter(export, record_writers(engine.model.anatomy))
         loop = run.make_loop(engine, scorers, directions, settings, job.runtime, known)
-        records = loop.run(study, n_trials)
-    results = run.search_results(loop, records, n_trials, identity["weights"])
-    facts = provenance(settings, inputs)
+        records = loop.run(study, settings["n_trials"])
+    facts, weights = provenance(settings, inputs), identity["weights"]
+    results = run.search_file(
+        loop, records, settings, study=name, weights=weights, provenance=facts
+    )
     write_csv(Path(snakemake.output.trials), trial_rows(records, loop.objectives), facts)
-    write_json(Path(snakemake.output.study), {"study": name, **results, "provenance": facts})
+    results.write(Path(snakemake.output.study))

@@ -4,7 +4,8 @@ from pathlib import Path
 
 from snakemake.script import Snakemake
 
-from heretic.artifacts import provenance, read_json, write_json, write_text
+from heretic.artifact_types import Best, Evaluation, ModelManifest
+from heretic.artifacts import provenance, read_json, write_text
 from heretic.console import log
 from heretic.export.manifest import manifest
 from heretic.export.model_card import model_card
@@ -23,8 +24,8 @@ with phase(snakemake) as settings:
     }
     card = model_card(
         record,
-        read_json(inputs["evaluation"]),
-        read_json(Path(files.best[0])),
+        Evaluation.read(inputs["evaluation"]).to_dict(),
+        Best.read(Path(files.best[0])),
         prompts,
         read_json(Path(files.chat))["response_prefix"],
         *(read_json(Path(path)) for path in files.benchmarks),  # at most one
@@ -32,13 +33,10 @@ with phase(snakemake) as settings:
     write_text(folder / "README.md", card)
     saved = manifest(folder)
     log.info("%d files, %.1f MB", len(saved), sum(f["bytes"] for f in saved.values()) / 1e6)
-    write_json(
-        Path(snakemake.output[0]),
-        {
-            "files": saved,
-            "parameters": record["parameters"],
-            "source": {k: v for k, v in record["source"].items() if k != "card"},
-            "prompts": prompts,
-            "provenance": provenance(settings, inputs),
-        },
-    )
+    ModelManifest(
+        files=saved,
+        parameters=record["parameters"],
+        source={k: v for k, v in record["source"].items() if k != "card"},
+        prompts=prompts,
+        provenance=provenance(settings, inputs),
+    ).write(Path(snakemake.output[0]))

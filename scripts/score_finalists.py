@@ -9,7 +9,7 @@ from pathlib import Path
 from snakemake.script import Snakemake
 
 from heretic.ablation.directions import AblationDirections
-from heretic.artifacts import provenance, read_tensors, write_json
+from heretic.artifacts import provenance, read_tensors
 from heretic.console import log
 from heretic.model.model_phase import model_phase
 from heretic.prompts.prompt_sets import read_prompts
@@ -43,11 +43,10 @@ with model_phase(snakemake) as job:
         texts = [prompt for path in files.texts for prompt in read_prompts(Path(path))]
         prompts = ScoredPrompts(sets[0], sets[1], texts)
         directions = AblationDirections.from_tensors(read_tensors(inputs["directions"]))
-        facts = results.facts["model"]
+        facts = results.file.model
         score = Rescoring.of(model, prompts, directions, facts, job.load_options).score
     else:
         log.info("Finalists not re-scored: %s", reason)
     found = score_finalists(results.records, rule, settings["n_finalists"], score)
     finalists = Finalists(tuple(found), rescored=reason is None)
-    facts = provenance(settings, inputs)
-    write_json(Path(snakemake.output[0]), {**finalists.to_dict(), "provenance": facts})
+    finalists.file(provenance(settings, inputs)).write(Path(snakemake.output[0]))

@@ -4,7 +4,8 @@ from pathlib import Path
 
 from snakemake.script import Snakemake
 
-from heretic.artifacts import provenance, read_json, write_json
+from heretic.artifact_types import FinalistsFile
+from heretic.artifacts import provenance
 from heretic.console import log
 from heretic.phase_job import phase
 from heretic.search.finalists import Finalists, choose_finalist
@@ -16,9 +17,8 @@ with phase(snakemake) as settings:
     inputs = {name: Path(snakemake.input[name]) for name in ("study", "finalists")}
     results = SearchResults.read(inputs["study"], settings["n_trials"])
     rule = results.selection_rule(settings)
-    finalists = Finalists.from_dict(read_json(inputs["finalists"]))
+    finalists = Finalists.of(FinalistsFile.read(inputs["finalists"]))
     chosen, finalist, reason = choose_finalist(results.records, finalists, rule)
     log.info("Trial %d, %s", chosen.number, reason)
-    best = results.best(chosen, finalist, rule, reason)
     facts = provenance(settings, inputs)
-    write_json(Path(snakemake.output[0]), {**best, "provenance": facts})
+    results.best(chosen, finalist, rule, reason, facts).write(Path(snakemake.output[0]))

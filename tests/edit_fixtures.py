@@ -57,7 +57,8 @@ def plan(
     **settings: Any,
 ) -> Ablation:
     chosen = Settings(**settings).model_dump()
-    return Ablation.plan(best_of(folder, dtype, parameters), directions(k), chosen)
+    best = best_of(folder, dtype, parameters)
+    return Ablation.plan(best["parameters"], best["model"], directions(k), chosen)
 
 
 def export(ablation: Ablation, source: Path, target: Path, *, low_memory: bool) -> Path:

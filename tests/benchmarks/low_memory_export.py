@@ -55,7 +55,7 @@ def write_edit(folder: Path, target: Path) -> None:
     rows = torch.randn(shape, generator=torch.Generator().manual_seed(1))
     settings = Settings(max_shard_size="200MB").model_dump()
     directions = AblationDirections.of(rows / rows.norm(dim=1, keepdim=True))
-    plan = Ablation.plan(best, directions, settings)
+    plan = Ablation.plan(best["parameters"], facts, directions, settings)
     target.write_text(json.dumps(plan.to_dict()))
 
 

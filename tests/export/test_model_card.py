@@ -8,6 +8,7 @@ import pytest
 import yaml
 from huggingface_hub import ModelCard
 
+from heretic.artifact_types import Best
 from heretic.export.model_card import model_card
 from heretic.export.source_card import inherited_metadata
 
@@ -16,7 +17,21 @@ PARAMETERS = {
     "direction_index": None,
     "components": {"attn.o_proj": {"layer_min": 0.0, "layer_max": 1.0, "weight": 1.2}},
 }
-BEST = {"trial": 17, "n_trials": 60, "selection": "closest: nearest of 9"}
+BEST = Best(
+    trial=17,
+    n_trials=60,
+    rule="closest",
+    selection="closest: nearest of 9",
+    parameters={},
+    scores={},
+    search_scores={},
+    baseline={},
+    model={},
+    objectives=[],
+    study="ablation-1234",
+    strengths={"mlp.down_proj": [1.0]},
+    directions={"scope": "per_layer", "index": None},
+)
 
 
 def rate(count: int, total: int) -> dict[str, Any]:

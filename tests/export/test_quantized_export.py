@@ -48,8 +48,8 @@ def facts_of(model: Model) -> dict[str, Any]:
 
 
 def planned(facts: dict[str, Any], **settings: Any) -> Ablation:
-    best = {"parameters": PARAMETERS.to_dict(), "model": facts}
-    return Ablation.plan(best, directions(), Settings(**settings).model_dump())
+    chosen = Settings(**settings).model_dump()
+    return Ablation.plan(PARAMETERS.to_dict(), facts, directions(), chosen)
 
 
 def fitted(ablation: Ablation, facts: dict[str, Any], source: Path, **changes: Any) -> Ablation:

@@ -259,6 +259,10 @@ LONG = base64.b64encode(struct.pack(f"<{D_MODEL}f", 2.0, *[0.0] * (D_MODEL - 1))
 NARROW = base64.b64encode(struct.pack("<4f", 1.0, 0.0, 0.0, 0.0)).decode()
 
 
+def stored(data: str) -> dict[str, Any]:
+    return {"shape": [1, D_MODEL], "data": data}
+
+
 @pytest.mark.parametrize(
     ("broken", "words"),
     [
@@ -271,8 +275,9 @@ NARROW = base64.b64encode(struct.pack("<4f", 1.0, 0.0, 0.0, 0.0)).decode()
         ({"chat_template": "x" * 1_000_001}, "chat_template: String should have at most"),
         ({"template_date": "yesterday"}, "template_date: "),
         ({"directions": {}}, "there are no directions 'layer 0'"),
-        ({"directions": {"layer 0": NAN}}, "non-finite"),
-        ({"directions": {"layer 0": LONG}}, "not orthonormal"),
+        ({"directions": {"layer 0": stored(NAN)}}, "non-finite"),
+        ({"directions": {"layer 0": stored(LONG)}}, "not orthonormal"),
+        ({"directions": {"layer 0": LONG}}, "directions have no shape"),
         ({"edits": [{**EDIT, "strengths": [1.0, 2.0]}]}, "2 strengths, 1 directions"),
         ({"edits": [{**EDIT, "strengths": [math.inf]}]}, "non-finite"),
         (
@@ -341,11 +346,11 @@ def test_directions_that_all_layers_share_are_written_once(base: Path) -> None:
     assert record["edits"][0]["strengths"] == [1.2, 0.6]
 
 
-def test_a_record_from_before_several_directions_is_read(tmp_path: Path, base: Path) -> None:
+@pytest.mark.parametrize("changes", [{"format": 2}, {"format": None}])
+def test_a_record_of_another_format_is_refused(
+    tmp_path: Path, base: Path, changes: dict[str, Any]
+) -> None:
     record = saved(base)
-    now = read_json(record)
-    for edit in now["edits"]:
-        (edit["strength"],) = edit.pop("strengths")
-    texts = {k: v["data"] if k != "encoding" else v for k, v in now["directions"].items()}
-    changed(record, edits=now["edits"], directions=texts)
-    reproduce(record, tmp_path / "again", SETTINGS)
+    changed(record, **changes)
+    with pytest.raises(ExportError, match="format: Input should be 1"):
+        reproduce(record, tmp_path / "again", SETTINGS)

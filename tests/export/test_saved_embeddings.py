@@ -49,8 +49,8 @@ def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def plan(source: Path, **settings: Any) -> Ablation:
     model = with_embeddings(load(source))
     writers = [writer.to_dict() for writer in record_writers(model.anatomy)]
-    best = {"parameters": EDIT.to_dict(), "model": {**model_facts(model), "writers": writers}}
-    return Ablation.plan(best, directions(2), Settings(**settings).model_dump())
+    facts, chosen = {**model_facts(model), "writers": writers}, Settings(**settings).model_dump()
+    return Ablation.plan(EDIT.to_dict(), facts, directions(2), chosen)
 
 
 @pytest.mark.parametrize("kind", ["none", "column", "frobenius"])

@@ -51,7 +51,8 @@ def best(source: Path) -> dict[str, Any]:
 
 def plan(source: Path, k: int = 1, **settings: Any) -> Ablation:
     chosen = Settings(**{"max_shard_size": SHARDS, **settings}).model_dump()
-    return Ablation.plan(best(source), directions(k), chosen)
+    found = best(source)
+    return Ablation.plan(found["parameters"], found["model"], directions(k), chosen)
 
 
 def tensors(folder: Path) -> dict[str, Tensor]:

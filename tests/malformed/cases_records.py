@@ -14,6 +14,7 @@ from typing import Any
 from edit_fixtures import export, plan
 from tiny_models import D_MODEL, load_saved, save_tiny_model
 
+from heretic.artifact_types import Best
 from heretic.artifacts import read_json, write_json
 from heretic.export.adapter import attach_adapter
 from heretic.export.model_card import model_card
@@ -304,7 +305,11 @@ def _read_card(data: bytes, folder: Path) -> None:
     row: dict[str, Any] = dict.fromkeys(("refusals", "false_refusals", "degenerate"), rates)
     row |= dict.fromkeys(("kl_first_token", "kl_teacher_forced"), means)
     evaluation = {"original": row, "edited": row, "controls": {"noop": row}}
-    best = {"trial": 1, "n_trials": 2, "selection": "knee"}
+    best = Best(
+        trial=1, n_trials=2, rule="knee", selection="knee", parameters={}, scores={},
+        search_scores={}, baseline={}, model={}, objectives=[], study="a",
+        strengths={"mlp.down_proj": [1.0]}, directions={"scope": "per_layer", "index": None},
+    )  # fmt: skip
     whole = {**record, "parameters": {}, "provenance": facts}
     (folder / "card.md").write_text(model_card(whole, evaluation, best, {}, ""), encoding="utf-8")
 

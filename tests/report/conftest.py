@@ -74,6 +74,7 @@ def make_evaluation() -> dict[str, Any]:
     refusal = "I'm sorry, but I cannot help with that."
     original = variant(128, 0, 118, 0.0)
     return {
+        "format": 1,
         "original": original,
         "edited": variant(2, 123, 117, 0.0253),
         "controls": {
@@ -246,17 +247,36 @@ def _geometry_row(layer: int, depth: float, shape: Shape) -> dict[str, Any]:
     return row
 
 
+def make_study(best: dict[str, Any]) -> dict[str, Any]:
+    """study.json of the search that found the best trial."""
+    return {
+        "format": 1,
+        **{name: best[name] for name in ("study", "model", "baseline", "objectives", "n_trials")},
+        "n_layers": 2,
+        "engine": {"trial_batch_size": 4},
+        "computation": {},
+        "agreement": {},
+        "ended_early": False,
+        "trials": [],
+        "provenance": {},
+    }
+
+
 def build_run(folder: Path, shape: Shape = Shape()) -> Path:
     """Fill a folder with every artifact that the report reads."""
     provenance = {"settings": {}, "inputs": {}, "versions": VERSIONS}
     strengths = {"attn.o_proj": 1.23, "mlp.down_proj": 0.23}
     best = {
+        "format": 1,
         "trial": 17,
         "parameters": {
             "direction_scope": "per_layer",
             "components": {"attn.o_proj": {"weight": 1.2345678}},
         },
         "scores": {"kl_first_token": 0.0211, "refusals": 1},
+        "search_scores": {"kl_first_token": 0.0211, "refusals": 1},
+        "model": {},
+        "objectives": [],
         "baseline": {"refusals": 64, "unanswered": 64, "total": 64},
         "rule": "closest",
         "selection": "closest: nearest to the origin of the normalized front",
@@ -265,12 +285,12 @@ def build_run(folder: Path, shape: Shape = Shape()) -> Path:
         "strengths": {
             name: [*[value] * (shape.layers - 1), 0.0] for name, value in strengths.items()
         },
-        "directions": {"scope": "per_layer"},
+        "directions": {"scope": "per_layer", "index": None},
         "provenance": provenance,
     }
     write_json(folder / "best.json", best)
     write_csv(folder / "trials.csv", trial_rows(), provenance)
-    write_json(folder / "study.json", {"engine": {"trial_batch_size": 4}, "study": best["study"]})
+    write_json(folder / "study.json", make_study(best))
     write_csv(folder / "geometry.csv", geometry_rows(shape), provenance)
     write_json(folder / "evaluation.json", make_evaluation())
     write_json(folder / "benchmarks.json", make_benchmarks())

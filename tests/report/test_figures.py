@@ -64,20 +64,20 @@ def test_history_falls_and_never_rises(charts: dict[str, Chart]) -> None:
 
 def test_profile_draws_each_component(charts: dict[str, Chart], run: Run) -> None:
     bars = {bar.name: bar for bar in charts["layer_profile"].figure.data}
-    assert {name: list(bar.y) for name, bar in bars.items()} == run.best["strengths"]
+    assert {name: list(bar.y) for name, bar in bars.items()} == run.best.strengths
     assert bars["attn.o_proj"].marker.pattern.shape != bars["mlp.down_proj"].marker.pattern.shape
     assert "each layer's own direction" in charts["layer_profile"].caption
 
 
 def test_profile_tells_a_shared_direction(run: Run) -> None:
-    best = {**run.best, "directions": {"scope": "global", "index": 2.4}}
+    best = replace(run.best, directions={"scope": "global", "index": 2.4})
     chart = {c.name: c for c in draw_all(replace(run, best=best))}["layer_profile"]
     assert "the direction at index 2.4" in chart.caption
 
 
 def test_profile_draws_embeddings_before_the_first_layer(run: Run) -> None:
-    strengths = {**run.best["strengths"], "embed": [0.7]}
-    best = {**run.best, "strengths": strengths}
+    strengths = {**run.best.strengths, "embed": [0.7]}
+    best = replace(run.best, strengths=strengths)
     chart = {c.name: c for c in draw_all(replace(run, best=best))}["layer_profile"]
     bar = trace(chart, "embed")
     assert (list(bar.x), list(bar.y)) == ([-1], [0.7])

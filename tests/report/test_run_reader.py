@@ -61,10 +61,10 @@ def test_what_is_not_finite_is_none(run_folder: Path) -> None:
     ("changes", "complaint"),
     [
         ({"trial": 99}, "no trial 99"),
-        ({"strengths": {}}, "no strengths"),
-        ({"strengths": {"attn.o_proj": [None]}}, "not a number"),
-        ({"baseline": {"unanswered": 3}}, "'total' is missing"),
-        ({"directions": {"scope": "global"}}, "'index' is missing"),
+        ({"strengths": {}}, "strengths: .* at least 1 item"),
+        ({"strengths": {"attn.o_proj": [None]}}, r"strengths\.attn\.o_proj\.0: .* valid number"),
+        ({"baseline": {"unanswered": 3}}, "baseline has no total"),
+        ({"directions": {"scope": "global", "index": None}}, "has no index"),
     ],
 )
 def test_best_must_be_whole(run_folder: Path, changes: dict[str, Any], complaint: str) -> None:
@@ -150,8 +150,8 @@ def test_rounding_may_carry_a_cosine_over_the_edge(run_folder: Path) -> None:
 @pytest.mark.parametrize(
     ("directions", "strengths", "used", "doubtful"),
     [
-        ({"scope": "per_layer"}, [0, 1.0, 0.5, 0, 0], (2, 3), ()),
-        ({"scope": "per_layer"}, [0.1, 1.0, 0, 0, 0], (1, 2), (1,)),
+        ({"scope": "per_layer", "index": None}, [0, 1.0, 0.5, 0, 0], (2, 3), ()),
+        ({"scope": "per_layer", "index": None}, [0.1, 1.0, 0, 0, 0], (1, 2), (1,)),
         ({"scope": "global", "index": 3}, [1.0, 1.0, 1.0, 1.0, 1.0], (3,), ()),
         ({"scope": "global", "index": 1.0}, [0, 0, 0, 1.0, 0], (1,), (1,)),
         ({"scope": "global", "index": 1.4}, [0, 0, 0, 1.0, 0], (1, 2), (1,)),

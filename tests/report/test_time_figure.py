@@ -76,9 +76,7 @@ def test_runs_that_tell_no_stages_have_no_such_figure(run_folder: Path) -> None:
         writer = csv.DictWriter(stream, kept, extrasaction="ignore")
         writer.writeheader()
         writer.writerows(rows)
-    (run_folder / "study.json").unlink()
     run = read_run(run_folder)
-    assert run.engine == {}
     assert "stages" not in [chart.name for chart in draw_all(run)]
 
 

@@ -5,6 +5,7 @@ from collections.abc import Mapping
 import pytest
 
 from heretic.ablation.parameters import AblationParameters
+from heretic.artifact_types import FinalistsFile
 from heretic.errors import StudyError
 from heretic.search.finalists import (
     Finalist,
@@ -154,4 +155,5 @@ def test_the_reason_says_what_happened() -> None:
 
 def test_finals_are_read_as_they_were_written() -> None:
     found = finals("closest", {3: OVERFLOWED})
-    assert Finalists.from_dict({**found.to_dict(), "provenance": {}}) == found
+    stored = found.file({}).to_dict()
+    assert Finalists.of(FinalistsFile.from_dict(stored, "finalists.json")) == found

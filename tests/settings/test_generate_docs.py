@@ -58,8 +58,8 @@ def test_write_documents(tmp_path: Path) -> None:
     marks = f"<!-- {STALENESS}: begin -->\nold\n<!-- {STALENESS}: end -->"
     page.write_text(f"before\n{marks}\nafter\n")
     write_documents(tmp_path)
-    assert {path.name for path in (tmp_path / "config").iterdir()} == {
-        Path(name).name for name in documents()
+    assert {str(path.relative_to(tmp_path)) for path in tmp_path.rglob("*.*") if path != page} == {
+        *documents()
     }
     text = page.read_text()
     assert text.startswith("before\n")

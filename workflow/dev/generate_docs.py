@@ -1,4 +1,4 @@
-"""Generation of the files in config/ and of the rerun table from the settings model.
+"""Generation of the files in config/, the rerun table and the schemas of artifacts.
 
 python workflow/dev/generate_docs.py [folder of the repository]
 """
@@ -12,12 +12,15 @@ from typing import Any
 from pydantic.fields import FieldInfo
 from pydantic_core import to_jsonable_python
 
+from heretic.artifact_types import ARTIFACTS, DIALECT
+from heretic.export.record_file import RECORD, ExportRecord
 from heretic.settings.fields import SECTIONS
 from heretic.settings.prompt_sources import PROMPT_SETS, PromptSource, built_in_source
 from heretic.settings.schema import Settings
 
 COMMAND = "python workflow/dev/generate_docs.py"
 STALENESS = "what reruns"
+SCHEMAS = "docs/schemas"
 # Written uncommented, so that the file is not empty and the first edit is obvious.
 ACTIVE = ("model",)
 
@@ -28,13 +31,17 @@ def documents() -> dict[str, str]:
         "config/config.yaml": _yaml(),
         "config/README.md": _markdown(),
         "config/schema.json": _schema(),
+        **{f"{SCHEMAS}/{name}": _json(kind.json_schema()) for name, kind in ARTIFACTS.items()},
+        f"{SCHEMAS}/{RECORD}": _json({"$schema": DIALECT, **ExportRecord.model_json_schema()}),
     }
 
 
 def write_documents(repository: Path) -> None:
     """Write all generated files, and the rerun table in `workflow/README.md`."""
     for name, text in documents().items():
-        (repository / name).write_text(text, encoding="utf-8")
+        path = repository / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text, encoding="utf-8")
     page = repository / "workflow" / "README.md"
     text = page.read_text(encoding="utf-8")
     page.write_text(replace_section(text, STALENESS, staleness_table()), encoding="utf-8")
@@ -153,6 +160,10 @@ def _schema() -> str:
         switch = schema["properties"][name]
         switch["enum"] += [True, False]
         del switch["type"]
+    return _json(schema)
+
+
+def _json(schema: dict[str, Any]) -> str:
     return json.dumps(schema, indent=2) + "\n"
 
 

@@ -6,7 +6,8 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
-from heretic.artifacts import GIVEN, provenance, read_json, sha256_of, write_json, write_jsonl
+from heretic.artifact_types import ModelComparison
+from heretic.artifacts import GIVEN, provenance, read_json, sha256_of, write_jsonl
 from heretic.console import log
 from heretic.demo.folder import folder_name
 from heretic.errors import ModelLoadError, SettingsError
@@ -146,15 +147,15 @@ def compare(settings: Settings, against: str, output: Path | None, results: Path
         settings.response_prefix,
     )
     told = {**{key: options[key] for key in TOLD}, **asdict(asked)}
-    evaluation = {
+    comparison = ModelComparison(
         **found.table,
-        "controls": {},
-        "models": {"original": original.facts(), "edited": edited.facts()},
-        "prompts": {name: loaded.facts for name, loaded in prompts.items()},
-        "provenance": provenance(told, {}),
-    }
+        models={"original": original.facts(), "edited": edited.facts()},
+        prompts={name: loaded.facts for name, loaded in prompts.items()},
+        provenance=provenance(told, {}),
+    )
     write_jsonl(folder / ANSWERS, found.answers)
-    write_json(folder / TABLE, evaluation)
+    comparison.write(folder / TABLE)
+    evaluation = comparison.to_dict()
     write_comparison(evaluation, folder / PAGE)
     names = f"Original: {against}\nEdited:   {settings.model}"
     return f"{names}\n{summary_table(evaluation)}\nReport in {folder / PAGE}"

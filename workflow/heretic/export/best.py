@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from heretic.ablation.directions import AblationDirections
+from heretic.artifact_types import Best
 from heretic.console import log
 from heretic.errors import ExportError
 from heretic.export.export import export_model, wants_low_memory
@@ -19,7 +20,7 @@ NOT_RECORDED = ("writers", "shapes", "weights", "template_date")
 
 
 def export_best(
-    best: Mapping[str, Any],
+    best: Best,
     directions: AblationDirections,
     folder: Path,
     *,
@@ -31,7 +32,7 @@ def export_best(
     """Apply the edit and write the folder, including the record needed to reproduce it.
 
     Args:
-        best: contents of `best.json`.
+        best: selected trial.
         directions: directions of every state of the residual stream.
         folder: target folder, replaced if it exists.
         searched: path or hub id of the searched model.
@@ -43,17 +44,17 @@ def export_best(
         ExportError: the weights have changed since the search, or see `export_model`.
         ModelLoadError: the base model cannot be loaded.
     """
-    ablation = Ablation.plan(best, directions, settings)
+    ablation = Ablation.plan(best.parameters, best.model, directions, settings)
     base = locate(searched, settings["model_revision"])
     original, trust = settings["export_from"], runtime["trust_remote_code"]
     source = base if original is None else locate(original, None)
     # The manifest and the card of an earlier model are outdated.
     folder.with_name("model.manifest.json").unlink(missing_ok=True)
-    log.info("Editing %d of %d matrices", len(ablation.edits), len(best["model"]["writers"]))
+    log.info("Editing %d of %d matrices", len(ablation.edits), len(best.model["writers"]))
     origin = _origin(best, settings, base, source)
-    if needs_fitting(best["model"], original):
+    if needs_fitting(best.model, original):
         dtype = None if original is None else settings["dtype"]
-        ablation = fit_to_original(ablation, best["model"], source, dtype, trust_remote_code=trust)
+        ablation = fit_to_original(ablation, best.model, source, dtype, trust_remote_code=trust)
     changes = {
         "model": str(source),
         "model_revision": None,
@@ -61,10 +62,10 @@ def export_best(
         "template_date": ablation.template_date,
     }
     facts = {
-        "trial": best["trial"],
-        "parameters": best["parameters"],
-        "strengths": best["strengths"],
-        "model": {k: v for k, v in best["model"].items() if k not in NOT_RECORDED},
+        "trial": best.trial,
+        "parameters": best.parameters,
+        "strengths": best.strengths,
+        "model": {k: v for k, v in best.model.items() if k not in NOT_RECORDED},
         "source": {**origin, "card": inherited_metadata(source)},
         "provenance": provenance,
     }
@@ -85,12 +86,10 @@ def export_best(
     )
 
 
-def _origin(
-    best: Mapping[str, Any], settings: Mapping[str, Any], base: Path, source: Path
-) -> dict[str, Any]:
+def _origin(best: Best, settings: Mapping[str, Any], base: Path, source: Path) -> dict[str, Any]:
     """Return facts about the exported model's source, after checking the searched weights."""
     origin = source_facts(settings["model"], settings["model_revision"], base)
-    if origin["sha256"] != best["model"]["weights"]:
+    if origin["sha256"] != best.model["weights"]:
         raise ExportError(
             f"the weights of {settings['model']} differ from the ones that were searched; did "
             "another run train or replace the model? Run again"

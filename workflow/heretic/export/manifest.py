@@ -1,8 +1,8 @@
 """Files of a saved folder."""
 
 from pathlib import Path
-from typing import Any
 
+from heretic.artifact_types import FileFacts
 from heretic.artifacts import sha256_of
 from heretic.errors import ExportError
 from heretic.model.own_files import own_files
@@ -10,14 +10,14 @@ from heretic.model.own_files import own_files
 ALL = ("**/*",)
 
 
-def manifest(folder: Path) -> dict[str, dict[str, Any]]:
+def manifest(folder: Path) -> dict[str, FileFacts]:
     """Return SHA-256 and size of every file of a folder, by relative path.
 
     Raises:
         ExportError: see `saved_files`.
     """
     return {
-        name: {"sha256": sha256_of(path), "bytes": path.stat().st_size}
+        name: FileFacts(sha256=sha256_of(path), bytes=path.stat().st_size)
         for name, path in saved_files(folder).items()
     }
 

@@ -13,6 +13,7 @@ from typing import Any
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
+from heretic.artifact_types import Best
 from heretic.benchmarks.scores import HEADINGS, benchmark_notes, benchmark_rows
 from heretic.errors import printable
 from heretic.evaluation.summary import paired_rows, summarize_evaluation
@@ -37,7 +38,7 @@ class EditRow:
 def model_card(
     record: Mapping[str, Any],
     evaluation: Mapping[str, Any] | None,
-    best: Mapping[str, Any],
+    best: Best,
     prompts: Mapping[str, Mapping[str, Any]],
     response_prefix: str,
     benchmarks: Mapping[str, Any] | None = None,
@@ -47,7 +48,7 @@ def model_card(
     Args:
         record: contents of `ablation.json`.
         evaluation: contents of `evaluation.json`, if available.
-        best: contents of `best.json`.
+        best: selected trial.
         prompts: contents of each prompt set's `fingerprint.json`, by set.
         response_prefix: prefix of every measured response.
         benchmarks: contents of `benchmarks.json`, if available.

@@ -16,6 +16,7 @@ from heretic.ablation.records import (
     encode_floats,
     plan_recorded,
 )
+from heretic.artifact_types import FORMAT
 from heretic.export.edited_tensors import MatrixEdit
 from heretic.export.record_file import ENCODING, RECORD, check_edit
 
@@ -49,27 +50,32 @@ class Ablation:
 
     @classmethod
     def plan(
-        cls, best: Mapping[str, Any], directions: AblationDirections, settings: Mapping[str, Any]
+        cls,
+        parameters: Mapping[str, Any],
+        model: Mapping[str, Any],
+        directions: AblationDirections,
+        settings: Mapping[str, Any],
     ) -> "Ablation":
         """Return the edit of a selected trial.
 
         Args:
-            best: contents of `best.json`.
+            parameters: edit of the trial; see `AblationParameters`.
+            model: facts about the searched model, from `best.json`.
             directions: directions of every state of the residual stream.
             settings: values of `norm_preservation`, `export`, `max_shard_size` and `chat_template`.
 
         Raises:
             DirectionError: the directions do not fit the trial.
         """
-        parameters = AblationParameters.from_dict(best["parameters"])
+        edit = AblationParameters.from_dict(parameters)
         return cls(
-            tuple(plan_recorded(parameters, directions, best["model"])),
+            tuple(plan_recorded(edit, directions, model)),
             settings["norm_preservation"],
-            best["model"]["dtype"],
+            model["dtype"],
             settings["export"],
             settings["max_shard_size"],
             settings["chat_template"],
-            best["model"].get("template_date"),
+            model.get("template_date"),
         )
 
     @property
@@ -106,6 +112,7 @@ class Ablation:
             writer = replace(edit.writer, gain=None).to_dict()
             edits.append({**writer, "strengths": list(edit.strengths), "direction": key})
         return {
+            "format": FORMAT,
             "norm_preservation": self.norm_preservation,
             "dtype": self.dtype,
             "export": self.export,

@@ -89,8 +89,7 @@ class _Strict(BaseModel):
 class EditEntry(_Strict):
     """Edited matrix: its location, and the strength along each of its directions.
 
-    Attributes are those of `RecordedWriter`; `direction` names an entry of `directions`. Early
-    records have a single direction with its `strength`.
+    Attributes are those of `RecordedWriter`; `direction` names an entry of `directions`.
     """
 
     model_config = ConfigDict(extra="forbid")
@@ -103,14 +102,11 @@ class EditEntry(_Strict):
     parameter: Dotted | None = None
     bias_parameter: Dotted | None = None
     experts: int | None = Field(None, ge=1, le=100_000)
-    strengths: Strengths | None = None
-    strength: FiniteFloat | None = None
+    strengths: Strengths
     direction: Label
 
     @model_validator(mode="after")
     def _check(self) -> Self:
-        if (self.strengths is None) == (self.strength is None):
-            raise ValueError("an edit must have either strengths or a strength")
         if (self.component == EMBEDDINGS) != (self.layer == BEFORE_LAYERS):
             raise ValueError(f"layer {self.layer} has no {self.component}")
         return self
@@ -118,12 +114,12 @@ class EditEntry(_Strict):
     @property
     def along(self) -> tuple[float, ...]:
         """Strength along each direction."""
-        return (self.strength or 0.0,) if self.strengths is None else tuple(self.strengths)
+        return tuple(self.strengths)
 
     @property
     def place(self) -> dict[str, Any]:
         """Arguments of `RecordedWriter`."""
-        return self.model_dump(exclude={"strengths", "strength", "direction"})
+        return self.model_dump(exclude={"strengths", "direction"})
 
     @property
     def parameters(self) -> list[str]:
@@ -146,6 +142,7 @@ class EditRecord(_Strict):
 
     model_config = ConfigDict(extra="allow")
 
+    format: Literal[1]
     norm_preservation: Literal["none", "column", "row", "frobenius"]
     dtype: Literal["bfloat16", "float16", "float32", "float64"]
     export: Literal["merged", "adapter"]
@@ -157,6 +154,8 @@ class EditRecord(_Strict):
 
     @model_validator(mode="after")
     def _check(self) -> Self:
+        if any(isinstance(v, str) and k != ENCODING for k, v in self.directions.items()):
+            raise ValueError("directions have no shape")
         if not float(re.sub(r"[KMG]B$", "", self.max_shard_size)) > 0:
             raise ValueError("max_shard_size is 0")
         changed = [parameter for edit in self.edits for parameter in edit.parameters]
@@ -180,7 +179,8 @@ class EditRecord(_Strict):
         Raises:
             ValueError: the rows are not orthonormal, not finite, or not of their recorded shape.
         """
-        return {name: _rows(stored) for name, stored in self.directions.items() if name != ENCODING}
+        named = self.directions.items()
+        return {name: _rows(stored) for name, stored in named if not isinstance(stored, str)}
 
 
 class Source(_Strict):
@@ -290,15 +290,12 @@ def _checked(kind: type[RecordT], record: Mapping[str, Any], name: str) -> Recor
     raise ExportError(f"{name} does not describe an edit ({reason}); {REMEDY}")
 
 
-def _rows(stored: Directions | str) -> Numbers:
-    """Return rows [k, d_model]; early records contain the single direction as bare text."""
-    if isinstance(stored, str):
-        rows = _finite_array(stored)[None]
-    else:
-        rows = _finite_array(stored.data)
-        if rows.size != math.prod(stored.shape):
-            raise ValueError("directions do not have their declared shape")
-        rows = rows.reshape(stored.shape)
+def _rows(stored: Directions) -> Numbers:
+    """Return rows [k, d_model]."""
+    rows = _finite_array(stored.data)
+    if rows.size != math.prod(stored.shape):
+        raise ValueError("directions do not have their declared shape")
+    rows = rows.reshape(stored.shape)
     if not 1 <= len(rows) <= MOST_DIRECTIONS or len(rows) > rows.shape[1]:
         raise ValueError(f"{len(rows)} directions at once")
     wide = rows.astype(np.float64)

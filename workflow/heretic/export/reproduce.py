@@ -3,7 +3,8 @@
 from collections.abc import Iterator
 from pathlib import Path
 
-from heretic.artifacts import read_json, sha256_of, versions
+from heretic.artifact_types import ModelManifest
+from heretic.artifacts import sha256_of, versions
 from heretic.console import log
 from heretic.errors import ExportError, HereticError, one_line
 from heretic.export.base_model import find_base_model, require_fit
@@ -136,9 +137,9 @@ def _foreign(folder: Path) -> Iterator[Path]:
 def _hash_of_card(folder: Path) -> str | None:
     """Return the hash of a run's model card from the manifest next to the folder, if any."""
     try:
-        files = read_json(folder.with_name(f"{folder.name}.manifest.json"))["files"]
-        return str(files[CARD]["sha256"])
-    except (HereticError, KeyError, TypeError):
+        files = ModelManifest.read(folder.with_name(f"{folder.name}.manifest.json")).files
+        return files[CARD]["sha256"]
+    except (HereticError, KeyError):
         return None
 
 
@@ -147,7 +148,7 @@ def _compare(record: ExportRecord, folder: Path) -> list[str]:
     differing = sorted(
         name
         for name, facts in record.files.items()
-        if found.get(name, {}).get("sha256") != facts.sha256
+        if name not in found or found[name]["sha256"] != facts.sha256
     )
     if differing:
         more = len(differing) - MOST_NAMED

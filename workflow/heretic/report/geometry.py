@@ -2,8 +2,9 @@
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, get_args
+from typing import get_args
 
+from heretic.artifact_types import Best
 from heretic.report.files import blaming, number, read_rows
 from heretic.settings.types import Method
 
@@ -74,17 +75,17 @@ def indistinct_layers(geometry: Geometry) -> tuple[int, ...]:
     return tuple(layer for layer, flag in flags if flag != 1)
 
 
-def used_states(best: Mapping[str, Any]) -> tuple[int, ...]:
+def used_states(best: Best) -> tuple[int, ...]:
     """Return the states whose direction is removed by the selected edit, in ascending order.
 
     Decoder layer l of a per-layer edit uses state l + 1, its output; a global edit uses the state
     at its index, or both neighbors of a fractional index.
     """
-    strengths = best["strengths"].values()
+    strengths = best.strengths.values()
     edited = {layer for values in strengths for layer, value in enumerate(values) if value}
-    if best["directions"]["scope"] != "global":
+    if best.directions["scope"] != "global":
         return tuple(sorted(layer + 1 for layer in edited))
-    index = float(best["directions"]["index"])
+    index = best.directions["index"] or 0.0
     neighbours = {int(index), int(index) + (index % 1 > 0)}
     return tuple(sorted(neighbours)) if edited else ()
 

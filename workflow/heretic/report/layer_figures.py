@@ -50,7 +50,7 @@ COSINES: tuple[Line, ...] = (
 
 def layer_profile(run: Run) -> Chart:
     """Plot the strength of the selected edit by layer and component."""
-    strengths = run.best["strengths"]
+    strengths = run.best.strengths
     count = max(len(values) for values in strengths.values())
     fig = figure("Strength of the selected edit", _layer_title(strengths), {"Strength w": {}}, 360)
     fig.update_xaxes(whole_layers(count))
@@ -65,7 +65,7 @@ def layer_profile(run: Run) -> Chart:
         layers = [BEFORE_LAYERS] if name == EMBEDDINGS else list(range(len(values)))
         fig.add_bar(x=layers, y=list(values), name=name, marker=marker)
     fig.update_layout(bargap=0.3)
-    found = run.best["directions"]
+    found = run.best.directions
     shared = found["scope"] == "global"
     which = (
         f"the direction at index {found['index']:.4g}" if shared else "each layer's own direction"

@@ -155,7 +155,7 @@ def _content(found: Run, run: str, settings: Mapping[str, object]) -> dict[str, 
         "benchmarks": found.benchmarks and _benchmarks(found.benchmarks),
         "best": found.best,
         "chosen": found.chosen(),
-        "parameters": {key: short(value) for key, value in flat(found.best["parameters"]).items()},
+        "parameters": {key: short(value) for key, value in flat(found.best.parameters).items()},
         "n_complete": sum(trial.feasible for trial in found.trials),
         "n_infeasible": sum(not trial.feasible for trial in found.trials),
         "aids": wording.reading_aids(evaluation, settings),
@@ -198,8 +198,8 @@ def _settings_rows(settings: Mapping[str, object]) -> list[tuple[str, str, bool,
 def _versions(found: Run) -> dict[str, str]:
     """Return the versions used by search and evaluation; both are shown if they differ."""
     merged: dict[str, list[str]] = {}
-    for artifact in (found.best, found.evaluation):
-        for name, version in artifact.get("provenance", {}).get("versions", {}).items():
+    for facts in (found.best.provenance, found.evaluation["provenance"]):
+        for name, version in facts.get("versions", {}).items():
             merged.setdefault(name, [])
             if version not in merged[name]:
                 merged[name].append(str(version))
@@ -212,6 +212,6 @@ def _fingerprints(found: Run) -> list[tuple[str, dict[str, str]]]:
     groups += [(f"Prompts: {name}", flat(value)) for name, value in found.prompt_sets.items()]
     edit = {k: v for k, v in found.ablation.items() if k not in LONG_FIELDS}
     groups.append(("Edit (model/ablation.json)", flat(edit)))
-    inputs = found.evaluation.get("provenance", {}).get("inputs", {})
+    inputs = found.evaluation["provenance"].get("inputs", {})
     groups.append(("Inputs of the evaluation (SHA-256)", flat(inputs)))
     return [(title, lines) for title, lines in groups if lines]

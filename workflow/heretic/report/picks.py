@@ -38,12 +38,12 @@ def picks_table(run: Run) -> PicksTable | None:
     """Return the picks of a run, or None if there is only the main result."""
     if not run.further_picks:
         return None
-    scores = list(dict.fromkeys(name for pick in run.picks for name in pick.best["scores"]))
+    scores = list(dict.fromkeys(name for pick in run.picks for name in pick.best.scores))
     measures = summarize_evaluation(run.evaluation)
     kept = [name for name in HELD_OUT if name in measures.keys]
     headings = dict(zip(measures.keys, measures.headings, strict=True))
     rows = tuple(
-        PickRow(pick.rule, pick.best["trial"], pick.model, _cells(pick, scores, kept))
+        PickRow(pick.rule, pick.best.trial, pick.model, _cells(pick, scores, kept))
         for pick in run.picks
     )
     shown = (*(f"Search: {name}" for name in scores), *(f"Held out: {headings[n]}" for n in kept))
@@ -51,7 +51,7 @@ def picks_table(run: Run) -> PicksTable | None:
 
 
 def _cells(pick: Pick, scores: Sequence[str], measures: Sequence[str]) -> tuple[Cell, ...]:
-    found = pick.best["scores"]
+    found = pick.best.scores
     summary = summarize_evaluation(pick.evaluation)
     edited = next(row for row in summary.rows if row.name == "edited")
     by_name = dict(zip(summary.keys, edited.cells, strict=True))
@@ -63,7 +63,7 @@ def _cells(pick: Pick, scores: Sequence[str], measures: Sequence[str]) -> tuple[
 def _alike(picks: Sequence[Pick]) -> str:
     by_trial: dict[int, list[str]] = {}
     for pick in picks:
-        by_trial.setdefault(pick.best["trial"], []).append(pick.rule)
+        by_trial.setdefault(pick.best.trial, []).append(pick.rule)
     same = {trial: rules for trial, rules in by_trial.items() if len(rules) > 1}
     told = (f"{' and '.join(rules)} selected the same trial {n}" for n, rules in same.items())
     return "".join(f"{text}, so their models are identical. " for text in told).strip()

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from heretic.artifact_types import Best, Evaluation, SearchFile
 from heretic.artifacts import read_json, sha256_of
 from heretic.benchmarks.scores import benchmark_notes, benchmark_rows
 from heretic.errors import HereticError
@@ -20,12 +21,6 @@ TRIAL_COLUMNS = (
     *("trial", "state", "kl_first_token", "refusals", "pareto", "infeasible_because", "seconds"),
 )
 STAGE_COLUMNS = {f"seconds_{name}": name for name in STAGES}  # likewise
-RATES = ("refusals", "false_refusals", "degenerate")
-OPTIONAL_RATES = ("recovered", "kept")
-MEANS = ("kl_first_token", "kl_teacher_forced")
-SAMPLE_KEYS = (
-    "set", "prompt", "system", "original", "edited", "refused_before", "refused_after",
-)  # fmt: skip
 HASHED = (
     "best.json",
     "trials.csv",
@@ -65,13 +60,13 @@ class Pick:
     """
 
     model: str
-    best: dict[str, Any]
+    best: Best
     evaluation: dict[str, Any]
 
     @property
     def rule(self) -> str:
         """The selection rule."""
-        return str(self.best["rule"])
+        return self.best.rule
 
 
 @dataclass(frozen=True)
@@ -79,7 +74,7 @@ class Run:
     """The small artifacts of a run; `states` reads the large ones."""
 
     folder: Path
-    best: dict[str, Any]
+    best: Best
     trials: tuple[Trial, ...]
     geometry: dict[str, Column]
     evaluation: dict[str, Any]
@@ -99,7 +94,7 @@ class Run:
     @property
     def baseline(self) -> float:
         """The original's value of the objective plotted against the KL."""
-        return float(self.best["baseline"][objective_of(self.best)])
+        return float(self.best.baseline[objective_of(self.best)] or 0)
 
     @property
     def counts(self) -> bool:
@@ -117,10 +112,10 @@ class Run:
     def _total(self) -> int:
         """The total number of prompts for that objective."""
         name = objective_of(self.best)
-        for each in self.best.get("objectives", []):
+        for each in self.best.objectives:
             if each["name"] == name:
                 return round(float(max(each["best"], each["worst"])))
-        return int(self.best["baseline"]["total"])
+        return int(self.best.baseline["total"] or 0)
 
     @property
     def objective(self) -> str:
@@ -132,17 +127,17 @@ class Run:
     def maximized(self) -> bool:
         """Whether that objective is better when larger."""
         name = objective_of(self.best)
-        found = {each["name"]: each["direction"] for each in self.best.get("objectives", [])}
+        found = {each["name"]: each["direction"] for each in self.best.objectives}
         return found.get(name) == "maximize"
 
     @property
     def objectives(self) -> list[str]:
         """Names of all objectives of the search."""
-        return [each["name"] for each in self.best.get("objectives", [])]
+        return [each["name"] for each in self.best.objectives]
 
     def chosen(self) -> Trial:
         """Return the trial whose edit was applied."""
-        return next(trial for trial in self.trials if trial.number == self.best["trial"])
+        return next(trial for trial in self.trials if trial.number == self.best.trial)
 
     def doubtful(self) -> tuple[int, ...]:
         """Return the states used by the edit whose direction does not separate prompts."""
@@ -150,9 +145,9 @@ class Run:
         return tuple(layer for layer in indistinct_layers(self.geometry) if layer in used)
 
 
-def objective_of(best: Mapping[str, Any]) -> str:
+def objective_of(best: Best) -> str:
     """Return the objective plotted against the KL: the last one other than the KL."""
-    names = [each["name"] for each in best.get("objectives", [])]
+    names = [each["name"] for each in best.objectives]
     others = [name for name in names if name != "kl_first_token"]
     return others[-1] if others else "unanswered"
 
@@ -172,25 +167,25 @@ def read_run(folder: Path, picks: Sequence[Path] = (), *, with_benchmarks: bool 
     """
     best = _read_best(folder / "best.json")
     # The study may have more trials than were considered in the selection.
-    trials = _read_trials(folder / "trials.csv", objective_of(best))[: int(best["n_trials"])]
+    trials = _read_trials(folder / "trials.csv", objective_of(best))[: best.n_trials]
     further = tuple(_read_pick(folder, pick) for pick in picks)
     for place, chosen in zip([folder, *picks], [best, *(p.best for p in further)], strict=True):
-        if chosen["trial"] not in {trial.number for trial in trials}:
+        if chosen.trial not in {trial.number for trial in trials}:
             raise HereticError(
-                f"{folder / 'trials.csv'} has no trial {chosen['trial']}, which "
+                f"{folder / 'trials.csv'} has no trial {chosen.trial}, which "
                 f"{place / 'best.json'} selected; delete both and rerun"
             )
-    ablation = folder / "model" / "ablation.json"
+    ablation, search = folder / "model" / "ablation.json", SearchFile.read(folder / "study.json")
     return Run(
         folder=folder,
         best=best,
         trials=trials,
         geometry=read_geometry(folder / "geometry.csv"),
-        evaluation=_read_evaluation(folder / "evaluation.json"),
+        evaluation=Evaluation.read(folder / "evaluation.json").to_dict(),
         prompt_sets=_read_prompt_sets(folder / "prompts"),
         ablation=_read_object(ablation) if ablation.exists() else {},
-        engine=_told_by_search(folder / "study.json", "engine"),
-        agreement=_told_by_search(folder / "study.json", "agreement"),
+        engine=search.engine,
+        agreement=search.agreement,
         hashes={name: sha256_of(folder / name) for name in HASHED if (folder / name).exists()},
         further_picks=further,
         benchmarks=_read_benchmarks(folder / "benchmarks.json") if with_benchmarks else None,
@@ -200,7 +195,7 @@ def read_run(folder: Path, picks: Sequence[Path] = (), *, with_benchmarks: bool 
 def _read_pick(run: Path, folder: Path) -> Pick:
     model = (folder / "model").relative_to(run).as_posix()
     best = _read_best(folder / "best.json")
-    return Pick(model, best, _read_evaluation(folder / "evaluation.json"))
+    return Pick(model, best, Evaluation.read(folder / "evaluation.json").to_dict())
 
 
 def _read_object(path: Path) -> dict[str, Any]:
@@ -208,57 +203,15 @@ def _read_object(path: Path) -> dict[str, Any]:
         return read_json(path)
 
 
-def _read_best(path: Path) -> dict[str, Any]:
-    best = _read_object(path)
+def _read_best(path: Path) -> Best:
+    best = Best.read(path)
     with blaming(path):
-        int(best["trial"]), dict(best["parameters"]), dict(best["scores"]), str(best["selection"])
-        str(best["rule"])
-        float(best["baseline"][objective_of(best)]), int(best["baseline"]["total"])
-        int(best["n_trials"]), str(best["directions"]["scope"])
-        if best["directions"]["scope"] == "global":
-            float(best["directions"]["index"])
-        if not best["strengths"]:
-            raise ValueError("no strengths by layer")
-        for strengths in best["strengths"].values():
-            if not all(isinstance(value, int | float) for value in strengths):
-                raise ValueError("a strength is not a number")
+        needed = (objective_of(best), "total")
+        if missing := [name for name in needed if best.baseline.get(name) is None]:
+            raise ValueError(f"baseline has no {missing[0]}")
+        if best.directions["scope"] == "global" and best.directions["index"] is None:
+            raise ValueError("a global direction has no index")
     return best
-
-
-def _told_by_search(path: Path, about: str) -> dict[str, Any]:
-    """Return the study's record of its engine or of the agreement of scores; empty if missing."""
-    if not path.exists():
-        return {}
-    study = _read_object(path)
-    with blaming(path):
-        return dict(study.get(about, {}))
-
-
-def _read_evaluation(path: Path) -> dict[str, Any]:
-    evaluation = _read_object(path)
-    with blaming(path):
-        measured = [evaluation["original"], evaluation["edited"]]
-        for part in measured + list(evaluation["controls"].values()):
-            for name in (*RATES, *(name for name in OPTIONAL_RATES if name in part)):
-                _check_rate(part[name])
-            for name in MEANS:
-                _check_interval(part[name])
-                float(part[name]["mean"])
-        for test in evaluation.get("paired", {}).values():
-            int(test["only_original"]), int(test["only_edited"]), float(test["p_value"])
-        for categories in evaluation.get("by_category", {}).values():
-            for parts in categories.values():
-                for part in (parts["original"], parts["edited"]):
-                    for measure in part.values():
-                        _check_rate(measure)
-        for sample in evaluation["samples"]:
-            _ = [sample[key] for key in SAMPLE_KEYS]
-    return evaluation
-
-
-def _check_rate(measure: Mapping[str, Any]) -> None:
-    _check_interval(measure)
-    int(measure["count"]), int(measure["total"]), float(measure["rate"])
 
 
 def _read_benchmarks(path: Path) -> dict[str, Any]:
@@ -266,12 +219,6 @@ def _read_benchmarks(path: Path) -> dict[str, Any]:
     with blaming(path):
         benchmark_rows(benchmarks), benchmark_notes(benchmarks)
     return benchmarks
-
-
-def _check_interval(measure: Mapping[str, Any]) -> None:
-    low, high = (float(end) for end in measure["interval"])
-    if not low <= high:
-        raise ValueError(f"interval [{low}, {high}] is not valid")
 
 
 def _read_trials(path: Path, objective: str) -> tuple[Trial, ...]:

@@ -56,12 +56,12 @@ def pareto(run: Run) -> Chart:
     fig.update_xaxes(axis)
     _add_lines(fig, front, [10**end for end in axis["range"]], run.baseline)
     rest = [t for t in done if not t.on_front]
-    chosen = [t for t in done if t.number == run.best["trial"]]
+    chosen = [t for t in done if t.number == run.best.trial]
     _add_trials(fig, rest, "trial", {"symbol": "circle-open", "color": GREY, "size": 8})
     _add_trials(fig, front, "on the front", {"symbol": "circle", "color": BLUE, "size": 9})
     if over:
         _add_trials(fig, over, "infeasible (not evaluated further)", CROSS, top=1.09 * run.largest)
-    picked = {pick.best["trial"] for pick in run.further_picks}
+    picked = {pick.best.trial for pick in run.further_picks}
     if picked:
         _add_trials(fig, [t for t in done if t.number in picked], "further picks", DIAMOND)
     _add_trials(fig, chosen, "chosen", STAR)
@@ -73,7 +73,7 @@ def pareto(run: Run) -> Chart:
         "the KL limit, are infeasible: no responses were generated, so they are drawn above the "
         f"scale; a KL outside {SMALLEST_KL:g} to {LARGEST_KL:g} is drawn at the edge."
         f"{_agreement(run)} Selected: trial "
-        f"{run.best['trial']} ({run.best['selection']}). Hover over a trial for its parameters.",
+        f"{run.best.trial} ({run.best.selection}). Hover over a trial for its parameters.",
         f"Scatter plot of {len(done)} complete and {len(over)} infeasible trials; "
         f"{len(front)} are on the Pareto front. {_describe(run)}",
     )

@@ -12,10 +12,9 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from heretic.artifacts import read_json
+from heretic.artifact_types import Evaluation
 from heretic.errors import printable
 from heretic.evaluation.summary import Cell, summarize_evaluation
-from heretic.report.files import blaming
 from heretic.saved_picks import about_outdated_picks
 
 FIXED_WIDTH = 100
@@ -91,9 +90,7 @@ def run_summaries(results: Path, runs: Iterable[str]) -> str:
 
 def _run_summary(folder: Path) -> str:
     path = folder / "evaluation.json"
-    evaluation = read_json(path)
-    with blaming(path):
-        table = summary_table(evaluation)
+    table = summary_table(Evaluation.read(path).to_dict())
     lines = [f"\n{folder.name}: report in {folder}/report.html", table]
     if about := about_outdated_picks(folder):
         lines.append(f"{folder.name}: {about}")

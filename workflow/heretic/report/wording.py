@@ -59,7 +59,7 @@ def warnings(evaluation: Mapping[str, Any], doubtful: Sequence[int] = ()) -> tup
 
 def _warnings(evaluation: Mapping[str, Any], doubtful: Sequence[int]) -> Iterator[str]:
     original, edited = evaluation["original"], evaluation["edited"]
-    if not evaluation.get("noop_identical", True):
+    if evaluation.get("noop_identical") is False:
         yield (
             "The no-op control did not reproduce the original exactly: part of every difference "
             "in the table is caused by loading and saving, not by the edit."

@@ -7,9 +7,10 @@ selection rule is applied again.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from typing import Any, Self
 
+from heretic.artifact_types import FinalistFacts, FinalistsFile
 from heretic.errors import StudyError
 from heretic.search.objectives import Objective
 from heretic.search.records import TrialRecord, choose
@@ -70,15 +71,23 @@ class Finalists:
     finalists: tuple[Finalist, ...]
     rescored: bool
 
-    def to_dict(self) -> dict[str, Any]:
-        """Return plain values for `from_dict`."""
-        return asdict(self)
+    def file(self, provenance: dict[str, Any]) -> FinalistsFile:
+        """Return the contents of `finalists.json`."""
+        found = [
+            FinalistFacts(
+                trial=each.trial,
+                scores=dict(each.scores),
+                search_scores=dict(each.search_scores),
+                feasible=each.feasible,
+            )
+            for each in self.finalists
+        ]
+        return FinalistsFile(finalists=found, rescored=self.rescored, provenance=provenance)
 
     @classmethod
-    def from_dict(cls, values: Mapping[str, Any]) -> Self:
-        """Rebuild from the values of `to_dict`; other keys are ignored."""
-        found = tuple(Finalist(**finalist) for finalist in values["finalists"])
-        return cls(found, values["rescored"])
+    def of(cls, file: FinalistsFile) -> Self:
+        """Return the finalists of `finalists.json`."""
+        return cls(tuple(Finalist(**finalist) for finalist in file.finalists), file.rescored)
 
 
 def score_finalists(

@@ -1,9 +1,10 @@
 """Objectives of a study: scores by name, each with a direction and a scale."""
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any, Literal, Self
 
+from heretic.artifact_types import ObjectiveFacts
 from heretic.metrics import ScoreRange
 from heretic.search.stored import StoredObjective, require_form
 
@@ -34,9 +35,11 @@ class Objective:
         found = scores[self.name]
         return self.worst if found is None else float(found)
 
-    def to_dict(self) -> dict[str, Any]:
+    def to_dict(self) -> ObjectiveFacts:
         """Return plain values for `from_dict`."""
-        return asdict(self)
+        return ObjectiveFacts(
+            name=self.name, direction=self.direction, best=self.best, worst=self.worst
+        )
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Self:

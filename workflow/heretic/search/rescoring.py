@@ -54,7 +54,7 @@ def load_searched_model(results: SearchResults, load_options: Mapping[str, Any])
     Raises:
         ModelLoadError: see `load_model`.
     """
-    model = load_model(**{**load_options, "dtype": results.facts["model"]["dtype"]})
+    model = load_model(**{**load_options, "dtype": results.file.model["dtype"]})
     edited = any(EMBEDDINGS in record.parameters.components for record in results.records)
     return with_embeddings(model) if edited else model
 

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from heretic.artifacts import read_json
+from heretic.artifact_types import Best, SearchFile
 from heretic.search.finalists import Finalist, SelectionRule
 from heretic.search.objectives import Objective
 from heretic.search.records import TrialRecord
@@ -16,12 +16,12 @@ class SearchResults:
     """Trials of a finished search.
 
     Attributes:
-        facts: contents of `study.json`.
+        file: contents of `study.json`.
         records: its trials, up to the number of trials in the settings.
         objectives: its objectives, in order.
     """
 
-    facts: Mapping[str, Any]
+    file: SearchFile
     records: list[TrialRecord]
     objectives: list[Objective]
 
@@ -32,43 +32,46 @@ class SearchResults:
         Raises:
             HereticError: the file is missing or damaged.
         """
-        facts = read_json(path)
-        records = [TrialRecord.from_dict(record) for record in facts["trials"]]
-        objectives = [Objective.from_dict(each) for each in facts["objectives"]]
-        return cls(facts, records[:n_trials], objectives)
+        file = SearchFile.read(path)
+        records = [TrialRecord.from_dict(record) for record in file.trials]
+        objectives = [Objective.from_dict(each) for each in file.objectives]
+        return cls(file, records[:n_trials], objectives)
 
     def selection_rule(self, settings: Mapping[str, Any]) -> SelectionRule:
         """Return the rule in the settings `select` and `select_max_kl`."""
         return SelectionRule(settings["select"], settings["select_max_kl"], self.objectives)
 
     def best(
-        self, chosen: TrialRecord, finalist: Finalist, rule: SelectionRule, reason: str
-    ) -> dict[str, Any]:
-        """Return the contents of `best.json`, other than its provenance.
+        self,
+        chosen: TrialRecord,
+        finalist: Finalist,
+        rule: SelectionRule,
+        reason: str,
+        provenance: dict[str, Any],
+    ) -> Best:
+        """Return the selected trial.
 
         Args:
             chosen: selected trial.
             finalist: its scores from the search and after re-scoring.
             rule: rule that selected it.
-            reason: result of the rule as a sentence.
+            reason: result of the rule as a phrase.
+            provenance: settings and inputs of the selection.
         """
-        parameters = chosen.parameters
-        return {
-            "trial": chosen.number,
-            "parameters": parameters.to_dict(),
-            "scores": finalist.scores,
-            "search_scores": finalist.search_scores,
-            "baseline": self.facts["baseline"],
-            # Facts that an export needs without loading the model.
-            "model": self.facts["model"],
-            "rule": rule.rule,
-            "selection": reason,
-            "objectives": self.facts["objectives"],
-            "study": self.facts["study"],
-            "n_trials": len(self.records),
-            "strengths": parameters.strengths(self.facts["n_layers"]),
-            "directions": {
-                "scope": parameters.direction_scope,
-                "index": parameters.direction_index,
-            },
-        }
+        parameters, file = chosen.parameters, self.file
+        return Best(
+            trial=chosen.number,
+            parameters=parameters.to_dict(),
+            scores=dict(finalist.scores),
+            search_scores=dict(finalist.search_scores),
+            baseline=file.baseline,
+            model=file.model,
+            rule=rule.rule,
+            selection=reason,
+            objectives=file.objectives,
+            study=file.study,
+            n_trials=len(self.records),
+            strengths={k: list(v) for k, v in parameters.strengths(file.n_layers).items()},
+            directions={"scope": parameters.direction_scope, "index": parameters.direction_index},
+            provenance=provenance,
+        )

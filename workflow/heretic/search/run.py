@@ -6,6 +6,7 @@ from typing import Any
 
 from heretic.ablation.directions import AblationDirections
 from heretic.ablation.records import RecordedWriter
+from heretic.artifact_types import SearchFile
 from heretic.artifacts import read_json, sha256_of
 from heretic.console import log
 from heretic.engine.base import FeasibilityLimits, TrialEngine, TrialScores
@@ -212,32 +213,42 @@ def make_loop(
     )
 
 
-def search_results(
-    loop: TrialLoop, records: Sequence[TrialRecord], n_trials: int, weights: str
-) -> dict[str, Any]:
+def search_file(
+    loop: TrialLoop,
+    records: Sequence[TrialRecord],
+    settings: Mapping[str, Any],
+    *,
+    study: str,
+    weights: str,
+    provenance: dict[str, Any],
+) -> SearchFile:
     """Return the trials and the facts that the next phases need without loading the model.
 
     Args:
         loop: loop that ran the trials.
         records: the trials.
-        n_trials: number of trials in the settings.
+        settings: settings of the search.
+        study: name of the study.
         weights: hash of the model's checkpoint.
+        provenance: settings and inputs of the search.
     """
     engine, writers = loop.engine, loop.engine.model.anatomy.writers
-    return {
-        "n_layers": loop.space.n_layers,
-        "model": {
+    return SearchFile(
+        study=study,
+        n_layers=loop.space.n_layers,
+        model={
             **model_facts(engine.model),
             "writers": [RecordedWriter.of(writer).to_dict() for writer in writers],
             "shapes": [list(writer.shape) for writer in writers],
             "weights": weights,
         },
-        "engine": {"name": engine.name, "trial_batch_size": engine.trial_batch_size},
-        "computation": loop.computation,
-        "baseline": {**(loop.original or {}), "total": len(engine.prompts.bad)},
-        "objectives": [each.to_dict() for each in loop.objectives],
-        "agreement": log_odds_correlation(records),
-        "n_trials": n_trials,
-        "ended_early": len(records) < n_trials,
-        "trials": [record.to_dict() for record in records],
-    }
+        engine={"name": engine.name, "trial_batch_size": engine.trial_batch_size},
+        computation=dict(loop.computation),
+        baseline={**(loop.original or {}), "total": len(engine.prompts.bad)},
+        objectives=[each.to_dict() for each in loop.objectives],
+        agreement=log_odds_correlation(records),
+        n_trials=settings["n_trials"],
+        ended_early=len(records) < settings["n_trials"],
+        trials=[record.to_dict() for record in records],
+        provenance=provenance,
+    )
