@@ -244,8 +244,8 @@ class ScorerInstance(BaseModel):
 
     scorer: str = Field(
         min_length=1,
-        description="`kl_teacher_forced`, `perplexity`, `judge`, `phrases`, `words`, or your own "
-        "class as `path/to/file.py:Class`",
+        description="a built-in scorer of docs/scores.md, or your own class as "
+        "`path/to/file.py:Class`",
     )
     name: str | None = Field(
         default=None, description="name of the metric; the scorer's own if null"
