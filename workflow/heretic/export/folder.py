@@ -13,6 +13,7 @@ from heretic.artifacts import read_json, replacing_folder, write_json
 from heretic.console import log
 from heretic.errors import ExportError, one_line
 from heretic.export.checkpoint import Checkpoint
+from heretic.export.configuration import restore_configuration
 from heretic.export.layout import Layout
 from heretic.export.manifest import manifest
 from heretic.export.record import NOT_REPRODUCED
@@ -21,7 +22,7 @@ from heretic.model.own_files import own_files
 from heretic.model.template import LEGACY_TEMPLATE, PROCESSOR
 
 # Not copied: written from the network, or specific to the edited model.
-WRITTEN_ANEW = ("config.json", "*.index.json", *NOT_REPRODUCED)
+NOT_COPIED = ("config.json", "*.index.json", *NOT_REPRODUCED)
 # Copied byte for byte: tokenizer, chat template, processors, generation defaults, license. Saving
 # the tokenizer in memory would include its left padding, which only the phases here need.
 TAKEN_OVER = (
@@ -63,8 +64,9 @@ def take_over_files(source: Path, target: Path, chat_template: str | None) -> No
 
     A user's `chat_template` replaces the checkpoint's, as the model must be used with the template
     it was measured with. Links that point outside the checkpoint are left out with a warning, as an
-    upload would publish their targets.
+    upload would publish their targets. `config.json` keeps its form; see `restore_configuration`.
     """
+    restore_configuration(source, target)
     own, foreign = own_files(source, TAKEN_OVER)
     for path in foreign:
         log.warning(
@@ -73,7 +75,7 @@ def take_over_files(source: Path, target: Path, chat_template: str | None) -> No
             source,
         )
     for path in own:
-        if not any(path.match(pattern) for pattern in WRITTEN_ANEW):
+        if not any(path.match(pattern) for pattern in NOT_COPIED):
             copy = target / path.relative_to(source)
             copy.parent.mkdir(exist_ok=True)
             shutil.copyfile(path, copy)

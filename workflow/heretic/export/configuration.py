@@ -1,0 +1,108 @@
+"""`config.json` of a saved model: the base model's own text with only the values that changed.
+
+Saving a configuration anew writes the names of the installed transformers version, which other
+readers may not know: version 4 and most servers would ignore the RoPE base in `rope_parameters` and
+the number of experts in `num_local_experts`, and compute something else without an error.
+"""
+
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from heretic.artifacts import read_json, write_text
+from heretic.errors import ExportError
+
+FILE = "config.json"
+# Names of the data type in versions 5 and 4.
+DTYPES = ("dtype", "torch_dtype")
+QUANTIZATION = "quantization_config"
+DECODER = json.JSONDecoder()
+
+
+@dataclass(frozen=True)
+class _Member:
+    """A name and its value in the text of a JSON object, by position."""
+
+    name: str
+    start: int
+    value: int
+    end: int
+
+
+def restore_configuration(source: Path, target: Path) -> None:
+    """Replace the `config.json` that transformers wrote in `target` by that of `source`, adapted.
+
+    The data type and the architecture are those of the saved network, and the configuration of a
+    quantization that it does not have is left out. Other values, unknown keys, their order and the
+    format of numbers are kept.
+
+    Raises:
+        ExportError: a file is not a JSON object.
+    """
+    text = (source / FILE).read_text(encoding="utf-8")
+    write_text(target / FILE, adapted(text, read_json(target / FILE)))
+
+
+def adapted(text: str, saved: Mapping[str, Any]) -> str:
+    """Return a configuration's text with the values that differ in the saved network.
+
+    Args:
+        text: text of the base model's `config.json`.
+        saved: configuration of the saved network.
+
+    Raises:
+        ExportError: the text is not a JSON object.
+    """
+    try:
+        base = json.loads(text)
+        dtype = next((base[name] for name in DTYPES if name in base), None)
+        changes: list[tuple[int, int, str]] = []
+        for member in _members(text, 0):
+            if member.name in DTYPES and base[member.name] != saved["dtype"]:
+                changes.append((member.value, member.end, json.dumps(saved["dtype"])))
+            elif member.name == "architectures" and base[member.name] != saved["architectures"]:
+                changes.append((member.value, member.end, json.dumps(saved["architectures"])))
+            elif member.name == QUANTIZATION and QUANTIZATION not in saved:
+                changes.append((*_with_comma(text, member), ""))
+            elif isinstance(base[member.name], dict):  # the configuration of a part
+                changes += [
+                    (inner.value, inner.end, json.dumps(saved["dtype"]))
+                    for inner in _members(text, member.value)
+                    if inner.name in DTYPES and base[member.name][inner.name] == dtype is not None
+                ]
+    except (KeyError, TypeError, ValueError) as error:
+        raise ExportError(
+            f"the base model's {FILE} is not a JSON object ({error}); download it again"
+        ) from error
+    for start, end, value in sorted(changes, reverse=True):
+        text = text[:start] + value + text[end:]
+    return text
+
+
+def _members(text: str, place: int) -> Iterator[_Member]:
+    """Yield the members of the JSON object that begins at `place`, in order."""
+    place = text.index("{", place) + 1
+    while True:
+        while text[place] in " \t\r\n,":
+            place += 1
+        if text[place] == "}":
+            return
+        name, end = DECODER.raw_decode(text, place)
+        value = text.index(":", end) + 1
+        while text[value] in " \t\r\n":
+            value += 1
+        _, stop = DECODER.raw_decode(text, value)
+        yield _Member(name, place, value, stop)
+        place = stop
+
+
+def _with_comma(text: str, member: _Member) -> tuple[int, int]:
+    """Return the ends of a member with the comma and the space that separate it from another."""
+    before, after = text[: member.start].rstrip(), text[member.end :].lstrip()
+    if before.endswith(","):
+        return len(before) - 1, member.end
+    if after.startswith(","):
+        return member.start, len(text) - len(after[1:].lstrip())
+    return member.start, member.end
