@@ -32,8 +32,7 @@ snakemake: Snakemake
 with model_phase(snakemake) as job:
     files, settings = snakemake.input, job.settings
     prompts = {name: Path(files[name]) for name in EVALUATION_SETS}
-    if files.texts:
-        prompts["texts"] = Path(files.texts[0])
+    prompts |= {"texts": Path(files.texts[0])} if files.texts else {}
     inputs = {**prompts, "directions": Path(files.directions)}
     directions = AblationDirections.from_tensors(read_tensors(inputs["directions"]))
     scorers = make_scorer_set(settings["refusal_markers"], settings["scorers"])
@@ -54,9 +53,8 @@ with model_phase(snakemake) as job:
         check_adapter(export, record_writers(engine.model.anatomy))
         loop = run.make_loop(engine, scorers, directions, settings, job.runtime, known)
         records = loop.run(study, settings["n_trials"])
-    facts, weights = provenance(settings, inputs), identity["weights"]
-    results = run.search_file(
-        loop, records, settings, study=name, weights=weights, provenance=facts
-    )
+    facts = provenance(settings, inputs)
+    origin = {"study": name, "weights": identity["weights"], "provenance": facts}
+    results = run.search_file(loop, records, settings, **origin)
     write_csv(Path(snakemake.output.trials), trial_rows(records, loop.objectives), facts)
     results.write(Path(snakemake.output.study))

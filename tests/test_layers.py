@@ -77,6 +77,13 @@ def test_no_modules_import_each_other_in_a_circle_not_even_within_functions() ->
     assert sum(map(len, graph.values())) > 500
 
 
+def test_scripts_only_connect_a_rule_to_the_library() -> None:
+    scripts = sorted((LIBRARY.parents[1] / "scripts").glob("*.py"))
+    assert len(scripts) > 10
+    long = [path.name for path in scripts if len(path.read_text().splitlines()) > 60]
+    assert not long
+
+
 @pytest.mark.parametrize("module", ["heretic.cli", "heretic.preflight", "heretic.search.status"])
 def test_what_a_user_waits_for_loads_no_model_library(module: str) -> None:
     names = loaded(module)
