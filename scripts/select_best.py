@@ -9,7 +9,7 @@ from heretic.artifacts import provenance
 from heretic.console import log
 from heretic.phase_job import phase
 from heretic.search.finalists import Finalists, choose_finalist
-from heretic.search.results import SearchResults
+from heretic.search.results import NO_EFFECT, SearchResults
 
 snakemake: Snakemake
 
@@ -21,4 +21,7 @@ with phase(snakemake) as settings:
     chosen, finalist, reason = choose_finalist(results.records, finalists, rule)
     log.info("Trial %d, %s", chosen.number, reason)
     facts = provenance(settings, inputs)
-    results.best(chosen, finalist, rule, reason, facts).write(Path(snakemake.output[0]))
+    best = results.best(chosen, finalist, rule, reason, facts)
+    if names := best.unimproved():
+        log.warning(NO_EFFECT, ", ".join(names))
+    best.write(Path(snakemake.output[0]))

@@ -1,13 +1,22 @@
 """Artifacts are read as they were written, in their own format only, and match their schemas."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import jsonschema  # type: ignore[import-untyped]
 import pytest
 
-from heretic.artifact_types import ARTIFACTS, Best, Evaluation, ModelComparison, Rate, Variant
+from heretic.artifact_types import (
+    ARTIFACTS,
+    Best,
+    Evaluation,
+    ModelComparison,
+    ObjectiveFacts,
+    Rate,
+    Variant,
+)
 from heretic.errors import HereticError
 
 REPOSITORY = Path(__file__).parents[1]
@@ -66,6 +75,32 @@ def test_damaged_or_foreign_files_are_refused_in_one_line(
     with pytest.raises(HereticError, match=rf"^best\.json .*{complaint}") as caught:
         Best.from_dict({**BEST.to_dict(), **changes}, "best.json")
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("direction", "before", "after", "unimproved"),
+    [
+        ("minimize", 4, 3, ()),
+        ("minimize", 4, 4, ("words",)),
+        ("minimize", 4, 5, ("words",)),
+        ("maximize", 4, 5, ()),
+        ("maximize", 4, 4, ("words",)),
+        ("minimize", 4, None, ("words",)),
+    ],
+)
+def test_a_trial_without_an_effect_is_recognized(
+    direction: Any, before: float, after: float | None, unimproved: tuple[str, ...]
+) -> None:
+    words = ObjectiveFacts(name="words", direction=direction, best=0.0, worst=9.0)
+    kl = ObjectiveFacts(name="kl_first_token", direction="minimize", best=0.0, worst=0.5)
+    best = replace(
+        BEST,
+        objectives=[kl, words],
+        baseline={"words": before, "kl_first_token": 1.0},
+        scores={"words": after, "kl_first_token": 0.0},
+    )
+    assert best.unimproved() == unimproved
+    assert replace(best, objectives=[kl]).unimproved() == ()
 
 
 def test_a_missing_field_is_named() -> None:

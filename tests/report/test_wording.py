@@ -60,6 +60,8 @@ def test_each_misbehaving_control_is_a_warning(evaluation: dict[str, Any]) -> No
 
 
 def test_layers_that_tell_nothing_apart_are_a_warning(evaluation: dict[str, Any]) -> None:
+    (first, _) = warnings(evaluation, [3], ["unanswered"])
+    assert "does not improve on the original in unanswered" in first
     (one,) = warnings(evaluation, [3])
     assert "uses the direction of state 3, where held-out prompts are not separated" in one
     (more,) = warnings(evaluation, [1, 2, 5])

@@ -15,6 +15,7 @@ from typing_extensions import TypedDict  # of pydantic; that of the standard lib
 
 from heretic.artifacts import read_json, write_json
 from heretic.errors import HereticError, one_line
+from heretic.metrics import KL
 
 FORMAT = 1
 DIALECT = "https://json-schema.org/draft/2020-12/schema"
@@ -253,6 +254,17 @@ class Best(Artifact):
     n_trials: int
     strengths: Annotated[dict[str, list[FiniteFloat]], Field(min_length=1)]
     directions: DirectionChoice
+
+    def unimproved(self) -> tuple[str, ...]:
+        """Return the objectives other than the KL divergence if the trial improves none of them."""
+        others = [each for each in self.objectives if each["name"] != KL]
+        return () if any(map(self._improves, others)) else tuple(each["name"] for each in others)
+
+    def _improves(self, objective: ObjectiveFacts) -> bool:
+        before, after = (known.get(objective["name"]) for known in (self.baseline, self.scores))
+        if before is None or after is None:
+            return False
+        return after < before if objective["direction"] == "minimize" else after > before
 
 
 @dataclass(frozen=True, kw_only=True)

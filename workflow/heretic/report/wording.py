@@ -48,13 +48,23 @@ def _change(before: Mapping[str, Any], after: Mapping[str, Any], key: str) -> st
     return f"{'fell' if new < old else 'rose'} from {first} to {last}"
 
 
-def warnings(evaluation: Mapping[str, Any], doubtful: Sequence[int] = ()) -> tuple[str, ...]:
+def warnings(
+    evaluation: Mapping[str, Any], doubtful: Sequence[int] = (), unimproved: Sequence[str] = ()
+) -> tuple[str, ...]:
     """Return warnings about the validity of the table; empty if the controls behave as expected.
 
-    `doubtful` are the states whose directions are used by the edit although held-out prompts are
-    not separated there.
+    Args:
+        evaluation: Contents of `evaluation.json`.
+        doubtful: States whose directions are used by the edit although held-out prompts are not
+            separated there.
+        unimproved: Objectives of the search, if the selected trial improves none of them.
     """
-    return tuple(_warnings(evaluation, doubtful))
+    without_effect = (
+        f"The selected trial does not improve on the original in {', '.join(unimproved)}: the edit "
+        "removes nothing. Check the response prefix, the refusal markers, and whether the "
+        "directions separate held-out prompts.",
+    )
+    return (*(without_effect if unimproved else ()), *_warnings(evaluation, doubtful))
 
 
 def _warnings(evaluation: Mapping[str, Any], doubtful: Sequence[int]) -> Iterator[str]:

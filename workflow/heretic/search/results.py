@@ -10,6 +10,11 @@ from heretic.search.finalists import Finalist, SelectionRule
 from heretic.search.objectives import Objective
 from heretic.search.records import TrialRecord
 
+NO_EFFECT = (
+    "No trial improves on the original in %s: the edit removes nothing. Check response_prefix in "
+    "chat.json, refusal_markers, and in the report whether the directions separate held-out prompts"
+)
+
 
 @dataclass(frozen=True)
 class SearchResults:
