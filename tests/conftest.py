@@ -1,4 +1,4 @@
-"""Fixtures that several rooms share: a workspace of the workflow, and the demo model."""
+"""Fixtures that several folders share: a workspace of the workflow, and the demo model."""
 
 import atexit
 import logging
@@ -70,8 +70,9 @@ def pytest_configure() -> None:
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_auto_num_workers() -> int:
-    """As many workers as cores that this process may use, within its memory."""
-    return min(len(os.sched_getaffinity(0)), MOST_WORKERS)
+    """As many workers as cores that this process may use, at most `MOST_WORKERS`."""
+    usable = getattr(os, "sched_getaffinity", None)  # macOS has none
+    return min(len(usable(0)) if usable else os.cpu_count() or 1, MOST_WORKERS)
 
 
 @pytest.hookimpl(tryfirst=True)

@@ -1,11 +1,11 @@
-"""Trials by edited weights against trials on the output side, on a random network.
+"""Trials by edited weights against trials with hooks, on a random network.
 
 python tests/benchmarks/edit_modes.py [width] [layers] [prompts] [tokens] [device]
 
 A trial is one switch to new directions, which are never those of an earlier trial, and one forward
 pass over `prompts` rows of `tokens` tokens. Both ways take turns at the same directions, each on a
 copy of the model; seconds are medians of the trials. The last column is the ratio: edited weights
-over output side.
+over hooks.
 """
 
 import copy
@@ -121,7 +121,7 @@ def main(
     lines = [
         f"torch {torch.__version__}, {device}, {torch.get_num_threads()} threads, "
         f"{model.network.num_parameters() / 1e6:.0f} M parameters, {prompts} x {tokens} tokens",
-        "norms      edited: switch  pass   output side: switch  pass   off by   ratio",
+        "norms      edited: switch  pass   hooks:       switch  pass   off by   ratio",
         *(compare(model, kind, ids) for kind in get_args(NormPreservation)),
     ]
     sys.stdout.write("\n".join(lines) + "\n")

@@ -74,7 +74,7 @@ def test_a_plain_model_gets_everything() -> None:
     assert engine.trial_batch_size == 1  # of a CPU
 
 
-def test_several_trials_are_edited_on_the_output_side() -> None:
+def test_several_trials_are_edited_by_hooks() -> None:
     engine = fast(engine_for(tiny_model(), trial_batch_size=3))
     assert isinstance(engine.editor, HookEditor)
     assert engine.trial_batch_size == 3

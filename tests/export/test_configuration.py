@@ -89,6 +89,16 @@ def test_a_member_is_left_out_wherever_it_stands(position: str) -> None:
     assert json.loads(adapted(text, SAVED)) == expected
 
 
+def test_the_type_of_a_part_changes_where_the_whole_has_none() -> None:
+    text = '{"architectures": ["LlamaForCausalLM"], "text_config": {"dtype": "float32", "n": 1e0}}'
+    assert adapted(text, SAVED) == text.replace("float32", "bfloat16")
+
+
+def test_nothing_is_added() -> None:
+    for text in ("{}", '{"n": 1}', '{"text_config": {"n": 1}}'):
+        assert adapted(text, SAVED) == text
+
+
 def test_another_architecture_is_named() -> None:
     text = adapted('{"architectures": ["LlamaModel"], "dtype": "bfloat16"}', SAVED)
     assert text == '{"architectures": ["LlamaForCausalLM"], "dtype": "bfloat16"}'

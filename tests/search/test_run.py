@@ -14,7 +14,7 @@ from heretic.search.run import check_original, load_warm_starts, study_identity
 from heretic.search.study import study_name
 
 SETTINGS = {"model_revision": None, "max_kl": 0.5, "n_trials": 60, "sampler": "tpe"}
-CODE = {"engine/batched.py": "a", "search/loop.py": "b", "report/page.py": "c"}
+CODE = {"engine/batched.py": "a", "metrics.py": "b", "search/loop.py": "c", "report/page.py": "d"}
 OBJECTIVES = [
     Objective("kl_first_token", "minimize", 0.0, 0.5),
     Objective("unanswered", "minimize", 0.0, 4.0),
@@ -67,6 +67,7 @@ def test_what_changes_scores_starts_another_study(
         name_of(folder, inputs),
         name_of(folder, inputs, settings={**SETTINGS, "max_kl": 0.6}),
         name_of(folder, inputs, code={**CODE, "engine/batched.py": "x"}),
+        name_of(folder, inputs, code={**CODE, "metrics.py": "x"}),
         name_of(folder, inputs, directions=AblationDirections.of(rows)),
         name_of(save_tiny_model(tmp_path / "other", "qwen2"), inputs),
     ]

@@ -1,4 +1,4 @@
-"""Types of the JSON artifacts of a run, each with a format number and a JSON schema.
+"""Types of the main JSON artifacts of a run, each with a format number and a JSON schema.
 
 A file has the fields of its class and `format`. Readers reject files of another format. The schemas
 in `docs/schemas` are generated from these classes.

@@ -58,14 +58,14 @@ def code_fingerprints(script: Path, library: Path) -> dict[str, str]:
     return found
 
 
-def in_packages(code: Mapping[str, str], rooms: Collection[str]) -> dict[str, str]:
-    """Return the fingerprints of modules in given folders of the package.
+def in_packages(code: Mapping[str, str], packages: Collection[str]) -> dict[str, str]:
+    """Return the fingerprints of some packages and modules of the library.
 
     Args:
         code: fingerprints by file name, as returned by `code_fingerprints`.
-        rooms: names of folders directly below the package.
+        packages: names of folders and files directly below the library's folder.
     """
-    return {name: digest for name, digest in code.items() if name.split("/")[0] in rooms}
+    return {name: digest for name, digest in code.items() if name.split("/")[0] in packages}
 
 
 @cache

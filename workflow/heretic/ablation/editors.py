@@ -75,8 +75,8 @@ def make_editor(
         edit_mode, norm_preservation, cache_weights, cache_device: as the settings.
         directions: directions of a study, whose products are computed once for all its trials; for
             a single edit, omitting them is faster.
-        steady: whether output hooks perform the same arithmetic in every trial, so that a compiled
-            step fits all of them.
+        static_shapes: whether output hooks perform the same arithmetic in every trial, so that a
+            compiled step fits all of them.
 
     Raises:
         ModelLoadError: the weights cannot be edited, the original weights cannot be kept or

@@ -51,11 +51,11 @@ class HookEditor:
     """Edits a model's computation but not its weights, which must remain unchanged.
 
     Several trials may be loaded, and the rows of a batch may belong to different trials. Hooks stay
-    on the model permanently, and do nothing for writers that no trial edits, unless the editor is
-    steady: then each hook performs the same arithmetic in every trial, on tensors that keep their
-    memory, so that a compiled step need not be recompiled. The step has one shape when rows are
-    assigned individually, as long as their number is constant, and another when all are assigned
-    at once.
+    on the model permanently, and do nothing for writers that no trial edits, unless the editor has
+    static shapes: then each hook performs the same arithmetic in every trial, on tensors that keep
+    their memory, so that a compiled step need not be recompiled. The step has one shape when rows
+    are assigned individually, as long as their number is constant, and another when all are
+    assigned at once.
 
     Attributes:
         max_trials: maximum number of trials held at once; 1 if a writer does not receive all
@@ -77,9 +77,10 @@ class HookEditor:
         Args:
             model: model to edit.
             norm_preservation: which norms are restored.
-            directions: directions of the study, whose products are computed once for all trials; a
-                steady editor reserves space for as many per layer, or for one without them.
-            steady: whether a compiled step must fit all trials.
+            directions: directions of the study, whose products are computed once for all trials; an
+                editor with static shapes reserves space for as many per layer, or for one without
+                them.
+            static_shapes: whether a compiled step must fit all trials.
 
         Raises:
             ModelLoadError: the output of a module of experts is not that of its matrices alone, or

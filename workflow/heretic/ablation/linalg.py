@@ -1,4 +1,4 @@
-"""Unit vectors and orthonormal rows, of one layer or of many at once."""
+"""Unit vectors and orthonormal rows, of one layer or of many, and their work in chunks."""
 
 from collections.abc import Iterator
 

@@ -1,8 +1,8 @@
 """Products of a matrix with directions, and its norms, as required by an edit.
 
 With rows R these are R W and, if norms of rows are restored, W (R W)^T. Computed with all rows of a
-study at a writer's first edit, they yield those of every later edit through `Mixture.combine`, so
-that no later edit reads W for them.
+study at a writer's first edit, they yield those of every later edit through
+`DirectionCombination.combine`, so that no later edit reads W for them.
 """
 
 from collections.abc import Callable, Sequence

@@ -1,4 +1,4 @@
-"""Separation of held-out bad and good prompts by directions."""
+"""Separation of held-out bad and good prompts by directions, compared with chance."""
 
 import zlib
 from collections.abc import Mapping, Sequence

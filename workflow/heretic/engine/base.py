@@ -66,10 +66,10 @@ def trial_scores(
     passes: Mapping[str, float],
     answers: tuple[Sequence[str], Sequence[str]] | None,
 ) -> TrialScores:
-    """Return all scores of a panel, in its order.
+    """Return all scores of a scorer set, in its order.
 
     Args:
-        panel: scorers of the study.
+        scorer_set: scorers of the study.
         prompts: prompts that were answered.
         kl: mean for the first response token of good prompts, in nats.
         log_odds: mean for bad prompts; None if not measured.

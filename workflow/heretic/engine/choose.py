@@ -93,11 +93,11 @@ def make_trial_engine(
 ) -> TrialEngine:
     """Create the engine for the trials of a study, for a model in its original state.
 
-    All arguments but the first three and the last are settings of the same names; the panel is that
-    of every study unless another one is given. On an accelerator, which would otherwise read all
-    weights for each token of each trial, `auto` edits outputs and decodes several trials together.
-    On a CPU, which is limited by computation, it edits weights one trial after another, or outputs
-    if memory does not suffice for copies of the original weights.
+    All arguments but the first three and the last are settings of the same names; the scorer set is
+    that of every study unless another one is given. On an accelerator, which would otherwise read
+    all weights for each token of each trial, `auto` edits outputs and decodes several trials
+    together. On a CPU, which is limited by computation, it edits weights one trial after another,
+    or outputs if memory does not suffice for copies of the original weights.
 
     Raises:
         ModelLoadError: see `make_editor`.

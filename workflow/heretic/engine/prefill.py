@@ -1,4 +1,4 @@
-"""Passes over prompts that start at the first changed layer."""
+"""Batches of prompts, and passes over them that start at the first changed layer."""
 
 from collections import deque
 from collections.abc import Iterator, Sequence

@@ -96,7 +96,7 @@ class Original:
         forced: first tokens of the answers to the good prompts.
         log_probabilities: distributions before each of those tokens, [tokens, vocabulary] per
             prompt.
-        measures: measures of the panel's scorers by passes.
+        measures: measures of the scorer set's scorers by passes.
         further: the model's own scores by these and by additional scorers.
     """
 

@@ -55,30 +55,42 @@ def adapted(text: str, saved: Mapping[str, Any]) -> str:
     Raises:
         ExportError: the text is not a JSON object.
     """
+    values = {name: saved[name] for name in ("dtype", "architectures") if name in saved}
     try:
         base = json.loads(text)
-        dtype = next((base[name] for name in DTYPES if name in base), None)
+        known = _dtype(base)
         changes: list[tuple[int, int, str]] = []
         for member in _members(text, 0):
-            if member.name in DTYPES and base[member.name] != saved["dtype"]:
-                changes.append((member.value, member.end, json.dumps(saved["dtype"])))
-            elif member.name == "architectures" and base[member.name] != saved["architectures"]:
-                changes.append((member.value, member.end, json.dumps(saved["architectures"])))
+            value, parts = base[member.name], []
+            if member.name in DTYPES and known is not None:
+                changes += _changed(member, value, values.get("dtype", value))
+            elif member.name == "architectures":
+                changes += _changed(member, value, values.get("architectures", value))
             elif member.name == QUANTIZATION and QUANTIZATION not in saved:
                 changes.append((*_with_comma(text, member), ""))
-            elif isinstance(base[member.name], dict):  # the configuration of a part
-                changes += [
-                    (inner.value, inner.end, json.dumps(saved["dtype"]))
-                    for inner in _members(text, member.value)
-                    if inner.name in DTYPES and base[member.name][inner.name] == dtype is not None
-                ]
-    except (KeyError, TypeError, ValueError) as error:
+            elif isinstance(value, dict):  # the configuration of a part, such as the text model
+                parts = [each for each in _members(text, member.value) if each.name in DTYPES]
+            for part in parts:
+                if value[part.name] == known:
+                    changes += _changed(part, known, values.get("dtype", known))
+    except (AttributeError, TypeError, ValueError) as error:
         raise ExportError(
             f"the base model's {FILE} is not a JSON object ({error}); download it again"
         ) from error
     for start, end, value in sorted(changes, reverse=True):
         text = text[:start] + value + text[end:]
     return text
+
+
+def _dtype(base: Mapping[str, Any]) -> str | None:
+    """Return the data type of a configuration, or else of one of its parts."""
+    parts = (part for part in base.values() if isinstance(part, dict))
+    found = (part[name] for part in (base, *parts) for name in DTYPES if part.get(name))
+    return next(found, None)
+
+
+def _changed(member: _Member, old: Any, new: Any) -> list[tuple[int, int, str]]:
+    return [] if old == new else [(member.value, member.end, json.dumps(new))]
 
 
 def _members(text: str, place: int) -> Iterator[_Member]:

@@ -102,16 +102,18 @@ def upload_model(
     from huggingface_hub import HfApi
 
     api = HfApi(token=token)
+    # Of the files as they are sent: another run may replace them meanwhile.
+    receipts = [
+        {"path": name, "bytes": path.stat().st_size, "sha256": sha256_of(path)}
+        for name, path in files.items()
+    ]
     with _explaining(repo, token):
         head = _persistently(lambda: _upload(api, folder, repo, private), repo, waits)
     return {
         "repo": head.id,
         "url": hide_passwords(f"{api.endpoint}/{head.id}"),
         "commit": head.sha,
-        "files": [
-            {"path": name, "bytes": path.stat().st_size, "sha256": sha256_of(path)}
-            for name, path in files.items()
-        ],
+        "files": receipts,
         "private": bool(head.private),
     }
 

@@ -1,4 +1,4 @@
-"""Devices of computation, which differ from those of offloaded parameters.
+"""CPU threads, and devices of computation, which differ from those of offloaded parameters.
 
 accelerate keeps offloaded parameters on the CPU or on disk and leaves placeholders on torch's
 `meta` device; a hook loads the parameters while their module runs.

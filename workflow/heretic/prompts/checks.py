@@ -1,4 +1,4 @@
-"""Overlap between prompt sets: between both sides, and between training and scoring."""
+"""Checks of prompt sets: no overlap of sides or of training and scoring, and enough prompts."""
 
 from collections.abc import Mapping, Sequence
 from itertools import combinations

@@ -140,7 +140,8 @@ def _streamed(
     """Return the rows of a slice, counted after applying `subjects` and `shuffle_buffer`."""
     split, start, stop = bounds
     open_stream = partial(builder.as_streaming_dataset, split=split)
-    rows = _with_columns(resumed_rows(open_stream, where), source, where)
+    opened = resumed_rows(open_stream, where)
+    rows = _with_columns(opened, source, where)
     if source.subjects:
         rows = _of_subjects(rows, source, where)
     if source.shuffle_buffer:
@@ -149,6 +150,7 @@ def _streamed(
         return _within_budget(islice(rows, start, max(start, stop)), where)
     finally:
         rows.close()
+        opened.close()  # an error above it keeps it open
         # Arrow's reader of a Parquet shard aborts the process if it is freed while Python exits
         # (apache/arrow#45214).
         gc.collect()

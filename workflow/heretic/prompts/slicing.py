@@ -1,4 +1,4 @@
-"""Split expressions such as `train[:400]`, with the semantics of `datasets`.
+"""Split expressions such as `train[:400]`, with the semantics of `datasets`, and their rows.
 
 They are parsed here as well because files and streams support slices too, and to detect typos
 before any import or download.

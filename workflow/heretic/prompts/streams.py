@@ -28,7 +28,7 @@ class Stream(Protocol):
         ...
 
 
-def resumed_rows(open_stream: Callable[[], Stream], where: str) -> Iterator[Row]:
+def resumed_rows(open_stream: Callable[[], Stream], where: str) -> Generator[Row, None, None]:
     """Return every row once and in order, even if the connection breaks.
 
     After a temporary failure, a new stream continues after the last row received; at most the shard

@@ -1,4 +1,4 @@
-"""Figures of the search: objectives of all trials, and their history."""
+"""Figures of the search: objectives of all trials, their history, and seconds by stage."""
 
 from collections.abc import Sequence
 from itertools import accumulate

@@ -1,8 +1,8 @@
 """Drawing of the report's plotly figures with matplotlib, without a browser.
 
-Supports the features used by `figures`: the traces of `static_traces`, pies, stacked panels over
-one x axis, linear and logarithmic axes, axes of equal scale, and the active step of a slider.
-Anything else raises an error rather than producing a wrong picture.
+Supports the features used by the report's figures: the traces of `static_traces`, pies, stacked
+panels over one x axis, linear and logarithmic axes, axes of equal scale, and the active step of a
+slider. Anything else raises an error rather than producing a wrong picture.
 """
 
 import math

@@ -54,7 +54,7 @@ class ScorerSet:
 
     Attributes:
         markers: refusal markers.
-        always: scorers of answers in every panel, in the order of their scores.
+        always: scorers of answers in every set, in the order of their scores.
         further: scorers of answers named in the settings.
         passes: scorers with their own passes, named in the settings.
     """

@@ -41,8 +41,8 @@ SAMPLING_SETTINGS = (
     *("sampler", "sobol_startup"),
     *("warm_start", "warm_start_from"),
 )
-# Packages whose code computes scores.
-SCORING = ("ablation", "engine", "model", "scoring")
+# Packages and modules whose code computes scores.
+SCORING = ("ablation", "engine", "metrics.py", "model", "scoring")
 ENGINE_SETTINGS = ("max_response_length", "edit_mode", "norm_preservation", "trial_batch_size")
 ENGINE_RUNTIME = ("cache_weights", "cache_device", "activation_cache_gb")
 

@@ -1,4 +1,4 @@
-"""Objectives of a study, selected from the scores of its panel."""
+"""Objectives of a study, selected from the scores of its scorer set."""
 
 from collections.abc import Sequence
 
@@ -36,7 +36,7 @@ def make_objectives(
     """Create the objectives of a study.
 
     Args:
-        panel: scorers of the trials.
+        scorer_set: scorers of the trials.
         names: names of the scores to optimize.
         prompts: prompts that are scored.
         original: scores of the original model.
