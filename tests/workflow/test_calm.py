@@ -3,13 +3,14 @@
 import os
 import signal
 import subprocess
+import sys
 import threading
 import time
 from pathlib import Path
 
 import psutil
 import pytest
-from conftest import COMMAND, Workspace, copy_workflow
+from conftest import COMMAND, REPOSITORY, Workspace, copy_workflow
 from terminal import Seen, on_terminal
 from test_cli import heretic
 
@@ -179,6 +180,34 @@ def test_the_interrupt_key_is_answered_in_one_line(
     assert len(seen.lines_after) <= 3
     assert calm(seen.after)
     assert "\x1b[?25h" in seen.after  # the cursor that a bar hides
+
+
+LATE_ERROR = """
+import logging, sys
+sys.path.insert(0, "workflow/rules")
+from calm import LastLine, SNAKEMAKE
+log, handler = logging.getLogger(SNAKEMAKE), logging.StreamHandler()
+log.addHandler(handler)
+last = LastLine(handler, lambda: True, lambda run, since: "")
+if sys.argv[1] == "interrupted":
+    last.interrupt()
+log.removeHandler(handler)
+log.error("Error in rule load_prompts, jobid: 0")
+"""
+
+
+@pytest.mark.parametrize(("when", "shown"), [("interrupted", False), ("not", True)])
+def test_a_job_that_ends_after_snakemake_removed_its_handlers_adds_no_line(
+    when: str, shown: bool
+) -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", LATE_ERROR, when],
+        cwd=REPOSITORY,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert ("Error in rule" in done.stderr) is shown
 
 
 @pytest.mark.slow

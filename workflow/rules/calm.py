@@ -120,6 +120,8 @@ class LastLine(logging.Filter):
     def interrupt(self) -> None:
         """Suppress everything but the last line from now on."""
         self.interrupted = True
+        # Snakemake removes its handlers while jobs still end; Python would print their errors.
+        logging.lastResort = logging.NullHandler()
 
     def end(self) -> None:
         """Write the last line, once."""
