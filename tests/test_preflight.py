@@ -23,8 +23,9 @@ from heretic.errors import (
     UploadError,
 )
 from heretic.model.accelerators import check_device
-from heretic.preflight import check_run
+from heretic.preflight import check_braces, check_run
 from heretic.settings.prompt_sources import PromptSource
+from heretic.settings.resolve import resolve
 from heretic.settings.schema import Settings
 
 # Prompts that would be missed if they were looked for.
@@ -366,3 +367,18 @@ def test_devices_are_counted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "1")
     with pytest.raises(ModelLoadError, match="has 1 such devices"):
         check_device("cuda:1")
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"model": "models/{y}/m"},
+        {"warm_start_from": "a{b/study.db"},
+        {"good_prompts": "{set}.txt"},
+        {"scorers": "{x}.py:Score"},
+    ],
+)
+def test_braces_in_a_path_are_named(changes: dict[str, str]) -> None:
+    settings = next(iter(resolve(changes, {}).runs().values()))
+    with pytest.raises(SettingsError, match=rf"^{next(iter(changes))} = .*takes braces in a path"):
+        check_braces(settings)

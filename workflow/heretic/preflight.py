@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from heretic.benchmarks.tasks import check_benchmarks
 from heretic.console import log
 from heretic.demo.folder import is_demo_folder
-from heretic.errors import ExportError, SettingsError
+from heretic.errors import ExportError, SettingsError, one_line
 from heretic.export.formats import check_form
 from heretic.export.record_file import read_owner
 from heretic.export.upload import check_upload
@@ -54,6 +54,7 @@ def check_run(run: str, settings: Settings, results: Path) -> None:
     if run in RESERVED_RUNS:
         raise SettingsError(f"run_name = {run!r} is where {RESERVED_RUNS[run]}; choose another")
     assert isinstance(settings.model, str)
+    check_braces(settings)
     check_device(settings.device)
     check_models(settings)
     check_picks(results / run, settings)
@@ -70,6 +71,28 @@ def check_run(run: str, settings: Settings, results: Path) -> None:
         check_space(results / run, settings)
     if settings.upload_to is not None:
         check_upload(settings.upload_to)
+
+
+def check_braces(settings: Settings) -> None:
+    """Reject paths with braces, which Snakemake takes for wildcards.
+
+    Raises:
+        SettingsError: a path has a brace; the message names its setting.
+    """
+    single = ("model", "export_from", "warm_start", "warm_start_from", "benchmark_tasks")
+    named = [(name, getattr(settings, name)) for name in single]
+    named += [("scorers", each.scorer) for each in settings.scorers]
+    named += [
+        (name, source.dataset)
+        for name, sources in settings.prompt_sources().items()
+        for source in sources
+    ]
+    for name, value in named:
+        if isinstance(value, str) and not {"{", "}"}.isdisjoint(value):
+            raise SettingsError(
+                f"{name} = {one_line(value, 120)}: Snakemake takes braces in a path for wildcards; "
+                "rename the file or folder, or use a link without braces"
+            )
 
 
 def check_models(settings: Settings) -> None:

@@ -10,6 +10,7 @@ from heretic.preflight import check_run, check_working_folder, pinned
 from heretic.settings.config_files import configuration_files
 from heretic.settings.resolve import resolve
 from heretic.settings.schema import Settings
+from heretic.settings.typed_text import check_typed_text
 
 # Variable with the path of the resolved settings for jobs, here or on another machine. The settings
 # themselves may exceed the 128 KiB limit of Linux per variable.
@@ -21,6 +22,7 @@ def resolve_runs(
     environment: Mapping[str, str],
     command_line: Mapping[str, Any],
     results: Path,
+    arguments: Sequence[str] = (),
 ) -> dict[str, Settings]:
     """Return the checked settings of each run.
 
@@ -31,11 +33,13 @@ def resolve_runs(
         environment: environment variables.
         command_line: settings from the command line.
         results: folder of the results.
+        arguments: arguments of the process, with the settings of the command line as typed.
 
     Raises:
         HereticError: a setting is invalid, or a run cannot succeed.
     """
     check_working_folder(Path())
+    check_typed_text(arguments, command_line)
     known = configuration_files(Path(), files)
     found = resolve(known, environment, command_line).runs()
     for run, settings in found.items():

@@ -55,7 +55,9 @@ def settings_of_runs():
     start_logging()
     given = workflow.config_settings
     with one_line_errors():
-        return resolve_runs(given.configfiles, os.environ, given.config, RESULTS)
+        return resolve_runs(
+            given.configfiles, os.environ, given.config, RESULTS, sys.argv[1:]
+        )
 
 
 RUNS = settings_of_runs()
