@@ -19,6 +19,7 @@ import torch
 from torch import Tensor
 from transformers import LlamaConfig, LlamaForCausalLM
 
+sys.path.insert(0, str(Path(__file__).parents[2] / "workflow" / "dev"))
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from tiny_models import tiny_tokenizer

@@ -17,6 +17,7 @@ from typing import get_args
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
+sys.path.insert(0, str(Path(__file__).parents[2] / "workflow" / "dev"))
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from tiny_models import tiny_tokenizer

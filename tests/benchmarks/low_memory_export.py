@@ -17,7 +17,7 @@ from pathlib import Path
 from safetensors import safe_open
 
 TESTS = Path(__file__).parents[1]
-sys.path[:0] = [str(TESTS), str(TESTS / "export")]
+sys.path[:0] = [str(TESTS), str(TESTS / "export"), str(TESTS.parent / "workflow" / "dev")]
 MEGABYTE = 2**20
 
 

@@ -26,6 +26,7 @@ from torch import Tensor
 from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM
 from transformers.utils.logging import disable_progress_bar
 
+sys.path.insert(0, str(Path(__file__).parents[2] / "workflow" / "dev"))
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from tiny_models import tiny_tokenizer

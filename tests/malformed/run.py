@@ -3,6 +3,7 @@
 import sys
 from pathlib import Path
 
+sys.path.insert(0, str(Path(__file__).parents[2] / "workflow" / "dev"))
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
 from malformed.corpus import GROUPS
