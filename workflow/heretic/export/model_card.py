@@ -11,16 +11,16 @@ from itertools import groupby
 from pathlib import Path
 from typing import Any
 
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from jinja2 import Environment
 
 from heretic.artifact_types import Best
 from heretic.benchmarks.scores import HEADINGS, benchmark_notes, benchmark_rows
-from heretic.errors import printable
 from heretic.evaluation.summary import paired_rows, summarize_evaluation
 from heretic.export.card_metadata import card_metadata
 from heretic.model.checkpoint import is_local
 from heretic.model.quantization import AS_IS
 from heretic.model.stream_writers.components import EMBEDDINGS
+from heretic.templates import template_environment
 
 TEMPLATE = "model_card.md.jinja"
 
@@ -78,15 +78,7 @@ def model_card(
 
 def _environment() -> Environment:
     # Markdown, in whose code blocks HTML entities would be shown: text is escaped by `cell`.
-    environment = Environment(
-        loader=FileSystemLoader(Path(__file__).parent),
-        autoescape=False,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        keep_trailing_newline=True,
-        finalize=lambda value: printable(value) if isinstance(value, str) else value,
-    )
+    environment = template_environment(Path(__file__).parent, autoescape=False)
     environment.filters |= {"cell": _cell, "json": json.dumps, "equation": _equation}
     return environment
 

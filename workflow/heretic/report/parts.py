@@ -4,10 +4,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
-
-from heretic.errors import printable
 from heretic.evaluation.summary import category_tables, paired_rows, summarize_evaluation
+from heretic.templates import template_environment
 
 SETS = {"bad_holdout_prompts": "bad prompts", "good_holdout_prompts": "good prompts"}
 SAMPLE_TITLES = {
@@ -21,21 +19,8 @@ def render(template: str, content: Mapping[str, Any]) -> str:
 
     All text is escaped, and characters that would reorder or end it are made visible.
     """
-    environment = Environment(
-        loader=FileSystemLoader(Path(__file__).parent),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        keep_trailing_newline=True,
-        finalize=_shown,
-    )
+    environment = template_environment(Path(__file__).parent, autoescape=True)
     return environment.get_template(template).render(content)
-
-
-def _shown(value: Any) -> Any:
-    """Make text of prompts and responses printable; leave our own markup unchanged."""
-    return printable(value) if type(value) is str else value
 
 
 def evaluation_content(evaluation: Mapping[str, Any]) -> dict[str, Any]:
