@@ -1,8 +1,8 @@
 """`config.json` of a saved model: the base model's own text with only the values that changed.
 
-Saving a configuration anew writes the names of the installed transformers version, which other
-readers may not know: version 4 and most servers would ignore the RoPE base in `rope_parameters` and
-the number of experts in `num_local_experts`, and compute something else without an error.
+Serializing a configuration uses the names of the installed transformers version, which other
+readers may not know: version 4 and most servers ignore the RoPE base in `rope_parameters` and the
+number of experts in `num_local_experts`, and compute something else without an error.
 """
 
 import json

@@ -102,7 +102,7 @@ def upload_model(
     from huggingface_hub import HfApi
 
     api = HfApi(token=token)
-    # Of the files as they are sent: another run may replace them meanwhile.
+    # Before the upload, during which another run may replace the files.
     receipts = [
         {"path": name, "bytes": path.stat().st_size, "sha256": sha256_of(path)}
         for name, path in files.items()
