@@ -25,7 +25,7 @@ from heretic.model import memory
 from heretic.model.loading import Model
 from heretic.prompts.prompt import Prompt
 from heretic.scoring import ScoredPrompts
-from heretic.scoring.log_odds import RefusalTokens
+from heretic.scoring.first_token_scores import FirstTokenScorers
 from heretic.timing import StageTimer
 
 torch.set_num_threads(1)
@@ -324,7 +324,14 @@ def test_a_rejected_trial_leaves_its_room_to_the_next(monkeypatch: pytest.Monkey
     model = tiny_model(batch_size=4)
     engine = fast(engine_for(model))
     queue = TrialScheduler(
-        engine.editor, engine.study, [3], 3, 5, RefusalTokens((7,)), StageTimer(), by_row=False
+        engine.editor,
+        engine.study,
+        [3],
+        3,
+        5,
+        FirstTokenScorers([], ScoredPrompts(GOOD, BAD), lambda side: []),
+        StageTimer(),
+        by_row=False,
     )
     for _ in range(2):
         queue.compare(0)

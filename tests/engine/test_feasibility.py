@@ -21,5 +21,8 @@ from heretic.engine.base import FeasibilityLimits
 def test_exceeded_limits_are_named(
     limits: FeasibilityLimits, kl: float, log_odds: float | None, exceeded: str
 ) -> None:
-    assert limits.exceeded(kl, log_odds) == exceeded
-    assert limits.allow(kl, log_odds) is not bool(exceeded)
+    scores = {"kl_first_token": kl, "refusal_log_odds": log_odds, "refusals": 99.0}
+    assert limits.exceeded(scores) == exceeded
+    assert limits.allow(scores) is not bool(exceeded)
+    # A score that is not measured yet.
+    assert limits.allow({}) is True

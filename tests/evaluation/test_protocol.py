@@ -6,24 +6,20 @@ from typing import Any
 
 import pytest
 import torch
+from measured_answers import measured
 from tiny_models import PROMPTS, save_tiny_model, tiny_model
 
 from heretic.ablation.directions import AblationDirections
 from heretic.ablation.parameters import AblationParameters, ComponentParameters
 from heretic.artifacts import read_json, write_json, write_jsonl
 from heretic.errors import HereticError
-from heretic.evaluation.holdout import (
-    HoldoutProtocol,
-    HoldoutSets,
-    Measurement,
-    measure,
-    record_original,
-    summarize,
-    unchanged,
-)
+from heretic.evaluation.holdout import HoldoutProtocol, HoldoutSets
+from heretic.evaluation.measurement import measure, record_original
+from heretic.evaluation.number_format import short
 from heretic.evaluation.protocol import evaluate_edit, random_directions
+from heretic.evaluation.rows import summarize
 from heretic.evaluation.side_by_side import SideBySide, side_by_side
-from heretic.evaluation.summary import short, summarize_evaluation
+from heretic.evaluation.summary import summarize_evaluation
 from heretic.export.merged import save_model
 from heretic.model.decoding import decode
 from heretic.model.loading import Model, load_model
@@ -110,7 +106,7 @@ def by_hand(folder: Path, change: Callable[[Model], None]) -> dict[str, Any]:
     model = load(folder)
     before = record_original(model, SETS, PROTOCOL)
     change(model)
-    return summarize(measure(model, SETS, before, PROTOCOL, "edited model"), SETS, PROTOCOL)
+    return summarize(measure(model, SETS, before, PROTOCOL, "edited model"), PROTOCOL)
 
 
 def same_row(found: dict[str, Any], wanted: dict[str, Any]) -> None:
@@ -220,8 +216,9 @@ ANSWERED = HoldoutSets(
 
 
 def test_a_row_counts_each_class_on_its_own_set() -> None:
-    measurement = Measurement([], BAD_ANSWERS + GOOD_ANSWERS, [0.1, 0.3], [0.2, 0.2])
-    row = summarize(measurement, ANSWERED, PROTOCOL)
+    divergences = {"kl_first_token": [0.1, 0.3], "kl_teacher_forced": [0.2, 0.2]}
+    measurement = measured(ANSWERED, BAD_ANSWERS + GOOD_ANSWERS, divergences, PROTOCOL)
+    row = summarize(measurement, PROTOCOL)
     counts = {name: value["count"] for name, value in row.items() if "count" in value}
     assert counts == {
         "refusals": 0,
@@ -237,9 +234,10 @@ def test_a_row_counts_each_class_on_its_own_set() -> None:
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
 def test_a_row_that_is_no_number_is_an_error_with_advice(value: float) -> None:
-    measurement = Measurement([], BAD_ANSWERS + GOOD_ANSWERS, [0.1, value], [0.2, 0.2])
+    divergences = {"kl_first_token": [0.1, value], "kl_teacher_forced": [0.2, 0.2]}
+    measurement = measured(ANSWERED, BAD_ANSWERS + GOOD_ANSWERS, divergences, PROTOCOL)
     with pytest.raises(HereticError, match="non-finite logits; choose a weaker edit"):
-        summarize(measurement, ANSWERED, PROTOCOL)
+        summarize(measurement, PROTOCOL)
 
 
 def test_further_scores_are_measured_of_every_variant() -> None:
@@ -252,15 +250,15 @@ def test_further_scores_are_measured_of_every_variant() -> None:
     sets = HoldoutSets(SETS.good, SETS.bad, [Prompt("Grey stones lie in the river.")])
     model = tiny_model()
     original = record_original(model, sets, protocol)
-    before = summarize(unchanged(model, original), sets, protocol)["scores"]
-    answers = decode(model, original.tokens)[len(SETS.bad) :]
+    before = summarize(original.measurement, protocol)["scores"]
+    answers = decode(model, original.measurement.tokens)[len(SETS.bad) :]
     assert before["words"]["value"] == sum(len(a.split()) for a in answers) / len(answers)
     assert before["vowels"]["total"] == len(SETS.bad)
     assert before["perplexity"]["value"] > 1
     assert "interval" not in before["perplexity"]
     # Another model in memory, as the edited one is.
     other = tiny_model("gpt2")
-    after = summarize(measure(other, sets, original, protocol, "other"), sets, protocol)["scores"]
+    after = summarize(measure(other, sets, original, protocol, "other"), protocol)["scores"]
     assert after["perplexity"]["value"] != before["perplexity"]["value"]
     summary = summarize_evaluation({"original": {"scores": before}, "edited": {"scores": after}})
     assert summary.keys == ("perplexity", "words", "vowels")
@@ -269,9 +267,9 @@ def test_further_scores_are_measured_of_every_variant() -> None:
 
 def test_refusals_are_told_by_the_markers_of_the_settings() -> None:
     answers = ["I'd rather not."] * len(SETS.bad) + ["Boil it."] * len(SETS.good)
-    said = Measurement([], answers, None, None)
     for markers, count in ((["core"], 0), (["core", "soft"], len(SETS.bad))):
         protocol = HoldoutProtocol(LENGTH, 4, 200, 3, make_scorer_set(markers))
-        assert summarize(said, SETS, protocol)["refusals"]["count"] == count
+        said = measured(SETS, answers, {}, protocol)
+        assert summarize(said, protocol)["refusals"]["count"] == count
         found = side_by_side(said, said, SETS, protocol)
         assert found.answers[0]["refused_before"] == bool(count)

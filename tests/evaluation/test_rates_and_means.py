@@ -8,8 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from heretic.errors import HereticError
-from heretic.evaluation.holdout import mean_with_interval
-from heretic.evaluation.verdicts import rate
+from heretic.evaluation.intervals import mean_with_interval, rate
 
 
 def wilson_interval(count: int, total: int) -> tuple[float, float]:

@@ -3,10 +3,12 @@
 from typing import Any
 
 import pytest
+from measured_answers import measured
 
-from heretic.evaluation.holdout import HoldoutProtocol, HoldoutSets, Measurement
+from heretic.evaluation.holdout import HoldoutProtocol, HoldoutSets
+from heretic.evaluation.intervals import rate
+from heretic.evaluation.measurement import Measurement
 from heretic.evaluation.side_by_side import SideBySide, side_by_side
-from heretic.evaluation.verdicts import rate
 from heretic.prompts.prompt import Prompt
 
 REFUSAL = "I'm sorry, but I cannot help with that."
@@ -22,18 +24,23 @@ SETS = HoldoutSets(
         Prompt("b4", answers=("weld",), category="metal"),
     ],
 )
-BEFORE = Measurement([], [REFUSAL] * 4 + ["Bake it.", "Paris."], [0.0] * 2, [0.0] * 2)
-AFTER = Measurement(
-    [], ["Boil it.", REFUSAL, "Cut.", "", "Bake it.", REFUSAL], [0.1, 0.3], [0.2, 0.4]
-)
-
-
 PROTOCOL = HoldoutProtocol(8, 2, 100, 0)
+ANSWERS_AFTER = ["Boil it.", REFUSAL, "Cut.", "", "Bake it.", REFUSAL]
+
+
+def before(sets: HoldoutSets = SETS) -> Measurement:
+    zeros = {"kl_first_token": [0.0, 0.0], "kl_teacher_forced": [0.0, 0.0]}
+    return measured(sets, [REFUSAL] * 4 + ["Bake it.", "Paris."], zeros, PROTOCOL)
+
+
+def after(sets: HoldoutSets = SETS) -> Measurement:
+    divergences = {"kl_first_token": [0.1, 0.3], "kl_teacher_forced": [0.2, 0.4]}
+    return measured(sets, ANSWERS_AFTER, divergences, PROTOCOL)
 
 
 @pytest.fixture(scope="module")
 def found() -> SideBySide:
-    return side_by_side(BEFORE, AFTER, SETS, PROTOCOL)
+    return side_by_side(before(), after(), SETS, PROTOCOL)
 
 
 def counts(parts: dict[str, Any]) -> dict[str, tuple[int, int]]:
@@ -67,7 +74,8 @@ def test_categories_break_each_set_down(found: SideBySide) -> None:
 
 def test_sets_without_categories_are_not_broken_down() -> None:
     sets = HoldoutSets(good=[Prompt("g1"), Prompt("g2")], bad=[Prompt(f"b{n}") for n in range(4)])
-    assert side_by_side(BEFORE, AFTER, sets, PROTOCOL).table["by_category"] == {}
+    found = side_by_side(before(sets), after(sets), sets, PROTOCOL)
+    assert found.table["by_category"] == {}
 
 
 def test_every_answer_is_a_record(found: SideBySide) -> None:
@@ -110,13 +118,13 @@ def test_samples_are_the_first_answers_of_each_set(found: SideBySide) -> None:
         "refused_after": False,
     }
     many = HoldoutSets(SETS.good[:1], [Prompt(f"b{n}") for n in range(12)])
-    answers = Measurement([], ["Yes."] * 13, [0.0], [0.0])
+    answers = measured(many, ["Yes."] * 13, {}, PROTOCOL)
     first = side_by_side(answers, answers, many, PROTOCOL).table["samples"]
     assert [sample["prompt"] for sample in first] == [*(f"b{n}" for n in range(8)), "g1"]
 
 
 def test_divergences_may_be_unknown() -> None:
-    unknown = Measurement([], AFTER.answers, None, None)
-    found = side_by_side(BEFORE, unknown, SETS, PROTOCOL)
+    unknown = measured(SETS, ANSWERS_AFTER, {}, PROTOCOL)
+    found = side_by_side(before(), unknown, SETS, PROTOCOL)
     assert not {"kl_first_token", "kl_teacher_forced"} & found.table["edited"].keys()
     assert all(record["kl_first_token"] is None for record in found.answers)

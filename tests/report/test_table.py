@@ -4,15 +4,8 @@ from typing import Any
 
 import pytest
 
-from heretic.evaluation.summary import (
-    category_tables,
-    nats,
-    p_value,
-    paired_rows,
-    percent,
-    short,
-    summarize_evaluation,
-)
+from heretic.evaluation.number_format import nats, p_value, percent, short
+from heretic.evaluation.summary import category_tables, paired_rows, summarize_evaluation
 from heretic.report import summary_table
 
 

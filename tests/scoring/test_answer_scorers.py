@@ -225,7 +225,7 @@ def test_scores_count_what_is_judged() -> None:
         assert score.details == details
         assert (score.value, score.display) == (sum(details), f"{sum(details)}/4")
         assert score.direction == ("maximize" if scorer is RIGHT else "minimize")
-        assert scorer.span(3, 4) == (
+        assert scorer.span(3, 4, 1.0) == (
             ScoreRange(4.0, 0.0) if scorer is RIGHT else ScoreRange(0.0, 4.0)
         )
         with pytest.raises(ValueError, match="zip"):
@@ -333,14 +333,27 @@ def test_phrases_and_words_are_scores_of_their_own() -> None:
     words = Words(side="good")
     score = words.score([PROMPT] * 3, answers)
     assert (words.side, score.value, score.display) == ("good", 7 / 3, "2.333")
-    assert words.span(12.0, 3) == ScoreRange(0.0, 12.0)
+    assert words.span(12.0, 3, 1.0) == ScoreRange(0.0, 12.0)
     assert words.settled_by is None
     wrongs: tuple[Any, ...] = ([], "might be")
     for wrong in wrongs:
         with pytest.raises(SettingsError, match="a list of at least one phrase"):
             Phrases(wrong)
-    with pytest.raises(SettingsError, match="bad or good, not"):
-        Words(side="both")  # type: ignore[arg-type]
+    with pytest.raises(SettingsError, match="bad, good or both, not"):
+        Words(side="neither")  # type: ignore[arg-type]
+
+
+def test_degenerate_refusals_count_only_where_that_is_asked_for() -> None:
+    answers = ["I won't. " * 20, "", "Boil it."]
+    table = Degenerate(MARKERS, "degenerate", "both", among_refusals=True)
+    assert table.score([PROMPT] * 3, answers).details == (1, 1, 0)
+    assert Degenerate(MARKERS, "degenerate").score([PROMPT] * 3, answers).details == (0, 1, 0)
+    # A refusal may still become a loop.
+    assert table.settled_by is None
+    assert Degenerate(MARKERS, "degenerate").settled_by == MARKERS.settled
+    named = Degenerate(["soft"], "degenerate")
+    assert named.judge(PROMPT, "")
+    assert not named.judge(PROMPT, "I'd rather not. " * 20)
 
 
 @given(st.sampled_from(MARKERS.phrases), st.text(max_size=12), st.text(max_size=12))

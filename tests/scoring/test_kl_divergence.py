@@ -8,7 +8,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.nn.functional import log_softmax
 
-from heretic.scoring.kl_divergence import first_token_kl, kl_divergence, teacher_forced_kl
+from heretic.metrics import ScoreRange
+from heretic.scoring import FirstTokens
+from heretic.scoring.kl_divergence import FirstTokenKl, kl_divergence
+from heretic.scoring.teacher_forced import TeacherForcedKl
 
 torch.set_num_threads(1)
 
@@ -81,6 +84,24 @@ def test_first_token_and_mean_over_tokens() -> None:
         [naive(o.tolist(), e.tolist()) for o, e in zip(*pair, strict=True)]
         for pair in zip(original, edited, strict=True)
     ]
-    assert first_token_kl(original, edited) == pytest.approx([row[0] for row in by_token], abs=1e-6)
+    scorer = FirstTokenKl()
+    first = [torch.stack([rows[0] for rows in some]) for some in (original, edited)]
+    measure = scorer.prepare(lambda side: pytest.fail("not needed"))
+    values = measure(FirstTokens(first[1], first[0], normalized=True))
+    assert values.tolist() == pytest.approx([row[0] for row in by_token], abs=1e-6)
+    # Logits, up to a constant per prompt, give the same.
+    shifted = measure(FirstTokens(first[1] + torch.tensor([[3.0], [-5.0]]), first[0]))
+    torch.testing.assert_close(shifted, values)
+    score = scorer.score(values)
+    assert score.details == tuple(values.tolist())
+    assert score.value == sum(score.details) / 2
     means = [sum(row) / len(row) for row in by_token]
-    assert teacher_forced_kl(original, edited) == pytest.approx(means, abs=1e-6)
+    assert TeacherForcedKl(3).compare(original, edited) == pytest.approx(means, abs=1e-6)
+
+
+@pytest.mark.parametrize("scorer", [FirstTokenKl(), TeacherForcedKl(3)])
+def test_the_scale_of_a_divergence_ends_at_the_limit(
+    scorer: FirstTokenKl | TeacherForcedKl,
+) -> None:
+    assert scorer.span(0.0, 64, 0.7) == ScoreRange(0.0, 0.7)
+    assert (scorer.direction, scorer.side, scorer.needs_same_tokens) == ("minimize", "good", True)

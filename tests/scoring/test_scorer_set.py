@@ -19,9 +19,9 @@ from transformers import (
 
 from heretic.engine.base import trial_scores
 from heretic.errors import ModelLoadError, SettingsError, StudyError
-from heretic.metrics import ScoreRange
+from heretic.metrics import KL, LOG_ODDS, ScoreRange
 from heretic.prompts.prompt import Prompt
-from heretic.scoring import ScoredPrompts
+from heretic.scoring import Score, ScoredPrompts
 from heretic.scoring.judge import Judge
 from heretic.scoring.scorer_set import ScorerSet, make_scorer_set
 from heretic.search.study_objectives import directions_of, make_objectives
@@ -61,7 +61,7 @@ class Turned(Shouting):
 
 
 class Both(Shouting):
-    side = "both"
+    side = "neither"
 
 
 class Refusing(Shouting):
@@ -127,13 +127,13 @@ def test_a_scorer_by_passes_of_ones_own_is_reported_but_no_objective(own: str) -
     [
         ("politeness", {}, "there is no scorer 'politeness'; use one of kl_teacher_forced"),
         ("{folder}/none.py:Shouting", {}, "or a class in an existing file"),
-        ("{own}:Whispering", {}, "has no class 'Whispering' that extends AnswerScorer"),
-        ("{own}:Nothing", {}, "has no class 'Nothing' that extends AnswerScorer"),
+        ("{own}:Whispering", {}, "has no class 'Whispering' that extends one of AnswerScorer"),
+        ("{own}:Nothing", {}, "has no class 'Nothing' that extends one of AnswerScorer"),
         ("{own}:Shouting", {"most": 3}, "unexpected keyword argument 'most'; see its settings"),
         ("{broken}:Shouting", {}, "cannot be imported .ZeroDivisionError: division by zero"),
         ("kl_teacher_forced", {"tokens": 0}, "tokens must be a whole number of at least 1, not 0"),
         ("phrases", {}, "missing 1 required positional argument: 'phrases'"),
-        ("words", {"side": "worse"}, "side must be bad or good, not 'worse'"),
+        ("words", {"side": "worse"}, "side must be bad, good or both, not 'worse'"),
         ("words", {"name": "my words"}, "needs a `name` of letters, digits and underscores"),
         ("words", {"name": "refusals"}, "two scorers are named refusals"),
         ("judge", {"model": "someone/judge", "label": "yes"}, "needs `revision`"),
@@ -151,7 +151,7 @@ def test_a_scorer_by_passes_of_ones_own_is_reported_but_no_objective(own: str) -
         ),
         ("words", {"name": "attn_weight"}, "cannot be named attn_weight"),
         ("{own}:Turned", {}, "direction must be minimize, maximize or none"),
-        ("{own}:Both", {}, "side must be bad or good"),
+        ("{own}:Both", {}, "side must be bad, good or both"),
         ("{own}:Refusing", {}, "Refusing: not today; see its settings"),
     ],
 )
@@ -291,11 +291,20 @@ def test_what_is_counted_is_yes_or_no(own: str) -> None:
 def test_a_score_that_is_no_number_is_none(own: str) -> None:
     scorer_set = panel_of(f"{own}:Endless")
     answers = (["a", "b"], ["c"])
-    scores = trial_scores(scorer_set, PROMPTS, 0.5, math.nan, {}, answers)
+    scores = trial_scores(
+        scorer_set,
+        PROMPTS,
+        {KL: score_of(KL, 0.5), LOG_ODDS: score_of(LOG_ODDS, math.nan)},
+        answers,
+    )
     assert (scores["shouting"], scores["refusal_log_odds"]) == (None, None)
-    assert scores["refusals"] == 0
-    overflowed = trial_scores(scorer_set, PROMPTS, math.nan, None, {}, None)
+    assert (scores["refusals"], scores["kl_first_token"]) == (0, 0.5)
+    overflowed = trial_scores(scorer_set, PROMPTS, {KL: score_of(KL, math.nan)}, None)
     assert math.isnan(overflowed["kl_first_token"])
+
+
+def score_of(name: str, value: float) -> Score:
+    return Score.of(name, "minimize", [value], counts=False)
 
 
 def test_a_judge_must_exist_and_know_its_label(classifier: Path, tmp_path: Path) -> None:

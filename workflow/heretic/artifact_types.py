@@ -10,7 +10,15 @@ from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Annotated, Any, Literal, NotRequired, Self
 
-from pydantic import AfterValidator, Field, FiniteFloat, TypeAdapter, ValidationError
+from pydantic import (
+    AfterValidator,
+    ConfigDict,
+    Field,
+    FiniteFloat,
+    TypeAdapter,
+    ValidationError,
+    with_config,
+)
 from typing_extensions import TypedDict  # of pydantic; that of the standard library needs 3.12
 
 from heretic.artifacts import read_json, write_json
@@ -49,8 +57,12 @@ class Mean(TypedDict):
     interval: Interval
 
 
+@with_config(ConfigDict(extra="allow"))
 class Variant(TypedDict):
-    """Held-out measures of one model; `scores` are those of additional scorers."""
+    """Held-out measures of one model; `scores` are those of additional scorers.
+
+    Further keys are columns of other built-in scorers.
+    """
 
     refusals: Rate
     false_refusals: Rate

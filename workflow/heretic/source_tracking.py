@@ -2,7 +2,8 @@
 
 import ast
 import hashlib
-from collections.abc import Collection, Iterator, Mapping
+import re
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -14,11 +15,15 @@ WITHOUT_EFFECT = (
     *("__init__.py", "console.py", "credentials.py", "errors.py", "source_tracking.py"),
     *("file_systems.py", "locks.py", "phase_job.py", "phases.py"),
 )
+REFERENCE = re.compile(rf"(?P<module>{PACKAGE}(\.\w+)+):\w+")
 DOCUMENTED = (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)
 
 
 def module_files(script: Path, library: Path) -> list[Path]:
     """Return the sorted library files that `script` imports, directly or indirectly.
+
+    A module that calls `import_module` executes the classes that object references, such as
+    `heretic.scoring.judge:Judge`, name in the modules it imports.
 
     A data file belongs to the module of the same name, such as `model_card.md.jinja` to
     `model_card.py`, or to every module in its folder if there is none.
@@ -42,7 +47,7 @@ def code_fingerprints(script: Path, library: Path) -> dict[str, str]:
     """Return a fingerprint of each file whose code a script executes, by its name.
 
     A Python file is fingerprinted by its syntax tree without docstrings, comments, formatting,
-    type-checking imports and the descriptions of settings; a data file by its bytes.
+    type-checking imports and the descriptions of settings and scorers; a data file by its bytes.
 
     Args:
         script: a Python file.
@@ -95,7 +100,7 @@ def _without_prose(node: Any) -> Any:
             value = [child for child in value if not _is_prose(child)]
         if name == "args" and _defines_setting(node):
             value = value[:1]  # the default; the description follows
-        if name == "keywords" and _defines_setting(node):
+        if name == "keywords" and (_defines_setting(node) or _registers_scorer(node)):
             value = [each for each in value if each.arg != "description"]
         fields.append((name, _without_prose(value)))
     return type(node).__name__, tuple(fields)
@@ -104,6 +109,11 @@ def _without_prose(node: Any) -> Any:
 def _defines_setting(node: ast.AST) -> bool:
     """Return whether a node calls `heretic.settings.types.setting`."""
     return isinstance(node, ast.Call) and ast.unparse(node.func) == "setting"
+
+
+def _registers_scorer(node: ast.AST) -> bool:
+    """Return whether a node creates an entry of `heretic.scorer_registry`."""
+    return isinstance(node, ast.Call) and ast.unparse(node.func) == "BuiltInScorer"
 
 
 def _is_prose(statement: ast.stmt) -> bool:
@@ -125,11 +135,28 @@ def _is_for_type_checkers(statement: ast.AST) -> bool:
 @cache
 def _imported(source: Path, library: Path) -> frozenset[Path]:
     tree = ast.parse(source.read_text(encoding="utf-8"), filename=str(source))
-    return frozenset(
-        path
-        for name in _module_names(tree, _package_of(source, library))
-        for path in _files_of(name.split(".")[1:], library)
-    )
+    found = _files_of_all(_module_names(tree, _package_of(source, library)), library)
+    if not any(map(_loads_references, ast.walk(tree))):
+        return found
+    texts = [path.read_text(encoding="utf-8") for path in found]
+    return found.union(*(_files_of_all(_referred_modules(text), library) for text in texts))
+
+
+def _files_of_all(modules: Iterable[str], library: Path) -> frozenset[Path]:
+    return frozenset(path for name in modules for path in _files_of(name.split(".")[1:], library))
+
+
+def _loads_references(node: ast.AST) -> bool:
+    return isinstance(node, ast.Call) and ast.unparse(node.func).endswith("import_module")
+
+
+def _referred_modules(source: str) -> Iterator[str]:
+    """Yield the modules of the object references among the strings of a source file."""
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Constant) and isinstance(node.value, str):
+            found = REFERENCE.fullmatch(node.value)
+            if found:
+                yield found["module"]
 
 
 def _package_of(source: Path, library: Path) -> list[str]:

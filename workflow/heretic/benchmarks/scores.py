@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Any, Self
 
 from heretic.errors import HereticError
-from heretic.evaluation.summary import MISSING
+from heretic.evaluation.number_format import MISSING
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ from typing import Any, Protocol
 from heretic.ablation.plan import Edit
 from heretic.metrics import KL, LOG_ODDS
 from heretic.model.loading import Model
-from heretic.scoring.base import ScoredPrompts, finite_or_none
+from heretic.scoring.base import Score, ScoredPrompts, finite_or_none
 from heretic.scoring.scorer_set import ScorerSet
 from heretic.timing import StageTimer
 
@@ -29,41 +29,54 @@ class FeasibilityLimits:
     max_kl: float | None = None
     max_refusal_log_odds: float | None = None
 
-    def excess(self, kl: float, log_odds: float | None) -> dict[str, float]:
-        """Return a trial's excess over each limit that is set; negative within it.
+    @property
+    def reads_bad_prompts(self) -> bool:
+        """Return whether a limit depends on the first tokens of the bad prompts."""
+        return self.max_refusal_log_odds is not None
 
-        NaN exceeds every limit.
+    def excess(self, scores: Mapping[str, float | None]) -> dict[str, float]:
+        """Return the excess of scores over each limit that is set; negative within it.
+
+        NaN exceeds every limit. A limit of a score that is missing or None does not apply.
         """
-        return {name: value - end for name, (value, end) in self._limited(kl, log_odds).items()}
+        return {name: value - end for name, (value, end) in self._limited(scores).items()}
 
-    def exceeded(self, kl: float, log_odds: float | None) -> str:
-        """Return the limits that a trial exceeds, such as "max_kl: 0.62 > 0.5"; empty if none."""
-        limited = self._limited(kl, log_odds).items()
+    def exceeded(self, scores: Mapping[str, float | None]) -> str:
+        """Return the exceeded limits, such as "max_kl: 0.62 > 0.5"; empty if there are none."""
+        limited = self._limited(scores).items()
         return ", ".join(
             f"{name}: {value:.4g} > {end:g}" if math.isfinite(value) else f"{name}: not finite"
             for name, (value, end) in limited
             if not value <= end
         )
 
-    def _limited(self, kl: float, log_odds: float | None) -> dict[str, tuple[float, float]]:
+    def _limited(self, scores: Mapping[str, float | None]) -> dict[str, tuple[float, float]]:
         """Values with their limits, by the setting of the limit."""
-        found = {"max_kl": (kl, self.max_kl)}
-        if log_odds is not None:
-            found["max_refusal_log_odds"] = (log_odds, self.max_refusal_log_odds)
-        return {name: (value, end) for name, (value, end) in found.items() if end is not None}
+        found = {
+            "max_kl": (scores.get(KL), self.max_kl),
+            "max_refusal_log_odds": (scores.get(LOG_ODDS), self.max_refusal_log_odds),
+        }
+        return {
+            name: (value, end)
+            for name, (value, end) in found.items()
+            if value is not None and end is not None
+        }
 
-    def allow(self, kl: float, log_odds: float | None = None) -> bool:
-        """Return whether a trial satisfies all limits."""
+    def allow(self, scores: Mapping[str, float | None]) -> bool:
+        """Return whether scores satisfy all limits."""
         # Written so that NaN, from overflowing weights, exceeds the limits too.
-        return all(excess <= 0 for excess in self.excess(kl, log_odds).values())
+        return all(excess <= 0 for excess in self.excess(scores).values())
+
+
+def values(scores: Mapping[str, Score]) -> dict[str, float | None]:
+    """Return the values of scores by name."""
+    return {name: score.value for name, score in scores.items()}
 
 
 def trial_scores(
     scorer_set: ScorerSet,
     prompts: ScoredPrompts,
-    kl: float,
-    log_odds: float | None,
-    passes: Mapping[str, float],
+    measured: Mapping[str, Score],
     answers: tuple[Sequence[str], Sequence[str]] | None,
 ) -> TrialScores:
     """Return all scores of a scorer set, in its order.
@@ -71,17 +84,15 @@ def trial_scores(
     Args:
         scorer_set: scorers of the study.
         prompts: prompts that were answered.
-        kl: mean for the first response token of good prompts, in nats.
-        log_odds: mean for bad prompts; None if not measured.
-        passes: values of the scorers by passes, by name.
+        measured: scores of first tokens and of scorers with their own passes, by name.
         answers: answers to the good and the bad prompts, each possibly truncated where
             `ScorerSet.settled` allows; None if nothing was generated.
     """
-    found: dict[str, float | int | None] = {LOG_ODDS: log_odds, **passes}
+    found = values(measured)
     if answers is not None:
-        found |= {name: s.value for name, s in scorer_set.judge(prompts, *answers).items()}
+        found |= values(scorer_set.judge(prompts, *answers))
     finite = {name: finite_or_none(found.get(name)) for name in scorer_set.names(prompts)}
-    return {**finite, KL: kl}
+    return {**finite, KL: found[KL]}
 
 
 class TrialEngine(Protocol):

@@ -9,7 +9,7 @@ import torch
 from heretic.ablation.editors import Editor
 from heretic.ablation.plan import Edit
 from heretic.console import log
-from heretic.engine.base import FeasibilityLimits, TrialScores, trial_scores
+from heretic.engine.base import FeasibilityLimits, TrialScores, trial_scores, values
 from heretic.engine.decode import StopCriteria, decode_rows
 from heretic.engine.decode_batch import RowKey
 from heretic.engine.prefill import shared_prefix, tokens_of_a_pass
@@ -20,8 +20,8 @@ from heretic.engine.study_prompts import StudyPrompts
 from heretic.model.batching import is_out_of_memory, release_memory
 from heretic.model.decoding import end_tokens
 from heretic.model.loading import Model
-from heretic.scoring.base import ScoredPrompts
-from heretic.scoring.log_odds import RefusalTokens
+from heretic.scoring.base import Score, ScoredPrompts
+from heretic.scoring.first_token_scores import FirstTokenScorers, original_sides
 from heretic.scoring.scorer_set import ScorerSet, make_scorer_set
 from heretic.timing import StageTimer
 
@@ -70,15 +70,11 @@ class Outcome:
     """Results of a trial except its answers.
 
     Attributes:
-        kl: mean for the first response token of the good prompts, in nats.
-        log_odds: mean refusal log-odds of the bad prompts, as far as measured.
-        passes: values of scorers by passes, by name.
+        measured: scores of first tokens, as far as measured, and of scorers with their own passes.
         answered: whether the trial was within the limits, so that it has answers.
     """
 
-    kl: float
-    log_odds: float | None
-    passes: Mapping[str, float]
+    measured: Mapping[str, Score]
     answered: bool
 
 
@@ -98,7 +94,9 @@ class BatchedEngine:
         self.scorer_set = scorer_set or make_scorer_set()
         self._measures = [(s, s.prepare(model, prompts)) for s in self.scorer_set.passes]
         self.study = self._prepare(options.activation_cache_gb)
-        self._refusal_tokens = RefusalTokens.of(self.study.first_of_good, self.study.first_of_bad)
+        self._first_token_scorers = FirstTokenScorers(
+            self.scorer_set.first_tokens, prompts, self.study.first_tokens.__getitem__
+        )
         self.most_rows = model.batch_size.current * self.trial_batch_size
         log.info(
             "Engine: %s, %d trials per batch; %s", self.name, self.trial_batch_size, self.study
@@ -177,7 +175,7 @@ class BatchedEngine:
             [first_changed(edits, self.model.anatomy.n_layers) for edits in trials],
             self.most_rows,
             self.options.max_response_length,
-            self._refusal_tokens,
+            self._first_token_scorers,
             clock,
             by_row=self.options.compile and self.editor.max_trials > 1,
         )
@@ -193,23 +191,22 @@ class BatchedEngine:
                 self._drafts,
             )
         return [
-            replace(outcome, log_odds=queue.log_odds(trial))
+            replace(outcome, measured={**outcome.measured, **queue.scores(trial)})
             for trial, outcome in enumerate(outcomes)
         ], answers
 
     def _compare(self, queue: TrialScheduler, trial: int, limits: FeasibilityLimits) -> Outcome:
         """Compare a trial with the original; if within the limits, enqueue its prompts."""
-        kl = queue.compare(trial)
-        log_odds = None
-        if limits.allow(kl) and limits.max_refusal_log_odds is not None:
-            log_odds = queue.look_ahead(trial)
-        passes = {s.name: s.score(measure, self.model).value for s, measure in self._measures}
-        near = limits.allow(kl, log_odds)
+        queue.compare(trial)
+        if limits.reads_bad_prompts and limits.allow(values(queue.scores(trial))):
+            queue.look_ahead(trial)
+        near = limits.allow(values(queue.scores(trial)))
+        passes = {s.name: s.score(measure, self.model) for s, measure in self._measures}
         if near:
             queue.add(trial)
         else:
             queue.reject()
-        return Outcome(kl, log_odds, passes, near)
+        return Outcome({**queue.scores(trial), **passes}, near)
 
     def scores(
         self, trial: int, outcome: Outcome, answers: Mapping[RowKey, list[int]]
@@ -221,9 +218,7 @@ class BatchedEngine:
             owners = [RowKey(trial, i) for i in range(n_good + len(self.prompts.bad))]
             found = self.model.chat.decode_all([answers[owner] for owner in owners])
             texts = found[:n_good], found[n_good:]
-        return trial_scores(
-            self.scorer_set, self.prompts, outcome.kl, outcome.log_odds, outcome.passes, texts
-        )
+        return trial_scores(self.scorer_set, self.prompts, outcome.measured, texts)
 
     def _prepare(self, gigabytes: float) -> StudyPrompts:
         """Return the study's prompts in batches that fit in memory, with recordings if possible."""
@@ -231,11 +226,13 @@ class BatchedEngine:
         prefix = 0
         if self.options.share_prefix:
             prefix = shared_prefix([*good, *bad], tokens_of_a_pass(self.model))
-        size = self.model.batch_size
+        size, compared = self.model.batch_size, original_sides(self.scorer_set.first_tokens)
         while True:
             for kept in dict.fromkeys((gigabytes, 0.0)):
                 try:
-                    return StudyPrompts(self.model, good, bad, prefix, kept, size.current)
+                    return StudyPrompts(
+                        self.model, good, bad, prefix, kept, size.current, compared=compared
+                    )
                 except (RuntimeError, MemoryError) as error:
                     if not is_out_of_memory(error):
                         raise

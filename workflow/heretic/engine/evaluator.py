@@ -2,16 +2,18 @@
 
 from collections.abc import Sequence
 
-import torch
 from torch import Tensor
 
-from heretic.engine.base import FeasibilityLimits, TrialScores, trial_scores
+from heretic.engine.base import FeasibilityLimits, TrialScores, trial_scores, values
 from heretic.model.decoding import decode, forced_log_probabilities, generate
 from heretic.model.loading import Model
-from heretic.prompts.prompt import Prompt
-from heretic.scoring.base import ScoredPrompts
-from heretic.scoring.kl_divergence import first_token_kl
-from heretic.scoring.log_odds import RefusalTokens
+from heretic.scorer_registry import Side
+from heretic.scoring.base import FirstTokens, ScoredPrompts
+from heretic.scoring.first_token_scores import (
+    FirstTokenScorers,
+    FirstTokenScores,
+    original_sides,
+)
 from heretic.scoring.scorer_set import ScorerSet, make_scorer_set
 from heretic.timing import StageTimer
 
@@ -30,9 +32,16 @@ class Evaluator:
         self.max_response_length = max_response_length
         self.scorer_set = scorer_set or make_scorer_set()
         self._measures = [(s, s.prepare(model, prompts)) for s in self.scorer_set.passes]
-        self._original = self._first_tokens(prompts.good)
-        bad = self._first_tokens(prompts.bad)
-        self._refusal_tokens = RefusalTokens.of(_likeliest(self._original), _likeliest(bad))
+        original: dict[Side, list[Tensor]] = {
+            "good": self._first_tokens("good"),
+            "bad": self._first_tokens("bad"),
+        }
+        self._first_token_scorers = FirstTokenScorers(
+            self.scorer_set.first_tokens, prompts, lambda side: _likeliest(original[side])
+        )
+        self._original = {
+            side: original[side] for side in original_sides(self.scorer_set.first_tokens)
+        }
 
     def evaluate(
         self, limits: FeasibilityLimits | None = None, clock: StageTimer | None = None
@@ -45,18 +54,19 @@ class Evaluator:
         """
         clock, limits = clock or StageTimer(), limits or FeasibilityLimits()
         with clock.stage("prefill"):
-            divergences = first_token_kl(self._original, self._first_tokens(self.prompts.good))
-            kl = sum(divergences) / len(divergences)
-            log_odds = self._log_odds() if limits.allow(kl) else None
-            passes = {
-                scorer.name: scorer.score(measure, self.model).value
-                for scorer, measure in self._measures
-            }
+            first = FirstTokenScores(self._first_token_scorers)
+            self._measure("good", first)
+            if limits.allow(values(first.scores())):
+                self._measure("bad", first)
+            measured = first.scores()
+            feasible = limits.allow(values(measured))
+            for scorer, measure in self._measures:
+                measured[scorer.name] = scorer.score(measure, self.model)
         answers = None
-        if limits.allow(kl, log_odds):
+        if feasible:
             with clock.stage("decode"):
                 answers = self._answers()
-        return trial_scores(self.scorer_set, self.prompts, kl, log_odds, passes, answers)
+        return trial_scores(self.scorer_set, self.prompts, measured, answers)
 
     def _answers(self) -> tuple[list[str], list[str]]:
         """Return the answers to the good and the bad prompts."""
@@ -65,14 +75,18 @@ class Evaluator:
         answers = decode(self.model, tokens)
         return answers[: len(good)], answers[len(good) :]
 
-    def _log_odds(self) -> float | None:
-        if not self._refusal_tokens.ids:
-            return None
-        rows = torch.cat(self._first_tokens(self.prompts.bad))
-        return float(self._refusal_tokens.log_odds(rows).mean())
+    def _measure(self, side: Side, scores: FirstTokenScores) -> None:
+        """Measure the first tokens of a side's prompts, if any scorer reads them."""
+        if not self._first_token_scorers.reads(side):
+            return
+        original = self._original.get(side)
+        for index, row in enumerate(self._first_tokens(side)):
+            before = None if original is None else original[index]
+            scores.add(side, [index], FirstTokens(row, before, normalized=True))
 
-    def _first_tokens(self, prompts: Sequence[Prompt]) -> list[Tensor]:
+    def _first_tokens(self, side: Side) -> list[Tensor]:
         """Return log-probabilities [1, vocabulary] of the first response token of each prompt."""
+        prompts = self.prompts.of(side)
         return forced_log_probabilities(self.model, prompts, [[] for _ in prompts])
 
 

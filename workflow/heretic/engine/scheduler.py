@@ -1,21 +1,20 @@
 """Queue of trial rows between prefill and decoding."""
 
-from collections import defaultdict, deque
+from collections import deque
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor
-from torch.nn.functional import log_softmax
 
 from heretic.ablation.editors import Editor
 from heretic.engine.decode_batch import DecodeBatch, RowKey
 from heretic.engine.kv_cache import KeyValues
 from heretic.engine.prefill import Prefilled
 from heretic.engine.study_prompts import StudyBatch, StudyPrompts
-from heretic.scoring.kl_divergence import kl_divergence
-from heretic.scoring.log_odds import RefusalTokens
+from heretic.scorer_registry import Side
+from heretic.scoring.base import FirstTokens, Score
+from heretic.scoring.first_token_scores import FirstTokenScorers, FirstTokenScores
 from heretic.timing import StageTimer
 
 
@@ -27,7 +26,7 @@ class _Item:
         trial: index of the trial.
         batch: prompts of the batch.
         rows: rows of the batch if it is already prefilled.
-        measured: whether the log-odds of a bad batch are known.
+        measured: whether the first tokens of the batch are scored.
     """
 
     trial: int
@@ -46,7 +45,7 @@ class TrialScheduler:
         first_changed: Sequence[int],
         most_kept: int,
         longest: int,
-        refusal_tokens: RefusalTokens,
+        first_token_scorers: FirstTokenScorers,
         clock: StageTimer,
         *,
         by_row: bool,
@@ -59,7 +58,7 @@ class TrialScheduler:
             first_changed: index of the first layer that each trial edits.
             most_kept: maximum number of rows whose keys and values are kept while they wait.
             longest: maximum number of tokens per answer.
-            refusal_tokens: tokens whose log-odds are measured on bad prompts.
+            first_token_scorers: scorers of the prompts' first tokens.
             clock: times prefills between answers.
             by_row: whether to assign a trial to each row even if all rows share one, so that a
                 compiled step always has the same inputs.
@@ -69,39 +68,29 @@ class TrialScheduler:
         self._prefixes: dict[int, KeyValues | None] = {}
         self._compared: list[_Item] = []
         self._items: deque[_Item] = deque()
-        self._refusal_tokens, self._log_odds = refusal_tokens, defaultdict[int, list[Tensor]](list)
+        self._scores = [FirstTokenScores(first_token_scorers) for _ in first_changed]
         self._room_to_keep, self._longest = most_kept, longest
 
-    def compare(self, trial: int) -> float:
-        """Compute the mean KL (nats) of good prompts' first response token, original to trial."""
+    def compare(self, trial: int) -> None:
+        """Score the first response tokens of the good prompts."""
         self._editor.assign(trial)
         self._prefixes[trial] = self._prompts.prefix_key_values(self._first_changed[trial])
         self._compared = []
-        divergences: list[float] = []
-        for batch in self._prompts.good:
+        self._compare(trial, "good", self._prompts.good)
+
+    def look_ahead(self, trial: int) -> None:
+        """Score the first tokens of the bad prompts of the last compared trial immediately."""
+        self._compare(trial, "bad", self._prompts.bad)
+
+    def scores(self, trial: int) -> dict[str, Score]:
+        """Return a trial's scores of first tokens, as far as their prompts are prefilled."""
+        return self._scores[trial].scores()
+
+    def _compare(self, trial: int, side: Side, batches: Sequence[StudyBatch]) -> None:
+        for batch in batches:
             prefilled = self._prefill(trial, batch)
-            assert batch.original is not None  # always set for good prompts
-            with torch.inference_mode():
-                edited = log_softmax(prefilled.logits.float(), dim=-1)
-                divergences += kl_divergence(batch.original, edited).tolist()
+            self._measure(trial, side, batch, prefilled)
             self._compared.append(_Item(trial, batch, self._kept(trial, batch, prefilled)))
-        return sum(divergences) / len(divergences)
-
-    def look_ahead(self, trial: int) -> float | None:
-        """Return the log-odds of the last compared trial, measured immediately; see `log_odds`."""
-        for batch in self._prompts.bad:
-            prefilled = self._prefill(trial, batch)
-            self._measure(trial, prefilled)
-            self._compared.append(_Item(trial, batch, self._kept(trial, batch, prefilled)))
-        return self.log_odds(trial)
-
-    def log_odds(self, trial: int) -> float | None:
-        """Compute the mean refusal log-odds (nats) of the trial's prefilled bad prompts.
-
-        Return None if there are no refusal tokens, or the trial's prompts were not answered.
-        """
-        measured = self._log_odds[trial]
-        return float(torch.cat(measured).mean()) if measured else None
 
     def _prefill(self, trial: int, batch: StudyBatch) -> Prefilled:
         return self._prompts.prefill(batch, self._first_changed[trial], self._prefixes[trial])
@@ -113,10 +102,9 @@ class TrialScheduler:
         self._room_to_keep -= len(batch.prompts)
         return DecodeBatch.of(prefilled, batch.prompts, trial, self._longest)
 
-    def _measure(self, trial: int, prefilled: Prefilled) -> None:
-        if self._refusal_tokens.ids:
-            with torch.inference_mode():
-                self._log_odds[trial].append(self._refusal_tokens.log_odds(prefilled.logits))
+    def _measure(self, trial: int, side: Side, batch: StudyBatch, prefilled: Prefilled) -> None:
+        indices = self._prompts.indices(side, batch)
+        self._scores[trial].add(side, indices, FirstTokens(prefilled.logits, batch.original))
 
     def reject(self) -> None:
         """Discard the rows of the last compared trial."""
@@ -141,7 +129,7 @@ class TrialScheduler:
             self._editor.assign(item.trial)
             prefilled = self._prefill(item.trial, item.batch)
             if not item.measured:
-                self._measure(item.trial, prefilled)
+                self._measure(item.trial, "bad", item.batch, prefilled)
         return DecodeBatch.of(prefilled, item.batch.prompts, item.trial, self._longest)
 
     def assign(self, owners: Sequence[RowKey]) -> None:

@@ -1,6 +1,6 @@
 """The prompts of a study, prepared for repeated passes with changed weights."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 
 from torch import Tensor
@@ -24,6 +24,7 @@ from heretic.engine.prefill import (
 from heretic.engine.response_cache import AnswerStates
 from heretic.model.devices import execution_device
 from heretic.model.loading import Model
+from heretic.scorer_registry import Side
 
 # Some answers of common lengths; further ones rarely recur, and fewer than one per prompt are
 # useless.
@@ -58,8 +59,7 @@ class StudyPrompts:
 
     Attributes:
         good, bad: batches.
-        first_of_good, first_of_bad: the original's most likely first response tokens, in the order
-            of the batches.
+        first_tokens: the original's most likely first response token of each prompt, by side.
         answer_states: states of answers, from which drafts may start; None if nothing is kept.
     """
 
@@ -72,18 +72,20 @@ class StudyPrompts:
         gigabytes: float,
         most_rows: int,
         cost_of_a_pass: int | None = None,
+        compared: Collection[Side] = (),
     ) -> None:
         """Run the passes of the unedited network.
 
         Args:
             model: model in its original state.
-            good: token ids of prompts whose first response tokens are compared with the original's.
-            bad: token ids of further prompts; their indices follow those of the good ones.
+            good: token ids of the good prompts.
+            bad: token ids of the bad prompts; their indices follow those of the good ones.
             prefix: number of first tokens shared by all, which are computed once; may be 0.
             gigabytes: maximum size of recordings.
             most_rows: maximum number of rows in a batch.
             cost_of_a_pass: fixed cost of a pass in tokens, by default `tokens_of_a_pass`; higher
                 values lead to larger batches.
+            compared: sides whose original predictions are kept.
         """
         self.model = model
         if cost_of_a_pass is None:
@@ -104,15 +106,19 @@ class StudyPrompts:
             prefilled, recording = record(model, shared, None, self._plan)
             self.prefix = StudyBatch(shared, recording)
             key_values = read_key_values(prefilled.cache)
-        self.first_of_good: list[int] = []
-        self.first_of_bad: list[int] = []
+        first: dict[int, int] = {}
         self.good = [
-            self._recorded(batch, key_values, self.first_of_good, compared=True)
+            self._recorded(batch, key_values, first, compared="good" in compared)
             for batch in batches
         ]
         self.bad = [
-            self._recorded(batch, key_values, self.first_of_bad, compared=False) for batch in others
+            self._recorded(batch, key_values, first, compared="bad" in compared) for batch in others
         ]
+        in_order = [first[index] for index in range(len(first))]
+        self.first_tokens: dict[Side, list[int]] = {
+            "good": in_order[: len(good)],
+            "bad": in_order[len(good) :],
+        }
         self.answer_states: AnswerStates | None = None
         n_prompts = len(good) + len(bad)
         if self._plan.answer_tokens >= LEAST_ANSWER_TOKENS * n_prompts:
@@ -132,10 +138,16 @@ class StudyPrompts:
         )
 
     def _recorded(
-        self, batch: PromptBatch, prefix: KeyValues | None, first: list[int], *, compared: bool
+        self,
+        batch: PromptBatch,
+        prefix: KeyValues | None,
+        first: dict[int, int],
+        *,
+        compared: bool,
     ) -> StudyBatch:
         prefilled, recording = record(self.model, batch, prefix, self._plan)
-        first.extend(prefilled.logits.argmax(dim=-1).tolist())
+        likeliest = prefilled.logits.argmax(dim=-1).tolist()
+        first.update(zip(batch.indices, likeliest, strict=True))
         original = log_softmax(prefilled.logits.float(), dim=-1) if compared else None
         return StudyBatch(batch, recording, original)
 
@@ -143,6 +155,11 @@ class StudyPrompts:
     def longest(self) -> int:
         """Number of tokens of the longest prompt."""
         return max(batch.prompts.mask.shape[1] for batch in [*self.good, *self.bad])
+
+    def indices(self, side: Side, batch: StudyBatch) -> list[int]:
+        """Return the indices of a batch's prompts among those of its side."""
+        offset = len(self.first_tokens["good"]) if side == "bad" else 0
+        return [index - offset for index in batch.prompts.indices]
 
     def limit(self, most_rows: int) -> None:
         """Split batches with more than `most_rows` rows."""
@@ -157,7 +174,7 @@ class StudyPrompts:
     def forget_recordings(self) -> None:
         """Free the memory of recordings."""
         self.good = [StudyBatch(batch.prompts, original=batch.original) for batch in self.good]
-        self.bad = [StudyBatch(batch.prompts) for batch in self.bad]
+        self.bad = [StudyBatch(batch.prompts, original=batch.original) for batch in self.bad]
         if self.prefix is not None:
             self.prefix = StudyBatch(self.prefix.prompts)
         self.answer_states = None

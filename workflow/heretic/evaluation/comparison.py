@@ -5,13 +5,8 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from heretic.console import log
-from heretic.evaluation.holdout import (
-    HoldoutProtocol,
-    HoldoutSets,
-    measure,
-    record_original,
-    unchanged,
-)
+from heretic.evaluation.holdout import HoldoutProtocol, HoldoutSets
+from heretic.evaluation.measurement import measure, record_original
 from heretic.evaluation.side_by_side import SideBySide, side_by_side
 from heretic.model.batching import release_memory
 from heretic.model.loading import Model
@@ -92,7 +87,7 @@ def compare_models(
         log.info("Response prefix: %r", response_prefix)
     model = _beginning_with(response_prefix, model)
     recorded = record_original(model, sets, protocol)
-    original, vocabulary = unchanged(model, recorded), Vocabulary.of(model)
+    vocabulary = Vocabulary.of(model)
     template, day = model.chat.tokenizer.chat_template, _printed_date(model)
     del model
     release_memory()
@@ -102,10 +97,8 @@ def compare_models(
     comparable = vocabulary.agrees(Vocabulary.of(model))
     if not comparable:
         log.warning("Skipping KL: the models have different vocabularies")
-        compared = {s.name for s in protocol.scorer_set.passes if s.needs_same_tokens}
-        further = {k: score for k, score in original.further.items() if k not in compared}
-        original = replace(original, kl_first_token=None, kl_teacher_forced=None, further=further)
     edited = measure(model, sets, recorded, protocol, "edited model", same_tokens=comparable)
+    original = recorded.comparable(same_tokens=comparable)
     found = side_by_side(original, edited, sets, protocol)
     return found, Asked(response_prefix, day or _printed_date(model))
 

@@ -13,16 +13,9 @@ from heretic.ablation.editors import Editor, make_editor
 from heretic.ablation.parameters import AblationParameters
 from heretic.ablation.plan import plan_edits
 from heretic.console import log
-from heretic.evaluation.holdout import (
-    HoldoutProtocol,
-    HoldoutSets,
-    Measurement,
-    Original,
-    measure,
-    record_original,
-    summarize,
-    unchanged,
-)
+from heretic.evaluation.holdout import HoldoutProtocol, HoldoutSets
+from heretic.evaluation.measurement import Measurement, Original, measure, record_original
+from heretic.evaluation.rows import summarize
 from heretic.evaluation.side_by_side import SideBySide, side_by_side
 from heretic.model.embeddings import with_embeddings
 from heretic.model.loading import Model
@@ -61,7 +54,6 @@ def evaluate_edit(
     if EMBEDDINGS in record["parameters"]["components"]:
         model = with_embeddings(model)
     original = record_original(model, sets, protocol)
-    unedited = unchanged(model, original)
     # The edited model has edited weights, so its controls use them too if possible.
     editor = make_editor(model, "auto", record["norm_preservation"], cache_weights, cache_device)
     controls = _controls(editor, record, directions, shuffled_labels, sets, original, protocol)
@@ -70,9 +62,9 @@ def evaluate_edit(
     gc.collect()
     edited = measure(load_edited(), sets, original, protocol, "edited model")
 
-    found = side_by_side(unedited, edited, sets, protocol)
-    rows = {name: summarize(control, sets, protocol) for name, control in controls.items()}
-    noop_identical = controls["noop"] == unedited
+    found = side_by_side(original.measurement, edited, sets, protocol)
+    rows = {name: summarize(control, protocol) for name, control in controls.items()}
+    noop_identical = controls["noop"] == original.measurement
     table = {**found.table, "controls": rows, "noop_identical": noop_identical}
     return SideBySide(table, found.answers)
 

@@ -4,22 +4,14 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-MEASURES = {
-    "refusals": "Refusals",
-    "false_refusals": "False refusals",
-    "degenerate": "Degenerate",
-    "recovered": "Recovered",
-    "kept": "Kept",
-    "kl_first_token": "KL first token",
-    "kl_teacher_forced": "KL teacher-forced",
-}
+from heretic.evaluation.number_format import MISSING, nats, p_value, percent, short
+from heretic.scorer_registry import heading, holdout_scorers
+
 CONTROLS = {
     "noop": "Control: no-op",
     "random_direction": "Control: random direction",
     "shuffled_labels": "Control: shuffled labels",
 }
-SMALLEST_P = 0.001
-MISSING = "n/a"
 
 
 @dataclass(frozen=True)
@@ -57,14 +49,13 @@ def summarize_evaluation(evaluation: Mapping[str, Any]) -> Summary:
         parts[name] = (CONTROLS.get(name, f"Control: {name.replace('_', ' ')}"), part)
     measured = {name: {**part.get("scores", {}), **part} for name, (_, part) in parts.items()}
     further = dict.fromkeys(key for _, part in parts.values() for key in part.get("scores", {}))
-    headings = {**{key: key.replace("_", " ").capitalize() for key in further}, **MEASURES}
-    wanted = dict.fromkeys((*MEASURES, *further))
+    wanted = dict.fromkeys((*holdout_scorers(), *further))
     keys = tuple(key for key in wanted if any(key in part for part in measured.values()))
     rows = tuple(
         Row(name, label, tuple(_cell(measured[name].get(key)) for key in keys))
         for name, (label, _) in parts.items()
     )
-    return Summary(keys, tuple(headings[key] for key in keys), rows)
+    return Summary(keys, tuple(map(heading, keys)), rows)
 
 
 @dataclass(frozen=True)
@@ -82,12 +73,12 @@ def paired_rows(evaluation: Mapping[str, Any]) -> tuple[PairedRow, ...]:
     tests = evaluation.get("paired", {})
     return tuple(
         PairedRow(
-            label,
+            heading(key),
             tests[key]["only_original"],
             tests[key]["only_edited"],
             p_value(tests[key]["p_value"]),
         )
-        for key, label in MEASURES.items()
+        for key in holdout_scorers()
         if key in tests
     )
 
@@ -102,23 +93,16 @@ def category_tables(evaluation: Mapping[str, Any]) -> dict[str, Summary]:
 
 def _category_table(categories: Mapping[str, Any]) -> Summary:
     found = {key for parts in categories.values() for part in parts.values() for key in part}
-    keys = tuple(key for key in MEASURES if key in found)
+    keys = tuple(key for key in holdout_scorers() if key in found)
     columns = [(key, side) for key in keys for side in ("original", "edited")]
     return Summary(
         tuple(f"{key}_{side}" for key, side in columns),
-        tuple(f"{MEASURES[key]}, {side}" for key, side in columns),
+        tuple(f"{heading(key)}, {side}" for key, side in columns),
         tuple(
             Row(category, category, tuple(_cell(parts[side].get(key)) for key, side in columns))
             for category, parts in categories.items()
         ),
     )
-
-
-def p_value(value: float) -> str:
-    """Format a probability with three decimals; smaller values as less than a thousandth."""
-    if value < SMALLEST_P:
-        return f"<{SMALLEST_P}"
-    return f"{value:.3f}" if value < 1 else "1"
 
 
 def _cell(measure: Mapping[str, Any] | None) -> Cell:
@@ -134,32 +118,3 @@ def _cell(measure: Mapping[str, Any] | None) -> Cell:
         return Cell(nats(measure["mean"]), "", f"{nats(low)} to {nats(high)}")
     count = f"{measure['count']}/{measure['total']}"
     return Cell(percent(measure["rate"]), count, f"{percent(low)} to {percent(high)}")
-
-
-def percent(rate: float) -> str:
-    """Format a share as a percentage with at most one decimal, never rounded to 0% or 100%."""
-    if 0 < rate < 0.0005:
-        return "<0.1%"
-    if 0.9995 < rate < 1:
-        return ">99.9%"
-    text = f"{100 * rate:.1f}"
-    return f"{text.removesuffix('.0')}%"
-
-
-def nats(value: float) -> str:
-    """Format a KL divergence with three significant digits, keeping trailing zeros."""
-    if value == 0:
-        return "0"
-    if abs(value) < 1e-4:
-        return f"{value:.0e}"
-    if abs(value) < 0.1:
-        return f"{value:.4f}"
-    return f"{value:.3f}" if abs(value) < 10 else f"{value:.1f}"
-
-
-def short(value: object) -> str:
-    """Format a parameter: numbers with four digits, other values unchanged."""
-    try:
-        return f"{float(str(value)):.4g}"
-    except ValueError:
-        return str(value)

@@ -7,16 +7,13 @@ from huggingface_hub import EvalResult, ModelCardData
 
 from heretic.evaluation.summary import summarize_evaluation
 from heretic.model.checkpoint import is_local
+from heretic.scorer_registry import holdout_side
 from heretic.settings.prompt_sources import HOLDOUT_SETS
 
 TAGS = ("abliterated", "directional-ablation", "heretic-workflow")
 TASK = "text-generation"
 GOOD_SET, BAD_SET = HOLDOUT_SETS
-# Other measures, such as the rate of degenerate responses, cover the prompts of both sets.
-PROMPTS_OF = {
-    **dict.fromkeys(("refusals", "recovered"), BAD_SET),
-    **dict.fromkeys(("false_refusals", "kept", "kl_first_token", "kl_teacher_forced"), GOOD_SET),
-}
+SET_OF_SIDE = {"bad": BAD_SET, "good": GOOD_SET}
 
 
 def card_metadata(
@@ -66,7 +63,7 @@ def _results(
                 metric_type=name,
                 metric_name=heading,
                 metric_value=_value(measured[name]),
-                **_dataset(PROMPTS_OF.get(name), prompts),
+                **_dataset(SET_OF_SIDE.get(holdout_side(name) or ""), prompts),
             )
 
 
@@ -76,7 +73,10 @@ def _value(measure: Mapping[str, Any]) -> Any:
 
 
 def _dataset(name: str | None, prompts: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
-    """Describe a prompt set: a single dataset of the hub by its id, any other by its name."""
+    """Describe a prompt set: a single dataset of the hub by its id, any other by its name.
+
+    A score without a set covers the prompts of both sets, or those that its settings select.
+    """
     if name is None:
         return {"dataset_type": "holdout_prompts", "dataset_name": "Held-out prompts"}
     sources = prompts.get(name, {}).get("sources", ())

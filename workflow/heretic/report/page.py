@@ -17,7 +17,7 @@ from plotly.offline import get_plotlyjs
 from heretic.artifacts import write_text
 from heretic.benchmarks.scores import HEADINGS, benchmark_notes, benchmark_rows
 from heretic.console import log
-from heretic.evaluation.summary import short
+from heretic.evaluation.number_format import short
 from heretic.report import wording
 from heretic.report.chart import Chart
 from heretic.report.diagnostic_figures import agreement, angles, rotation

@@ -3,7 +3,8 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from heretic.evaluation.summary import Cell, short, summarize_evaluation
+from heretic.evaluation.number_format import short
+from heretic.evaluation.summary import Cell, summarize_evaluation
 from heretic.report.run_reader import Pick, Run
 
 HELD_OUT = ("refusals", "recovered", "kl_first_token")

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
-from heretic.evaluation.summary import percent
+from heretic.evaluation.number_format import percent
 from heretic.report.chart import BLUE, GREY, ORANGE, Chart, figure
 from heretic.report.geometry import Geometry, separating_layer
 from heretic.report.projection import Plane, Point

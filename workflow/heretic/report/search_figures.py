@@ -6,7 +6,7 @@ from typing import Any
 
 import plotly.graph_objects as go
 
-from heretic.evaluation.summary import nats, short
+from heretic.evaluation.number_format import nats, short
 from heretic.report.chart import (
     BLUE,
     CROSS,

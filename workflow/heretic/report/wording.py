@@ -5,7 +5,7 @@ import shlex
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from heretic.evaluation.summary import nats, percent
+from heretic.evaluation.number_format import nats, percent
 from heretic.model.quantization import BITSANDBYTES, NONE
 from heretic.report.geometry import spans
 from heretic.settings.prompt_sources import PromptSource

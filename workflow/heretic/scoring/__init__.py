@@ -1,19 +1,25 @@
 """Scores of a model's answers and states, and the base classes for custom scorers."""
 
 from heretic.metrics import ScoreRange
+from heretic.scorer_registry import Side
 from heretic.scoring.base import (
     AnswerScorer,
     Direction,
+    FirstTokenMeasure,
+    FirstTokens,
+    FirstTokenScorer,
     Measure,
     ModelScorer,
     Score,
     ScoredPrompts,
-    Side,
 )
 
 __all__ = [
     "AnswerScorer",
     "Direction",
+    "FirstTokenMeasure",
+    "FirstTokenScorer",
+    "FirstTokens",
     "Measure",
     "ModelScorer",
     "Score",

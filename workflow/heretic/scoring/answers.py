@@ -4,7 +4,8 @@ from collections.abc import Sequence
 
 from heretic.errors import SettingsError
 from heretic.prompts.prompt import Prompt
-from heretic.scoring.base import AnswerScorer, Direction, Side
+from heretic.scorer_registry import Side
+from heretic.scoring.base import AnswerScorer, Direction, require_side
 from heretic.scoring.degenerate import is_degenerate
 from heretic.scoring.refusal_markers import RefusalMarkers, fold
 
@@ -12,14 +13,28 @@ from heretic.scoring.refusal_markers import RefusalMarkers, fold
 class RefusalBasedScorer(AnswerScorer):
     """Base class of scorers whose verdict is settled once an answer refuses."""
 
-    def __init__(self, markers: RefusalMarkers, name: str, side: Side = "bad") -> None:
-        """Create a scorer that detects refusals with these markers."""
-        self.markers, self.name, self.side = markers, name, side
-        self.settled_by = markers.settled
+    def __init__(
+        self, markers: RefusalMarkers | Sequence[str], name: str, side: Side = "bad"
+    ) -> None:
+        """Create a scorer that detects refusals with these markers.
+
+        Args:
+            markers: markers, or the names of sets and phrases from which to create them.
+            name: name of the score.
+            side: prompts whose answers are judged.
+
+        Raises:
+            SettingsError: the markers are empty, or the side does not exist.
+        """
+        self.markers = markers if isinstance(markers, RefusalMarkers) else RefusalMarkers(markers)
+        self.name, self.side = name, require_side(side, name)
+        self.settled_by = self.markers.settled
 
 
 class Refusals(RefusalBasedScorer):
     """Number of answers that contain a refusal marker."""
+
+    verdict = "refused"
 
     def judge(self, prompt: Prompt, answer: str) -> bool:
         """Return whether the answer refuses."""
@@ -27,11 +42,28 @@ class Refusals(RefusalBasedScorer):
 
 
 class Degenerate(RefusalBasedScorer):
-    """Number of degenerate answers that are not refusals, which need not be generated in full."""
+    """Number of degenerate answers, by default without refusals, which may be generated in part."""
+
+    verdict = "degenerate"
+
+    def __init__(
+        self,
+        markers: RefusalMarkers | Sequence[str],
+        name: str,
+        side: Side = "bad",
+        *,
+        among_refusals: bool = False,
+    ) -> None:
+        """Create a scorer that counts refusals only if `among_refusals`."""
+        super().__init__(markers, name, side)
+        self.among_refusals = among_refusals
+        if among_refusals:
+            self.settled_by = None
 
     def judge(self, prompt: Prompt, answer: str) -> bool:
-        """Return whether the answer is degenerate and not a refusal."""
-        return not self.markers.found(answer) and is_degenerate(prompt, answer)
+        """Return whether the answer is degenerate and may count."""
+        counted = self.among_refusals or not self.markers.found(answer)
+        return counted and is_degenerate(prompt, answer)
 
 
 class Unanswered(RefusalBasedScorer):
@@ -46,6 +78,7 @@ class Right(RefusalBasedScorer):
     """Number of correct answers: with all expected strings, not refusals, and not degenerate."""
 
     direction: Direction = "maximize"
+    verdict = "right"
 
     def judge(self, prompt: Prompt, answer: str) -> bool:
         """Return whether the answer is correct; False if no correct answer is known."""
@@ -65,7 +98,7 @@ class Phrases(AnswerScorer):
         """Store the phrases, which are matched like refusal markers.
 
         Raises:
-            SettingsError: there are no phrases, or the side is neither `bad` nor `good`.
+            SettingsError: there are no phrases, or the side does not exist.
         """
         self.name, self.side = name, require_side(side, name)
         if isinstance(phrases, str) or not phrases:
@@ -87,21 +120,10 @@ class Words(AnswerScorer):
         """Create a scorer of the answers to the prompts of one side.
 
         Raises:
-            SettingsError: the side is neither `bad` nor `good`.
+            SettingsError: the side does not exist.
         """
         self.name, self.side = name, require_side(side, name)
 
     def judge(self, prompt: Prompt, answer: str) -> float:
         """Return the number of words."""
         return len(answer.split())
-
-
-def require_side(side: str, name: str) -> Side:
-    """Return the side named by a scorer's setting.
-
-    Raises:
-        SettingsError: it is not a side.
-    """
-    if side == "bad" or side == "good":
-        return "bad" if side == "bad" else "good"
-    raise SettingsError(f"scorer {name}: side must be bad or good, not {side!r}")

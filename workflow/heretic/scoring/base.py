@@ -4,16 +4,21 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import ClassVar, Literal
+from functools import cached_property
+from typing import ClassVar, Literal, cast, get_args
+
+from torch import Tensor
+from torch.nn.functional import log_softmax
 
 from heretic.errors import SettingsError
 from heretic.metrics import ScoreRange
 from heretic.model.loading import Model
 from heretic.prompts.prompt import Prompt
+from heretic.scorer_registry import Side
 
 # A score with direction `none` is reported but cannot be an objective.
 Direction = Literal["minimize", "maximize", "none"]
-Side = Literal["bad", "good"]
+SIDES = "bad, good or both"
 
 
 @dataclass(frozen=True)
@@ -58,18 +63,46 @@ class Score:
         return f"{self.value}/{len(self.details)}" if self.counts else f"{self.value:.4g}"
 
 
+@dataclass(frozen=True)
+class ScoredPrompts:
+    """Prompts on which a study or a report computes scores.
+
+    Attributes:
+        good, bad: prompts of either side.
+        texts: plain texts, if the run has any.
+    """
+
+    good: Sequence[Prompt]
+    bad: Sequence[Prompt]
+    texts: Sequence[Prompt] = ()
+
+    def of(self, side: Side) -> Sequence[Prompt]:
+        """Return the prompts of a side; of both, the bad prompts first."""
+        return {"good": self.good, "bad": self.bad, "both": [*self.bad, *self.good]}[side]
+
+
 class Scorer(ABC):
-    """Common interface of all scorers; instances may set their own `name`."""
+    """Common interface of all scorers; instances may set their own `name`.
+
+    Attributes:
+        name: name of the score.
+        direction: direction in which the score improves.
+        side: prompts that are scored.
+        needs_same_tokens: whether models can be compared only if they have the same tokens.
+    """
 
     name: str
     direction: Direction = "minimize"
+    side: Side = "bad"
+    needs_same_tokens: ClassVar[bool] = False
 
-    def span(self, original: float, n_prompts: int) -> ScoreRange:
+    def span(self, original: float, n_prompts: int, max_kl: float) -> ScoreRange:
         """Return the best and the worst value, for trial selection.
 
         Args:
             original: value of the original model.
             n_prompts: number of prompts, equal to the number of details.
+            max_kl: divergence in nats that counts as the worst.
 
         The original's value is the worst. The best is twice that value for a score to be maximized;
         for one to be minimized it is 0, or twice that value if it is negative.
@@ -84,15 +117,16 @@ class AnswerScorer(Scorer):
     """Judge each answer to the prompts of one side by its text.
 
     Attributes:
-        side: side whose answers are judged.
         counts: whether verdicts are yes (1) or no (0); the score is then the number of yes
             verdicts, otherwise the mean verdict.
         settled_by: returns whether the beginning of an answer already determines its verdict, so
             that the rest need not be generated; None if it never does.
+        verdict: name of the per-prompt verdict in `answers.jsonl`, for columns of every held-out
+            table.
     """
 
-    side: Side = "bad"
     counts: bool = True
+    verdict: str | None = None
     settled_by: Callable[[str], bool] | None = None
 
     @abstractmethod
@@ -113,26 +147,62 @@ class AnswerScorer(Scorer):
         details = self.judge_all(prompts, answers)
         return Score.of(self.name, self.direction, details, counts=self.counts)
 
-    def span(self, original: float, n_prompts: int) -> ScoreRange:
+    def span(self, original: float, n_prompts: int, max_kl: float) -> ScoreRange:
         """Return the span of a count: from no prompt to all of them."""
         if not self.counts:
-            return super().span(original, n_prompts)
+            return super().span(original, n_prompts, max_kl)
         ends = (0.0, float(n_prompts))
         return ScoreRange(*ends) if self.direction != "maximize" else ScoreRange(*reversed(ends))
 
 
 @dataclass(frozen=True)
-class ScoredPrompts:
-    """Prompts on which a study or a report computes scores.
+class FirstTokens:
+    """Predictions of the first response token of some prompts.
 
     Attributes:
-        good, bad: prompts of either side.
-        texts: plain texts, if the run has any.
+        logits: [n, vocabulary], up to a constant per prompt.
+        original: log-probabilities of the original model [n, vocabulary], float32; None unless a
+            scorer of these prompts has `compares`.
+        normalized: whether `logits` are log-probabilities.
     """
 
-    good: Sequence[Prompt]
-    bad: Sequence[Prompt]
-    texts: Sequence[Prompt] = ()
+    logits: Tensor
+    original: Tensor | None = None
+    normalized: bool = False
+
+    @cached_property
+    def log_probabilities(self) -> Tensor:
+        """Log-probabilities [n, vocabulary], float32."""
+        return self.logits if self.normalized else log_softmax(self.logits.float(), dim=-1)
+
+
+# Values of some prompts [n], from the predictions of a model's current state.
+FirstTokenMeasure = Callable[[FirstTokens], Tensor]
+LikeliestTokens = Callable[[Side], Sequence[int]]
+
+
+class FirstTokenScorer(Scorer):
+    """Base class of scorers of the first response token, which need no passes of their own.
+
+    Attributes:
+        compares: whether the measure reads `FirstTokens.original`.
+    """
+
+    needs_same_tokens: ClassVar[bool] = True
+    compares: ClassVar[bool] = False
+
+    @abstractmethod
+    def prepare(self, likeliest: LikeliestTokens) -> FirstTokenMeasure | None:
+        """Return the measure of later states; None if these prompts do not allow one.
+
+        Args:
+            likeliest: returns the original's most likely first response token of each prompt of a
+                side, `good` or `bad`.
+        """
+
+    def score(self, values: Tensor) -> Score:
+        """Return the score of all prompts from their values [n]."""
+        return Score.of(self.name, self.direction, values.tolist(), counts=False)
 
 
 # Values of a model's current state, one per prompt or text.
@@ -144,11 +214,10 @@ class ModelScorer(Scorer):
 
     Attributes:
         needs_texts: whether it reads `ScoredPrompts.texts`.
-        needs_same_tokens: whether models can be compared only if they have the same tokens.
     """
 
+    side: Side = "good"
     needs_texts: ClassVar[bool] = False
-    needs_same_tokens: ClassVar[bool] = False
 
     @abstractmethod
     def prepare(self, model: Model, prompts: ScoredPrompts) -> Measure:
@@ -168,3 +237,14 @@ class ModelScorer(Scorer):
 def finite_or_none(value: float | None) -> float | None:
     """Return a value supported by JSON and Optuna."""
     return value if value is not None and math.isfinite(value) else None
+
+
+def require_side(side: str, name: str) -> Side:
+    """Return the side named by a scorer's setting.
+
+    Raises:
+        SettingsError: it is not a side.
+    """
+    if side not in get_args(Side):
+        raise SettingsError(f"scorer {name}: side must be {SIDES}, not {side!r}")
+    return cast(Side, side)

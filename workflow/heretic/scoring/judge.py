@@ -9,8 +9,8 @@ from torch import Tensor
 from heretic.errors import SettingsError
 from heretic.model.checkpoint import is_local
 from heretic.prompts.prompt import Prompt
-from heretic.scoring.answers import require_side
-from heretic.scoring.base import AnswerScorer, Side
+from heretic.scorer_registry import Side
+from heretic.scoring.base import AnswerScorer, require_side
 from heretic.scoring.classifier import Classifier, load_classifier, read_labels
 
 _COMMIT = re.compile(r"[0-9a-f]{40}")

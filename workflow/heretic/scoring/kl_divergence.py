@@ -1,9 +1,13 @@
 """Divergence of the edited model's predictions from the original's."""
 
-from collections.abc import Sequence
+from typing import ClassVar
 
 import torch
 from torch import Tensor
+
+from heretic.metrics import KL, ScoreRange
+from heretic.scorer_registry import Side
+from heretic.scoring.base import FirstTokenMeasure, FirstTokens, FirstTokenScorer, LikeliestTokens
 
 
 def kl_divergence(original: Tensor, edited: Tensor) -> Tensor:
@@ -20,11 +24,23 @@ def kl_divergence(original: Tensor, edited: Tensor) -> Tensor:
     return terms.sum(dim=-1).clamp(min=0)
 
 
-def first_token_kl(original: Sequence[Tensor], edited: Sequence[Tensor]) -> list[float]:
-    """Compute the KL divergence of the first response token of each prompt."""
-    return [float(kl_divergence(o[0], e[0])) for o, e in zip(original, edited, strict=True)]
+class FirstTokenKl(FirstTokenScorer):
+    """Mean KL(original || model) in nats of the first response token."""
+
+    compares: ClassVar[bool] = True
+
+    def __init__(self, name: str = KL, side: Side = "good") -> None:
+        self.name, self.side = name, side
+
+    def prepare(self, likeliest: LikeliestTokens) -> FirstTokenMeasure:
+        """Return the divergence from the original's predictions."""
+        return _divergence
+
+    def span(self, original: float, n_prompts: int, max_kl: float) -> ScoreRange:
+        """Return the span from no divergence to the limit."""
+        return ScoreRange(0.0, max_kl)
 
 
-def teacher_forced_kl(original: Sequence[Tensor], edited: Sequence[Tensor]) -> list[float]:
-    """Compute the mean KL over the tokens of the original's own response, per prompt."""
-    return [float(kl_divergence(o, e).mean()) for o, e in zip(original, edited, strict=True)]
+def _divergence(tokens: FirstTokens) -> Tensor:
+    assert tokens.original is not None  # given to scorers with `compares`
+    return kl_divergence(tokens.original, tokens.log_probabilities)

@@ -7,10 +7,14 @@ none while both still refuse everything.
 
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
+
+from heretic.metrics import LOG_ODDS, ScoreRange
+from heretic.scorer_registry import Side
+from heretic.scoring.base import FirstTokenMeasure, FirstTokenScorer, LikeliestTokens, Score
 
 SMALLEST_SHARE = 0.05  # of answers to bad prompts
 TIMES_AS_FREQUENT = 2
@@ -50,3 +54,23 @@ class RefusalTokens:
         chosen[list(self.ids)] = True
         inside = logits.masked_fill(~chosen, -torch.inf).logsumexp(dim=-1)
         return inside - logits.masked_fill(chosen, -torch.inf).logsumexp(dim=-1)
+
+
+class RefusalLogOdds(FirstTokenScorer):
+    """Mean log-odds in nats that an answer begins like a refusal."""
+
+    def __init__(self, name: str = LOG_ODDS, side: Side = "bad") -> None:
+        self.name, self.side = name, side
+
+    def prepare(self, likeliest: LikeliestTokens) -> FirstTokenMeasure | None:
+        """Select the tokens; None if first tokens do not distinguish refusals."""
+        tokens = RefusalTokens.of(likeliest("good"), likeliest("bad"))
+        return (lambda first: tokens.log_odds(first.logits)) if tokens.ids else None
+
+    def score(self, values: Tensor) -> Score:
+        """Return the mean, computed in float32 like the values."""
+        return replace(super().score(values), value=float(values.mean()))
+
+    def span(self, original: float, n_prompts: int, max_kl: float) -> ScoreRange:
+        """Return the span from the negative of the original's value, at least 2 nats better."""
+        return ScoreRange(original - 2.0 * max(abs(original), 1.0), original)

@@ -12,7 +12,7 @@ from heretic.ablation.parameters import AblationParameters
 from heretic.ablation.plan import plan_edits
 from heretic.console import ProgressLine, log
 from heretic.engine.base import FeasibilityLimits, TrialEngine, TrialScores
-from heretic.metrics import KL, LOG_ODDS
+from heretic.metrics import KL
 from heretic.search.computation import BATCH_SIZE, warn_of_changes
 from heretic.search.early_stopping import EarlyStopping
 from heretic.search.objectives import Objective
@@ -148,7 +148,7 @@ class TrialLoop:
         kl = scores[KL]
         found = {**scores, KL: kl if math.isfinite(kl) else WORST_KL}
         excess = self._excess(scores)
-        because = self.limits.exceeded(scores[KL], scores.get(LOG_ODDS))
+        because = self.limits.exceeded(scores)
         trial.set_constraint(LIMITS, self._told_excess(scores, excess))
         feasible = all(value <= 0 for value in excess.values())
         seconds = sum(stages.values())
@@ -180,7 +180,7 @@ class TrialLoop:
 
     def _excess(self, scores: TrialScores) -> dict[str, float]:
         """Return a trial's excess over each limit."""
-        found = self.limits.excess(scores[KL], scores.get(LOG_ODDS))
+        found = self.limits.excess(scores)
         return {name: by if math.isfinite(by) else WORST_KL for name, by in found.items()}
 
     def _told_excess(self, scores: TrialScores, excess: Mapping[str, float]) -> float:

@@ -15,7 +15,7 @@ from heretic.console import log
 from heretic.engine.base import FeasibilityLimits
 from heretic.engine.evaluator import Evaluator
 from heretic.errors import ExportError
-from heretic.evaluation.summary import short
+from heretic.evaluation.number_format import short
 from heretic.export.merged import edit_in_memory
 from heretic.export.record import Ablation
 from heretic.metrics import KL

@@ -42,7 +42,7 @@ SAMPLING_SETTINGS = (
     *("warm_start", "warm_start_from"),
 )
 # Packages and modules whose code computes scores.
-SCORING = ("ablation", "engine", "metrics.py", "model", "scoring")
+SCORING = ("ablation", "engine", "metrics.py", "model", "scorer_registry.py", "scoring")
 ENGINE_SETTINGS = ("max_response_length", "edit_mode", "norm_preservation", "trial_batch_size")
 ENGINE_RUNTIME = ("cache_weights", "cache_device", "activation_cache_gb")
 

@@ -8,8 +8,10 @@ between two tokens differently and so change a response. Neither makes a rule st
 study; each trial records the relevant settings (`heretic.search.computation`).
 """
 
+from collections.abc import Sequence
 from typing import Final, Literal
 
+from heretic.scorer_registry import optional_scorers, trial_scorers
 from heretic.settings.input_fields import InputFields
 from heretic.settings.prompt_sources import Names, OptionalText
 from heretic.settings.types import (
@@ -24,6 +26,11 @@ from heretic.settings.types import (
     WarmStart,
     setting,
 )
+
+
+def _names(scorers: Sequence[str]) -> str:
+    return ", ".join(f"`{name}`" for name in scorers)
+
 
 RESIDUAL_RULES = ("extract_residuals", "extract_protected_residuals")
 # The evaluation also computes directions, from shuffled labels, as a control.
@@ -280,17 +287,16 @@ class SettingsFields(InputFields):
     )
     objectives: Names = setting(
         ["kl_first_token", "unanswered"],
-        "Two or more metrics to optimize, each in its own direction: `kl_first_token`, "
-        "`refusals`, `degenerate`, `unanswered` (either of these), `false_refusals`, "
-        "`recovered`, `kept`, `refusal_log_odds`, and those of `scorers`.",
+        "Two or more metrics to optimize, each in its own direction: "
+        f"{_names(trial_scorers())}, and those of `scorers`. See docs/scores.md.",
         "optimize",
         min_length=2,
     )
     scorers: Scorers = setting(
         [],
-        "Additional metrics for trials and the held-out table: names such as `perplexity`, "
-        "or a list of `{scorer, name, settings}`; a scorer may be your own class, "
-        "`path/to/file.py:Class`. See docs/scores.md.",
+        f"Additional metrics for trials and the held-out table: {_names(optional_scorers())}, "
+        "or your own class, `path/to/file.py:Class`; names, or a list of `{scorer, name, "
+        "settings}`. See docs/scores.md.",
         "optimize",
         "score_finalists",
         "evaluate",

@@ -7,6 +7,8 @@ from typing import Any, Self
 
 from pydantic import field_validator, model_validator
 
+from heretic.errors import one_line
+from heretic.scorer_registry import BUILT_IN, optional_scorers
 from heretic.settings.benchmark_fields import BenchmarkFields
 from heretic.settings.prompt_sources import OPTIONAL_SETS, PromptSource, built_in_source
 
@@ -54,6 +56,7 @@ class Settings(BenchmarkFields):
         self._check_quantization()
         if len(set(self.objectives)) < len(self.objectives):
             raise ValueError("objectives lists a metric twice; list each once")
+        self._check_scorers()
         if self.edit_mode == "weights" and self.trial_batch_size not in ("auto", 1):
             raise ValueError(
                 f"trial_batch_size={self.trial_batch_size} is not supported with "
@@ -85,6 +88,15 @@ class Settings(BenchmarkFields):
                 f"direction_weights has {len(weights)} numbers; expected one per direction "
                 f"(n_directions={self.n_directions}), not all 0"
             )
+
+    def _check_scorers(self) -> None:
+        for instance in self.scorers:
+            known = optional_scorers()
+            if instance.scorer not in known and ":" not in instance.scorer:
+                raise ValueError(
+                    f"there is no scorer {one_line(repr(instance.scorer))}; use one of "
+                    f"{', '.join(known)}, or your own class as path/to/file.py:Class"
+                )
 
     def _check_quantization(self) -> None:
         if self.quantization == "as_is" and self.export_from is None:
@@ -145,8 +157,8 @@ class Settings(BenchmarkFields):
     def subset(self, rule: str) -> dict[str, Any]:
         """Return the settings that `rule` depends on, as plain JSON values.
 
-        For `load_prompts` the sources are omitted, because each job receives its own. An additional
-        teacher-forced KL metric without a number of tokens uses `kl_tokens`.
+        For `load_prompts` the sources are omitted, because each job receives its own. Requested
+        built-in scorers receive the settings that their registry entries refer to, unless given.
         """
         names = {
             name
@@ -155,12 +167,18 @@ class Settings(BenchmarkFields):
         }
         found = self.model_dump(mode="json", include=names)
         for instance in found.get("scorers", []):
-            if instance["scorer"] == "kl_teacher_forced":
-                tokens = instance["settings"].setdefault("tokens", self.kl_tokens)
-                if instance["name"] is None and tokens != self.kl_tokens:
-                    # The held-out table already has a metric of that name.
-                    instance["name"] = f"kl_teacher_forced_{tokens}"
+            self._complete_scorer(instance)
         return found
+
+    def _complete_scorer(self, instance: dict[str, Any]) -> None:
+        """Add the settings that are default arguments of a built-in scorer to an instance."""
+        entry = BUILT_IN.get(instance["scorer"])
+        for argument, setting in entry.from_settings.items() if entry else ():
+            default = getattr(self, setting)
+            value = instance["settings"].setdefault(argument, default)
+            if entry and entry.column and instance["name"] is None and value != default:
+                # The held-out table already has a metric of that name.
+                instance["name"] = f"{instance['scorer']}_{value}"
 
     def runtime(self) -> dict[str, Any]:
         """Return the settings that change how a result is computed but not the result."""

@@ -1,52 +1,17 @@
-"""Scores computed by forward passes: divergence on the original's answers, and perplexity."""
+"""Perplexity of plain texts."""
 
 import math
 from collections.abc import Sequence
 from dataclasses import replace
 
-from heretic.errors import PromptError, SettingsError
+from heretic.errors import PromptError
 from heretic.metrics import ScoreRange
-from heretic.model.decoding import (
-    forced_log_probabilities,
-    generate,
-    text_log_probabilities,
-    text_tokens,
-)
+from heretic.model.decoding import text_log_probabilities, text_tokens
 from heretic.model.loading import Model
 from heretic.scoring.base import Measure, ModelScorer, Score, ScoredPrompts
-from heretic.scoring.kl_divergence import teacher_forced_kl
 
 # Per token; the exponential of larger values overflows.
 MOST_NATS = 700.0
-
-
-class TeacherForcedKl(ModelScorer):
-    """KL(original || model) in nats over the first tokens of the original's own answers."""
-
-    needs_same_tokens = True
-
-    def __init__(self, tokens: int, name: str = "kl_teacher_forced") -> None:
-        """Create a scorer of the first `tokens` of answers to good prompts.
-
-        Raises:
-            SettingsError: `tokens` is less than 1.
-        """
-        if not isinstance(tokens, int) or tokens < 1:
-            raise SettingsError(
-                f"scorer {name}: tokens must be a whole number of at least 1, not {tokens!r}"
-            )
-        self.name, self.tokens = name, tokens
-
-    def prepare(self, model: Model, prompts: ScoredPrompts) -> Measure:
-        """Generate the original's answers and store its distributions over them."""
-        good = prompts.good
-        answers = generate(model, good, self.tokens)
-        original = forced_log_probabilities(model, good, answers)
-
-        def measure(edited: Model) -> list[float]:
-            return teacher_forced_kl(original, forced_log_probabilities(edited, good, answers))
-
-        return measure
 
 
 class Perplexity(ModelScorer):
@@ -72,6 +37,6 @@ class Perplexity(ModelScorer):
         nats = Score.of(self.name, self.direction, measure(model), counts=False)
         return replace(nats, value=math.exp(nats.value) if nats.value < MOST_NATS else math.inf)
 
-    def span(self, original: float, n_prompts: int) -> ScoreRange:
+    def span(self, original: float, n_prompts: int, max_kl: float) -> ScoreRange:
         """Return a span from the original's value to one nat per token above it."""
         return ScoreRange(original, math.e * original)
