@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 import heretic
+from heretic.scorer_registry import BUILT_IN
 from heretic.source_tracking import code_fingerprints, in_packages, module_files
 
 LIBRARY = Path(heretic.__file__).parent
@@ -310,3 +311,40 @@ def test_every_scorer_of_the_search_decides_what_its_study_is() -> None:
     code = code_fingerprints(SCRIPTS / "optimize.py", LIBRARY)
     named = in_packages(code, ("scoring",))
     assert {"scoring/refusal_markers.py", "scoring/log_odds.py"} <= named.keys()
+
+
+@pytest.mark.parametrize(
+    ("importer", "more"),
+    [("import_module(name)", {"room/a.py", "room/c.py"}), ("look_up(name)", set())],
+)
+def test_classes_that_a_registry_names_count_where_they_are_loaded(
+    tmp_path: Path, importer: str, more: set[str]
+) -> None:
+    library = package(
+        tmp_path,
+        registry='ENTRIES = {"a": Entry("heretic.room.a:Class", "heretic.room.b, a module: no")}',
+        user=f"from importlib import import_module\nfrom heretic import registry\n{importer}",
+        room__a="from heretic.room import c",
+        room__b="",
+        room__c="",
+    )
+    assert found(tmp_path, library, "import heretic.user") == {"user.py", "registry.py", *more}
+
+
+SCORING = ("optimize", "score_finalists", "evaluate")
+
+
+@pytest.mark.parametrize("script", SCORING)
+def test_rules_that_score_depend_on_every_built_in_scorer(script: str) -> None:
+    files = files_of(script)
+    for entry in BUILT_IN.values():
+        module = entry.target.partition(":")[0].removeprefix("heretic.").replace(".", "/")
+        assert f"{module}.py" in files
+    assert "scorer_registry.py" in files
+
+
+@pytest.mark.parametrize("script", sorted({*GPU_SCRIPTS} - {*SCORING}))
+def test_other_phases_on_a_gpu_depend_on_no_scorer(script: str) -> None:
+    files = files_of(script)
+    assert "scorer_registry.py" not in files
+    assert not {file for file in files if file.startswith("scoring/")}

@@ -10,10 +10,9 @@ import yaml
 
 from generate_docs import (
     COMMAND,
-    STALENESS,
     documents,
+    page_sections,
     replace_section,
-    staleness_table,
     write_documents,
 )
 from heretic.settings.resolve import resolve
@@ -45,26 +44,34 @@ def test_committed_files_are_those_that_the_model_generates(name: str) -> None:
     assert (REPOSITORY / name).read_text(encoding="utf-8") == documents()[name], f"run `{COMMAND}`"
 
 
-def test_the_committed_table_of_what_reruns_is_the_generated_one() -> None:
-    page = (REPOSITORY / "workflow" / "README.md").read_text(encoding="utf-8")
-    assert replace_section(page, STALENESS, staleness_table()) == page, f"run `{COMMAND}`"
-    assert staleness_table() in page
+@pytest.mark.parametrize("name", page_sections())
+def test_committed_sections_are_the_generated_ones(name: str) -> None:
+    page = (REPOSITORY / name).read_text(encoding="utf-8")
+    for section, body in page_sections()[name].items():
+        assert replace_section(page, section, body) == page, f"run `{COMMAND}`"
+        assert body in page
 
 
 def test_write_documents(tmp_path: Path) -> None:
-    for folder in ("config", "workflow"):
-        (tmp_path / folder).mkdir()
-    page = tmp_path / "workflow" / "README.md"
-    marks = f"<!-- {STALENESS}: begin -->\nold\n<!-- {STALENESS}: end -->"
-    page.write_text(f"before\n{marks}\nafter\n")
+    (tmp_path / "config").mkdir()
+    for name, sections in page_sections().items():
+        page = tmp_path / name
+        page.parent.mkdir()
+        marks = [f"<!-- {each}: begin -->\nold\n<!-- {each}: end -->\n" for each in sections]
+        page.write_text(f"before\n{'between'.join(marks)}after\n")
     write_documents(tmp_path)
-    assert {str(path.relative_to(tmp_path)) for path in tmp_path.rglob("*.*") if path != page} == {
-        *documents()
-    }
-    text = page.read_text()
+    written = {str(path.relative_to(tmp_path)) for path in tmp_path.rglob("*.*")}
+    assert written == {*documents(), *page_sections()}
+    text = (tmp_path / "workflow" / "README.md").read_text()
     assert text.startswith("before\n")
     assert text.endswith("\nafter\n")
     assert "| `n_trials` | `optimize`, `score_finalists`, `select_best` |" in text
+    text = (tmp_path / "docs" / "scores.md").read_text()
+    assert text.startswith("before\n")
+    assert text.endswith("\nafter\n")
+    assert "\nbetween" in text
+    assert "good prompts answered correctly, likewise | high |" in text
+    assert "| `tokens` (default: `kl_tokens`), `side` |" in text
     assert "\nold\n" not in text
 
 
