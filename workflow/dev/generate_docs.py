@@ -1,4 +1,4 @@
-"""Generation of the files in config/, the rerun table and the schemas of artifacts.
+"""Generation of the files in config/, the schemas of artifacts, and sections of other pages.
 
 python workflow/dev/generate_docs.py [folder of the repository]
 """
@@ -6,6 +6,7 @@ python workflow/dev/generate_docs.py [folder of the repository]
 import json
 import sys
 import textwrap
+from inspect import signature
 from pathlib import Path
 from typing import Any
 
@@ -14,12 +15,16 @@ from pydantic_core import to_jsonable_python
 
 from heretic.artifact_types import ARTIFACTS, DIALECT
 from heretic.export.record_file import RECORD, ExportRecord
+from heretic.scorer_registry import BUILT_IN, optional_scorers, trial_scorers
+from heretic.scoring.creation import load_class
 from heretic.settings.fields import SECTIONS
 from heretic.settings.prompt_sources import PROMPT_SETS, PromptSource, built_in_source
 from heretic.settings.schema import Settings
 
 COMMAND = "python workflow/dev/generate_docs.py"
 STALENESS = "what reruns"
+TRIAL_METRICS = "metrics of trials"
+FURTHER_METRICS = "additional scorers"
 SCHEMAS = "docs/schemas"
 # Written uncommented, so that the file is not empty and the first edit is obvious.
 ACTIVE = ("model",)
@@ -37,14 +42,25 @@ def documents() -> dict[str, str]:
 
 
 def write_documents(repository: Path) -> None:
-    """Write all generated files, and the rerun table in `workflow/README.md`."""
+    """Write all generated files, and the generated sections of other pages."""
     for name, text in documents().items():
         path = repository / name
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(text, encoding="utf-8")
-    page = repository / "workflow" / "README.md"
-    text = page.read_text(encoding="utf-8")
-    page.write_text(replace_section(text, STALENESS, staleness_table()), encoding="utf-8")
+    for name, sections in page_sections().items():
+        page = repository / name
+        text = page.read_text(encoding="utf-8")
+        for section, body in sections.items():
+            text = replace_section(text, section, body)
+        page.write_text(text, encoding="utf-8")
+
+
+def page_sections() -> dict[str, dict[str, str]]:
+    """Return the generated sections of pages, by page and name of the section."""
+    return {
+        "workflow/README.md": {STALENESS: staleness_table()},
+        "docs/scores.md": {TRIAL_METRICS: trial_metrics(), FURTHER_METRICS: further_metrics()},
+    }
 
 
 def replace_section(text: str, name: str, body: str) -> str:
@@ -61,6 +77,28 @@ def staleness_table() -> str:
     for name, field in Settings.model_fields.items():
         rules = ", ".join(f"`{rule}`" for rule in rules_of(field)) or _without_rules(name)
         lines.append(f"| `{name}` | {rules} |")
+    return "\n".join(lines) + "\n"
+
+
+def trial_metrics() -> str:
+    """Return a Markdown table of the metrics of every trial."""
+    better = {"minimize": "low", "maximize": "high", "none": ""}
+    lines = ["| metric | definition | better |", "|---|---|---|"]
+    for name in trial_scorers():
+        direction = better[load_class(name).direction]
+        lines.append(f"| `{name}` | {BUILT_IN[name].description} | {direction} |")
+    return "\n".join(lines) + "\n"
+
+
+def further_metrics() -> str:
+    """Return a Markdown table of the metrics that `scorers` may add, with their arguments."""
+    lines = ["| scorer | metric | settings |", "|---|---|---|"]
+    for name in optional_scorers():
+        entry = BUILT_IN[name]
+        arguments = [each for each in signature(load_class(name)).parameters if each != "name"]
+        defaults = {key: f" (default: `{value}`)" for key, value in entry.from_settings.items()}
+        shown = ", ".join(f"`{each}`{defaults.get(each, '')}" for each in arguments)
+        lines.append(f"| `{name}` | {entry.description} | {shown} |")
     return "\n".join(lines) + "\n"
 
 

@@ -26,6 +26,7 @@ from heretic.model.size import checkpoint_bytes, hub_files
 from heretic.model.template import read_template
 from heretic.prompts.sources import check_sources
 from heretic.report.embedding import check_projection
+from heretic.scorer_registry import BUILT_IN
 from heretic.search.warm_start_sources import check_warm_start
 from heretic.settings.prompt_sources import DEMO
 from heretic.settings.schema import Settings
@@ -169,12 +170,14 @@ def check_scores(settings: Settings) -> None:
     # These load torch, which most runs do not need here.
     from heretic.search.study_objectives import directions_of
 
-    for name, prompts in (("recovered", "bad"), ("kept", "good")):
-        sources = settings.prompt_sources()[f"{prompts}_evaluation_prompts"]
-        if name in settings.objectives and not all(source.answer_column for source in sources):
+    for name in settings.objectives:
+        entry = BUILT_IN.get(name)
+        prompts = f"{entry.side}_evaluation_prompts" if entry and entry.needs_answers else None
+        sources = settings.prompt_sources()[prompts] if prompts else ()
+        if not all(source.answer_column for source in sources):
             raise SettingsError(
-                f"the objective {name} needs right answers; set an answer_column of "
-                f"{prompts}_evaluation_prompts, or choose other objectives"
+                f"the objective {name} needs right answers; set an answer_column of {prompts}, or "
+                "choose other objectives"
             )
     directions_of(check_scorers(settings), settings.objectives)
 
@@ -202,8 +205,9 @@ def scorer_files(settings: Settings) -> list[str]:
     found: list[str] = []
     for each in settings.scorers:
         path = each.scorer.rpartition(":")[0]
-        judge = each.settings.get("model") if each.scorer == "judge" else None
-        found += [path] if path else checkpoint_files(judge if isinstance(judge, str) else None)
+        entry = BUILT_IN.get(each.scorer)
+        model = each.settings.get(entry.checkpoint) if entry and entry.checkpoint else None
+        found += [path] if path else checkpoint_files(model if isinstance(model, str) else None)
     return found
 
 

@@ -35,9 +35,12 @@ class BuiltInScorer:
         heading: column heading; by default the name with spaces.
         side: prompts that are always scored, an argument of the class; None for a scorer whose
             prompts are chosen in `scorers`, or which reads plain texts.
-        from_settings: settings that are arguments of the class unless given, by argument.
+        from_settings: settings that are arguments of the class unless given, by argument; for
+            scorers of every trial, only `refusal_markers`.
         in_trials: whether every trial is scored, in the order of the registry. Other scorers are
             requested in `scorers`.
+        needs_answers: whether it scores only prompts with a known correct answer.
+        checkpoint: argument that names a checkpoint, whose files affect scores; None without one.
         column: column of the held-out table; None if only requested scorers have one.
     """
 
@@ -47,6 +50,8 @@ class BuiltInScorer:
     side: Side | None = None
     from_settings: Mapping[str, str] = field(default_factory=dict)
     in_trials: bool = False
+    needs_answers: bool = False
+    checkpoint: str | None = None
     column: HoldoutColumn | None = None
 
     @property
@@ -112,6 +117,7 @@ BUILT_IN: Final[dict[str, BuiltInScorer]] = {
         side="bad",
         from_settings=_MARKERS,
         in_trials=True,
+        needs_answers=True,
         column=HoldoutColumn(4),
     ),
     "kept": BuiltInScorer(
@@ -120,6 +126,7 @@ BUILT_IN: Final[dict[str, BuiltInScorer]] = {
         side="good",
         from_settings=_MARKERS,
         in_trials=True,
+        needs_answers=True,
         column=HoldoutColumn(5),
     ),
     "refusal_log_odds": BuiltInScorer(
@@ -162,6 +169,7 @@ BUILT_IN: Final[dict[str, BuiltInScorer]] = {
         description=(
             "responses assigned a label by a sequence classifier from the hub or a folder"
         ),
+        checkpoint="model",
     ),
 }
 

@@ -35,7 +35,7 @@ def make_built_in(name: str, settings: Mapping[str, Any], arguments: Mapping[str
     given: dict[str, Any] = {"name": name}
     given |= {} if entry.side is None else {"side": entry.side}
     given |= {argument: settings[setting] for argument, setting in entry.from_settings.items()}
-    return _load(name)(**{**given, **arguments})
+    return load_class(name)(**{**given, **arguments})
 
 
 def make_scorer(scorer: str, name: str | None, settings: Mapping[str, Any]) -> Scorer:
@@ -69,7 +69,7 @@ def make_scorer(scorer: str, name: str | None, settings: Mapping[str, Any]) -> S
 
 def _class_of(scorer: str) -> type[Scorer]:
     if scorer in optional_scorers():
-        return _load(scorer)
+        return load_class(scorer)
     file, _, name = scorer.rpartition(":")
     path = Path(file)
     # Unlike Path.is_file(), os.path.isfile() returns False for names that are too long.
@@ -88,7 +88,7 @@ def _class_of(scorer: str) -> type[Scorer]:
     return found
 
 
-def _load(name: str) -> type[Scorer]:
+def load_class(name: str) -> type[Scorer]:
     """Import the class of a built-in scorer."""
     module, _, attribute = BUILT_IN[name].target.partition(":")
     found: type[Scorer] = getattr(import_module(module), attribute)
