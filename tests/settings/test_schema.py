@@ -185,6 +185,14 @@ def test_the_teacher_forced_kl_of_trials_is_that_of_the_table_unless_told() -> N
     told = [{"scorer": "kl_teacher_forced", "settings": {"tokens": 3}}]
     assert tokens(scorers=told) == [{"tokens": 3}]
 
+    def names(*numbers: int) -> list[str | None]:
+        scorers: Any = [{"scorer": "kl_teacher_forced", "settings": {"tokens": n}} for n in numbers]
+        found = Settings(kl_tokens=5, scorers=scorers).subset("evaluate")["scorers"]
+        return [each["name"] for each in found]
+
+    # The table already has a column for the number of the setting.
+    assert names(5, 3) == [None, "kl_teacher_forced_3"]
+
 
 @pytest.mark.parametrize("names", ["unanswered", "unanswered,unanswered", []])
 def test_a_search_is_for_two_or_more_scores(names: Any) -> None:
