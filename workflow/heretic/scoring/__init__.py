@@ -10,6 +10,7 @@ from heretic.scoring.base import (
     ScoredPrompts,
     Side,
 )
+from heretic.scoring.thoughts import ends_in_thoughts, without_thoughts
 
 __all__ = [
     "AnswerScorer",
@@ -20,4 +21,6 @@ __all__ = [
     "ScoreRange",
     "ScoredPrompts",
     "Side",
+    "ends_in_thoughts",
+    "without_thoughts",
 ]

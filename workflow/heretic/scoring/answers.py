@@ -7,6 +7,7 @@ from heretic.prompts.prompt import Prompt
 from heretic.scoring.base import AnswerScorer, Direction, Side
 from heretic.scoring.degenerate import is_degenerate
 from heretic.scoring.refusal_markers import RefusalMarkers, fold
+from heretic.scoring.thoughts import without_thoughts
 
 
 class RefusalBasedScorer(AnswerScorer):
@@ -49,7 +50,7 @@ class Right(RefusalBasedScorer):
 
     def judge(self, prompt: Prompt, answer: str) -> bool:
         """Return whether the answer is correct; False if no correct answer is known."""
-        folded = fold(answer)
+        folded = fold(without_thoughts(answer))
         has_all = bool(prompt.answers) and all(fold(wanted) in folded for wanted in prompt.answers)
         return has_all and not (self.markers.found(answer) or is_degenerate(prompt, answer))
 
@@ -92,8 +93,8 @@ class Words(AnswerScorer):
         self.name, self.side = name, require_side(side, name)
 
     def judge(self, prompt: Prompt, answer: str) -> float:
-        """Return the number of words."""
-        return len(answer.split())
+        """Return the number of words, without thoughts."""
+        return len(without_thoughts(answer).split())
 
 
 def require_side(side: str, name: str) -> Side:
