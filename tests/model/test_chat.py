@@ -131,7 +131,7 @@ def test_without_a_system_role_the_system_prompt_opens_the_users_turn(template: 
     """Otherwise the study would run on prompts that nobody asked for."""
     chat = ChatFormat(tiny_tokenizer(template))
 
-    assert not chat.has_system_role
+    assert chat.traits.system == ("dropped" if template == DROPS_SYSTEM else "rejected")
     rendered = chat.render(Prompt("Hi", system="Be brief."))
     assert rendered == "<|user|>Be brief.\n\nHi<|end|><|assistant|>"
     assert chat.render(Prompt("Hi")) == "<|user|>Hi<|end|><|assistant|>"
