@@ -11,12 +11,14 @@ import pytest
 from multimodal_models import PARTS_TEMPLATE
 from tiny_models import CHAT_TEMPLATE, NO_SYSTEM_ROLE, load_saved, save_tiny_model, tiny_tokenizer
 
+from heretic.artifacts import write_json
 from heretic.errors import ModelLoadError
 from heretic.model import loading
 from heretic.model.chat import ChatFormat
 from heretic.model.chat_loading import load_chat
-from heretic.model.template_warnings import warn_of_template
+from heretic.model.template_warnings import warn_of_template, warn_of_template_of_run
 from heretic.prompts.prompt import Prompt
+from heretic.prompts.prompt_sets import write_prompts
 
 HI, BRIEF = Prompt("Hi"), Prompt("Hi", system="Be brief.")
 LOOP = "{% for m in messages %}"
@@ -118,6 +120,29 @@ def test_a_template_that_begins_no_answer_is_named(
     warn_of_template(chat, [HI])
     assert ("ignores add_generation_prompt" in warnings.text) == bool(lacks and not prefix)
     assert (lacks in warnings.text) or prefix
+
+
+@pytest.mark.parametrize(
+    ("prefix", "open_block"), [("<think>\nSo", True), ("<think>\n\n</think>\n\n", False)]
+)
+def test_a_prefix_that_leaves_a_block_open_is_named(
+    prefix: str, open_block: bool, warnings: pytest.LogCaptureFixture
+) -> None:
+    warn_of_template(ChatFormat(tiny_tokenizer(), prefix), [HI])
+    assert ("leaves a thinking block open ('<think>\\nSo')" in warnings.text) == open_block
+
+
+def test_every_set_of_a_run_is_considered(
+    tmp_path: Path, warnings: pytest.LogCaptureFixture
+) -> None:
+    counts = {f"{side}{kind}_prompts": 1 for side in ("good", "bad")
+              for kind in ("", "_evaluation", "_holdout")}  # fmt: skip
+    for name in counts:
+        write_prompts(tmp_path / f"{name}.jsonl", [HI], {})
+    write_prompts(tmp_path / "bad_holdout_prompts.jsonl", [HI, BRIEF, BRIEF], {})
+    write_json(tmp_path / "bundle.json", {"counts": counts})
+    warn_of_template_of_run(ChatFormat(tiny_tokenizer(DROPS)), tmp_path / "bundle.json")
+    assert "drops system prompts; 2 are prepended" in warnings.text
 
 
 @pytest.mark.parametrize(

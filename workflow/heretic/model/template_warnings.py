@@ -42,6 +42,12 @@ def warn_of_template(chat: ChatFormat, prompts: Sequence[Prompt]) -> None:
             "begin response_prefix with it",
             traits.lacks,
         )
+    if chat.response_prefix and chat.opened_thoughts:
+        log.warning(
+            "response_prefix leaves a thinking block open (%r); only what follows the closed block "
+            "is scored, so close it, or raise max_response_length",
+            chat.opened_thoughts,
+        )
     given = [prompt for prompt in prompts if prompt.system is not None]
     if not given:
         return
