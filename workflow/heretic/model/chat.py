@@ -10,10 +10,11 @@ from typing import Any
 from transformers import PreTrainedTokenizerBase
 
 from heretic.errors import ModelLoadError, PromptError
+from heretic.model.answer_text import AnswerDecoder
 from heretic.model.limits import LimitError, limited_memory, limited_time
 from heretic.model.template_date import prints_date, today, with_fixed_date
 from heretic.model.template_traits import Messages, TemplateTraits, find_traits, reason_of
-from heretic.model.thinking import delimiter_tokens, unclosed
+from heretic.model.thinking import unclosed
 from heretic.model.third_party import reported_as
 from heretic.prompts.prompt import Prompt
 
@@ -223,12 +224,11 @@ class ChatFormat:
         Delimiters of thinking blocks are preserved, including one opened by the prompt, so that the
         text shows where thoughts end.
         """
-        shown = list(ids)
-        has_delimiter = not self._special_delimiters.isdisjoint(shown)
-        if has_delimiter:
-            shown = [token for token in shown if token not in self._other_special]
-        text = self.tokenizer.decode(shown, skip_special_tokens=not has_delimiter)
-        return self.opened_thoughts + str(text)
+        return self.opened_thoughts + self._decoder.decode(ids)
+
+    @cached_property
+    def _decoder(self) -> AnswerDecoder:
+        return AnswerDecoder(self.tokenizer)
 
     @cached_property
     def opened_thoughts(self) -> str:
@@ -238,16 +238,6 @@ class ChatFormat:
         probe = PROBES[0]
         return unclosed(self.render(probe).rpartition(probe.text)[2])
 
-    @cached_property
-    def _special_delimiters(self) -> frozenset[int]:
-        tokens = _special_tokens(self.tokenizer)
-        delimiters = delimiter_tokens(tokens.values())
-        return frozenset(token for token, text in tokens.items() if text in delimiters)
-
-    @cached_property
-    def _other_special(self) -> frozenset[int]:
-        return frozenset(_special_tokens(self.tokenizer)) - self._special_delimiters
-
     def decode_all(self, answers: Sequence[Sequence[int]]) -> list[str]:
         """Return the texts of several answers, identical to separate calls of `decode`."""
         return [self._text(tuple(answer)) for answer in answers]
@@ -256,13 +246,6 @@ class ChatFormat:
     def _text(self) -> Callable[[tuple[int, ...]], str]:
         """Return a cached equivalent of `decode`, since answers recur across trials."""
         return lru_cache(maxsize=8192)(self.decode)
-
-
-def _special_tokens(tokenizer: PreTrainedTokenizerBase) -> dict[int, str]:
-    """Return the ids and texts of tokens that decoding without special tokens leaves out."""
-    added = tokenizer.added_tokens_decoder.items()
-    named = zip(tokenizer.all_special_ids, tokenizer.all_special_tokens, strict=True)
-    return dict(named) | {token: str(text) for token, text in added if text.special}
 
 
 def shown_beginning(prompt: Prompt) -> str:
