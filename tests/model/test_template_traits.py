@@ -222,3 +222,26 @@ def test_named_templates_without_a_default_are_listed(tmp_path: Path, place: str
     with pytest.raises(ModelLoadError, match="named rag, tool_use, and none is the default"):
         chat_in(folder)
     assert chat_in(folder, CHAT_TEMPLATE).render(BRIEF) == RENDERED
+
+
+@pytest.mark.parametrize("given", [None, CHAT_TEMPLATE])
+@pytest.mark.parametrize(
+    ("file", "content", "reason"),
+    [
+        ("chat_template.jinja", b"\xff", r"cannot read the chat template .*chat_template\.jinja"),
+        ("additional_chat_templates/rag.jinja", b"\xff", r"cannot read the chat template .*rag"),
+        ("tokenizer_config.json", b'{"chat_template": [{"name": "a"}]}',
+         r"the chat template of tokenizer_config\.json is a list"),
+    ],
+)  # fmt: skip
+def test_a_damaged_template_is_named(
+    tmp_path: Path, given: str | None, file: str, content: bytes, reason: str
+) -> None:
+    folder = save_tiny_model(tmp_path / "model")
+    if file == "tokenizer_config.json":
+        (folder / "chat_template.jinja").unlink()
+    (folder / file).parent.mkdir(exist_ok=True)
+    (folder / file).write_bytes(content)
+    with pytest.raises(ModelLoadError, match=reason) as failure:
+        chat_in(folder, given)
+    assert "\n" not in str(failure.value)

@@ -2,10 +2,11 @@
 
 from pathlib import Path
 
-from heretic.errors import ModelLoadError
+from heretic.errors import ModelLoadError, one_line
 from heretic.model.json_files import read_object
 
 DEFAULT = "default"  # of several named templates
+ADDITIONAL = "additional_chat_templates"  # folder of further named templates
 LEGACY_TEMPLATE, PROCESSOR = "chat_template.json", "processor_config.json"
 
 
@@ -50,6 +51,28 @@ def processor_template(folder: Path) -> str | dict[str, str] | None:
         if template:
             return require_text(template, path.name)
     return None
+
+
+def check_template_files(folder: Path) -> None:
+    """Reject templates of a checkpoint that prevent transformers from loading its tokenizer.
+
+    Raises:
+        ModelLoadError: a file is not UTF-8 text, or a named template is incomplete.
+    """
+    files = [folder / "chat_template.jinja", *sorted((folder / ADDITIONAL).glob("*.jinja"))]
+    files = [path for path in files if path.is_file()]
+    for path in files:
+        try:
+            path.read_text(encoding="utf-8")
+        except (OSError, UnicodeDecodeError) as error:
+            raise ModelLoadError(
+                f"cannot read the chat template {path} ({one_line(error)}); copy the file again"
+            ) from error
+    config = folder / "tokenizer_config.json"
+    if config.is_file() and not files:
+        template = read_object(config).get("chat_template")
+        if isinstance(template, list):
+            require_text(template, config.name)
 
 
 def default_template(templates: str | dict[str, str], model: str) -> str:
