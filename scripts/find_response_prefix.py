@@ -16,6 +16,7 @@ from heretic.model.model_phase import model_phase
 from heretic.model.prompt_lengths import require_lengths_of_run
 from heretic.model.response_prefix import find_response_prefix
 from heretic.model.template_date import settle_date
+from heretic.model.template_warnings import warn_of_template_of_run
 from heretic.prompts.prompt_sets import read_prompts
 from heretic.settings.types import AUTO_DATE, AUTO_PREFIX
 
@@ -36,6 +37,7 @@ with model_phase(snakemake) as job:
     # Not compared with an earlier run's, as in check_prompts: nothing here depends on them.
     generated = snakemake.config["settings"][snakemake.wildcards.run]["max_response_length"]
     require_lengths_of_run(chat, Path(snakemake.input.checked), generated)
+    warn_of_template_of_run(chat, Path(snakemake.input.checked))
     if found:
         model = load_model(**options, chat=chat)
         prefix = find_response_prefix(model, *(read_prompts(path) for path in inputs.values()))

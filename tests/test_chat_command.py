@@ -69,3 +69,31 @@ def test_the_demo_model_is_found_by_its_weights(results: Path, name: str) -> Non
 def test_a_demo_model_that_is_gone_is_an_error(results: Path) -> None:
     with pytest.raises(ModelLoadError, match="rerun the workflow"):
         edited_demo_model([results], sha256(results / "demo"))
+
+
+@pytest.mark.parametrize(
+    ("response", "shown", "warns"),
+    [
+        ("<think>Hm</think>\n\nHi", "Hi\n", False),
+        ("<think>Hm", "<think>Hm\n", True),
+        (" Hi\n", " Hi\n\n", False),
+    ],
+)
+def test_thoughts_are_not_shown_before_an_answer(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    caplog: pytest.LogCaptureFixture,
+    response: str,
+    shown: str,
+    warns: bool,
+) -> None:
+    run, base = tmp_path / "run", save_tiny_model(tmp_path / "base")
+    export(plan(base), base, run / "model", low_memory=True)
+    write_json(run / "chat.json", {"response_prefix": "", "template_date": None})
+    monkeypatch.setattr(logging.getLogger("heretic"), "propagate", True)
+    monkeypatch.setattr("sys.stdin", io.StringIO("Hi\n"))
+    monkeypatch.setattr("heretic.commands.chat.decode", lambda *_: [response])
+    converse(run / "model", run, Settings(device="cpu"), compare=False, max_new_tokens=2)
+    assert capsys.readouterr().out == shown
+    assert ("raise --max-tokens" in caplog.text) is warns

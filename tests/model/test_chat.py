@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 from tiny_models import CHAT_TEMPLATE, NO_SYSTEM_ROLE, PROMPTS, tiny_tokenizer
 from tokenizers import Tokenizer
-from transformers import PreTrainedTokenizerFast
+from transformers import AddedToken, PreTrainedTokenizerFast
 
 from heretic.errors import ModelLoadError
 from heretic.model.chat import ChatFormat, require_template
@@ -131,7 +131,7 @@ def test_without_a_system_role_the_system_prompt_opens_the_users_turn(template: 
     """Otherwise the study would run on prompts that nobody asked for."""
     chat = ChatFormat(tiny_tokenizer(template))
 
-    assert not chat.has_system_role
+    assert chat.traits.system == ("dropped" if template == DROPS_SYSTEM else "rejected")
     rendered = chat.render(Prompt("Hi", system="Be brief."))
     assert rendered == "<|user|>Be brief.\n\nHi<|end|><|assistant|>"
     assert chat.render(Prompt("Hi")) == "<|user|>Hi<|end|><|assistant|>"
@@ -162,3 +162,47 @@ def test_a_tokenizer_without_template_is_refused(template: str | None) -> None:
 
 def test_a_tokenizer_with_template_is_accepted() -> None:
     require_template(tiny_tokenizer(), "my/model")
+
+
+@pytest.mark.parametrize(
+    ("template", "prefix", "opened"),
+    [
+        (CHAT_TEMPLATE, "", ""),
+        (CHAT_TEMPLATE, "<think>\n\n</think>\n\n", ""),
+        (CHAT_TEMPLATE, "<think>\nOkay", "<think>\nOkay"),
+        (CHAT_TEMPLATE.replace("<|assistant|>", "<|assistant|><think>\n"), "", "<think>\n"),
+        (CHAT_TEMPLATE.replace("<|assistant|>", "<|assistant|><think>"), "</think>", ""),
+    ],
+)
+def test_a_block_opened_by_the_prompt_is_part_of_the_text(
+    template: str, prefix: str, opened: str
+) -> None:
+    """Otherwise thoughts cut off before their end would look like an answer."""
+    chat = ChatFormat(tiny_tokenizer(template), prefix)
+    ids = chat.tokenizer("Hm</think>Hi")["input_ids"]
+
+    assert chat.decode(ids) == opened + "Hm</think>Hi"
+    assert chat.decode_all([ids]) == [opened + "Hm</think>Hi"]
+
+
+@pytest.mark.parametrize(
+    ("special", "text"),
+    [
+        (["[THINK]", "[/THINK]"], "[THINK]Hm[/THINK]Hi"),
+        (["<|START_THINKING|>", "<|END_THINKING|>"], "<|START_THINKING|>Hm<|END_THINKING|>Hi"),
+        (["<|channel>", "<channel|>"], "<|channel>thought\nHm<channel|>Hi"),
+        (
+            ["<|channel|>", "<|message|>", "<|start|>"],
+            "<|channel|>analysis<|message|>Hm<|channel|>final<|message|>Hi",
+        ),
+    ],
+)
+def test_special_tokens_around_thoughts_are_shown_and_no_others(
+    special: list[str], text: str
+) -> None:
+    tokenizer = tiny_tokenizer()
+    tokenizer.add_tokens([AddedToken(token, special=True) for token in special], True)
+    chat = ChatFormat(tokenizer)
+
+    assert chat.decode(tokenizer(f"<|user|>{text}<|end|>")["input_ids"]) == text
+    assert chat.decode(tokenizer("<|user|>Hi<|end|>")["input_ids"]) == "Hi"

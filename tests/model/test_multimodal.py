@@ -183,9 +183,9 @@ def test_no_processor_no_template(tmp_path: Path) -> None:
 def test_a_template_that_drops_bare_texts_gets_parts() -> None:
     plain, parts = ChatFormat(tiny_tokenizer()), ChatFormat(tiny_tokenizer(PARTS_TEMPLATE))
 
-    assert not plain.takes_parts
-    assert parts.takes_parts
-    assert parts.has_system_role
+    assert not plain.traits.user_parts
+    assert parts.traits.user_parts
+    assert parts.traits.system == "shown"
     for prompt in PROMPTS:
         assert parts.render(prompt) == plain.render(prompt)
 
@@ -194,6 +194,6 @@ def test_parts_without_a_system_role() -> None:
     refusing = NO_SYSTEM_ROLE.removesuffix(CHAT_TEMPLATE) + PARTS_TEMPLATE
     chat = ChatFormat(tiny_tokenizer(refusing))
 
-    assert not chat.has_system_role
+    assert chat.traits.system == "rejected"
     rendered = chat.render(Prompt("Hi", system="Be brief."))
     assert rendered == "<|user|>Be brief.\n\nHi<|end|><|assistant|>"

@@ -108,8 +108,8 @@ def test_a_template_without_a_date_is_left_alone(template: str) -> None:
 
 def test_what_is_read_from_the_template_depends_on_no_day() -> None:
     chat = ChatFormat(tiny_tokenizer(DATE_STRING), template_date=DAY)
-    assert chat.has_system_role
-    assert not chat.takes_parts
+    assert chat.traits.system == "shown"
+    assert not chat.traits.user_parts
     assert chat.n_post_instruction_tokens == ChatFormat(tiny_tokenizer()).n_post_instruction_tokens
 
 

@@ -166,3 +166,19 @@ def test_settings_of_other_types_are_one_line(folder: Path, settings: dict[str, 
     with pytest.raises(HereticError) as told:
         Judge(**{"model": str(folder), "label": "LABEL_1", **settings})
     assert "\n" not in str(told.value)
+
+
+def test_only_what_follows_thoughts_is_judged(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made, read = Judge(str(folder), "LABEL_1", threshold=0.0), list[str]()
+    probabilities = Judge._probabilities
+
+    def recorded(self: Judge, pairs: Any) -> torch.Tensor:
+        read.extend(answer for _, answer in pairs)
+        return probabilities(self, pairs)
+
+    monkeypatch.setattr(Judge, "_probabilities", recorded)
+    answers = ["Hi", "<think>Hm</think>Hi", "<think>Hm", "Ho"]
+    assert made.judge_all([Prompt("Hi")] * 4, answers) == [1, 1, 0, 1]
+    assert read == ["Hi", "", "Ho"]

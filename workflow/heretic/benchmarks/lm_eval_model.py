@@ -1,17 +1,18 @@
 """Adapter from a model of this project to the lm-evaluation-harness interface."""
 
-from collections.abc import Mapping, Sequence
 from typing import Any
 
 from lm_eval.models.huggingface import HFLM
 
-from heretic.model.chat import ChatFormat
+from heretic.errors import ModelLoadError
 from heretic.model.decoding import plain_generation
 from heretic.model.loading import Model
+from heretic.model.third_party import reported_as
 
 # Log-likelihoods need the logits of every token, which quickly fill the memory; larger batches of
 # hundreds of tokens each are not faster.
 MOST_SCORED = 16
+ADVICE = "set benchmark_apply_chat_template=false, or provide another template with chat_template"
 
 
 class HarnessModel(HFLM):  # type: ignore[misc]  # untyped
@@ -66,16 +67,7 @@ class HarnessModel(HFLM):  # type: ignore[misc]  # untyped
     ) -> str:
         """Return the conversation in the model's chat format."""
         chat = self._loaded.chat
-        text = super().apply_chat_template(_turns(chat, chat_history), add_generation_prompt)
+        turns = chat.traits.messages([(turn["role"], turn["content"]) for turn in chat_history])
+        with reported_as(ModelLoadError, "the chat template rejects a document", ADVICE):
+            text = super().apply_chat_template(turns, add_generation_prompt)
         return str(text) + (chat.response_prefix if add_generation_prompt else "")
-
-
-def _turns(chat: ChatFormat, history: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    turns = [dict(turn) for turn in history]
-    if len(turns) > 1 and turns[0]["role"] == "system" and not chat.has_system_role:
-        system = turns.pop(0)
-        turns[0]["content"] = f"{system['content']}\n\n{turns[0]['content']}"
-    if chat.takes_parts:
-        for turn in turns:
-            turn["content"] = [{"type": "text", "text": turn["content"]}]
-    return turns

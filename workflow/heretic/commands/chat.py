@@ -20,6 +20,7 @@ from heretic.model.loading import load_model
 from heretic.model.quantization import AS_IS, NONE
 from heretic.model.template_date import day_of, read_chat
 from heretic.prompts.prompt import Prompt
+from heretic.scoring.thoughts import ends_in_thoughts, without_thoughts
 from heretic.settings.prompt_sources import DEMO
 from heretic.settings.schema import Settings
 
@@ -70,10 +71,15 @@ def converse(
     console = Console(highlight=False, markup=False, soft_wrap=True)
     for question in _questions():
         for name, model in models.items():
-            answer = printable(
-                decode(model, generate(model, [Prompt(question)], max_new_tokens))[0]
-            )
+            (response,) = decode(model, generate(model, [Prompt(question)], max_new_tokens))
+            text = without_thoughts(response)
+            answer = printable(response if text == response else text.strip() or response)
             console.print(f"{name}: {answer}" if compare else answer)
+            if ends_in_thoughts(response):
+                log.warning(
+                    "The response ends inside a thinking block; raise --max-tokens (%d)",
+                    max_new_tokens,
+                )
 
 
 def _questions() -> Iterator[str]:

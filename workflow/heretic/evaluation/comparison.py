@@ -11,6 +11,7 @@ from heretic.evaluation.side_by_side import SideBySide, side_by_side
 from heretic.model.batching import release_memory
 from heretic.model.loading import Model
 from heretic.model.response_prefix import find_response_prefix
+from heretic.model.template_warnings import warn_of_template
 from heretic.settings.types import AUTO_PREFIX
 
 
@@ -82,6 +83,7 @@ def compare_models(
         HereticError: a model predicts non-finite values.
     """
     model = load_original()
+    warn_of_template(model.chat, sets.all)
     if response_prefix == AUTO_PREFIX:
         response_prefix = find_response_prefix(model, sets.good, sets.bad)
         log.info("Response prefix: %r", response_prefix)
@@ -94,6 +96,7 @@ def compare_models(
     model = _beginning_with(response_prefix, load_edited())
     if model.chat.tokenizer.chat_template != template:
         log.warning("The chat templates differ: each model uses its own")
+        warn_of_template(model.chat, sets.all)
     comparable = vocabulary.agrees(Vocabulary.of(model))
     if not comparable:
         log.warning("Skipping KL: the models have different vocabularies")

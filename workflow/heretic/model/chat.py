@@ -9,9 +9,12 @@ from typing import Any
 
 from transformers import PreTrainedTokenizerBase
 
-from heretic.errors import ModelLoadError, PromptError, one_line
+from heretic.errors import ModelLoadError, PromptError
+from heretic.model.answer_text import AnswerDecoder
 from heretic.model.limits import LimitError, limited_memory, limited_time
 from heretic.model.template_date import prints_date, today, with_fixed_date
+from heretic.model.template_traits import Messages, TemplateTraits, find_traits, reason_of
+from heretic.model.thinking import unclosed
 from heretic.model.third_party import reported_as
 from heretic.prompts.prompt import Prompt
 
@@ -79,28 +82,27 @@ class ChatFormat:
 
     @cached_property
     def template_arguments(self) -> dict[str, Any]:
-        """Additional arguments of the tokenizer's `apply_chat_template` that fix the date."""
+        """Additional arguments of the tokenizer's `apply_chat_template`."""
+        return {**self._fixed_date, **self.traits.variables}
+
+    @cached_property
+    def _fixed_date(self) -> dict[str, Any]:
         if not self.prints_date:
             return {}
         template = with_fixed_date(self.tokenizer.get_chat_template(), self.template_date)
         return {"chat_template": template}
 
     @cached_property
-    def has_system_role(self) -> bool:
-        """Return whether the template shows a system prompt instead of rejecting or dropping it."""
-        return self._shows("what the system says", role="system", parts=self.takes_parts)
+    def traits(self) -> TemplateTraits:
+        """Properties of the template.
 
-    @cached_property
-    def takes_parts(self) -> bool:
-        """Return whether the template shows only contents given as a list of parts.
-
-        Templates of multimodal models, whose turns consist of texts and images, may silently drop a
-        plain string.
+        Raises:
+            ModelLoadError: the template takes too much time or memory.
         """
-        says = "what the user says"
-        return not self._shows(says, role="user", parts=False) and self._shows(
-            says, role="user", parts=True
-        )
+        try:
+            return find_traits(self._apply)
+        except (LimitError, MemoryError) as error:
+            raise _refused(error, "any prompt") from error
 
     @cached_property
     def n_post_instruction_tokens(self) -> int:
@@ -120,40 +122,27 @@ class ChatFormat:
         """Return the conversation up to the beginning of the model's answer.
 
         If the template has no system role, the system prompt is placed at the beginning of the
-        user's turn, as recommended by the makers of such models.
+        user's turn; see `TemplateTraits.messages`.
 
         Raises:
             ModelLoadError: the template cannot render the prompt.
         """
-        turns = {"user": prompt.text}
-        if prompt.system is not None and self.has_system_role:
-            turns = {"system": prompt.system, **turns}
-        elif prompt.system is not None:
-            turns = {"user": f"{prompt.system}\n\n{prompt.text}"}
-        parts = self.takes_parts
+        system = [] if prompt.system is None else [("system", prompt.system)]
+        messages = self.traits.messages([*system, ("user", prompt.text)])
         try:
-            return self._apply(turns, parts=parts) + self.response_prefix
+            return self._apply(messages, True, self.traits.variables) + self.response_prefix
         except Exception as error:  # a template may raise anything
-            raise _refused(error) from error
+            raise _refused(error, f"the prompt {shown_beginning(prompt)}") from error
 
-    def _shows(self, marker: str, *, role: str, parts: bool) -> bool:
-        turns = {role: marker, "user": marker if role == "user" else "what the user says"}
-        try:
-            return marker in self._apply(turns, parts=parts)
-        except (LimitError, MemoryError) as error:
-            raise _refused(error) from error
-        except Exception:  # the template does not support such turns; the error type varies
-            return False
-
-    def _apply(self, turns: Mapping[str, str], *, parts: bool) -> str:
-        messages: Any = [
-            {"role": role, "content": [{"type": "text", "text": text}] if parts else text}
-            for role, text in turns.items()
-        ]
+    def _apply(self, messages: Messages, is_prompt: bool, variables: Mapping[str, Any]) -> str:
         with limited_time(SECONDS), limited_memory(FURTHER_BYTES):
             text = str(
                 self.tokenizer.apply_chat_template(
-                    messages, tokenize=False, add_generation_prompt=True, **self.template_arguments
+                    messages,
+                    tokenize=False,
+                    add_generation_prompt=is_prompt,
+                    **self._fixed_date,
+                    **variables,
                 )
             )
         if len(text) > MOST_CHARACTERS:
@@ -199,7 +188,7 @@ class ChatFormat:
             with limited_time(SECONDS + SECONDS_PER_PROMPT * len(prompts)):
                 texts = [self.render(prompt) for prompt in prompts]
         except LimitError as error:
-            raise _refused(error) from error
+            raise _refused(error, f"{len(prompts)} prompts") from error
         longest = self.limits.longest
         if longest is None:
             return self._token_ids(texts)
@@ -230,8 +219,24 @@ class ChatFormat:
             )
 
     def decode(self, ids: Sequence[int]) -> str:
-        """Return the text of generated token ids without special tokens."""
-        return str(self.tokenizer.decode(list(ids), skip_special_tokens=True))
+        """Return the text of generated token ids without special tokens.
+
+        Delimiters of thinking blocks are preserved, including one opened by the prompt, so that the
+        text shows where thoughts end.
+        """
+        return self.opened_thoughts + self._decoder.decode(ids)
+
+    @cached_property
+    def _decoder(self) -> AnswerDecoder:
+        return AnswerDecoder(self.tokenizer)
+
+    @cached_property
+    def opened_thoughts(self) -> str:
+        """Thinking block opened by the template or the response prefix, or an empty text."""
+        if not self.tokenizer.chat_template:
+            return ""
+        probe = PROBES[0]
+        return unclosed(self.render(probe).rpartition(probe.text)[2])
 
     def decode_all(self, answers: Sequence[Sequence[int]]) -> list[str]:
         """Return the texts of several answers, identical to separate calls of `decode`."""
@@ -248,10 +253,9 @@ def shown_beginning(prompt: Prompt) -> str:
     return repr(prompt.text[:40] + "…" * (len(prompt.text) > 40))
 
 
-def _refused(error: Exception) -> ModelLoadError:
-    reason = "it uses too much memory" if isinstance(error, MemoryError) else one_line(error)
+def _refused(error: Exception, what: str) -> ModelLoadError:
     return ModelLoadError(
-        f"the chat template rejects a conversation ({reason}); provide another one with "
+        f"the chat template rejects {what} ({reason_of(error)}); provide another one with "
         "chat_template"
     )
 

@@ -11,7 +11,7 @@ from heretic.errors import ModelLoadError
 from heretic.model.chat import PROBES, ChatFormat, TokenLimits, require_template
 from heretic.model.inspection import check_chat
 from heretic.model.limits import require_rehearsed
-from heretic.model.template import processor_template, require_text
+from heretic.model.template import default_template, processor_template, require_text
 from heretic.model.third_party import quiet_transformers, reported_as
 
 # Limits of processor time: for any tokenizer, and per megabyte of its files.
@@ -56,7 +56,9 @@ def load_chat(
         require_rehearsed(
             lambda: build().encode(PROBES), ModelLoadError, what, _seconds(folder), ADVICE
         )
-    return build()
+    chat = build()
+    chat.encode(PROBES[:1])  # an unusable template is reported before the weights are loaded
+    return chat
 
 
 def _chat(
@@ -80,7 +82,8 @@ def _chat(
     elif not tokenizer.chat_template:
         tokenizer.chat_template = processor_template(folder)
     require_template(tokenizer, model)
-    require_text(tokenizer.chat_template, model)
+    templates = require_text(tokenizer.chat_template, model)
+    tokenizer.chat_template = default_template(templates, model)
     _set_padding(tokenizer, limits.vocabulary)
     return ChatFormat(tokenizer, response_prefix, limits, day)
 

@@ -9,7 +9,7 @@ from heretic.model.checkpoint import WEIGHTS, is_local, require_checkpoint, weig
 from heretic.model.configuration import check_sizes, read_configuration
 from heretic.model.headers import SUFFIX, index_files, read_headers
 from heretic.model.json_files import read_object
-from heretic.model.template import PROCESSOR, processor_template
+from heretic.model.template import ADDITIONAL, PROCESSOR, check_template_files, processor_template
 
 TOKENIZER_PARTS = ("tokenizer", "vocab", "tekken", "spiece", "sentencepiece")
 TOKENIZER_SUFFIXES = (".model", ".tiktoken", ".spm", ".bpe")
@@ -61,7 +61,7 @@ def check_chat(model: str, folder: Path, chat_template: str | None) -> None:
         chat_template: as the setting.
 
     Raises:
-        ModelLoadError: the message names the missing part.
+        ModelLoadError: the message names the missing part, or a damaged template.
     """
     names = {path.name for path in folder.iterdir()}
     if not has_tokenizer(names):
@@ -71,6 +71,7 @@ def check_chat(model: str, folder: Path, chat_template: str | None) -> None:
         )
     if (folder / PROCESSOR).is_file():
         read_object(folder / PROCESSOR)  # edited by the export if a template is given
+    check_template_files(folder)
     if chat_template is None and not _has_template(folder, names):
         raise ModelLoadError(
             f"{model} has no chat template, so it is not an instruct model; use the instruct "
@@ -106,4 +107,4 @@ def _has_template(folder: Path, names: Collection[str]) -> bool:
     path = folder / TOKENIZER_CONFIG
     if TOKENIZER_CONFIG in names and read_object(path).get("chat_template"):
         return True
-    return (folder / "additional_chat_templates").is_dir() or bool(processor_template(folder))
+    return (folder / ADDITIONAL).is_dir() or bool(processor_template(folder))

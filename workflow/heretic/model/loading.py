@@ -128,10 +128,6 @@ def load_model(
         )
     (test_prompt,) = chat.encode([Prompt("Hello")])
     network = load_network(model, folder, test_prompt, options)
-    if not chat.has_system_role:
-        log.info(
-            "The chat template has no system role; system prompts are prepended to the user turn"
-        )
     anatomy = find_stream_writers(network)
     log.info(
         "Loaded %s: %s, %.1f M parameters, %s on %s, %d layers, %d stream writers",

@@ -2,9 +2,11 @@
 
 from pathlib import Path
 
-from heretic.errors import ModelLoadError
+from heretic.errors import ModelLoadError, one_line
 from heretic.model.json_files import read_object
 
+DEFAULT = "default"  # of several named templates
+ADDITIONAL = "additional_chat_templates"  # folder of further named templates
 LEGACY_TEMPLATE, PROCESSOR = "chat_template.json", "processor_config.json"
 
 
@@ -51,17 +53,65 @@ def processor_template(folder: Path) -> str | dict[str, str] | None:
     return None
 
 
+def check_template_files(folder: Path) -> None:
+    """Reject templates of a checkpoint that prevent transformers from loading its tokenizer.
+
+    Raises:
+        ModelLoadError: a file is not UTF-8 text, or a named template is incomplete.
+    """
+    files = [folder / "chat_template.jinja", *sorted((folder / ADDITIONAL).glob("*.jinja"))]
+    files = [path for path in files if path.is_file()]
+    for path in files:
+        try:
+            path.read_text(encoding="utf-8")
+        except (OSError, UnicodeDecodeError) as error:
+            raise ModelLoadError(
+                f"cannot read the chat template {path} ({one_line(error)}); copy the file again"
+            ) from error
+    config = folder / "tokenizer_config.json"
+    if config.is_file() and not files:
+        template = read_object(config).get("chat_template")
+        if isinstance(template, list):
+            require_text(template, config.name)
+
+
+def default_template(templates: str | dict[str, str], model: str) -> str:
+    """Return the only template, or the default one of several named templates.
+
+    Raises:
+        ModelLoadError: none of the templates is the default.
+    """
+    if isinstance(templates, str):
+        return templates
+    if DEFAULT not in templates:
+        names = ", ".join(sorted(templates))
+        raise ModelLoadError(
+            f"the chat templates of {model} are named {names}, and none is the default; write the "
+            "text of one into a file (those in additional_chat_templates are files already), and "
+            "set chat_template to its path"
+        )
+    return templates[DEFAULT]
+
+
 def require_text(template: object, where: str) -> str | dict[str, str]:
     """Return a value that is a chat template, or several by name.
+
+    Several templates may also be stored as a list of objects with `name` and `template`.
 
     Raises:
         ModelLoadError: the value is something else.
     """
     if isinstance(template, str):
         return template
+    if isinstance(template, list) and all(map(_is_named, template)):
+        template = {each["name"]: each["template"] for each in template}
     if isinstance(template, dict) and all(isinstance(text, str) for text in template.values()):
         return template
     raise ModelLoadError(
         f"the chat template of {where} is a {type(template).__name__}, not text; provide another "
         "one with chat_template"
     )
+
+
+def _is_named(template: object) -> bool:
+    return isinstance(template, dict) and {"name", "template"} <= template.keys()

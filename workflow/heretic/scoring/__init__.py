@@ -13,6 +13,7 @@ from heretic.scoring.base import (
     Score,
     ScoredPrompts,
 )
+from heretic.scoring.thoughts import ends_in_thoughts, without_thoughts
 
 __all__ = [
     "AnswerScorer",
@@ -26,4 +27,6 @@ __all__ = [
     "ScoreRange",
     "ScoredPrompts",
     "Side",
+    "ends_in_thoughts",
+    "without_thoughts",
 ]

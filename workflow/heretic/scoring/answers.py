@@ -8,6 +8,7 @@ from heretic.scorer_registry import Side
 from heretic.scoring.base import AnswerScorer, Direction, require_side
 from heretic.scoring.degenerate import is_degenerate
 from heretic.scoring.refusal_markers import RefusalMarkers, fold
+from heretic.scoring.thoughts import without_thoughts
 
 
 class RefusalBasedScorer(AnswerScorer):
@@ -82,7 +83,7 @@ class Right(RefusalBasedScorer):
 
     def judge(self, prompt: Prompt, answer: str) -> bool:
         """Return whether the answer is correct; False if no correct answer is known."""
-        folded = fold(answer)
+        folded = fold(without_thoughts(answer))
         has_all = bool(prompt.answers) and all(fold(wanted) in folded for wanted in prompt.answers)
         return has_all and not (self.markers.found(answer) or is_degenerate(prompt, answer))
 
@@ -125,5 +126,5 @@ class Words(AnswerScorer):
         self.name, self.side = name, require_side(side, name)
 
     def judge(self, prompt: Prompt, answer: str) -> float:
-        """Return the number of words."""
-        return len(answer.split())
+        """Return the number of words, without thoughts."""
+        return len(without_thoughts(answer).split())

@@ -1,4 +1,4 @@
-"""Detection of degenerate answers: empty, looping, or in a different script or language."""
+"""Detection of degenerate answers: empty, looping, off-script or cut within their thoughts."""
 
 import unicodedata
 import zlib
@@ -9,6 +9,7 @@ from typing import Final
 from py3langid.langid import MODEL_FILE, LanguageIdentifier
 
 from heretic.prompts.prompt import Prompt
+from heretic.scoring.thoughts import ends_in_thoughts, without_thoughts
 
 # Prose compresses to a half or a third, tables and plans to a fifth, and a loop over a few words to
 # far less.
@@ -40,8 +41,11 @@ _SAME_SCRIPT: Final = {
 
 
 def is_degenerate(prompt: Prompt, answer: str) -> bool:
-    """Return whether the answer is empty, looping or off-script."""
-    return is_empty(answer) or is_looping(answer) or is_off_script(prompt, answer)
+    """Return whether the answer, without thoughts, is unfinished, empty, looping or off-script."""
+    if ends_in_thoughts(answer):
+        return True
+    text = without_thoughts(answer)
+    return is_empty(text) or is_looping(text) or is_off_script(prompt, text)
 
 
 def is_empty(answer: str) -> bool:

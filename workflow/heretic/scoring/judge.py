@@ -12,6 +12,7 @@ from heretic.prompts.prompt import Prompt
 from heretic.scorer_registry import Side
 from heretic.scoring.base import AnswerScorer, require_side
 from heretic.scoring.classifier import Classifier, load_classifier, read_labels
+from heretic.scoring.thoughts import ends_in_thoughts, without_thoughts
 
 _COMMIT = re.compile(r"[0-9a-f]{40}")
 
@@ -79,15 +80,22 @@ class Judge(AnswerScorer):
         return self.judge_all([prompt], [answer])[0]
 
     def judge_all(self, prompts: Sequence[Prompt], answers: Sequence[str]) -> list[float]:
-        """Judge new answers, and return the results for all."""
-        keys = self._keys(prompts, answers)
-        pairs = dict(zip(keys, zip(prompts, answers, strict=True), strict=True))
+        """Judge new answers without their thoughts, and return the results for all.
+
+        An answer that ends inside its thoughts has no label.
+        """
+        texts = [without_thoughts(answer) for answer in answers]
+        keys = self._keys(prompts, texts)
+        pairs = dict(zip(keys, zip(prompts, texts, strict=True), strict=True))
         new = [key for key in pairs if key not in self._known]
         for start in range(0, len(new), self.batch_size):
             batch = new[start : start + self.batch_size]
             found = self._probabilities([pairs[key] for key in batch])
             self._known |= dict(zip(batch, found.tolist(), strict=True))
-        return [float(self._known[key] >= self.threshold) for key in keys]
+        return [
+            float(self._known[key] >= self.threshold and not ends_in_thoughts(answer))
+            for key, answer in zip(keys, answers, strict=True)
+        ]
 
     def _keys(self, prompts: Sequence[Prompt], answers: Sequence[str]) -> list[str]:
         """Return hashes of the classifier's inputs."""

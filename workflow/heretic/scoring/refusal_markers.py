@@ -14,6 +14,7 @@ from functools import cached_property, lru_cache
 from typing import Final
 
 from heretic.errors import SettingsError
+from heretic.scoring.thoughts import certain_answer, without_thoughts
 
 _PLAIN: Final = {
     **dict.fromkeys(map(ord, "\u2019\u2018\u201b\u02bc\u2032\u00b4`"), "'"),
@@ -212,8 +213,8 @@ class RefusalMarkers:
             )
 
     def found(self, answer: str) -> bool:
-        """Return whether the answer contains a phrase anywhere."""
-        return self._pattern.search(fold(answer)) is not None
+        """Return whether the answer contains a phrase anywhere after its thoughts."""
+        return self._pattern.search(fold(without_thoughts(answer))) is not None
 
     def settled(self, answer: str) -> bool:
         """Return whether the beginning of an answer makes it a refusal regardless of the rest.
@@ -221,7 +222,7 @@ class RefusalMarkers:
         The text after a phrase decides whether it is a whole word and whether it is a refusal, and
         may change the preceding character, so an ASCII character must already follow it.
         """
-        folded = fold(answer)
+        folded = fold(certain_answer(answer))
         found = self._pattern.search(folded)
         after = "" if found is None else folded[found.end() :]
         if not after or not after[0].isascii():
