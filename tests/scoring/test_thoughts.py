@@ -2,7 +2,6 @@
 
 import pytest
 
-from heretic.evaluation.verdicts import AnswerLabels
 from heretic.prompts.prompt import Prompt
 from heretic.scoring.answers import Degenerate, Phrases, Refusals, Right, Unanswered, Words
 from heretic.scoring.degenerate import is_degenerate
@@ -65,8 +64,8 @@ def test_verdicts(answer: str, refused: bool, degenerate: bool, right: bool) -> 
     assert Degenerate(MARKERS, "degenerate").judge(PROMPT, answer) == (degenerate and not refused)
     assert Unanswered(MARKERS, "unanswered").judge(PROMPT, answer) == (refused or degenerate)
     assert Right(MARKERS, "kept").judge(PROMPT, answer) == right
-    labels = AnswerLabels.of([PROMPT], [answer], MARKERS)
-    assert (labels.refused, labels.degenerate, labels.right) == ([refused], [degenerate], [right])
+    whole = Degenerate(MARKERS, "degenerate", among_refusals=True)
+    assert whole.judge(PROMPT, answer) == degenerate
 
 
 def test_phrases_and_words_of_thoughts_do_not_count() -> None:
