@@ -16,7 +16,7 @@ from heretic.directions.permuted_labels import control_directions
 from heretic.evaluation.holdout import HoldoutProtocol, HoldoutSets
 from heretic.evaluation.protocol import evaluate_edit
 from heretic.export.adapter import load_edited
-from heretic.model.loading import load_chat_of, load_model
+from heretic.model.loading import load_baseline, load_chat_of
 from heretic.model.model_phase import model_phase
 from heretic.model.prompt_lengths import require_lengths_of_run
 from heretic.model.quantization import unquantized_original
@@ -39,7 +39,7 @@ with model_phase(snakemake) as job:
     options = {**job.runtime, **settings}
     original = {**options, **unquantized_original(settings, searched)}
     result = evaluate_edit(
-        load_original=lambda: load_model(**original),
+        load_original=lambda: load_baseline(**original),
         load_edited=lambda: load_edited(record.parent, options, searched),
         record=read_json(record),
         directions=AblationDirections.from_tensors(directions),

@@ -50,7 +50,11 @@ class Mean(TypedDict):
 
 
 class Variant(TypedDict):
-    """Held-out measures of one model; `scores` are those of additional scorers."""
+    """Held-out measures of one model; `scores` are those of additional scorers.
+
+    `quantization` is present for the original if it is a quantized checkpoint, measured `as_is` or
+    after it was dequantized.
+    """
 
     refusals: Rate
     false_refusals: Rate
@@ -60,6 +64,7 @@ class Variant(TypedDict):
     kl_first_token: NotRequired[Mean]  # missing for models with different tokens
     kl_teacher_forced: NotRequired[Mean]
     scores: NotRequired[dict[str, Any]]
+    quantization: NotRequired[Literal["as_is", "dequantize"]]
 
 
 class PairedTest(TypedDict):

@@ -17,7 +17,9 @@ from heretic.model.checkpoint import check_model, checkpoint_files, is_local, re
 from heretic.model.inspection import check_chat, check_listing, inspect_checkpoint
 from heretic.model.quantization import (
     AS_IS,
+    DEQUANTIZE,
     check_checkpoint,
+    check_exportable,
     check_original,
     check_package,
     require_alike,
@@ -109,8 +111,10 @@ def check_models(settings: Settings) -> None:
         config = check_model(settings.model, settings.model_revision)
         inspect_checkpoint(settings.model, config, trust_remote_code=settings.trust_remote_code)
         check_checkpoint(settings.model, config, settings.quantization)
+        if settings.quantization == AS_IS and settings.export_from is None:
+            check_exportable(settings.model, config)
         check_files(settings, config)
-    elif settings.quantization == AS_IS:
+    elif settings.quantization in (AS_IS, DEQUANTIZE):
         raise SettingsError("the demo model is not quantized; set quantization=none")
     if settings.export_from is not None:
         exported = check_model(settings.export_from, None)

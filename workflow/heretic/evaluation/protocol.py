@@ -26,6 +26,7 @@ from heretic.evaluation.holdout import (
 from heretic.evaluation.side_by_side import SideBySide, side_by_side
 from heretic.model.embeddings import with_embeddings
 from heretic.model.loading import Model
+from heretic.model.quantization import AS_IS, DEQUANTIZE
 from heretic.model.stream_writers.components import EMBEDDINGS
 
 
@@ -60,6 +61,7 @@ def evaluate_edit(
     model = load_original()
     if EMBEDDINGS in record["parameters"]["components"]:
         model = with_embeddings(model)
+    form = model.quantization
     original = record_original(model, sets, protocol)
     unedited = unchanged(model, original)
     # The edited model has edited weights, so its controls use them too if possible.
@@ -74,6 +76,8 @@ def evaluate_edit(
     rows = {name: summarize(control, sets, protocol) for name, control in controls.items()}
     noop_identical = controls["noop"] == unedited
     table = {**found.table, "controls": rows, "noop_identical": noop_identical}
+    if form in (AS_IS, DEQUANTIZE):
+        table["original"]["quantization"] = form
     return SideBySide(table, found.answers)
 
 

@@ -18,7 +18,7 @@ from heretic.benchmarks.scores import HEADINGS, benchmark_notes, benchmark_rows
 from heretic.evaluation.summary import paired_rows, summarize_evaluation
 from heretic.export.card_metadata import card_metadata
 from heretic.model.checkpoint import is_local
-from heretic.model.quantization import AS_IS
+from heretic.model.quantization import AS_IS, DEQUANTIZE
 from heretic.model.stream_writers.components import EMBEDDINGS
 from heretic.templates import template_environment
 
@@ -101,6 +101,8 @@ def _evaluated(record: Mapping[str, Any], evaluation: Mapping[str, Any] | None) 
         "shuffled_labels": "shuffled_labels" in found.get("controls", {}),
         "quantization": record.get("model", {}).get("quantization"),
         "as_is": AS_IS,
+        "dequantize": DEQUANTIZE,
+        "reference": found.get("original", {}).get("quantization"),
         "template_date": record.get("template_date"),
     }
 

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from heretic.evaluation.summary import nats, percent
-from heretic.model.quantization import BITSANDBYTES, NONE
+from heretic.model.quantization import AS_IS, BITSANDBYTES, DEQUANTIZE, NONE
 from heretic.report.geometry import spans
 from heretic.settings.prompt_sources import PromptSource
 from heretic.settings.schema import Settings
@@ -22,6 +22,12 @@ SMALL_KL = (
     "predicted almost as before on these prompts. It does not show that all capabilities are "
     "preserved."
 )
+REFERENCES = {
+    AS_IS: "The original is the quantized checkpoint as released, and the edited model was "
+    "measured in full precision, so its differences include those of dequantization.",
+    DEQUANTIZE: "The original is the quantized checkpoint after dequantization, since "
+    "transformers does not run its quantized form on the device of the evaluation.",
+}
 
 
 def headline(evaluation: Mapping[str, Any]) -> str:
@@ -114,8 +120,10 @@ def reading_aids(evaluation: Mapping[str, Any], settings: Mapping[str, object]) 
         f"The models were quantized to {quantization} during the search and the evaluation; the "
         "saved weights are not quantized, so individual responses may differ.",
     ) * (quantization in BITSANDBYTES)
+    reference = evaluation.get("original", {}).get("quantization")
     return (
         *quantised,
+        *((REFERENCES[reference],) if reference in REFERENCES else ()),
         "The held-out prompts were not used to compute directions or to score trials, so the table "
         f"is independent of the search. Its {INTERVALS} or another seed of the search.",
         _about_answers(evaluation, settings),

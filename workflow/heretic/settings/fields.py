@@ -360,8 +360,8 @@ class SettingsFields(InputFields):
     export_from: OptionalText = setting(
         None,
         "Full-precision model, a hub id or a folder, that the export edits instead of "
-        "`model`; required with `quantization: as_is`, where it is also the original of the "
-        "held-out table.",
+        "`model`. With `quantization: as_is`, it is also the original of the held-out table; "
+        "without it, the quantized checkpoint is, and its dequantized matrices are exported.",
         "score_finalists",
         "apply_best",
         "evaluate",
