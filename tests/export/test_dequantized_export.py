@@ -43,10 +43,13 @@ def facts_of(model: Model) -> dict[str, Any]:
     }
 
 
-def export(source: Path, target: Path, form: str, *, low_memory: bool, **settings: Any) -> Path:
+def export(source: Path, target: Path, form: Any, *, low_memory: bool, **settings: Any) -> Path:
     facts = facts_of(load_saved(source, quantization=form))
     plan = Ablation.plan(
-        PARAMETERS.to_dict(), facts, directions(), Settings(**settings).model_dump()
+        PARAMETERS.to_dict(),
+        facts,
+        directions(),
+        Settings(quantization=form, **settings).model_dump(),
     )
     ablation = fit_to_original(plan, facts, source, None, trust_remote_code=False)
     loaded = editable_form("none", source / "config.json")

@@ -19,7 +19,7 @@ from heretic.model.headers import read_headers
 from heretic.model.packed.floats import tile_of
 from heretic.model.packed.matrix import BLOCK_FP8, PackedMatrix
 from heretic.model.packed.unpack import unpack
-from heretic.model.quantization import check_checkpoint
+from heretic.model.quantization import check_checkpoint, check_packable
 from heretic.model.size import checkpoint_bytes
 
 
@@ -212,3 +212,10 @@ def test_damaged_metadata_of_a_matrix_is_reported(tmp_path: Path) -> None:
 
     assert "not that of 7 x 7" in refusal(tmp_path)
     assert read_headers([path]).read(name) == torch.tensor([7, 7]).numpy().tobytes()
+
+
+def test_formats_in_which_matrices_are_not_quantized_again(tmp_path: Path) -> None:
+    save_packed(tmp_path, "gptq")
+
+    with pytest.raises(ModelLoadError, match="saves mxfp4 and fp8 .* by gptq; set export=merged"):
+        check_packable("mine", tmp_path / "config.json")

@@ -52,8 +52,8 @@ class Mean(TypedDict):
 class Variant(TypedDict):
     """Held-out measures of one model; `scores` are those of additional scorers.
 
-    `quantization` is present for the original if it is a quantized checkpoint, measured `as_is` or
-    after it was dequantized.
+    `quantization` is present for a quantized checkpoint, measured `as_is` or after it was
+    dequantized.
     """
 
     refusals: Rate

@@ -70,14 +70,17 @@ def evaluate_edit(
     del editor
     del model
     gc.collect()
-    edited = measure(load_edited(), sets, original, protocol, "edited model")
+    model = load_edited()
+    forms = {"original": form, "edited": model.quantization}
+    edited = measure(model, sets, original, protocol, "edited model")
 
     found = side_by_side(unedited, edited, sets, protocol)
     rows = {name: summarize(control, sets, protocol) for name, control in controls.items()}
     noop_identical = controls["noop"] == unedited
     table = {**found.table, "controls": rows, "noop_identical": noop_identical}
-    if form in (AS_IS, DEQUANTIZE):
-        table["original"]["quantization"] = form
+    for name, loaded in forms.items():
+        if loaded in (AS_IS, DEQUANTIZE):
+            table[name]["quantization"] = loaded
     return SideBySide(table, found.answers)
 
 

@@ -65,6 +65,7 @@ def model_card(
         "n_matrices": len(record["edits"]),
         "edits": [(f"`{row.component}`", *astuple(row)[1:]) for row in edit_rows(record)],
         "parameters": record["parameters"],
+        "is_quantized": record["export"] == "quantized",
         "is_adapter": record["export"] == "adapter",
         "prompts": _prompt_rows(prompts),
         "versions": record["provenance"]["versions"],
@@ -102,6 +103,8 @@ def _evaluated(record: Mapping[str, Any], evaluation: Mapping[str, Any] | None) 
         "quantization": record.get("model", {}).get("quantization"),
         "as_is": AS_IS,
         "dequantize": DEQUANTIZE,
+        "saved_form": found.get("edited", {}).get("quantization"),
+        "rounding_error": record.get("rounding_error"),
         "reference": found.get("original", {}).get("quantization"),
         "template_date": record.get("template_date"),
     }

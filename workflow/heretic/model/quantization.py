@@ -14,7 +14,7 @@ from heretic.model.checkpoint import weight_files
 from heretic.model.headers import INDEX, Headers, read_headers, weight_map
 from heretic.model.json_files import read_object
 from heretic.model.packed.find import find_packed, holds_mlx, holds_packed
-from heretic.model.packed.matrix import PackedMatrices
+from heretic.model.packed.matrix import PACKABLE_METHODS, PackedMatrices
 
 NONE, AS_IS, DEQUANTIZE = "none", "as_is", "dequantize"
 BITSANDBYTES = ("bnb_4bit", "bnb_8bit")
@@ -100,6 +100,20 @@ def check_exportable(model: str, config: Path) -> None:
         SettingsError: the package that dequantizes them is missing.
     """
     check_checkpoint(model, config, DEQUANTIZE)
+
+
+def check_packable(model: str, config: Path) -> None:
+    """Reject a checkpoint whose edited matrices cannot be saved in its own format.
+
+    Raises:
+        ModelLoadError: the message names the formats that can.
+    """
+    method = stored_quantization(config)
+    if method not in PACKABLE_METHODS:
+        raise ModelLoadError(
+            f"export=quantized saves {' and '.join(PACKABLE_METHODS)} checkpoints, but {model} is "
+            f"quantized by {method}; set export=merged"
+        )
 
 
 def _require_reader(method: str) -> None:

@@ -22,13 +22,16 @@ FLOATS = ("F64", "F32", "F16", "BF16")
 OWN_PREFIX = "model"
 
 
-def checkpoint_bytes(model: str, revision: str | None, dtype: str) -> int | None:
+def checkpoint_bytes(
+    model: str, revision: str | None, dtype: str, *, dequantize: bool = True
+) -> int | None:
     """Return the size in bytes of a model's weights once they are saved in `dtype`.
 
     Args:
         model: hub id or local folder.
         revision: revision of a hub model.
         dtype: as the setting; `auto` keeps the checkpoint's data types.
+        dequantize: whether a local quantized checkpoint is saved in full precision.
 
     Returns:
         None if the hub does not provide the size, for example without a network.
@@ -39,7 +42,7 @@ def checkpoint_bytes(model: str, revision: str | None, dtype: str) -> int | None
     if is_local(model):
         folder = Path(model).expanduser()
         packed, headers = packed_matrices(model, folder)
-        if packed.matrices:
+        if packed.matrices and dequantize:
             return _dequantized_bytes(packed, headers, full_precision_dtype(dtype, folder), dtype)
         return sum(_file_bytes(path, dtype) for path in weight_files(folder))
     return _hub_bytes(model, revision, dtype)

@@ -22,7 +22,10 @@ SMALL_KL = (
     "predicted almost as before on these prompts. It does not show that all capabilities are "
     "preserved."
 )
+SAVED = "saved"
 REFERENCES = {
+    SAVED: "The original and the edited model are quantized checkpoints, measured in the same "
+    "form.",
     AS_IS: "The original is the quantized checkpoint as released, and the edited model was "
     "measured in full precision, so its differences include those of dequantization.",
     DEQUANTIZE: "The original is the quantized checkpoint after dequantization, since "
@@ -120,7 +123,8 @@ def reading_aids(evaluation: Mapping[str, Any], settings: Mapping[str, object]) 
         f"The models were quantized to {quantization} during the search and the evaluation; the "
         "saved weights are not quantized, so individual responses may differ.",
     ) * (quantization in BITSANDBYTES)
-    reference = evaluation.get("original", {}).get("quantization")
+    forms = [evaluation.get(name, {}).get("quantization") for name in ("original", "edited")]
+    reference = SAVED if forms[1] is not None else forms[0]
     return (
         *quantised,
         *((REFERENCES[reference],) if reference in REFERENCES else ()),

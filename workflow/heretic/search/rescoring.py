@@ -43,6 +43,8 @@ def rescoring_blocker(settings: Mapping[str, Any]) -> str | None:
         return "the network is quantized, and its full-precision weights may not fit"
     if settings["export_from"] is not None:
         return "the saved model is not the searched model"
+    if settings["export"] == "quantized":
+        return "the saved matrices are quantized again"
     if settings["export"] == "adapter":
         return "an adapter holds no edited weights"
     return None

@@ -349,11 +349,12 @@ class SettingsFields(InputFields):
     )
 
     # Export
-    export: Literal["merged", "adapter"] = setting(
+    export: Literal["merged", "adapter", "quantized"] = setting(
         "merged",
-        "Format of the saved model: the whole edited model (`merged`), or a LoRA `adapter` "
+        "Format of the saved model: the whole edited model (`merged`); a LoRA `adapter` "
         "of a few megabytes for PEFT, which requires `norm_preservation: none` and a model "
-        "without experts packed into one parameter.",
+        "without experts packed into one parameter; or `quantized` as in an MXFP4 or block "
+        "FP8 checkpoint, of which only edited tensors change.",
         "score_finalists",
         "apply_best",
     )

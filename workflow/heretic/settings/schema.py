@@ -96,6 +96,13 @@ class Settings(BenchmarkFields):
                 "set trust_remote_code=false, or export_from to the full-precision original with "
                 "quantization=as_is"
             )
+        if self.export == "quantized" and (
+            self.quantization not in ("as_is", "dequantize") or self.export_from is not None
+        ):
+            raise ValueError(
+                "export=quantized saves the format of a quantized checkpoint; set "
+                "quantization=dequantize or as_is, and no export_from"
+            )
         if self.export_from is not None and not isinstance(self.model, str):
             raise ValueError(
                 "export_from names the original of one model but `model` lists several; run them "

@@ -18,6 +18,9 @@ BLOCK_FP8, MXFP4, FP4_BLOCKS, SCALED_INTEGERS = (
 )
 PACKED_ROWS, GPTQ, AWQ = "packed_rows", "gptq", "awq"
 BNB_4BIT, BNB_8BIT = "bnb_4bit", "bnb_8bit"
+# Forms, and methods of checkpoints, in which edited matrices can be quantized again.
+PACKABLE = (MXFP4, BLOCK_FP8)
+PACKABLE_METHODS = ("mxfp4", "fp8")
 
 
 @dataclass(frozen=True)
