@@ -217,5 +217,5 @@ def test_damaged_metadata_of_a_matrix_is_reported(tmp_path: Path) -> None:
 def test_formats_in_which_matrices_are_not_quantized_again(tmp_path: Path) -> None:
     save_packed(tmp_path, "gptq")
 
-    with pytest.raises(ModelLoadError, match="saves mxfp4 and fp8 .* by gptq; set export=merged"):
+    with pytest.raises(ModelLoadError, match=r"saves mxfp4 and fp8 .* by gptq; set export=merged"):
         check_packable("mine", tmp_path / "config.json")

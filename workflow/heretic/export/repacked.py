@@ -88,7 +88,8 @@ def save_repacked(
         for path in weight_files(source):
             shutil.copyfile(path, beside / path.name)
         take_over_files(source, beside, ablation.chat_template)
-        rounding, written = Rounding(), {}
+        rounding = Rounding()
+        written: dict[str, Any] = {}
         for stored, parameter in targets.items():
             for part, tensor, offset in _edited(stored, parameter, ablation, checkpoint, rounding):
                 place = headers.places[part]

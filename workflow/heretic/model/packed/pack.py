@@ -32,10 +32,12 @@ def pack(matrix: PackedMatrix, values: Tensor, parts: Mapping[str, Tensor]) -> d
     return packed(matrix, values, parts)
 
 
-def _pack_mxfp4(_: PackedMatrix, values: Tensor, parts: Mapping[str, Tensor]) -> dict[str, Tensor]:
+def _pack_mxfp4(
+    matrix: PackedMatrix, values: Tensor, parts: Mapping[str, Tensor]
+) -> dict[str, Tensor]:
     stored, scales = parts["values"], parts["scales"]
-    groups = values.mT.reshape(*stored.shape[:-1], 2 * stored.shape[-1])
-    _, exponents = torch.frexp(groups.abs().amax(-1))
+    groups = values.reshape(matrix.shape).mT.reshape(*stored.shape[:-1], 2 * stored.shape[-1])
+    exponents = torch.frexp(groups.abs().amax(-1)).exponent
     codes = exponents - 1 - E2M1_EXPONENT + EXPONENT_BIAS
     # A block of zeros has the smallest exponent.
     codes = torch.where(groups.any(-1), codes, 0).clamp(0, LARGEST_BYTE)
