@@ -49,11 +49,19 @@ class Mean(TypedDict):
     interval: Interval
 
 
+class Divergences(TypedDict):
+    """KL divergences from the original."""
+
+    kl_first_token: Mean
+    kl_teacher_forced: Mean
+
+
 class Variant(TypedDict):
     """Held-out measures of one model; `scores` are those of additional scorers.
 
     `quantization` is present for a quantized checkpoint, measured `as_is` or after it was
-    dequantized.
+    dequantized. `full_precision` compares a saved model with the original in full precision, if
+    both were quantized on loading for the other measures.
     """
 
     refusals: Rate
@@ -65,6 +73,7 @@ class Variant(TypedDict):
     kl_teacher_forced: NotRequired[Mean]
     scores: NotRequired[dict[str, Any]]
     quantization: NotRequired[Literal["as_is", "dequantize"]]
+    full_precision: NotRequired[Divergences]
 
 
 class PairedTest(TypedDict):

@@ -15,7 +15,7 @@ from jinja2 import Environment
 
 from heretic.artifact_types import Best
 from heretic.benchmarks.scores import HEADINGS, benchmark_notes, benchmark_rows
-from heretic.evaluation.summary import paired_rows, summarize_evaluation
+from heretic.evaluation.summary import nats, paired_rows, summarize_evaluation
 from heretic.export.card_metadata import card_metadata
 from heretic.model.checkpoint import is_local
 from heretic.model.quantization import AS_IS, DEQUANTIZE
@@ -80,7 +80,7 @@ def model_card(
 def _environment() -> Environment:
     # Markdown, in whose code blocks HTML entities would be shown: text is escaped by `cell`.
     environment = template_environment(Path(__file__).parent, autoescape=False)
-    environment.filters |= {"cell": _cell, "json": json.dumps, "equation": _equation}
+    environment.filters |= {"cell": _cell, "json": json.dumps, "equation": _equation, "nats": nats}
     return environment
 
 
@@ -103,6 +103,7 @@ def _evaluated(record: Mapping[str, Any], evaluation: Mapping[str, Any] | None) 
         "quantization": record.get("model", {}).get("quantization"),
         "as_is": AS_IS,
         "dequantize": DEQUANTIZE,
+        "full_precision": found.get("edited", {}).get("full_precision"),
         "saved_form": found.get("edited", {}).get("quantization"),
         "rounding_error": record.get("rounding_error"),
         "reference": found.get("original", {}).get("quantization"),

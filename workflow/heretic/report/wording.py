@@ -123,17 +123,30 @@ def reading_aids(evaluation: Mapping[str, Any], settings: Mapping[str, object]) 
         f"The models were quantized to {quantization} during the search and the evaluation; the "
         "saved weights are not quantized, so individual responses may differ.",
     ) * (quantization in BITSANDBYTES)
+    exact = evaluation.get("edited", {}).get("full_precision")
     forms = [evaluation.get(name, {}).get("quantization") for name in ("original", "edited")]
     reference = SAVED if forms[1] is not None else forms[0]
     return (
         *quantised,
         *((REFERENCES[reference],) if reference in REFERENCES else ()),
+        *((in_full_precision(exact),) if exact is not None else ()),
         "The held-out prompts were not used to compute directions or to score trials, so the table "
         f"is independent of the search. Its {INTERVALS} or another seed of the search.",
         _about_answers(evaluation, settings),
         f"{SMALL_KL} Removing refusals by projecting out one direction shows that the direction "
         "contributes to refusals in this model; it shows neither that it is the only mechanism nor "
         "that the edited model is safe to deploy.",
+    )
+
+
+def in_full_precision(divergences: Mapping[str, Any]) -> str:
+    """Return the sentence on the divergence of the saved model without quantization."""
+    first, forced = (divergences[name] for name in ("kl_first_token", "kl_teacher_forced"))
+    return (
+        "Without quantization, the mean KL of the saved model from the original in nats is "
+        f"{nats(first['mean'])} ({nats(first['interval'][0])} to {nats(first['interval'][1])}) for "
+        f"the first token and {nats(forced['mean'])} ({nats(forced['interval'][0])} to "
+        f"{nats(forced['interval'][1])}) over the tokens of the original's own responses."
     )
 
 
