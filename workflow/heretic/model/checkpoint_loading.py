@@ -74,7 +74,7 @@ def load_checkpoint(
     arguments |= {"trust_remote_code": trust_remote_code, "use_safetensors": True}
     if not dequantize:
         # transformers rejects an empty quantization.
-        if any(getattr(config, key, None) == {} for key in KEYS):
+        if any(not getattr(config, key, True) for key in KEYS):
             arguments["config"] = without_quantization(config)
         return kind.from_pretrained(folder, dtype=dtype, **arguments)
     chosen = full_precision_dtype(dtype, folder)
