@@ -120,6 +120,30 @@ def packed_rows(matrix: Array, bits: int = 4) -> tuple[Stored, Array]:
     }, (numbers * wide).reshape(matrix.shape)
 
 
+def packed_rows_asymmetric(matrix: Array) -> tuple[Stored, Array]:
+    """The format pack-quantized with zero points, which are packed along the rows."""
+    numbers, scales, zeros, values = affine(matrix, 4)
+    return {
+        "_packed": words(numbers, 4),
+        "_scale": tensor(scales, torch.float16),
+        "_zero_point": words(zeros.T, 4).T.contiguous(),
+        "_shape": torch.tensor(matrix.shape),
+    }, values
+
+
+def gptq_by_activation(matrix: Array) -> tuple[Stored, Array]:
+    """8 bits of the second version, with inputs in groups out of order."""
+    order = np.random.default_rng(1).permutation(matrix.shape[1])
+    numbers, scales, zeros, values = affine(matrix[:, order], 8)
+    places = np.argsort(order)
+    return {
+        ".qweight": words(numbers[:, places], 8).T.contiguous(),
+        ".qzeros": words(zeros.T, 8),
+        ".scales": tensor(scales.T, torch.float16),
+        ".g_idx": tensor(places // GROUP, torch.int32),
+    }, values[:, places]
+
+
 def channel_fp8(matrix: Array) -> tuple[Stored, Array]:
     """The format float-quantized of compressed-tensors, with a scale per row."""
     scales = tensor(np.abs(matrix).max(1, keepdims=True) / 448, torch.bfloat16)
@@ -160,6 +184,20 @@ FORMATS: dict[str, tuple[Callable[[Array], tuple[Stored, Array]], dict[str, Any]
     "gptq": (gptq, {"quant_method": "gptq", "bits": 4, "group_size": GROUP}),
     "awq": (awq, {"quant_method": "awq", "bits": 4, "group_size": GROUP, "version": "gemm"}),
     "int4": (packed_rows, scheme("pack-quantized", strategy="group", group_size=GROUP)),
+    "int4_zeros": (
+        packed_rows_asymmetric,
+        scheme("pack-quantized", strategy="group", group_size=GROUP, symmetric=False),
+    ),
+    "gptq_v2": (
+        gptq_by_activation,
+        {
+            "quant_method": "gptq",
+            "bits": 8,
+            "group_size": GROUP,
+            "desc_act": True,
+            "checkpoint_format": "gptq_v2",
+        },
+    ),
     "channel_fp8": (
         channel_fp8,
         scheme("float-quantized", num_bits=8, type="float", strategy="channel"),
@@ -199,7 +237,7 @@ def _packed(
     experts = name.endswith(("experts.gate_up_proj", "experts.down_proj"))
     if experts if form == "mxfp4" else name.endswith("proj.weight"):
         parts, values = pack(plain.double().numpy())
-        stem = name.removesuffix(".weight") if form in ("gptq", "awq") else name
+        stem = name.removesuffix(".weight") if form.startswith(("gptq", "awq")) else name
         return {f"{stem}{part}": found for part, found in parts.items()}, torch.from_numpy(values)
     return {name: plain}, plain.double()
 

@@ -149,6 +149,15 @@ def test_empty_settings_count_as_absent(tmp_path: Path) -> None:
     assert logits(load_saved(tmp_path)).equal(plain)
 
 
+@pytest.mark.parametrize("value", [[], "fp8", 7, ""])
+def test_settings_that_are_no_object_are_reported(tmp_path: Path, value: object) -> None:
+    save_wide(tmp_path)
+    configure(tmp_path, quantization_config=value)
+
+    with pytest.raises(ModelLoadError, match=r"which is not an object; delete the key"):
+        check_checkpoint("mine", tmp_path / "config.json", "none")
+
+
 @pytest.mark.parametrize("both", [False, True])
 def test_the_format_of_mlx_is_named(tmp_path: Path, both: bool) -> None:
     save_wide(tmp_path)

@@ -58,6 +58,7 @@ def check_checkpoint(model: str, config: Path, quantization: str) -> None:
         ModelLoadError: the file is damaged, or the checkpoint is quantized and must not be, or vice
             versa.
     """
+    _require_objects(model, config)
     method, known = _stored_method(config)
     named = read_object(config).get(MLX)
     headers = None if method is None and named is None else _headers_of(config.parent)
@@ -122,6 +123,16 @@ def _require_reader(method: str) -> None:
             "dequantizing a bitsandbytes checkpoint needs the package bitsandbytes: pip install "
             "-c envs/constraints.txt -e '.[quantized]'"
         )
+
+
+def _require_objects(model: str, config: Path) -> None:
+    for part in _parts(config):
+        for key in KEYS:
+            if not isinstance(part.get(key), Mapping | None):
+                raise ModelLoadError(
+                    f"config.json of {model} has {key}={part[key]!r:.60}, which is not an object; "
+                    "delete the key, or download the model again"
+                )
 
 
 def _headers_of(folder: Path) -> Headers | None:
