@@ -8,7 +8,7 @@ from heretic.artifacts import provenance, write_json
 from heretic.benchmarks.lm_eval import answers_file, load_benchmarks, score_benchmarks
 from heretic.benchmarks.scores import BenchmarkProtocol
 from heretic.model.checkpoint import source_facts
-from heretic.model.loading import load_model
+from heretic.model.loading import load_baseline
 from heretic.model.model_phase import model_phase
 from heretic.model.quantization import unquantized_original
 
@@ -19,7 +19,7 @@ with model_phase(snakemake) as job:
     benchmarks = load_benchmarks(protocol)
     # As for the held-out table.
     original = unquantized_original(job.settings, snakemake.params.model)
-    model = load_model(**{**job.load_options, **original})
+    model = load_baseline(**{**job.load_options, **original})
     weights = source_facts(original["model"], None, model.folder)["sha256"]
     target = Path(snakemake.output[0])
     answers = answers_file(target.parent, weights, model)

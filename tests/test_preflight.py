@@ -45,11 +45,11 @@ def complaint(
     return message
 
 
-def checkpoint(folder: Path) -> Path:
+def checkpoint(folder: Path, kind: type[numpy.generic] = numpy.float32) -> Path:
     """What looks like a model from outside."""
     folder.mkdir()
     (folder / "config.json").write_text(json.dumps({"model_type": "llama"}))
-    save_file({"w": numpy.zeros(2, numpy.float32)}, folder / "model.safetensors")
+    save_file({"w": numpy.zeros((1, 2), kind)}, folder / "model.safetensors")
     (folder / "tokenizer.json").write_text("{}")
     (folder / "chat_template.jinja").write_text("{{ messages }}")
     return folder
@@ -128,27 +128,37 @@ def test_benchmarks_of_lm_eval_are_known_and_others_are_not(tmp_path: Path) -> N
     assert "did you mean mmlu_subset" in message
 
 
-def test_a_quantised_checkpoint_needs_its_original(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="set export_from to that model"):
-        Settings(quantization="as_is")
+def test_a_quantised_checkpoint_that_cannot_be_dequantized_needs_its_original(
+    tmp_path: Path,
+) -> None:
+    with pytest.raises(ValueError, match="set trust_remote_code=false"):
+        Settings(trust_remote_code=True, quantization="as_is")
+    with pytest.raises(ValueError, match="set trust_remote_code=false"):
+        Settings(trust_remote_code=True, quantization="dequantize")
     with pytest.raises(ValueError, match="run them one by one"):
         Settings(model=["a", "b"], export_from="c")
-    quantised, original = checkpoint(tmp_path / "quantised"), checkpoint(tmp_path / "original")
-    config = {"model_type": "llama", "quantization_config": {"quant_method": "gptq"}}
+    quantised = checkpoint(tmp_path / "quantised", numpy.int32)
+    original = checkpoint(tmp_path / "original")
+    config = {"model_type": "llama", "quantization_config": {"quant_method": "hqq"}}
     (quantised / "config.json").write_text(json.dumps(config))
     options = {"model": str(quantised), "export_from": str(original), **own_prompts(tmp_path)}
 
     check_run("mine", Settings(quantization="as_is", **options), tmp_path / "results")
 
     message = complaint(ModelLoadError, Settings(**options))
-    assert "is quantized (gptq)" in message
+    assert "is quantized (hqq)" in message
     assert "quantization=as_is and export_from=" in message
+    alone = {**options, "export_from": None}
+    message = complaint(ModelLoadError, Settings(quantization="as_is", **alone))
+    assert "cannot read the hqq weights" in message
     twice = {**options, "export_from": str(quantised)}
     message = complaint(ModelLoadError, Settings(quantization="as_is", **twice))
     assert "the export edits full-precision weights" in message
     nowhere = {**options, "export_from": str(tmp_path / "none")}
     message = complaint(ModelLoadError, Settings(quantization="as_is", **nowhere))
     assert "does not exist; check the path" in message
+    with pytest.raises(ValueError, match="set quantization=dequantize or as_is, and no"):
+        Settings(export="quantized")
     demo = Settings(quantization="as_is", export_from=str(original))
     assert "demo model is not quantized" in complaint(SettingsError, demo, "demo")
 

@@ -1,5 +1,8 @@
 """What was searched quantised is exported in full precision, as without quantisation."""
 
+import logging
+from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +19,7 @@ from heretic.ablation.plan import plan_edits
 from heretic.ablation.records import record_writers
 from heretic.artifacts import read_json
 from heretic.errors import ExportError
+from heretic.evaluation.full_precision import with_full_precision
 from heretic.evaluation.holdout import HoldoutProtocol, HoldoutSets
 from heretic.evaluation.protocol import evaluate_edit
 from heretic.export.adapter import load_edited
@@ -23,8 +27,10 @@ from heretic.export.export import export_model
 from heretic.export.full_precision import fit_to_original, needs_fitting
 from heretic.export.record import Ablation
 from heretic.model.checkpoint import source_facts
+from heretic.model.decoding import forced_log_probabilities, generate
 from heretic.model.loading import Model, model_facts
 from heretic.prompts.prompt import Prompt
+from heretic.scoring.kl_divergence import kl_divergence
 from heretic.settings.schema import Settings
 
 pytest.importorskip("bitsandbytes")
@@ -174,3 +180,47 @@ def test_what_was_made_of_a_quantised_checkpoint_is_loaded_in_full_precision(
 
     assert edited.quantization == "none"
     assert not logits(edited).equal(logits(load_saved(source)))
+
+
+def test_the_divergence_in_full_precision_is_reported_too(tmp_path: Path) -> None:
+    source = save_wide(tmp_path / "base")
+    options = {**OPTIONS, "model": str(source), "quantization": "bnb_4bit"}
+    facts = facts_of(load_saved(source, quantization="bnb_4bit"))
+    saved = export(
+        fitted(planned(facts), facts, source), source, tmp_path / "model", low_memory=True
+    )
+    good = [Prompt("Hi"), Prompt("What?")]
+    protocol = HoldoutProtocol(4, 3, 100, 0)
+
+    load = partial(load_edited, saved)
+    before = {"edited": {"a": 1}}
+
+    table = with_full_precision(before, options, str(source), load, good, protocol)
+
+    plain, edited = load_saved(source), load_saved(saved)
+    forced = generate(plain, good, 3)
+    both = (forced_log_probabilities(model, good, forced) for model in (plain, edited))
+    wanted = [float(kl_divergence(one[0], other[0])) for one, other in zip(*both, strict=True)]
+    found = table["edited"]["full_precision"]
+    assert found["kl_first_token"]["mean"] == pytest.approx(sum(wanted) / 2)
+    assert found["kl_teacher_forced"]["mean"] > 0
+    assert table["edited"]["a"] == 1
+
+
+def test_a_model_in_full_precision_or_too_large_is_not_measured_twice(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    options = {**OPTIONS, "model": str(save_wide(tmp_path / "base")), "quantization": "none"}
+    protocol, table = HoldoutProtocol(4, 4, 100, 0), {"edited": {"a": 1}}
+
+    model = options["model"]
+
+    def load(options: Mapping[str, Any], name: str) -> Model:
+        raise AssertionError(name)
+
+    assert with_full_precision(table, options, model, load, [], protocol) == table
+    monkeypatch.setattr("heretic.evaluation.full_precision.free_memory", lambda device: 1000)
+    options["quantization"] = "bnb_4bit"
+    with caplog.at_level(logging.INFO):
+        assert with_full_precision(table, options, model, load, [], protocol) == table
+    assert "do not fit in full precision" in caplog.text

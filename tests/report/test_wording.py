@@ -26,6 +26,23 @@ def test_headline_without_known_answers(evaluation: dict[str, Any]) -> None:
     assert "at most 77 tokens" in aids
 
 
+def test_the_form_of_quantized_models_is_stated(evaluation: dict[str, Any]) -> None:
+    def aids() -> str:
+        return " ".join(reading_aids(evaluation, {"max_response_length": 77}))
+
+    assert "quantized" not in aids()
+    evaluation["original"]["quantization"] = "dequantize"
+    assert "The original is the quantized checkpoint after dequantization" in aids()
+    evaluation["original"]["quantization"] = "as_is"
+    assert "The original is the quantized checkpoint as released" in aids()
+    evaluation["edited"]["quantization"] = "as_is"
+    assert "The original and the edited model are quantized checkpoints" in aids()
+    mean = {"mean": 0.05, "interval": [0.04, 0.06]}
+    evaluation["edited"]["full_precision"] = {"kl_first_token": mean, "kl_teacher_forced": mean}
+    assert "Without quantization, the mean KL" in aids()
+    assert "is 0.0500 (0.0400 to 0.0600) for the first token" in aids()
+
+
 def test_models_without_divergences_have_sentences_too(evaluation: dict[str, Any]) -> None:
     assert "KL" in headline(evaluation)
     assert "small KL" in " ".join(comparison_aids(evaluation, {}))

@@ -166,6 +166,8 @@ def test_weights_that_overflow_are_infeasible(tmp_path: Path) -> None:
         ({"quantization": "bnb_4bit"}, "quantized"),
         ({"export_from": "owner/original"}, "the saved model is not"),
         ({"export": "adapter"}, "adapter"),
+        ({"quantization": "dequantize"}, None),
+        ({"quantization": "dequantize", "export": "quantized"}, "quantized again"),
     ],
 )
 def test_what_is_not_scored_again(changes: dict[str, Any], reason: str | None) -> None:

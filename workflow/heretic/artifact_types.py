@@ -57,11 +57,21 @@ class Mean(TypedDict):
     interval: Interval
 
 
+class Divergences(TypedDict):
+    """KL divergences from the original."""
+
+    kl_first_token: Mean
+    kl_teacher_forced: Mean
+
+
 @with_config(ConfigDict(extra="allow"))
 class Variant(TypedDict):
     """Held-out measures of one model; `scores` are those of additional scorers.
 
-    Further keys are columns of other built-in scorers.
+    `quantization` is present for a quantized checkpoint, measured `as_is` or after it was
+    dequantized. `full_precision` compares a saved model with the original in full precision, if
+    both were quantized on loading for the other measures. Further keys are columns of other
+    built-in scorers.
     """
 
     refusals: Rate
@@ -72,6 +82,8 @@ class Variant(TypedDict):
     kl_first_token: NotRequired[Mean]  # missing for models with different tokens
     kl_teacher_forced: NotRequired[Mean]
     scores: NotRequired[dict[str, Any]]
+    quantization: NotRequired[Literal["as_is", "dequantize"]]
+    full_precision: NotRequired[Divergences]
 
 
 class PairedTest(TypedDict):

@@ -17,8 +17,11 @@ from heretic.model.checkpoint import check_model, checkpoint_files, is_local, re
 from heretic.model.inspection import check_chat, check_listing, inspect_checkpoint
 from heretic.model.quantization import (
     AS_IS,
+    DEQUANTIZE,
     check_checkpoint,
+    check_exportable,
     check_original,
+    check_packable,
     check_package,
     require_alike,
 )
@@ -68,7 +71,7 @@ def check_run(run: str, settings: Settings, results: Path) -> None:
     check_warm_start(settings.warm_start, settings.warm_start_from, results / run)
     check_writable(results / run)
     warn_of_network(results / run)
-    if source_of_export(settings) != DEMO and settings.export == "merged":
+    if source_of_export(settings) != DEMO and settings.export != "adapter":
         check_space(results / run, settings)
     if settings.upload_to is not None:
         check_upload(settings.upload_to)
@@ -110,8 +113,12 @@ def check_models(settings: Settings) -> None:
         config = check_model(settings.model, settings.model_revision)
         inspect_checkpoint(settings.model, config, trust_remote_code=settings.trust_remote_code)
         check_checkpoint(settings.model, config, settings.quantization)
+        if settings.quantization == AS_IS and settings.export_from is None:
+            check_exportable(settings.model, config)
+        if settings.export == "quantized":
+            check_packable(settings.model, config)
         check_files(settings, config)
-    elif settings.quantization == AS_IS:
+    elif settings.quantization in (AS_IS, DEQUANTIZE):
         raise SettingsError("the demo model is not quantized; set quantization=none")
     if settings.export_from is not None:
         exported = check_model(settings.export_from, None)
@@ -286,7 +293,10 @@ def check_space(folder: Path, settings: Settings) -> None:
         return
     source = source_of_export(settings)
     revision = settings.model_revision if source == settings.model else None
-    each = checkpoint_bytes(source, revision, settings.dtype)
+    quantized = settings.export == "quantized"
+    each = checkpoint_bytes(
+        source, revision, "auto" if quantized else settings.dtype, dequantize=not quantized
+    )
     needed = None if each is None else missing * each
     free = shutil.disk_usage(nearest(folder)).free
     if needed is not None and needed > free:

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from heretic.ablation.weights_cache import OriginalTensors
 from heretic.errors import ModelLoadError
+from heretic.model.checkpoint_loading import open_packed
 from heretic.model.headers import INDEX, weight_map
 from heretic.model.loading import Model
 from heretic.model.parameter_layout import places, trace
@@ -39,7 +40,8 @@ class DiskWeights:
             ModelLoadError: the checkpoint lacks a writer's tensors or contains different ones, or
                 transformers does not reveal how they are stored.
         """
-        self._files = tensor_files(model.folder)
+        self._packed = open_packed(model.folder)
+        self._files = self._packed.visible(tensor_files(model.folder))
         self._prefix = f"{model.network.base_model_prefix}."
         with reported_as(
             ModelLoadError, f"cannot determine the layout of the weights in {model.folder}", ADVICE
@@ -83,7 +85,7 @@ class DiskWeights:
         wanted = {in_memory} if len(names) == 1 else set()
         if in_memory[0] == len(names):
             wanted.add(in_memory[1:])
-        for stored, on_disk in zip(names, self._each(names, _shape), strict=True):
+        for stored, on_disk in zip(names, self._each(names, self._shape), strict=True):
             if on_disk not in wanted:
                 raise ModelLoadError(
                     f"{name} has shape {in_memory} in memory and {on_disk} on disk ({stored}); "
@@ -95,9 +97,19 @@ class DiskWeights:
         names = self._names(name)
         # New memory: the mapped file may change, and products depend on memory alignment.
         found = torch.empty(like.shape, dtype=like.dtype)
-        for row, part in zip(found.view(len(names), -1), self._each(names, _tensor), strict=True):
+
+        def tensor(tensors: Any, name: str) -> Tensor:
+            if name in self._packed.matrices:
+                return self._packed.read(name, like.dtype)
+            return _tensor(tensors, name)
+
+        for row, part in zip(found.view(len(names), -1), self._each(names, tensor), strict=True):
             row.copy_(part.reshape(-1))
         return found
+
+    def _shape(self, tensors: Any, name: str) -> tuple[int, ...]:
+        packed = self._packed.matrices.get(name)
+        return _shape(tensors, name) if packed is None else packed.shape
 
     def _names(self, name: str) -> list[str]:
         """Return a parameter's names in the files: the one it was loaded from, or the network's."""

@@ -13,11 +13,11 @@ from heretic.export.adapter import load_edited
 from heretic.export.base_model import edited_demo_model
 from heretic.export.formats import is_adapter
 from heretic.export.record_file import RECORD, read_record
-from heretic.model.checkpoint import is_local
+from heretic.model.checkpoint import check_model, is_local
 from heretic.model.decoding import decode, generate
 from heretic.model.devices import set_threads
 from heretic.model.loading import load_model
-from heretic.model.quantization import AS_IS, NONE
+from heretic.model.quantization import editable_form
 from heretic.model.template_date import day_of, read_chat
 from heretic.prompts.prompt import Prompt
 from heretic.scoring.thoughts import ends_in_thoughts, without_thoughts
@@ -56,7 +56,7 @@ def converse(
         **settings.model_dump(mode="json"),
         "model": record.source.model,
         "model_revision": None if is_local(original) else record.source.revision,
-        "quantization": NONE if settings.quantization == AS_IS else settings.quantization,
+        "quantization": settings.quantization,
         "chat_template": record.chat_template or settings.chat_template,
         **chat,
     }
@@ -65,7 +65,10 @@ def converse(
         log.info("The chat template prints the date of the run, %s, not today's date", day)
     models = {"edited": load_edited(saved, options, original)}
     if compare:
-        models = {"original": load_model(**{**options, "model": original}), **models}
+        config = check_model(original, options["model_revision"])
+        form = editable_form(settings.quantization, config)
+        first = load_model(**{**options, "model": original, "quantization": form})
+        models = {"original": first, **models}
     if warning is not None:
         log.warning("%s", warning)
     console = Console(highlight=False, markup=False, soft_wrap=True)

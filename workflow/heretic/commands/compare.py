@@ -20,7 +20,7 @@ from heretic.file_systems import check_writable
 from heretic.model.checkpoint import check_model, is_local, locate, resolve_revision, source_facts
 from heretic.model.devices import set_threads
 from heretic.model.loading import Model, load_model
-from heretic.model.quantization import AS_IS, NONE, check_package, stored_quantization
+from heretic.model.quantization import AS_IS, DEQUANTIZE, NONE, check_package, stored_quantization
 from heretic.model.template_date import day_of
 from heretic.preflight import check_scorers
 from heretic.prompts.checks import check_disjoint
@@ -172,7 +172,8 @@ def _folder_name(model: str) -> str:
 def find_candidate(name: str, revision: str | None, settings: Settings, results: Path) -> Candidate:
     """Return a model by its name after checking it; downloads little and loads nothing.
 
-    A quantized checkpoint is used as it is, any other in the form given by `quantization`.
+    A quantized checkpoint is used as it is unless it is to be dequantized, any other in the form
+    given by `quantization`.
 
     Raises:
         ModelLoadError: the model, or the base model of an adapter, is missing.
@@ -197,9 +198,11 @@ def find_candidate(name: str, revision: str | None, settings: Settings, results:
     except ModelLoadError as error:
         of_adapter = "" if adapter is None else f"the base model of the adapter {name}: "
         raise ModelLoadError(f"{of_adapter}{error}") from error
-    form = settings.quantization if settings.quantization != AS_IS else NONE
+    form: str = settings.quantization
     if stored_quantization(config) is not None:
-        form = AS_IS
+        form = DEQUANTIZE if form == DEQUANTIZE else AS_IS
+    elif form in (AS_IS, DEQUANTIZE):
+        form = NONE
     check_package(form)
     return Candidate(name, model, resolve_revision(model, revision), form, adapter, template)
 

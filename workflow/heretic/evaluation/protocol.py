@@ -19,6 +19,7 @@ from heretic.evaluation.rows import summarize
 from heretic.evaluation.side_by_side import SideBySide, side_by_side
 from heretic.model.embeddings import with_embeddings
 from heretic.model.loading import Model
+from heretic.model.quantization import AS_IS, DEQUANTIZE
 from heretic.model.stream_writers.components import EMBEDDINGS
 
 
@@ -53,6 +54,7 @@ def evaluate_edit(
     model = load_original()
     if EMBEDDINGS in record["parameters"]["components"]:
         model = with_embeddings(model)
+    form = model.quantization
     original = record_original(model, sets, protocol)
     # The edited model has edited weights, so its controls use them too if possible.
     editor = make_editor(model, "auto", record["norm_preservation"], cache_weights, cache_device)
@@ -60,12 +62,17 @@ def evaluate_edit(
     del editor
     del model
     gc.collect()
-    edited = measure(load_edited(), sets, original, protocol, "edited model")
+    model = load_edited()
+    forms = {"original": form, "edited": model.quantization}
+    edited = measure(model, sets, original, protocol, "edited model")
 
     found = side_by_side(original.measurement, edited, sets, protocol)
     rows = {name: summarize(control, protocol) for name, control in controls.items()}
     noop_identical = controls["noop"] == original.measurement
     table = {**found.table, "controls": rows, "noop_identical": noop_identical}
+    for name, loaded in forms.items():
+        if loaded in (AS_IS, DEQUANTIZE):
+            table[name]["quantization"] = loaded
     return SideBySide(table, found.answers)
 
 

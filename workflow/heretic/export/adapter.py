@@ -28,10 +28,17 @@ from heretic.export.formats import ADAPTER_CONFIG, check_form, is_adapter
 from heretic.export.layout import Layout, empty_network, lay_out
 from heretic.export.record import Ablation
 from heretic.export.record_file import RECORD, read_record
-from heretic.model.loading import Model, load_model
+from heretic.model.checkpoint import check_model
+from heretic.model.loading import Model, load_baseline, load_model
 from heretic.model.own_files import check_links
 from heretic.model.parameter_layout import places
-from heretic.model.quantization import AS_IS, NONE
+from heretic.model.quantization import (
+    AS_IS,
+    DEQUANTIZE,
+    NONE,
+    editable_form,
+    stored_quantization,
+)
 
 WEIGHTS = "adapter_model.safetensors"
 PREFIX = "base_model.model."
@@ -90,8 +97,8 @@ def save_adapter(
 def load_edited(folder: Path, options: Mapping[str, Any], base_model: str) -> Model:
     """Load a saved folder: a complete model, or an adapter applied to its base model.
 
-    It is quantized like the original for `bnb_4bit` and `bnb_8bit`; the edit of a checkpoint that
-    is quantized `as_is` is saved and loaded in full precision.
+    It is quantized like the original for `bnb_4bit` and `bnb_8bit`. The edit of a quantized
+    checkpoint is loaded in full precision, or like the original if it is saved quantized.
 
     Args:
         folder: folder of the saved model.
@@ -101,13 +108,20 @@ def load_edited(folder: Path, options: Mapping[str, Any], base_model: str) -> Mo
     Raises:
         ModelLoadError, ExportError: the folder cannot be loaded, or does not fit its base model.
     """
-    if options.get("quantization") == AS_IS:
-        options = {**options, "quantization": NONE}
+    chosen = options.get("quantization", NONE)
     if is_adapter(folder):
         source = read_record(folder / RECORD)[1].source
         if source.model != options["model"]:  # the exported model is not the searched one
             base_model, options = source.model, {**options, "model_revision": source.revision}
-        return attach_adapter(load_model(**{**options, "model": base_model}), folder)
+        config = check_model(base_model, options.get("model_revision"))
+        form = editable_form(chosen, config)
+        base = {**options, "model": base_model, "quantization": form}
+        return attach_adapter(load_model(**base), folder)
+    if chosen in (AS_IS, DEQUANTIZE):
+        if stored_quantization(folder / "config.json") is not None:
+            options = {**options, "model": str(folder), "model_revision": None}
+            return load_baseline(**options)
+        options = {**options, "quantization": NONE}
     return load_model(**{**options, "model": str(folder), "model_revision": None})
 
 

@@ -14,6 +14,7 @@ from heretic.export.record import Ablation
 from heretic.export.source_card import inherited_metadata
 from heretic.model.checkpoint import locate, source_facts
 from heretic.model.loading import load_model
+from heretic.model.quantization import NONE, editable_form
 
 # Facts about the searched model that the record contains per edit or for the base model.
 NOT_RECORDED = ("writers", "shapes", "weights", "template_date")
@@ -60,6 +61,7 @@ def export_best(
         "model_revision": None,
         "dtype": ablation.dtype,
         "template_date": ablation.template_date,
+        "quantization": editable_form(NONE, source / "config.json"),
     }
     facts = {
         "trial": best.trial,

@@ -1,4 +1,4 @@
-"""Tensors of a checkpoint by name, memory-mapped one at a time."""
+"""Tensors of a checkpoint by name, memory-mapped one at a time; quantized ones are dequantized."""
 
 import json
 from collections.abc import Iterator, Sequence
@@ -6,11 +6,14 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO
 
+import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from heretic.ablation.disk_weights import tensor_files
 from heretic.errors import ExportError, ModelLoadError, one_line
+from heretic.model.checkpoint_loading import open_packed
+from heretic.model.packed.reader import PackedReader
 
 
 class Checkpoint:
@@ -18,22 +21,25 @@ class Checkpoint:
 
     Attributes:
         folder: folder of the files.
-        files: file of each tensor, by its name in the file.
+        files: file of each tensor, by its name in the file, or by the name of a dequantized matrix.
+        packed: quantized matrices.
     """
 
-    def __init__(self, folder: Path, prefix: str = "") -> None:
+    def __init__(self, folder: Path, prefix: str = "", *, dequantize: bool = True) -> None:
         """Find every tensor.
 
         Args:
             folder: folder of the checkpoint, sharded or not.
             prefix: prefix of the decoder's names in the network (`base_model_prefix`), which a
                 checkpoint of the bare decoder lacks.
+            dequantize: whether quantized matrices appear as in a full-precision checkpoint.
 
         Raises:
             ExportError: there are no safetensors files, or one is damaged.
         """
         try:
-            self.files = tensor_files(folder)
+            self.packed = open_packed(folder) if dequantize else PackedReader()
+            self.files = self.packed.visible(tensor_files(folder))
         except ModelLoadError as error:
             raise ExportError(f"{folder} has no weights to export ({one_line(error)})") from error
         self.folder, self._prefix = folder, f"{prefix}."
@@ -51,13 +57,19 @@ class Checkpoint:
             ExportError: a file cannot be read.
         """
         stored = self.stored_name(name)
+        if stored in self.packed.matrices:
+            return self.packed.matrices[stored].shape == tuple(shape)
         return stored is not None and self._header(self.files[stored])[1][stored]["shape"] == list(
             shape
         )
 
     @contextmanager
-    def tensor(self, name: str) -> Iterator[Tensor]:
+    def tensor(self, name: str, dtype: torch.dtype = torch.float32) -> Iterator[Tensor]:
         """Map a tensor within the block; only accessed parts are read.
+
+        Args:
+            name: name of the tensor.
+            dtype: data type to which a quantized matrix is dequantized; others keep their own.
 
         Raises:
             ExportError: the files do not contain the tensor, or cannot be read.
@@ -66,9 +78,12 @@ class Checkpoint:
         if stored is None:
             raise ExportError(f"the checkpoint in {self.folder} has no tensor {name}")
         try:
-            with safe_open(self.files[stored], framework="pt") as tensors:
-                found: Tensor = tensors.get_tensor(stored)
-        except (OSError, SafetensorError) as error:
+            if stored in self.packed.matrices:
+                found = self.packed.read(stored, dtype)
+            else:
+                with safe_open(self.files[stored], framework="pt") as tensors:
+                    found = tensors.get_tensor(stored)
+        except (OSError, SafetensorError, ModelLoadError) as error:
             raise ExportError(
                 f"cannot read {name} from {self.files[stored]}: {one_line(error)}; check the disk"
             ) from error

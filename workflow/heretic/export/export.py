@@ -11,6 +11,7 @@ from heretic.export.adapter import save_adapter
 from heretic.export.layout import empty_network, lay_out
 from heretic.export.merged import edit_in_memory, save_model, save_shard_by_shard
 from heretic.export.record import Ablation
+from heretic.export.repacked import save_repacked
 from heretic.model.loading import Model, choose_device
 from heretic.model.memory import SHARE_OF_FREE_MEMORY, free_memory
 
@@ -25,7 +26,7 @@ def export_model(
     low_memory: bool,
     trust_remote_code: bool,
 ) -> None:
-    """Write the edited model, or its adapter, with `ablation.json`, atomically.
+    """Write the edited model, quantized or not, or its adapter, with `ablation.json`, atomically.
 
     Args:
         ablation: edit and its form.
@@ -51,6 +52,8 @@ def export_model(
             revision=facts["source"]["revision"],
             trust_remote_code=trust_remote_code,
         )
+    elif ablation.export == "quantized":
+        save_repacked(ablation, source, folder, record, trust_remote_code=trust_remote_code)
     elif low_memory:
         save_shard_by_shard(ablation, source, folder, record, trust_remote_code=trust_remote_code)
     else:

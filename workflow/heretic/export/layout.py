@@ -21,9 +21,10 @@ from transformers.dynamic_module_utils import custom_object_save
 from heretic.errors import ExportError
 from heretic.export.checkpoint import Checkpoint
 from heretic.export.edited_tensors import plain_blocks
-from heretic.model.auto_class import class_of_checkpoint
+from heretic.model.checkpoint_loading import load_checkpoint
 from heretic.model.generation import stored_generation
 from heretic.model.parameter_layout import Origin, storage_of, trace
+from heretic.model.quantization import stored_quantization
 from heretic.model.third_party import quiet_transformers, reported_as
 
 INDEX = "model.safetensors.index.json"
@@ -73,13 +74,13 @@ def empty_network(folder: Path, dtype: str, *, trust_remote_code: bool) -> PreTr
         ExportError: transformers cannot build it.
     """
     with _building(folder):
-        kind, _ = class_of_checkpoint(folder, trust_remote_code=trust_remote_code)
-        network: PreTrainedModel = kind.from_pretrained(
+        network: PreTrainedModel = load_checkpoint(
             folder,
-            dtype=dtype,
-            device_map={"": "meta"},
+            dtype,
+            dequantize=stored_quantization(folder / "config.json") is not None,
             trust_remote_code=trust_remote_code,
-            use_safetensors=True,
+            empty=True,
+            device_map={"": "meta"},
             generation_config=stored_generation(str(folder), folder),
         )
         _tie_repeated(network, Checkpoint(folder, network.base_model_prefix))

@@ -75,7 +75,7 @@ def save_model(
         if name in own:
             yield from plain_blocks(in_memory[name], dtype)
         else:
-            with checkpoint.tensor(name) as tensor:
+            with checkpoint.tensor(name, dtype) as tensor:
                 yield from plain_blocks(tensor, dtype)
 
     with writing(folder) as beside:
@@ -184,7 +184,7 @@ def save_shard_by_shard(
 
     def blocks(name: str, dtype: torch.dtype) -> Iterator[Tensor]:
         parameter = layout.origins[name].parameter or ""
-        with checkpoint.tensor(name) as tensor:
+        with checkpoint.tensor(name, dtype) as tensor:
             if parameter in matrices:
                 yield from edited_blocks(tensor, matrices[parameter], dtype)
             elif parameter in biases:

@@ -15,10 +15,11 @@ from jinja2 import Environment
 
 from heretic.artifact_types import Best
 from heretic.benchmarks.scores import HEADINGS, benchmark_notes, benchmark_rows
+from heretic.evaluation.number_format import nats
 from heretic.evaluation.summary import paired_rows, summarize_evaluation
 from heretic.export.card_metadata import card_metadata
 from heretic.model.checkpoint import is_local
-from heretic.model.quantization import AS_IS
+from heretic.model.quantization import AS_IS, DEQUANTIZE
 from heretic.model.stream_writers.components import EMBEDDINGS
 from heretic.templates import template_environment
 
@@ -65,6 +66,7 @@ def model_card(
         "n_matrices": len(record["edits"]),
         "edits": [(f"`{row.component}`", *astuple(row)[1:]) for row in edit_rows(record)],
         "parameters": record["parameters"],
+        "is_quantized": record["export"] == "quantized",
         "is_adapter": record["export"] == "adapter",
         "prompts": _prompt_rows(prompts),
         "versions": record["provenance"]["versions"],
@@ -79,7 +81,7 @@ def model_card(
 def _environment() -> Environment:
     # Markdown, in whose code blocks HTML entities would be shown: text is escaped by `cell`.
     environment = template_environment(Path(__file__).parent, autoescape=False)
-    environment.filters |= {"cell": _cell, "json": json.dumps, "equation": _equation}
+    environment.filters |= {"cell": _cell, "json": json.dumps, "equation": _equation, "nats": nats}
     return environment
 
 
@@ -101,6 +103,11 @@ def _evaluated(record: Mapping[str, Any], evaluation: Mapping[str, Any] | None) 
         "shuffled_labels": "shuffled_labels" in found.get("controls", {}),
         "quantization": record.get("model", {}).get("quantization"),
         "as_is": AS_IS,
+        "dequantize": DEQUANTIZE,
+        "full_precision": found.get("edited", {}).get("full_precision"),
+        "saved_form": found.get("edited", {}).get("quantization"),
+        "rounding_error": record.get("rounding_error"),
+        "reference": found.get("original", {}).get("quantization"),
         "template_date": record.get("template_date"),
     }
 

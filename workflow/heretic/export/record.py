@@ -33,7 +33,8 @@ class Ablation:
         edits: edits of all changed matrices.
         norm_preservation: norms to restore.
         dtype: data type of the saved weights, such as `bfloat16`.
-        export: `merged` weights or an `adapter` for the base model.
+        export: `merged` weights, an `adapter` for the base model, or weights `quantized` as in the
+            base model.
         max_shard_size: maximum size of a file, such as `5GB`.
         chat_template: user's template that replaces the base model's own.
         template_date: date in all prompts with which the edit was found and selected; None if the
@@ -43,7 +44,7 @@ class Ablation:
     edits: tuple[RecordedEdit, ...]
     norm_preservation: NormPreservation
     dtype: str
-    export: Literal["merged", "adapter"]
+    export: Literal["merged", "adapter", "quantized"]
     max_shard_size: str
     chat_template: str | None
     template_date: str | None = None

@@ -145,7 +145,7 @@ class EditRecord(_Strict):
     format: Literal[1]
     norm_preservation: Literal["none", "column", "row", "frobenius"]
     dtype: Literal["bfloat16", "float16", "float32", "float64"]
-    export: Literal["merged", "adapter"]
+    export: Literal["merged", "adapter", "quantized"]
     max_shard_size: str = Field(max_length=20, pattern=r"^\d+(\.\d+)?(KB|MB|GB)$")
     chat_template: Annotated[str, Field(max_length=LONGEST_TEMPLATE)] | None
     template_date: Annotated[str, Field(max_length=10), AfterValidator(_day)] | None = None

@@ -15,7 +15,7 @@ from heretic.export.manifest import manifest
 from heretic.export.record import Ablation
 from heretic.export.record_file import RECORD, ExportRecord, read_record
 from heretic.model.loading import load_model
-from heretic.model.quantization import NONE
+from heretic.model.quantization import NONE, editable_form
 from heretic.settings.schema import Settings
 
 MOST_NAMED = 5
@@ -58,7 +58,7 @@ def reproduce(
         "dtype": ablation.dtype,
         "chat_template": ablation.chat_template,
         "template_date": ablation.template_date,
-        "quantization": NONE,
+        "quantization": editable_form(NONE, folder / "config.json"),
     }
     low_memory = ablation.export == "merged" and wants_low_memory(
         settings.low_memory_export,

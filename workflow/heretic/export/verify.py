@@ -23,7 +23,7 @@ def verify_weights(folder: Path, expected: Blocks, layout: Layout) -> None:
     Raises:
         ExportError: a tensor is missing, superfluous or differs.
     """
-    saved = Checkpoint(folder)
+    saved = Checkpoint(folder, dequantize=False)
     for name, like in layout.tensors.items():
         if name not in saved.files:
             raise ExportError(f"the saved model has no tensor {name}; report this architecture")

@@ -8,6 +8,7 @@ these networks, and for some only the decoder's class, which would drop the othe
 from pathlib import Path
 from typing import Any
 
+import transformers
 from transformers import (
     AutoConfig,
     AutoModelForCausalLM,
@@ -19,6 +20,8 @@ from transformers.models.auto.modeling_auto import (
     MODEL_FOR_CAUSAL_LM_MAPPING_NAMES,
     MODEL_FOR_MULTIMODAL_LM_MAPPING_NAMES,
 )
+
+from heretic.errors import ModelLoadError
 
 TEXT_ONLY = AutoModelForCausalLM
 CLASSES = (AutoModelForCausalLM, AutoModelForMultimodalLM, AutoModelForImageTextToText)
@@ -53,6 +56,30 @@ def class_of(config: PreTrainedConfig, *, trust_remote_code: bool = False) -> An
     if whole is None or whole == decoder or decoder in (config.architectures or ()):
         return TEXT_ONLY
     return AutoModelForMultimodalLM
+
+
+def network_class(kind: Any, config: PreTrainedConfig) -> tuple[Any, PreTrainedConfig]:
+    """Return the class of transformers' own code that an `AutoModelFor...` loads, and its config.
+
+    Raises:
+        ModelLoadError: transformers has no such class.
+    """
+    decoder_only = kind is TEXT_ONLY
+    names: Any = (
+        MODEL_FOR_CAUSAL_LM_MAPPING_NAMES if decoder_only else MODEL_FOR_MULTIMODAL_LM_MAPPING_NAMES
+    )
+    found = names.get(config.model_type)
+    if not isinstance(found, str):
+        raise ModelLoadError(
+            f"transformers has no single class for the architecture {config.model_type}, which "
+            "dequantizing requires; use the full-precision original"
+        )
+    network = getattr(transformers, found)
+    # The decoder of a multimodal configuration.
+    text = config.sub_configs.get("text_config")
+    if text is not None and network.config_class is text:
+        return network, config.get_text_config()
+    return network, config
 
 
 def loader_name(architecture: str) -> str:

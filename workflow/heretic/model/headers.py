@@ -2,8 +2,7 @@
 
 import json
 import math
-from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -15,9 +14,25 @@ SUFFIX = ".safetensors"
 # Half the limit of the safetensors library: 200 bytes for each of MOST_TENSORS.
 LONGEST_HEADER = 50_000_000
 LENGTH_BYTES = 8
+LONGEST_SMALL_TENSOR = 1_000_000
 LONGEST_INDEX = 64 * 1024**2
 # The largest mixtures of experts have about 100,000, or 200,000 with the scales of quantized ones.
 MOST_TENSORS = 250_000
+
+
+@dataclass(frozen=True)
+class Place:
+    """Position of a tensor's bytes.
+
+    Attributes:
+        path: file.
+        start: offset of the first byte.
+        length: number of bytes.
+    """
+
+    path: Path
+    start: int
+    length: int
 
 
 @dataclass(frozen=True)
@@ -26,9 +41,13 @@ class Headers:
 
     Attributes:
         shapes: tensor shapes by name.
+        dtypes: data types by name, as safetensors abbreviates them.
+        places: positions of the bytes by name.
     """
 
     shapes: dict[str, tuple[int, ...]]
+    dtypes: dict[str, str] = field(default_factory=dict)
+    places: dict[str, Place] = field(default_factory=dict)
 
     @property
     def elements(self) -> int:
@@ -46,6 +65,27 @@ class Headers:
         numbers = (part for name in self.shapes for part in name.split("."))
         return 1 + max((int(part) for part in numbers if _is_number(part)), default=-1)
 
+    def read(self, name: str, most_bytes: int = LONGEST_SMALL_TENSOR) -> bytes:
+        """Return the bytes of a small tensor, such as the metadata of a quantized matrix.
+
+        Raises:
+            ModelLoadError: the tensor is too long or cannot be read.
+        """
+        place = self.places[name]
+        if place.length > most_bytes:
+            raise ModelLoadError(
+                f"{one_line(name, 80)} in {place.path} has {place.length} bytes, more than the "
+                f"maximum of {most_bytes}; {AGAIN}"
+            )
+        try:
+            with place.path.open("rb") as stream:
+                stream.seek(place.start)
+                return stream.read(place.length)
+        except OSError as error:
+            raise ModelLoadError(
+                f"cannot read {place.path} ({one_line(error)}); {AGAIN}"
+            ) from error
+
 
 def read_headers(files: list[Path]) -> Headers:
     """Read the headers of safetensors files.
@@ -53,11 +93,16 @@ def read_headers(files: list[Path]) -> Headers:
     Raises:
         ModelLoadError: a file is damaged, or there are more tensors than any model has.
     """
-    shapes: dict[str, tuple[int, ...]] = {}
+    found = Headers({})
     for path in files:
-        shapes.update(_shapes(path))
-        _require_few(len(shapes), path)
-    return Headers(shapes)
+        data, entries = _entries(path)
+        for name, entry in entries.items():
+            if name != "__metadata__":
+                found.shapes[name] = _shape(name, entry, path)
+                found.dtypes[name] = str(entry.get("dtype"))
+                found.places[name] = _place(name, entry, path, data)
+        _require_few(len(found.shapes), path)
+    return found
 
 
 def index_files(folder: Path) -> list[str]:
@@ -110,22 +155,31 @@ def is_plain_name(name: object) -> bool:
     )
 
 
-def _shapes(path: Path) -> Iterator[tuple[str, tuple[int, ...]]]:
-    entries = _entries(path)
-    for name, entry in entries.items():
-        if name == "__metadata__":
-            continue
-        shape = entry.get("shape") if isinstance(entry, dict) else None
-        if not isinstance(shape, list) or not all(
-            type(size) is int and size >= 0 for size in shape
-        ):
-            raise ModelLoadError(
-                f"{path} does not declare the shape of its tensor {one_line(name, 80)!r}; {AGAIN}"
-            )
-        yield name, tuple(shape)
+def _shape(name: str, entry: Any, path: Path) -> tuple[int, ...]:
+    shape = entry.get("shape") if isinstance(entry, dict) else None
+    if not isinstance(shape, list) or not all(type(size) is int and size >= 0 for size in shape):
+        raise ModelLoadError(
+            f"{path} does not declare the shape of its tensor {one_line(name, 80)!r}; {AGAIN}"
+        )
+    return tuple(shape)
 
 
-def _entries(path: Path) -> dict[str, Any]:
+def _place(name: str, entry: dict[str, Any], path: Path, data: int) -> Place:
+    offsets = entry.get("data_offsets")
+    if (
+        not isinstance(offsets, list)
+        or len(offsets) != 2
+        or not all(type(offset) is int for offset in offsets)
+        or not 0 <= offsets[0] <= offsets[1]
+    ):
+        raise ModelLoadError(
+            f"{path} does not declare the place of its tensor {one_line(name, 80)!r}; {AGAIN}"
+        )
+    return Place(path, data + offsets[0], offsets[1] - offsets[0])
+
+
+def _entries(path: Path) -> tuple[int, dict[str, Any]]:
+    """Return the offset of a file's data, and its header."""
     require_file(path)
     try:
         size = path.stat().st_size
@@ -140,7 +194,7 @@ def _entries(path: Path) -> dict[str, Any]:
         ) from error
     if not isinstance(found, dict):
         raise ModelLoadError(f"{path} is not a complete safetensors file (no header); {AGAIN}")
-    return found
+    return LENGTH_BYTES + length, found
 
 
 def _require_few(count: int, path: Path) -> None:

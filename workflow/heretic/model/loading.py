@@ -15,11 +15,17 @@ from heretic.model.auto_class import loader_name
 from heretic.model.batching import BatchSize
 from heretic.model.chat import ChatFormat
 from heretic.model.chat_loading import load_chat
-from heretic.model.checkpoint import locate
+from heretic.model.checkpoint import check_model, locate
 from heretic.model.devices import execution_device
 from heretic.model.inspection import inspect_folder
 from heretic.model.network import NetworkOptions, load_network
-from heretic.model.quantization import NONE, check_checkpoint, check_package
+from heretic.model.quantization import (
+    DEQUANTIZE,
+    NONE,
+    check_checkpoint,
+    check_package,
+    released_form,
+)
 from heretic.model.stream_writers.anatomy import Anatomy, find_stream_writers
 from heretic.model.stream_writers.components import COMPONENTS
 from heretic.model.template import read_template
@@ -141,6 +147,22 @@ def load_model(
     )
     batch_size = BatchSize(max_batch_size)
     return Model(network, chat, anatomy, folder, batch_size, compile, quantization=quantization)
+
+
+def load_baseline(**options: Any) -> Model:
+    """Load the model before the edit for measurements, with the arguments of `load_model`.
+
+    A checkpoint that was dequantized for the search is loaded as released if transformers runs it
+    in that form on this machine.
+
+    Raises:
+        ModelLoadError, SettingsError: as `load_model`.
+    """
+    if options["quantization"] == DEQUANTIZE:
+        config = check_model(options["model"], options["model_revision"])
+        device = choose_device(options["device"]).type
+        options["quantization"] = released_form(options, config, device)
+    return load_model(**options)
 
 
 def load_chat_of(

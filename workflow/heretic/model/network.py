@@ -16,12 +16,12 @@ from transformers import GenerationConfig, PreTrainedModel
 
 from heretic.console import log
 from heretic.errors import ModelLoadError, one_line
-from heretic.model.auto_class import class_of_checkpoint
 from heretic.model.batching import is_out_of_memory
+from heretic.model.checkpoint_loading import load_checkpoint
 from heretic.model.devices import execution_device
 from heretic.model.generation import generating_by, stored_generation
 from heretic.model.parameter_count import require_parameters
-from heretic.model.quantization import NONE, loading_arguments
+from heretic.model.quantization import DEQUANTIZE, NONE, loading_arguments
 from heretic.model.third_party import quiet_transformers, reported_as
 
 AUTO = "auto"
@@ -58,7 +58,7 @@ class NetworkOptions:
                     int(name) if name.isdecimal() else name: size
                     for name, size in self.max_memory.items()
                 }
-        elif self.device.type != "cpu" or self.quantization != NONE:
+        elif self.device.type != "cpu" or self.quantization not in (NONE, DEQUANTIZE):
             # Load directly onto the accelerator: a large model need not fit into main memory as
             # well, and quantized models would otherwise choose a device themselves.
             given["device_map"] = {"": str(self.device)}
@@ -135,19 +135,17 @@ def _load(model: str, folder: Path, dtype: str, options: NetworkOptions) -> PreT
 
 
 def _from_pretrained(model: str, folder: Path, dtype: str, options: NetworkOptions) -> Any:
-    kind, _ = class_of_checkpoint(folder, trust_remote_code=options.trust_remote_code)
     try:
-        found: Any = kind.from_pretrained(
+        return load_checkpoint(
             folder,
-            dtype=dtype,
-            output_loading_info=True,
+            dtype,
+            dequantize=options.quantization == DEQUANTIZE,
             trust_remote_code=options.trust_remote_code,
-            use_safetensors=True,
+            output_loading_info=True,
             generation_config=stored_generation(model, folder),
             **options.arguments(),
             **loading_arguments(options.quantization, dtype, folder),
         )
-        return found
     except (ValueError, RuntimeError) as error:
         if "offload_folder" not in str(error):
             raise

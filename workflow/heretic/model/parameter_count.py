@@ -12,7 +12,7 @@ from heretic.model.auto_class import class_of_checkpoint
 from heretic.model.checkpoint import weight_files
 from heretic.model.headers import read_headers
 from heretic.model.json_files import AGAIN
-from heretic.model.quantization import AS_IS
+from heretic.model.quantization import AS_IS, DEQUANTIZE
 from heretic.model.third_party import quiet_transformers, reported_as
 
 # Some families compute a few parameters, such as fixed positions, instead of storing them.
@@ -31,7 +31,7 @@ def require_parameters(
     Raises:
         ModelLoadError: the configuration is larger, or transformers cannot build its network.
     """
-    if quantization == AS_IS or trust_remote_code:
+    if quantization in (AS_IS, DEQUANTIZE) or trust_remote_code:
         return
     with reported_as(ModelLoadError, f"cannot load {model}"), quiet_transformers():
         kind, config = class_of_checkpoint(folder, trust_remote_code=False)

@@ -8,6 +8,9 @@ from typing import TYPE_CHECKING
 from heretic.console import log
 from heretic.errors import ModelLoadError, one_line
 from heretic.model.checkpoint import is_local, weight_files
+from heretic.model.headers import Headers
+from heretic.model.packed.matrix import PackedMatrices
+from heretic.model.quantization import full_precision_dtype, packed_matrices
 
 if TYPE_CHECKING:
     from huggingface_hub.hf_api import ModelInfo
@@ -19,13 +22,16 @@ FLOATS = ("F64", "F32", "F16", "BF16")
 OWN_PREFIX = "model"
 
 
-def checkpoint_bytes(model: str, revision: str | None, dtype: str) -> int | None:
+def checkpoint_bytes(
+    model: str, revision: str | None, dtype: str, *, dequantize: bool = True
+) -> int | None:
     """Return the size in bytes of a model's weights once they are saved in `dtype`.
 
     Args:
         model: hub id or local folder.
         revision: revision of a hub model.
         dtype: as the setting; `auto` keeps the checkpoint's data types.
+        dequantize: whether a local quantized checkpoint is saved in full precision.
 
     Returns:
         None if the hub does not provide the size, for example without a network.
@@ -35,8 +41,21 @@ def checkpoint_bytes(model: str, revision: str | None, dtype: str) -> int | None
     """
     if is_local(model):
         folder = Path(model).expanduser()
+        packed, headers = packed_matrices(model, folder)
+        if packed.matrices and dequantize:
+            return _dequantized_bytes(packed, headers, full_precision_dtype(dtype, folder), dtype)
         return sum(_file_bytes(path, dtype) for path in weight_files(folder))
     return _hub_bytes(model, revision, dtype)
+
+
+def _dequantized_bytes(packed: PackedMatrices, headers: Headers, matrices: str, dtype: str) -> int:
+    """Return the size of a quantized checkpoint whose matrices are dequantized."""
+    plain = headers.shapes.keys() - packed.auxiliary - packed.matrices.keys()
+    own = sum(
+        math.prod(headers.shapes[name]) * _bits(headers.dtypes[name], dtype) for name in plain
+    )
+    rest = sum(math.prod(matrix.shape) for matrix in packed.matrices.values()) * BITS[matrices]
+    return (own + rest) // 8
 
 
 def _file_bytes(path: Path, dtype: str) -> int:

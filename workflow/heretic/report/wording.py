@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from heretic.evaluation.number_format import nats, percent
-from heretic.model.quantization import BITSANDBYTES, NONE
+from heretic.model.quantization import AS_IS, BITSANDBYTES, DEQUANTIZE, NONE
 from heretic.report.geometry import spans
 from heretic.settings.prompt_sources import PromptSource
 from heretic.settings.schema import Settings
@@ -22,6 +22,15 @@ SMALL_KL = (
     "predicted almost as before on these prompts. It does not show that all capabilities are "
     "preserved."
 )
+SAVED = "saved"
+REFERENCES = {
+    SAVED: "The original and the edited model are quantized checkpoints, measured in the same "
+    "form.",
+    AS_IS: "The original is the quantized checkpoint as released, and the edited model was "
+    "measured in full precision, so its differences include those of dequantization.",
+    DEQUANTIZE: "The original is the quantized checkpoint after dequantization, since "
+    "transformers does not run its quantized form on the device of the evaluation.",
+}
 
 
 def headline(evaluation: Mapping[str, Any]) -> str:
@@ -114,14 +123,30 @@ def reading_aids(evaluation: Mapping[str, Any], settings: Mapping[str, object]) 
         f"The models were quantized to {quantization} during the search and the evaluation; the "
         "saved weights are not quantized, so individual responses may differ.",
     ) * (quantization in BITSANDBYTES)
+    exact = evaluation.get("edited", {}).get("full_precision")
+    forms = [evaluation.get(name, {}).get("quantization") for name in ("original", "edited")]
+    reference = SAVED if forms[1] is not None else forms[0]
     return (
         *quantised,
+        *((REFERENCES[reference],) if reference in REFERENCES else ()),
+        *((in_full_precision(exact),) if exact is not None else ()),
         "The held-out prompts were not used to compute directions or to score trials, so the table "
         f"is independent of the search. Its {INTERVALS} or another seed of the search.",
         _about_answers(evaluation, settings),
         f"{SMALL_KL} Removing refusals by projecting out one direction shows that the direction "
         "contributes to refusals in this model; it shows neither that it is the only mechanism nor "
         "that the edited model is safe to deploy.",
+    )
+
+
+def in_full_precision(divergences: Mapping[str, Any]) -> str:
+    """Return the sentence on the divergence of the saved model without quantization."""
+    first, forced = (divergences[name] for name in ("kl_first_token", "kl_teacher_forced"))
+    return (
+        "Without quantization, the mean KL of the saved model from the original in nats is "
+        f"{nats(first['mean'])} ({nats(first['interval'][0])} to {nats(first['interval'][1])}) for "
+        f"the first token and {nats(forced['mean'])} ({nats(forced['interval'][0])} to "
+        f"{nats(forced['interval'][1])}) over the tokens of the original's own responses."
     )
 
 

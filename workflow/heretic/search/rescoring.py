@@ -21,7 +21,7 @@ from heretic.export.record import Ablation
 from heretic.metrics import KL
 from heretic.model.embeddings import with_embeddings
 from heretic.model.loading import Model, load_model
-from heretic.model.quantization import NONE
+from heretic.model.quantization import DEQUANTIZE, NONE
 from heretic.model.stream_writers.components import EMBEDDINGS
 from heretic.scoring import ScoredPrompts
 from heretic.scoring.scorer_set import make_scorer_set
@@ -39,10 +39,12 @@ def rescoring_blocker(settings: Mapping[str, Any]) -> str | None:
     """
     if settings["n_finalists"] == 1:
         return "n_finalists is 1"
-    if settings["quantization"] != NONE:
+    if settings["quantization"] not in (NONE, DEQUANTIZE):
         return "the network is quantized, and its full-precision weights may not fit"
     if settings["export_from"] is not None:
         return "the saved model is not the searched model"
+    if settings["export"] == "quantized":
+        return "the saved matrices are quantized again"
     if settings["export"] == "adapter":
         return "an adapter holds no edited weights"
     return None

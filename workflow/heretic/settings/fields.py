@@ -355,19 +355,20 @@ class SettingsFields(InputFields):
     )
 
     # Export
-    export: Literal["merged", "adapter"] = setting(
+    export: Literal["merged", "adapter", "quantized"] = setting(
         "merged",
-        "Format of the saved model: the whole edited model (`merged`), or a LoRA `adapter` "
+        "Format of the saved model: the whole edited model (`merged`); a LoRA `adapter` "
         "of a few megabytes for PEFT, which requires `norm_preservation: none` and a model "
-        "without experts packed into one parameter.",
+        "without experts packed into one parameter; or `quantized` as in an MXFP4 or block "
+        "FP8 checkpoint, of which only edited tensors change.",
         "score_finalists",
         "apply_best",
     )
     export_from: OptionalText = setting(
         None,
         "Full-precision model, a hub id or a folder, that the export edits instead of "
-        "`model`; required with `quantization: as_is`, where it is also the original of the "
-        "held-out table.",
+        "`model`. With `quantization: as_is`, it is also the original of the held-out table; "
+        "without it, the quantized checkpoint is, and its dequantized matrices are exported.",
         "score_finalists",
         "apply_best",
         "evaluate",

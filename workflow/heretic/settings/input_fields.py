@@ -114,11 +114,13 @@ class InputFields(BaseModel):
         "bfloat16, float16, then float32 if a test generation gives non-finite logits.",
         *MODEL_RULES,
     )
-    quantization: Literal["none", "bnb_4bit", "bnb_8bit", "as_is"] = setting(
+    quantization: Literal["none", "bnb_4bit", "bnb_8bit", "as_is", "dequantize"] = setting(
         "none",
         "Measure and search a quantized model: `bnb_4bit` (NF4) or `bnb_8bit` (LLM.int8), "
-        "quantized by bitsandbytes on load; or an already quantized checkpoint `as_is`. The "
-        "export always edits full precision.",
+        "quantized by bitsandbytes on load; or an already quantized checkpoint `as_is`. "
+        "`dequantize` converts a quantized checkpoint (MXFP4, block FP8, compressed-tensors, "
+        "GPTQ, AWQ or bitsandbytes) to full precision on load. The export always edits full "
+        "precision.",
         *MEASURING_RULES,
     )
     device: str = setting(

@@ -99,10 +99,21 @@ class Settings(BenchmarkFields):
                 )
 
     def _check_quantization(self) -> None:
-        if self.quantization == "as_is" and self.export_from is None:
+        dequantized = self.quantization == "dequantize" or (
+            self.quantization == "as_is" and self.export_from is None
+        )
+        if dequantized and self.trust_remote_code:
             raise ValueError(
-                "quantization=as_is searches a quantized checkpoint, but the export edits the "
-                "full-precision original; set export_from to that model"
+                "checkpoints are dequantized only for architectures that transformers contains; "
+                "set trust_remote_code=false, or export_from to the full-precision original with "
+                "quantization=as_is"
+            )
+        if self.export == "quantized" and (
+            self.quantization not in ("as_is", "dequantize") or self.export_from is not None
+        ):
+            raise ValueError(
+                "export=quantized saves the format of a quantized checkpoint; set "
+                "quantization=dequantize or as_is, and no export_from"
             )
         if self.export_from is not None and not isinstance(self.model, str):
             raise ValueError(
