@@ -10,14 +10,8 @@ from heretic.artifacts import sha256_of
 from heretic.console import log
 from heretic.errors import PromptError, one_line
 from heretic.prompts.checks import check_disjoint
-from heretic.prompts.files import (
-    FILE_SUFFIXES,
-    PARQUET,
-    TEXT_COLUMN,
-    Row,
-    check_file,
-    read_file,
-)
+from heretic.prompts.columns import TEXT_COLUMN, Row
+from heretic.prompts.files import FILE_SUFFIXES, PARQUET, check_file, check_options, read_file
 from heretic.prompts.folders import check_folder, read_folder, state_files
 from heretic.prompts.hub import HUB_ID, read_hub
 from heretic.prompts.parquet import ParquetFile
@@ -172,6 +166,7 @@ def _preflight(name: str, source: PromptSource) -> list[Prompt]:
     try:
         parts = parse_split(source.split)
         if source.dataset == DEMO:
+            _require_no_text_options(source, "built in")
             for part in parts:
                 require_split(part.split, PROMPT_SETS, "the demo")
             return []
@@ -217,7 +212,8 @@ def _read_table(source: PromptSource, seed: int, planted: PlantedName) -> _Table
 def _file_rows(path: Path, source: PromptSource) -> list[Row]:
     columns = columns_of(source)
     if path.suffix.lower() != PARQUET:
-        return _selected(source, {FILE_SPLIT: read_file(path, columns)})
+        rows = read_file(path, columns, source.separator, source.encoding)
+        return _selected(source, {FILE_SPLIT: rows})
     check_file(path)
     file = ParquetFile(path, columns)
 
@@ -230,6 +226,7 @@ def _file_rows(path: Path, source: PromptSource) -> list[Row]:
 def _demo_table(source: PromptSource, seed: int, planted: PlantedName) -> _Table:
     from heretic.demo.world import prompt_set
 
+    _require_no_text_options(source, "built in")
     columns = {
         "column": "prompt",
         "answer_column": "answers",
@@ -270,6 +267,7 @@ def _local_path(source: PromptSource) -> Path | None:
                 f"{dataset} is on this machine, but shuffle_buffer applies to hub streams; shuffle "
                 "the file, or remove shuffle_buffer"
             )
+        check_options(path, source.separator, source.encoding)
         return path
     if dataset.startswith((".", "/", "~")) or path.suffix.lower() in FILE_SUFFIXES:
         raise PromptError(
@@ -280,7 +278,17 @@ def _local_path(source: PromptSource) -> Path | None:
             f"{one_line(repr(dataset))} is neither a local file or folder nor a hub id; use "
             "owner/name, or a path that exists"
         )
+    _require_no_text_options(source, "a hub dataset")
     return None
+
+
+def _require_no_text_options(source: PromptSource, what: str) -> None:
+    for name in ("separator", "encoding"):
+        if getattr(source, name) is not None:
+            raise PromptError(
+                f"{one_line(source.dataset)} is {what}, but {name} applies to local text files; "
+                f"remove {name}"
+            )
 
 
 def _prompts(table: _Table) -> Iterator[Prompt]:
