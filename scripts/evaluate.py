@@ -18,7 +18,7 @@ from heretic.evaluation.protocol import evaluate_edit
 from heretic.export.adapter import load_edited
 from heretic.model.loading import load_chat_of, load_model
 from heretic.model.model_phase import model_phase
-from heretic.model.prompt_lengths import require_lengths_of_run
+from heretic.model.prompt_checks import require_usable_prompts
 from heretic.model.quantization import unquantized_original
 from heretic.prompts.prompt_sets import read_prompts
 from heretic.settings.prompt_sources import HOLDOUT_SETS, PROMPT_SETS
@@ -33,7 +33,7 @@ with model_phase(snakemake) as job:
     residuals = {name: path for name, path in inputs.items() if name not in HOLDOUT_SETS}
     shuffled = control_directions(residuals, settings, directions, job.runtime["device"])
     record = Path(files.edited[0])
-    require_lengths_of_run(
+    require_usable_prompts(
         load_chat_of(**job.load_options), Path(files.checked), settings["max_response_length"]
     )
     options = {**job.runtime, **settings}

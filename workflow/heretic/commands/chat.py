@@ -8,7 +8,7 @@ from rich.console import Console
 
 from heretic.artifacts import AGAIN
 from heretic.console import log
-from heretic.errors import printable
+from heretic.errors import PromptError, printable
 from heretic.export.adapter import load_edited
 from heretic.export.base_model import edited_demo_model
 from heretic.export.formats import is_adapter
@@ -44,7 +44,8 @@ def converse(
             line.
 
     Raises:
-        HereticError: a model cannot be loaded.
+        HereticError: a model cannot be loaded, or a line that is not typed at a terminal is not a
+            valid prompt.
     """
     set_threads(settings.threads)
     record, chat = read_record(saved / RECORD, AGAIN)[1], read_chat(folder / "chat.json")
@@ -69,11 +70,16 @@ def converse(
         log.warning("%s", warning)
     console = Console(highlight=False, markup=False, soft_wrap=True)
     for question in _questions():
-        for name, model in models.items():
-            answer = printable(
-                decode(model, generate(model, [Prompt(question)], max_new_tokens))[0]
-            )
-            console.print(f"{name}: {answer}" if compare else answer)
+        try:
+            for name, model in models.items():
+                answer = printable(
+                    decode(model, generate(model, [Prompt(question)], max_new_tokens))[0]
+                )
+                console.print(f"{name}: {answer}" if compare else answer)
+        except PromptError as error:
+            if not sys.stdin.isatty():
+                raise
+            log.error("%s", error)
 
 
 def _questions() -> Iterator[str]:

@@ -107,7 +107,7 @@ def read_source(
         PromptError: see `load_prompts`.
     """
     table = _read_table(source, seed, planted)
-    kept = _first_of_each(_prompts(table))
+    kept = _first_of_each(prompt for _, prompt in _located(table))
     if not kept:
         raise PromptError(
             f"{_where(source)} gives no prompts; use a file, split and column with text"
@@ -291,13 +291,22 @@ def _require_no_text_options(source: PromptSource, what: str) -> None:
             )
 
 
-def _prompts(table: _Table) -> Iterator[Prompt]:
+def located_prompts(source: PromptSource) -> Iterator[tuple[str, Prompt]]:
+    """Yield each prompt of a local source with its place, such as `row 3 of my.csv, split train`.
+
+    Raises:
+        PromptError: see `load_prompts`.
+    """
+    yield from _located(_read_table(source, 0, DEFAULT_PLANTED))
+
+
+def _located(table: _Table) -> Iterator[tuple[str, Prompt]]:
     for number, row in enumerate(table.rows, start=1):
         where = f"row {number} of {_where(table.source)}"
         system = row.get(table.system_column) if table.system_column else None
         prompt = prompt_of(row, table.source, where, system)
         if prompt is not None:
-            yield prompt
+            yield where, prompt
 
 
 def _first_of_each(prompts: Iterable[Prompt]) -> list[Prompt]:
