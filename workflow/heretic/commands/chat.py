@@ -17,6 +17,7 @@ from heretic.model.checkpoint import is_local
 from heretic.model.decoding import decode, generate
 from heretic.model.devices import set_threads
 from heretic.model.loading import load_model
+from heretic.model.network import AUTO
 from heretic.model.quantization import AS_IS, NONE
 from heretic.model.template_date import day_of, read_chat
 from heretic.prompts.prompt import Prompt
@@ -59,6 +60,7 @@ def converse(
         "quantization": NONE if settings.quantization == AS_IS else settings.quantization,
         "chat_template": record.chat_template or settings.chat_template,
         **chat,
+        "dtype": settings.dtype if settings.dtype != AUTO else chat.get("dtype", AUTO),
     }
     day = chat["template_date"]
     if day is not None and day_of(day) != day_of(None):

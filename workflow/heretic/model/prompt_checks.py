@@ -13,8 +13,10 @@ from heretic.prompts.prompt import Prompt
 from heretic.prompts.prompt_sets import DatasetBundle
 
 
-def require_usable_prompts(chat: ChatFormat, bundle: Path, generated: int) -> None:
-    """Reject prompts of a run's sets that are too long or contain special tokens.
+def require_usable_prompts(
+    chat: ChatFormat, bundle: Path, generated: int
+) -> dict[str, tuple[Prompt, ...]]:
+    """Return a run's prompt sets, none of which is too long or contains special tokens.
 
     Args:
         chat: chat format of the model.
@@ -28,6 +30,7 @@ def require_usable_prompts(chat: ChatFormat, bundle: Path, generated: int) -> No
     sets = DatasetBundle.read(bundle.parent, sets=read_json(bundle)["counts"]).sets()
     require_lengths(chat, sets, generated)
     require_plain_text(chat, sets, bundle.parent)
+    return sets
 
 
 def require_plain_text(
@@ -55,3 +58,21 @@ def require_plain_text(
                 f"{shown_beginning(prompt)}) contains {token!r}, a special token of the model; "
                 f"{ADVICE}"
             )
+
+
+def sample_of(sets: Mapping[str, Sequence[Prompt]]) -> list[Prompt]:
+    """Return the longest and the shortest prompt of each set, with and without a system prompt.
+
+    A data type that gives finite logits for them is expected to work for all. The sample depends
+    on the prompts alone.
+    """
+    found: dict[tuple[str, str | None], Prompt] = {}
+    for prompts in sets.values():
+        for group in (
+            [prompt for prompt in prompts if prompt.system is None],
+            [prompt for prompt in prompts if prompt.system is not None],
+        ):
+            ordered = sorted(group, key=lambda prompt: len(prompt.text + (prompt.system or "")))
+            for prompt in [*ordered[-1:], *ordered[:1]]:
+                found.setdefault((prompt.text, prompt.system), prompt)
+    return list(found.values())
