@@ -4,9 +4,9 @@ from pathlib import Path
 
 from heretic.artifacts import read_json
 from heretic.errors import PromptError
+from heretic.prompts.local_files import existing_path, located_prompts, read_local_file
 from heretic.prompts.prompt import Prompt
 from heretic.prompts.prompt_sets import FINGERPRINT_SUFFIX
-from heretic.prompts.sources import local_files, located_prompts
 from heretic.settings.prompt_sources import PromptSource
 
 
@@ -25,10 +25,11 @@ def origin_of(prompt: Prompt, path: Path) -> str | None:
         return None
     sources = [PromptSource(**facts["source"]) for facts in read_json(fingerprint)["sources"]]
     for source in sources:
-        if not local_files(source):
+        file = existing_path(source.dataset)
+        if file is None or not file.is_file():
             continue
         try:
-            for place, found in located_prompts(source):
+            for place, found in located_prompts(*read_local_file(file, source)):
                 if (found.text, found.system) == (prompt.text, prompt.system):
                     return place
         except PromptError:  # the place is additional information about another error
