@@ -65,6 +65,24 @@ def test_added_words_and_white_space_are_plain_text(word: str) -> None:
     assert chat.encode([Prompt(f"I say{word}now")])
 
 
+def test_a_tokenizer_that_does_not_list_its_added_tokens(monkeypatch: pytest.MonkeyPatch) -> None:
+    def unknown(_: Any) -> None:
+        raise NotImplementedError
+
+    chat = ChatFormat(tiny_tokenizer())
+    monkeypatch.setattr(PreTrainedTokenizerFast, "added_tokens_decoder", property(unknown))
+    assert chat.encode([Prompt("Hi")])
+    with pytest.raises(PromptError, match=r"contains '<\|end\|>', a special token"):
+        chat.encode([Prompt(TURN)])
+
+
+@pytest.mark.parametrize("padding", ["!", "a", "sea"])
+def test_an_ordinary_token_for_padding_is_plain_text(padding: str) -> None:
+    tokenizer = tiny_tokenizer()
+    tokenizer.add_special_tokens({"pad_token": padding})
+    assert ChatFormat(tokenizer).encode([Prompt("Look at the sea!")])
+
+
 def test_unknown_characters_are_no_special_tokens() -> None:
     """They are encoded as the unknown token, whose own text is refused."""
     tokenizer = tiny_tokenizer()

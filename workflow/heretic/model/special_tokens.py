@@ -33,23 +33,31 @@ class SpecialTokens:
     def of(cls, tokenizer: PreTrainedTokenizerBase, conversation: str) -> Self:
         """Return the special tokens, and the other added tokens that a template writes.
 
-        Some tokenizers do not mark the tokens of roles as special. Added tokens that are white
-        space or words are plain text.
+        Some tokenizers do not mark the tokens of roles as special. Tokens that are white space,
+        words or single characters are plain text.
 
         Args:
             tokenizer: any tokenizer.
             conversation: a conversation rendered by the chat template.
         """
         any_tokenizer: Any = tokenizer
-        added = dict(getattr(any_tokenizer, "added_tokens_decoder", {}))
-        special = {index: token.content for index, token in added.items() if token.special}
-        special |= dict(zip(any_tokenizer.all_special_ids, any_tokenizer.all_special_tokens,
-                            strict=False))  # fmt: skip
-        for index in set(_token_ids(tokenizer, [conversation])[0]) & added.keys():
-            text = added[index].content.strip()
-            if text and not text.isalnum():
-                special[index] = text
-        return cls(tokenizer, {index: text for index, text in special.items() if text})
+        try:
+            added = any_tokenizer.added_tokens_decoder
+        except (AttributeError, NotImplementedError):  # tokenizers of other libraries
+            special = any_tokenizer.all_special_ids
+            texts = dict(zip(special, any_tokenizer.convert_ids_to_tokens(special), strict=True))
+            return cls(
+                tokenizer, {index: text for index, text in texts.items() if _is_markup(text)}
+            )
+        written = set(_token_ids(tokenizer, [conversation])[0])
+        return cls(
+            tokenizer,
+            {
+                index: token.content
+                for index, token in added.items()
+                if (token.special or index in written) and _is_markup(token.content)
+            },
+        )
 
     def find(self, texts: Sequence[str]) -> list[str | None]:
         """Return the first special token of each text, or None."""
@@ -66,6 +74,14 @@ class SpecialTokens:
             if token is not None and (index != unknown or token in text):
                 return token
         return None
+
+
+def _is_markup(text: str) -> bool:
+    """Return whether a token is more than a word, a character or white space.
+
+    Some tokenizers use an ordinary token such as an exclamation mark for padding.
+    """
+    return len(text.strip()) > 1 and not text.strip().isalnum()
 
 
 def _token_ids(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str]) -> list[list[int]]:
