@@ -20,7 +20,7 @@ from heretic.evaluation.protocol import evaluate_edit
 from heretic.export.adapter import load_edited
 from heretic.model.loading import load_baseline, load_chat_of
 from heretic.model.model_phase import model_phase
-from heretic.model.prompt_lengths import require_lengths_of_run
+from heretic.model.prompt_checks import require_usable_prompts
 from heretic.model.quantization import unquantized_original
 from heretic.prompts.prompt_sets import read_prompts
 from heretic.settings.prompt_sources import HOLDOUT_SETS, PROMPT_SETS
@@ -36,7 +36,7 @@ with model_phase(snakemake) as job:
     record = Path(files.edited[0])
     edited = partial(load_edited, record.parent)
     chat = load_chat_of(**job.load_options)
-    require_lengths_of_run(chat, Path(files.checked), settings["max_response_length"])
+    require_usable_prompts(chat, Path(files.checked), settings["max_response_length"])
     options = {**job.runtime, **settings}
     original = {**options, **unquantized_original(settings, searched)}
     protocol = HoldoutProtocol.from_settings(settings)

@@ -15,7 +15,7 @@ from heretic.artifacts import provenance, read_tensors, write_csv
 from heretic.model.checkpoint import locate
 from heretic.model.loading import load_chat_of
 from heretic.model.model_phase import model_phase
-from heretic.model.prompt_lengths import require_lengths_of_run
+from heretic.model.prompt_checks import require_usable_prompts
 from heretic.phases import read_phase
 from heretic.prompts.prompt_sets import read_prompts
 from heretic.scoring.base import ScoredPrompts
@@ -38,7 +38,7 @@ with model_phase(snakemake) as job:
     scorers = make_scorer_set(settings["refusal_markers"], settings["scorers"])
     # Sets not used by the search may have changed since the response prefix was determined.
     chat = load_chat_of(**job.load_options)
-    require_lengths_of_run(chat, Path(files.checked), settings["max_response_length"])
+    require_usable_prompts(chat, Path(files.checked), settings["max_response_length"])
     folder = locate(snakemake.params.model, settings["model_revision"])
     known = run.load_warm_starts(settings, list(map(Path, files.warm_starts)), folder)
     code = read_phase(Path(files.phase)).code

@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors.torch import load_file, save_file
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import (
     AutoModelForCausalLM,
@@ -161,6 +162,18 @@ def save_tiny_model(folder: Path, family: str = "llama", **changes: Any) -> Path
     shards = changes.pop("max_shard_size", "5GB")
     tiny_network(family, **changes).save_pretrained(folder, max_shard_size=shards)
     tiny_tokenizer().save_pretrained(folder)
+    return folder
+
+
+def save_overflowing_model(folder: Path, letter: str = "Z") -> Path:
+    """A float16 checkpoint whose residual stream overflows at a letter, and nowhere else."""
+    save_tiny_model(folder, dtype=torch.float16)
+    path = folder / "model.safetensors"
+    tensors = {name: tensor.clone() for name, tensor in load_file(path).items()}
+    row = tensors["model.embed_tokens.weight"][tiny_tokenizer().convert_tokens_to_ids(letter)]
+    row.copy_(65000 * row.sign())
+    tensors["model.layers.0.self_attn.o_proj.weight"] *= 1000
+    save_file(tensors, path, metadata={"format": "pt"})
     return folder
 
 

@@ -81,7 +81,7 @@ def test_end_tokens_are_those_that_no_user_can_change(
 
 def test_prompts_of_all_sets_share_their_end_tokens() -> None:
     chat = ChatFormat(tiny_tokenizer(), "So")
-    prompts = [*PROMPTS, Prompt(""), Prompt("\n"), Prompt("So"), Prompt("<|end|><|assistant|>")]
+    prompts = [*PROMPTS, Prompt(""), Prompt("\n"), Prompt("So")]
 
     (end,) = {tuple(ids[-chat.n_post_instruction_tokens :]) for ids in chat.encode(prompts)}
 

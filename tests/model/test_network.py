@@ -8,7 +8,13 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from tiny_models import CHAT_TEMPLATE, PROMPTS, load_saved, save_tiny_model
+from tiny_models import (
+    CHAT_TEMPLATE,
+    PROMPTS,
+    load_saved,
+    save_overflowing_model,
+    save_tiny_model,
+)
 from transformers import AutoModelForCausalLM
 
 from heretic.errors import ModelLoadError
@@ -59,6 +65,42 @@ def test_the_next_data_type_that_answers_is_taken(
     assert model.loaded_dtype == torch.bfloat16
     assert "does not work in float16: its logits are not finite" in caplog.text
     assert get_residuals_batched(model, PROMPTS).isfinite().all()
+
+
+@pytest.mark.parametrize("others", [[], PROMPTS])
+def test_the_prompts_of_the_run_decide_on_the_data_type(
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
+    others: list[Prompt],
+) -> None:
+    monkeypatch.setattr(logging.getLogger("heretic"), "propagate", True)
+    save_overflowing_model(tmp_path)
+    usual, overflow = load_saved(tmp_path), Prompt("Who is Zoe?")
+    assert (usual.loaded_dtype, usual.fallback_dtype) == (torch.float16, None)
+    assert get_residuals_batched(usual, [overflow]).isfinite().logical_not().any()
+    with caplog.at_level(logging.INFO, "heretic"):
+        working = load_saved(tmp_path, test_prompts=PROMPTS)
+        assert working.loaded_dtype == torch.float16
+        assert "dtype=auto: float16, the checkpoint's own, gives finite logits" in caplog.text
+        for sample, text in (
+            ([overflow, *others], "Who is Zoe?"),
+            ([*others, Prompt("Hi", system="You are Zoe.")], "Hi"),
+        ):
+            caplog.clear()
+            model = load_saved(tmp_path, test_prompts=sample)
+            assert model.loaded_dtype == torch.bfloat16
+            assert model.fallback_dtype == "bfloat16"
+            (warning,) = [line for line in caplog.messages if "does not work" in line]
+            assert warning.endswith(f"logits are not finite for the prompt {text!r}")
+            count = len(sample) + 1
+            assert (
+                "dtype=auto: bfloat16, after float16, gives finite logits for all "
+                f"{count} test prompts"
+            ) in caplog.text
+    assert get_residuals_batched(model, [overflow]).isfinite().all()
+    message = refusal(tmp_path, dtype="float16", test_prompts=[overflow])
+    assert message.endswith("produces non-finite logits in float16; use dtype=auto")
 
 
 def test_a_data_type_that_is_asked_for_is_taken_or_refused(overflowing: Path) -> None:

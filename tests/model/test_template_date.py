@@ -177,6 +177,11 @@ def test_what_phases_read_of_a_run(tmp_path: Path) -> None:
     assert read_chat(path) == {"response_prefix": "So", "template_date": "2024-07-04"}
     write_json(path, {"response_prefix": "So", "template_date": None, "provenance": {}})
     assert read_chat(path) == {"response_prefix": "So", "template_date": None}
+    write_json(path, {"response_prefix": "So", "template_date": None, "dtype": "float32"})
+    assert read_chat(path)["dtype"] == "float32"
+    write_json(path, {"response_prefix": "So", "template_date": None, "dtype": "int8"})
+    with pytest.raises(HereticError, match="holds no data type as dtype; delete it"):
+        read_chat(path)
     write_json(path, {"response_prefix": "So", "provenance": {}})
     with pytest.raises(HereticError, match="holds no date as template_date; delete it"):
         read_chat(path)

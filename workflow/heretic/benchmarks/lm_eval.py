@@ -132,7 +132,7 @@ def score_benchmarks(
         the individual documents if the value is their mean, otherwise empty. `versions` of lm-eval
         and of the tasks, as assigned by their authors.
     """
-    network = CachedModel(HarnessModel(model), answers)
+    network = CachedModel(HarnessModel(model, chat=protocol.chat), answers)
     found: dict[str, Any] = {}
     told: dict[str, str] = {"lm_eval": version("lm_eval")}
     with closing(network.dbdict):

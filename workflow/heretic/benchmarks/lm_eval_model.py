@@ -4,10 +4,12 @@ from typing import Any
 
 from lm_eval.models.huggingface import HFLM
 
-from heretic.errors import ModelLoadError
+from heretic.errors import ModelLoadError, PromptError
+from heretic.model.chat import shown_beginning
 from heretic.model.decoding import plain_generation
 from heretic.model.loading import Model
 from heretic.model.third_party import reported_as
+from heretic.prompts.prompt import Prompt
 
 # Log-likelihoods need the logits of every token, which quickly fill the memory; larger batches of
 # hundreds of tokens each are not faster.
@@ -20,11 +22,19 @@ class HarnessModel(HFLM):  # type: ignore[misc]  # untyped
 
     Conversations are rendered as in the rest of the project: the response prefix follows the
     generation prompt, a system turn unsupported by the template is prepended to the user's turn,
-    and a date in the template is the date of the run.
+    and a date in the template is the date of the run. Conversations have the special tokens of the
+    template alone, and other texts those that the tokenizer adds.
     """
 
-    def __init__(self, model: Model) -> None:
+    def __init__(self, model: Model, *, chat: bool = True) -> None:
+        """Prepare the model.
+
+        Args:
+            model: any loaded model.
+            chat: whether requests other than whole texts are conversations.
+        """
         self._loaded = model
+        self._adds_tokens = False if chat else None  # None: as the tokenizer does
         self._most = 1
         # Otherwise recommendations of the checkpoint, such as a limit or a penalty, would override
         # the task and the decoding used elsewhere in the project.
@@ -50,23 +60,38 @@ class HarnessModel(HFLM):  # type: ignore[misc]  # untyped
     def loglikelihood(self, requests: Any, disable_tqdm: bool = False) -> Any:
         """Return log-probabilities of continuations."""
         self._most = min(MOST_SCORED, self._loaded.batch_size.current)
+        self.add_bos_token = self._adds_tokens
         return super().loglikelihood(requests, disable_tqdm)
 
     def loglikelihood_rolling(self, requests: Any, disable_tqdm: bool = False) -> Any:
         """Return log-probabilities of whole texts."""
         self._most = min(MOST_SCORED, self._loaded.batch_size.current)
+        self.add_bos_token = None
         return super().loglikelihood_rolling(requests, disable_tqdm)
 
     def generate_until(self, requests: Any, disable_tqdm: bool = False) -> Any:
         """Return answers, greedy unless the task requests otherwise."""
         self._most = self._loaded.batch_size.current
+        self.add_bos_token = self._adds_tokens
         return super().generate_until(requests, disable_tqdm)
 
     def apply_chat_template(
         self, chat_history: list[dict[str, Any]], add_generation_prompt: bool = True
     ) -> str:
-        """Return the conversation in the model's chat format."""
+        """Return the conversation in the model's chat format.
+
+        Raises:
+            PromptError: a turn contains a special token of the model.
+        """
         chat = self._loaded.chat
+        contents = [str(turn["content"]) for turn in chat_history]
+        for content, token in zip(contents, chat.special_tokens.find(contents), strict=True):
+            if token is not None:
+                raise PromptError(
+                    f"a text of a benchmark ({shown_beginning(Prompt(content))}) contains "
+                    f"{token!r}, a special token of the model; remove the benchmark, or set "
+                    "benchmark_apply_chat_template=false"
+                )
         turns = chat.traits.messages([(turn["role"], turn["content"]) for turn in chat_history])
         with reported_as(ModelLoadError, "the chat template rejects a document", ADVICE):
             text = super().apply_chat_template(turns, add_generation_prompt)

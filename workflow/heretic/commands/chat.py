@@ -8,7 +8,7 @@ from rich.console import Console
 
 from heretic.artifacts import AGAIN
 from heretic.console import log
-from heretic.errors import printable
+from heretic.errors import PromptError, printable
 from heretic.export.adapter import load_edited
 from heretic.export.base_model import edited_demo_model
 from heretic.export.formats import is_adapter
@@ -16,7 +16,8 @@ from heretic.export.record_file import RECORD, read_record
 from heretic.model.checkpoint import check_model, is_local
 from heretic.model.decoding import decode, generate
 from heretic.model.devices import set_threads
-from heretic.model.loading import load_model
+from heretic.model.loading import Model, load_model
+from heretic.model.network import AUTO
 from heretic.model.quantization import editable_form
 from heretic.model.template_date import day_of, read_chat
 from heretic.prompts.prompt import Prompt
@@ -45,7 +46,8 @@ def converse(
             line.
 
     Raises:
-        HereticError: a model cannot be loaded.
+        HereticError: a model cannot be loaded, or a line that is not typed at a terminal is not a
+            valid prompt.
     """
     set_threads(settings.threads)
     record, chat = read_record(saved / RECORD, AGAIN)[1], read_chat(folder / "chat.json")
@@ -59,6 +61,7 @@ def converse(
         "quantization": settings.quantization,
         "chat_template": record.chat_template or settings.chat_template,
         **chat,
+        "dtype": settings.dtype if settings.dtype != AUTO else chat.get("dtype", AUTO),
     }
     day = chat["template_date"]
     if day is not None and day_of(day) != day_of(None):
@@ -73,16 +76,27 @@ def converse(
         log.warning("%s", warning)
     console = Console(highlight=False, markup=False, soft_wrap=True)
     for question in _questions():
-        for name, model in models.items():
-            (response,) = decode(model, generate(model, [Prompt(question)], max_new_tokens))
-            text = without_thoughts(response)
-            answer = printable(response if text == response else text.strip() or response)
-            console.print(f"{name}: {answer}" if compare else answer)
-            if ends_in_thoughts(response):
-                log.warning(
-                    "The response ends inside a thinking block; raise --max-tokens (%d)",
-                    max_new_tokens,
-                )
+        try:
+            for name, model in models.items():
+                _answer(console, model, question, max_new_tokens, f"{name}: " if compare else "")
+        except PromptError as error:
+            if not sys.stdin.isatty():
+                raise
+            log.error("%s", error)
+
+
+def _answer(
+    console: Console, model: Model, question: str, max_new_tokens: int, beginning: str
+) -> None:
+    """Print the answer to a question, without thoughts."""
+    (response,) = decode(model, generate(model, [Prompt(question)], max_new_tokens))
+    text = without_thoughts(response)
+    answer = printable(response if text == response else text.strip() or response)
+    console.print(f"{beginning}{answer}")
+    if ends_in_thoughts(response):
+        log.warning(
+            "The response ends inside a thinking block; raise --max-tokens (%d)", max_new_tokens
+        )
 
 
 def _questions() -> Iterator[str]:

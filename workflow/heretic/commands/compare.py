@@ -20,6 +20,7 @@ from heretic.file_systems import check_writable
 from heretic.model.checkpoint import check_model, is_local, locate, resolve_revision, source_facts
 from heretic.model.devices import set_threads
 from heretic.model.loading import Model, load_model
+from heretic.model.prompt_checks import sample_of
 from heretic.model.quantization import AS_IS, DEQUANTIZE, NONE, check_package, stored_quantization
 from heretic.model.template_date import day_of
 from heretic.preflight import check_scorers
@@ -139,9 +140,10 @@ def compare(settings: Settings, against: str, output: Path | None, results: Path
         "template_date": day,
     }
     protocol = HoldoutProtocol.from_settings(options)
+    loading = {**options, "test_prompts": sample_of({n: prompts[n].prompts for n in read})}
     found, asked = compare_models(
-        lambda: original.load(options),
-        lambda: edited.load(options),
+        lambda: original.load(loading),
+        lambda: edited.load(loading),
         HoldoutSets(*(prompts[name].prompts for name in read)),
         protocol,
         settings.response_prefix,

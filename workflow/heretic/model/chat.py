@@ -12,6 +12,7 @@ from transformers import PreTrainedTokenizerBase
 from heretic.errors import ModelLoadError, PromptError
 from heretic.model.answer_text import AnswerDecoder
 from heretic.model.limits import LimitError, limited_memory, limited_time
+from heretic.model.special_tokens import ADVICE, SpecialTokens
 from heretic.model.template_date import prints_date, today, with_fixed_date
 from heretic.model.template_traits import Messages, TemplateTraits, find_traits, reason_of
 from heretic.model.thinking import unclosed
@@ -118,6 +119,17 @@ class ChatFormat:
         columns = zip(*backwards, strict=False)  # up to the length of the shortest
         return max(1, sum(1 for _ in takewhile(lambda column: len(set(column)) == 1, columns)))
 
+    @cached_property
+    def special_tokens(self) -> SpecialTokens:
+        """Tokens that must not occur in the text of a prompt."""
+        return SpecialTokens.of(self.tokenizer, self.render(PROBES[-1]))
+
+    def special_tokens_in(self, prompts: Sequence[Prompt]) -> list[str | None]:
+        """Return the first special token in the text of each prompt or its system prompt."""
+        systems = [prompt.system or "" for prompt in prompts]
+        found = self.special_tokens.find([prompt.text for prompt in prompts])
+        return [a or b for a, b in zip(found, self.special_tokens.find(systems), strict=True)]
+
     def render(self, prompt: Prompt) -> str:
         """Return the conversation up to the beginning of the model's answer.
 
@@ -155,7 +167,7 @@ class ChatFormat:
         Raises:
             ModelLoadError: the template cannot render a prompt, the tokenizer cannot encode it, or
                 a token has no embedding.
-            PromptError: a prompt exceeds the model's limit.
+            PromptError: a prompt exceeds the model's limit, or contains a special token.
         """
         rows = self.encode_beginnings(prompts)
         longest, vocabulary = self.limits.longest, self.limits.vocabulary
@@ -175,6 +187,12 @@ class ChatFormat:
                 raise ModelLoadError(
                     f"the tokenizer gives token {max(row)}, but the model has {vocabulary} "
                     "embeddings; use the tokenizer of the model"
+                )
+        for prompt, token in zip(prompts, self.special_tokens_in(prompts), strict=True):
+            if token is not None:
+                raise PromptError(
+                    f"the prompt {shown_beginning(prompt)} contains {token!r}, a special token of "
+                    f"the model; {ADVICE}"
                 )
         return rows
 

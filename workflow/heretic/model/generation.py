@@ -1,4 +1,4 @@
-"""A checkpoint's generation recommendations, which measurements ignore.
+"""A checkpoint's generation recommendations, which measurements ignore except for the end tokens.
 
 The file is copied to the saved model unchanged. A file that transformers could not read or save is
 ignored with a warning when the model is loaded, rather than failing hours later when the edited
@@ -31,11 +31,13 @@ def stored_generation(model: str, folder: Path) -> GenerationConfig | None:
 
     Returns:
         None if the checkpoint has none, so that transformers derives one from `config.json`. If the
-        file is unusable, a plain one with the end tokens of `config.json`.
+        file is unusable, a plain one with its valid end, start and padding tokens, or else those of
+        `config.json`.
     """
     path = folder / FILE
     if not path.exists() and not path.is_symlink():
         return None
+    found: dict[str, Any] = {}
     try:
         found = read_object(path)
         with reported_as(ModelLoadError, f"{FILE} is unusable"), quiet_transformers():
@@ -51,7 +53,7 @@ def stored_generation(model: str, folder: Path) -> GenerationConfig | None:
             model,
             one_line(error, 160),
         )
-        return _plain(folder)
+        return _plain(folder, found)
     return config
 
 
@@ -76,11 +78,16 @@ def _require_tokens(found: dict[str, Any]) -> None:
             raise ValueError(f"{name} is a list")
 
 
-def _plain(folder: Path) -> GenerationConfig:
-    config = read_object(folder / "config.json")
-    known = {name: config[name] for name in TOKENS if name in config}
-    try:
-        _require_tokens(known)
-    except ValueError:
-        known = {}
+def _plain(folder: Path, found: dict[str, Any]) -> GenerationConfig:
+    known: dict[str, Any] = {}
+    for source in (read_object(folder / "config.json"), found):
+        known |= {name: source[name] for name in TOKENS if _is_token(name, source)}
     return GenerationConfig(**known)  # type: ignore[no-untyped-call]
+
+
+def _is_token(name: str, source: dict[str, Any]) -> bool:
+    try:
+        _require_tokens({name: source.get(name)})
+    except ValueError:
+        return False
+    return source.get(name) is not None

@@ -1,6 +1,6 @@
 """Loading of a model from the hub or disk, and its interface for the workflow's phases."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -13,12 +13,12 @@ from heretic.console import log
 from heretic.errors import ModelLoadError, one_line
 from heretic.model.auto_class import loader_name
 from heretic.model.batching import BatchSize
-from heretic.model.chat import ChatFormat
+from heretic.model.chat import ChatFormat, shown_beginning
 from heretic.model.chat_loading import load_chat
 from heretic.model.checkpoint import check_model, locate
 from heretic.model.devices import execution_device
 from heretic.model.inspection import inspect_folder
-from heretic.model.network import NetworkOptions, load_network
+from heretic.model.network import NetworkOptions, SamplePrompt, load_network
 from heretic.model.quantization import (
     DEQUANTIZE,
     NONE,
@@ -32,6 +32,8 @@ from heretic.model.template import read_template
 from heretic.model.template_date import day_of
 from heretic.prompts.prompt import Prompt
 from heretic.settings.types import AUTO_PREFIX
+
+GREETING = Prompt("Hello")
 
 
 @dataclass
@@ -48,6 +50,8 @@ class Model:
         quantization: as the setting.
         damaged: reason why an edit of the weights failed midway, which makes the model unusable;
             None if the model is intact.
+        fallback_dtype: data type chosen by `dtype: auto` because the checkpoint's own gives
+            non-finite logits; otherwise None.
     """
 
     network: PreTrainedModel
@@ -58,6 +62,7 @@ class Model:
     compile: bool = False
     quantization: str = NONE
     damaged: str | None = None
+    fallback_dtype: str | None = None
 
     @property
     def loaded_dtype(self) -> torch.dtype:
@@ -98,6 +103,7 @@ def load_model(
     quantization: str = NONE,
     max_prompt_length: int | None = None,
     chat: ChatFormat | None = None,
+    test_prompts: Sequence[Prompt] = (),
     **_: Any,
 ) -> Model:
     """Load a model and verify its residual-stream writers.
@@ -106,7 +112,8 @@ def load_model(
     pass its whole subset. With `response_prefix: auto`, the prefix stays empty here, since
     `find_response_prefix` needs a loaded model. If `chat` is given, which must come from
     `load_chat_of` with the same settings, it is not loaded again. `template_date` must be the
-    run's date, or None if its template prints no date; `auto` is today's date.
+    run's date, or None if its template prints no date; `auto` is today's date. The data type must
+    give finite logits for a greeting and for `test_prompts`.
 
     Raises:
         ModelLoadError: the model is not found, does not generate text, has no chat template, runs
@@ -132,8 +139,13 @@ def load_model(
             trust_remote_code,
             max_prompt_length,
         )
-    (test_prompt,) = chat.encode([Prompt("Hello")])
-    network = load_network(model, folder, test_prompt, options)
+    prompts = [GREETING, *test_prompts]
+    tests = [
+        SamplePrompt(ids, shown_beginning(prompt))
+        for ids, prompt in zip(chat.encode(prompts), prompts, strict=True)
+    ]
+    loaded = load_network(model, folder, tests, options)
+    network = loaded.network
     anatomy = find_stream_writers(network)
     log.info(
         "Loaded %s: %s, %.1f M parameters, %s on %s, %d layers, %d stream writers",
@@ -146,7 +158,16 @@ def load_model(
         len(anatomy.writers),
     )
     batch_size = BatchSize(max_batch_size)
-    return Model(network, chat, anatomy, folder, batch_size, compile, quantization=quantization)
+    return Model(
+        network,
+        chat,
+        anatomy,
+        folder,
+        batch_size,
+        compile,
+        quantization=quantization,
+        fallback_dtype=loaded.fallback_dtype,
+    )
 
 
 def load_baseline(**options: Any) -> Model:

@@ -16,7 +16,8 @@ class ModelPhase:
     """Settings of a phase that loads the model.
 
     Attributes:
-        settings: settings of the phase, with the run's response prefix and template date.
+        settings: settings of the phase, with the run's response prefix and template date, and the
+            data type if `dtype: auto` fell back to another.
         runtime: settings that affect no result, such as the device.
         load_options: keyword arguments of `load_model`: both of these, and the model's path.
     """
@@ -31,8 +32,8 @@ def model_phase(script: Script) -> Iterator[ModelPhase]:
     """Run the block as a phase on the model, with the number of CPU threads in the settings.
 
     Args:
-        script: the job; `input.chat`, if any, has the response prefix and the template date of the
-            run, and `params.model` the path of the model.
+        script: the job; `input.chat`, if any, has the response prefix, template date and data type
+            of the run, and `params.model` the path of the model.
     """
     with phase(script) as settings:
         runtime: dict[str, Any] = script.config["runtime"][script.wildcards.run]

@@ -1,11 +1,11 @@
 """Network of a checkpoint, in a working data type and on the configured devices.
 
-float16 overflows in some models, and bfloat16 is missing on some devices. As the checkpoint
-reveals neither, a test answer decides.
+float16 overflows in some models and for some prompts only, and bfloat16 is missing on some devices.
+As the checkpoint reveals neither, test answers decide.
 """
 
 import gc
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -65,18 +65,45 @@ class NetworkOptions:
         return given
 
 
+@dataclass(frozen=True)
+class SamplePrompt:
+    """Prompt for which logits must be finite.
+
+    Attributes:
+        ids: its tokens.
+        shown: its beginning, for messages.
+    """
+
+    ids: list[int]
+    shown: str
+
+
+@dataclass(frozen=True)
+class LoadedNetwork:
+    """A network in a working data type.
+
+    Attributes:
+        network: the network.
+        fallback_dtype: data type chosen by `dtype: auto` because the checkpoint's own does not
+            work; None if it does, or if another value was given.
+    """
+
+    network: PreTrainedModel
+    fallback_dtype: str | None
+
+
 def load_network(
-    model: str, folder: Path, test_prompt: list[int], options: NetworkOptions
-) -> PreTrainedModel:
+    model: str, folder: Path, test_prompts: Sequence[SamplePrompt], options: NetworkOptions
+) -> LoadedNetwork:
     """Load the network in the first data type that yields finite logits.
 
     `dtype: auto` tries the checkpoint's own, then bfloat16, float16 and float32; any other value is
-    either accepted or rejected.
+    either accepted or rejected. The choice does not depend on the order of the prompts.
 
     Args:
         model: name for messages.
         folder: folder of the checkpoint.
-        test_prompt: token ids of a prompt to answer.
+        test_prompts: prompts to answer.
         options: loading options.
 
     Raises:
@@ -93,9 +120,16 @@ def load_network(
         name = str(network.dtype).removeprefix("torch.")
         tried.append(name)
         with _loading(model, options.device):
-            complaint = _complaint(network, test_prompt)
+            complaint = _complaint(network, test_prompts)
         if complaint is None:
-            return network
+            if options.dtype == AUTO and len(test_prompts) > 1:
+                log.info(
+                    "dtype=auto: %s, %s, gives finite logits for all %d test prompts",
+                    name,
+                    "the checkpoint's own" if len(tried) == 1 else "after " + ", ".join(tried[:-1]),
+                    len(test_prompts),
+                )
+            return LoadedNetwork(network, name if len(tried) > 1 else None)
         log.warning("%s does not work in %s: %s", model, name, complaint)
         del network
         gc.collect()
@@ -170,9 +204,17 @@ def _loading(model: str, device: torch.device) -> Iterator[None]:
             ) from error
 
 
-def _complaint(network: Any, prompt: list[int]) -> str | None:
-    """Return the problem with the logits of a short greedy answer, or None."""
-    ids = torch.tensor([prompt], device=execution_device(network.get_input_embeddings()))
+def _complaint(network: Any, prompts: Sequence[SamplePrompt]) -> str | None:
+    """Return the problem with the logits of short greedy answers, or None."""
+    for prompt in prompts:
+        complaint = _complaint_about(network, prompt)
+        if complaint is not None:
+            return complaint
+    return None
+
+
+def _complaint_about(network: Any, prompt: SamplePrompt) -> str | None:
+    ids = torch.tensor([prompt.ids], device=execution_device(network.get_input_embeddings()))
     plain = GenerationConfig(do_sample=False, pad_token_id=0)  # type: ignore[no-untyped-call]
     try:
         with torch.inference_mode(), generating_by(network, plain):
@@ -191,5 +233,5 @@ def _complaint(network: Any, prompt: list[int]) -> str | None:
     logits = torch.stack(answer.logits)
     # Some models assign minus infinity to excluded tokens.
     if logits.isnan().any() or logits.isposinf().any():
-        return "its logits are not finite"
+        return f"its logits are not finite for the prompt {prompt.shown}"
     return None

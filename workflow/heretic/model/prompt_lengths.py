@@ -2,14 +2,11 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from pathlib import Path
 
-from heretic.artifacts import read_json
 from heretic.errors import PromptError
 from heretic.model.chat import CHARACTERS_PER_TOKEN, ChatFormat, shown_beginning
 from heretic.model.limits import require_rehearsed
 from heretic.prompts.prompt import Prompt
-from heretic.prompts.prompt_sets import DatasetBundle
 
 SECONDS, PROMPTS_PER_SECOND = 30, 50
 
@@ -54,21 +51,6 @@ def require_lengths(
                     f"maximum of {longest}{_why(limits.context, room, longest, generated)}; "
                     "shorten it, or set max_characters for its data set"
                 )
-
-
-def require_lengths_of_run(chat: ChatFormat, bundle: Path, generated: int) -> None:
-    """Reject prompts of a run's sets that are longer than the model's context or the setting.
-
-    Args:
-        chat: chat format of the model.
-        bundle: `bundle.json`, which names the sets; their prompts are in the same folder.
-        generated: number of tokens generated after a prompt, which need room in the context too.
-
-    Raises:
-        PromptError: as `require_lengths`.
-    """
-    sets = DatasetBundle.read(bundle.parent, sets=read_json(bundle)["counts"]).sets()
-    require_lengths(chat, sets, generated)
 
 
 def _cut(prompt: Prompt, longest: int) -> bool:

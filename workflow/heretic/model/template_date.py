@@ -21,6 +21,7 @@ FUNCTION: Final = "strftime_now"
 # Snakemake deletes outputs before a rule runs, and a rerun must find the first run's date.
 STATE: Final = "template_date.json"
 KEY: Final = "template_date"
+DTYPES: Final = ("bfloat16", "float16", "float32")
 
 WEEKDAYS = ("Monday", "Tuesday", "Wednesday", "Thursday", "Friday", "Saturday", "Sunday")
 MONTHS = (
@@ -86,7 +87,8 @@ def read_chat(path: Path) -> dict[str, Any]:
     """Return the settings of `load_model` stored in a run's `chat.json`.
 
     Returns:
-        `response_prefix` and `template_date`, which is None if the template prints no date.
+        `response_prefix` and `template_date`, which is None if the template prints no date; `dtype`
+        if the checkpoint's own data type does not work.
 
     Raises:
         HereticError: the file is missing or damaged.
@@ -96,7 +98,11 @@ def read_chat(path: Path) -> dict[str, Any]:
         raise HereticError(f"{path} holds no response_prefix; delete it and run again")
     if KEY not in chat or not isinstance(chat[KEY], str | None):
         raise HereticError(f"{path} holds no date as {KEY}; delete it and run again")
-    return {"response_prefix": chat["response_prefix"], KEY: chat[KEY]}
+    dtype = chat.get("dtype")
+    if dtype is not None and dtype not in DTYPES:
+        raise HereticError(f"{path} holds no data type as dtype; delete it and run again")
+    chosen = {} if dtype is None else {"dtype": dtype}
+    return {"response_prefix": chat["response_prefix"], KEY: chat[KEY], **chosen}
 
 
 def prints_date(template: str) -> bool:

@@ -6,7 +6,7 @@ from typing import Any
 
 from heretic.artifacts import read_json
 from heretic.errors import HereticError, PromptError, one_line
-from heretic.prompts.files import Row, require_columns
+from heretic.prompts.columns import Row, require_columns
 from heretic.prompts.limits import TextBudget
 from heretic.prompts.slicing import columns_of, parse_split, require_split, select_rows
 from heretic.settings.prompt_sources import PromptSource

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from heretic.errors import HereticError, PromptError, one_line
 from heretic.prompts.cards import check_card, check_fields
-from heretic.prompts.files import Row, require_columns
+from heretic.prompts.columns import Row, require_columns
 from heretic.prompts.folders import rows_of
 from heretic.prompts.limits import TextBudget, require_prompts
 from heretic.prompts.slicing import (

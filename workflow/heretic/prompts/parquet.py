@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from heretic.errors import PromptError, one_line
-from heretic.prompts.files import Row, require_columns
+from heretic.prompts.columns import Row, require_columns
 from heretic.prompts.limits import TextBudget
 
 # Maximum uncompressed bytes of a column in a row group.

@@ -1,18 +1,23 @@
 """Conversion of rows to prompts: plain texts, chats and multiple-choice questions."""
 
+import json
+import re
 from collections.abc import Iterator
 from string import ascii_uppercase
 from typing import Any
 
 from heretic.errors import PromptError
-from heretic.prompts.files import Row
+from heretic.prompts.columns import Row
 from heretic.prompts.prompt import Prompt
+from heretic.prompts.visible import is_blank, stripped
 from heretic.settings.prompt_sources import PromptSource
 
 # Keys of role and text in the two common layouts of chats.
 TURN_KEYS = (("role", "content"), ("from", "value"))
 USER_ROLES = ("user", "human")
 SYSTEM_ROLES = ("system", "developer")
+# Beginning of a chat that Python wrote instead of JSON.
+_PYTHON_CHAT = re.compile(r"\s*\[\s*\{\s*'(?:role|content|from|value)'\s*:")
 
 
 def prompt_of(row: Row, source: PromptSource, where: str, system: str | None) -> Prompt | None:
@@ -29,12 +34,12 @@ def prompt_of(row: Row, source: PromptSource, where: str, system: str | None) ->
 
     Raises:
         PromptError: a cell is neither text nor a chat, or choices, answers or a category are not
-            text.
+            text. Chats, choices and several answers may be JSON text, as in CSV files.
     """
     said, chat_system = _said(row.get(source.column), where, source.column)
-    if said is None or not said.strip():
+    if said is None or is_blank(said):
         return None
-    text = shortened(said.strip(), source.max_characters)
+    text = shortened(stripped(said), source.max_characters)
     choices = _choices(row, source, where)
     lettered = (f"\n{ascii_uppercase[n]}. {choice}" for n, choice in enumerate(choices))
     text = "".join([text, *lettered])
@@ -60,12 +65,52 @@ def shortened(text: str, length: int) -> str:
 
 def _said(cell: object, where: str, column: str) -> tuple[str | None, str | None]:
     """Return the texts of the user and the system in a cell with a text or a chat."""
+    if isinstance(cell, str):
+        cell = _chat_from_text(cell, where, column)
     if not isinstance(cell, list | dict):
         return _text(cell, where, column), None
     turns = list(_turns(cell, where, column))
     users = [text for role, text in turns if role in USER_ROLES]
     systems = [text for role, text in turns if role in SYSTEM_ROLES]
     return (users[-1] if users else None), (systems[0] if systems else None)
+
+
+def _chat_from_text(cell: str, where: str, column: str) -> object:
+    """Return the turns of a chat stored as JSON text, or the text itself.
+
+    Raises:
+        PromptError: the chat is written in Python's notation.
+    """
+    if _PYTHON_CHAT.match(cell):
+        raise PromptError(
+            f"{where} has a chat in Python notation in column {column!r}; write it as JSON "
+            "(json.dumps), or use a .jsonl or Parquet file"
+        )
+    turns = _list_from_text(cell)
+    for role, content in TURN_KEYS:
+        if turns and all(
+            isinstance(turn, dict) and isinstance(turn.get(role), str) and content in turn
+            for turn in turns
+        ):
+            return turns
+    return cell
+
+
+def _list_from_text(cell: object) -> list[Any]:
+    """Return a list stored as JSON text; an empty one for any other cell."""
+    if not isinstance(cell, str) or not cell.lstrip().startswith("["):
+        return []
+    try:
+        found = json.loads(cell)
+    except (ValueError, RecursionError):
+        return []
+    return found if isinstance(found, list) else []
+
+
+def _texts_from_text(cell: object) -> object:
+    """Return a list of texts stored as JSON text, or the cell itself."""
+    texts = _list_from_text(cell)
+    return texts if texts and all(isinstance(text, str) for text in texts) else cell
 
 
 def _turns(cell: list[Any] | dict[str, Any], where: str, column: str) -> Iterator[tuple[str, str]]:
@@ -103,7 +148,7 @@ def _content(cell: object, where: str, column: str) -> str | None:
 def _choices(row: Row, source: PromptSource, where: str) -> list[str]:
     if source.choices_column is None:
         return []
-    cell = row.get(source.choices_column)
+    cell = _texts_from_text(row.get(source.choices_column))
     if not isinstance(cell, list | tuple) or not 1 < len(cell) <= len(ascii_uppercase):
         raise PromptError(
             f"{where} has no list of 2 to {len(ascii_uppercase)} choices in column "
@@ -115,7 +160,7 @@ def _choices(row: Row, source: PromptSource, where: str) -> list[str]:
 def _answers(row: Row, choices: list[str], source: PromptSource, where: str) -> tuple[str, ...]:
     if source.answer_column is None:
         return ()
-    cell = row.get(source.answer_column)
+    cell = _texts_from_text(row.get(source.answer_column))
     cells = cell if isinstance(cell, list | tuple) else [cell]
     if choices and isinstance(cell, int) and 0 <= cell < len(choices):
         # The letter alone would match almost any answer.

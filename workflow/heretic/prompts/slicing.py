@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 from heretic.errors import PromptError
 from heretic.prompts.checks import identity
-from heretic.prompts.files import Row
+from heretic.prompts.columns import Row
 from heretic.prompts.limits import require_prompts, require_rows
 from heretic.prompts.rows import prompt_of
 from heretic.settings.prompt_sources import PromptSource

@@ -1,7 +1,6 @@
 """Prompt sets from all sources: the demo, files, saved folders and the hub."""
 
-import os
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -10,33 +9,24 @@ from heretic.artifacts import sha256_of
 from heretic.console import log
 from heretic.errors import PromptError, one_line
 from heretic.prompts.checks import check_disjoint
-from heretic.prompts.files import (
-    FILE_SUFFIXES,
-    PARQUET,
-    TEXT_COLUMN,
-    Row,
-    check_file,
-    read_file,
-)
+from heretic.prompts.columns import Row
+from heretic.prompts.files import FILE_SUFFIXES, check_file, check_options
 from heretic.prompts.folders import check_folder, read_folder, state_files
 from heretic.prompts.hub import HUB_ID, read_hub
-from heretic.prompts.parquet import ParquetFile
-from heretic.prompts.prompt import Prompt
-from heretic.prompts.rows import prompt_of
-from heretic.prompts.slicing import (
-    columns_of,
-    parse_split,
-    require_split,
-    select_rows,
-    stream_bounds,
+from heretic.prompts.local_files import (
+    existing_path,
+    located_prompts,
+    read_local_file,
+    select_from,
+    where_of,
 )
+from heretic.prompts.prompt import Prompt
+from heretic.prompts.slicing import parse_split, require_split, stream_bounds
 from heretic.settings.prompt_sources import DEMO, PROMPT_SETS, PromptSource
 from heretic.settings.types import DEFAULT_PLANTED, PlantedName
 
 # Read in well under a second, so a preflight reads smaller files completely, like a job.
 PREFLIGHT_BYTES = 8_000_000
-# Only split of a file.
-FILE_SPLIT = "train"
 
 
 @dataclass(frozen=True)
@@ -113,14 +103,15 @@ def read_source(
         PromptError: see `load_prompts`.
     """
     table = _read_table(source, seed, planted)
-    kept = _first_of_each(_prompts(table))
+    located = located_prompts(table.rows, table.source, table.system_column)
+    kept = _first_of_each(prompt for _, prompt in located)
     if not kept:
         raise PromptError(
-            f"{_where(source)} gives no prompts; use a file, split and column with text"
+            f"{where_of(source)} gives no prompts; use a file, split and column with text"
         )
     dropped = len(table.rows) - len(kept)
     if dropped:
-        log.info("%s: %d blank or repeated rows dropped", _where(source), dropped)
+        log.info("%s: %d blank or repeated rows dropped", where_of(source), dropped)
     facts = {"source": source.model_dump(mode="json"), "origin": table.origin}
     return LoadedPrompts(kept, facts)
 
@@ -152,17 +143,16 @@ def check_sources(sets: Mapping[str, Sequence[PromptSource]]) -> None:
         bad = good.replace("good_", "bad_", 1)
         if bad != good and bad in sets and _same_prompts(sources, sets[bad]):
             raise PromptError(
-                f"{good} and {bad} are the same prompts ({_where(sources[0])}); use two sets that "
-                "differ in the behavior to remove"
+                f"{good} and {bad} are the same prompts ({where_of(sources[0])}); use two sets "
+                "that differ in the behavior to remove"
             )
     check_disjoint({name: prompts for name, prompts in read.items() if prompts})
 
 
 def local_files(source: PromptSource) -> list[Path]:
     """Return the files that change when the prompts of a local source may have changed."""
-    # Path.expanduser() raises where ~name is nobody's home.
-    path = Path(os.path.expanduser(source.dataset))  # noqa: PTH111
-    if source.dataset == DEMO or not os.path.exists(path):  # noqa: PTH110
+    path = existing_path(source.dataset)
+    if source.dataset == DEMO or path is None:
         return []
     return state_files(path) if path.is_dir() else [path]
 
@@ -172,13 +162,14 @@ def _preflight(name: str, source: PromptSource) -> list[Prompt]:
     try:
         parts = parse_split(source.split)
         if source.dataset == DEMO:
+            _require_no_text_options(source, "built in")
             for part in parts:
                 require_split(part.split, PROMPT_SETS, "the demo")
             return []
         path = _local_path(source)
         if path is None:
             if source.streaming:
-                stream_bounds(source.split, _where(source))
+                stream_bounds(source.split, where_of(source))
             return []
         if path.is_dir():
             check_folder(path, source)
@@ -208,28 +199,14 @@ def _read_table(source: PromptSource, seed: int, planted: PlantedName) -> _Table
     if path.is_dir():
         rows, fingerprint = read_folder(path, source)
         return _Table(rows, source, {"fingerprint": fingerprint})
-    if path.suffix.lower() == ".txt":
-        source = source.model_copy(update={"column": TEXT_COLUMN})
-    rows = _file_rows(path, source)
+    rows, source = read_local_file(path, source)
     return _Table(rows, source, {"sha256": sha256_of(path)})
-
-
-def _file_rows(path: Path, source: PromptSource) -> list[Row]:
-    columns = columns_of(source)
-    if path.suffix.lower() != PARQUET:
-        return _selected(source, {FILE_SPLIT: read_file(path, columns)})
-    check_file(path)
-    file = ParquetFile(path, columns)
-
-    def read(_: str, places: Sequence[int]) -> list[Row]:
-        return file.read(places)
-
-    return select_rows(source, {FILE_SPLIT: file.count}, read, _where(source))
 
 
 def _demo_table(source: PromptSource, seed: int, planted: PlantedName) -> _Table:
     from heretic.demo.world import prompt_set
 
+    _require_no_text_options(source, "built in")
     columns = {
         "column": "prompt",
         "answer_column": "answers",
@@ -240,17 +217,9 @@ def _demo_table(source: PromptSource, seed: int, planted: PlantedName) -> _Table
     named = dict.fromkeys(part.split for part in parse_split(source.split))
     for split in named:
         require_split(split, PROMPT_SETS, "the demo")
-    rows = _selected(source, {split: prompt_set(split, seed, planted) for split in named})
+    rows = select_from({split: prompt_set(split, seed, planted) for split in named}, source)
     origin = {"seed": str(seed), "planted": planted}
     return _Table(rows, source, origin, system_column="system")
-
-
-def _selected(source: PromptSource, splits: Mapping[str, list[Row]]) -> list[Row]:
-    def read(name: str, places: Sequence[int]) -> list[Row]:
-        return [splits[name][place] for place in places]
-
-    sizes = {name: len(rows) for name, rows in splits.items()}
-    return select_rows(source, sizes, read, _where(source))
 
 
 def _local_path(source: PromptSource) -> Path | None:
@@ -261,17 +230,16 @@ def _local_path(source: PromptSource) -> Path | None:
             it is local and has options that only hub datasets support.
     """
     dataset = source.dataset
-    # Path.expanduser() raises where ~name is nobody's home.
-    path = Path(os.path.expanduser(dataset))  # noqa: PTH111
-    # Unlike Path.exists(), os.path.exists() returns False for names that are too long.
-    if os.path.exists(path):  # noqa: PTH110
+    path = existing_path(dataset)
+    if path is not None:
         if source.shuffle_buffer:
             raise PromptError(
                 f"{dataset} is on this machine, but shuffle_buffer applies to hub streams; shuffle "
                 "the file, or remove shuffle_buffer"
             )
+        check_options(path, source.separator, source.encoding)
         return path
-    if dataset.startswith((".", "/", "~")) or path.suffix.lower() in FILE_SUFFIXES:
+    if dataset.startswith((".", "/", "~")) or Path(dataset).suffix.lower() in FILE_SUFFIXES:
         raise PromptError(
             f"file not found: {one_line(dataset)}; correct `dataset`, or write the file first"
         )
@@ -280,16 +248,17 @@ def _local_path(source: PromptSource) -> Path | None:
             f"{one_line(repr(dataset))} is neither a local file or folder nor a hub id; use "
             "owner/name, or a path that exists"
         )
+    _require_no_text_options(source, "a hub dataset")
     return None
 
 
-def _prompts(table: _Table) -> Iterator[Prompt]:
-    for number, row in enumerate(table.rows, start=1):
-        where = f"row {number} of {_where(table.source)}"
-        system = row.get(table.system_column) if table.system_column else None
-        prompt = prompt_of(row, table.source, where, system)
-        if prompt is not None:
-            yield prompt
+def _require_no_text_options(source: PromptSource, what: str) -> None:
+    for name in ("separator", "encoding"):
+        if getattr(source, name) is not None:
+            raise PromptError(
+                f"{one_line(source.dataset)} is {what}, but {name} applies to local text files; "
+                f"remove {name}"
+            )
 
 
 def _first_of_each(prompts: Iterable[Prompt]) -> list[Prompt]:
@@ -298,8 +267,3 @@ def _first_of_each(prompts: Iterable[Prompt]) -> list[Prompt]:
     for prompt in prompts:
         first.setdefault((prompt.text, prompt.system), prompt)
     return list(first.values())
-
-
-def _where(source: PromptSource) -> str:
-    config = f", config {source.config}" if source.config else ""
-    return f"{source.dataset}{config}, split {source.split}"

@@ -7,7 +7,7 @@ from typing import Any, Protocol, TypeVar
 
 from heretic.console import log
 from heretic.errors import one_line
-from heretic.prompts.files import Row
+from heretic.prompts.columns import Row
 
 # About two minutes in total, in addition to retries by the client libraries.
 PAUSES = (1.0, 2.0, 4.0, 8.0, 15.0, 30.0, 60.0)

@@ -111,7 +111,8 @@ class InputFields(BaseModel):
     dtype: Literal["auto", "bfloat16", "float16", "float32"] = setting(
         "auto",
         "Data type of the weights; `auto` uses the checkpoint's own, falling back to "
-        "bfloat16, float16, then float32 if a test generation gives non-finite logits.",
+        "bfloat16, float16, then float32 if it gives non-finite logits for a sample of all prompt "
+        "sets.",
         *MODEL_RULES,
     )
     quantization: Literal["none", "bnb_4bit", "bnb_8bit", "as_is", "dequantize"] = setting(

@@ -2,7 +2,7 @@
 
 from typing import Annotated, Final, Self
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
 DEMO: Final = "demo"
 
@@ -33,6 +33,43 @@ def _read_names(value: object) -> object:
 Names = Annotated[list[str], BeforeValidator(_read_names)]
 
 
+# Written where a tab is hard to type, such as on a command line.
+TAB_NAMES: Final = ("tab", "\\t")
+
+
+def _read_separator(value: object) -> object:
+    """Convert the name of a tab to a tab, and an empty string to None."""
+    if not isinstance(value, str) or value == "\t":
+        return value
+    return "\t" if value.strip().lower() in TAB_NAMES else empty_to_none(value)
+
+
+def _check_separator(value: str | None) -> str | None:
+    if value is None or value == "\t":
+        return value
+    if len(value) != 1 or not "!" <= value <= "~" or value.isalnum() or value in '"\\':
+        raise ValueError("a separator is `tab` or one character of punctuation, such as `;`")
+    return value
+
+
+def _check_encoding(value: str | None) -> str | None:
+    if value is None:
+        return None
+    try:
+        "a".encode(value)
+    except (LookupError, ValueError) as error:
+        raise ValueError(
+            "not an encoding known to Python; use a name such as utf-16, cp1252 or shift_jis"
+        ) from error
+    return value
+
+
+Separator = Annotated[
+    str | None, BeforeValidator(_read_separator), AfterValidator(_check_separator)
+]
+Encoding = Annotated[str | None, BeforeValidator(empty_to_none), AfterValidator(_check_encoding)]
+
+
 class PromptSource(BaseModel):
     """A source of prompts: a hub dataset, a saved dataset folder, a file, or the demo's set."""
 
@@ -41,8 +78,8 @@ class PromptSource(BaseModel):
     dataset: str = Field(
         min_length=1,
         description=(
-            "hub dataset id, folder created by `save_to_disk`, .txt/.csv/.tsv/.jsonl/.parquet "
-            "file, or `demo`"
+            "hub dataset id, folder created by `save_to_disk`, "
+            ".txt/.csv/.tsv/.jsonl/.json/.parquet file, or `demo`"
         ),
     )
     config: OptionalText = Field(default=None, description="configuration of a hub dataset")
@@ -50,11 +87,22 @@ class PromptSource(BaseModel):
         default=None, description="branch, tag or commit of a hub dataset; pin it to reproduce"
     )
     split: str = Field(default="train", description="split, with optional slice: `train[:400]`")
+    separator: Separator = Field(
+        default=None,
+        description=(
+            "separator of cells in a .csv or .tsv file, such as `;` or `tab`; by default that of a "
+            "first line `sep=;`, otherwise commas (.csv) or tabs (.tsv)"
+        ),
+    )
+    encoding: Encoding = Field(
+        default=None,
+        description="encoding of a text file, such as `utf-16` or `cp1252`; UTF-8 by default",
+    )
     column: str = Field(
         default="text",
         description=(
-            "column with the prompt: a text, or the turns of a chat (`messages`), from which "
-            "the last user turn and the system turn are used"
+            "column with the prompt: a text, or the turns of a chat (`messages`, also as JSON "
+            "text), from which the last user turn and the system turn are used"
         ),
     )
     choices_column: OptionalText = Field(
