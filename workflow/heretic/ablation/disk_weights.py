@@ -12,6 +12,7 @@ from torch import Tensor
 
 from heretic.ablation.weights_cache import OriginalTensors
 from heretic.errors import ModelLoadError
+from heretic.model.checkpoint import WEIGHTS
 from heretic.model.headers import INDEX, weight_map
 from heretic.model.loading import Model
 from heretic.model.parameter_layout import places, trace
@@ -157,7 +158,8 @@ def tensor_files(folder: Path) -> dict[str, Path]:
     try:
         if index.is_file():
             return {name: folder / file for name, file in weight_map(index).items()}
-        for path in sorted(folder.glob("*.safetensors")):
+        single = folder / WEIGHTS  # transformers then ignores other files, such as second copies
+        for path in [single] if single.is_file() else sorted(folder.glob("*.safetensors")):
             with safe_open(path, framework="pt") as tensors:
                 found.update(dict.fromkeys(tensors.keys(), path))
     except (OSError, SafetensorError) as error:

@@ -11,15 +11,13 @@ from typing import TYPE_CHECKING, Any, NoReturn
 from heretic.artifacts import fingerprint, sha256_of
 from heretic.errors import ModelLoadError, one_line
 from heretic.model.headers import SUFFIX, index_files
-from heretic.model.own_files import ESSENTIAL, check_files, own_files
+from heretic.model.own_files import ACCOMPANYING, ESSENTIAL, check_files, own_files
 
 if TYPE_CHECKING:  # importing it would import huggingface_hub
     from heretic.hub_session import HubState
 
-FILES = (
-    *("*.json", "*.safetensors", "*.jinja", "*.txt", "*.model", "*.tiktoken", "*.spm", "*.py"),
-    *("*.md", "LICENSE*", "NOTICE*"),
-)
+# To download; the hub's client matches `*` with folders as well.
+FILES = ("*.safetensors", *(pattern.removeprefix("**/") for pattern in ACCOMPANYING))
 # A second copy of the same weights in another program's layout.
 SECOND_COPIES = ("consolidated*.safetensors", "original/*")
 # One core hashes about as fast as one disk reads.

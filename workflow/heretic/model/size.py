@@ -17,6 +17,7 @@ UNUSABLE = (ValueError, TypeError, LookupError, AttributeError)
 BITS = {"bfloat16": 16, "float16": 16, "float32": 32}
 FLOATS = ("F64", "F32", "F16", "BF16")
 OWN_PREFIX = "model"
+CACHED = "models--"
 
 
 def checkpoint_bytes(model: str, revision: str | None, dtype: str) -> int | None:
@@ -70,6 +71,18 @@ def hub_files(model: str, revision: str | None) -> set[str] | None:
     info = _hub_info(model, revision)
     siblings = (info.siblings if info is not None else None) or ()
     return {name for file in siblings if isinstance(name := file.rfilename, str)} or None
+
+
+def listed_files(folder: Path) -> set[str]:
+    """Return the file names of the hub repository if a folder is a snapshot in the hub's cache.
+
+    Returns:
+        An empty set for other folders, or if the hub does not provide the names.
+    """
+    cache = folder.resolve().parent.parent
+    if folder.parent.name != "snapshots" or not cache.name.startswith(CACHED):
+        return set()
+    return hub_files(cache.name.removeprefix(CACHED).replace("--", "/"), folder.name) or set()
 
 
 def _hub_info(model: str, revision: str | None) -> "ModelInfo | None":
