@@ -153,12 +153,11 @@ def tensor_files(folder: Path) -> dict[str, Path]:
     Raises:
         ModelLoadError: there are no safetensors files, or one is damaged.
     """
-    index = folder / INDEX
+    single, index = folder / WEIGHTS, folder / INDEX  # in the order of transformers
     found: dict[str, Path] = {}
     try:
-        if index.is_file():
+        if index.is_file() and not single.is_file():
             return {name: folder / file for name, file in weight_map(index).items()}
-        single = folder / WEIGHTS  # transformers then ignores other files, such as second copies
         for path in [single] if single.is_file() else sorted(folder.glob("*.safetensors")):
             with safe_open(path, framework="pt") as tensors:
                 found.update(dict.fromkeys(tensors.keys(), path))

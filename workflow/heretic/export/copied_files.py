@@ -16,7 +16,7 @@ from heretic.export.checkpoint import Checkpoint
 from heretic.export.configuration import restore_configuration, without_member
 from heretic.export.contents import Contents
 from heretic.export.layout import save_configuration
-from heretic.export.record import NOT_REPRODUCED
+from heretic.export.record_file import NOT_REPRODUCED
 from heretic.model.headers import INDEX
 from heretic.model.own_files import ACCOMPANYING, CONFIG, is_hidden, own_files
 from heretic.model.size import listed_files

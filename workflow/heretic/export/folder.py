@@ -12,8 +12,7 @@ from heretic.console import log
 from heretic.errors import ExportError, one_line
 from heretic.export.layout import Layout
 from heretic.export.manifest import manifest
-from heretic.export.record import NOT_REPRODUCED
-from heretic.export.record_file import RECORD
+from heretic.export.record_file import NOT_REPRODUCED, RECORD
 
 
 @contextmanager

@@ -24,7 +24,6 @@ from heretic.export.edited_tensors import plain_blocks
 from heretic.export.unloaded import Unloaded, find_unloaded
 from heretic.model.auto_class import class_of_checkpoint
 from heretic.model.generation import stored_generation
-from heretic.model.headers import INDEX
 from heretic.model.parameter_layout import Origin, storage_of, trace
 from heretic.model.third_party import quiet_transformers, reported_as
 
@@ -155,7 +154,7 @@ def _shards_of(
 
     It is also None if the checkpoint lacks a tensor under the name by which it is saved.
     """
-    if checkpoint is None or not (checkpoint.folder / INDEX).is_file():
+    if checkpoint is None or {path.name for path in checkpoint.files.values()} == {SINGLE}:
         return None
     shards: dict[str, list[str]] = {}
     sizes: dict[str, int] = {}

@@ -28,6 +28,8 @@ from heretic.errors import ExportError, HereticError, one_line
 from heretic.model.stream_writers.components import BEFORE_LAYERS, COMPONENTS, EMBEDDINGS
 
 RECORD = "ablation.json"
+# The card is written later, after the evaluation; the record cannot contain its own hash.
+NOT_REPRODUCED = (RECORD, "README.md")
 ENCODING = "encoding"
 MOST_DIRECTIONS, MOST_EDITS, MOST_FILES, MOST_TENSORS = 64, 100_000, 100_000, 250_000
 LONGEST_TEMPLATE, DEEPEST = 1_000_000, 32

@@ -5,8 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
 from heretic.artifact_types import ModelManifest
-from heretic.export.record import NOT_REPRODUCED
-from heretic.export.record_file import RECORD, FileFacts
+from heretic.export.record_file import NOT_REPRODUCED, RECORD, FileFacts
 from heretic.model.checkpoint import GGUF, PICKLES
 from heretic.model.headers import SUFFIX
 from heretic.model.own_files import ESSENTIAL, is_hidden
