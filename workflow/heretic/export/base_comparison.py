@@ -2,7 +2,7 @@
 
 import json
 import tempfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -21,9 +21,12 @@ from heretic.export.record import Ablation
 from heretic.export.record_file import FileFacts, Source
 from heretic.export.saved_files import Check
 from heretic.export.verify import different_tensor, missing_tensor, unknown_tensor
+from heretic.model.checkpoint import on_the_hub
 from heretic.model.headers import INDEX
 from heretic.model.loading import Model
 from heretic.model.own_files import CONFIG
+
+BASE_FIELDS = ("base_model_name_or_path", "revision")
 
 
 def contents_of(
@@ -109,7 +112,8 @@ def check_adapter(
             revision=named.revision,
             trust_remote_code=trust_remote_code,
         )
-        key = first_difference(wanted / ADAPTER_CONFIG, folder / ADAPTER_CONFIG)
+        ignored = () if on_the_hub(named.model) else BASE_FIELDS  # a folder may have been moved
+        key = first_difference(wanted / ADAPTER_CONFIG, folder / ADAPTER_CONFIG, ignored)
         what = f"{key} of {ADAPTER_CONFIG} differs from the recorded edit"
         return [
             Check("configuration", what, passed=False)
@@ -119,15 +123,26 @@ def check_adapter(
         ]
 
 
-def first_difference(wanted: Path, found: Path) -> str | None:
-    """Return the dotted name of the first value that differs between two JSON files, if any."""
+def first_difference(wanted: Path, found: Path, ignored: Collection[str] = ()) -> str | None:
+    """Return the dotted name of the first value that differs between two JSON files, if any.
+
+    Args:
+        wanted: expected file.
+        found: file of the saved folder.
+        ignored: names at the top level that are not compared.
+    """
     if found.is_file() and sha256_of(wanted) == sha256_of(found):
         return None
     try:
         known: Any = json.loads(found.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError):
         return "the content"
-    return _different_key(json.loads(wanted.read_text(encoding="utf-8")), known)
+    expected: Any = json.loads(wanted.read_text(encoding="utf-8"))
+    if isinstance(known, dict) and isinstance(expected, dict):
+        known, expected = (
+            {k: v for k, v in each.items() if k not in ignored} for each in (known, expected)
+        )
+    return _different_key(expected, known)
 
 
 def _different_key(wanted: Any, found: Any, prefix: str = "") -> str | None:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from heretic.console import log
 from heretic.errors import ModelLoadError, one_line
-from heretic.model.checkpoint import is_local, weight_files
+from heretic.model.checkpoint import is_local, snapshot_repo, weight_files
 
 if TYPE_CHECKING:
     from huggingface_hub.hf_api import ModelInfo
@@ -17,7 +17,6 @@ UNUSABLE = (ValueError, TypeError, LookupError, AttributeError)
 BITS = {"bfloat16": 16, "float16": 16, "float32": 32}
 FLOATS = ("F64", "F32", "F16", "BF16")
 OWN_PREFIX = "model"
-CACHED = "models--"
 
 
 def checkpoint_bytes(model: str, revision: str | None, dtype: str) -> int | None:
@@ -79,10 +78,8 @@ def listed_files(folder: Path) -> set[str]:
     Returns:
         An empty set for other folders, or if the hub does not provide the names.
     """
-    cache = folder.resolve().parent.parent
-    if folder.parent.name != "snapshots" or not cache.name.startswith(CACHED):
-        return set()
-    return hub_files(cache.name.removeprefix(CACHED).replace("--", "/"), folder.name) or set()
+    repo = snapshot_repo(folder)
+    return (hub_files(repo, folder.name) if repo is not None else None) or set()
 
 
 def _hub_info(model: str, revision: str | None) -> "ModelInfo | None":
