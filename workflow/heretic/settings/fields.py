@@ -375,7 +375,8 @@ class SettingsFields(InputFields):
     )
     max_shard_size: str = setting(
         "5GB",
-        "Maximum size of a safetensors file of the saved model.",
+        "Maximum size of a safetensors file of the saved model, which otherwise has the base model's "
+        "shards.",
         "apply_best",
         pattern=r"^\d+(\.\d+)?(KB|MB|GB)$",
     )
