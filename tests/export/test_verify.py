@@ -185,6 +185,13 @@ def test_a_manifest_next_to_the_folder_is_compared_too(saved: Path) -> None:
     assert failures(saved) == {"manifest": what}
 
 
+def test_the_working_folder_may_be_the_saved_one(
+    saved: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(saved)
+    assert failures(Path()) == {}
+
+
 def test_the_base_model_must_be_the_recorded_one(saved: Path, tmp_path: Path) -> None:
     other = save_tiny_model(tmp_path / "other", seed=1, dtype=torch.bfloat16)
     with pytest.raises(ExportError, match="differ from the ones that were edited"):

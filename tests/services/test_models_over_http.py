@@ -87,7 +87,7 @@ from heretic.export.checkpoint import Checkpoint
 from heretic.export.copied_files import files_left_out
 from heretic.model.checkpoint import locate, snapshot_repo
 folder = locate("owner/tiny", None)
-answer = [snapshot_repo(folder), files_left_out(folder, Checkpoint(folder)),
+answer = [snapshot_repo(folder), files_left_out(folder, Checkpoint(folder), folder),
           [name for name in KEPT if (folder / name).is_file()]]
 """.replace("KEPT", repr(list(kept)))
     answer = client(code)["answer"]

@@ -14,8 +14,9 @@ from heretic.errors import ExportError, one_line
 from heretic.export.adapter import WEIGHTS, save_adapter
 from heretic.export.checkpoint import Checkpoint
 from heretic.export.contents import Contents, contents_in_memory, contents_of_files
-from heretic.export.copied_files import save_other_files
+from heretic.export.copied_files import take_over_files
 from heretic.export.formats import ADAPTER_CONFIG
+from heretic.export.layout import save_configuration
 from heretic.export.merged import edit_in_memory
 from heretic.export.record import Ablation
 from heretic.export.record_file import FileFacts, Source
@@ -52,8 +53,11 @@ def check_other_files(
     """Compare `config.json` and all files besides the weights with those of the base model."""
     with tempfile.TemporaryDirectory() as place:
         wanted = Path(place)
-        save_other_files(contents, wanted, chat_template)
-        index = contents.layout.index()
+        layout = contents.layout
+        save_configuration(contents.network, wanted)
+        complete = not layout.lost
+        take_over_files(contents.checkpoint.folder, wanted, chat_template, complete=complete)
+        index = layout.index()
         if index is not None:
             (wanted / INDEX).write_text(index, encoding="utf-8")
         names = {
@@ -64,7 +68,7 @@ def check_other_files(
             Check("configuration", f"{key} of {CONFIG} differs from the base model", passed=False)
             if key
             else Check("configuration", "that of the base model, with the values of the edit"),
-            _compare_others(folder, wanted, names, recorded, contents.layout.shards),
+            _compare_others(folder, wanted, names, recorded, layout.shards),
         ]
 
 

@@ -53,6 +53,11 @@ def restore_configuration(source: Path, target: Path, *, complete: bool = True) 
     write_text(target / FILE, adapted(text, read_json(target / FILE), complete=complete))
 
 
+def is_quantized(folder: Path) -> bool:
+    """Return whether a model's configuration states that its weights are quantized."""
+    return QUANTIZATION in read_json(folder / FILE)
+
+
 def adapted(text: str, saved: Mapping[str, Any], *, complete: bool = True) -> str:
     """Return a configuration's text with the values that differ in the saved network.
 

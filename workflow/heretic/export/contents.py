@@ -11,6 +11,7 @@ from transformers import PreTrainedModel
 from heretic.errors import ExportError
 from heretic.export.checkpoint import Checkpoint
 from heretic.export.edited_tensors import edited_bias, edited_blocks, plain_blocks
+from heretic.export.folder import require_saved
 from heretic.export.layout import Layout, empty_network, lay_out
 from heretic.export.record import Ablation
 from heretic.export.safetensors_writer import Blocks
@@ -73,7 +74,7 @@ def contents_of_files(ablation: Ablation, source: Path, *, trust_remote_code: bo
     layout = lay_out(network, ablation.max_shard_size, checkpoint)
     matrices, biases = ablation.matrix_edits(), ablation.bias_edits()
     changed = frozenset((*matrices, *biases))
-    _require_saved(layout, changed)
+    require_saved(layout, changed)
 
     def blocks(name: str, dtype: torch.dtype) -> Iterator[Tensor]:
         parameter = layout.origins[name].parameter or ""
@@ -112,7 +113,7 @@ def contents_in_memory(
         )
     checkpoint = Checkpoint(model.folder, network.base_model_prefix)
     layout = lay_out(network, max_shard_size, checkpoint)
-    _require_saved(layout, changed)
+    require_saved(layout, changed)
     stored = as_stored(network, state)
     # Tensors whose stored form differs from the saved one cannot be compared with the checkpoint.
     own = layout.edited(changed) | {
@@ -144,17 +145,3 @@ def _writer_parameters(model: Model) -> set[str]:
         for name in (writer.parameter_name, writer.bias_name)
         if name is not None
     }
-
-
-def _require_saved(layout: Layout, changed: Collection[str]) -> None:
-    """Reject a network that does not save an edited parameter.
-
-    Raises:
-        ExportError: a parameter is not saved; the message names it.
-    """
-    saved = {name for origin in layout.origins.values() for name in origin.parameters}
-    lacking = sorted(set(changed) - saved)
-    if lacking:
-        raise ExportError(
-            f"the saved model would have no tensor {lacking[0]}; report this architecture"
-        )

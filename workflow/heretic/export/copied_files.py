@@ -13,9 +13,11 @@ from heretic.artifacts import read_json, write_text
 from heretic.console import log
 from heretic.errors import printable
 from heretic.export.checkpoint import Checkpoint
-from heretic.export.configuration import restore_configuration, without_member
-from heretic.export.contents import Contents
-from heretic.export.layout import save_configuration
+from heretic.export.configuration import (
+    is_quantized,
+    restore_configuration,
+    without_member,
+)
 from heretic.export.record_file import NOT_REPRODUCED
 from heretic.model.headers import INDEX
 from heretic.model.own_files import ACCOMPANYING, CONFIG, is_hidden, own_files
@@ -24,31 +26,32 @@ from heretic.model.template import LEGACY_TEMPLATE, PROCESSOR
 
 # Written anew for the edited model.
 REPLACED = (CONFIG, INDEX, *NOT_REPRODUCED)
-# Of weights in another format, or of a quantization, which a saved model never has.
-NOT_COPIED = ("*.index.json", "quantize_config.json", "quant_config.json", "hf_quant_config.json")
+INDICES = ("*.index.json",)
+OF_QUANTIZATION = ("quantize_config.json", "quant_config.json", "hf_quant_config.json")
 CHAT_TEMPLATE, TOKENIZER_CONFIG = "chat_template.jinja", "tokenizer_config.json"
 MOST_NAMED = 10
 
 
-def save_other_files(contents: Contents, target: Path, chat_template: str | None) -> None:
-    """Write the configuration, and copy the base model's files that the edit does not change.
+def take_over_files(
+    source: Path, target: Path, chat_template: str | None, *, complete: bool = True
+) -> None:
+    """Restore the configuration, and copy the base model's files that the edit does not change.
 
     A user's `chat_template` replaces the base model's, as the model must be used with the template
     it was measured with. Links that point outside the folder are left out, as an upload would
     publish their targets.
 
     Args:
-        contents: weights of the saved model.
-        target: folder of the saved model.
+        source: folder of the base model.
+        target: folder of the saved model, with the `config.json` of its network.
         chat_template: template given by the user.
+        complete: whether the saved model has all tensors of the base model.
 
     Raises:
         ExportError: `config.json` of the base model is not a JSON object.
     """
-    source = contents.checkpoint.folder
-    save_configuration(contents.network, target)
-    restore_configuration(source, target, complete=not contents.layout.lost)
-    for path in _copied(source):
+    restore_configuration(source, target, complete=complete)
+    for path in _copied(source, quantized=is_quantized(target)):
         copy = target / path.relative_to(source)
         copy.parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(path, copy)
@@ -57,12 +60,18 @@ def save_other_files(contents: Contents, target: Path, chat_template: str | None
         _remove_other_templates(target)
 
 
-def files_left_out(source: Path, checkpoint: Checkpoint) -> list[str]:
+def files_left_out(source: Path, checkpoint: Checkpoint, target: Path) -> list[str]:
     """Return the sorted names of the base model's files that an export does not take over.
 
     For a snapshot of a hub repository, these include files that were not downloaded.
+
+    Args:
+        source: folder of the base model.
+        checkpoint: its weights.
+        target: folder of the saved model.
     """
-    kept = {path.relative_to(source).as_posix() for path in _copied(source)}
+    copied = _copied(source, quantized=is_quantized(target))
+    kept = {path.relative_to(source).as_posix() for path in copied}
     kept |= {path.name for path in checkpoint.files.values()} | {*REPLACED}
     there = {path.relative_to(source) for path in source.rglob("*") if not path.is_dir()}
     names = {path.as_posix() for path in there} | listed_files(source)
@@ -87,15 +96,16 @@ def warn_of_omissions(omitted: Mapping[str, Sequence[str]], source: Path) -> Non
         )
 
 
-def _copied(source: Path) -> list[Path]:
+def _copied(source: Path, *, quantized: bool) -> list[Path]:
     own, _ = own_files(source, ACCOMPANYING)
+    excluded = INDICES if quantized else (*INDICES, *OF_QUANTIZATION)
     relative = {path: path.relative_to(source) for path in own}
     return [
         path
         for path, name in relative.items()
         if not is_hidden(name)
         and name.as_posix() not in REPLACED
-        and not any(name.match(pattern) for pattern in NOT_COPIED)
+        and not any(name.match(pattern) for pattern in excluded)
     ]
 
 

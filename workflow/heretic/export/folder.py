@@ -37,6 +37,20 @@ def write_record(folder: Path, record: Mapping[str, Any]) -> None:
     write_json(folder / RECORD, {**record, "files": files})
 
 
+def require_saved(layout: Layout, changed: Collection[str]) -> None:
+    """Reject a network that does not save an edited parameter.
+
+    Raises:
+        ExportError: a parameter is not saved; the message names it.
+    """
+    saved = {name for origin in layout.origins.values() for name in origin.parameters}
+    lacking = sorted(set(changed) - saved)
+    if lacking:
+        raise ExportError(
+            f"the saved model would have no tensor {lacking[0]}; report this architecture"
+        )
+
+
 def log_comparison(layout: Layout, changed: Collection[str]) -> None:
     """Log what was compared with the base model, and the tensors that the network does not use."""
     edited = len(layout.edited(changed))

@@ -7,9 +7,10 @@ from typing import Any
 from heretic.ablation.records import RecordedWriter, record_writers
 from heretic.errors import ExportError
 from heretic.export.contents import Contents, contents_in_memory, contents_of_files
-from heretic.export.copied_files import files_left_out, save_other_files, warn_of_omissions
+from heretic.export.copied_files import files_left_out, take_over_files, warn_of_omissions
 from heretic.export.edited_tensors import edited_bias, edited_blocks, matrices_of
 from heretic.export.folder import log_comparison, write_record, writing
+from heretic.export.layout import save_configuration
 from heretic.export.record import Ablation
 from heretic.export.safetensors_writer import write_shards
 from heretic.export.verify import verify_weights
@@ -73,16 +74,17 @@ def save_shard_by_shard(
 
 def _save(contents: Contents, folder: Path, record: Mapping[str, Any]) -> None:
     source, layout = contents.checkpoint.folder, contents.layout
-    omitted = {
-        "files": files_left_out(source, contents.checkpoint),
-        "tensors": list(layout.lost),
-    }
-    omitted = {kind: names for kind, names in omitted.items() if names}
+    omitted: dict[str, list[str]] = {}
     with writing(folder) as beside:
         write_shards(layout, beside, contents.blocks)
-        save_other_files(contents, beside, record.get("chat_template"))
+        save_configuration(contents.network, beside)
+        take_over_files(source, beside, record.get("chat_template"), complete=not layout.lost)
         verify_weights(beside, contents.expected, layout)
         log_comparison(layout, contents.changed)
+        if files := files_left_out(source, contents.checkpoint, beside):
+            omitted["files"] = files
+        if layout.lost:
+            omitted["tensors"] = list(layout.lost)
         known = {name: value for name, value in record.items() if name != "omitted"}
         write_record(beside, {**known, "omitted": omitted} if omitted else known)
     warn_of_omissions(omitted, source)

@@ -74,7 +74,8 @@ def check_manifest(folder: Path, hashes: Mapping[str, str]) -> Check | None:
 
 def manifest_of(folder: Path) -> Path:
     """Return the path of the manifest of a saved folder."""
-    return folder.with_name(MANIFEST.format(folder=folder.name))
+    named = folder if folder.name not in ("", "..") else folder.resolve()
+    return named.parent / MANIFEST.format(folder=named.name)
 
 
 def _is_read(name: str) -> bool:
