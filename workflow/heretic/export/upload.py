@@ -4,20 +4,18 @@ The token is read from where the hub's own tools keep it, and appears in no mess
 receipt.
 """
 
-import hashlib
 import logging
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from heretic.artifacts import sha256_of
 from heretic.credentials import hide_passwords
-from heretic.errors import ExportError, HereticError, UploadError, one_line
+from heretic.errors import ExportError, UploadError, one_line
 from heretic.export.manifest import saved_files
-from heretic.export.record_file import RECORD, read_record
-from heretic.export.saved_files import check_files, check_manifest
+from heretic.export.upload_checks import require_recorded, require_stored
 
 if TYPE_CHECKING:
     from huggingface_hub import HfApi
@@ -112,11 +110,11 @@ def upload_model(
         for name, path in files.items()
     ]
     hashes = {str(receipt["path"]): str(receipt["sha256"]) for receipt in receipts}
-    _require_recorded(folder, hashes)
+    require_recorded(folder, hashes)
 
     def attempt() -> "ModelInfo":
         head = _upload(api, folder, repo, private)
-        _require_stored(api, head, files, hashes)
+        require_stored(api, head, files, hashes)
         return head
 
     with _explaining(repo, token):
@@ -149,50 +147,6 @@ def _upload(api: "HfApi", folder: Path, repo: str, private: bool) -> "ModelInfo"
     )
     head.sha = commit.oid
     return head
-
-
-def _require_recorded(folder: Path, hashes: Mapping[str, str]) -> None:
-    """Refuse to publish a saved model whose files are not the ones in its record."""
-    if RECORD not in hashes:
-        return
-    try:
-        record = read_record(folder / RECORD)[1]
-        checks = [check_files(record.files, hashes), check_manifest(folder, hashes)]
-    except HereticError as error:
-        raise UploadError(one_line(error)) from error
-    for check in checks:
-        if check is not None and not check.passed:
-            raise UploadError(
-                f"{folder} is not the model that was saved: {check.found}; save it again, or see "
-                f"`heretic verify {folder}`"
-            )
-
-
-def _require_stored(
-    api: "HfApi", head: "ModelInfo", files: Mapping[str, Path], hashes: Mapping[str, str]
-) -> None:
-    """Compare the files of the new commit, by the hub's own hashes, with those to upload."""
-    from huggingface_hub import RepoFile
-    from huggingface_hub.utils import sha
-
-    found = api.get_paths_info(head.id, list(files), revision=head.sha)
-    stored = {entry.path: entry for entry in found if isinstance(entry, RepoFile)}
-    for name, path in files.items():
-        entry = stored.get(name)
-        if entry is not None and entry.lfs is not None:
-            same = entry.lfs.sha256 == hashes[name]
-        elif entry is not None:  # small files have only the hash of git
-            content = path.read_bytes()
-            same = sha.git_hash(content) == entry.blob_id
-            same &= hashlib.sha256(content).hexdigest() == hashes[name]
-        else:
-            same = False
-        if not same:
-            raise UploadError(
-                f"{name} in {head.id} at commit {head.sha} is not the saved file; did another "
-                "program change the folder during the upload? Save the model again and rerun the "
-                "command"
-            )
 
 
 def _persistently(
