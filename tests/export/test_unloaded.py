@@ -17,7 +17,6 @@ from transformers import AutoModelForCausalLM
 from heretic.ablation.disk_weights import tensor_files
 from heretic.artifacts import read_json
 from heretic.export.layout import empty_network
-from heretic.export.model_card import _omitted
 from heretic.export.reproduce import reproduce
 from heretic.export.safetensors_writer import raw_bytes
 from heretic.model.headers import INDEX
@@ -191,4 +190,3 @@ def test_those_of_a_quantized_model_are_withdrawn(
     (warning,) = [each.getMessage() for each in caplog.records if each.levelname == "WARNING"]
     assert "model.layers.3.eh_proj.weight" in warning
     assert "scale_inv" not in warning
-    assert _omitted(record) == [("tensors", ", ".join(lost))]
