@@ -266,10 +266,24 @@ def save_plain(source: Path, folder: Path, values: Mapping[str, Tensor]) -> Path
     config = json.loads((folder / "config.json").read_text())
     del config["quantization_config"]
     (folder / "config.json").write_text(json.dumps(config))
-    # As by dequantization: the product in float32, then one rounding.
-    rounded = {name: value.float().bfloat16().contiguous() for name, value in values.items()}
-    save_file(rounded, folder / "model.safetensors", {"format": "pt"})
+    for path in sorted(source.glob("*.safetensors")):
+        stored = load_file(path).keys()
+        # As by dequantization: the product in float32, then one rounding.
+        rounded = {
+            name: value.float().bfloat16().contiguous()
+            for name, value in values.items()
+            if not _main_parts(name).isdisjoint(stored)
+        }
+        save_file(rounded, folder / path.name, {"format": "pt"})
+    if (source / "model.safetensors.index.json").is_file():
+        _rewrite_index(folder / "model.safetensors.index.json")
     return folder
+
+
+def _main_parts(name: str) -> set[str]:
+    """Names under which the formats store the numbers of a matrix."""
+    stem = name.removesuffix("weight")
+    return {name, f"{name}_blocks", f"{name}_packed", f"{stem}qweight"}
 
 
 def pack_mlx(folder: Path) -> None:

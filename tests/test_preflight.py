@@ -23,7 +23,7 @@ from heretic.errors import (
     UploadError,
 )
 from heretic.model.accelerators import check_device
-from heretic.preflight import check_braces, check_run
+from heretic.preflight import check_base_of_adapter, check_braces, check_run
 from heretic.settings.prompt_sources import PromptSource
 from heretic.settings.resolve import resolve
 from heretic.settings.schema import Settings
@@ -222,6 +222,21 @@ def test_an_upload_without_a_token(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     monkeypatch.setattr("huggingface_hub.constants.HF_TOKEN_PATH", str(tmp_path / "token"))
     message = complaint(UploadError, Settings(upload_to="owner/name"))
     assert "HF_TOKEN" in message
+
+
+@pytest.mark.parametrize("where", ["demo", "models/base", "models--o--n/snapshots/abc"])
+def test_the_upload_of_an_adapter_needs_a_base_model_that_others_find(
+    tmp_path: Path, where: str
+) -> None:
+    model = where if where == "demo" else str(tmp_path / where)
+    settings = Settings(model=model, export="adapter", upload_to="owner/name")
+    if "snapshots" in where:
+        check_base_of_adapter(settings)
+    else:
+        with pytest.raises(SettingsError, match="set model to a hub id, or export=merged"):
+            check_base_of_adapter(settings)
+    check_base_of_adapter(settings.model_copy(update={"export": "merged"}))
+    check_base_of_adapter(settings.model_copy(update={"export_from": "owner/original"}))
 
 
 def test_a_file_where_results_would_go(tmp_path: Path) -> None:

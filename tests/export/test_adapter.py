@@ -1,6 +1,8 @@
 """The adapter, loaded by PEFT into the base model, is the edited model."""
 
 import json
+import logging
+import shutil
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -14,10 +16,12 @@ from tiny_models import save_tiny_model
 from transformers import AutoModelForCausalLM
 
 from heretic.artifacts import read_json
+from heretic.commands.verify import verify
 from heretic.errors import ExportError
 from heretic.export.adapter import attach_adapter
 from heretic.export.formats import check_form, is_adapter
 from heretic.export.record import Ablation
+from heretic.settings.schema import Settings
 
 torch.set_num_threads(1)
 IDS = torch.tensor([[5, 17, 80, 200, 31, 9]])
@@ -71,6 +75,25 @@ def test_the_adapter_is_small_and_names_its_base(tmp_path: Path, k: int) -> None
     }
     tensors = load_file(adapter / "adapter_model.safetensors")
     assert {min(tensor.shape) for tensor in tensors.values()} == {k}
+
+
+def test_a_folder_of_the_hubs_cache_is_named_by_its_hub_id(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    logging.getLogger("heretic").propagate = True
+    commit = "0123456789abcdef0123456789abcdef01234567"
+    cached = tmp_path / "models--owner--small--base" / "snapshots" / commit
+    for source, warns in ((save_tiny_model(cached), False), (tmp_path / "plain", True)):
+        if warns:
+            shutil.copytree(cached, source)
+        caplog.clear()
+        with caplog.at_level(logging.WARNING, logger="heretic"):
+            saved = export(plan(source, export="adapter"), source, tmp_path / "a", low_memory=True)
+        config = read_json(saved / "adapter_config.json")
+        named = (config["base_model_name_or_path"], config["revision"])
+        assert named == ((str(source), None) if warns else ("owner/small--base", commit))
+        assert ("which other machines cannot find" in caplog.text) == warns
+        assert all(check.passed for check in verify(saved, Settings(device="cpu")))
 
 
 def test_the_same_edit_gives_the_same_bytes(tmp_path: Path) -> None:

@@ -4,11 +4,13 @@ import json
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from edit_fixtures import PARAMETERS, hashes
-from packed_models import save_packed, save_plain
+from packed_models import FORMATS, configure, save_packed, save_plain
 from quantized_models import WIDTH, logits, save_wide
+from safetensors.torch import load_file, save_file
 from tiny_models import LAYERS, load_saved, tiny_tokenizer
 
 from heretic.ablation.directions import AblationDirections
@@ -152,3 +154,29 @@ def test_a_checkpoint_that_runs_as_released_is_the_original(tmp_path: Path) -> N
 
     assert model.quantization == "as_is"
     assert not any(writer.editable for writer in model.anatomy.writers)
+
+
+@pytest.mark.parametrize("low_memory", [False, True])
+def test_layers_that_transformers_does_not_load_are_dequantized_as_well(
+    tmp_path: Path, low_memory: bool
+) -> None:
+    source = tmp_path / "packed"
+    save_packed(source, "fp8")
+    ahead, (path,) = "model.layers.3", source.glob("*.safetensors")
+    parts, values = FORMATS["fp8"][0](np.random.default_rng(0).normal(size=(40, 72)))
+    norm = torch.rand(72).bfloat16()
+    more = {f"{ahead}.mlp.up_proj.weight{part}": found for part, found in parts.items()}
+    save_file({**load_file(path), **more, f"{ahead}.enorm.weight": norm}, path, {"format": "pt"})
+    configure(source, num_nextn_predict_layers=1)
+
+    saved = export(source, tmp_path / "model", "dequantize", low_memory=low_memory)
+
+    found = load_file(saved / "model.safetensors")
+    expected = torch.from_numpy(values).float().bfloat16()
+    assert found[f"{ahead}.mlp.up_proj.weight"].equal(expected)
+    assert found[f"{ahead}.enorm.weight"].equal(norm)
+    assert not any(name.endswith("scale_inv") for name in found)
+    config = read_json(saved / "config.json")
+    assert config["num_nextn_predict_layers"] == 1
+    assert "quantization_config" not in config
+    assert "omitted" not in read_json(saved / "ablation.json")

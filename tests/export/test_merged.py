@@ -14,8 +14,10 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
 
 from heretic.artifacts import read_json
 from heretic.errors import ExportError
+from heretic.export.layout import Layout
 from heretic.export.manifest import manifest
 from heretic.export.merged import save_model
+from heretic.export.safetensors_writer import Blocks, write_shards
 from heretic.model.loading import Model, load_model
 from heretic.settings.schema import Settings
 
@@ -69,7 +71,7 @@ def test_the_saved_model_answers_as_the_one_in_memory(checkpoint: Path, tmp_path
     assert not logits(again).allclose(logits(original))
     record = read_json(tmp_path / "out" / "model" / "ablation.json")
     files = record.pop("files")
-    assert record == RECORD
+    assert record == {**RECORD, "omitted": {"files": ["pytorch_model.bin.index.json"]}}
     assert files == {k: v for k, v in manifest(tmp_path / "out" / "model").items() if k in files}
     assert {"model.safetensors", "config.json", "tokenizer.json"} <= files.keys()
     assert not files.keys() & {"ablation.json", "README.md"}
@@ -146,26 +148,25 @@ def test_a_full_disk_leaves_nothing_new_and_nothing_broken(
         raise error
 
     if when == "weights":
-        monkeypatch.setattr(model.network, "save_pretrained", fail)
+        monkeypatch.setattr("heretic.export.merged.write_shards", fail)
     else:
-        monkeypatch.setattr("heretic.export.folder.shutil.copyfile", fail)
+        monkeypatch.setattr("heretic.export.copied_files.shutil.copyfile", fail)
     with pytest.raises(ExportError, match=r"cannot write .*model: .*; free some space"):
         save_model(model, target, "5GB", RECORD)
     assert [path.name for path in target.parent.iterdir()] == ["model"]
     assert [path.name for path in target.iterdir()] == ["old.txt"]
 
 
-def spoiling(monkeypatch: pytest.MonkeyPatch, model: Model, change: Any) -> None:
+def spoiling(monkeypatch: pytest.MonkeyPatch, change: Any) -> None:
     """Let something change the weights just after they were written."""
-    save = model.network.save_pretrained
 
-    def save_and_spoil(folder: Path, **options: Any) -> None:
-        save(folder, **options)
+    def save_and_spoil(layout: Layout, folder: Path, blocks: Blocks) -> None:
+        write_shards(layout, folder, blocks)
         path = folder / "model.safetensors"
         stored = change(load_file(path))
         save_file(stored, path, metadata={"format": "pt"})
 
-    monkeypatch.setattr(model.network, "save_pretrained", save_and_spoil)
+    monkeypatch.setattr("heretic.export.merged.write_shards", save_and_spoil)
 
 
 @pytest.mark.parametrize("name", ["layers.1.mlp.down_proj", "layers.2.self_attn.q_proj", "norm"])
@@ -181,7 +182,7 @@ def test_a_tensor_that_was_not_written_as_it_should_be(
         first[-1] = torch.nextafter(first[-1], torch.tensor(9.0))
         return stored
 
-    spoiling(monkeypatch, model, nudge)
+    spoiling(monkeypatch, nudge)
     with pytest.raises(
         ExportError, match=rf"{full} was not saved as the expected edit of the base model"
     ):
@@ -206,7 +207,7 @@ def test_a_tensor_too_few_too_many_or_of_another_type(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, change: Any, words: str
 ) -> None:
     model = edited(save_tiny_model(tmp_path / "original"))
-    spoiling(monkeypatch, model, change)
+    spoiling(monkeypatch, change)
     with pytest.raises(ExportError, match=words):
         save_model(model, tmp_path / "out" / "model", "5GB", RECORD)
 
@@ -230,8 +231,8 @@ def test_a_model_that_is_not_as_in_memory_is_not_kept(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     model = edited(save_tiny_model(tmp_path / "original"))
-    unedited = AutoModelForCausalLM.from_pretrained(tmp_path / "original")
-    monkeypatch.setattr(model.network, "save_pretrained", unedited.save_pretrained)
+    unedited = load_file(tmp_path / "original" / "model.safetensors")
+    spoiling(monkeypatch, lambda stored: unedited)
     with pytest.raises(ExportError, match="was not saved as the expected edit"):
         save_model(model, tmp_path / "out" / "model", "5GB", RECORD)
     assert list((tmp_path / "out").iterdir()) == []

@@ -104,6 +104,7 @@ def readme(model: str = "owner/name", revision: str | None = "abc123", **changes
         "export": changes.get("export", "merged"),
         "edits": changes.get("edits", EDITS),
         "template_date": changes.get("template_date"),
+        "omitted": changes.get("omitted", {}),
         "source": {**source, "card": changes.get("card", {})},
         "model": {"loader": changes.get("loader", "AutoModelForCausalLM")},
         "provenance": {"versions": {"python": "3.11.9", "torch": "2.13.0"}},
@@ -297,6 +298,14 @@ def test_a_multimodal_model_is_used_with_its_processor(export: str) -> None:
     assert "processor = AutoProcessor.from_pretrained(" in body
     assert "= AutoModelForMultimodalLM.from_pretrained(" in body
     assert "AutoTokenizer" in card(export=export)[1]
+
+
+def test_parts_of_the_base_model_that_are_not_saved_are_named() -> None:
+    assert "this one lacks" not in readme()
+    files = ["model.gguf", "figures/a|<b>.png", *(f"{number}.bin" for number in range(60))]
+    text = readme(omitted={"files": files, "tensors": ["mtp.fc.weight"]})
+    assert "- files: model.gguf, figures/a\\|&lt;b&gt;.png, 0.bin" in text
+    assert "47.bin, 12 more\n- tensors: mtp.fc.weight\n" in text
 
 
 def test_it_says_how_to_do_it_again() -> None:

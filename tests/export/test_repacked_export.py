@@ -14,6 +14,7 @@ from tiny_models import load_saved
 from torch import Tensor
 
 from heretic.artifacts import read_json
+from heretic.commands.verify import verify
 from heretic.evaluation.holdout import HoldoutProtocol, HoldoutSets
 from heretic.evaluation.protocol import evaluate_edit
 from heretic.export.adapter import load_edited
@@ -24,6 +25,7 @@ from heretic.model.packed.matrix import BLOCK_FP8, MXFP4, PackedMatrix
 from heretic.model.packed.pack import encode_e2m1, pack
 from heretic.model.packed.unpack import unpack
 from heretic.prompts.prompt import Prompt
+from heretic.settings.schema import Settings
 
 KINDS = [("mxfp4", "gpt_oss"), ("fp8", "llama")]
 
@@ -167,3 +169,22 @@ def test_blocks_of_zeros_and_values_already_in_the_format_stay(tmp_path: Path) -
     found = unpack(matrix, pack(matrix, values, parts), torch.float32)
 
     assert found.equal(values)
+
+
+@pytest.mark.parametrize(("form", "family"), KINDS)
+def test_verification_finds_a_changed_bit(tmp_path: Path, form: str, family: str) -> None:
+    source, settings = tmp_path / "packed", Settings(device="cpu")
+    save_packed(source, form, family)
+    saved = export(source, tmp_path / "model", "dequantize", low_memory=True, export="quantized")
+    checks = list(verify(saved, settings))
+    assert [check.name for check in checks] == ["record", "files", "base model", "edit"]
+    assert all(check.passed for check in checks)
+
+    path = saved / "model.safetensors"
+    data = bytearray(path.read_bytes())
+    data[-1] ^= 1
+    path.write_bytes(data)
+
+    failed = {check.name: check.found for check in verify(saved, settings) if not check.passed}
+    assert failed.keys() == {"files", "edit"}
+    assert failed["edit"] == "model.safetensors differs from the recorded edit"

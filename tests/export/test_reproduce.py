@@ -268,7 +268,7 @@ def stored(data: str) -> dict[str, Any]:
     [
         ({"edits": [{"layer": 1}]}, r"edits\.0\.name: Field required"),
         ({"dtype": "float99"}, "dtype: Input should be 'bfloat16', 'float16'"),
-        ({"export": "zip"}, "export: Input should be 'merged' or 'adapter'"),
+        ({"export": "zip"}, "export: Input should be 'merged', 'adapter' or 'quantized'"),
         ({"norm_preservation": 3}, "norm_preservation: Input should be"),
         ({"max_shard_size": "1 ton"}, "max_shard_size: String should match"),
         ({"max_shard_size": "0KB"}, "max_shard_size is 0"),

@@ -25,6 +25,7 @@ from heretic.ablation.records import check_adapter
 from heretic.ablation.weight_editor import WeightEditor
 from heretic.ablation.weights_cache import LayerWeightsCache
 from heretic.artifacts import read_json
+from heretic.commands.verify import verify
 from heretic.errors import ExportError
 from heretic.export.merged import edit_in_memory, save_model
 from heretic.export.record import Ablation
@@ -36,6 +37,7 @@ FAMILIES = ("llama", "gpt2", "mixtral", "qwen3_moe", "gemma2", "olmo2", "gpt_oss
 PACKED = ("mixtral", "qwen3_moe", "gpt_oss")
 IDS = torch.tensor([[5, 17, 80, 200, 31, 9]])
 SHARDS = "60KB"
+SETTINGS = Settings(device="cpu")
 
 
 @cache
@@ -248,6 +250,16 @@ def test_matrices_that_are_transposed_on_loading_need_the_network(
     assert logits(reloaded(saved)).equal(logits(model.network))
     shape = (D_MODEL, 48) if if_need_be else (48, D_MODEL)
     assert tensors(saved)["model.layers.0.mlp.down_proj.weight"].shape == shape
+    assert all(check.passed for check in verify(saved, SETTINGS))
+    stored = tensors(saved)
+    for part in ("down_proj", "up_proj"):  # edited and not
+        name = f"model.layers.0.mlp.{part}.weight"
+        path = tensor_files(saved)[name]
+        kept = path.read_bytes()
+        save_file({**load_file(path), name: stored[name] + 1}, path)
+        found = [check.found for check in verify(saved, SETTINGS) if check.name == "tensors"]
+        assert found[0].startswith(f"{name} differs from")
+        path.write_bytes(kept)
 
 
 def test_the_record_of_the_search_carries_gains_and_experts(tmp_path: Path) -> None:

@@ -50,14 +50,33 @@ def test_three_shards_give_the_same_files(tmp_path: Path) -> None:
     assert hashes(files) == hashes(memory)
 
 
-@pytest.mark.parametrize("max_shard_size", ["20KB", "5GB"])
-def test_shards_of_another_size(tmp_path: Path, max_shard_size: str) -> None:
+def test_shards_are_split_only_if_those_of_the_base_model_are_too_large(tmp_path: Path) -> None:
     source = save_tiny_model(tmp_path / "base", max_shard_size=THREE_SHARDS)
+    before = json.loads((source / INDEX).read_text())
 
-    memory, files = both_ways(source, tmp_path, max_shard_size=max_shard_size)
+    memory, files = both_ways(source, tmp_path / "kept", max_shard_size="5GB")
 
-    assert len(list(files.glob("*.safetensors"))) != 3
-    assert (files / INDEX).is_file() == (max_shard_size == "20KB")
+    assert json.loads((files / INDEX).read_text()) == before
+    assert hashes(files) == hashes(memory)
+
+    memory, files = both_ways(source, tmp_path / "split", max_shard_size="20KB")
+
+    assert len(list(files.glob("*.safetensors"))) > 3
+    assert json.loads((files / INDEX).read_text())["metadata"] == before["metadata"]
+    assert hashes(files) == hashes(memory)
+
+
+def test_shards_keep_the_names_and_the_order_of_the_base_model(tmp_path: Path) -> None:
+    source = save_tiny_model(tmp_path / "base", max_shard_size=THREE_SHARDS)
+    index = json.loads((source / INDEX).read_text())
+    moved = {name: f"model.{file}" for name, file in index["weight_map"].items()}
+    for file in set(index["weight_map"].values()):
+        (source / file).rename(source / f"model.{file}")
+    (source / INDEX).write_text(json.dumps({**index, "weight_map": moved}))
+
+    memory, files = both_ways(source, tmp_path)
+
+    assert json.loads((files / INDEX).read_text())["weight_map"] == moved
     assert hashes(files) == hashes(memory)
 
 
@@ -142,8 +161,9 @@ def test_it_answers_as_the_edited_model(tmp_path: Path) -> None:
 
 
 def test_a_type_of_each_kind_is_written_as_the_library_does(tmp_path: Path) -> None:
+    from heretic.export.checkpoint import DTYPES
     from heretic.export.layout import Layout
-    from heretic.export.safetensors_writer import DTYPES, write_shards
+    from heretic.export.safetensors_writer import write_shards
 
     held = {
         f'"é {number}\\': torch.arange(number + 3).to(dtype) for number, dtype in enumerate(DTYPES)

@@ -72,13 +72,17 @@ class Fault:
 
 
 class Hub:
-    """Repositories and large files, what was asked for, and what is to go wrong."""
+    """Repositories and large files, what was asked for, and what is to go wrong.
+
+    Files in `spoiled` are stored with other contents than those that were sent.
+    """
 
     def __init__(self) -> None:
         self.repos: dict[tuple[str, str], Repo] = {}
         self.large_files: dict[str, bytes] = {}
         self.faults: list[Fault] = []
         self.requests: list[str] = []
+        self.spoiled: set[str] = set()
         self.bytes_sent = 0
 
     def add(

@@ -189,7 +189,8 @@ class Handler(Request):
             operation = json.loads(line)
             key, value = operation["key"], operation["value"]
             if key == "file":
-                files[value["path"]] = base64.b64decode(value["content"])
+                content = base64.b64decode(value["content"])
+                files[value["path"]] = b"x" if value["path"] in self.hub.spoiled else content
             elif key == "lfsFile":
                 if value["oid"] not in self.hub.large_files:
                     raise RefusedError(400, f"{value['path']} was not uploaded")

@@ -17,7 +17,7 @@ from safetensors.numpy import save as save_tensors
 
 from heretic.errors import UploadError
 from heretic.export.upload import check_upload
-from services.hub_repos import TOKEN, Fault
+from services.hub_repos import TOKEN, Fault, sha256
 from services.hub_server import HubServer
 
 Client = Callable[..., Any]
@@ -202,6 +202,71 @@ answer.append(snapshot_download("tester/edited", revision=answer[0]["commit"]))
     assert tensors["weight"][2, 3] == 11
     assert len(hub.asked("^PUT /large/")) == 1
     assert TOKEN not in done["output"] + json.dumps(receipt)
+
+
+CHANGED_MEANWHILE = """
+from huggingface_hub import HfApi
+send = HfApi.upload_folder
+
+def change_and_send(api, **options):
+    (Path(options["folder_path"]) / "NAME").write_bytes(b"something else")
+    return send(api, **options)
+
+HfApi.upload_folder = change_and_send
+"""
+
+
+@pytest.mark.parametrize("name", ["config.json", "model.safetensors"])
+def test_files_that_change_during_the_upload_are_reported(
+    hub: HubServer, client: Client, model: Path, name: str
+) -> None:
+    code = CHANGED_MEANWHILE.replace("NAME", name) + f"answer = upload({str(model)!r})"
+    says = client(UPLOAD + code)["answer"]
+    commit = hub.repos["model", "tester/edited"].commits[-1][0]
+    assert f"{name} in tester/edited at commit {commit} is not the saved file" in says
+    assert "Save the model again and rerun the command" in says
+
+
+def test_files_that_the_hub_stores_otherwise_are_reported(
+    hub: HubServer, client: Client, model: Path
+) -> None:
+    hub.spoiled.add("config.json")
+    says = client(UPLOAD + f"answer = upload({str(model)!r})")["answer"]
+    assert "config.json in tester/edited" in says
+    assert "is not the saved file" in says
+
+
+def test_a_saved_model_that_is_not_as_recorded_is_not_sent(
+    hub: HubServer, client: Client, model: Path
+) -> None:
+    """An edit of the card is not a difference, unlike weights from elsewhere."""
+    files = {
+        name: {"sha256": sha256(path.read_bytes()), "bytes": path.stat().st_size}
+        for name in ("model.safetensors", "config.json")
+        for path in [model / name]
+    }
+    record = {
+        **{"format": 1, "norm_preservation": "none", "dtype": "float32", "export": "merged"},
+        **{"max_shard_size": "5GB", "chat_template": None, "edits": [], "directions": {}},
+        "source": {"model": "owner/base", "revision": None, "sha256": "0" * 64},
+        "files": files,
+    }
+    (model / "ablation.json").write_text(json.dumps(record))
+    (model / "README.md").write_text("edited")
+    code = f"""
+folder = Path({str(model)!r})
+answer = [upload(folder)]
+(folder / "model-00002-of-00002.safetensors").write_bytes(b"")
+answer.append(upload(folder))
+(folder / "model-00002-of-00002.safetensors").unlink()
+(folder / "config.json").write_text("{{}}")
+answer.append(upload(folder))
+"""
+    receipt, foreign, changed = client(UPLOAD + code)["answer"]
+    assert {file["path"] for file in receipt["files"]} == {*files, "README.md", "ablation.json"}
+    assert "model-00002-of-00002.safetensors does not belong to the saved model" in foreign
+    assert "config.json has another SHA-256 than ablation.json records; save it again" in changed
+    assert len(hub.repos["model", "tester/edited"].commits) == 2
 
 
 def test_upload_replaces_weights_of_an_earlier_one(

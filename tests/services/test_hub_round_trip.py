@@ -41,6 +41,16 @@ print("\\n".join(reproduce(record, Path("reproduced"), Settings(device="cpu"))))
 """
 
 
+VERIFY = """
+from pathlib import Path
+from huggingface_hub import snapshot_download
+from heretic.commands.verify import verify
+from heretic.settings.schema import Settings
+folder = Path(snapshot_download("tester/edited"))
+print("\\n".join(map(str, verify(folder, Settings(device="cpu")))))
+"""
+
+
 def fill(hub: HubServer, model: Path, counts: dict[str, int]) -> dict[str, Any]:
     """Put the model and a dataset for each prompt set on the hub; the prompt settings."""
     files = {path.name: path.read_bytes() for path in model.iterdir() if path.is_file()}
@@ -115,6 +125,9 @@ def test_round_trip(
         weights = "model.safetensors" if form == "merged" else "adapter_model.safetensors"
         assert weights in reproduced
         assert sha256_of(workspace.folder / "reproduced" / weights) == sha256_of(saved[weights])
+
+        checks = client(workspace, VERIFY, **variables).splitlines()
+        assert [line for line in checks if not line.startswith("ok ")] == []
 
         written = [path for path in workspace.folder.rglob("*") if path.is_file()]
         assert TOKEN not in printed

@@ -74,3 +74,22 @@ def test_a_branch_is_resolved_to_its_commit_even_offline(
     unknown = client(MODELS + 'answer = resolved("owner/none")', HF_HUB_OFFLINE="1")["answer"]
     assert "check the connection" in unknown
     assert len(hub.asked("GET .*safetensors")) == 0, "weights are not needed to know a commit"
+
+
+def test_files_that_are_not_downloaded_are_known_to_be_left_out(
+    hub: HubServer, client: Client, files: dict[str, bytes]
+) -> None:
+    kept = {"inference/model.py": b"", "MODEL_LICENSE": b"free", "Use_Policy.txt": b"kind"}
+    others = {"figures/x.png": b"png", "m.gguf": b"GGUF", "README.md": b"card", "x.bin": b"pickle"}
+    hub.add("model", "owner/tiny", {**files, **kept, **others})
+    code = """
+from heretic.export.checkpoint import Checkpoint
+from heretic.export.copied_files import files_left_out
+from heretic.model.checkpoint import locate, snapshot_repo
+folder = locate("owner/tiny", None)
+answer = [snapshot_repo(folder), files_left_out(folder, Checkpoint(folder), folder),
+          [name for name in KEPT if (folder / name).is_file()]]
+""".replace("KEPT", repr(list(kept)))
+    answer = client(code)["answer"]
+    assert answer == ["owner/tiny", ["figures/x.png", "m.gguf", "x.bin"], list(kept)]
+    assert client(code, HF_HUB_OFFLINE="1")["answer"][1] == []

@@ -69,6 +69,7 @@ def command_line() -> typer.Typer:
     app.command("trials")(_trials)
     app.command("chat")(takes_settings(_chat))
     app.command("reproduce")(takes_settings(_reproduce))
+    app.command("verify")(takes_settings(_verify))
     return app
 
 
@@ -230,6 +231,31 @@ def _reproduce(
     settings = _resolve(given, configfile or []).settings
     files = reproduce(ablation, folder, settings, base_model)
     _say(f"{folder}: {len(files)} files identical to {ablation}")
+
+
+def _verify(
+    given: dict[str, Any],
+    folder: Annotated[Path, typer.Argument(help="Folder of a saved model or adapter.")],
+    base_model: Annotated[
+        str | None,
+        typer.Option(help="Location of the base model; default: as recorded in the folder."),
+    ] = None,
+    configfile: ConfigFiles = None,
+) -> None:
+    """Compare a saved model with its record and its base model, before or after a transfer."""
+    from heretic.commands.verify import verify
+
+    settings = _resolve(given, configfile or []).settings
+    failed = []
+    for check in verify(folder, settings, base_model):
+        _say(str(check))
+        if not check.passed:
+            failed.append(check)
+    if failed:
+        raise ExportError(
+            f"{folder} is not the recorded edit of its base model: {failed[0].found}; save or "
+            "download it again"
+        )
 
 
 def run_folder(run: str | None, holding: str) -> Path:

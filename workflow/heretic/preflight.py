@@ -13,7 +13,14 @@ from heretic.export.record_file import read_owner
 from heretic.export.upload import check_upload
 from heretic.file_systems import check_writable, nearest, network_file_system
 from heretic.model.accelerators import check_device
-from heretic.model.checkpoint import check_model, checkpoint_files, is_local, resolve_revision
+from heretic.model.checkpoint import (
+    check_model,
+    checkpoint_files,
+    is_local,
+    on_the_hub,
+    resolve_revision,
+    snapshot_repo,
+)
 from heretic.model.inspection import check_chat, check_listing, inspect_checkpoint
 from heretic.model.quantization import (
     AS_IS,
@@ -75,6 +82,7 @@ def check_run(run: str, settings: Settings, results: Path) -> None:
         check_space(results / run, settings)
     if settings.upload_to is not None:
         check_upload(settings.upload_to)
+        check_base_of_adapter(settings)
 
 
 def check_braces(settings: Settings) -> None:
@@ -235,6 +243,23 @@ def pinned(settings: Settings) -> Settings:
     if settings.model != DEMO:
         found["model_revision"] = resolve_revision(settings.model, settings.model_revision)
     return settings.model_copy(update=found)
+
+
+def check_base_of_adapter(settings: Settings) -> None:
+    """Reject the upload of an adapter whose base model is only on this machine.
+
+    Raises:
+        SettingsError: the base model is a folder or the demo model.
+    """
+    source = source_of_export(settings)
+    if settings.export != "adapter" or on_the_hub(source):
+        return
+    if source == DEMO or snapshot_repo(Path(source).expanduser()) is None:
+        name = "model" if settings.export_from is None else "export_from"
+        raise SettingsError(
+            f"an adapter of {name}={source} cannot be uploaded, since others cannot find its base "
+            f"model; set {name} to a hub id, or export=merged"
+        )
 
 
 def check_owner(folder: Path, settings: Settings) -> None:

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from heretic.ablation.weights_cache import OriginalTensors
 from heretic.errors import ModelLoadError
+from heretic.model.checkpoint import WEIGHTS
 from heretic.model.checkpoint_loading import open_packed
 from heretic.model.headers import INDEX, weight_map
 from heretic.model.loading import Model
@@ -164,12 +165,12 @@ def tensor_files(folder: Path) -> dict[str, Path]:
     Raises:
         ModelLoadError: there are no safetensors files, or one is damaged.
     """
-    index = folder / INDEX
+    single, index = folder / WEIGHTS, folder / INDEX  # in the order of transformers
     found: dict[str, Path] = {}
     try:
-        if index.is_file():
+        if index.is_file() and not single.is_file():
             return {name: folder / file for name, file in weight_map(index).items()}
-        for path in sorted(folder.glob("*.safetensors")):
+        for path in [single] if single.is_file() else sorted(folder.glob("*.safetensors")):
             with safe_open(path, framework="pt") as tensors:
                 found.update(dict.fromkeys(tensors.keys(), path))
     except (OSError, SafetensorError) as error:

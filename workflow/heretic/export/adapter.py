@@ -28,7 +28,7 @@ from heretic.export.formats import ADAPTER_CONFIG, check_form, is_adapter
 from heretic.export.layout import Layout, empty_network, lay_out
 from heretic.export.record import Ablation
 from heretic.export.record_file import RECORD, read_record
-from heretic.model.checkpoint import check_model
+from heretic.model.checkpoint import check_model, on_the_hub, snapshot_repo
 from heretic.model.loading import Model, load_baseline, load_model
 from heretic.model.own_files import check_links
 from heretic.model.parameter_layout import places
@@ -66,7 +66,8 @@ def save_adapter(
         source: folder of the base model.
         folder: target folder, replaced if it exists.
         record: values for `ablation.json`.
-        base_model: hub id or folder that the adapter names as its base.
+        base_model: hub id or folder of the base model. For a folder in the hub's cache, the adapter
+            names the hub id and the commit instead.
         revision: revision of a hub model.
         trust_remote_code: whether the base model's own code may be executed.
 
@@ -83,6 +84,15 @@ def save_adapter(
     network = empty_network(source, ablation.dtype, trust_remote_code=trust_remote_code)
     layout = lay_out(network, ablation.max_shard_size)
     tensors = _tensors(ablation, Checkpoint(source, network.base_model_prefix), layout)
+    repo = None if on_the_hub(base_model) else snapshot_repo(source)
+    if repo is not None:
+        base_model, revision = repo, source.name
+    elif not on_the_hub(base_model):
+        log.warning(
+            "The adapter names the base model %s, which other machines cannot find; before you "
+            "share it, export it from the model's hub id",
+            base_model,
+        )
     config = _config(ablation, base_model, revision)
     with writing(folder) as beside:
         save_file(tensors, beside / WEIGHTS, metadata={"format": "pt"})

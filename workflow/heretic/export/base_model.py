@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Iterator
 from pathlib import Path
+from typing import Any
 
 from torch import Tensor
 
@@ -11,6 +12,7 @@ from heretic.export.layout import empty_network
 from heretic.export.record import Ablation
 from heretic.export.record_file import Source
 from heretic.model.checkpoint import locate, source_facts
+from heretic.model.quantization import NONE, editable_form
 from heretic.model.stream_writers.components import BEFORE_LAYERS
 from heretic.model.stream_writers.layers import stream_width, text_config
 from heretic.settings.prompt_sources import DEMO
@@ -55,6 +57,27 @@ def find_base_model(
             f"{source.sha256}); specify the base model at the right revision"
         )
     return folder, model, revision
+
+
+def loading_options(
+    ablation: Ablation, folder: Path, model: str, revision: str | None
+) -> dict[str, Any]:
+    """Return the settings with which a record's base model is loaded, in full precision.
+
+    Args:
+        ablation: recorded edit.
+        folder: folder of the base model.
+        model: its hub id or folder.
+        revision: revision of a hub model.
+    """
+    return {
+        "model": model,
+        "model_revision": revision,
+        "dtype": ablation.dtype,
+        "chat_template": ablation.chat_template,
+        "template_date": ablation.template_date,
+        "quantization": editable_form(NONE, folder / "config.json"),
+    }
 
 
 def edited_demo_model(places: Iterable[Path], sha256: str) -> Path:

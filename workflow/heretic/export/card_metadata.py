@@ -6,7 +6,7 @@ from typing import Any
 from huggingface_hub import EvalResult, ModelCardData
 
 from heretic.evaluation.summary import summarize_evaluation
-from heretic.model.checkpoint import is_local
+from heretic.model.checkpoint import on_the_hub
 from heretic.scorer_registry import holdout_side
 from heretic.settings.prompt_sources import HOLDOUT_SETS
 
@@ -34,7 +34,7 @@ def card_metadata(
     fields = {"library_name": "transformers", "pipeline_tag": TASK, **source.get("card", {})}
     if is_adapter:
         fields["library_name"] = "peft"
-    if _is_on_the_hub(source["model"]):
+    if on_the_hub(source["model"]):
         fields["base_model"] = source["model"]
         fields["base_model_relation"] = "adapter" if is_adapter else "finetune"
     tags = fields.get("tags", [])
@@ -44,10 +44,6 @@ def card_metadata(
         fields["model_name"] = title
         fields["eval_results"] = list(_results(evaluation, prompts))
     return ModelCardData(**fields)
-
-
-def _is_on_the_hub(model: str) -> bool:
-    return "/" in model and not is_local(model)
 
 
 def _results(

@@ -15,6 +15,27 @@ from heretic.errors import ExportError, ModelLoadError, one_line
 from heretic.model.checkpoint_loading import open_packed
 from heretic.model.packed.reader import PackedReader
 
+# In the order of the safetensors library, which writes later types first.
+DTYPES = {
+    torch.bool: "BOOL",
+    torch.uint8: "U8",
+    torch.int8: "I8",
+    torch.float8_e5m2: "F8_E5M2",
+    torch.float8_e4m3fn: "F8_E4M3",
+    torch.float8_e8m0fnu: "F8_E8M0",
+    torch.int16: "I16",
+    torch.uint16: "U16",
+    torch.float16: "F16",
+    torch.bfloat16: "BF16",
+    torch.int32: "I32",
+    torch.uint32: "U32",
+    torch.float32: "F32",
+    torch.float64: "F64",
+    torch.int64: "I64",
+    torch.uint64: "U64",
+}
+_TORCH_DTYPES = {name: dtype for dtype, name in DTYPES.items()}
+
 
 class Checkpoint:
     """Safetensors files of a folder.
@@ -62,6 +83,22 @@ class Checkpoint:
         return stored is not None and self._header(self.files[stored])[1][stored]["shape"] == list(
             shape
         )
+
+    def like(self, name: str) -> Tensor | None:
+        """Return a tensor on the meta device with the shape and type of a stored one.
+
+        Args:
+            name: name of the tensor in the files.
+
+        Returns:
+            None if torch has no such type.
+
+        Raises:
+            ExportError: a file cannot be read.
+        """
+        entry = self._header(self.files[name])[1][name]
+        dtype = _TORCH_DTYPES.get(entry["dtype"])
+        return None if dtype is None else torch.empty(entry["shape"], dtype=dtype, device="meta")
 
     @contextmanager
     def tensor(self, name: str, dtype: torch.dtype = torch.float32) -> Iterator[Tensor]:

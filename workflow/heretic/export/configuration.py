@@ -6,6 +6,7 @@ number of experts in `num_local_experts`, and compute something else without an 
 """
 
 import json
+import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +19,8 @@ FILE = "config.json"
 # Names of the data type in versions 5 and 4.
 DTYPES = ("dtype", "torch_dtype")
 QUANTIZATION = "quantization_config"
+# Layers that predict tokens ahead: `num_nextn_predict_layers`, `mtp_num_hidden_layers`, `use_mtp`.
+AHEAD = re.compile(r"(num_|n_)?(nextn|mtp)_(\w+_)?(layers|modules)|use_mtp")
 DECODER = json.JSONDecoder()
 
 
@@ -31,26 +34,38 @@ class _Member:
     end: int
 
 
-def restore_configuration(source: Path, target: Path) -> None:
+def restore_configuration(source: Path, target: Path, *, complete: bool = True) -> None:
     """Replace the `config.json` that transformers wrote in `target` by that of `source`, adapted.
 
     The data type and the architecture are those of the saved network, and the configuration of a
     quantization that it does not have is left out. Other values, unknown keys, their order and the
     format of numbers are kept.
 
+    Args:
+        source: folder of the base model.
+        target: folder of the saved model.
+        complete: whether the saved model has all tensors of the base model.
+
     Raises:
         ExportError: a file is not a JSON object.
     """
     text = (source / FILE).read_text(encoding="utf-8")
-    write_text(target / FILE, adapted(text, read_json(target / FILE)))
+    write_text(target / FILE, adapted(text, read_json(target / FILE), complete=complete))
 
 
-def adapted(text: str, saved: Mapping[str, Any]) -> str:
+def is_quantized(folder: Path) -> bool:
+    """Return whether a model's configuration states that its weights are quantized."""
+    return QUANTIZATION in read_json(folder / FILE)
+
+
+def adapted(text: str, saved: Mapping[str, Any], *, complete: bool = True) -> str:
     """Return a configuration's text with the values that differ in the saved network.
 
     Args:
         text: text of the base model's `config.json`.
         saved: configuration of the saved network.
+        complete: whether the layers that predict tokens ahead are saved; otherwise, their number
+            becomes 0.
 
     Raises:
         ExportError: the text is not a JSON object.
@@ -69,10 +84,16 @@ def adapted(text: str, saved: Mapping[str, Any]) -> str:
             elif member.name == QUANTIZATION and QUANTIZATION not in saved:
                 changes.append((*_with_comma(text, member), ""))
             elif isinstance(value, dict):  # the configuration of a part, such as the text model
-                parts = [each for each in _members(text, member.value) if each.name in DTYPES]
+                parts = list(_members(text, member.value))
+            elif not complete:
+                changes += _changed(member, value, _withdrawn(member.name, value))
             for part in parts:
-                if value[part.name] == known:
+                if part.name in DTYPES and value[part.name] == known:
                     changes += _changed(part, known, values.get("dtype", known))
+                elif not complete:
+                    changes += _changed(
+                        part, value[part.name], _withdrawn(part.name, value[part.name])
+                    )
     except (AttributeError, TypeError, ValueError) as error:
         raise ExportError(
             f"the base model's {FILE} is not a JSON object ({error}); download it again"
@@ -80,6 +101,31 @@ def adapted(text: str, saved: Mapping[str, Any]) -> str:
     for start, end, value in sorted(changes, reverse=True):
         text = text[:start] + value + text[end:]
     return text
+
+
+def without_member(text: str, name: str) -> str:
+    """Return the text of a JSON object without one of its members, unchanged otherwise.
+
+    Raises:
+        ExportError: the text is not a JSON object.
+    """
+    try:
+        for member in _members(text, 0):
+            if member.name == name:
+                start, end = _with_comma(text, member)
+                return text[:start] + text[end:]
+    except (LookupError, ValueError) as error:
+        raise ExportError(
+            f"a file of the base model is not a JSON object ({error}); download it again"
+        ) from error
+    return text
+
+
+def _withdrawn(name: str, value: Any) -> Any:
+    """Return the value of a field for a model without layers that predict tokens ahead."""
+    if not AHEAD.fullmatch(name) or not isinstance(value, int):
+        return value
+    return False if isinstance(value, bool) else 0
 
 
 def _dtype(base: Mapping[str, Any]) -> str | None:

@@ -14,20 +14,21 @@ from typing import Any
 
 import torch
 from huggingface_hub import split_state_dict_into_shards_factory
+from huggingface_hub.serialization._base import parse_size_to_int
 from torch import Tensor
 from transformers import PreTrainedModel
-from transformers.dynamic_module_utils import custom_object_save
 
 from heretic.errors import ExportError
 from heretic.export.checkpoint import Checkpoint
 from heretic.export.edited_tensors import plain_blocks
+from heretic.export.unloaded import Unloaded, find_unloaded
 from heretic.model.checkpoint_loading import load_checkpoint
 from heretic.model.generation import stored_generation
 from heretic.model.parameter_layout import Origin, storage_of, trace
 from heretic.model.quantization import stored_quantization
 from heretic.model.third_party import quiet_transformers, reported_as
 
-INDEX = "model.safetensors.index.json"
+SINGLE = "model.safetensors"
 SHARDS = "model{suffix}.safetensors"
 
 
@@ -41,6 +42,8 @@ class Layout:
         shards: names of the tensors by file, in the order of the network.
         total_size: bytes of all tensors.
         total_parameters: number of parameters as stated in the index.
+        carried: names of the tensors that transformers does not load, saved as they are.
+        lost: names of those that cannot be saved.
     """
 
     tensors: dict[str, Tensor]
@@ -48,6 +51,8 @@ class Layout:
     shards: dict[str, list[str]]
     total_size: int
     total_parameters: int
+    carried: frozenset[str] = frozenset()
+    lost: tuple[str, ...] = ()
 
     def edited(self, changed: Collection[str]) -> set[str]:
         """Return the names of the saved tensors that contain any of the given parameters."""
@@ -58,8 +63,8 @@ class Layout:
         }
 
     def index(self) -> str | None:
-        """Return the contents of the index file, if there are several shards."""
-        if len(self.shards) == 1:
+        """Return the contents of the index file; None for a single file of the usual name."""
+        if list(self.shards) == [SINGLE]:
             return None
         files = {name: file for file, names in self.shards.items() for name in names}
         about = {"total_parameters": self.total_parameters, "total_size": self.total_size}
@@ -101,14 +106,29 @@ def _tie_repeated(network: Any, checkpoint: Checkpoint) -> None:
                 setattr(network.get_submodule(module), name, kept)
 
 
-def lay_out(network: PreTrainedModel, max_shard_size: str) -> Layout:
-    """Return the files in which `save_pretrained` saves a network, loaded or on the meta device.
+def lay_out(
+    network: PreTrainedModel, max_shard_size: str, checkpoint: Checkpoint | None = None
+) -> Layout:
+    """Return the files in which a network is saved, loaded or on the meta device.
+
+    Names and shards are those of `save_pretrained`. With a checkpoint, its tensors that
+    transformers does not load are added, and its shards are kept if they are small enough.
+
+    Args:
+        network: network, with or without its weights.
+        max_shard_size: maximum size of a file, such as `5GB`.
+        checkpoint: files from which the network was built.
 
     Raises:
         ExportError: the names of the checkpoint cannot be restored.
     """
+    extra = Unloaded({}, ())
     with _building(network.name_or_path or type(network).__name__):
         tensors, origins = trace(network)
+        if checkpoint is not None:
+            extra = find_unloaded(network, checkpoint, tensors)
+    tensors |= extra.carried
+    origins |= {name: Origin(frozenset(), exact=False) for name in extra.carried}
     # As for tensors with data: those that share memory go into one file and count once.
     split = split_state_dict_into_shards_factory(
         tensors,
@@ -120,10 +140,34 @@ def lay_out(network: PreTrainedModel, max_shard_size: str) -> Layout:
     return Layout(
         tensors,
         origins,
-        split.filename_to_tensors,
+        _shards_of(checkpoint, tensors, max_shard_size) or split.filename_to_tensors,
         split.metadata["total_size"],
-        network.num_parameters(),
+        network.num_parameters() + sum(tensor.numel() for tensor in extra.carried.values()),
+        frozenset(extra.carried),
+        extra.lost,
     )
+
+
+def _shards_of(
+    checkpoint: Checkpoint | None, tensors: dict[str, Tensor], max_shard_size: str
+) -> dict[str, list[str]] | None:
+    """Return the tensors by the checkpoint's own files; None if it has one file or too large ones.
+
+    It is also None if the checkpoint lacks a tensor under the name by which it is saved.
+    """
+    if checkpoint is None or {path.name for path in checkpoint.files.values()} == {SINGLE}:
+        return None
+    shards: dict[str, list[str]] = {}
+    sizes: dict[str, int] = {}
+    for name, tensor in tensors.items():
+        stored = checkpoint.stored_name(name)
+        if stored is None:
+            return None
+        file = checkpoint.files[stored].name
+        shards.setdefault(file, []).append(name)
+        sizes[file] = sizes.get(file, 0) + tensor.numel() * tensor.itemsize
+    too_large = max(sizes.values()) > parse_size_to_int(max_shard_size)
+    return None if too_large else dict(sorted(shards.items()))
 
 
 @contextmanager
@@ -134,11 +178,7 @@ def _building(folder: Path | str) -> Iterator[None]:
 
 
 def save_configuration(network: Any, folder: Path) -> None:
-    """Write the files that `save_pretrained` writes in addition to the weights."""
-    if network.is_remote_code():
-        custom_object_save(network, folder, config=network.config)
+    """Write the configuration of a network; see `restore_configuration` for the saved one."""
     network.config.dtype = str(network.dtype).removeprefix("torch.")
     network.config.architectures = [type(network).__name__]
     network.config.save_pretrained(folder)
-    if network.can_generate():
-        network.generation_config.save_pretrained(folder)

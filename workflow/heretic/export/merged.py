@@ -1,34 +1,22 @@
-"""Export of a model in memory as a standard Hugging Face folder, verified tensor by tensor."""
+"""Export of an edited model as a standard Hugging Face folder, verified tensor by tensor."""
 
-from collections.abc import Collection, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
-import torch
-from torch import Tensor
-
 from heretic.ablation.records import RecordedWriter, record_writers
 from heretic.errors import ExportError
-from heretic.export.checkpoint import Checkpoint
-from heretic.export.edited_tensors import edited_bias, edited_blocks, matrices_of, plain_blocks
-from heretic.export.folder import (
-    log_comparison,
-    require_saved,
-    take_over_files,
-    write_record,
-    writing,
-)
-from heretic.export.layout import Layout, empty_network, lay_out, save_configuration
+from heretic.export.contents import Contents, contents_in_memory, contents_of_files
+from heretic.export.copied_files import omissions, take_over_files, warn_of_omissions
+from heretic.export.edited_tensors import edited_bias, edited_blocks, matrices_of
+from heretic.export.folder import log_comparison, write_record, writing
+from heretic.export.layout import save_configuration
 from heretic.export.record import Ablation
 from heretic.export.safetensors_writer import write_shards
 from heretic.export.verify import verify_weights
-from heretic.model.embeddings import require_untied, with_embeddings
+from heretic.model.embeddings import with_embeddings
 from heretic.model.loading import Model
-from heretic.model.parameter_layout import as_stored, saved_parameters
 from heretic.model.stream_writers.components import EMBEDDINGS
-
-OTHER_WAY = "run with low_memory_export=false"
 
 
 def save_model(
@@ -38,7 +26,7 @@ def save_model(
     record: Mapping[str, Any],
     changed: Collection[str] | None = None,
 ) -> None:
-    """Write a network in memory, its tokenizer, chat template and `ablation.json` atomically.
+    """Write a network in memory, the base model's other files and `ablation.json` atomically.
 
     Args:
         model: edited model.
@@ -52,40 +40,50 @@ def save_model(
         ExportError: the disk is full, the files differ from the network in memory, or anything but
             `changed` differs from the checkpoint.
     """
-    if changed is None:
-        changed = _writer_parameters(model)
-    network = model.network
-    state = saved_parameters(network)
-    if any(state[name].is_meta for name in changed):
-        raise ExportError(
-            "parts of the model are offloaded and not in memory; run with low_memory_export=true"
-        )
-    layout = lay_out(network, max_shard_size)
-    checkpoint = Checkpoint(model.folder, network.base_model_prefix)
+    _save(contents_in_memory(model, max_shard_size, changed), folder, record)
 
-    require_saved(layout, changed)
-    # Tensors whose stored form differs from the saved one cannot be compared with the checkpoint.
-    own = layout.edited(changed) | {
-        name for name, like in layout.tensors.items() if not checkpoint.holds(name, like.shape)
-    }
-    needed = {parameter for name in own for parameter in layout.origins[name].parameters}
-    in_memory: dict[str, Tensor] = {}
 
-    def expected(name: str, dtype: torch.dtype) -> Iterator[Tensor]:
-        if name in own:
-            yield from plain_blocks(in_memory[name], dtype)
-        else:
-            with checkpoint.tensor(name, dtype) as tensor:
-                yield from plain_blocks(tensor, dtype)
+def save_shard_by_shard(
+    ablation: Ablation,
+    source: Path,
+    folder: Path,
+    record: Mapping[str, Any],
+    *,
+    trust_remote_code: bool,
+) -> None:
+    """Write the edited model directly from the base model's files, atomically.
 
+    Args:
+        ablation: edit to apply.
+        source: folder of the base model.
+        folder: target folder, replaced if it exists.
+        record: values for `ablation.json`.
+        trust_remote_code: whether the base model's own code may be executed.
+
+    Raises:
+        ExportError: the disk is full, or the base model's files do not store every tensor in the
+            form in which it is saved.
+        ModelLoadError: the embeddings are edited, and the base model decodes with them.
+    """
+    contents = contents_of_files(ablation, source, trust_remote_code=trust_remote_code)
+    obstacle = contents.obstacle()
+    if obstacle is not None:
+        raise ExportError(obstacle)
+    _save(contents, folder, record)
+
+
+def _save(contents: Contents, folder: Path, record: Mapping[str, Any]) -> None:
+    source, layout = contents.checkpoint.folder, contents.layout
     with writing(folder) as beside:
-        with _nothing_offloaded(network):
-            network.save_pretrained(beside, max_shard_size=max_shard_size)
-        take_over_files(model.folder, beside, record.get("chat_template"))
-        in_memory |= as_stored(network, {name: state[name] for name in needed})
-        verify_weights(beside, expected, layout)
-        log_comparison(layout, checkpoint, changed)
-        write_record(beside, record)
+        write_shards(layout, beside, contents.blocks)
+        save_configuration(contents.network, beside)
+        take_over_files(source, beside, record.get("chat_template"), complete=not layout.lost)
+        verify_weights(beside, contents.expected, layout)
+        log_comparison(layout, contents.changed)
+        omitted = omissions(source, contents.checkpoint, beside, layout.lost)
+        known = {name: value for name, value in record.items() if name != "omitted"}
+        write_record(beside, {**known, **omitted})
+    warn_of_omissions(omitted, source)
 
 
 def edit_in_memory(model: Model, ablation: Ablation) -> set[str]:
@@ -122,101 +120,3 @@ def edit_in_memory(model: Model, ablation: Ablation) -> set[str]:
 def _form(writer: RecordedWriter) -> tuple[object, ...]:
     """Return the properties that must match for an edit to fit."""
     return writer.parameter_name, writer.bias_name, writer.transposed, writer.experts
-
-
-def _writer_parameters(model: Model) -> set[str]:
-    """Return the names of the weights and biases of every stream writer."""
-    return {
-        name
-        for writer in model.anatomy.writers
-        for name in (writer.parameter_name, writer.bias_name)
-        if name is not None
-    }
-
-
-@contextmanager
-def _nothing_offloaded(network: Any) -> Iterator[None]:
-    """Indicate to transformers that the whole network is in memory.
-
-    It treats modules that a `device_map` put on the CPU as offloaded, and would restore the names
-    and forms of the checkpoint file by file, for which a file does not always contain enough.
-    """
-    kept = vars(network).pop("hf_device_map", None)
-    try:
-        yield
-    finally:
-        if kept is not None:
-            network.hf_device_map = kept
-
-
-def save_shard_by_shard(
-    ablation: Ablation,
-    source: Path,
-    folder: Path,
-    record: Mapping[str, Any],
-    *,
-    trust_remote_code: bool,
-) -> None:
-    """Write the edited model directly from the base model's files, atomically.
-
-    Args:
-        ablation: edit to apply.
-        source: folder of the base model.
-        folder: target folder, replaced if it exists.
-        record: values for `ablation.json`.
-        trust_remote_code: whether the base model's own code may be executed.
-
-    Raises:
-        ExportError: the disk is full, or the base model's files do not store every tensor in the
-            form in which it is saved.
-        ModelLoadError: the embeddings are edited, and the base model decodes with them.
-    """
-    network = empty_network(source, ablation.dtype, trust_remote_code=trust_remote_code)
-    if any(edit.writer.component == EMBEDDINGS for edit in ablation.edits):
-        require_untied(network)
-    layout = lay_out(network, ablation.max_shard_size)
-    checkpoint = Checkpoint(source, network.base_model_prefix)
-    matrices, biases = ablation.matrix_edits(), ablation.bias_edits()
-    changed = {*matrices, *biases}
-    require_saved(layout, changed)
-    _require_tensors(layout, checkpoint)
-    _require_parts(layout, changed)
-
-    def blocks(name: str, dtype: torch.dtype) -> Iterator[Tensor]:
-        parameter = layout.origins[name].parameter or ""
-        with checkpoint.tensor(name, dtype) as tensor:
-            if parameter in matrices:
-                yield from edited_blocks(tensor, matrices[parameter], dtype)
-            elif parameter in biases:
-                edit = biases[parameter]
-                yield edited_bias(tensor, edit.directions, edit.strengths, dtype)
-            else:
-                yield from plain_blocks(tensor, dtype)
-
-    with writing(folder) as beside:
-        save_configuration(network, beside)
-        write_shards(layout, beside, blocks)
-        take_over_files(source, beside, ablation.chat_template)
-        verify_weights(beside, blocks, layout)
-        log_comparison(layout, checkpoint, changed)
-        write_record(beside, record)
-
-
-def _require_tensors(layout: Layout, checkpoint: Checkpoint) -> None:
-    """Reject checkpoints that cannot be read tensor by tensor, before writing."""
-    for name, like in layout.tensors.items():
-        if not checkpoint.holds(name, like.shape):
-            raise ExportError(
-                f"{checkpoint.folder} does not hold {name} under the name and shape "
-                f"{tuple(like.shape)} used for saving; {OTHER_WAY}"
-            )
-
-
-def _require_parts(layout: Layout, changed: Collection[str]) -> None:
-    """Reject tensors that are not edited in the form in which they are saved, before writing."""
-    for name in layout.edited(changed):
-        if layout.origins[name].parameter is None:
-            raise ExportError(
-                f"{name} has a different layout on disk than in the network, so it cannot be "
-                f"edited shard by shard; {OTHER_WAY}"
-            )

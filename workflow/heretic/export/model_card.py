@@ -24,6 +24,7 @@ from heretic.model.stream_writers.components import EMBEDDINGS
 from heretic.templates import template_environment
 
 TEMPLATE = "model_card.md.jinja"
+MOST_NAMED = 50
 
 
 @dataclass(frozen=True)
@@ -72,6 +73,7 @@ def model_card(
         "versions": record["provenance"]["versions"],
         "benchmarks": benchmarks and _benchmarks(benchmarks),
         "response_prefix": response_prefix,
+        "omitted": _omitted(record),
         **_evaluated(record, evaluation),
         **_loading(record),
     }
@@ -110,6 +112,20 @@ def _evaluated(record: Mapping[str, Any], evaluation: Mapping[str, Any] | None) 
         "reference": found.get("original", {}).get("quantization"),
         "template_date": record.get("template_date"),
     }
+
+
+def _omitted(record: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """Return what the saved model lacks, unlike its base model, by kind."""
+    found = record.get("omitted", {})
+    return [
+        (kind, ", ".join([*names[:MOST_NAMED], *_count_of_others(names)]))
+        for kind, names in found.items()
+    ]
+
+
+def _count_of_others(names: Sequence[str]) -> list[str]:
+    more = len(names) - MOST_NAMED
+    return [f"{more} more"] if more > 0 else []
 
 
 def _benchmarks(benchmarks: Mapping[str, Any]) -> dict[str, Any]:

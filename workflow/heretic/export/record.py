@@ -18,10 +18,8 @@ from heretic.ablation.records import (
 )
 from heretic.artifact_types import FORMAT
 from heretic.export.edited_tensors import MatrixEdit
-from heretic.export.record_file import ENCODING, RECORD, check_edit
+from heretic.export.record_file import ENCODING, check_edit
 
-# The card is written later, after the evaluation; the record cannot contain its own hash.
-NOT_REPRODUCED = (RECORD, "README.md")
 EVERYWHERE = "everywhere"
 
 

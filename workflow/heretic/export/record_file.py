@@ -28,8 +28,10 @@ from heretic.errors import ExportError, HereticError, one_line
 from heretic.model.stream_writers.components import BEFORE_LAYERS, COMPONENTS, EMBEDDINGS
 
 RECORD = "ablation.json"
+# The card is written later, after the evaluation; the record cannot contain its own hash.
+NOT_REPRODUCED = (RECORD, "README.md")
 ENCODING = "encoding"
-MOST_DIRECTIONS, MOST_EDITS, MOST_FILES = 64, 100_000, 100_000
+MOST_DIRECTIONS, MOST_EDITS, MOST_FILES, MOST_TENSORS = 64, 100_000, 100_000, 250_000
 LONGEST_TEMPLATE, DEEPEST = 1_000_000, 32
 # Tolerance for orthonormality in single precision.
 TOLERANCE = 1e-3
@@ -79,6 +81,7 @@ Dotted = Annotated[str, Field(max_length=500, pattern=r"^\w+(\.\w+)*$")]
 Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 Label = Annotated[str, Field(min_length=1, max_length=500)]
 RelativePath = Annotated[str, Field(max_length=500), AfterValidator(_plain_path)]
+Name = Annotated[str, Field(max_length=4096), AfterValidator(_printable)]
 Strengths = Annotated[list[FiniteFloat], Field(min_length=1, max_length=MOST_DIRECTIONS)]
 
 
@@ -215,12 +218,20 @@ class Provenance(_Strict):
     versions: dict[str, Annotated[str, Field(max_length=200)]] = Field(default_factory=dict)
 
 
+class Omitted(_Strict):
+    """Parts of the base model that the saved model lacks: names of files and tensors."""
+
+    files: Annotated[list[Name], Field(max_length=MOST_FILES)] = Field(default_factory=list)
+    tensors: Annotated[list[Name], Field(max_length=MOST_TENSORS)] = Field(default_factory=list)
+
+
 class ExportRecord(EditRecord):
     """Contents of `ablation.json`; keys that are not declared are kept."""
 
     source: Source
     files: Annotated[dict[RelativePath, FileFacts], Field(min_length=1, max_length=MOST_FILES)]
     provenance: Provenance = Field(default_factory=Provenance)
+    omitted: Omitted = Field(default_factory=Omitted)
 
 
 class Owner(_Strict):

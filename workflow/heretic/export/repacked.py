@@ -17,14 +17,15 @@ from torch import Tensor
 from heretic.console import log
 from heretic.errors import ExportError
 from heretic.export.checkpoint import Checkpoint
+from heretic.export.copied_files import omissions, take_over_files, warn_of_omissions
 from heretic.export.edited_tensors import MatrixEdit, edited_bias, edited_blocks
-from heretic.export.folder import require_saved, take_over_files, write_record, writing
-from heretic.export.layout import INDEX, Layout, empty_network, lay_out
+from heretic.export.folder import require_saved, write_record, writing
+from heretic.export.layout import Layout, empty_network, lay_out
 from heretic.export.record import Ablation
 from heretic.export.safetensors_writer import raw_bytes
 from heretic.model.checkpoint import weight_files
 from heretic.model.embeddings import require_untied
-from heretic.model.headers import Headers, Place, read_headers
+from heretic.model.headers import INDEX, Headers, Place, read_headers
 from heretic.model.packed.matrix import PACKABLE, PackedMatrix
 from heretic.model.packed.pack import pack
 from heretic.model.packed.unpack import unpack
@@ -106,7 +107,10 @@ def save_repacked(
             errors["mean"],
             errors["max"],
         )
-        write_record(beside, {**record, "rounding_error": errors})
+        omitted = omissions(source, checkpoint, beside)
+        known = {name: value for name, value in record.items() if name != "omitted"}
+        write_record(beside, {**known, **omitted, "rounding_error": errors})
+    warn_of_omissions(omitted, source)
 
 
 def _targets(layout: Layout, checkpoint: Checkpoint, changed: set[str]) -> dict[str, str]:

@@ -7,15 +7,15 @@ from heretic.artifact_types import ModelManifest
 from heretic.artifacts import sha256_of, versions
 from heretic.console import log
 from heretic.errors import ExportError, HereticError, one_line
-from heretic.export.base_model import find_base_model, require_fit
+from heretic.export.base_model import find_base_model, loading_options, require_fit
 from heretic.export.export import export_model, wants_low_memory
 from heretic.export.folder import writing
 from heretic.export.formats import check_form
 from heretic.export.manifest import manifest
 from heretic.export.record import Ablation
 from heretic.export.record_file import RECORD, ExportRecord, read_record
+from heretic.export.saved_files import manifest_of
 from heretic.model.loading import load_model
-from heretic.model.quantization import NONE, editable_form
 from heretic.settings.schema import Settings
 
 MOST_NAMED = 5
@@ -52,13 +52,9 @@ def reproduce(
         raise ExportError(f"{target} holds the base model; choose another folder")
     trust = settings.trust_remote_code
     require_fit(ablation, folder, trust_remote_code=trust)
-    changes = {
-        "model": model,
-        "model_revision": revision,
-        "dtype": ablation.dtype,
-        "chat_template": ablation.chat_template,
-        "template_date": ablation.template_date,
-        "quantization": editable_form(NONE, folder / "config.json"),
+    options = {
+        **settings.model_dump(),
+        **loading_options(ablation, folder, model, revision),
     }
     low_memory = ablation.export == "merged" and wants_low_memory(
         settings.low_memory_export,
@@ -72,7 +68,7 @@ def reproduce(
         folder,
         differing,
         {k: v for k, v in facts.items() if k not in (*ablation.to_dict(), "files")},
-        load=lambda: load_model(**{**settings.model_dump(), **changes}),
+        load=lambda: load_model(**options),
         low_memory=low_memory,
         trust_remote_code=trust,
     )
@@ -137,7 +133,7 @@ def _foreign(folder: Path) -> Iterator[Path]:
 def _hash_of_card(folder: Path) -> str | None:
     """Return the hash of a run's model card from the manifest next to the folder, if any."""
     try:
-        files = ModelManifest.read(folder.with_name(f"{folder.name}.manifest.json")).files
+        files = ModelManifest.read(manifest_of(folder)).files
         return files[CARD]["sha256"]
     except (HereticError, KeyError):
         return None

@@ -15,6 +15,7 @@ from heretic.artifacts import sha256_of
 from heretic.credentials import hide_passwords
 from heretic.errors import ExportError, UploadError, one_line
 from heretic.export.manifest import saved_files
+from heretic.export.upload_checks import require_recorded, require_stored
 
 if TYPE_CHECKING:
     from huggingface_hub import HfApi
@@ -94,7 +95,8 @@ def upload_model(
         `private`.
 
     Raises:
-        UploadError: there is nothing to upload or no token, or the hub rejects or interrupts it.
+        UploadError: there is nothing to upload or no token, a file is not the recorded one, the
+            hub rejects or interrupts it, or stores something else.
     """
     check_upload(repo)
     token = _token(repo)
@@ -107,8 +109,16 @@ def upload_model(
         {"path": name, "bytes": path.stat().st_size, "sha256": sha256_of(path)}
         for name, path in files.items()
     ]
+    hashes = {str(receipt["path"]): str(receipt["sha256"]) for receipt in receipts}
+    require_recorded(folder, hashes)
+
+    def attempt() -> "ModelInfo":
+        head = _upload(api, folder, repo, private)
+        require_stored(api, head, files, hashes)
+        return head
+
     with _explaining(repo, token):
-        head = _persistently(lambda: _upload(api, folder, repo, private), repo, waits)
+        head = _persistently(attempt, repo, waits)
     return {
         "repo": head.id,
         "url": hide_passwords(f"{api.endpoint}/{head.id}"),

@@ -11,20 +11,19 @@ from typing import TYPE_CHECKING, Any, NoReturn
 from heretic.artifacts import fingerprint, sha256_of
 from heretic.errors import ModelLoadError, one_line
 from heretic.model.headers import SUFFIX, index_files
-from heretic.model.own_files import ESSENTIAL, check_files, own_files
+from heretic.model.own_files import ACCOMPANYING, ESSENTIAL, check_files, own_files
 
 if TYPE_CHECKING:  # importing it would import huggingface_hub
     from heretic.hub_session import HubState
 
-FILES = (
-    *("*.json", "*.safetensors", "*.jinja", "*.txt", "*.model", "*.tiktoken", "*.spm", "*.py"),
-    *("*.md", "LICENSE*", "NOTICE*"),
-)
+# To download; the hub's client matches `*` with folders as well.
+FILES = ("*.safetensors", *(pattern.removeprefix("**/") for pattern in ACCOMPANYING))
 # A second copy of the same weights in another program's layout.
 SECOND_COPIES = ("consolidated*.safetensors", "original/*")
 # One core hashes about as fast as one disk reads.
 HASHED_AT_ONCE = 8
 WEIGHTS = "model.safetensors"
+CACHED = "models--"  # prefix of a repository's folder in the hub's cache
 ADAPTER, GGUF = "adapter_config.json", ".gguf"
 PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".h5", ".msgpack")
 _COMMIT = re.compile(r"[0-9a-f]{40}")
@@ -95,6 +94,19 @@ def _refuse_gguf(model: str) -> NoReturn:
         f"{model} is a GGUF model, which cannot be edited; specify the model it was converted "
         "from, a folder or hub id with .safetensors files"
     )
+
+
+def snapshot_repo(folder: Path) -> str | None:
+    """Return the hub id of a snapshot in the hub's cache; None for any other folder."""
+    cache = folder.parent.parent
+    if folder.parent.name != "snapshots" or not cache.name.startswith(CACHED):
+        return None
+    return cache.name.removeprefix(CACHED).replace("--", "/", 1)
+
+
+def on_the_hub(model: str) -> bool:
+    """Return whether a model is specified by its hub id, by which others find it."""
+    return "/" in model and not is_local(model)
 
 
 def resolve_revision(model: str, revision: str | None) -> str | None:

@@ -19,6 +19,22 @@ ESSENTIAL = (
     *("*.json", "*.safetensors", "*.jinja", "additional_chat_templates/*.jinja", "*.py"),
     *("*.model", "*.tiktoken", "*.spm", "*.bpe", "*vocab*.txt", "*merges*.txt"),
 )
+
+
+def _any_case(pattern: str) -> str:
+    return "".join(f"[{c.lower()}{c.upper()}]" if c.isalpha() else c for c in pattern)
+
+
+# Terms that apply to the edited model as well, wherever they are.
+TERMS = tuple(
+    f"**/{_any_case(name)}"
+    for name in ("*license*", "*licence*", "notice*", "copying*", "*use?policy*", "*usage?policy*")
+)
+# Tokenizer, chat templates, processors, generation defaults, code with its modules, and terms.
+ACCOMPANYING = (
+    *("*.json", "*.jinja", "additional_chat_templates/*.jinja", "*.txt", "*.md", "*.model"),
+    *("*.tiktoken", "*.spm", "*.bpe", "*.vocab", "**/*.py", *TERMS),
+)
 INDICES = "*.safetensors.index.json"
 SHARED_BLOBS_MARKER = ".huggingface-shared-blobs"
 # A field of config.json that makes transformers load other weights, even pickles.
@@ -47,6 +63,11 @@ def own_files(folder: Path, patterns: Iterable[str]) -> tuple[list[Path], list[P
     kept = set(own)
     foreign = [path for path in found if path not in kept and not path.is_dir()]
     return own, foreign
+
+
+def is_hidden(relative: Path) -> bool:
+    """Return whether a path inside a folder is hidden, or belongs to a cache of Python."""
+    return any(part.startswith(".") or part == "__pycache__" for part in relative.parts)
 
 
 def check_links(model: str, folder: Path) -> set[Path]:

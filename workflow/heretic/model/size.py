@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from heretic.console import log
 from heretic.errors import ModelLoadError, one_line
-from heretic.model.checkpoint import is_local, weight_files
+from heretic.model.checkpoint import is_local, snapshot_repo, weight_files
 from heretic.model.headers import Headers
 from heretic.model.packed.matrix import PackedMatrices
 from heretic.model.quantization import full_precision_dtype, packed_matrices
@@ -89,6 +89,16 @@ def hub_files(model: str, revision: str | None) -> set[str] | None:
     info = _hub_info(model, revision)
     siblings = (info.siblings if info is not None else None) or ()
     return {name for file in siblings if isinstance(name := file.rfilename, str)} or None
+
+
+def listed_files(folder: Path) -> set[str]:
+    """Return the file names of the hub repository if a folder is a snapshot in the hub's cache.
+
+    Returns:
+        An empty set for other folders, or if the hub does not provide the names.
+    """
+    repo = snapshot_repo(folder)
+    return (hub_files(repo, folder.name) if repo is not None else None) or set()
 
 
 def _hub_info(model: str, revision: str | None) -> "ModelInfo | None":

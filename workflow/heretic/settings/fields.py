@@ -382,7 +382,7 @@ class SettingsFields(InputFields):
     )
     max_shard_size: str = setting(
         "5GB",
-        "Maximum size of a safetensors file of the saved model.",
+        "Maximum size of a safetensors file; the base model's shards are kept if none is larger.",
         "apply_best",
         pattern=r"^\d+(\.\d+)?(KB|MB|GB)$",
     )
