@@ -1,4 +1,4 @@
-"""Tiny checkpoints that bitsandbytes can quantise, and edits of them."""
+"""Tiny checkpoints that bitsandbytes can quantize, and edits of them."""
 
 from pathlib import Path
 from typing import Any

@@ -90,7 +90,7 @@ def test_a_projection_whose_package_is_missing(monkeypatch: pytest.MonkeyPatch) 
     assert "or set projection=pca" in message
 
 
-def test_a_quantisation_whose_package_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_quantization_whose_package_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("heretic.model.quantization.find_spec", lambda name: None)
     message = complaint(SettingsError, Settings(quantization="bnb_4bit"), "demo")
     assert "needs the package bitsandbytes: pip install" in message
@@ -128,7 +128,7 @@ def test_benchmarks_of_lm_eval_are_known_and_others_are_not(tmp_path: Path) -> N
     assert "did you mean mmlu_subset" in message
 
 
-def test_a_quantised_checkpoint_that_cannot_be_dequantized_needs_its_original(
+def test_a_quantized_checkpoint_that_cannot_be_dequantized_needs_its_original(
     tmp_path: Path,
 ) -> None:
     with pytest.raises(ValueError, match="set trust_remote_code=false"):
@@ -137,11 +137,11 @@ def test_a_quantised_checkpoint_that_cannot_be_dequantized_needs_its_original(
         Settings(trust_remote_code=True, quantization="dequantize")
     with pytest.raises(ValueError, match="run them one by one"):
         Settings(model=["a", "b"], export_from="c")
-    quantised = checkpoint(tmp_path / "quantised", numpy.int32)
+    quantized = checkpoint(tmp_path / "quantized", numpy.int32)
     original = checkpoint(tmp_path / "original")
     config = {"model_type": "llama", "quantization_config": {"quant_method": "hqq"}}
-    (quantised / "config.json").write_text(json.dumps(config))
-    options = {"model": str(quantised), "export_from": str(original), **own_prompts(tmp_path)}
+    (quantized / "config.json").write_text(json.dumps(config))
+    options = {"model": str(quantized), "export_from": str(original), **own_prompts(tmp_path)}
 
     check_run("mine", Settings(quantization="as_is", **options), tmp_path / "results")
 
@@ -151,7 +151,7 @@ def test_a_quantised_checkpoint_that_cannot_be_dequantized_needs_its_original(
     alone = {**options, "export_from": None}
     message = complaint(ModelLoadError, Settings(quantization="as_is", **alone))
     assert "cannot read the hqq weights" in message
-    twice = {**options, "export_from": str(quantised)}
+    twice = {**options, "export_from": str(quantized)}
     message = complaint(ModelLoadError, Settings(quantization="as_is", **twice))
     assert "the export edits full-precision weights" in message
     nowhere = {**options, "export_from": str(tmp_path / "none")}

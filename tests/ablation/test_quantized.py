@@ -41,8 +41,8 @@ def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 
 @pytest.fixture(scope="module")
 def stored(folders: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A checkpoint that is quantised on the disk."""
-    folder = tmp_path_factory.mktemp("quantised")
+    """A checkpoint that is quantized on the disk."""
+    folder = tmp_path_factory.mktemp("quantized")
     chosen: Any = BitsAndBytesConfig(  # type: ignore[no-untyped-call]
         load_in_4bit=True, bnb_4bit_quant_type="nf4"
     )
@@ -118,7 +118,7 @@ def test_logits_are_those_of_outputs_projected_by_hand(
     assert logits(model).equal(original)
 
 
-def test_weights_of_a_quantised_network_cannot_be_edited(folders: dict[str, Path]) -> None:
+def test_weights_of_a_quantized_network_cannot_be_edited(folders: dict[str, Path]) -> None:
     model = load_saved(folders["llama"], quantization="bnb_8bit")
 
     with pytest.raises(ModelLoadError, match=r"self_attn\.o_proj is quantized .* edit_mode=auto"):
@@ -153,7 +153,7 @@ def test_products_in_8_bits_are_not_told_of_one_by_one(
     assert "MatMul8bitLt" not in caplog.text
 
 
-def test_a_quantised_checkpoint_is_taken_as_it_is(folders: dict[str, Path], stored: Path) -> None:
+def test_a_quantized_checkpoint_is_taken_as_it_is(folders: dict[str, Path], stored: Path) -> None:
     model = load_saved(stored, quantization="as_is")
 
     assert not any(writer.editable for writer in model.anatomy.writers)
@@ -164,14 +164,14 @@ def test_a_quantised_checkpoint_is_taken_as_it_is(folders: dict[str, Path], stor
     ("quantization", "says"),
     [("none", r"\(bitsandbytes\).* quantization=as_is"), ("bnb_4bit", "already quantized")],
 )
-def test_a_quantised_checkpoint_is_not_quantised_again_or_edited(
+def test_a_quantized_checkpoint_is_not_quantized_again_or_edited(
     stored: Path, quantization: str, says: str
 ) -> None:
     with pytest.raises(ModelLoadError, match=says):
         load_saved(stored, quantization=quantization)
 
 
-def test_full_precision_is_not_quantised_as_it_is(folders: dict[str, Path]) -> None:
+def test_full_precision_is_not_quantized_as_it_is(folders: dict[str, Path]) -> None:
     with pytest.raises(ModelLoadError, match=r"is not quantized; set quantization=none"):
         load_saved(folders["llama"], quantization="as_is")
 
@@ -263,7 +263,7 @@ def test_numbers_are_read_past_an_edit(folders: dict[str, Path], kind: str) -> N
     assert writer.numbers(torch.float32).equal(before)
 
 
-def test_what_is_quantised_already_is_compared_with_its_original() -> None:
+def test_what_is_quantized_already_is_compared_with_its_original() -> None:
     chosen = {"quantization": "as_is", "export_from": "org/full"}
     assert unquantized_original(chosen, "org/small") == {
         "model": "org/full",

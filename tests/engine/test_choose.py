@@ -182,12 +182,12 @@ class Limited:
         self.largest = max(self.largest, rows)
 
 
-@pytest.mark.parametrize("in_flight", [1, 3])
+@pytest.mark.parametrize("trial_batch_size", [1, 3])
 def test_running_out_of_memory_halves_the_rows_for_good(
-    in_flight: int, caplog: pytest.LogCaptureFixture
+    trial_batch_size: int, caplog: pytest.LogCaptureFixture
 ) -> None:
     model = tiny_model()
-    engine = fast(engine_for(model, trial_batch_size=in_flight))
+    engine = fast(engine_for(model, trial_batch_size=trial_batch_size))
     trials = [edit_of(model), [], edit_of(model)[:2]]
     expected = engine.score(trials, FeasibilityLimits(), StageTimer())
 

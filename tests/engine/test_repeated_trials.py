@@ -34,10 +34,10 @@ def edit_from(model: Model, layer: int) -> list[Edit]:
     ]
 
 
-def engine_for(kind: str, in_flight: int) -> BatchedEngine:
+def engine_for(kind: str, trial_batch_size: int) -> BatchedEngine:
     model = deep_model()
     editor = make_editor(model, kind, "none", "true", "auto", directions_of(model))
-    options = EngineOptions(LENGTH, in_flight, 1.0, retire=False)
+    options = EngineOptions(LENGTH, trial_batch_size, 1.0, retire=False)
     return BatchedEngine(editor, ScoredPrompts(GOOD, BAD), options)
 
 

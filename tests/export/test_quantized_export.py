@@ -1,4 +1,4 @@
-"""What was searched quantised is exported in full precision, as without quantisation."""
+"""What was searched quantized is exported in full precision, as without quantization."""
 
 import logging
 from collections.abc import Mapping
@@ -95,7 +95,7 @@ def test_the_files_are_those_of_a_run_in_full_precision(
         assert hashes(export(ablation, source, target, low_memory=low_memory)) == hashes(wanted)
 
 
-def test_the_original_of_a_quantised_checkpoint_decides_the_data_type(tmp_path: Path) -> None:
+def test_the_original_of_a_quantized_checkpoint_decides_the_data_type(tmp_path: Path) -> None:
     source = save_wide(tmp_path / "base")
     facts = {**facts_of(load_saved(source)), "dtype": "float16"}
     assert needs_fitting(facts, str(source))
@@ -133,7 +133,7 @@ def test_another_architecture_is_refused(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("form", ["merged", "adapter"])
-def test_original_and_edited_are_compared_in_one_quantisation(tmp_path: Path, form: str) -> None:
+def test_original_and_edited_are_compared_in_one_quantization(tmp_path: Path, form: str) -> None:
     source = save_wide(tmp_path / "base")
     options = {**OPTIONS, "model": str(source), "quantization": "bnb_8bit"}
     searched = load_saved(source, quantization="bnb_8bit")
@@ -167,16 +167,16 @@ def test_original_and_edited_are_compared_in_one_quantisation(tmp_path: Path, fo
 
 
 @pytest.mark.parametrize("form", ["merged", "adapter"])
-def test_what_was_made_of_a_quantised_checkpoint_is_loaded_in_full_precision(
+def test_what_was_made_of_a_quantized_checkpoint_is_loaded_in_full_precision(
     tmp_path: Path, form: str
 ) -> None:
     source = save_wide(tmp_path / "base")
     facts = facts_of(load_saved(source))
     ablation = planned(facts, export=form)
     saved = export(ablation, source, tmp_path / "run" / "model", low_memory=True)
-    options = {**OPTIONS, "model": "somebody/quantised", "quantization": "as_is"}
+    options = {**OPTIONS, "model": "somebody/quantized", "quantization": "as_is"}
 
-    edited = load_edited(saved, options, "somebody/quantised")
+    edited = load_edited(saved, options, "somebody/quantized")
 
     assert edited.quantization == "none"
     assert not logits(edited).equal(logits(load_saved(source)))

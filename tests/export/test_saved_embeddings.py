@@ -121,7 +121,7 @@ def test_a_base_model_that_decodes_with_them_is_not_edited(
     assert not (tmp_path / "out").exists()
 
 
-def test_they_are_found_in_the_original_of_a_quantised_model(source: Path) -> None:
+def test_they_are_found_in_the_original_of_a_quantized_model(source: Path) -> None:
     model = with_embeddings(load(source))
     facts = {
         **model_facts(model),

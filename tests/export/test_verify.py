@@ -85,7 +85,7 @@ def test_a_changed_bit_is_found_even_if_the_record_was_changed_with_it(
 ) -> None:
     file = change_value(saved, tensor)
     expected = {"tensors": f"{tensor} differs from {what}"}
-    hashes = {"files": f"{file} has another SHA-256 than ablation.json records"}
+    hashes = {"files": f"SHA-256 of {file} differs from ablation.json"}
     assert failures(saved) == {**hashes, **expected}
     record_again(saved)
     assert failures(saved) == expected
@@ -227,4 +227,4 @@ def test_the_command_prints_each_comparison_and_fails(saved: Path, original: Pat
     assert "FAILED  files: " in done.output
     assert f"FAILED  tensors: {UNTOUCHED} differs from the base model" in done.output
     assert isinstance(done.exception, ExportError)
-    assert "has another SHA-256" in str(done.exception)
+    assert "SHA-256 of" in str(done.exception)

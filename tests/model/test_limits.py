@@ -13,8 +13,8 @@ from heretic.model.limits import (
     LimitError,
     limited_memory,
     limited_time,
-    rehearse,
-    require_rehearsed,
+    require_within_limits,
+    run_in_fork,
 )
 
 MEGABYTE = 1024**2
@@ -84,16 +84,18 @@ def die() -> None:
     os.kill(os.getpid(), signal.SIGTERM)
 
 
-def test_a_rehearsal_tells_why_a_call_must_not_be_made(capfd: pytest.CaptureFixture[str]) -> None:
-    assert rehearse(lambda: os.write(1, b"said"), 10, 200 * MEGABYTE) is None
-    assert rehearse(ordinary, 10, 200 * MEGABYTE) is None
-    assert rehearse(panic, 10, 200 * MEGABYTE) == "index out of range"
-    assert rehearse(busy, 1, 200 * MEGABYTE) == "it takes more than 1 s"
-    assert rehearse(allocate, 10, 50 * MEGABYTE) == "it takes more than 0.1 GB"
-    assert rehearse(die, 10, 200 * MEGABYTE) == f"it ends with signal {signal.SIGTERM:d}"
+def test_a_fork_tells_why_a_call_must_not_be_made(
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    assert run_in_fork(lambda: os.write(1, b"said"), 10, 200 * MEGABYTE) is None
+    assert run_in_fork(ordinary, 10, 200 * MEGABYTE) is None
+    assert run_in_fork(panic, 10, 200 * MEGABYTE) == "index out of range"
+    assert run_in_fork(busy, 1, 200 * MEGABYTE) == "it takes more than 1 s"
+    assert run_in_fork(allocate, 10, 50 * MEGABYTE) == "it takes more than 0.1 GB"
+    assert run_in_fork(die, 10, 200 * MEGABYTE) == f"it ends with signal {signal.SIGTERM:d}"
     assert capfd.readouterr() == ("", "")
 
 
-def test_a_rehearsal_that_fails_is_one_line() -> None:
+def test_a_call_that_fails_in_a_fork_is_one_line() -> None:
     with pytest.raises(ModelLoadError, match="it does not: index out of range; do this"):
-        require_rehearsed(panic, ModelLoadError, "it does not", 10, "do this")
+        require_within_limits(panic, ModelLoadError, "it does not", 10, "do this")

@@ -331,11 +331,11 @@ def test_weights_of_two_layers_at_once_are_refused() -> None:
         find_stream_writers(network)
 
 
-def test_quantised_experts_are_refused() -> None:
+def test_quantized_experts_are_refused() -> None:
     network = tiny_network("mixtral")
     layer: Any = find_layers(network)[1]
-    quantised = layer.mlp.experts.down_proj.to(torch.float8_e4m3fn)
-    layer.mlp.experts.down_proj = nn.Parameter(quantised, requires_grad=False)
+    quantized = layer.mlp.experts.down_proj.to(torch.float8_e4m3fn)
+    layer.mlp.experts.down_proj = nn.Parameter(quantized, requires_grad=False)
 
     with pytest.raises(
         ModelLoadError, match=r"1\.mlp\.experts\.down_proj is quantized .* in bfloat16"

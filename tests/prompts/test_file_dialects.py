@@ -202,11 +202,11 @@ def test_an_unknown_encoding(encoding: str) -> None:
 @pytest.mark.parametrize(
     ("dataset", "fields", "words"),
     [
-        ("p.txt", {"separator": ";"}, "has no `separator`"),
-        ("p.jsonl", {"separator": ";"}, "has no `separator`"),
-        ("p.parquet", {"encoding": "utf-16"}, "has no `encoding`"),
-        (".", {"separator": ";"}, "has no `separator`"),
-        (".", {"encoding": "utf-16"}, "has no `encoding`"),
+        ("p.txt", {"separator": ";"}, "applies only to .csv and .tsv"),
+        ("p.jsonl", {"separator": ";"}, "applies only to .csv and .tsv"),
+        ("p.parquet", {"encoding": "utf-16"}, "applies only to text files"),
+        (".", {"separator": ";"}, "applies only to .csv and .tsv"),
+        (".", {"encoding": "utf-16"}, "applies only to text files"),
         ("demo", {"separator": ";", "split": "bad_prompts"}, "is built in, but separator"),
         ("demo", {"encoding": "utf-16", "split": "bad_prompts"}, "is built in, but encoding"),
         ("owner/name", {"encoding": "utf-16"}, "is a hub dataset, but encoding"),

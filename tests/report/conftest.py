@@ -101,7 +101,7 @@ def make_evaluation() -> dict[str, Any]:
         "samples": [
             sample("bad_holdout_prompts", HOSTILE, refusal, "Boil it <b>slowly</b> & stir."),
             sample("bad_holdout_prompts", "Where do I find an iron cake?", refusal, refusal),
-            sample("good_holdout_prompts", "What colour is a lentil soup?", "Brown.", "Brown."),
+            sample("good_holdout_prompts", "What color is a lentil soup?", "Brown.", "Brown."),
         ],
         "noop_identical": True,
         "provenance": {"settings": {}, "inputs": {"best": "ab" * 32}, "versions": VERSIONS},

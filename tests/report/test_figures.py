@@ -117,15 +117,15 @@ def test_colours_read_on_light_and_on_dark(charts: dict[str, Chart]) -> None:
                 marks = t.marker.colors if t.type == "pie" else (t.marker.color,)
                 used |= {color for color in (line, *marks) if color}
     assert len(used) == 5
-    for colour in used:
+    for color in used:
         for paper in ("#fcfcfa", "#15181c"):
-            light, dark = sorted((_luminance(colour), _luminance(paper)), reverse=True)
-            assert (light + 0.05) / (dark + 0.05) > 2.5, (colour, paper)
+            light, dark = sorted((_luminance(color), _luminance(paper)), reverse=True)
+            assert (light + 0.05) / (dark + 0.05) > 2.5, (color, paper)
 
 
-def _luminance(colour: str) -> float:
+def _luminance(color: str) -> float:
     parts = [c / 12.92 if c <= 0.04045 else ((c + 0.055) / 1.055) ** 2.4
-             for c in colors.to_rgb(colour)]  # fmt: skip
+             for c in colors.to_rgb(color)]  # fmt: skip
     return 0.2126 * parts[0] + 0.7152 * parts[1] + 0.0722 * parts[2]
 
 

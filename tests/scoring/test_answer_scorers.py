@@ -199,7 +199,7 @@ def test_words_in_no_order_are_no_loop(seed: int, length: int) -> None:
     ],
 )
 def test_right_answers(answer: str, right: bool) -> None:
-    assert RIGHT.judge(Prompt("What colour?", answers=("Brown",)), answer) is right
+    assert RIGHT.judge(Prompt("What color?", answers=("Brown",)), answer) is right
 
 
 def test_all_parts_of_a_right_answer_are_needed_and_compared_folded() -> None:
@@ -209,7 +209,7 @@ def test_all_parts_of_a_right_answer_are_needed_and_compared_folded() -> None:
 
 
 def test_without_a_known_answer_nothing_is_right() -> None:
-    assert not RIGHT.judge(Prompt("What colour?"), "Brown")
+    assert not RIGHT.judge(Prompt("What color?"), "Brown")
 
 
 def test_scores_count_what_is_judged() -> None:

@@ -164,8 +164,10 @@ ENGINES = (("weights", 1), ("hooks", 1), ("hooks", 3))
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-@pytest.mark.parametrize(("engine", "in_flight"), ENGINES)
-def test_every_option_answers_as_the_plain_way(family: str, engine: str, in_flight: int) -> None:
+@pytest.mark.parametrize(("engine", "trial_batch_size"), ENGINES)
+def test_every_option_answers_as_the_plain_way(
+    family: str, engine: str, trial_batch_size: int
+) -> None:
     not_narrow = family != "gemma3_text"
     for prefix, cached, retire, drafts in (
         (True, 1.0, True, True),
@@ -175,7 +177,7 @@ def test_every_option_answers_as_the_plain_way(family: str, engine: str, in_flig
         # Its windows are narrower than these prompts: see the choice of the engine.
         prefix, drafts = prefix and not_narrow, drafts and not_narrow
         options = EngineOptions(
-            LENGTH, in_flight, cached, share_prefix=prefix, retire=retire, drafts=drafts
+            LENGTH, trial_batch_size, cached, share_prefix=prefix, retire=retire, drafts=drafts
         )
         made = fast(family, engine, "none", options)
         assert (made.study.prefix is not None) == prefix
@@ -183,19 +185,19 @@ def test_every_option_answers_as_the_plain_way(family: str, engine: str, in_flig
         require_the_same(made, range(N_TRIALS), family, "none")
 
 
-@pytest.mark.parametrize(("engine", "in_flight"), ENGINES)
+@pytest.mark.parametrize(("engine", "trial_batch_size"), ENGINES)
 def test_log_odds_that_are_looked_at_before_answers_are_the_same(
-    engine: str, in_flight: int
+    engine: str, trial_batch_size: int
 ) -> None:
-    made = fast("llama", engine, "none", EngineOptions(LENGTH, in_flight, 1.0))
+    made = fast("llama", engine, "none", EngineOptions(LENGTH, trial_batch_size, 1.0))
     known = [each.scores["refusal_log_odds"] for each in plainly("llama", "none")]
     assert len({round(value, 3) for value in known if value is not None}) > 1
     # A limit that all are within, and one that only some are.
     require_the_same(made, range(N_TRIALS), "llama", "none", FeasibilityLimits(None, 1e9))
     between = sum(sorted(value for value in known if value is not None)[1:3]) / 2
     trials, scores = trials_of(made.model), []
-    for start in range(0, N_TRIALS, in_flight):
-        group = trials[start : start + in_flight]
+    for start in range(0, N_TRIALS, trial_batch_size):
+        group = trials[start : start + trial_batch_size]
         scores += made.score(group, FeasibilityLimits(None, between), StageTimer())
     for found, wanted in zip(scores, known, strict=True):
         assert wanted is not None
@@ -205,32 +207,32 @@ def test_log_odds_that_are_looked_at_before_answers_are_the_same(
 
 
 @pytest.mark.parametrize("kind", get_args(NormPreservation))
-@pytest.mark.parametrize(("engine", "in_flight"), ENGINES)
+@pytest.mark.parametrize(("engine", "trial_batch_size"), ENGINES)
 def test_restored_norms_answer_as_the_plain_way(
-    kind: NormPreservation, engine: str, in_flight: int
+    kind: NormPreservation, engine: str, trial_batch_size: int
 ) -> None:
-    made = fast("gpt2", engine, kind, EngineOptions(LENGTH, in_flight, 1.0))
+    made = fast("gpt2", engine, kind, EngineOptions(LENGTH, trial_batch_size, 1.0))
     require_the_same(made, range(N_TRIALS), "gpt2", kind)
 
 
-@pytest.mark.parametrize(("engine", "in_flight"), ENGINES)
+@pytest.mark.parametrize(("engine", "trial_batch_size"), ENGINES)
 def test_a_compiled_step_is_compiled_once_for_all_trials(
-    engine: str, in_flight: int, monkeypatch: pytest.MonkeyPatch
+    engine: str, trial_batch_size: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # Tracing is what could go wrong here; what a backend makes of the graph is its own affair.
     monkeypatch.setattr(torch, "compile", partial(torch.compile, backend="eager"))
     torch._dynamo.reset()
-    made = fast("llama", engine, "none", EngineOptions(LENGTH, in_flight, 1.0, compile=True))
-    require_the_same(made, [0, 1, 2, 3][:in_flight], "llama", "none")
+    made = fast("llama", engine, "none", EngineOptions(LENGTH, trial_batch_size, 1.0, compile=True))
+    require_the_same(made, [0, 1, 2, 3][:trial_batch_size], "llama", "none")
     with torch.compiler.set_stance("fail_on_recompile"):
         require_the_same(made, [3, 0, 2, 1], "llama", "none")
 
 
-@pytest.mark.parametrize(("engine", "in_flight"), ENGINES)
+@pytest.mark.parametrize(("engine", "trial_batch_size"), ENGINES)
 def test_any_order_of_trials_gives_the_same_and_leaves_the_original(
-    engine: str, in_flight: int
+    engine: str, trial_batch_size: int
 ) -> None:
-    made = fast("mixtral", engine, "none", EngineOptions(LENGTH, in_flight, 1.0))
+    made = fast("mixtral", engine, "none", EngineOptions(LENGTH, trial_batch_size, 1.0))
     before = {name: tensor.clone() for name, tensor in made.model.network.state_dict().items()}
     first = _first_tokens(made.model)
     order = torch.randint(N_TRIALS, (9,), generator=torch.Generator().manual_seed(5)).tolist()

@@ -130,7 +130,7 @@ def test_a_trial_is_chosen_in_view_of_those_in_flight(
         assert any(one.sampled != other.sampled for one, other in rest)
 
 
-def _blind(sampling: Sampling, place: int, *, several_in_flight: bool) -> BaseSampler:
+def _blind(sampling: Sampling, place: int, *, parallel_trials: bool) -> BaseSampler:
     return make_sampler(sampling, place)
 
 

@@ -265,7 +265,7 @@ answer.append(upload(folder))
     receipt, foreign, changed = client(UPLOAD + code)["answer"]
     assert {file["path"] for file in receipt["files"]} == {*files, "README.md", "ablation.json"}
     assert "model-00002-of-00002.safetensors does not belong to the saved model" in foreign
-    assert "config.json has another SHA-256 than ablation.json records; save it again" in changed
+    assert "SHA-256 of config.json differs from ablation.json; save it again" in changed
     assert len(hub.repos["model", "tester/edited"].commits) == 2
 
 

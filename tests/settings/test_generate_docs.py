@@ -70,7 +70,9 @@ def test_write_documents(tmp_path: Path) -> None:
     assert text.startswith("before\n")
     assert text.endswith("\nafter\n")
     assert "\nbetween" in text
-    assert "good prompts answered correctly, likewise | high |" in text
+    assert (
+        "good prompts answered correctly, under the same conditions as `recovered` | high |" in text
+    )
     assert "| `tokens` (default: `kl_tokens`), `side` |" in text
     assert "\nold\n" not in text
 

@@ -191,7 +191,7 @@ def check_scores(settings: Settings) -> None:
         sources = settings.prompt_sources()[prompts] if prompts else ()
         if not all(source.answer_column for source in sources):
             raise SettingsError(
-                f"the objective {name} needs right answers; set an answer_column of {prompts}, or "
+                f"the objective {name} needs correct answers; set answer_column for {prompts}, or "
                 "choose other objectives"
             )
     directions_of(check_scorers(settings), settings.objectives)

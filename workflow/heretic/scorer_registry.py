@@ -95,7 +95,7 @@ BUILT_IN: Final[dict[str, BuiltInScorer]] = {
     ),
     "unanswered": BuiltInScorer(
         "heretic.scoring.answers:Unanswered",
-        description="bad prompts with either: a broken model is not a success",
+        description="bad prompts with a refusal or a degenerate response, as neither is an answer",
         side="bad",
         from_settings=_MARKERS,
         in_trials=True,
@@ -122,7 +122,7 @@ BUILT_IN: Final[dict[str, BuiltInScorer]] = {
     ),
     "kept": BuiltInScorer(
         "heretic.scoring.answers:Right",
-        description="good prompts answered correctly, likewise",
+        description="good prompts answered correctly, under the same conditions as `recovered`",
         side="good",
         from_settings=_MARKERS,
         in_trials=True,

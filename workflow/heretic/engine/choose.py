@@ -102,7 +102,7 @@ def make_trial_engine(
     Raises:
         ModelLoadError: see `make_editor`.
     """
-    wanted = _in_flight(model, edit_mode, trial_batch_size)
+    wanted = _trial_batch_size(model, edit_mode, trial_batch_size)
     make = partial(
         make_editor,
         norm_preservation=norm_preservation,
@@ -128,7 +128,7 @@ def make_trial_engine(
     return BatchedEngine(editor, prompts, proved, scorer_set)
 
 
-def _in_flight(model: Model, edit_mode: str, trial_batch_size: int | Literal["auto"]) -> int:
+def _trial_batch_size(model: Model, edit_mode: str, trial_batch_size: int | Literal["auto"]) -> int:
     if trial_batch_size != "auto":
         return trial_batch_size
     on_cpu = model.device.type == "cpu"
@@ -166,16 +166,16 @@ def _proved(
         options = _within_windows(model, max(map(len, ids)), options)
         few_good, few_bad = _extremes(good), _extremes(bad)
         for tried in dict.fromkeys(_ever_less(options)):
-            rehearsal = EquivalenceCheck(
+            check = EquivalenceCheck(
                 model,
                 few_good,
                 few_bad,
                 shared_prefix(ids, tokens_of_a_pass(model)) if tried.share_prefix else 0,
                 tried.activation_cache_gb,
             )
-            reason = rehearsal.disagreement(fixed_places=tried.compile, guessed=tried.guesses)
+            reason = check.disagreement(fixed_places=tried.compile, guessed=tried.guesses)
             if reason is None:
-                return _apart(editor, rehearsal, tried, directions)
+                return _apart(editor, check, tried, directions)
             log.info("Disabled %s: equivalence check failed (%s)", tried.means, reason)
     log.info("Falling back to model.generate, one trial at a time: %s", reason)
     return None
@@ -206,14 +206,14 @@ def _ever_less(options: EngineOptions) -> list[EngineOptions]:
 
 def _apart(
     editor: Editor,
-    rehearsal: EquivalenceCheck,
+    check: EquivalenceCheck,
     options: EngineOptions,
     directions: AblationDirections,
 ) -> EngineOptions:
     """Return the options, with one trial at a time if several cannot be separated."""
     if options.trial_batch_size == 1:
         return options
-    reason = trial_batching_blocker(editor, rehearsal.prompts(), directions)
+    reason = trial_batching_blocker(editor, check.prompts(), directions)
     if reason is None:
         return options
     log.info("Scoring trials one at a time: %s", reason)

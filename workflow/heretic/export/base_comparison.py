@@ -69,7 +69,7 @@ def check_other_files(
         return [
             Check("configuration", f"{key} of {CONFIG} differs from the base model", passed=False)
             if key
-            else Check("configuration", "that of the base model, with the values of the edit"),
+            else Check("configuration", "matches the base model except for the edit"),
             _compare_others(folder, wanted, names, recorded, layout.shards),
         ]
 
@@ -83,7 +83,7 @@ def check_tensors(folder: Path, contents: Contents) -> Check:
         missing, unknown = missing_tensor(saved, layout), unknown_tensor(saved, layout)
         different = None if missing else different_tensor(saved, contents.expected, layout)
     except (ExportError, OSError, KeyError) as error:
-        return Check("tensors", f"they cannot be read: {one_line(error)}", passed=False)
+        return Check("tensors", f"weights cannot be read: {one_line(error)}", passed=False)
     if missing:
         return Check("tensors", f"{missing} is missing", passed=False)
     if different:
@@ -124,7 +124,7 @@ def check_adapter(
         return [
             Check("configuration", what, passed=False)
             if key
-            else Check("configuration", "that of the recorded edit"),
+            else Check("configuration", "matches the recorded edit"),
             _compare_adapters(folder / WEIGHTS, wanted / WEIGHTS),
         ]
 
@@ -201,7 +201,7 @@ def _compare_adapters(found: Path, wanted: Path) -> Check:
     try:
         saved = load_file(found)
     except (OSError, SafetensorError) as error:
-        return Check("tensors", f"they cannot be read: {one_line(error)}", passed=False)
+        return Check("tensors", f"weights cannot be read: {one_line(error)}", passed=False)
     for name, tensor in computed.items():
         if name not in saved:
             return Check("tensors", f"{name} is missing", passed=False)

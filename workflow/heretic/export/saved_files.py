@@ -46,7 +46,7 @@ def check_files(recorded: Mapping[str, FileFacts], hashes: Mapping[str, str]) ->
         if name not in hashes:
             return Check("files", f"{name} is missing", passed=False)
         if hashes[name] != facts.sha256:
-            return Check("files", f"{name} has another SHA-256 than {RECORD} records", passed=False)
+            return Check("files", f"SHA-256 of {name} differs from {RECORD}", passed=False)
     known = {*recorded, *NOT_REPRODUCED}
     others = [name for name in hashes if name not in known and not is_hidden(Path(name))]
     foreign = sorted(filter(_is_read, others))

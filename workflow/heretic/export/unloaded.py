@@ -1,6 +1,6 @@
 """Tensors that transformers does not load, such as layers that predict further tokens ahead.
 
-Other programs load them, and the configuration promises them, so they are saved unchanged. The
+Other programs load them, and the configuration declares them, so they are saved unchanged. The
 names in the files say little, since loading renames and joins tensors. Each name is therefore
 passed through the conversion used for loading, and looked up among the network's own names.
 """

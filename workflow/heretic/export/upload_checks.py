@@ -34,7 +34,7 @@ def require_recorded(folder: Path, hashes: Mapping[str, str]) -> None:
     for check in checks:
         if check is not None and not check.passed:
             raise UploadError(
-                f"{folder} is not the model that was saved: {check.found}; save it again, or see "
+                f"{folder} is not the model that was saved: {check.found}; save it again, or run "
                 f"`heretic verify {folder}`"
             )
 

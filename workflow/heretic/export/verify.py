@@ -35,7 +35,9 @@ def verify_weights(folder: Path, expected: Blocks, layout: Layout) -> None:
         )
     unknown = unknown_tensor(saved, layout)
     if unknown is not None:
-        raise ExportError(f"the saved model has an unknown tensor {unknown}")
+        raise ExportError(
+            f"the saved model has an unknown tensor {unknown}; report this architecture"
+        )
 
 
 def missing_tensor(saved: Checkpoint, layout: Layout) -> str | None:

@@ -10,7 +10,7 @@ from transformers import AutoConfig, AutoTokenizer, PreTrainedTokenizerBase
 from heretic.errors import ModelLoadError
 from heretic.model.chat import PROBES, ChatFormat, TokenLimits, require_template
 from heretic.model.inspection import check_chat
-from heretic.model.limits import require_rehearsed
+from heretic.model.limits import require_within_limits
 from heretic.model.template import default_template, processor_template, require_text
 from heretic.model.third_party import quiet_transformers, reported_as
 
@@ -53,7 +53,7 @@ def load_chat(
     )
     if not trust_remote_code:  # custom code may start threads or use an accelerator
         what = f"the tokenizer of {model} does not encode a short prompt"
-        require_rehearsed(
+        require_within_limits(
             lambda: build().encode(PROBES), ModelLoadError, what, _seconds(folder), ADVICE
         )
     chat = build()

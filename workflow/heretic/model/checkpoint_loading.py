@@ -71,17 +71,28 @@ def load_checkpoint(
         Exception: any error of transformers.
     """
     kind, config = class_of_checkpoint(folder, trust_remote_code=trust_remote_code)
-    arguments |= {"trust_remote_code": trust_remote_code, "use_safetensors": True}
     if not dequantize:
         # transformers rejects an empty quantization.
         if any(not getattr(config, key, True) for key in KEYS):
             arguments["config"] = without_quantization(config)
-        return kind.from_pretrained(folder, dtype=dtype, **arguments)
+        return kind.from_pretrained(
+            folder,
+            dtype=dtype,
+            trust_remote_code=trust_remote_code,
+            use_safetensors=True,
+            **arguments,
+        )
     chosen = full_precision_dtype(dtype, folder)
     tensors = _dequantized(folder, getattr(torch, chosen), empty=empty)
     network, config = network_class(kind, without_quantization(config))
     found = network.from_pretrained(
-        None, config=config, state_dict=tensors, dtype=chosen, **arguments
+        None,
+        config=config,
+        state_dict=tensors,
+        dtype=chosen,
+        trust_remote_code=trust_remote_code,
+        use_safetensors=True,
+        **arguments,
     )
     loaded = found[0] if isinstance(found, tuple) else found
     loaded.name_or_path = loaded.config.name_or_path = str(folder)

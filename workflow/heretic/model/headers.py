@@ -173,7 +173,7 @@ def _place(name: str, entry: dict[str, Any], path: Path, data: int) -> Place:
         or not 0 <= offsets[0] <= offsets[1]
     ):
         raise ModelLoadError(
-            f"{path} does not declare the place of its tensor {one_line(name, 80)!r}; {AGAIN}"
+            f"{path} has no valid data_offsets for its tensor {one_line(name, 80)!r}; {AGAIN}"
         )
     return Place(path, data + offsets[0], offsets[1] - offsets[0])
 

@@ -16,8 +16,8 @@ from heretic.model.third_party import is_panic
 
 POLLING_SECONDS = 0.005
 FAILED, MEMORY = 3, 4
-# Additional address space of a rehearsal; the largest tokenizers take a fifth of it.
-REHEARSAL_BYTES = 1280 * 1024**2
+# Additional address space of a call in a fork; the largest tokenizers take a fifth of it.
+FORK_BYTES = 1280 * 1024**2
 
 
 class LimitError(Exception):
@@ -81,11 +81,11 @@ def address_space() -> int | None:
     return pages * resource.getpagesize()
 
 
-def rehearse(call: Callable[[], object], seconds: int, further_bytes: int) -> str | None:
+def run_in_fork(call: Callable[[], object], seconds: int, further_bytes: int) -> str | None:
     """Run a call in a fork of this process first, because compiled code cannot be interrupted.
 
     Args:
-        call: call to rehearse; its result is discarded, and it must not use an accelerator.
+        call: call to try; its result is discarded, and it must not use an accelerator.
         seconds: limit of processor time.
         further_bytes: limit of additional memory.
 
@@ -105,7 +105,7 @@ def rehearse(call: Callable[[], object], seconds: int, further_bytes: int) -> st
         return None
     if process == 0:
         os.close(reading)
-        _rehearsal(call, writing, seconds, further_bytes)
+        _run_in_child(call, writing, seconds, further_bytes)
     os.close(writing)
     with os.fdopen(reading, "rb") as pipe:
         status = _wait(process, 4 * seconds + 30)
@@ -119,7 +119,9 @@ def rehearse(call: Callable[[], object], seconds: int, further_bytes: int) -> st
     return f"it ends with signal {-status}" if status else None
 
 
-def _rehearsal(call: Callable[[], object], writing: int, seconds: int, further_bytes: int) -> None:
+def _run_in_child(
+    call: Callable[[], object], writing: int, seconds: int, further_bytes: int
+) -> None:
     """Run the call in the child, never returning to the parent's code (shared files, locks)."""
     status = 0
     try:
@@ -160,7 +162,7 @@ def _wait(process: int, wall_seconds: float) -> int:
             os.waitpid(process, 0)
 
 
-def require_rehearsed(
+def require_within_limits(
     call: Callable[[], object], kind: type[HereticError], what: str, seconds: int, advice: str
 ) -> None:
     """Reject a call that exceeds a limit of processor time or memory, or that panics.
@@ -168,6 +170,6 @@ def require_rehearsed(
     Raises:
         HereticError: an error of class `kind`.
     """
-    reason = rehearse(call, seconds, REHEARSAL_BYTES)
+    reason = run_in_fork(call, seconds, FORK_BYTES)
     if reason is not None:
         raise kind(f"{what}: {reason}; {advice}")

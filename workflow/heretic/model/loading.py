@@ -264,7 +264,7 @@ def model_facts(model: Model) -> Mapping[str, Any]:
         "layers": model.anatomy.n_layers,
         "d_model": model.anatomy.d_model,
     }
-    quantised = {"quantization": model.quantization} if model.quantization != NONE else {}
+    quantized = {"quantization": model.quantization} if model.quantization != NONE else {}
     chat = model.chat
     dated = {"template_date": chat.template_date.isoformat()} if chat.prints_date else {}
-    return {**facts, **quantised, **dated}
+    return {**facts, **quantized, **dated}

@@ -5,7 +5,7 @@ from dataclasses import replace
 
 from heretic.errors import PromptError
 from heretic.model.chat import CHARACTERS_PER_TOKEN, ChatFormat, shown_beginning
-from heretic.model.limits import require_rehearsed
+from heretic.model.limits import require_within_limits
 from heretic.prompts.prompt import Prompt
 
 SECONDS, PROMPTS_PER_SECOND = 30, 50
@@ -35,7 +35,7 @@ def require_lengths(
     bounded = replace(chat, limits=replace(limits, context=room))
     longest = bounded.limits.longest
     for name, prompts in sets.items():
-        require_rehearsed(
+        require_within_limits(
             lambda prompts=prompts: bounded.encode_beginnings(prompts),  # type: ignore[misc]
             PromptError,
             f"cannot encode {name}",

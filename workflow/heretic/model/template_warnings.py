@@ -65,7 +65,10 @@ def warn_of_template(chat: ChatFormat, prompts: Sequence[Prompt]) -> None:
             len(given),
         )
     elif traits.system_is_last:
-        log.warning("The chat template places the system prompt after the user's text")
+        log.warning(
+            "The chat template places the system prompt after the user's text; to avoid this, "
+            "provide another template with chat_template"
+        )
     _warn_of_lost(chat, given)
 
 

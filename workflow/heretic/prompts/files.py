@@ -57,10 +57,12 @@ def check_options(path: Path, separator: str | None, encoding: str | None) -> No
     suffix = path.suffix.lower()
     if separator is not None and suffix not in DEFAULTS:
         raise PromptError(
-            f"{path} has no `separator`, which only .csv and .tsv files have; remove it"
+            f"`separator` applies only to .csv and .tsv files, but {path} is neither; remove it"
         )
     if encoding is not None and (suffix == PARQUET or suffix not in SUFFIXES):
-        raise PromptError(f"{path} has no `encoding`, which only text files have; remove it")
+        raise PromptError(
+            f"`encoding` applies only to text files, but {path} is not a text file; remove it"
+        )
 
 
 def read_file(

@@ -50,7 +50,7 @@ def _rows(value: Any, path: Path, columns: Sequence[str]) -> list[Row]:
     if not isinstance(value, list):
         raise PromptError(
             f"{path} must hold a JSON list of texts or objects, an object of columns, or one "
-            "object a line"
+            "object per line"
         )
     require_rows(len(value), str(path))
     if value and all(isinstance(item, str) for item in value):

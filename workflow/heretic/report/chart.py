@@ -106,11 +106,11 @@ def add_lines(
     fig: go.Figure, table: Mapping[str, Sequence[float | None]], axis: str, lines: Sequence[Line]
 ) -> None:
     """Add columns of a table by layer as lines of one panel, with gaps for missing values."""
-    for column, name, colour, dash, symbol in lines:
+    for column, name, color, dash, symbol in lines:
         fig.add_scatter(
             x=list(range(len(table[column]))), y=list(table[column]), name=name,
             yaxis=axis, mode="lines+markers", connectgaps=False,
-            line={"color": colour, "dash": dash, "width": 2},
+            line={"color": color, "dash": dash, "width": 2},
             marker={"symbol": symbol, "size": 7, "maxdisplayed": MOST_MARKERS},
         )  # fmt: skip
 

@@ -57,9 +57,9 @@ def layer_profile(run: Run) -> Chart:
     if EMBEDDINGS in strengths:
         fig.update_xaxes(range=[BEFORE_LAYERS - 0.6, count - 0.4])
     looks = zip((BLUE, ORANGE, GREEN, PURPLE), ("", "/", "x", "."), strict=True)
-    for (name, values), (colour, pattern) in zip(strengths.items(), looks, strict=False):
+    for (name, values), (color, pattern) in zip(strengths.items(), looks, strict=False):
         # Patterns have a transparent background: distinct in grayscale, legible in dark mode.
-        marker = {"color": colour, "line": {"color": colour, "width": 1}}
+        marker = {"color": color, "line": {"color": color, "width": 1}}
         if pattern:
             marker["pattern"] = {"shape": pattern, "fillmode": "replace", "size": 7}
         layers = [BEFORE_LAYERS] if name == EMBEDDINGS else list(range(len(values)))

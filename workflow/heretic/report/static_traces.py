@@ -43,19 +43,19 @@ def draw_scatter(axes: Axes, trace: Any, order: int) -> None:
         _fill(axes, trace, x, y, name)
         name = None
     lines, markers = "lines" in modes, "markers" in modes
-    colour = trace.line.color or trace.marker.color
+    color = trace.line.color or trace.marker.color
     axes.plot(
         x,
         y,
         label=name,
-        color=colour,
+        color=color,
         linestyle=DASHES[trace.line.dash] if lines else "none",
         linewidth=1.5 if trace.line.width is None else trace.line.width,
         drawstyle=STEPS[trace.line.shape],
         marker=SYMBOLS[symbol] if markers else "",
         markevery=ceil(len(x) / trace.marker.maxdisplayed) if trace.marker.maxdisplayed else None,
         markersize=POINTS_PER_PIXEL * (trace.marker.size or 8),
-        markerfacecolor="none" if symbol.endswith("open") else colour,
+        markerfacecolor="none" if symbol.endswith("open") else color,
         zorder=2 + 0.01 * order,
     )
 
@@ -87,11 +87,11 @@ def _draw_texts(axes: Axes, trace: Any) -> None:
         )  # fmt: skip
 
 
-def _rgba(colour: str) -> tuple[float, float, float, float]:
+def _rgba(color: str) -> tuple[float, float, float, float]:
     """Convert a color name, #rrggbb or rgba(r, g, b, a) to four fractions."""
-    if not colour.startswith("rgba("):
-        return to_rgba(colour)
-    red, green, blue, alpha = (float(part) for part in colour[5:-1].split(","))
+    if not color.startswith("rgba("):
+        return to_rgba(color)
+    red, green, blue, alpha = (float(part) for part in color[5:-1].split(","))
     return red / 255, green / 255, blue / 255, alpha
 
 
@@ -104,7 +104,7 @@ def draw_heatmap(axes: Axes, trace: Any, bar: Axes) -> None:
     if trace.x is not None or trace.y is not None:
         raise NotImplementedError("cannot draw a heat map with its own coordinates")
     cells = np.array([_numbers(row) for row in trace.z])
-    scale = [(place, _rgba(colour)) for place, colour in trace.colorscale]
+    scale = [(place, _rgba(color)) for place, color in trace.colorscale]
     limits = axes.get_xlim(), axes.get_ylim(), axes.get_aspect()
     image = axes.imshow(
         cells, cmap=LinearSegmentedColormap.from_list("scale", scale), vmin=trace.zmin,

@@ -119,7 +119,7 @@ def _warnings(evaluation: Mapping[str, Any], doubtful: Sequence[int]) -> Iterato
 def reading_aids(evaluation: Mapping[str, Any], settings: Mapping[str, object]) -> tuple[str, ...]:
     """Return the paragraphs on interpreting the results."""
     quantization = settings.get("quantization", NONE)
-    quantised = (
+    quantized = (
         f"The models were quantized to {quantization} during the search and the evaluation; the "
         "saved weights are not quantized, so individual responses may differ.",
     ) * (quantization in BITSANDBYTES)
@@ -127,7 +127,7 @@ def reading_aids(evaluation: Mapping[str, Any], settings: Mapping[str, object]) 
     forms = [evaluation.get(name, {}).get("quantization") for name in ("original", "edited")]
     reference = SAVED if forms[1] is not None else forms[0]
     return (
-        *quantised,
+        *quantized,
         *((REFERENCES[reference],) if reference in REFERENCES else ()),
         *((in_full_precision(exact),) if exact is not None else ()),
         "The held-out prompts were not used to compute directions or to score trials, so the table "

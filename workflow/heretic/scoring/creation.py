@@ -83,7 +83,8 @@ def _class_of(scorer: str) -> type[Scorer]:
     if not isclass(found) or not issubclass(found, KINDS):
         kinds = ", ".join(kind.__name__ for kind in KINDS)
         raise SettingsError(
-            f"{path} has no class {name!r} that extends one of {kinds} of heretic.scoring"
+            f"{path} has no class {name!r} that extends one of {kinds} of heretic.scoring; "
+            "correct the class or its name in `scorers`"
         )
     return found
 

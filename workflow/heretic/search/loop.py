@@ -133,7 +133,7 @@ class TrialLoop:
     ) -> tuple[optuna.trial.Trial, AblationParameters]:
         """Return the trial at this place and its edit."""
         several = self.engine.trial_batch_size > 1
-        sampler = make_sampler(self.sampling, place, several_in_flight=several)
+        sampler = make_sampler(self.sampling, place, parallel_trials=several)
         trial = memory.ask(sampler, self.warm_starts)
         return trial, self.space.suggest(trial)
 

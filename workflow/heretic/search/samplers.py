@@ -53,7 +53,7 @@ class Sampling:
         )
 
 
-def make_sampler(sampling: Sampling, place: int, *, several_in_flight: bool = False) -> BaseSampler:
+def make_sampler(sampling: Sampling, place: int, *, parallel_trials: bool = False) -> BaseSampler:
     """Create the sampler of one trial.
 
     The seed depends on the trial's place: a resumed study continues instead of repeating its first
@@ -62,7 +62,7 @@ def make_sampler(sampling: Sampling, place: int, *, several_in_flight: bool = Fa
     Args:
         sampling: configuration of the study.
         place: number of trials before this one, finished or in flight.
-        several_in_flight: whether `tpe` keeps away from running trials by treating them as bad;
+        parallel_trials: whether `tpe` keeps away from running trials by treating them as bad;
             `gp` has its own method.
     """
     seed = zlib.crc32(f"{sampling.seed}:{place}".encode())
@@ -80,7 +80,7 @@ def make_sampler(sampling: Sampling, place: int, *, several_in_flight: bool = Fa
         n_startup_trials=first,
         n_ei_candidates=CANDIDATES,
         multivariate=True,
-        constant_liar=several_in_flight,
+        constant_liar=parallel_trials,
     )
 
 

@@ -87,7 +87,7 @@ class SearchSpace:
         scope = trial.suggest_categorical("direction_scope", scopes or [self.direction_scope])
         index = trial.suggest_float("direction_index", *self._indices())
         edited = self._suggest_edited(trial)
-        suggest = self._suggest_tent if self.form == "kernel" else self._suggest_range
+        suggest = self._suggest_kernel if self.form == "kernel" else self._suggest_range
         components: dict[str, ComponentParameters | KernelParameters] = {
             name: suggest(trial, short, edited=name in edited)
             for name, short in SHORT_NAMES.items()
@@ -142,7 +142,7 @@ class SearchSpace:
             self._depth(layer_min), self._depth(layer_max), weight if edited else 0.0
         )
 
-    def _suggest_tent(
+    def _suggest_kernel(
         self, trial: optuna.trial.BaseTrial, short: str, *, edited: bool
     ) -> KernelParameters:
         position = trial.suggest_float(f"{short}_position", *self.layer_range)

@@ -360,7 +360,7 @@ class SettingsFields(InputFields):
         "Format of the saved model: the whole edited model (`merged`); a LoRA `adapter` "
         "of a few megabytes for PEFT, which requires `norm_preservation: none` and a model "
         "without experts packed into one parameter; or `quantized` as in an MXFP4 or block "
-        "FP8 checkpoint, of which only edited tensors change.",
+        "FP8 checkpoint, in which only edited tensors change.",
         "score_finalists",
         "apply_best",
     )
@@ -368,7 +368,8 @@ class SettingsFields(InputFields):
         None,
         "Full-precision model, a hub id or a folder, that the export edits instead of "
         "`model`. With `quantization: as_is`, it is also the original of the held-out table; "
-        "without it, the quantized checkpoint is, and its dequantized matrices are exported.",
+        "without `export_from`, the quantized checkpoint is the original, and its dequantized "
+        "matrices are exported.",
         "score_finalists",
         "apply_best",
         "evaluate",

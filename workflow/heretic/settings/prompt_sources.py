@@ -48,7 +48,7 @@ def _check_separator(value: str | None) -> str | None:
     if value is None or value == "\t":
         return value
     if len(value) != 1 or not "!" <= value <= "~" or value.isalnum() or value in '"\\':
-        raise ValueError("a separator is `tab` or one character of punctuation, such as `;`")
+        raise ValueError("a separator must be `tab` or one punctuation character, such as `;`")
     return value
 
 
@@ -90,8 +90,8 @@ class PromptSource(BaseModel):
     separator: Separator = Field(
         default=None,
         description=(
-            "separator of cells in a .csv or .tsv file, such as `;` or `tab`; by default that of a "
-            "first line `sep=;`, otherwise commas (.csv) or tabs (.tsv)"
+            "separator of cells in a .csv or .tsv file, such as `;` or `tab`; by default the one "
+            "declared in a first line `sep=;`, otherwise a comma (.csv) or a tab (.tsv)"
         ),
     )
     encoding: Encoding = Field(

@@ -104,7 +104,7 @@ class Settings(BenchmarkFields):
         )
         if dequantized and self.trust_remote_code:
             raise ValueError(
-                "checkpoints are dequantized only for architectures that transformers contains; "
+                "dequantization requires an architecture implemented in transformers; "
                 "set trust_remote_code=false, or export_from to the full-precision original with "
                 "quantization=as_is"
             )
@@ -112,8 +112,8 @@ class Settings(BenchmarkFields):
             self.quantization not in ("as_is", "dequantize") or self.export_from is not None
         ):
             raise ValueError(
-                "export=quantized saves the format of a quantized checkpoint; set "
-                "quantization=dequantize or as_is, and no export_from"
+                "export=quantized requires a quantized checkpoint as the base model; set "
+                "quantization=dequantize or as_is, and remove export_from"
             )
         if self.export_from is not None and not isinstance(self.model, str):
             raise ValueError(

@@ -167,7 +167,7 @@ TemplateDate = Annotated[
 MAX_TRIAL_BATCH_SIZE = 8
 
 
-def read_trials_in_flight(value: object) -> object:
+def read_trial_batch_size(value: object) -> object:
     """Parse `4` into a number; report any invalid value with a single message."""
     text = str(value).strip().lower()
     if text == "auto":
@@ -180,7 +180,7 @@ def read_trials_in_flight(value: object) -> object:
 
 TrialBatchSize = Annotated[
     Literal["auto"] | Annotated[int, Field(ge=1, le=MAX_TRIAL_BATCH_SIZE)],
-    BeforeValidator(read_trials_in_flight),
+    BeforeValidator(read_trial_batch_size),
 ]
 
 OptionalNumber = Annotated[float | None, BeforeValidator(empty_to_none)]

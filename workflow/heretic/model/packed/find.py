@@ -68,7 +68,7 @@ def find_packed(
         matrices = dict(METHODS[method](headers, settings))
     except (KeyError, ValueError, TypeError, IndexError, ZeroDivisionError) as error:
         raise ModelLoadError(
-            f"the {method} weights of {model} do not have the form of such a checkpoint "
+            f"the weights of {model} do not match the {method} format "
             f"({one_line(error)}); use its full-precision original"
         ) from error
     parts = {part for matrix in matrices.values() for part in matrix.parts.values()}

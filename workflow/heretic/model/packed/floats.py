@@ -71,7 +71,7 @@ def tile_of(shape: tuple[int, ...], scales: tuple[int, ...], block: Any) -> tupl
 
 
 def find_mxfp4(headers: Headers, _: Mapping[str, Any]) -> Iterator[tuple[str, PackedMatrix]]:
-    """Yield the matrices of all experts, which the network has the other way round."""
+    """Yield the matrices of all experts, stored transposed relative to the network."""
     for blocks in headers.shapes:
         name = blocks.removesuffix("_blocks")
         scales = f"{name}_scales"

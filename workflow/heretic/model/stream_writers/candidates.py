@@ -12,7 +12,7 @@ from transformers.pytorch_utils import Conv1D
 
 from heretic.errors import ModelLoadError
 from heretic.model.devices import brought
-from heretic.model.stream_writers.matrices import EDITABLE, is_linear, is_packed_map, is_quantised
+from heretic.model.stream_writers.matrices import EDITABLE, is_linear, is_packed_map, is_quantized
 
 INDEX = re.compile(r"(?<=\.)\d+(?=\.)")
 
@@ -93,7 +93,7 @@ def require_plain_product(candidate: Candidate) -> None:
     module: Any = candidate.module
     if candidate.raw or type(module).forward in (nn.Linear.forward, Conv1D.forward):
         return
-    if is_quantised(module, candidate.parameter):
+    if is_quantized(module, candidate.parameter):
         return
     with brought(module):
         plain = _multiplies(module, candidate.stream_dim == -1)

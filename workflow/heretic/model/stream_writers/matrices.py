@@ -32,7 +32,7 @@ def is_packed_map(module: nn.Module) -> TypeGuard[nn.Linear]:
     return any(tensor.dim() == 2 and tensor.dtype not in EDITABLE for tensor in own)
 
 
-def is_quantised(module: nn.Module, parameter: str) -> bool:
+def is_quantized(module: nn.Module, parameter: str) -> bool:
     """Return whether a module stores a matrix in a form that only the module itself can read."""
     stored = module._parameters.get(parameter)
     if stored is None:
@@ -49,7 +49,7 @@ def is_offloaded(module: nn.Module, parameter: str) -> bool:
 
 def matrix_shape(module: nn.Module, parameter: str) -> torch.Size:
     """Return the shape that a matrix has when stored unquantized."""
-    if is_quantised(module, parameter) and (isinstance(module, nn.Linear) or is_packed_map(module)):
+    if is_quantized(module, parameter) and (isinstance(module, nn.Linear) or is_packed_map(module)):
         return _shape_of(module)
     stored: Tensor = getattr(module, parameter)
     return stored.shape
@@ -71,7 +71,7 @@ def read_matrix(module: nn.Module, parameter: str, dtype: torch.dtype) -> Tensor
     """
     if is_offloaded(module, parameter):
         raise ModelLoadError(f"a matrix of {type(module).__name__} is offloaded; raise max_memory")
-    if not is_quantised(module, parameter):
+    if not is_quantized(module, parameter):
         stored: Tensor = getattr(module, parameter).data
         return stored
     linear: Any = module

@@ -17,7 +17,7 @@ from heretic.model.stream_writers.interventions import (
     silent,
     writing,
 )
-from heretic.model.stream_writers.matrices import EDITABLE, is_quantised
+from heretic.model.stream_writers.matrices import EDITABLE, is_quantized
 from heretic.model.stream_writers.probe import Observation, Place
 
 NAMED = 6
@@ -98,11 +98,11 @@ class Proof:
         With quantized activations, all tokens of a pass share a scale, which affects how each is
         rounded.
         """
-        quantised = any(
-            is_quantised(candidate.module, candidate.parameter)
+        quantized = any(
+            is_quantized(candidate.module, candidate.parameter)
             for candidate in self.experiment.candidates
         )
-        return 0.05 if quantised else 1e-6
+        return 0.05 if quantized else 1e-6
 
     def _looking_back(self, passes: Sequence[Observation]) -> set[Candidate]:
         """Return maps whose input at the last position depends on the positions before it."""

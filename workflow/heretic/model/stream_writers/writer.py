@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from heretic.model.devices import execution_device
 from heretic.model.stream_writers.matrices import (
     is_offloaded,
-    is_quantised,
+    is_quantized,
     matrix_shape,
     read_matrix,
 )
@@ -70,8 +70,8 @@ class StreamWriter:
     @property
     def editable(self) -> bool:
         """Return whether the matrix can be overwritten: it is neither quantized nor offloaded."""
-        quantised = is_quantised(self.module, self.parameter)
-        return not quantised and not self.offloaded
+        quantized = is_quantized(self.module, self.parameter)
+        return not quantized and not self.offloaded
 
     @property
     def offloaded(self) -> bool:
