@@ -157,7 +157,7 @@ def test_a_quantized_checkpoint_that_cannot_be_dequantized_needs_its_original(
     nowhere = {**options, "export_from": str(tmp_path / "none")}
     message = complaint(ModelLoadError, Settings(quantization="as_is", **nowhere))
     assert "does not exist; check the path" in message
-    with pytest.raises(ValueError, match="set quantization=dequantize or as_is, and no"):
+    with pytest.raises(ValueError, match="set quantization=dequantize or as_is, and remove"):
         Settings(export="quantized")
     demo = Settings(quantization="as_is", export_from=str(original))
     assert "demo model is not quantized" in complaint(SettingsError, demo, "demo")

@@ -13,11 +13,12 @@ import torch
 from dated_templates import DAY, TOMORROW, WITH_TIME, set_today
 from edit_fixtures import export, plan
 from tiny_models import save_tiny_model
+from transformers import AutoTokenizer
 
 from heretic.artifacts import read_json, read_jsonl, sha256_of
 from heretic.cli import main
 from heretic.commands.compare import compare, load_sets
-from heretic.errors import HereticError, SettingsError
+from heretic.errors import HereticError, PromptError, SettingsError
 from heretic.model.chat import ChatFormat
 from heretic.prompts.prompt import Prompt
 from heretic.settings.prompt_sources import PromptSource
@@ -96,6 +97,21 @@ def test_an_adapter_measures_as_the_merged_model(
     assert "McNemar" in page
     assert "no-op" not in page
     assert not re.search(r'(src|href)="(?!#)', page)
+
+
+def test_prompts_that_one_model_cannot_read_are_named_before_the_other_is_loaded(
+    base: Path,
+    settings: Callable[..., Settings],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    edited = shutil.copytree(base, tmp_path / "edited")
+    tokenizer: Any = AutoTokenizer.from_pretrained(edited)
+    tokenizer.add_special_tokens({"extra_special_tokens": ["<b>"]})
+    tokenizer.save_pretrained(edited)
+    monkeypatch.setattr("heretic.commands.compare.load_model", None)
+    with pytest.raises(PromptError, match=r"row 1 of bad_holdout_prompts .* contains '<b>'"):
+        compare(settings(model=str(edited)), str(base), None, tmp_path / "results")
 
 
 @pytest.mark.parametrize(

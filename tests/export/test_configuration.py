@@ -89,6 +89,14 @@ def test_a_member_is_left_out_wherever_it_stands(position: str) -> None:
     assert json.loads(adapted(text, SAVED)) == expected
 
 
+def test_quantizations_of_parts_and_adjacent_ones_are_left_out() -> None:
+    both = '"quantization_config": {"bits": 4}, "compression_config": {"n": 1}'
+    text = f'{{{both}, "n": 1e0, "text_config": {{"quantization_config": {{}}, "k": [1.50]}}}}'
+    assert adapted(text, SAVED) == '{"n": 1e0, "text_config": {"k": [1.50]}}'
+    kept: dict[str, Any] = {"quantization_config": {}, "compression_config": {}}
+    assert adapted(text, {**SAVED, **kept, "text_config": kept}) == text
+
+
 def test_the_type_of_a_part_changes_where_the_whole_has_none() -> None:
     text = '{"architectures": ["LlamaForCausalLM"], "text_config": {"dtype": "float32", "n": 1e0}}'
     assert adapted(text, SAVED) == text.replace("float32", "bfloat16")

@@ -13,12 +13,13 @@ from test_dequantized_export import OPTIONS, directions, export
 from tiny_models import load_saved
 from torch import Tensor
 
-from heretic.artifacts import read_json
+from heretic.artifacts import read_json, write_json
 from heretic.commands.verify import verify
 from heretic.evaluation.holdout import HoldoutProtocol, HoldoutSets
 from heretic.evaluation.protocol import evaluate_edit
 from heretic.export.adapter import load_edited
 from heretic.export.edited_tensors import edited_blocks
+from heretic.export.manifest import manifest
 from heretic.export.record import Ablation
 from heretic.model.loading import load_baseline
 from heretic.model.packed.matrix import BLOCK_FP8, MXFP4, PackedMatrix
@@ -188,3 +189,15 @@ def test_verification_finds_a_changed_bit(tmp_path: Path, form: str, family: str
     failed = {check.name: check.found for check in verify(saved, settings) if not check.passed}
     assert failed.keys() == {"files", "edit"}
     assert failed["edit"] == "model.safetensors differs from the recorded edit"
+
+
+def test_verification_finds_a_file_added_to_the_record(tmp_path: Path) -> None:
+    source = tmp_path / "packed"
+    save_packed(source, "fp8")
+    saved = export(source, tmp_path / "model", "dequantize", low_memory=True, export="quantized")
+    (saved / "modeling_other.py").write_text("import os")
+    record = read_json(saved / "ablation.json")
+    record["files"]["modeling_other.py"] = manifest(saved)["modeling_other.py"]
+    write_json(saved / "ablation.json", record)
+    (failed,) = [each for each in verify(saved, Settings(device="cpu")) if not each.passed]
+    assert failed.found == "modeling_other.py is not part of the recorded edit"

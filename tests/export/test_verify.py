@@ -153,6 +153,14 @@ def test_files_added_to_the_record_are_found(saved: Path) -> None:
     assert failures(saved) == {"other files": "modeling_other.py is not in the base model"}
 
 
+def test_hidden_files_of_the_manifest_are_ignored(saved: Path) -> None:
+    (saved / ".DS_Store").write_text("a")
+    facts = {"files": manifest(saved), "parameters": {}, "source": {}, "prompts": {}}
+    write_json(saved.with_name(f"{saved.name}.manifest.json"), {"format": 1, **facts})
+    (saved / ".DS_Store").write_text("b")
+    assert not failures(saved)
+
+
 def test_a_tensor_too_few_or_too_many_is_found(saved: Path) -> None:
     index = read_json(saved / "model.safetensors.index.json")
     file = saved / index["weight_map"][UNTOUCHED]

@@ -5,6 +5,7 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from packed_models import FORMATS, configure, pack_mlx, save_packed, save_plain
@@ -15,6 +16,7 @@ from transformers import AutoModelForCausalLM
 
 from heretic.ablation.disk_weights import DiskWeights
 from heretic.errors import ModelLoadError, SettingsError
+from heretic.export.checkpoint import Checkpoint
 from heretic.model.headers import read_headers
 from heretic.model.packed.floats import tile_of
 from heretic.model.packed.matrix import BLOCK_FP8, PackedMatrix
@@ -228,3 +230,11 @@ def test_formats_in_which_matrices_are_not_quantized_again(tmp_path: Path) -> No
 
     with pytest.raises(ModelLoadError, match=r"saves mxfp4 and fp8 .* by gptq; set export=merged"):
         check_packable("mine", tmp_path / "config.json")
+
+
+def test_a_matrix_in_a_file_that_the_index_leaves_out_is_not_there(tmp_path: Path) -> None:
+    save_packed(tmp_path / "packed", "fp8", shards="100KB")
+    path, name = tmp_path / "packed" / "model-extra.safetensors", "mtp.fc.weight"
+    parts, _ = FORMATS["fp8"][0](np.random.default_rng(0).normal(size=(40, 72)))
+    save_file({f"{name}{part}": found for part, found in parts.items()}, path, {"format": "pt"})
+    assert name not in Checkpoint(tmp_path / "packed").files

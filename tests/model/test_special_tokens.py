@@ -71,7 +71,8 @@ def test_a_tokenizer_that_does_not_list_its_added_tokens(monkeypatch: pytest.Mon
 
     chat = ChatFormat(tiny_tokenizer())
     monkeypatch.setattr(PreTrainedTokenizerFast, "added_tokens_decoder", property(unknown))
-    assert chat.encode([Prompt("Hi")])
+    (row,) = chat.encode([Prompt("Hi")])
+    assert chat.decode(row) == "Hi"
     with pytest.raises(PromptError, match=r"contains '<\|end\|>', a special token"):
         chat.encode([Prompt(TURN)])
 

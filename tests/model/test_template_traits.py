@@ -245,3 +245,20 @@ def test_a_damaged_template_is_named(
     with pytest.raises(ModelLoadError, match=reason) as failure:
         chat_in(folder, given)
     assert "\n" not in str(failure.value)
+
+
+@pytest.mark.parametrize(
+    ("end", "prefix", "opened"),
+    [
+        ("<think>\n", "", "<think>\n"),
+        ("<think>\n", "\n</think>\n\n", ""),
+        ("", "<think>", "<think>"),
+        (" Put thoughts in <think> tags.<|assistant|>", "", ""),
+        ("<think></think>", "", ""),
+    ],
+)
+def test_only_a_template_that_ends_with_a_delimiter_opens_a_block(
+    end: str, prefix: str, opened: str
+) -> None:
+    template = LOOP + BODY + "{% if add_generation_prompt %}" + end + "{% endif %}"
+    assert ChatFormat(tiny_tokenizer(template), prefix).opened_thoughts == opened

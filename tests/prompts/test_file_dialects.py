@@ -69,7 +69,7 @@ def test_a_line_that_declares_the_separator(tmp_path: Path, first: str) -> None:
 
 @pytest.mark.parametrize("separator", [";;", "a", "1", '"', "\\", " x", "é"])
 def test_a_separator_is_one_character_of_punctuation(separator: str) -> None:
-    with pytest.raises(ValidationError, match="a separator is `tab` or one character"):
+    with pytest.raises(ValidationError, match="a separator must be `tab` or one punctuation"):
         PromptSource(dataset="p.csv", separator=separator)
 
 

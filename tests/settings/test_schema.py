@@ -192,6 +192,11 @@ def test_the_teacher_forced_kl_of_trials_is_that_of_the_table_unless_told() -> N
 
     # The table already has a column for the number of the setting.
     assert names(5, 3) == [None, "kl_teacher_forced_3"]
+    sides: Any = [
+        {"scorer": "kl_teacher_forced", "settings": {"side": side}} for side in ("good", "bad")
+    ]
+    found = Settings(scorers=sides).subset("evaluate")["scorers"]
+    assert [each["name"] for each in found] == [None, "kl_teacher_forced_bad"]
 
 
 @pytest.mark.parametrize("names", ["unanswered", "unanswered,unanswered", []])

@@ -16,9 +16,9 @@ from heretic.export.record_file import RECORD, read_record
 from heretic.model.checkpoint import check_model, is_local
 from heretic.model.decoding import decode, generate
 from heretic.model.devices import set_threads
-from heretic.model.loading import Model, load_model
+from heretic.model.loading import Model, load_baseline, load_model
 from heretic.model.network import AUTO
-from heretic.model.quantization import editable_form
+from heretic.model.quantization import DEQUANTIZE, editable_form, stored_quantization
 from heretic.model.template_date import day_of, read_chat
 from heretic.prompts.prompt import Prompt
 from heretic.scoring.thoughts import ends_in_thoughts, without_thoughts
@@ -54,11 +54,12 @@ def converse(
     original = record.source.model
     if original == DEMO and (compare or is_adapter(saved)):
         original = str(edited_demo_model([folder.parent], record.source.sha256))
+    is_packed = not is_adapter(saved) and stored_quantization(saved / "config.json") is not None
     options = {
         **settings.model_dump(mode="json"),
         "model": record.source.model,
         "model_revision": None if is_local(original) else record.source.revision,
-        "quantization": settings.quantization,
+        "quantization": DEQUANTIZE if is_packed else settings.quantization,
         "chat_template": record.chat_template or settings.chat_template,
         **chat,
         "dtype": settings.dtype if settings.dtype != AUTO else chat.get("dtype", AUTO),
@@ -70,7 +71,8 @@ def converse(
     if compare:
         config = check_model(original, options["model_revision"])
         form = editable_form(settings.quantization, config)
-        first = load_model(**{**options, "model": original, "quantization": form})
+        load = load_baseline if is_packed else load_model  # both in one form
+        first = load(**{**options, "model": original, "quantization": form})
         models = {"original": first, **models}
     if warning is not None:
         log.warning("%s", warning)

@@ -19,12 +19,14 @@ from heretic.export.record_file import RECORD, read_record
 from heretic.file_systems import check_writable
 from heretic.model.checkpoint import check_model, is_local, locate, resolve_revision, source_facts
 from heretic.model.devices import set_threads
-from heretic.model.loading import Model, load_model
-from heretic.model.prompt_checks import sample_of
+from heretic.model.loading import Model, load_chat_of, load_model
+from heretic.model.prompt_checks import require_plain_text, sample_of
+from heretic.model.prompt_lengths import require_lengths
 from heretic.model.quantization import AS_IS, DEQUANTIZE, NONE, check_package, stored_quantization
 from heretic.model.template_date import day_of
 from heretic.preflight import check_scorers
 from heretic.prompts.checks import check_disjoint
+from heretic.prompts.prompt import Prompt
 from heretic.prompts.sources import LoadedPrompts, check_sources, read_sources
 from heretic.report.comparison_page import write_comparison
 from heretic.report.table import summary_table
@@ -69,15 +71,30 @@ class Candidate:
         Raises:
             ModelLoadError, ExportError: the model cannot be loaded, or its adapter does not fit.
         """
-        own = {
+        model = load_model(**{**options, **self._options()})
+        return model if self.adapter is None else attach_adapter(model, self.adapter)
+
+    def check_prompts(
+        self, options: Mapping[str, Any], sets: Mapping[str, Sequence[Prompt]]
+    ) -> None:
+        """Reject prompts that are too long for the model or contain its special tokens.
+
+        Raises:
+            PromptError: the message states the set, the row and the remedy.
+            ModelLoadError: the tokenizer cannot be loaded.
+        """
+        chat = load_chat_of(**{**options, **self._options()})
+        require_lengths(chat, sets, options["max_response_length"])
+        require_plain_text(chat, sets)
+
+    def _options(self) -> dict[str, Any]:
+        return {
             "model": self.model,
             "model_revision": self.revision,
             "quantization": self.quantization,
             "chat_template": self.chat_template,
             "response_prefix": "",
         }
-        model = load_model(**{**options, **own})
-        return model if self.adapter is None else attach_adapter(model, self.adapter)
 
     def facts(self) -> dict[str, Any]:
         """Return the facts of the measurement: name, revision and hashes of the weights."""
@@ -139,6 +156,8 @@ def compare(settings: Settings, against: str, output: Path | None, results: Path
         **settings.subset("evaluate"),
         "template_date": day,
     }
+    for model in (original, edited):  # before one of them is measured
+        model.check_prompts(options, {name: prompts[name].prompts for name in HOLDOUT_SETS})
     protocol = HoldoutProtocol.from_settings(options)
     loading = {**options, "test_prompts": sample_of({n: prompts[n].prompts for n in read})}
     found, asked = compare_models(

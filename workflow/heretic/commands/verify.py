@@ -57,10 +57,10 @@ def _compare_with_base(
     require_fit(ablation, source, trust_remote_code=trust)
     yield Check("base model", f"weights have their recorded SHA-256 ({model})")
     if ablation.export == "adapter":
-        yield from check_adapter(folder, ablation, source, record.source, trust_remote_code=trust)
+        yield from check_adapter(folder, ablation, source, record, trust_remote_code=trust)
         return
     if ablation.export == "quantized":
-        yield from check_quantized(folder, ablation, source, trust_remote_code=trust)
+        yield from check_quantized(folder, ablation, source, record.files, trust_remote_code=trust)
         return
     options = {**settings.model_dump(), **loading_options(ablation, source, model, revision)}
     contents = contents_of(ablation, source, lambda: load_model(**options), trust_remote_code=trust)

@@ -20,7 +20,7 @@ from heretic.export.layout import save_configuration
 from heretic.export.manifest import manifest
 from heretic.export.merged import edit_in_memory
 from heretic.export.record import Ablation
-from heretic.export.record_file import RECORD, FileFacts, Source
+from heretic.export.record_file import RECORD, ExportRecord, FileFacts
 from heretic.export.repacked import save_repacked
 from heretic.export.saved_files import Check
 from heretic.export.verify import different_tensor, missing_tensor, unknown_tensor
@@ -96,7 +96,7 @@ def check_tensors(folder: Path, contents: Contents) -> Check:
 
 
 def check_adapter(
-    folder: Path, ablation: Ablation, source: Path, named: Source, *, trust_remote_code: bool
+    folder: Path, ablation: Ablation, source: Path, record: ExportRecord, *, trust_remote_code: bool
 ) -> list[Check]:
     """Compare an adapter with the one computed from its base model.
 
@@ -104,9 +104,10 @@ def check_adapter(
         folder: folder of the adapter.
         ablation: recorded edit.
         source: folder of the base model.
-        named: base model as recorded.
+        record: record of the adapter.
         trust_remote_code: whether the base model's own code may be executed.
     """
+    named = record.source
     with tempfile.TemporaryDirectory() as place:
         wanted = Path(place) / "adapter"
         save_adapter(
@@ -121,19 +122,29 @@ def check_adapter(
         ignored = () if on_the_hub(named.model) else BASE_FIELDS  # a folder may have been moved
         key = first_difference(wanted / ADAPTER_CONFIG, folder / ADAPTER_CONFIG, ignored)
         what = f"{key} of {ADAPTER_CONFIG} differs from the recorded edit"
+        foreign = _foreign(record.files, {ADAPTER_CONFIG, WEIGHTS})
         return [
             Check("configuration", what, passed=False)
             if key
             else Check("configuration", "matches the recorded edit"),
             _compare_adapters(folder / WEIGHTS, wanted / WEIGHTS),
+            *([Check("other files", foreign, passed=False)] if foreign else []),
         ]
 
 
 def check_quantized(
-    folder: Path, ablation: Ablation, source: Path, *, trust_remote_code: bool
+    folder: Path,
+    ablation: Ablation,
+    source: Path,
+    recorded: Mapping[str, FileFacts],
+    *,
+    trust_remote_code: bool,
 ) -> list[Check]:
-    """Compare a model in the quantized format of its base with one edited again, by file."""
-    with tempfile.TemporaryDirectory() as place:
+    """Compare a model in the quantized format of its base with one edited again, by file.
+
+    The latter is written next to the folder, since temporary folders are often small.
+    """
+    with tempfile.TemporaryDirectory(dir=folder.resolve().parent) as place:
         wanted = Path(place) / "quantized"
         save_repacked(ablation, source, wanted, {}, trust_remote_code=trust_remote_code)
         files = {name: facts["sha256"] for name, facts in manifest(wanted).items()}
@@ -143,7 +154,15 @@ def check_quantized(
     if differing is not None:
         what = f"{differing} differs from the recorded edit"
         return [Check("edit", what, passed=False)]
+    if foreign := _foreign(recorded, files):
+        return [Check("edit", foreign, passed=False)]
     return [Check("edit", f"{len(files)} files are those of the base model with the recorded edit")]
+
+
+def _foreign(recorded: Collection[str], known: Collection[str]) -> str | None:
+    """Return the first recorded file that an export does not write, in words."""
+    others = sorted({*recorded} - {*known})
+    return f"{others[0]} is not part of the recorded edit" if others else None
 
 
 def first_difference(wanted: Path, found: Path, ignored: Collection[str] = ()) -> str | None:

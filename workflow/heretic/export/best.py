@@ -77,7 +77,8 @@ def export_best(
         folder,
         facts,
         load=lambda: load_model(**{**runtime, **settings, **changes}),
-        low_memory=wants_low_memory(
+        low_memory=ablation.export == "merged"
+        and wants_low_memory(
             runtime["low_memory_export"],
             source,
             ablation.dtype,

@@ -14,11 +14,11 @@ from typing import Any
 
 from heretic.artifacts import read_json, write_text
 from heretic.errors import ExportError
+from heretic.model.quantization import KEYS, stored_quantization
 
 FILE = "config.json"
 # Names of the data type in versions 5 and 4.
 DTYPES = ("dtype", "torch_dtype")
-QUANTIZATION = "quantization_config"
 # Layers that predict tokens ahead: `num_nextn_predict_layers`, `mtp_num_hidden_layers`, `use_mtp`.
 AHEAD = re.compile(r"(num_|n_)?(nextn|mtp)_(\w+_)?(layers|modules)|use_mtp")
 DECODER = json.JSONDecoder()
@@ -55,7 +55,7 @@ def restore_configuration(source: Path, target: Path, *, complete: bool = True) 
 
 def is_quantized(folder: Path) -> bool:
     """Return whether a model's configuration states that its weights are quantized."""
-    return QUANTIZATION in read_json(folder / FILE)
+    return stored_quantization(folder / FILE) is not None
 
 
 def adapted(text: str, saved: Mapping[str, Any], *, complete: bool = True) -> str:
@@ -72,6 +72,7 @@ def adapted(text: str, saved: Mapping[str, Any], *, complete: bool = True) -> st
     """
     values = {name: saved[name] for name in ("dtype", "architectures") if name in saved}
     try:
+        text = _without_quantization(text, saved)
         base = json.loads(text)
         known = _dtype(base)
         changes: list[tuple[int, int, str]] = []
@@ -81,8 +82,6 @@ def adapted(text: str, saved: Mapping[str, Any], *, complete: bool = True) -> st
                 changes += _changed(member, value, values.get("dtype", value))
             elif member.name == "architectures":
                 changes += _changed(member, value, values.get("architectures", value))
-            elif member.name == QUANTIZATION and QUANTIZATION not in saved:
-                changes.append((*_with_comma(text, member), ""))
             elif isinstance(value, dict):  # the configuration of a part, such as the text model
                 parts = list(_members(text, member.value))
             elif not complete:
@@ -94,13 +93,33 @@ def adapted(text: str, saved: Mapping[str, Any], *, complete: bool = True) -> st
                     changes += _changed(
                         part, value[part.name], _withdrawn(part.name, value[part.name])
                     )
-    except (AttributeError, TypeError, ValueError) as error:
+    except (AttributeError, LookupError, TypeError, ValueError) as error:
         raise ExportError(
             f"the base model's {FILE} is not a JSON object ({error}); download it again"
         ) from error
     for start, end, value in sorted(changes, reverse=True):
         text = text[:start] + value + text[end:]
     return text
+
+
+def _without_quantization(text: str, saved: Mapping[str, Any]) -> str:
+    """Return a configuration's text without the quantization that a saved network lacks."""
+    while (member := next(_superfluous(text, saved), None)) is not None:
+        start, end = _with_comma(text, member)
+        text = text[:start] + text[end:]
+    return text
+
+
+def _superfluous(text: str, saved: Mapping[str, Any]) -> Iterator[_Member]:
+    """Yield the members, also of parts, that describe a quantization absent from `saved`."""
+    for member in _members(text, 0):
+        part = saved.get(member.name)
+        if member.name in KEYS and part is None:
+            yield member
+        elif text[member.value] == "{":
+            known = part if isinstance(part, Mapping) else {}
+            inner = _members(text, member.value)
+            yield from (each for each in inner if each.name in KEYS and each.name not in known)
 
 
 def without_member(text: str, name: str) -> str:

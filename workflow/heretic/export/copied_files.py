@@ -9,6 +9,7 @@ import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
+from heretic.ablation.disk_weights import tensor_files
 from heretic.artifacts import read_json, write_text
 from heretic.console import log
 from heretic.errors import printable
@@ -88,7 +89,7 @@ def files_left_out(source: Path, checkpoint: Checkpoint, target: Path) -> list[s
     """
     copied = _copied(source, quantized=is_quantized(target))
     kept = {path.relative_to(source).as_posix() for path in copied}
-    kept |= {path.name for path in checkpoint.files.values()} | {*REPLACED}
+    kept |= {path.name for path in tensor_files(checkpoint.folder).values()} | {*REPLACED}
     there = {path.relative_to(source) for path in source.rglob("*") if not path.is_dir()}
     names = {path.as_posix() for path in there} | listed_files(source)
     return sorted(printable(name) for name in names - kept if not is_hidden(Path(name)))

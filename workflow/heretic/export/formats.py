@@ -1,4 +1,4 @@
-"""Forms of an export, merged weights or an adapter; quick to import for checks before any work."""
+"""Forms of an export: merged or quantized weights, or an adapter; quick to import for checks."""
 
 from pathlib import Path
 

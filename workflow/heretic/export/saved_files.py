@@ -65,7 +65,11 @@ def check_manifest(folder: Path, hashes: Mapping[str, str]) -> Check | None:
     path = manifest_of(folder)
     if not path.is_file():
         return None
-    files = {k: v for k, v in ModelManifest.read(path).files.items() if k not in NOT_REPRODUCED[1:]}
+    files = {
+        name: facts
+        for name, facts in ModelManifest.read(path).files.items()
+        if name not in NOT_REPRODUCED[1:] and not is_hidden(Path(name))
+    }
     for name, facts in sorted(files.items()):
         if hashes.get(name) != facts["sha256"]:
             return Check("manifest", f"{name} is not the file listed in {path.name}", passed=False)

@@ -16,10 +16,9 @@ from transformers.conversion_mapping import get_model_conversion_mapping
 from transformers.core_model_loading import WeightConverter, WeightRenaming, rename_source_key
 
 from heretic.export.checkpoint import Checkpoint
-from heretic.model.json_files import read_object
 from heretic.model.own_files import CONFIG
+from heretic.model.quantization import stored_quantization
 
-QUANTIZED = ("quantization_config", "compression_config")
 # Packed matrices and their scales, named like the parameter instead of below the module.
 PACKED = re.compile(r"_(blocks|scales|scale_inv|packed)$")
 
@@ -59,8 +58,7 @@ def find_unloaded(
         return Unloaded({}, ())
     is_loaded = _loading(network)
     outside = [name for name in others if not is_loaded(name)]
-    config = read_object(checkpoint.folder / CONFIG)
-    if any(config.get(name) for name in QUANTIZED):
+    if stored_quantization(checkpoint.folder / CONFIG) is not None:
         modules = {name for name, _ in network.named_modules() if name}
         outside = [name for name in outside if not _describes(name, modules, is_loaded)]
     found = {name: _like(name, checkpoint, network.dtype) for name in outside}

@@ -5,6 +5,7 @@ from functools import cached_property
 
 from transformers import PreTrainedTokenizerBase
 
+from heretic.model.special_tokens import added_tokens
 from heretic.model.thinking import delimiter_tokens
 
 
@@ -33,11 +34,8 @@ class AnswerDecoder:
         """Special tokens that are delimiters or parts of one, and the others."""
         tokenizer = self._tokenizer
         tokens = dict(zip(tokenizer.all_special_ids, tokenizer.all_special_tokens, strict=True))
-        tokens |= {
-            token: str(added)
-            for token, added in tokenizer.added_tokens_decoder.items()
-            if added.special
-        }
+        added = added_tokens(tokenizer) or {}
+        tokens |= {token: str(known) for token, known in added.items() if known.special}
         wanted = delimiter_tokens(tokens.values())
         delimiters = frozenset(token for token, text in tokens.items() if text in wanted)
         return delimiters, frozenset(tokens) - delimiters

@@ -15,7 +15,7 @@ from heretic.model.limits import LimitError, limited_memory, limited_time
 from heretic.model.special_tokens import ADVICE, SpecialTokens
 from heretic.model.template_date import prints_date, today, with_fixed_date
 from heretic.model.template_traits import Messages, TemplateTraits, find_traits, reason_of
-from heretic.model.thinking import unclosed
+from heretic.model.thinking import is_only_opening, unclosed
 from heretic.model.third_party import reported_as
 from heretic.prompts.prompt import Prompt
 
@@ -254,7 +254,11 @@ class ChatFormat:
         if not self.tokenizer.chat_template:
             return ""
         probe = PROBES[0]
-        return unclosed(self.render(probe).rpartition(probe.text)[2])
+        shown = self.render(probe).rpartition(probe.text)[2]
+        opened = unclosed(shown.removesuffix(self.response_prefix))
+        # A template that only mentions a delimiter opens no block.
+        kept = opened if is_only_opening(opened) else ""
+        return unclosed(kept + self.response_prefix)
 
     def decode_all(self, answers: Sequence[Sequence[int]]) -> list[str]:
         """Return the texts of several answers, identical to separate calls of `decode`."""

@@ -67,7 +67,7 @@ def check_sizes(model: str, config: Mapping[str, Any], headers: Headers) -> None
     Raises:
         ModelLoadError: the configuration declares more or wider layers than the tensors have.
     """
-    quantized = "quantization_config" in config or "compression_config" in config
+    quantized = any(config.get(key) for key in ("quantization_config", "compression_config"))
     widest = headers.largest_dimension * (PACKED if quantized else 1)
     for part in _language_parts(config):
         for name in (*LAYERS, *WIDTHS):

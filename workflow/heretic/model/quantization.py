@@ -14,7 +14,7 @@ from heretic.model.checkpoint import weight_files
 from heretic.model.headers import INDEX, Headers, read_headers, weight_map
 from heretic.model.json_files import read_object
 from heretic.model.packed.find import find_packed, holds_mlx, holds_packed
-from heretic.model.packed.matrix import PACKABLE_METHODS, PackedMatrices
+from heretic.model.packed.matrix import PACKABLE, PACKABLE_METHODS, PackedMatrices
 
 NONE, AS_IS, DEQUANTIZE = "none", "as_is", "dequantize"
 BITSANDBYTES = ("bnb_4bit", "bnb_8bit")
@@ -109,12 +109,20 @@ def check_packable(model: str, config: Path) -> None:
     Raises:
         ModelLoadError: the message names the formats that can.
     """
-    method = stored_quantization(config)
+    method, known = _stored_method(config)
     if method not in PACKABLE_METHODS:
         raise ModelLoadError(
             f"export=quantized saves {' and '.join(PACKABLE_METHODS)} checkpoints, but {model} is "
             f"quantized by {method}; set export=merged"
         )
+    headers = _headers_of(config.parent)
+    packed = PackedMatrices() if headers is None else find_packed(model, method, known, headers)
+    for name, matrix in packed.matrices.items():
+        if matrix.form not in PACKABLE:
+            raise ModelLoadError(
+                f"{name} of {model} is stored as {matrix.form}, in which matrices are not "
+                "quantized again; set export=merged"
+            )
 
 
 def _require_reader(method: str) -> None:

@@ -41,9 +41,8 @@ class SpecialTokens:
             conversation: a conversation rendered by the chat template.
         """
         any_tokenizer: Any = tokenizer
-        try:
-            added = any_tokenizer.added_tokens_decoder
-        except (AttributeError, NotImplementedError):  # tokenizers of other libraries
+        added = added_tokens(tokenizer)
+        if added is None:
             special = any_tokenizer.all_special_ids
             texts = dict(zip(special, any_tokenizer.convert_ids_to_tokens(special), strict=True))
             return cls(
@@ -74,6 +73,16 @@ class SpecialTokens:
             if token is not None and (index != unknown or token in text):
                 return token
         return None
+
+
+def added_tokens(tokenizer: PreTrainedTokenizerBase) -> Mapping[int, Any] | None:
+    """Return a tokenizer's added tokens by id, or None for tokenizers of other libraries."""
+    any_tokenizer: Any = tokenizer
+    try:
+        found: Mapping[int, Any] = any_tokenizer.added_tokens_decoder
+    except (AttributeError, NotImplementedError):
+        return None
+    return found
 
 
 def _is_markup(text: str) -> bool:

@@ -92,6 +92,12 @@ def opens_block(text: str) -> Delimiters | None:
     return None if found is None else delimiters_of(found[0])
 
 
+def is_only_opening(text: str) -> bool:
+    """Return whether a text is an opening delimiter, followed by nothing but white space."""
+    found = OPENING.match(text)
+    return found is not None and not text[found.end() :].strip()
+
+
 def unclosed(text: str) -> str:
     """Return the end of a text from the delimiter of a block that it leaves open, or ''."""
     while (found := find_opening(text)) is not None:

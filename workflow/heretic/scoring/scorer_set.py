@@ -22,7 +22,7 @@ from heretic.scoring.refusal_markers import CORE, RefusalMarkers
 
 # Columns of trials.csv and keys of the held-out table.
 RESERVED = (
-    *("trial", "state", "pareto", "seconds", "total", "scores"),
+    *("trial", "state", "pareto", "seconds", "total", "scores", "quantization", "full_precision"),
     *("direction_scope", "direction_index", "edited", "embed_weight"),
 )
 RESERVED_BEGINNINGS = ("seconds_", "attn_", "mlp_")

@@ -120,8 +120,8 @@ class InputFields(BaseModel):
         "Measure and search a quantized model: `bnb_4bit` (NF4) or `bnb_8bit` (LLM.int8), "
         "quantized by bitsandbytes on load; or an already quantized checkpoint `as_is`. "
         "`dequantize` converts a quantized checkpoint (MXFP4, block FP8, compressed-tensors, "
-        "GPTQ, AWQ or bitsandbytes) to full precision on load. The export always edits full "
-        "precision.",
+        "GPTQ, AWQ or bitsandbytes) to full precision on load. The export edits full "
+        "precision, unless `export` is `quantized`.",
         *MEASURING_RULES,
     )
     device: str = setting(

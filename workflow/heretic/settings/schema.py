@@ -184,12 +184,18 @@ class Settings(BenchmarkFields):
     def _complete_scorer(self, instance: dict[str, Any]) -> None:
         """Add the settings that are default arguments of a built-in scorer to an instance."""
         entry = BUILT_IN.get(instance["scorer"])
-        for argument, setting in entry.from_settings.items() if entry else ():
+        if entry is None:
+            return
+        given, others = instance["settings"], []
+        for argument, setting in entry.from_settings.items():
             default = getattr(self, setting)
-            value = instance["settings"].setdefault(argument, default)
-            if entry and entry.column and instance["name"] is None and value != default:
-                # The held-out table already has a metric of that name.
-                instance["name"] = f"{instance['scorer']}_{value}"
+            if given.setdefault(argument, default) != default:
+                others.append(given[argument])
+        if entry.side is not None and given.get("side", entry.side) != entry.side:
+            others.append(given["side"])
+        if entry.column and others and instance["name"] is None:
+            # The held-out table already has a metric of that name.
+            instance["name"] = "_".join(map(str, [instance["scorer"], *others]))
 
     def runtime(self) -> dict[str, Any]:
         """Return the settings that change how a result is computed but not the result."""

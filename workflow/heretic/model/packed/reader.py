@@ -34,7 +34,11 @@ class PackedReader:
     def visible(self, files: Mapping[str, Path]) -> dict[str, Path]:
         """Return the files of the tensors that a full-precision checkpoint would have."""
         kept = {name: path for name, path in files.items() if name not in self.auxiliary}
-        return kept | {name: files[matrix.main] for name, matrix in self.matrices.items()}
+        return kept | {
+            name: files[matrix.main]
+            for name, matrix in self.matrices.items()
+            if matrix.main in files  # an index may leave files out
+        }
 
     def read(self, name: str, dtype: torch.dtype = torch.float32) -> Tensor:
         """Return a dequantized matrix on the CPU.
