@@ -1,14 +1,21 @@
 """Tiny checkpoints that bitsandbytes can quantize, and edits of them."""
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import torch
-from tiny_models import save_tiny_model
+from tiny_models import LAYERS, save_tiny_model
 from torch import Tensor
 
+from heretic.ablation.directions import AblationDirections
 from heretic.ablation.plan import Edit
-from heretic.model.loading import Model
+from heretic.ablation.records import record_writers
+from heretic.artifacts import read_json
+from heretic.evaluation.holdout import HoldoutProtocol, HoldoutSets
+from heretic.evaluation.protocol import evaluate_edit
+from heretic.model.loading import Model, model_facts
+from heretic.prompts.prompt import Prompt
 
 WIDTH = 64
 KINDS = ("bnb_4bit", "bnb_8bit")
@@ -24,6 +31,38 @@ SHAPES: dict[str, dict[str, Any]] = {
 def save_wide(folder: Path, family: str = "llama", **changes: Any) -> Path:
     """A checkpoint whose sizes are multiples of 64."""
     return save_tiny_model(folder, family, **{**SHAPES[family], **changes})
+
+
+def directions() -> AblationDirections:
+    """Two for each layer, with equal weights."""
+    draw = torch.Generator().manual_seed(9)
+    rows = torch.linalg.qr(torch.randn(LAYERS + 1, WIDTH, 2, generator=draw)).Q.mT
+    return AblationDirections.of(rows, torch.ones(LAYERS + 1, 2))
+
+
+def facts_of(model: Model) -> dict[str, Any]:
+    """The part of `best.json` about the searched model."""
+    return {
+        **model_facts(model),
+        "writers": [writer.to_dict() for writer in record_writers(model.anatomy)],
+        "shapes": [list(writer.shape) for writer in model.anatomy.writers],
+    }
+
+
+def held_out_table(
+    saved: Path, load_original: Callable[[], Model], load_edited: Callable[[], Model]
+) -> dict[str, Any]:
+    """The held-out table of a saved model on one prompt of each kind."""
+    found = evaluate_edit(
+        load_original=load_original,
+        load_edited=load_edited,
+        record=read_json(saved / "ablation.json"),
+        directions=directions(),
+        sets=HoldoutSets([Prompt("Hi")], [Prompt("What?")]),
+        protocol=HoldoutProtocol(4, 4, 100, 0),
+        cache_weights="auto",
+    )
+    return found.table
 
 
 def edits_of(model: Model, count: int = 2) -> list[Edit]:

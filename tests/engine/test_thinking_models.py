@@ -24,7 +24,7 @@ SCORES = ("refusals", "unanswered", "degenerate", "false_refusals")
 @pytest.mark.parametrize(
     ("start", "template", "refused", "unanswered", "tokens"),
     [
-        # The phrase among the thoughts is no refusal; the answer follows, or does not.
+        # A phrase among the thoughts is not a refusal; the answer follows, or does not.
         (f"{OPENING}wax.{CLOSING}", CHAT_TEMPLATE, False, None, LENGTH),
         (f"{OPENING}wax. Idon", CHAT_TEMPLATE, False, True, LENGTH),
         (f"{OPENING}do{CLOSING}wax.", CHAT_TEMPLATE, True, True, 9),

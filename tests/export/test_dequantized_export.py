@@ -9,40 +9,21 @@ import pytest
 import torch
 from edit_fixtures import PARAMETERS, hashes
 from packed_models import FORMATS, configure, save_packed, save_plain
-from quantized_models import WIDTH, logits, save_wide
+from quantized_models import directions, facts_of, held_out_table, logits, save_wide
 from safetensors.torch import load_file, save_file
-from tiny_models import LAYERS, load_saved, tiny_tokenizer
+from tiny_models import load_saved, tiny_tokenizer
 
-from heretic.ablation.directions import AblationDirections
-from heretic.ablation.records import record_writers
 from heretic.artifacts import read_json
-from heretic.evaluation.holdout import HoldoutProtocol, HoldoutSets
-from heretic.evaluation.protocol import evaluate_edit
 from heretic.export.adapter import load_edited
 from heretic.export.export import export_model
 from heretic.export.full_precision import fit_to_original
 from heretic.export.record import Ablation
 from heretic.model.checkpoint import source_facts
-from heretic.model.loading import Model, load_baseline, model_facts
+from heretic.model.loading import load_baseline
 from heretic.model.quantization import editable_form
-from heretic.prompts.prompt import Prompt
 from heretic.settings.schema import Settings
 
 OPTIONS = Settings(device="cpu", response_prefix="").model_dump(mode="json")
-
-
-def directions() -> AblationDirections:
-    draw = torch.Generator().manual_seed(9)
-    rows = torch.linalg.qr(torch.randn(LAYERS + 1, WIDTH, 2, generator=draw)).Q.mT
-    return AblationDirections.of(rows, torch.ones(LAYERS + 1, 2))
-
-
-def facts_of(model: Model) -> dict[str, Any]:
-    return {
-        **model_facts(model),
-        "writers": [writer.to_dict() for writer in record_writers(model.anatomy)],
-        "shapes": [list(writer.shape) for writer in model.anatomy.writers],
-    }
 
 
 def export(source: Path, target: Path, form: Any, *, low_memory: bool, **settings: Any) -> Path:
@@ -121,15 +102,11 @@ def test_the_original_of_the_table_is_the_dequantized_model(tmp_path: Path) -> N
     saved = export(source, tmp_path / "run" / "model", "dequantize", low_memory=True)
     options = {**OPTIONS, "model": str(source), "quantization": "dequantize"}
 
-    table = evaluate_edit(
-        load_original=lambda: load_baseline(**options),
-        load_edited=lambda: load_edited(saved, options, str(source)),
-        record=read_json(saved / "ablation.json"),
-        directions=directions(),
-        sets=HoldoutSets([Prompt("Hi")], [Prompt("What?")]),
-        protocol=HoldoutProtocol(4, 4, 100, 0),
-        cache_weights="auto",
-    ).table
+    table = held_out_table(
+        saved,
+        lambda: load_baseline(**options),
+        lambda: load_edited(saved, options, str(source)),
+    )
 
     assert table["noop_identical"] is True
     assert table["original"]["quantization"] == "dequantize"

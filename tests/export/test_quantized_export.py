@@ -9,26 +9,22 @@ from typing import Any
 import pytest
 import torch
 from edit_fixtures import PARAMETERS, hashes
-from quantized_models import KINDS, WIDTH, logits, save_wide
-from tiny_models import LAYERS, load_saved
+from quantized_models import KINDS, directions, facts_of, held_out_table, logits, save_wide
+from tiny_models import load_saved
 
-from heretic.ablation.directions import AblationDirections
 from heretic.ablation.editors import make_editor
 from heretic.ablation.hook_editor import HookEditor
 from heretic.ablation.plan import plan_edits
-from heretic.ablation.records import record_writers
-from heretic.artifacts import read_json
 from heretic.errors import ExportError
 from heretic.evaluation.full_precision import with_full_precision
-from heretic.evaluation.holdout import HoldoutProtocol, HoldoutSets
-from heretic.evaluation.protocol import evaluate_edit
+from heretic.evaluation.holdout import HoldoutProtocol
 from heretic.export.adapter import load_edited
 from heretic.export.export import export_model
 from heretic.export.full_precision import fit_to_original, needs_fitting
 from heretic.export.record import Ablation
 from heretic.model.checkpoint import source_facts
 from heretic.model.decoding import forced_log_probabilities, generate
-from heretic.model.loading import Model, model_facts
+from heretic.model.loading import Model
 from heretic.prompts.prompt import Prompt
 from heretic.scoring.kl_divergence import kl_divergence
 from heretic.settings.schema import Settings
@@ -36,21 +32,6 @@ from heretic.settings.schema import Settings
 pytest.importorskip("bitsandbytes")
 FAMILIES = ("llama", "gpt2", "mixtral")
 OPTIONS = Settings(device="cpu", response_prefix="").model_dump(mode="json")
-
-
-def directions() -> AblationDirections:
-    draw = torch.Generator().manual_seed(9)
-    rows = torch.linalg.qr(torch.randn(LAYERS + 1, WIDTH, 2, generator=draw)).Q.mT
-    return AblationDirections.of(rows, torch.ones(LAYERS + 1, 2))
-
-
-def facts_of(model: Model) -> dict[str, Any]:
-    """What `best.json` tells of the model that was searched."""
-    return {
-        **model_facts(model),
-        "writers": [writer.to_dict() for writer in record_writers(model.anatomy)],
-        "shapes": [list(writer.shape) for writer in model.anatomy.writers],
-    }
 
 
 def planned(facts: dict[str, Any], **settings: Any) -> Ablation:
@@ -141,15 +122,11 @@ def test_original_and_edited_are_compared_in_one_quantization(tmp_path: Path, fo
     ablation = fitted(planned(facts, export=form), facts, source)
     saved = export(ablation, source, tmp_path / "run" / "model", low_memory=True)
 
-    found = evaluate_edit(
-        load_original=lambda: load_saved(source, quantization="bnb_8bit"),
-        load_edited=lambda: load_edited(saved, options, str(source)),
-        record=read_json(saved / "ablation.json"),
-        directions=directions(),
-        sets=HoldoutSets([Prompt("Hi")], [Prompt("What?")]),
-        protocol=HoldoutProtocol(4, 4, 100, 0),
-        cache_weights="auto",
-    ).table
+    found = held_out_table(
+        saved,
+        lambda: load_saved(source, quantization="bnb_8bit"),
+        lambda: load_edited(saved, options, str(source)),
+    )
 
     assert found["noop_identical"] is True
     means = [found[name]["kl_first_token"]["mean"] for name in ("original", "edited")]

@@ -7,16 +7,14 @@ import pytest
 import torch
 from edit_fixtures import PARAMETERS
 from packed_models import E2M1, TILE, Array, save_packed
-from quantized_models import logits
+from quantized_models import held_out_table, logits
 from safetensors.torch import load_file
-from test_dequantized_export import OPTIONS, directions, export
+from test_dequantized_export import OPTIONS, export
 from tiny_models import load_saved
 from torch import Tensor
 
 from heretic.artifacts import read_json, write_json
 from heretic.commands.verify import verify
-from heretic.evaluation.holdout import HoldoutProtocol, HoldoutSets
-from heretic.evaluation.protocol import evaluate_edit
 from heretic.export.adapter import load_edited
 from heretic.export.edited_tensors import edited_blocks
 from heretic.export.manifest import manifest
@@ -25,14 +23,13 @@ from heretic.model.loading import load_baseline
 from heretic.model.packed.matrix import BLOCK_FP8, MXFP4, PackedMatrix
 from heretic.model.packed.pack import encode_e2m1, pack
 from heretic.model.packed.unpack import unpack
-from heretic.prompts.prompt import Prompt
 from heretic.settings.schema import Settings
 
 KINDS = [("mxfp4", "gpt_oss"), ("fp8", "llama")]
 
 
 def quantized_by_hand(matrix: Array, form: str) -> Array:
-    """What the format makes of a matrix [inputs, outputs] or [outputs, inputs], in float64."""
+    """Values of a matrix [inputs, outputs] or [outputs, inputs] in the format, in float64."""
     if form == "mxfp4":
         groups = matrix.T.reshape(matrix.shape[1], -1, 32)
         scales = 2 ** (np.floor(np.log2(np.abs(groups).max(-1))) - 2)[..., None]
@@ -118,15 +115,11 @@ def test_both_quantized_models_are_compared_in_one_form(tmp_path: Path) -> None:
     saved = export(source, tmp_path / "model", "dequantize", low_memory=True, export="quantized")
     options = {**OPTIONS, "model": str(source), "quantization": "dequantize"}
 
-    table = evaluate_edit(
-        load_original=lambda: load_baseline(**options),
-        load_edited=lambda: load_edited(saved, options, str(source)),
-        record=read_json(saved / "ablation.json"),
-        directions=directions(),
-        sets=HoldoutSets([Prompt("Hi")], [Prompt("What?")]),
-        protocol=HoldoutProtocol(4, 4, 100, 0),
-        cache_weights="auto",
-    ).table
+    table = held_out_table(
+        saved,
+        lambda: load_baseline(**options),
+        lambda: load_edited(saved, options, str(source)),
+    )
 
     assert PARAMETERS.components
     forms = [table[name]["quantization"] for name in ("original", "edited")]

@@ -68,7 +68,7 @@ FAMILIES: dict[str, dict[str, Any]] = {
     },
     "glm4": {"rope_theta": 500000.0},
 }
-# Experts are no linear modules, which adapters need.
+# Experts are not linear modules, which adapters require.
 WITH_ADAPTERS = {"llama", "qwen2", "qwen3", "olmo2", "gemma3_text", "glm4"}
 # llama.cpp answers differently from the unedited model of this size as well.
 NOT_IN_GGUF = {"gpt_oss"}

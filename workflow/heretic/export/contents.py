@@ -2,6 +2,7 @@
 
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -120,21 +121,15 @@ def contents_in_memory(
         name for name, like in layout.tensors.items() if not checkpoint.holds(name, like.shape)
     }
 
-    def blocks(name: str, dtype: torch.dtype) -> Iterator[Tensor]:
-        if name in stored:
+    def blocks(from_memory: Collection[str], name: str, dtype: torch.dtype) -> Iterator[Tensor]:
+        if name in from_memory:
             yield from plain_blocks(stored[name], dtype)
         else:
             with checkpoint.tensor(name, dtype) as tensor:
                 yield from plain_blocks(tensor, dtype)
 
-    def expected(name: str, dtype: torch.dtype) -> Iterator[Tensor]:
-        if name in own:
-            yield from plain_blocks(stored[name], dtype)
-        else:
-            with checkpoint.tensor(name, dtype) as tensor:
-                yield from plain_blocks(tensor, dtype)
-
-    return Contents(network, layout, checkpoint, changed, blocks, expected)
+    saved, expected = partial(blocks, stored), partial(blocks, own)
+    return Contents(network, layout, checkpoint, changed, saved, expected)
 
 
 def _writer_parameters(model: Model) -> set[str]:

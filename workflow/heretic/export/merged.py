@@ -81,8 +81,7 @@ def _save(contents: Contents, folder: Path, record: Mapping[str, Any]) -> None:
         verify_weights(beside, contents.expected, layout)
         log_comparison(layout, contents.changed)
         omitted = omissions(source, contents.checkpoint, beside, layout.lost)
-        known = {name: value for name, value in record.items() if name != "omitted"}
-        write_record(beside, {**known, **omitted})
+        write_record(beside, {**record, **omitted})
     warn_of_omissions(omitted, source)
 
 

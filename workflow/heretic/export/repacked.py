@@ -6,7 +6,7 @@ every other tensor keeps its packed numbers and scales.
 
 import hashlib
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -17,19 +17,18 @@ from torch import Tensor
 from heretic.console import log
 from heretic.errors import ExportError
 from heretic.export.checkpoint import Checkpoint
+from heretic.export.contents import contents_of_files
 from heretic.export.copied_files import omissions, take_over_files, warn_of_omissions
 from heretic.export.edited_tensors import MatrixEdit, edited_bias, edited_blocks
-from heretic.export.folder import require_saved, write_record, writing
-from heretic.export.layout import Layout, empty_network, lay_out
+from heretic.export.folder import write_record, writing
+from heretic.export.layout import Layout
 from heretic.export.record import Ablation
 from heretic.export.safetensors_writer import raw_bytes
 from heretic.model.checkpoint import weight_files
-from heretic.model.embeddings import require_untied
 from heretic.model.headers import INDEX, Headers, Place, read_headers
 from heretic.model.packed.matrix import PACKABLE, PackedMatrix
 from heretic.model.packed.pack import pack
 from heretic.model.packed.unpack import unpack
-from heretic.model.stream_writers.components import EMBEDDINGS
 
 OTHER_FORM = "set export=merged"
 CHUNK = 8_000_000
@@ -73,14 +72,9 @@ def save_repacked(
             the written files differ from the edit.
         ModelLoadError: the embeddings are edited, and the model decodes with them.
     """
-    network = empty_network(source, ablation.dtype, trust_remote_code=trust_remote_code)
-    if any(edit.writer.component == EMBEDDINGS for edit in ablation.edits):
-        require_untied(network)
-    layout = lay_out(network, ablation.max_shard_size)
-    checkpoint = Checkpoint(source, network.base_model_prefix)
-    changed = {*ablation.matrix_edits(), *ablation.bias_edits()}
-    require_saved(layout, changed)
-    targets = _targets(layout, checkpoint, changed)
+    contents = contents_of_files(ablation, source, trust_remote_code=trust_remote_code)
+    checkpoint = contents.checkpoint
+    targets = _targets(contents.layout, checkpoint, contents.changed)
     headers = read_headers(weight_files(source))
     with writing(folder) as beside:
         for name in ("config.json", INDEX):
@@ -108,12 +102,11 @@ def save_repacked(
             errors["max"],
         )
         omitted = omissions(source, checkpoint, beside)
-        known = {name: value for name, value in record.items() if name != "omitted"}
-        write_record(beside, {**known, **omitted, "rounding_error": errors})
+        write_record(beside, {**record, **omitted, "rounding_error": errors})
     warn_of_omissions(omitted, source)
 
 
-def _targets(layout: Layout, checkpoint: Checkpoint, changed: set[str]) -> dict[str, str]:
+def _targets(layout: Layout, checkpoint: Checkpoint, changed: Collection[str]) -> dict[str, str]:
     """Return the edited parameter of each stored tensor that has one, before writing."""
     found = {}
     for name in sorted(layout.edited(changed)):

@@ -19,6 +19,8 @@ from heretic.model.loading import load_model
 from heretic.settings.schema import Settings
 
 MOST_NAMED = 5
+# Parts of a record that each export computes again.
+COMPUTED = ("files", "omitted")
 CARD = "README.md"
 
 
@@ -67,7 +69,7 @@ def reproduce(
         ablation,
         folder,
         differing,
-        {k: v for k, v in facts.items() if k not in (*ablation.to_dict(), "files")},
+        {k: v for k, v in facts.items() if k not in (*ablation.to_dict(), *COMPUTED)},
         load=lambda: load_model(**options),
         low_memory=low_memory,
         trust_remote_code=trust,

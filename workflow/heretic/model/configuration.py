@@ -11,6 +11,7 @@ from typing import Any
 from heretic.errors import ModelLoadError
 from heretic.model.headers import Headers, is_plain_name
 from heretic.model.json_files import AGAIN, read_object
+from heretic.model.quantization import KEYS
 
 LAYERS = ("num_hidden_layers", "n_layer", "n_layers", "num_layers")
 # Each is a dimension of some tensor, so none exceeds the largest tensor dimension.
@@ -67,7 +68,7 @@ def check_sizes(model: str, config: Mapping[str, Any], headers: Headers) -> None
     Raises:
         ModelLoadError: the configuration declares more or wider layers than the tensors have.
     """
-    quantized = any(config.get(key) for key in ("quantization_config", "compression_config"))
+    quantized = any(config.get(key) for key in KEYS)
     widest = headers.largest_dimension * (PACKED if quantized else 1)
     for part in _language_parts(config):
         for name in (*LAYERS, *WIDTHS):

@@ -33,6 +33,14 @@ class Delimiters:
     empty: str
 
 
+@dataclass(frozen=True)
+class Block:
+    """Place of a thinking block in a text; `end` is None if nothing closes it."""
+
+    start: int
+    end: int | None
+
+
 # Blocks whose delimiters do not follow from a name.
 FIXED: Final = (
     Delimiters(  # gpt-oss
@@ -86,6 +94,17 @@ def find_opening(text: str, pattern: re.Pattern[str] = OPENING) -> re.Match[str]
     return None
 
 
+def find_block(text: str, pattern: re.Pattern[str] = OPENING) -> Block | None:
+    """Return the place of the first block, opened as in `find_opening`."""
+    found = find_opening(text, pattern)
+    if found is None:
+        return None
+    known = delimiters_of(found[found.lastgroup or 0])
+    assert known is not None
+    end = text.find(known.closing, found.end())
+    return Block(found.start(), None if end < 0 else end + len(known.closing))
+
+
 def opens_block(text: str) -> Delimiters | None:
     """Return the delimiters of the block with which a text begins after white space, if any."""
     found = OPENING.match(text.lstrip())
@@ -100,13 +119,10 @@ def is_only_opening(text: str) -> bool:
 
 def unclosed(text: str) -> str:
     """Return the end of a text from the delimiter of a block that it leaves open, or ''."""
-    while (found := find_opening(text)) is not None:
-        block = delimiters_of(found[0])
-        assert block is not None
-        end = text.find(block.closing, found.end())
-        if end < 0:
-            return text[found.start() :]
-        text = text[end + len(block.closing) :]
+    while (block := find_block(text)) is not None:
+        if block.end is None:
+            return text[block.start :]
+        text = text[block.end :]
     return ""
 
 

@@ -8,7 +8,7 @@ import re
 from functools import lru_cache
 from typing import Final
 
-from heretic.model.thinking import FIXED, OPENING, delimiters_of, find_opening
+from heretic.model.thinking import FIXED, OPENING, find_block
 
 _LINE_WITH_OPENING: Final = re.compile(
     rf"^[^\S\n]*(?P<opening>{OPENING.pattern})", re.IGNORECASE | re.MULTILINE
@@ -52,12 +52,9 @@ def _split(answer: str) -> tuple[str, bool]:
     if not any(character in answer for character in _FIRST):
         return answer, False
     kept, rest = [], answer
-    while (found := find_opening(rest, _LINE_WITH_OPENING)) is not None:
-        kept.append(rest[: found.start()])
-        block = delimiters_of(found["opening"])
-        assert block is not None
-        end = rest.find(block.closing, found.end())
-        if end < 0:
+    while (block := find_block(rest, _LINE_WITH_OPENING)) is not None:
+        kept.append(rest[: block.start])
+        if block.end is None:
             return "".join(kept), True
-        rest = rest[end + len(block.closing) :]
+        rest = rest[block.end :]
     return "".join([*kept, rest]), False
